@@ -1,0 +1,153 @@
+"""How far the ensemble is from the truth: error, spread, and the CRPS."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from scorda.metrics.series import (
+    as_series,
+    ordered_members,
+    quotient,
+    step_mean,
+    time_mean,
+    variance,
+)
+from scorda.shapes import Float, Tensor
+
+__all__ = ["crps", "gaussian_crps", "pointwise_crps", "rmse", "spread", "spread_skill"]
+
+
+def rmse(
+    ensemble: Float[Tensor, "ensemble *shape"],
+    truth: Float[Tensor, "*shape"],
+    weights: Float[Tensor, "ensemble *time"] | None = None,
+    per_step: bool = False,
+) -> Float[Tensor, "*steps"]:
+    r"""Root-mean-square error of the ensemble mean: spatial RMSE at each step, then time mean.
+
+    .. math:: \frac{1}{T} \sum_k \Big( \frac{1}{D} \sum_d (\bar x_{kd} - y_{kd})^2 \Big)^{1/2}
+
+    Every step that is handed in counts: leave out the spin-up before.
+
+    Arguments:
+        per_step: Return the spatial RMSE of each step, shape ``(time,)``.
+    """
+    x, y, w = as_series(ensemble, truth, weights)
+    present = ~y.isnan()
+    errors = step_mean(((w * x).sum(0) - y).square(), present).sqrt()
+    return errors if per_step else time_mean(errors, present)
+
+
+def spread(
+    ensemble: Float[Tensor, "ensemble *shape"],
+    truth: Float[Tensor, "*shape"] | None = None,
+    weights: Float[Tensor, "ensemble *time"] | None = None,
+    per_step: bool = False,
+) -> Float[Tensor, "*steps"]:
+    r"""Ensemble spread: root of the spatial mean of the unbiased variance, then time mean.
+
+    .. math:: \frac{1}{T} \sum_k \Big( \frac{1}{D} \sum_d v_{kd} \Big)^{1/2}, \qquad
+        v = \frac{\sum_i w_i (x_i - \bar x)^2}{1 - \sum_i w_i^2}
+
+    With equal weights the denominator gives 1 / (N - 1). One member alone, or one that carries
+    all the weight, has spread 0.
+
+    Arguments:
+        truth: Used only to leave out the values that are absent from it.
+        per_step: Return the spread of each step, shape ``(time,)``.
+    """
+    x, y, w = as_series(ensemble, ensemble[0].new_zeros(()) if truth is None else truth, weights)
+    present = ~y.isnan()
+    spreads = step_mean(variance(x, w), present).sqrt()
+    return spreads if per_step else time_mean(spreads, present)
+
+
+def spread_skill(
+    ensemble: Float[Tensor, "ensemble *shape"],
+    truth: Float[Tensor, "*shape"],
+    weights: Float[Tensor, "ensemble *time"] | None = None,
+) -> Float[Tensor, ""]:
+    r"""Ratio of spread to error of the mean; 1 in expectation for a reliable ensemble of any size.
+
+    .. math:: \Big( \frac{N + 1}{N} \frac{\sum v_{kd}}{\sum (\bar x_{kd} - y_{kd})^2} \Big)^{1/2}
+
+    Both sums run over all steps and components, because only mean squares are unbiased: the
+    ratio differs from ``spread / rmse``, whose roots are taken at each step. The factor
+    (N + 1) / N accounts for the sampling error of a mean of N members; with weights it is
+    :math:`1 + \sum_i w_i^2`.
+
+    Source: Fortin et al. (2014), J. Hydrometeor. 15, 1708, eq. 15.
+    """
+    x, y, w = as_series(ensemble, truth, weights)
+    present = ~y.isnan()
+    variance = (1 + w.square().sum(0)) * variance(x, w)
+    error = ((w * x).sum(0) - y).square()
+    return (variance[present].sum() / error[present].sum()).sqrt()
+
+
+def crps(
+    ensemble: Float[Tensor, "ensemble *shape"],
+    truth: Float[Tensor, "*shape"],
+    weights: Float[Tensor, "ensemble *time"] | None = None,
+    per_step: bool = False,
+) -> Float[Tensor, "*steps"]:
+    """Fair continuous ranked probability score: `pointwise_crps`, spatial mean, then time mean.
+
+    Arguments:
+        per_step: Return the spatial mean of each step, shape ``(time,)``.
+    """
+    _, y, _ = as_series(ensemble, truth, weights)
+    present = ~y.isnan()
+    scores = step_mean(pointwise_crps(ensemble, truth, weights).reshape(y.shape), present)
+    return scores if per_step else time_mean(scores, present)
+
+
+def pointwise_crps(
+    ensemble: Float[Tensor, "ensemble *shape"],
+    truth: Float[Tensor, "*shape"],
+    weights: Float[Tensor, "ensemble *time"] | None = None,
+) -> Float[Tensor, "*shape"]:
+    r"""Fair continuous ranked probability score of every component.
+
+    .. math:: \sum_i w_i |x_i - y|
+        - \frac{\sum_{ij} w_i w_j |x_i - x_j|}{2 \, (1 - \sum_i w_i^2)}
+
+    With equal weights the second term is :math:`\sum_{ij} |x_i - x_j| / 2N(N-1)`: the score is
+    unbiased for that of the distribution the members are drawn from, so ensembles of different
+    sizes compare. It can be negative. One member alone scores its absolute error. The double sum
+    costs O(N log N): with :math:`W_k` the weight of the k smallest members, its half is
+    :math:`\sum_k W_k (1 - W_k) (x_{(k+1)} - x_{(k)})`.
+
+    Source: Ferro (2014), Q. J. R. Meteorol. Soc. 140, 1917 (equal weights).
+    """
+    x, y, w = as_series(ensemble, truth, weights)
+    skill = (w * (x - y).abs()).sum(0)
+    ordered, w_ordered = ordered_members(x, w)
+    below = w_ordered.cumsum(0)[:-1]
+    half = (below * (1 - below) * ordered.diff(dim=0)).sum(0)
+    return (skill - quotient(half, 1 - w.square().sum(0))).reshape(truth.shape)
+
+
+def gaussian_crps(
+    mean: Float[Tensor, "*shape"], std: Float[Tensor, "..."], truth: Float[Tensor, "*shape"]
+) -> Float[Tensor, "*shape"]:
+    r"""Continuous ranked probability score of a Gaussian, closed form, for every component.
+
+    .. math:: \sigma \big( z (2 \Phi(z) - 1) + 2 \varphi(z) - \pi^{-1/2} \big),
+        \quad z = (y - \mu) / \sigma
+
+    Source: Gneiting et al. (2005), Mon. Weather Rev. 133, 1098, eq. 5.
+
+    Raises:
+        ValueError: If a standard deviation is not positive.
+    """
+    if not (std > 0).all():
+        raise ValueError(
+            f"The smallest std is {float(std.min())}: a Gaussian needs a positive one; "
+            "for a deterministic forecast take the absolute error."
+        )
+    z = (truth - mean) / std
+    density = torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
+    return std * (z * torch.erf(z / math.sqrt(2)) + 2 * density - 1 / math.sqrt(math.pi))

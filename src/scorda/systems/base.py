@@ -1,0 +1,113 @@
+"""The interface of a dynamical system.
+
+A system is a Markov chain: a distribution of the state at step 0 and one step
+:math:`x_{k+1} \\sim p(x_{k+1} \\mid x_k)` of length ``space.dt``, model error included.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+
+from scorda import rng
+from scorda.shapes import Float, Tensor
+from scorda.space import StateSpace
+
+__all__ = ["AdditiveNoise", "System"]
+
+
+class System(ABC):
+    """A Markov chain of states; batched over all leading axes, the first being the members.
+
+    Subclasses set `space`, `name` and `stochastic` (whether a step draws model error).
+    """
+
+    space: StateSpace
+    name: str
+    stochastic: bool = False
+
+    @abstractmethod
+    def prior(
+        self, members: int, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "ensemble *state"]:
+        """Draw independent states from the distribution at step 0."""
+
+    @abstractmethod
+    def step(
+        self, x: Float[Tensor, "..."], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "..."]:
+        """Advance states ``(..., *state)`` by one step, model error included."""
+
+    def log_transition(
+        self, x: Float[Tensor, "..."], x_next: Float[Tensor, "..."]
+    ) -> Float[Tensor, "..."]:
+        """Log density of one step, shape of the leading axes.
+
+        Raises:
+            TypeError: If the step has no density (no model error).
+        """
+        raise TypeError(
+            f"{type(self).__name__} has no transition density: give it model error "
+            "(noise_std > 0) or use a method that needs none."
+        )
+
+    def trajectory(
+        self, x: Float[Tensor, "..."], steps: int, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "..."]:
+        """Return ``(..., steps + 1, *state)``: the given states and those of `steps` steps [final].
+
+        Raises:
+            ValueError: If the states do not fit the space, or are not finite.
+        """
+        self.space.check(x, "the first state")
+        axis = x.ndim - len(self.space.shape)
+        states = [x]
+        for _ in range(steps):
+            states.append(self.step(states[-1], generator))
+        return torch.stack(states, axis)
+
+
+class AdditiveNoise(System):
+    r"""A deterministic model with additive model error.
+
+    .. math:: x_{k+1} = \mathcal M(x_k) + \varepsilon, \quad
+        \varepsilon \sim \mathcal N(0, \mathrm{noise\_std}^2 I)
+
+    Subclasses write `advance`, the model :math:`\mathcal M`; `noise_std` is in the units of the
+    state, and 0 makes the system deterministic.
+    """
+
+    noise_std: float
+
+    @property
+    def stochastic(self) -> bool:  # type: ignore[override]
+        return self.noise_std > 0
+
+    @abstractmethod
+    def advance(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Advance states ``(..., *state)`` by one step without model error."""
+
+    def step(
+        self, x: Float[Tensor, "..."], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "..."]:
+        """One step; row i of the noise depends on the generator and i only [final]."""
+        x = self.advance(x)
+        if self.noise_std == 0:
+            return x
+        shape = self.space.shape
+        members, inner = (1, tuple(x.shape)) if x.shape == shape else (x.shape[0], x.shape[1:])
+        noise = rng.normal(members, tuple(inner), generator, like=x).reshape(x.shape)
+        return x + self.noise_std * noise
+
+    def log_transition(
+        self, x: Float[Tensor, "..."], x_next: Float[Tensor, "..."]
+    ) -> Float[Tensor, "..."]:
+        """Log density of the model error that leads from one state to the next [final]."""
+        if self.noise_std == 0:
+            return super().log_transition(x, x_next)
+        over = tuple(range(-len(self.space.shape), 0))
+        error = (x_next - self.advance(x)) / self.noise_std
+        log_norm = self.space.size * (math.log(self.noise_std) + 0.5 * math.log(2 * math.pi))
+        return -0.5 * error.square().sum(over) - log_norm
