@@ -82,9 +82,9 @@ def spread_skill(
     """
     x, y, w = as_series(ensemble, truth, weights)
     present = ~y.isnan()
-    variance = (1 + w.square().sum(0)) * variance(x, w)
-    error = ((w * x).sum(0) - y).square()
-    return (variance[present].sum() / error[present].sum()).sqrt()
+    spread_sq = (1 + w.square().sum(0)) * variance(x, w)
+    error_sq = ((w * x).sum(0) - y).square()
+    return (spread_sq[present].sum() / error_sq[present].sum()).sqrt()
 
 
 def crps(

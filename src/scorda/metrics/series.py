@@ -48,6 +48,7 @@ def as_series(
 
 
 def normalised(weights: Tensor | None, members: int) -> Tensor:
+    """Check the weights and divide them by their sum; equal ones for None."""
     if weights is None:
         return torch.full((members,), 1 / members, dtype=torch.float64)
     total = weights.sum(0)
@@ -65,6 +66,7 @@ def step_mean(field: Tensor, present: Tensor) -> Tensor:
 
 
 def time_mean(values: Tensor, present: Tensor) -> Tensor:
+    """Mean over the steps that have a present value."""
     # Not nanmean: a member that diverged must not vanish from the average.
     return values[present.any(1)].mean()
 
@@ -75,10 +77,12 @@ def quotient(numerator: Tensor, denominator: Tensor) -> Tensor:
 
 
 def variance(x: Tensor, w: Tensor) -> Tensor:
+    """Unbiased weighted variance over the members, 0 for one member."""
     mean = (w * x).sum(0)
     return quotient((w * (x - mean).square()).sum(0), 1 - w.square().sum(0))
 
 
 def ordered_members(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+    """Sort the members at each component, and their weights along."""
     ordered, order = x.sort(0)
     return ordered, w.expand_as(x).gather(0, order)
