@@ -66,8 +66,8 @@ def wasserstein(
     Unweighted clouds of n and m members are repeated up to their least common multiple and
     matched by linear assignment, which is exact (1024 members of 195 values: under a second).
     With weights, or when that multiple is above 8192, the linear programme is solved instead,
-    for at most 200 000 pairs. The distance between two finite clouds from one distribution is not zero:
-    report it next to that of two independent draws of the same sizes.
+    for at most 200 000 pairs. The distance between two finite clouds from one distribution is
+    not zero: report it next to that of two independent draws of the same sizes.
 
     Raises:
         ValueError: If the members have different shapes, or the clouds are too large.

@@ -1,0 +1,52 @@
+"""Settings of every test: double precision, one thread, skips with their reason."""
+
+import os
+import shutil
+
+import jaxtyping
+import pytest
+import torch
+
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+def find_chromium():
+    """Path of a Chromium (also named by $CHROMIUM), or None."""
+    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, CHROMIUM)), None)
+
+
+def pytest_collection_modifyitems(items):
+    absent = {}
+    if find_chromium() is None:
+        absent["browser"] = f"no Chromium: none of {', '.join(CHROMIUM)} is on the PATH"
+    if not torch.cuda.is_available():
+        absent["gpu"] = "no CUDA device"
+    for item in items:
+        for marker, reason in absent.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def double_precision():
+    """Each test starts in float64 on one thread, and leaves torch as it found it."""
+    dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
+    torch.set_default_dtype(torch.float64)
+    torch.set_num_threads(1)
+    yield
+    torch.set_default_dtype(dtype)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def unchecked():
+    """Switch the shape checks off, so that bad input reaches the function's own message."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def chromium():
+    """Path of the browser, for tests marked ``browser``."""
+    return find_chromium()
