@@ -1,6 +1,17 @@
 """Dynamical systems: Markov chains of states. They know nothing of diffusion."""
 
 from scorda.systems.base import AdditiveNoise, System
+from scorda.systems.function import FunctionSystem
+from scorda.systems.linear import LinearGaussian
+from scorda.systems.load import load_system
 from scorda.systems.lorenz import Lorenz63, Lorenz96
 
-__all__ = ["AdditiveNoise", "Lorenz63", "Lorenz96", "System"]
+__all__ = [
+    "AdditiveNoise",
+    "FunctionSystem",
+    "LinearGaussian",
+    "Lorenz63",
+    "Lorenz96",
+    "System",
+    "load_system",
+]

@@ -1,0 +1,120 @@
+r"""The linear-Gaussian system, whose posteriors are known exactly: the oracle of the library."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from scorda import rng
+from scorda.linalg import gaussian_log_density, psd_root
+from scorda.shapes import Float, Tensor
+from scorda.space import StateSpace
+from scorda.systems.base import System
+
+__all__ = ["LinearGaussian"]
+
+
+@dataclass(frozen=True, eq=False)
+class LinearGaussian(System):
+    r"""A linear Markov chain with Gaussian start and Gaussian model error.
+
+    .. math:: x_0 \sim N(m, P), \quad x_{k+1} = A x_k + \varepsilon, \quad
+        \varepsilon \sim N(0, Q)
+
+    Every marginal, the joint law of a trajectory and every posterior under linear observations
+    are Gaussian (see `trajectory_moments` and the Kalman methods).
+
+    Arguments:
+        transition: A, ``(state, state)``.
+        noise_cov: Q, positive semidefinite; may be singular or zero.
+        mean: m, ``(state,)``.
+        cov: P, positive semidefinite.
+
+    Raises:
+        ValueError: If the shapes differ or Q or P is not a covariance.
+    """
+
+    transition: Float[Tensor, "state state"]
+    noise_cov: Float[Tensor, "state state"]
+    mean: Float[Tensor, "state"]
+    cov: Float[Tensor, "state state"]
+    space: StateSpace = field(init=False, repr=False)
+    name: str = field(default="linear", init=False, repr=False)
+    _root: Tensor = field(init=False, repr=False)
+    _noise_root: Tensor = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        dim = len(self.mean)
+        for label in ("transition", "noise_cov", "cov"):
+            shape = tuple(getattr(self, label).shape)
+            if shape != (dim, dim):
+                raise ValueError(
+                    f"Got `{label}` of shape {shape} for a mean of {dim} components: "
+                    f"give a matrix of shape {(dim, dim)}."
+                )
+        for label in ("noise_cov", "cov"):
+            matrix = getattr(self, label)
+            if not torch.allclose(matrix, matrix.mT):
+                raise ValueError(f"Got a `{label}` that is not symmetric: it is a covariance.")
+        object.__setattr__(self, "space", StateSpace((dim,)))
+        object.__setattr__(self, "_noise_root", psd_root(self.noise_cov))
+        object.__setattr__(self, "_root", psd_root(self.cov))
+
+    @property
+    def stochastic(self) -> bool:  # type: ignore[override]
+        """Whether Q is not zero."""
+        return bool(self.noise_cov.any())
+
+    def prior(
+        self, members: int, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "ensemble state"]:
+        """Draw from N(mean, cov)."""
+        noise = rng.normal(members, self.space.shape, generator, like=self.mean)
+        return self.mean + noise @ self._root
+
+    def step(
+        self, x: Float[Tensor, "... state"], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "... state"]:
+        """One step; row i of the noise depends on the generator and i only."""
+        moved = x @ self.transition.to(x).mT
+        if not self.stochastic:
+            return moved
+        rows = x if x.ndim > 1 else x[None]
+        noise = rng.normal(len(rows), tuple(rows.shape[1:]), generator, like=x).reshape(x.shape)
+        return moved + noise @ self._noise_root.to(x)
+
+    def log_transition(
+        self, x: Float[Tensor, "... state"], x_next: Float[Tensor, "... state"]
+    ) -> Float[Tensor, "..."]:
+        """Log density of one step, where the model error has a density (Q positive definite)."""
+        if torch.linalg.cholesky_ex(self.noise_cov).info.item() != 0:
+            return super().log_transition(x, x_next)
+        error = x_next - x @ self.transition.to(x).mT
+        return gaussian_log_density(error, torch.zeros_like(self.mean).to(x), self.noise_cov.to(x))
+
+    def trajectory_moments(
+        self, steps: int
+    ) -> tuple[Float[Tensor, "trajectory"], Float[Tensor, "trajectory trajectory"]]:
+        r"""Exact mean and covariance of the flattened trajectory of ``steps + 1`` states.
+
+        .. math:: m_{k+1} = A m_k, \quad P_{k+1} = A P_k A^T + Q, \quad
+            \mathrm{Cov}(x_{k+j}, x_k) = A^j P_k
+
+        Returns:
+            Mean ``((steps + 1) * state,)`` and covariance; component ``k * state + i`` is
+            component i at step k.
+        """
+        dim = len(self.mean)
+        means, cov = [self.mean], self.cov
+        joint = self.cov.new_zeros(steps + 1, dim, steps + 1, dim)
+        for k in range(steps + 1):
+            lagged = cov
+            joint[k, :, k] = cov
+            for later in range(k + 1, steps + 1):
+                lagged = self.transition @ lagged
+                joint[later, :, k], joint[k, :, later] = lagged, lagged.mT
+            means.append(self.transition @ means[-1])
+            cov = self.transition @ cov @ self.transition.mT + self.noise_cov
+        size = (steps + 1) * dim
+        return torch.cat(means[:-1]), joint.reshape(size, size)
