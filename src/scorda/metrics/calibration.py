@@ -110,6 +110,8 @@ def rank_histogram(
 
     x, y, w = as_series(ensemble, truth, weights)
     bins = len(x) + 1 if bins is None else bins
+    if bins < 1:
+        raise ValueError(f"Got bins = {bins}: a histogram needs at least one bin.")
     size = 1 / w.square().sum(0)
     below, equal = (w * (x < y)).sum(0), (w * (x == y)).sum(0)
     device = y.device if generator is None else generator.device

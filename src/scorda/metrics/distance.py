@@ -81,21 +81,17 @@ def wasserstein(
     if not (x.isfinite().all() and y.isfinite().all()):
         raise ValueError("A cloud has members that are not finite: remove them before comparing.")
     n, m = len(x), len(y)
-    cost = torch.cat([_distances(rows, y) for rows in x.split(max(1, BLOCK // m))]).numpy()
     multiple = math.lcm(n, m)
-    if weights is None and other_weights is None and multiple <= ASSIGNMENT_LIMIT:
-        from scipy.optimize import linear_sum_assignment
-
-        cost = np.repeat(np.repeat(cost, multiple // n, axis=0), multiple // m, axis=1)
-        value = cost[linear_sum_assignment(cost)].mean()
-    elif n * m <= PROGRAMME_LIMIT:
-        value = _transport(cost, normalised(weights, n), normalised(other_weights, m))
-    else:
+    assign = weights is None and other_weights is None and multiple <= ASSIGNMENT_LIMIT
+    if not assign and n * m > PROGRAMME_LIMIT:
         raise ValueError(
             f"Exact transport between {n} and {m} members is too large: take at most "
             f"{PROGRAMME_LIMIT} pairs, or unweighted clouds whose sizes have a least common "
             f"multiple of at most {ASSIGNMENT_LIMIT}."
         )
+    masses = _masses(weights, n), _masses(other_weights, m)
+    cost = torch.cat([_distances(rows, y) for rows in x.split(max(1, BLOCK // m))]).numpy()
+    value = _assignment(cost, multiple) if assign else _transport(cost, *masses)
     return ensemble.new_tensor(float(value))
 
 
@@ -104,17 +100,38 @@ def _distances(x: Tensor, y: Tensor) -> Tensor:
     return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def _transport(cost: np.ndarray, w_rows: Tensor, w_columns: Tensor) -> float:
-    """Smallest transport cost between two discrete distributions (linear programme)."""
-    from scipy.optimize import linprog
-    from scipy.sparse import eye, kron, vstack
+def _masses(weights: Tensor | None, members: int) -> np.ndarray:
+    if weights is None:
+        return np.full(members, 1 / members)
+    if weights.shape != (members,):
+        raise ValueError(
+            f"Got weights of shape {tuple(weights.shape)} for {members} members: "
+            "a cloud needs one weight per member."
+        )
+    return normalised(weights.detach().double().cpu()).numpy()
+
+
+def _assignment(cost: np.ndarray, multiple: int) -> float:
+    """Smallest mean cost of a matching, each member repeated to the common multiple."""
+    from scipy.optimize import linear_sum_assignment
 
     n, m = cost.shape
-    marginals = vstack([kron(eye(n), np.ones((1, m))), kron(np.ones((1, n)), eye(m))]).tocsr()
-    masses = np.concatenate([w_rows.double().cpu().numpy(), w_columns.double().cpu().numpy()])
+    repeated = np.repeat(np.repeat(cost, multiple // n, axis=0), multiple // m, axis=1)
+    return float(repeated[linear_sum_assignment(repeated)].mean())
+
+
+def _transport(cost: np.ndarray, masses: np.ndarray, other_masses: np.ndarray) -> float:
+    """Smallest transport cost between two discrete distributions (linear programme)."""
+    from scipy.optimize import linprog
+    from scipy.sparse import eye_array, kron, vstack
+
+    n, m = cost.shape
+    rows, columns = kron(eye_array(n), np.ones((1, m))), kron(np.ones((1, n)), eye_array(m))
     # One marginal follows from the others; leaving it out keeps rounding from making the
     # programme infeasible.
-    solution = linprog(cost.ravel(), A_eq=marginals[:-1], b_eq=masses[:-1], method="highs")
+    marginals = vstack([rows, columns]).tocsr()[:-1]
+    amounts = np.concatenate([masses, other_masses])[:-1]
+    solution = linprog(cost.ravel(), A_eq=marginals, b_eq=amounts, method="highs")
     if not solution.success:
         raise FloatingPointError(f"The transport programme was not solved: {solution.message}.")
     return float(solution.fun)

@@ -38,7 +38,7 @@ def as_series(
     if weights is None:
         w = x.new_full((members, 1, 1), 1 / members)
     elif weights.shape in ((members,), (members, steps)):
-        w = normalised(weights.to(x), members).reshape(members, -1, 1)
+        w = normalised(weights.to(x)).reshape(members, -1, 1)
     else:
         raise ValueError(
             f"Got weights of shape {tuple(weights.shape)} for {members} members and {steps} "
@@ -47,10 +47,8 @@ def as_series(
     return x, y, w.expand(members, steps, 1)
 
 
-def normalised(weights: Tensor | None, members: int) -> Tensor:
-    """Check the weights and divide them by their sum; equal ones for None."""
-    if weights is None:
-        return torch.full((members,), 1 / members, dtype=torch.float64)
+def normalised(weights: Tensor) -> Tensor:
+    """Check the weights and divide them by their sum over the members."""
     total = weights.sum(0)
     if not ((weights >= 0).all() and (total > 0).all() and total.isfinite().all()):
         raise ValueError(

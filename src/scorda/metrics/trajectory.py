@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -11,6 +11,7 @@ from scorda.shapes import Float, Tensor
 __all__ = ["HasTransition", "autocorrelation", "log_prior"]
 
 
+@runtime_checkable
 class HasTransition(Protocol):
     """A system whose model error has a density."""
 
