@@ -16,7 +16,7 @@ import torch
 
 from scorda.shapes import Float, Tensor
 
-__all__ = ["Key", "key", "normal", "normal_rows", "seeded", "spawn", "uniform"]
+__all__ = ["Key", "at", "key", "normal", "normal_rows", "seeded", "spawn", "uniform"]
 
 # Rows that share one counter block: a few microseconds of set-up serve this many members.
 BLOCK = 64
@@ -44,6 +44,16 @@ def spawn(generator: torch.Generator | None, streams: int) -> list[torch.Generat
     sampler each take their own, so that none of them leaks into another.
     """
     return [seeded(key(generator)[0]) for _ in range(streams)]
+
+
+def at(key: Key, step: int) -> torch.Generator:
+    """Return the generator of one step of a stream.
+
+    It is a function of (key, step) alone, so that a run continued from a stored step sees the
+    noise of one that was never interrupted.
+    """
+    words = np.random.SeedSequence([*key, step]).generate_state(1, np.uint64)
+    return seeded(int(words[0]) >> 1)
 
 
 def normal(

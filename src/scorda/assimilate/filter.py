@@ -1,0 +1,241 @@
+r"""The forecast/analysis cycle.
+
+A *filter* alternates forecasts, :math:`x_{k+1} \sim p(x_{k+1} \mid x_k)` member by member, and
+analyses, which condition the forecast ensemble on the observation of that step. `Filter.run` is
+that cycle, once for all filters; a subclass writes `analyse`. The streams of the ensemble at
+step 0, of the model error and of the analysis are distinct, and the noise of member i at step k
+is a function of (seed, stream, k, i): a run continued from a stored step has the same bits as
+one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, final
+
+import torch
+
+from scorda import rng
+from scorda.assimilate.base import Assimilator, check_members, check_needs
+from scorda.observe import ObservationModel
+from scorda.problem import Analysis, Problem
+from scorda.shapes import Float, Tensor
+
+__all__ = ["Cycle", "Filter"]
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """One step of a run of a filter: all that is needed to continue from there.
+
+    Arguments:
+        step: Step of the ensemble.
+        ensemble: ``(ensemble, *state)``: the analysis where observed, else the forecast.
+        weights: Weights of the members, ``(ensemble,)``, or None where all are equal.
+        info: What is reported of the analysis; empty where nothing was observed.
+    """
+
+    step: int
+    ensemble: Float[Tensor, "ensemble ..."]
+    weights: Float[Tensor, "ensemble"] | None = None
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+class Filter(Assimilator):
+    """A method that alternates forecasts and analyses; subclasses write `analyse` alone."""
+
+    needs: tuple[str, ...] = ("simulator",)
+
+    def begin(self, problem: Problem, weights: Float[Tensor, "ensemble"] | None = None) -> Filter:
+        """Return self, or a copy that owns what one run needs (weights, geometry, network).
+
+        Arguments:
+            problem: What will be assimilated.
+            weights: Weights of the members where the run starts, ``(ensemble,)``; None: equal.
+                A filter that carries weights from one analysis to the next takes them from here
+                and reports them as ``info["weights"]``, in full, so that a continued run is exact.
+        """
+        return self
+
+    @abstractmethod
+    def analyse(
+        self,
+        forecast: Float[Tensor, "ensemble ..."],
+        y: Float[Tensor, "obs"],
+        model: ObservationModel,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
+        """Return the analysis ensemble and what is to be reported of this cycle.
+
+        Arguments:
+            forecast: Ensemble ``(ensemble, *state)``; must not be changed.
+            y: Observation, flat, complete, of the forecast's dtype.
+            model: Its model, whose operator returns ``(ensemble, obs)``.
+            generator: Source of randomness.
+
+        Returns:
+            Members, and a dictionary of numbers and tensors, the same keys in each cycle.
+            The key ``weights`` stands for the weights of the members from here on.
+        """
+
+    @final
+    def update(
+        self,
+        forecast: Float[Tensor, "ensemble ..."],
+        y: Float[Tensor, "obs"],
+        model: ObservationModel,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "ensemble ..."]:
+        """The members of `analyse` alone [final]."""
+        return self.analyse(forecast, y, model, generator)[0]
+
+    @final
+    def run(
+        self,
+        problem: Problem,
+        members: int,
+        generator: torch.Generator | None = None,
+        start: Cycle | None = None,
+    ) -> Iterator[Cycle]:
+        """Yield the steps of a run one after another, from step 0 or after `start` [final].
+
+        Arguments:
+            problem: What is to be assimilated.
+            members: Number of members.
+            generator: Source of randomness; where a run is continued, one with the seed of the
+                run that made `start`.
+            start: A step of an earlier run with the same problem, members and seed (`info` is
+                not needed); the first step yielded is the next one.
+
+        Raises:
+            ValueError: If the problem lacks what the method needs.
+            FloatingPointError: If a member is no longer finite.
+        """
+        check_needs(self, problem)
+        check_members(self, members)
+        observed = problem.observed()
+        draw, error, analysis = (rng.key(generator) for _ in range(3))
+        stochastic = getattr(problem.system, "stochastic", True)
+        if start is None:
+            first, weights = 0, None
+            ensemble = problem.members_at_start(members, rng.at(draw, 0))
+        else:
+            first, weights, ensemble = start.step + 1, start.weights, start.ensemble
+            _check_start(start, members, problem)
+        method = self.begin(problem) if start is None else self.begin(problem, weights)
+        forecast_seconds = 0.0
+        for step in range(first, problem.steps + 1):
+            info: dict[str, Any] = {}
+            clock = time.perf_counter()
+            if step > 0:
+                stream = rng.at(error, step) if stochastic else None
+                ensemble = problem.system.step(ensemble, stream)
+                _check_finite(self, ensemble, step, "forecast")
+                forecast_seconds += time.perf_counter() - clock
+            if step in observed:
+                clock = time.perf_counter()
+                y, model = observed[step]
+                ensemble, info = method.analyse(
+                    ensemble, y.to(ensemble), model, rng.at(analysis, step)
+                )
+                _check_finite(self, ensemble, step, "analysis")
+                weights = info.pop("weights", weights)
+                info = {
+                    "step": step,
+                    "spread": _spread(ensemble, weights),
+                    **info,
+                    "seconds": time.perf_counter() - clock,
+                    "forecast_seconds": forecast_seconds,
+                }
+                forecast_seconds = 0.0
+            yield Cycle(step, ensemble, weights, info)
+
+    @final
+    def assimilate(
+        self,
+        problem: Problem,
+        members: int,
+        generator: torch.Generator | None = None,
+        report: Callable[[int, dict[str, Any]], None] | None = None,
+    ) -> Analysis:
+        """Run the cycle over all steps of the problem and keep each ensemble [final].
+
+        ``info`` holds, with one entry per cycle, the observed ``step``, the ``spread`` of the
+        analysis, the ``seconds`` of the analysis and the ``forecast_seconds`` before it, and
+        what the method reports.
+
+        Arguments:
+            problem: What is to be assimilated.
+            members: Number of members.
+            generator: Source of randomness.
+            report: Called after each step with the step and what was reported of it.
+        """
+        states, weights, infos = [], [], []
+        for cycle in self.run(problem, members, generator):
+            states.append(cycle.ensemble)
+            weights.append(cycle.weights)
+            if cycle.info:
+                infos.append(cycle.info)
+            if report is not None:
+                report(cycle.step, cycle.info)
+        return Analysis(
+            torch.stack(states, 1),
+            problem.space,
+            _join_weights(weights, states[0]),
+            _collect(infos),
+            type(self).__name__,
+        )
+
+
+def _check_start(start: Cycle, members: int, problem: Problem) -> None:
+    if len(start.ensemble) != members or not 0 <= start.step <= problem.steps:
+        raise ValueError(
+            f"Got a start at step {start.step} with {len(start.ensemble)} members for a run of "
+            f"{problem.steps} steps and {members} members: continue the run that it came from."
+        )
+    problem.space.check(start.ensemble, "the ensemble to continue from")
+
+
+def _check_finite(method: Assimilator, ensemble: Tensor, step: int, stage: str) -> None:
+    if torch.isfinite(ensemble).all():
+        return
+    broken = (~torch.isfinite(ensemble).flatten(1).all(1)).nonzero().flatten().tolist()
+    raise FloatingPointError(
+        f"{type(method).__name__} diverged: {len(broken)} of {len(ensemble)} members are not "
+        f"finite after the {stage} of step {step}, the first is member {broken[0]}; raise the "
+        "inflation or the members, localize, or shorten the time step of the system."
+    )
+
+
+def _spread(ensemble: Tensor, weights: Tensor | None) -> Tensor:
+    """Root of the spatial mean of the ensemble variance."""
+    if weights is None:
+        # One member has no variance, and says so with a zero.
+        return ensemble.var(0, correction=min(1, len(ensemble) - 1)).mean().sqrt()
+    weights = weights.to(ensemble)
+    mean = torch.tensordot(weights, ensemble, 1)
+    return torch.tensordot(weights, (ensemble - mean).square(), 1).mean().sqrt()
+
+
+def _join_weights(weights: list[Tensor | None], like: Tensor) -> Tensor | None:
+    if all(w is None for w in weights):
+        return None
+    equal = torch.full_like(next(w for w in weights if w is not None), 1 / len(like))
+    return torch.stack([equal if w is None else w for w in weights], 1)
+
+
+def _collect(infos: list[dict[str, Any]]) -> dict[str, Any]:
+    """One tensor per key where all cycles have it in one shape, else a list."""
+    collected: dict[str, Any] = {}
+    for key in dict.fromkeys(key for info in infos for key in info):
+        values = [info[key] for info in infos if key in info]
+        numbers = [isinstance(v, Tensor | int | float) for v in values]
+        if all(numbers) and len({tuple(torch.as_tensor(v).shape) for v in values}) == 1:
+            stacked = [torch.as_tensor(v) for v in values]
+            collected[key] = torch.stack(stacked) if len(stacked) == len(infos) else values
+        else:
+            collected[key] = values
+    return collected

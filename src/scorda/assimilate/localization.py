@@ -1,0 +1,74 @@
+"""Localization and inflation: what keeps a small ensemble from trusting its sampling errors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from scorda.shapes import Float, Tensor
+
+__all__ = ["GaspariCohn", "check_inflation", "inflate"]
+
+
+@dataclass(frozen=True)
+class GaspariCohn:
+    r"""Weight of an observation by its distance, a fifth-order piecewise rational function.
+
+    .. math:: \rho(r) = \begin{cases}
+        1 - \frac53 r^2 + \frac58 r^3 + \frac12 r^4 - \frac14 r^5 & r \le 1 \\
+        4 - 5 r + \frac53 r^2 + \frac58 r^3 - \frac12 r^4 + \frac1{12} r^5 - \frac{2}{3 r}
+        & 1 < r \le 2 \\ 0 & r > 2 \end{cases}, \quad r = \mathrm{distance} / c
+
+    with c = 1.82 radius, so that the weight near the radius is that of a Gaussian at one standard
+    deviation, :math:`e^{-1/2}`. It is a correlation function in up to three dimensions.
+
+    Source: Gaspari & Cohn (1999), Q. J. R. Meteorol. Soc. 125, equation 4.10.
+
+    Arguments:
+        radius: Radius in the units of the space's coordinates, positive; infinite: weight 1.
+    """
+
+    radius: float
+
+    def __post_init__(self) -> None:
+        if not self.radius > 0:
+            raise ValueError(f"Got radius = {self.radius}: a localization radius is positive.")
+
+    @property
+    def reach(self) -> float:
+        """Distance 2c beyond which the weight is zero."""
+        return 2 * 1.82 * self.radius
+
+    def __call__(self, distance: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Weight at given distances, in [0, 1]."""
+        r = 2 * distance / self.reach
+        near = 1 + r**2 * (-5 / 3 + r * (5 / 8 + r * (1 / 2 - r / 4)))
+        # Clamped where the other branch holds, so that no division by zero leaves a NaN.
+        q = r.clamp(1, 2)
+        far = 4 + q * (-5 + q * (5 / 3 + q * (5 / 8 + q * (-1 / 2 + q / 12)))) - 2 / (3 * q)
+        # Rounding near r = 2 would leave tiny negative weights, whose roots are taken later.
+        return torch.where(r <= 1, near, far.clamp_min(0)) * (r < 2)
+
+
+def inflate(
+    ensemble: Float[Tensor, "ensemble ..."], factor: float
+) -> Float[Tensor, "ensemble ..."]:
+    r"""Multiply anomalies about the mean, :math:`\bar x + \lambda (x_i - \bar x)`."""
+    if factor == 1:
+        return ensemble
+    mean = ensemble.mean(0, keepdim=True)
+    return mean + factor * (ensemble - mean)
+
+
+def check_inflation(factor: float) -> None:
+    """Check the setting `inflation` of a filter.
+
+    Raises:
+        ValueError: If it is below 1 or not finite.
+    """
+    if not 1 <= factor < float("inf"):
+        raise ValueError(
+            f"Got inflation = {factor}: it multiplies the anomalies of the analysis, so give a "
+            "number of at least 1."
+        )
