@@ -1,304 +1,50 @@
-r"""Observations: operators, error models, and the values themselves.
+"""Observations: the values of an instrument and the steps that they belong to.
 
-An observation of the state is :math:`y = h(x) + \varepsilon`, :math:`\varepsilon \sim N(0, R)`.
-An `Operator` is h, an `ObservationModel` adds R, and `Observations` adds steps and values.
-
-Operators take states with exactly one leading axis, the members: ``(ensemble, *state)`` to
-``(ensemble, *obs)``; a single state is ``x[None]``. Where an entry of ``steps`` is a tuple of
-steps, the operator gets ``(ensemble, len, *state)``. Nothing here knows of diffusion.
+An `Operator` is what is observed, an `ObservationModel` adds the error, and `Observations` adds
+steps and values. Where an entry of ``steps`` is a tuple of steps, the operator gets
+``(ensemble, len, *state)``. All three are public names of this file; none knows of diffusion.
 """
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from operator import index
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
-from scorda import rng
-from scorda.shapes import Bool, Float, Tensor
+from scorda import tables
+from scorda.gridded import Average, Interpolate, Stride
+from scorda.likelihood import ObservationModel, Present, check_std, stack
+from scorda.operators import Chain, Function, Linear, Mask, Operator, Pointwise, Select
+from scorda.shapes import Float, Tensor
 from scorda.space import StateSpace
+from scorda.times import Start
 
 __all__ = [
+    "Average",
+    "Chain",
     "Function",
+    "Interpolate",
     "Linear",
+    "Mask",
     "ObservationModel",
     "Observations",
     "Operator",
+    "Pointwise",
     "Select",
+    "Stride",
+    "stack",
 ]
 
 
-class Operator(ABC):
-    """An observation operator h, ``(ensemble, *state)`` to ``(ensemble, *obs)``.
-
-    `linear` and `differentiable` say what a method may ask of it; wrappers take them over.
-    """
-
-    linear: bool = False
-    differentiable: bool = True
-
-    @abstractmethod
-    def __call__(self, x: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble ..."]:
-        """Observe states without error."""
-
-    def adjoint(
-        self, y: Float[Tensor, "ensemble ..."], shape: tuple[int, ...]
-    ) -> Float[Tensor, "ensemble ..."]:
-        r"""Transpose of a linear operator: :math:`\langle h(x), y\rangle = \langle x, h^T y\rangle`.
-
-        Arguments:
-            y: Cotangents, shape ``(ensemble, *obs)``.
-            shape: Shape of one state.
-
-        Raises:
-            TypeError: If the operator is not linear.
-        """
-        if not self.linear:
-            raise TypeError(f"{type(self).__name__} is not linear, so it has no adjoint.")
-        zero = y.new_zeros(y.shape[0], *shape)
-        return torch.func.vjp(self, zero)[1](y)[0]
-
-    def coordinates(self, space: StateSpace) -> Float[Tensor, "obs axes"]:
-        """Position of each observation, one row per entry of the flattened observation.
-
-        Raises:
-            ValueError: If the operator has no positions.
-        """
-        raise ValueError(
-            f"{type(self).__name__} does not know where its observations are: give it "
-            "`positions`, one row per observation, or use a method without localization."
-        )
-
-
-@dataclass(frozen=True)
-class Select(Operator):
-    """Observe the components with given indices of the flattened state.
-
-    Arguments:
-        indices: Indices into the flattened state, each at least 0.
-    """
-
-    indices: Sequence[int]
-    linear = True
-
-    def __post_init__(self) -> None:
-        indices = tuple(int(i) for i in self.indices)
-        if not indices or min(indices) < 0:
-            raise ValueError(f"Got indices {list(indices)}: give at least one, each >= 0.")
-        object.__setattr__(self, "indices", indices)
-
-    def __call__(self, x: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble obs"]:
-        flat = x.flatten(1)
-        if max(self.indices) >= flat.shape[1]:
-            raise ValueError(
-                f"Got index {max(self.indices)} for states of {flat.shape[1]} components "
-                f"(shape {tuple(x.shape)}, members first): indices must be smaller."
-            )
-        return flat[:, torch.tensor(self.indices, device=x.device)]
-
-    def coordinates(self, space: StateSpace) -> Float[Tensor, "obs axes"]:
-        positions = space.positions()
-        return positions[torch.tensor(self.indices) % len(positions)]
-
-
-@dataclass(frozen=True)
-class Linear(Operator):
-    """Multiply the flattened state by a matrix.
-
-    Arguments:
-        matrix: Shape ``(obs, state)``.
-        positions: Position of each row, ``(obs, axes)``, for localization only.
-    """
-
-    matrix: Float[Tensor, "obs state"]
-    linear = True
-    positions: Float[Tensor, "obs axes"] | None = None
-
-    def __call__(self, x: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble obs"]:
-        flat = x.flatten(1)
-        if flat.shape[1] != self.matrix.shape[1]:
-            raise ValueError(
-                f"Got states of {flat.shape[1]} components for a matrix with "
-                f"{self.matrix.shape[1]} columns: they must be equal."
-            )
-        return flat @ self.matrix.to(x).T
-
-    def coordinates(self, space: StateSpace) -> Float[Tensor, "obs axes"]:
-        return super().coordinates(space) if self.positions is None else self.positions
-
-
-@dataclass(frozen=True)
-class Function(Operator):
-    """Observe with any function of ``(ensemble, *state)``.
-
-    Arguments:
-        fn: Torch function, or with ``differentiable=False`` a NumPy one: a black box.
-        differentiable: Whether gradients flow through `fn`.
-        positions: Position of each observation, ``(obs, axes)``, for localization only.
-    """
-
-    fn: Callable[..., Tensor]
-    differentiable: bool = True
-    positions: Float[Tensor, "obs axes"] | None = None
-
-    def __call__(self, x: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble ..."]:
-        if self.differentiable:
-            return self.fn(x)
-        with torch.no_grad():
-            y = self.fn(x.detach())
-        return torch.as_tensor(y, dtype=x.dtype, device=x.device)
-
-    def coordinates(self, space: StateSpace) -> Float[Tensor, "obs axes"]:
-        return super().coordinates(space) if self.positions is None else self.positions
-
-
-@dataclass(frozen=True)
-class ObservationModel:
-    r"""An operator with Gaussian error, :math:`y = h(x) + \varepsilon`, covariance R.
-
-    Arguments:
-        operator: h.
-        std: Standard deviation of the error, one number or broadcastable to ``(*obs)``, positive.
-        cov: Instead of `std`: full covariance of the flattened error, ``(obs, obs)``.
-
-    Raises:
-        ValueError: If not exactly one of `std` and `cov` is given, or it is not positive (definite).
-    """
-
-    operator: Operator
-    std: float | Float[Tensor, "..."] | None = None
-    cov: Float[Tensor, "obs obs"] | None = None
-
-    def __post_init__(self) -> None:
-        if (self.std is None) == (self.cov is None):
-            raise ValueError("Give exactly one of `std` and `cov`, the error of the observations.")
-        if self.std is not None:
-            std = torch.as_tensor(self.std)
-            if not (std > 0).all():
-                raise ValueError(
-                    f"Got an observation error std of {float(std.min())}: it must be positive; "
-                    "leave out (NaN) what is not observed."
-                )
-        else:
-            assert self.cov is not None
-            if torch.linalg.cholesky_ex(self.cov).info.item() != 0:
-                raise ValueError("Got a `cov` that is not positive definite: check the matrix.")
-
-    def error_std(self, shape: tuple[int, ...], like: Tensor) -> Float[Tensor, "obs"]:
-        """Standard deviation of each flattened observation, for observations of that shape."""
-        if self.cov is not None:
-            return self.cov.to(like).diagonal().sqrt()
-        return torch.as_tensor(self.std).to(like).expand(shape).flatten()
-
-    def error_cov(self, shape: tuple[int, ...], like: Tensor) -> Float[Tensor, "obs obs"]:
-        """R, of the flattened observation."""
-        if self.cov is not None:
-            return self.cov.to(like)
-        return torch.diag(self.error_std(shape, like).square())
-
-    def whiten(self, residual: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble obs"]:
-        r"""Flatten residuals ``(ensemble, *obs)`` and multiply by :math:`L^{-1}`, :math:`R=LL^T`."""
-        flat = residual.flatten(1)
-        if self.cov is None:
-            return flat / self.error_std(tuple(residual.shape[1:]), residual)
-        root = torch.linalg.cholesky(self.cov.to(flat))
-        return torch.linalg.solve_triangular(root, flat.mT, upper=False).mT
-
-    def error(
-        self,
-        members: int,
-        shape: tuple[int, ...],
-        like: Tensor,
-        generator: torch.Generator | None = None,
-    ) -> Float[Tensor, "ensemble ..."]:
-        """Draw observation errors, ``(members, *obs)``."""
-        noise = rng.normal(members, (math.prod(shape),), generator, like=like)
-        if self.cov is None:
-            noise = noise * self.error_std(shape, like)
-        else:
-            noise = noise @ torch.linalg.cholesky(self.cov.to(like)).T
-        return noise.unflatten(1, shape)
-
-    def sample(
-        self, x: Float[Tensor, "ensemble ..."], generator: torch.Generator | None = None
-    ) -> Float[Tensor, "ensemble ..."]:
-        """Observe states ``(ensemble, *state)`` with error."""
-        y = self.operator(x)
-        return y + self.error(len(y), tuple(y.shape[1:]), y, generator)
-
-    def log_likelihood(
-        self, y: Float[Tensor, "..."], x: Float[Tensor, "ensemble ..."]
-    ) -> Float[Tensor, "ensemble"]:
-        """Log density of one observation ``(*obs)``, fully present, given each state."""
-        residual = self.whiten(y - self.operator(x))
-        if self.cov is None:
-            log_det = self.error_std(tuple(y.shape), residual).log().sum()
-        else:
-            log_det = torch.linalg.cholesky(self.cov.to(residual)).diagonal().log().sum()
-        log_norm = log_det + 0.5 * y.numel() * math.log(2 * math.pi)
-        return -0.5 * residual.square().sum(-1) - log_norm
-
-
-@dataclass(frozen=True)
-class _Present(Operator):
-    """The present entries of the flattened observation of another operator."""
-
-    operator: Operator
-    present: Bool[Tensor, "obs"]
-
-    @property
-    def linear(self) -> bool:  # type: ignore[override]
-        return self.operator.linear
-
-    @property
-    def differentiable(self) -> bool:  # type: ignore[override]
-        return self.operator.differentiable
-
-    def __call__(self, x: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble present"]:
-        return self.operator(x).flatten(1)[:, self.present]
-
-    def coordinates(self, space: StateSpace) -> Float[Tensor, "present axes"]:
-        return self.operator.coordinates(space)[self.present]
-
-
-@dataclass(frozen=True)
-class _Stacked(Operator):
-    """The flattened observations of several operators, one after another."""
-
-    operators: tuple[Operator, ...]
-
-    @property
-    def linear(self) -> bool:  # type: ignore[override]
-        return all(operator.linear for operator in self.operators)
-
-    @property
-    def differentiable(self) -> bool:  # type: ignore[override]
-        return all(operator.differentiable for operator in self.operators)
-
-    def __call__(self, x: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble obs"]:
-        return torch.cat([operator(x).flatten(1) for operator in self.operators], 1)
-
-    def coordinates(self, space: StateSpace) -> Float[Tensor, "obs axes"]:
-        return torch.cat([operator.coordinates(space) for operator in self.operators])
-
-
-def stack(parts: Sequence[tuple[Tensor, ObservationModel]]) -> tuple[Tensor, ObservationModel]:
-    """Join observations ``(y, model)`` of the same state, flat, into one."""
-    if len(parts) == 1:
-        return parts[0]
-    y = torch.cat([y for y, _ in parts])
-    operator = _Stacked(tuple(model.operator for _, model in parts))
-    if all(model.cov is None for _, model in parts):
-        std = torch.cat([model.error_std(tuple(y.shape), y) for y, model in parts])
-        return y, ObservationModel(operator, std=std)
-    blocks = [model.error_cov(tuple(y.shape), y) for y, model in parts]
-    return y, ObservationModel(operator, cov=torch.block_diag(*blocks))
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Observations:
     """Values observed at given steps by one instrument.
 
@@ -307,7 +53,9 @@ class Observations:
         steps: Step of each row of `values`, strictly increasing, any spacing; a row may instead
             have a tuple of steps, and the operator then gets ``(ensemble, len, *state)``.
         values: Shape ``(cycle, *obs)``; NaN = absent.
-        std: Standard deviation of the error, broadcastable to `values`, instead of the model's.
+        std: Standard deviation of the error, broadcastable to `values` (for one per row give shape
+            ``(cycle, 1)``), instead of the model's.
+        unused: Rows of a table that could not be used, with the reasons.
 
     Raises:
         ValueError: If steps and values do not fit, steps are out of order, or a value is infinite.
@@ -317,18 +65,21 @@ class Observations:
     steps: Sequence[int | tuple[int, ...]]
     values: Float[Tensor, "cycle ..."]
     std: float | Float[Tensor, "..."] | None = None
+    unused: tuple[tables.UnusedRow, ...] = ()
 
     def __post_init__(self) -> None:
-        steps = tuple(
-            tuple(int(i) for i in s) if isinstance(s, Sequence) else int(s) for s in self.steps
-        )
-        if len(self.values) != len(steps):
+        steps = tuple(_entry(s) for s in self.steps)
+        object.__setattr__(self, "steps", steps)
+        if self.values.ndim < 1 or len(self.values) != len(steps):
             raise ValueError(
-                f"Got {len(self.values)} observations for {len(steps)} steps: "
+                f"Got values of shape {tuple(self.values.shape)} for {len(steps)} steps: "
                 "`values` needs one row per entry of `steps`."
             )
         last = [s[-1] if isinstance(s, tuple) else s for s in steps]
-        if any(b <= a for a, b in zip(last, last[1:], strict=False)) or (last and min(last) < 0):
+        within = [s if isinstance(s, tuple) else (s,) for s in steps]
+        ordered = all(b > a for a, b in pairwise(last))
+        ordered &= all(b > a for s in within for a, b in pairwise(s))
+        if not ordered or any(s[0] < 0 for s in within):
             raise ValueError(
                 f"Got steps {steps[:8]}{'...' if len(steps) > 8 else ''}: they must be >= 0 and "
                 "strictly increasing; sort them and merge rows of the same step."
@@ -337,28 +88,136 @@ class Observations:
             raise ValueError("Got infinite observations: use NaN for what is absent.")
         if self.std is not None:
             std = torch.as_tensor(self.std)
-            if not (std[~std.isnan()] > 0).all():
-                raise ValueError("Got an observation error std <= 0: it must be positive.")
-            torch.broadcast_shapes(std.shape, self.values.shape)
-        object.__setattr__(self, "steps", steps)
+            try:
+                std = std.expand(self.values.shape)
+            except RuntimeError as error:
+                raise ValueError(
+                    f"Got an observation error std of shape {tuple(std.shape)} for values of "
+                    f"shape {tuple(self.values.shape)}: it must be one number or broadcast to "
+                    "that shape; for one per row give shape (cycle, 1)."
+                ) from error
+            check_std(std[~self.values.isnan()])
+
+    @classmethod
+    def from_table(
+        cls,
+        table: str | Path | Mapping[str, Any],
+        space: StateSpace,
+        start: Start | None = None,
+        tolerance: float | None = None,
+        std: float | None = None,
+        steps: int | None = None,
+    ) -> Observations:
+        r"""Observations from a table: columns ``time, variable, value, std`` and a position.
+
+        The position is given by the names of the space's coordinates or by ``index``, the flat
+        index of the grid point. Where every position is a grid point (within a thousandth of the
+        spacing) the operator is `Select`, else `Interpolate`; each distinct variable and position
+        is one column of `values`. Rows of the same step, variable and position become one value,
+        :math:`\sum_i v_i \sigma_i^{-2} / \sum_i \sigma_i^{-2}` with the std
+        :math:`(\sum_i \sigma_i^{-2})^{-1/2}`. Rows that cannot be used are listed with their
+        reasons in `unused`, and counted in `summary`.
+
+        Arguments:
+            table: Path of a CSV (``*.csv``) or NetCDF file, or a mapping of column names to arrays
+                (a pandas DataFrame too).
+            space: Space of the states.
+            start: Datetime of step 0, needed where times are datetimes; UTC unless it says.
+            tolerance: Largest distance of a time from its step, in the unit of ``space.dt``.
+                Default: half of ``space.dt``, so that every time has its nearest step.
+            std: Standard deviation of the error where the table has none.
+            steps: Last step to use. Default: no limit.
+
+        Raises:
+            ValueError: If a column is missing, no row can be used, or datetimes lack `start` or
+                ``space.units["time"]``.
+        """
+        rows = tables.usable_rows(table, space, start, tolerance, std, steps)
+        return cls._arranged(rows, space)
+
+    @classmethod
+    def from_array(
+        cls,
+        array: str | Path | np.ndarray,
+        space: StateSpace,
+        std: float,
+        variable: str | None = None,
+        times: np.ndarray | None = None,
+        start: Start | None = None,
+        tolerance: float | None = None,
+        steps: int | None = None,
+    ) -> Observations:
+        """Observations from fields with NaN where nothing was observed.
+
+        Each grid point that is ever observed is one column of `values`.
+
+        Arguments:
+            array: ``(time, *grid)``, or a NetCDF file or zarr store with that variable on ``time``
+                and the space's coordinates.
+            space: Space of the states.
+            std: Standard deviation of the error.
+            variable: Variable that is observed; may be left out where the space has one.
+            times: Times of an array: model times or datetimes. Default: row k is step k.
+            start: As in `from_table`, like the next two.
+            tolerance: Largest distance of a time from its step.
+            steps: Last step to use.
+
+        Raises:
+            ValueError: If the fields do not fit the space, or nothing can be used.
+        """
+        rows = tables.usable_fields(array, space, std, variable, times, start, tolerance, steps)
+        return cls._arranged(rows, space)
+
+    @classmethod
+    def _arranged(cls, rows: tables.UsableRows, space: StateSpace) -> Observations:
+        columns, steps, values, std = tables.arrange(rows, space)
+        operator: Operator
+        if rows.on_grid.all():
+            operator = Select(columns[:, 0].astype(int).tolist())
+        else:
+            names = tuple(space.variables[int(i)] for i in columns[:, 0])
+            operator = Interpolate(torch.from_numpy(columns[:, 1:]), space, names)
+        dtype = torch.get_default_dtype()
+        nominal = torch.from_numpy(np.nanmean(std, 0)).to(dtype)
+        return cls(
+            ObservationModel(operator, std=nominal),
+            steps,
+            torch.from_numpy(values).to(dtype),
+            torch.from_numpy(std).to(dtype),
+            rows.unused,
+        )
+
+    def summary(self) -> str:
+        """One sentence: how many values at how many steps, and what could not be used and why."""
+        first, last = (self.steps[0], self.steps[-1]) if self.steps else ("-", "-")
+        text = (
+            f"{int((~self.values.isnan()).sum())} values of {self.values[:1].numel()} observed "
+            f"quantities at {len(self)} steps ({first} to {last}); "
+            f"{len(self.unused)} rows not used"
+        )
+        return text + (f": {tables.summary_of(self.unused)}." if self.unused else ".")
 
     def __len__(self) -> int:
         return len(self.steps)
 
     def at(self, k: int) -> tuple[Float[Tensor, "present"], ObservationModel]:
         """Observation and model of row k, flattened, absent entries dropped."""
-        row = self.values[k]
-        y, shape = row.flatten(), tuple(row.shape)
+        y, complete = self._flat[k], self._complete[k]
+        if complete and self.std is None:
+            return y.clone(), self._whole
+        std = self._whole.error_std(tuple(y.shape), y) if self.std is None else self._stds[k]
+        if complete:
+            return y.clone(), ObservationModel(self._whole.operator, std=std)
         present = ~y.isnan()
-        operator = _Present(self.model.operator, present)
+        operator = Present(self.model.operator, present)
         if self.std is None and self.model.cov is not None:
             cov = self.model.cov.to(y)[present][:, present]
             return y[present], ObservationModel(operator, cov=cov)
-        if self.std is None:
-            std = self.model.error_std(shape, y)
-        else:
-            std = torch.as_tensor(self.std).to(y).expand(self.values.shape)[k].flatten()
         return y[present], ObservationModel(operator, std=std[present])
+
+    def observed(self, k: int) -> bool:
+        """Whether row k has any present value."""
+        return self._any[k]
 
     def predict(
         self, trajectory: Float[Tensor, "ensemble time ..."]
@@ -367,6 +226,12 @@ class Observations:
 
         All rows whose entry of `steps` is alike go through the operator in one call.
         """
+        last = self.steps[-1][-1] if isinstance(self.steps[-1], tuple) else self.steps[-1]
+        if last >= trajectory.shape[1]:
+            raise ValueError(
+                f"Got an observation at step {last} for trajectories of {trajectory.shape[1]} "
+                "states: they must reach the last observation."
+            )
         lengths = {len(s) if isinstance(s, tuple) else 0 for s in self.steps}
         if len(lengths) == 1:
             index = torch.tensor(self.steps, device=trajectory.device)
@@ -383,8 +248,62 @@ class Observations:
     ) -> Float[Tensor, "ensemble"]:
         """Log density of all present values given trajectories ``(ensemble, steps+1, *state)``."""
         total = trajectory.new_zeros(len(trajectory))
-        for k, step in enumerate(self.steps):
-            y, model = self.at(k)
-            states = trajectory[:, list(step) if isinstance(step, tuple) else step]
-            total = total + model.log_likelihood(y.to(states), states)
-        return total
+        if self.std is None and self.model.cov is not None:
+            for k, step in enumerate(self.steps):
+                y, model = self.at(k)
+                states = trajectory[:, list(step) if isinstance(step, tuple) else step]
+                total = total + model.log_likelihood(y.to(states), states)
+            return total
+        if not self.steps:
+            return total
+        y = self._flat.to(trajectory)
+        if self.std is None:
+            std = self._whole.error_std(tuple(y.shape[1:]), y).expand(y.shape)
+        else:
+            std = self._stds.to(y)
+        present = ~y.isnan()
+        residual = (y.nan_to_num() - self.predict(trajectory).flatten(2)) / std
+        squares = residual.square().masked_fill(~present, 0.0).sum((1, 2))
+        log_norm = (std.log() + 0.5 * math.log(2 * math.pi))[present].sum()
+        return -0.5 * squares - log_norm
+
+    @cached_property
+    def _flat(self) -> Tensor:
+        return self.values.reshape(len(self), -1)
+
+    @cached_property
+    def _stds(self) -> Tensor:
+        # Where a value is absent its std means nothing: 1 keeps the arithmetic finite.
+        std = torch.as_tensor(self.std).to(self.values).expand(self.values.shape)
+        return std.masked_fill(self.values.isnan(), 1.0).reshape(len(self), -1)
+
+    @cached_property
+    def _complete(self) -> list[bool]:
+        return (~self._flat.isnan()).all(1).tolist()
+
+    @cached_property
+    def _any(self) -> list[bool]:
+        return (~self._flat.isnan()).any(1).tolist()
+
+    @cached_property
+    def _whole(self) -> ObservationModel:
+        """Model of the flattened observation, every entry present."""
+        operator = Present(self.model.operator)
+        if self.model.cov is not None:
+            return ObservationModel(operator, cov=self.model.cov)
+        shape = tuple(self.values.shape[1:])
+        return ObservationModel(operator, std=self.model.error_std(shape, self.values))
+
+
+def _entry(step: Any) -> int | tuple[int, ...]:
+    """An entry of `steps` as an integer or a tuple of them."""
+    try:
+        if isinstance(step, Sequence):
+            if not step:
+                raise TypeError
+            return tuple(index(i) for i in step)
+        return index(step)
+    except TypeError:
+        raise ValueError(
+            f"Got the step {step!r}: give whole numbers, or a tuple of them for one row."
+        ) from None

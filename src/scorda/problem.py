@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from scorda import rng
-from scorda.observe import ObservationModel, Observations, stack
+from scorda.observe import ObservationModel, Observations, Pointwise, stack
 from scorda.shapes import Float, Tensor
 from scorda.space import StateSpace
 from scorda.systems.base import System
+from scorda.times import Start, parse_start, time_unit
 
 if TYPE_CHECKING:
     import xarray
@@ -32,7 +33,8 @@ class Problem:
         initial: Ensemble at step 0, ``(ensemble, *state)``, instead of draws from the prior.
 
     Raises:
-        ValueError: If an observation lies after `steps`, or `initial` does not fit the space.
+        ValueError: If an observation lies after `steps`, an operator does not fit the space or its
+            values, or `initial` does not fit the space or is not finite.
     """
 
     system: Any
@@ -41,12 +43,12 @@ class Problem:
     initial: Float[Tensor, "ensemble ..."] | None = None
 
     def __post_init__(self) -> None:
-        one = isinstance(self.observations, Observations)
-        observations = (self.observations,) if one else tuple(self.observations)
-        object.__setattr__(self, "observations", observations)
+        given = self.observations
+        instruments = (given,) if isinstance(given, Observations) else tuple(given)
+        object.__setattr__(self, "observations", instruments)
         if self.steps < 0:
             raise ValueError(f"Got steps = {self.steps}: give the number of model steps, >= 0.")
-        for instrument in observations:
+        for instrument in instruments:
             for entry in instrument.steps:
                 last = max(entry) if isinstance(entry, tuple) else entry
                 if last > self.steps:
@@ -54,8 +56,19 @@ class Problem:
                         f"Got an observation at step {last} of a problem with {self.steps} steps: "
                         "raise `steps` or leave the observation out."
                     )
+            _check_values(instrument, self.space)
         if self.initial is not None:
+            if self.initial.ndim != len(self.space.shape) + 1:
+                raise ValueError(
+                    f"Got an initial ensemble of shape {tuple(self.initial.shape)}: it must be "
+                    f"(ensemble, *{self.space.shape})."
+                )
             self.space.check(self.initial, "the initial ensemble")
+
+    @property
+    def instruments(self) -> tuple[Observations, ...]:
+        """The observations, one entry per instrument."""
+        return cast(tuple[Observations, ...], self.observations)
 
     @property
     def space(self) -> StateSpace:
@@ -65,7 +78,7 @@ class Problem:
     def members_at_start(
         self, members: int, generator: torch.Generator | None = None
     ) -> Float[Tensor, "ensemble *state"]:
-        """Ensemble at step 0: `initial`, which must have as many members, or draws of the prior."""
+        """Ensemble at step 0: `initial`, which must have that size, or draws of the prior."""
         if self.initial is None:
             return self.system.prior(members, generator)
         if len(self.initial) != members:
@@ -84,16 +97,15 @@ class Problem:
             ValueError: If a row observes several steps at once: only smoothers can use that.
         """
         parts: dict[int, list[tuple[Tensor, ObservationModel]]] = {}
-        for instrument in self.observations:
+        for instrument in self.instruments:
             for k, step in enumerate(instrument.steps):
                 if isinstance(step, tuple):
                     raise ValueError(
                         f"Got an observation of several steps {step} for a method that "
                         "works step by step: use a smoother of whole trajectories (SDA)."
                     )
-                if instrument.values[k].isnan().all():
-                    continue
-                parts.setdefault(step, []).append(instrument.at(k))
+                if instrument.observed(k):
+                    parts.setdefault(step, []).append(instrument.at(k))
         return {step: stack(parts[step]) for step in sorted(parts)}
 
 
@@ -123,8 +135,18 @@ class Analysis:
             return self.states.mean(0)
         return torch.einsum("et,et...->t...", self.weights.to(self.states), self.states)
 
-    def to_xarray(self, attrs: Mapping[str, Any] | None = None) -> xarray.Dataset:
-        """Dataset with one variable per variable of the space, dims (ensemble, time, ...)."""
+    def to_xarray(
+        self, attrs: Mapping[str, Any] | None = None, start: Start | None = None
+    ) -> xarray.Dataset:
+        """Dataset with one variable per variable of the space, dims (ensemble, time, ...).
+
+        Names and units follow the CF conventions. Time counts from step 0: in the space's unit if
+        it has one, as a date if `start` is given too (files then read back with datetimes).
+
+        Arguments:
+            attrs: Further attributes of the dataset.
+            start: Datetime of step 0, which needs a unit of time in the space.
+        """
         import numpy as np
         import xarray
 
@@ -144,7 +166,7 @@ class Analysis:
             "time": (
                 "time",
                 space.dt * np.arange(states.shape[1]),
-                {"long_name": "time since step 0", "units_of_time": space.units.get("time", "1")},
+                _time_attributes(space, start),
             ),
         }
         for name, values in (space.coordinates or {}).items():
@@ -152,7 +174,7 @@ class Analysis:
         return xarray.Dataset(
             variables,
             coordinates,
-            {"Conventions": "CF-1.11", "method": self.method} | (attrs or {}),
+            {"Conventions": "CF-1.11", "method": self.method} | dict(attrs or {}),
         )
 
 
@@ -166,7 +188,8 @@ def twin_experiment(
 ) -> tuple[Float[Tensor, "time *state"], Problem]:
     """Draw a truth from the system and observe it: returns ``(truth, problem)``.
 
-    Truth, observation error and the later ensemble use distinct random streams.
+    Truth, observation error and the later ensemble use distinct random streams, also where the
+    ensemble is drawn with another generator of the same seed.
 
     Arguments:
         system: The system, model of both truth and forecasts.
@@ -174,18 +197,67 @@ def twin_experiment(
         steps: Number of steps; the truth has ``steps + 1`` states.
         every: Steps between observations, at least 1.
         generator: Source of randomness.
-        start: Step of the first observation (default: `every`).
+        start: Step of the first observation, 0 allowed (default: `every`).
+
+    Raises:
+        ValueError: If no step is observed, or the operator does not fit the space.
+        FloatingPointError: If the truth diverges.
     """
     if every < 1:
         raise ValueError(f"Got every = {every}: give the steps between observations, >= 1.")
     first = every if start is None else start
-    initial, model_error, observation_error = rng.spawn(generator, 3)
-    truth = system.trajectory(system.prior(1, initial), steps, model_error)[0]
     observed = list(range(first, steps + 1, every))
-    if not observed:
-        raise ValueError(f"No observation falls into {steps} steps: the first is at {first}.")
+    if first < 0 or not observed:
+        raise ValueError(
+            f"Got the first observation at step {first} of {steps} steps: it must lie between 0 "
+            "and `steps`."
+        )
+    model.operator.check(system.space)
+    # The second word of the key: `spawn` and the draws of an ensemble from the same seed use the
+    # first, and would otherwise make the truth a member.
+    private = rng.seeded(rng.key(generator)[1])
+    initial, model_error, observation_error = rng.spawn(private, 3)
+    truth = system.trajectory(system.prior(1, initial), steps, model_error)[0]
+    finite = truth.flatten(1).isfinite().all(1)
+    if not finite.all():
+        raise FloatingPointError(
+            f"The truth of {system.name} is not finite at step {int(finite.long().argmin())}: "
+            "reduce dt or check the system."
+        )
     values = model.sample(truth[observed], observation_error)
     return truth, Problem(system, Observations(model, observed, values), steps)
+
+
+def _check_values(instrument: Observations, space: StateSpace) -> None:
+    """Check that an instrument's operator fits the space and makes rows shaped like its values."""
+    operator, values = instrument.model.operator, instrument.values
+    operator.check(space)
+    if not instrument.steps or any(isinstance(step, tuple) for step in instrument.steps):
+        return
+    if not (operator.linear or isinstance(operator, Pointwise)):
+        # A user's function may be dear, or want another dtype or device: the run will show.
+        return
+    made = tuple(operator(values.new_zeros(1, *space.shape)).shape[1:])
+    if made != tuple(values.shape[1:]):
+        raise ValueError(
+            f"Got observations of shape {tuple(values.shape)} for an operator that makes {made} "
+            f"of each state: `values` must be (cycle, *{made})."
+        )
+
+
+def _time_attributes(space: StateSpace, start: Start | None) -> dict[str, str]:
+    attributes = {"axis": "T", "long_name": "time since step 0"}
+    if start is not None:
+        origin = str(parse_start(start)).removesuffix(".000000").replace("T", " ")
+        attributes |= {
+            "standard_name": "time",
+            "long_name": "time",
+            "units": f"{time_unit(space)} since {origin}",
+            "calendar": "proleptic_gregorian",
+        }
+    elif "time" in space.units:
+        attributes["units"] = space.units["time"]
+    return attributes
 
 
 def _units(space: StateSpace, name: str) -> dict[str, str]:
