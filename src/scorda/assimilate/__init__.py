@@ -1,8 +1,9 @@
 """Assimilators: from a problem to samples of its posterior; the forecast/analysis cycle."""
 
 from scorda.assimilate.base import REQUIREMENTS, Assimilator, check_members, check_needs
-from scorda.assimilate.filter import Cycle, Filter
-from scorda.assimilate.localization import GaspariCohn, check_inflation, inflate
+from scorda.assimilate.ensemble import check_inflation, inflate
+from scorda.assimilate.filter import Cycle, Filter, collect
+from scorda.assimilate.localization import GaspariCohn
 
 __all__ = [
     "REQUIREMENTS",
@@ -13,5 +14,6 @@ __all__ = [
     "check_inflation",
     "check_members",
     "check_needs",
+    "collect",
     "inflate",
 ]

@@ -28,6 +28,11 @@ class Assimilator(ABC):
     needs: tuple[str, ...] = ()
     least_members: int = 1
 
+    @property
+    def name(self) -> str:
+        """Name of the method in messages and results."""
+        return type(self).__name__.lstrip("_")
+
     @abstractmethod
     def assimilate(
         self, problem: Problem, members: int, generator: torch.Generator | None = None
@@ -108,7 +113,7 @@ def check_needs(method: Assimilator, problem: Problem) -> None:
     )
     advice = f" Methods that can do without: {', '.join(able)}." if able else ""
     reasons = "; and ".join(REQUIREMENTS[need][1] for need in lacking)
-    raise ValueError(f"{type(method).__name__} needs {reasons}.{advice}")
+    raise ValueError(f"{method.name} needs {reasons}.{advice}")
 
 
 def check_members(method: Assimilator, members: int) -> None:
@@ -119,8 +124,7 @@ def check_members(method: Assimilator, members: int) -> None:
     """
     if members < method.least_members:
         raise ValueError(
-            f"Got {members} members: {type(method).__name__} needs at least "
-            f"{method.least_members}."
+            f"Got {members} members: {method.name} needs at least {method.least_members}."
         )
 
 
@@ -129,4 +133,5 @@ def _kinds() -> list[type[Assimilator]]:
     found: list[Any] = [Assimilator]
     for kind in found:
         found.extend(kind.__subclasses__())
-    return [k for k in found if k.__module__.startswith("scorda.") and not inspect.isabstract(k)]
+    public = [k for k in found if k.__module__.startswith("scorda.") and k.__name__[0] != "_"]
+    return [kind for kind in public if not inspect.isabstract(kind)]

@@ -24,7 +24,7 @@ from scorda.observe import ObservationModel
 from scorda.problem import Analysis, Problem
 from scorda.shapes import Float, Tensor
 
-__all__ = ["Cycle", "Filter"]
+__all__ = ["Cycle", "Filter", "collect"]
 
 
 @dataclass(frozen=True)
@@ -185,8 +185,8 @@ class Filter(Assimilator):
             torch.stack(states, 1),
             problem.space,
             _join_weights(weights, states[0]),
-            _collect(infos),
-            type(self).__name__,
+            collect(infos),
+            self.name,
         )
 
 
@@ -204,7 +204,7 @@ def _check_finite(method: Assimilator, ensemble: Tensor, step: int, stage: str) 
         return
     broken = (~torch.isfinite(ensemble).flatten(1).all(1)).nonzero().flatten().tolist()
     raise FloatingPointError(
-        f"{type(method).__name__} diverged: {len(broken)} of {len(ensemble)} members are not "
+        f"{method.name} diverged: {len(broken)} of {len(ensemble)} members are not "
         f"finite after the {stage} of step {step}, the first is member {broken[0]}; raise the "
         "inflation or the members, localize, or shorten the time step of the system."
     )
@@ -227,7 +227,7 @@ def _join_weights(weights: list[Tensor | None], like: Tensor) -> Tensor | None:
     return torch.stack([equal if w is None else w for w in weights], 1)
 
 
-def _collect(infos: list[dict[str, Any]]) -> dict[str, Any]:
+def collect(infos: list[dict[str, Any]]) -> dict[str, Any]:
     """One tensor per key where all cycles have it in one shape, else a list."""
     collected: dict[str, Any] = {}
     for key in dict.fromkeys(key for info in infos for key in info):

@@ -1,4 +1,4 @@
-"""Localization and inflation: what keeps a small ensemble from trusting its sampling errors."""
+"""Localization: weights that keep a small ensemble from trusting distant correlations."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 from scorda.shapes import Float, Tensor
 
-__all__ = ["GaspariCohn", "check_inflation", "inflate"]
+__all__ = ["GaspariCohn"]
 
 
 @dataclass(frozen=True)
@@ -49,26 +49,3 @@ class GaspariCohn:
         far = 4 + q * (-5 + q * (5 / 3 + q * (5 / 8 + q * (-1 / 2 + q / 12)))) - 2 / (3 * q)
         # Rounding near r = 2 would leave tiny negative weights, whose roots are taken later.
         return torch.where(r <= 1, near, far.clamp_min(0)) * (r < 2)
-
-
-def inflate(
-    ensemble: Float[Tensor, "ensemble ..."], factor: float
-) -> Float[Tensor, "ensemble ..."]:
-    r"""Multiply anomalies about the mean, :math:`\bar x + \lambda (x_i - \bar x)`."""
-    if factor == 1:
-        return ensemble
-    mean = ensemble.mean(0, keepdim=True)
-    return mean + factor * (ensemble - mean)
-
-
-def check_inflation(factor: float) -> None:
-    """Check the setting `inflation` of a filter.
-
-    Raises:
-        ValueError: If it is below 1 or not finite.
-    """
-    if not 1 <= factor < float("inf"):
-        raise ValueError(
-            f"Got inflation = {factor}: it multiplies the anomalies of the analysis, so give a "
-            "number of at least 1."
-        )

@@ -1,0 +1,181 @@
+r"""Ensemble Kalman filters: the Kalman analysis with the mean and covariance of an ensemble.
+
+With anomalies A of the members and Y of their predicted observations, :math:`P H^T` is replaced by
+:math:`A^T Y / (N - 1)` and :math:`H P H^T` by :math:`Y^T Y / (N - 1)`. So no gradient of the
+operator is needed: any h will do, and the analysis is then that of the linear regression on the
+members. For a linear h and Gaussian forecasts both filters tend to the Kalman filter as N grows;
+for other problems they keep a Gaussian error of analysis that no number of members removes.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from scorda import rng
+from scorda.assimilate import Filter, GaspariCohn
+from scorda.assimilate.ensemble import (
+    check_inflation,
+    combine,
+    inflate,
+    innovation_statistics,
+    perturbed_weights,
+    symmetric_weights,
+    white_innovation,
+)
+from scorda.observe import ObservationModel
+from scorda.problem import Problem
+from scorda.shapes import Float, Tensor
+from scorda.space import StateSpace
+
+__all__ = ["ETKF", "EnKF"]
+
+
+@dataclass(frozen=True)
+class EnKF(Filter):
+    r"""Stochastic ensemble Kalman filter with perturbed observations.
+
+    .. math:: x_i^a = x_i + K (y + \varepsilon_i - h(x_i)), \quad
+        K = A^T Y (Y^T Y + (N - 1) R)^{-1}
+
+    The perturbations :math:`\varepsilon_i \sim N(0, R)` are drawn anew in each cycle and centred.
+    Without localization the system is solved over observations or members, whichever are fewer.
+    With it, covariances are tapered, :math:`\rho \circ A^T Y` and :math:`\rho \circ Y^T Y`, and
+    the system is over observations: meant for up to some thousands of them.
+
+    Source: Burgers, van Leeuwen & Evensen (1998), Mon. Wea. Rev. 126, equations 13-16; tapering:
+    Houtekamer & Mitchell (2001), Mon. Wea. Rev. 129, equation 6.
+
+    Arguments:
+        inflation: Factor of the analysis anomalies, at least 1.
+        localization: Taper of the covariances by distance, or None.
+    """
+
+    inflation: float = 1.0
+    localization: GaspariCohn | None = None
+    needs: tuple[str, ...] = field(default=("simulator",), init=False, repr=False, compare=False)
+    _space: StateSpace | None = field(default=None, init=False, repr=False, compare=False)
+
+    least_members = 2
+
+    def __post_init__(self) -> None:
+        check_inflation(self.inflation)
+        if self.localization is not None:
+            object.__setattr__(self, "needs", ("simulator", "positions"))
+
+    def begin(self, problem: Problem, weights: Float[Tensor, "ensemble"] | None = None) -> EnKF:
+        """Return self, or with localization a copy that knows the space."""
+        if self.localization is None:
+            return self
+        run = copy.copy(self)
+        object.__setattr__(run, "_space", problem.space)
+        return run
+
+    def analyse(
+        self,
+        forecast: Float[Tensor, "ensemble ..."],
+        y: Float[Tensor, "obs"],
+        model: ObservationModel,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
+        """Return the analysis, and ``innovation`` and ``chi2`` of this cycle."""
+        if self.localization is not None:
+            return self._localized(self.localization, forecast, y, model, generator)
+        weights, info = perturbed_weights(forecast, y, model, generator)
+        return inflate(combine(forecast, weights), self.inflation), info
+
+    def _localized(
+        self,
+        taper: GaspariCohn,
+        forecast: Tensor,
+        y: Tensor,
+        model: ObservationModel,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, dict[str, Any]]:
+        if self._space is None:
+            raise ValueError("EnKF with localization needs a space: call `begin(problem)` first.")
+        space, members = self._space, len(forecast)
+        where = model.operator.coordinates(space)
+        predicted = model.operator(forecast).flatten(1)
+        mean = predicted.mean(0)
+        noise = model.error(members, tuple(y.shape), predicted, generator)
+        residuals = y + (noise - noise.mean(0)) - predicted
+        near = taper(space.distance(where, where)).to(forecast)
+        Y = predicted - mean
+        S = near * (Y.mT @ Y) + (members - 1) * model.error_cov(tuple(y.shape), predicted)
+        # On a periodic domain shorter than the reach the taper may be indefinite: no Cholesky.
+        solved = torch.linalg.solve(S, residuals.mT)
+        A = (forecast - forecast.mean(0)).reshape(members, -1, len(space.positions()))
+        near = taper(space.distance(where, space.positions())).to(forecast)
+        cross = torch.einsum("no,ncp->cop", Y, A) * near
+        increment = torch.einsum("on,cop->ncp", solved, cross)
+        analysis = forecast + increment.reshape(forecast.shape)
+        white = model.whiten(torch.cat((Y, (y - mean)[None])))
+        return inflate(analysis, self.inflation), innovation_statistics(white[:-1], white[-1])
+
+
+@dataclass(frozen=True)
+class ETKF(Filter):
+    r"""Ensemble transform Kalman filter: deterministic, with the symmetric square root.
+
+    .. math:: X^a = \bar x + w A + T A, \quad w = d R^{-1} Y^T P_w, \quad
+        T = \sqrt{N - 1} \, P_w^{1/2}, \quad P_w = (Y R^{-1} Y^T + (N - 1) I)^{-1}
+
+    Mean and covariance of the analysis are exactly those of the Kalman update with the sample
+    moments of the forecast (for a linear h).
+
+    Source: Bishop, Etherton & Majumdar (2001), Mon. Wea. Rev. 129; in the symmetric form of Hunt,
+    Kostelich & Szunyogh (2007), Physica D 230, equations 21-24. Rotations: Sakov & Oke (2008),
+    Mon. Wea. Rev. 136, section 5.
+
+    Arguments:
+        inflation: Factor of the analysis anomalies, at least 1.
+        rotation: Whether the anomalies are multiplied in each cycle by a random orthogonal matrix
+            that keeps mean and covariance; it prevents outliers that deterministic filters grow.
+    """
+
+    inflation: float = 1.0
+    rotation: bool = False
+
+    least_members = 2
+
+    def __post_init__(self) -> None:
+        check_inflation(self.inflation)
+
+    def analyse(
+        self,
+        forecast: Float[Tensor, "ensemble ..."],
+        y: Float[Tensor, "obs"],
+        model: ObservationModel,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
+        """Return the analysis, and ``innovation`` and ``chi2`` of this cycle."""
+        anomalies, innovation = white_innovation(forecast, y, model)
+        mean, transform = symmetric_weights(anomalies, innovation)
+        if self.rotation:
+            transform = mean_preserving_rotation(len(forecast), forecast, generator) @ transform
+        analysis = combine(forecast, mean + self.inflation * transform)
+        return analysis, innovation_statistics(anomalies, innovation)
+
+
+def mean_preserving_rotation(
+    members: int, like: Tensor, generator: torch.Generator | None = None
+) -> Float[Tensor, "ensemble ensemble"]:
+    r"""Draw an orthogonal matrix Q with :math:`Q 1 = 1`, uniform among those.
+
+    .. math:: Q = 1 1^T / N + B O B^T
+
+    with O uniform (Haar) in N - 1 dimensions, and B an orthonormal basis of what is
+    orthogonal to 1: the last columns of the Householder reflection of 1 onto the first axis.
+    """
+    v = like.new_full((members,), members**-0.5)
+    v[0] += 1
+    basis = (torch.eye(members).to(like) - 2 * torch.outer(v, v) / v.square().sum())[:, 1:]
+    noise = rng.normal(members - 1, (members - 1,), generator, like=like)
+    q, r = torch.linalg.qr(noise)
+    # The signs make the distribution uniform: QR alone depends on its convention.
+    q = q * r.diagonal().sign()
+    return 1 / members + basis @ q @ basis.mT

@@ -1,0 +1,92 @@
+r"""The ensemble Kalman smoother: each observation also updates the states before it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from scorda.assimilate import Assimilator, Filter, check_needs, collect
+from scorda.assimilate.ensemble import check_inflation, combine, inflate, perturbed_weights
+from scorda.observe import ObservationModel
+from scorda.problem import Analysis, Problem
+from scorda.shapes import Float, Tensor
+
+__all__ = ["EnKS"]
+
+
+@dataclass(frozen=True)
+class EnKS(Assimilator):
+    r"""Ensemble Kalman smoother, stochastic.
+
+    The forward run is that of the `EnKF` (with the same seed its last state is the same). At each
+    observed step k the past members are combined with the weights W of that analysis,
+
+    .. math:: x_{j,i}^a = \bar x_j + \sum_l W_{il} (x_{j,l} - \bar x_j), \quad j < k,
+
+    which is the Kalman gain with the ensemble's covariance between the states at j and k. It tends
+    to the RTS smoother for linear-Gaussian problems as N grows. Inflation acts on the analysis
+    of the current step alone; smoothed states are not inflated again.
+
+    Source: Evensen & van Leeuwen (2000), Mon. Wea. Rev. 128, section 4c.
+
+    Arguments:
+        inflation: Factor of the analysis anomalies of the current step, at least 1.
+        lag: Number of past steps that an observation updates; None: all. With few members a lag
+            keeps sampling errors of long correlations out; 0 is the EnKF.
+    """
+
+    inflation: float = 1.0
+    lag: int | None = None
+
+    smoother = True
+    needs = ("simulator",)
+    least_members = 2
+
+    def __post_init__(self) -> None:
+        check_inflation(self.inflation)
+        if self.lag is not None and self.lag < 0:
+            raise ValueError(f"Got lag = {self.lag}: give a number of steps, >= 0, or None.")
+
+    def assimilate(
+        self, problem: Problem, members: int, generator: torch.Generator | None = None
+    ) -> Analysis:
+        """Run forward, and smooth at each observed step; ``info`` as for the EnKF."""
+        check_needs(self, problem)
+        states: Tensor | None = None
+        infos: list[dict[str, Any]] = []
+        for cycle in _EnKS(self.inflation).run(problem, members, generator):
+            k = cycle.step
+            if states is None:
+                shape = (members, problem.steps + 1, *problem.space.shape)
+                states = cycle.ensemble.new_empty(shape)
+            states[:, k] = cycle.ensemble
+            if cycle.info:
+                weights = cycle.info.pop("transform")
+                first = 0 if self.lag is None else max(0, k - self.lag)
+                if first < k:
+                    states[:, first:k] = combine(states[:, first:k], weights)
+                infos.append(cycle.info)
+        assert states is not None
+        return Analysis(states, problem.space, None, collect(infos), self.name)
+
+
+@dataclass(frozen=True)
+class _EnKS(Filter):
+    """The forward run: the stochastic EnKF, which also hands out the weights of its analysis."""
+
+    inflation: float
+
+    least_members = 2
+
+    def analyse(
+        self,
+        forecast: Float[Tensor, "ensemble ..."],
+        y: Float[Tensor, "obs"],
+        model: ObservationModel,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
+        weights, info = perturbed_weights(forecast, y, model, generator)
+        analysis = inflate(combine(forecast, weights), self.inflation)
+        return analysis, {"transform": weights} | info
