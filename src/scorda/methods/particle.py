@@ -1,0 +1,270 @@
+r"""Particle methods: weighted members, exact as their number grows, for any system and operator.
+
+Each member carries a weight, multiplied at every observation by its likelihood,
+
+.. math:: w_i \propto w_i \, p(y_k \mid x_k^i), \qquad
+    p(y_k \mid y_{<k}) \approx \sum_i w_i \, p(y_k \mid x_k^i) \quad \text{(old weights)},
+
+where members are forecasts of the system (the bootstrap proposal). Resampling draws members in
+proportion to their weights and makes the weights equal again. The product of the evidences is an
+unbiased estimate of the evidence of all observations.
+
+Sources: Gordon, Salmond & Smith (1993), IEE Proc. F 140, 107 (bootstrap filter); Kitagawa (1996),
+J. Comput. Graph. Stat. 5, 1 (systematic resampling); Musso, Oudjane & Le Gland (2001), in
+Sequential Monte Carlo Methods in Practice, chapter 12 (regularisation).
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+
+from scorda import rng
+from scorda.assimilate import Assimilator, Filter, check_needs
+from scorda.observe import ObservationModel
+from scorda.problem import Analysis, Problem
+from scorda.shapes import Float, Int, Tensor
+
+__all__ = ["ParticleFilter", "ParticleSmoother", "resample"]
+
+Scheme = Literal["systematic", "multinomial"]
+
+
+def resample(
+    weights: Float[Tensor, "ensemble"],
+    draws: int,
+    scheme: Scheme = "systematic",
+    generator: torch.Generator | None = None,
+) -> Int[Tensor, "draws"]:
+    r"""Draw indices of members in proportion to their weights.
+
+    The indices are :math:`F^{-1}(u_j)` for the cumulated weights F. Multinomial: independent
+    uniform :math:`u_j`. Systematic: :math:`u_j = (j + u) / n` with one u, so that member i is
+    drawn :math:`n w_i` times, rounded up or down.
+
+    Arguments:
+        weights: Weights, not negative, of sum 1.
+        draws: n, the number of indices.
+        scheme: "systematic" or "multinomial".
+        generator: Source of randomness.
+    """
+    total = weights.double().cumsum(0)
+    if scheme == "systematic":
+        start = rng.uniform(1, (), generator, like=total)
+        u = (torch.arange(draws, dtype=total.dtype, device=total.device) + start) / draws
+    else:
+        u = rng.uniform(draws, (), generator, like=total)
+    # Scaled and to the right: rounding can neither overrun the end nor pick a zero weight.
+    return torch.searchsorted(total, u * total[-1], right=True).clamp_max(len(weights) - 1)
+
+
+@dataclass(frozen=True)
+class ParticleFilter(Filter):
+    r"""Bootstrap particle filter, optionally regularised.
+
+    After the weights are updated, the members are resampled if the effective sample size
+    :math:`1 / \sum_i w_i^2` is below ``resample`` times their number. With ``jitter`` b > 0 each
+    resampled member is then moved by its own draw of :math:`N(0, b^2 C)`, where C is the weighted
+    (unbiased) sample covariance before resampling; this keeps members distinct where the system
+    has no model error, and adds :math:`b^2 C` to the analysis covariance. Silverman's rule for b
+    is :math:`N^{-1/(d+4)}`, somewhat less where the posterior is not Gaussian.
+
+    Consistent as N grows for b = 0 (or b -> 0); the number of members needed grows exponentially
+    with the number of independent observations.
+
+    Arguments:
+        resample: Threshold of the effective sample size as a fraction of the members; 1 resamples
+            at every observation, 0 never.
+        scheme: "systematic" or "multinomial".
+        jitter: b, bandwidth of the regularisation in standard deviations of the ensemble.
+
+    Raises:
+        ValueError: If a setting is out of range.
+        FloatingPointError: If the likelihood of every member is zero or not finite.
+    """
+
+    resample: float = 0.2
+    scheme: Scheme = "systematic"
+    jitter: float = 0.0
+    _carried: list[Tensor] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    needs = ("simulator", "density")
+
+    def __post_init__(self) -> None:
+        _check_scheme(self.scheme)
+        if not 0 <= self.resample <= 1:
+            raise ValueError(f"Got resample = {self.resample}: give a fraction between 0 and 1.")
+        if self.jitter < 0:
+            raise ValueError(f"Got jitter = {self.jitter}: a bandwidth is not negative.")
+
+    def begin(
+        self, problem: Problem, weights: Float[Tensor, "ensemble"] | None = None
+    ) -> ParticleFilter:
+        """Return a copy that carries the weights of one run from cycle to cycle."""
+        run = copy.copy(self)
+        object.__setattr__(run, "_carried", [_EQUAL if weights is None else weights])
+        return run
+
+    def analyse(
+        self,
+        forecast: Float[Tensor, "ensemble ..."],
+        y: Float[Tensor, "obs"],
+        model: ObservationModel,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
+        """Reweight, and resample where needed; members start with equal weights without `begin`.
+
+        Returns:
+            Members, and ``weights`` (of sum 1, after resampling), ``ess`` (before), ``resampled``,
+            and ``log_evidence`` of this observation.
+        """
+        members = len(forecast)
+        carried = self._carried[0] if self._carried else _EQUAL
+        weights, ess, evidence = _reweighted(carried, model.log_likelihood(y, forecast))
+        resampled = bool(ess < self.resample * members) or self.resample == 1
+        analysis = forecast.clone()
+        if resampled:
+            choice, kernel = rng.spawn(generator, 2)
+            analysis = forecast[resample(weights, members, self.scheme, choice)]
+            if self.jitter > 0:
+                analysis = analysis + self.jitter * _covariance_noise(forecast, weights, kernel)
+            weights = _equal(weights)
+        if self._carried:
+            self._carried[0] = weights
+        info = {"weights": weights, "ess": ess, "resampled": resampled, "log_evidence": evidence}
+        return analysis, info
+
+
+@dataclass(frozen=True)
+class ParticleSmoother(Assimilator):
+    r"""Bootstrap particle filter in path space: draws of :math:`p(x_{0:n} \mid y_{0:n})`.
+
+    Particles start from the prior, are advanced by the system, weighted at every observation
+    and, before the next step, resampled together with their past. Members are drawn from the final
+    weights. Consistent as the particles grow; for a finite number the paths coalesce backwards in
+    time (``info["ancestors"]``: from how many particles at step 0 the members descend), so the
+    system needs model error or few observations. It is the ground truth of Rozet & Louppe (2023),
+    section 4.1, with the same 2^16 particles and multinomial resampling.
+
+    Ancestries are stored, not copies of paths: the memory is particles x (steps + 1) states.
+
+    Arguments:
+        particles: Number of particles. A problem's `initial` ensemble is resampled to it.
+        scheme: "systematic" or "multinomial".
+
+    Raises:
+        ValueError: If a setting is out of range.
+        FloatingPointError: If the likelihood of every particle is zero or not finite.
+    """
+
+    particles: int = 2**16
+    scheme: Scheme = "multinomial"
+
+    smoother = True
+    needs = ("simulator", "density")
+
+    def __post_init__(self) -> None:
+        _check_scheme(self.scheme)
+        if self.particles < 1:
+            raise ValueError(f"Got {self.particles} particles: give at least 1.")
+
+    def assimilate(
+        self, problem: Problem, members: int, generator: torch.Generator | None = None
+    ) -> Analysis:
+        """Draw `members` paths, ``(members, steps + 1, *state)``, with replacement.
+
+        ``info`` holds ``log_evidence`` and ``ess`` per observed step, and ``ancestors``.
+        """
+        check_needs(self, problem)
+        start, error, choice, draw = rng.spawn(generator, 4)
+        observed = problem.observed()
+        x = self._start(problem, start)
+        weights, parents = _EQUAL, {}
+        states, evidences, sizes = [], [], []
+        for k in range(problem.steps + 1):
+            if k:
+                if len(weights):
+                    parents[k] = resample(weights, self.particles, self.scheme, choice)
+                    x, weights = x[parents[k]], _EQUAL
+                x = problem.system.step(x, error)
+            states.append(x)
+            if k in observed:
+                y, model = observed[k]
+                log_likelihood = model.log_likelihood(y.to(x), x)
+                weights, ess, evidence = _reweighted(weights, log_likelihood, k)
+                evidences.append(evidence)
+                sizes.append(ess)
+        line = resample(weights if len(weights) else _equal(x), members, "multinomial", draw)
+        paths = []
+        for k in reversed(range(problem.steps + 1)):
+            paths.append(states[k][line])
+            if k in parents:
+                line = parents[k][line]
+        info = {
+            "log_evidence": torch.stack(evidences) if evidences else x.new_zeros(0),
+            "ess": torch.stack(sizes) if sizes else x.new_zeros(0),
+            "ancestors": len(line.unique()),
+        }
+        drawn = torch.stack(paths[::-1], 1)
+        return Analysis(drawn, problem.space, info=info, method=type(self).__name__)
+
+    def _start(self, problem: Problem, generator: torch.Generator) -> Tensor:
+        if problem.initial is None:
+            return problem.system.prior(self.particles, generator)
+        equal = _equal(problem.initial)
+        return problem.initial[resample(equal, self.particles, self.scheme, generator)]
+
+
+# Equal weights before anything was observed, whatever the number of members.
+_EQUAL = torch.zeros(0, dtype=torch.float64)
+
+
+def _equal(x: Tensor) -> Float[Tensor, "ensemble"]:
+    return torch.full((len(x),), 1 / len(x), dtype=torch.float64, device=x.device)
+
+
+def _reweighted(
+    weights: Tensor, log_likelihood: Float[Tensor, "ensemble"], step: int | None = None
+) -> tuple[Float[Tensor, "ensemble"], Float[Tensor, ""], Float[Tensor, ""]]:
+    """New weights of sum 1, effective sample size, and log evidence, in double precision."""
+    log_likelihood = log_likelihood.double()
+    weights = weights if len(weights) else _equal(log_likelihood)
+    if len(weights) != len(log_likelihood):
+        raise ValueError(
+            f"Got {len(log_likelihood)} members after {len(weights)} in the last cycle: "
+            "call `begin` before a run with another ensemble."
+        )
+    joint = weights.log() + log_likelihood
+    evidence = joint.logsumexp(0)
+    if not torch.isfinite(evidence):
+        raise FloatingPointError(
+            f"No member{'' if step is None else f' at step {step}'} has a finite likelihood of "
+            "the observation: use more members, model error, or a larger observation error."
+        )
+    weights = (joint - evidence).exp()
+    weights = weights / weights.sum()
+    return weights, 1 / weights.square().sum(), evidence
+
+
+def _covariance_noise(
+    x: Float[Tensor, "ensemble ..."],
+    weights: Float[Tensor, "ensemble"],
+    generator: torch.Generator,
+) -> Float[Tensor, "ensemble ..."]:
+    """Draws of N(0, C), C the weighted covariance of the members; any state size."""
+    flat = x.flatten(1)
+    w = weights.to(flat)
+    anomalies = (flat - w @ flat) * w.sqrt().unsqueeze(1)
+    # With all the weight on one member both the anomalies and this are zero.
+    unbiased = (1 - w.square().sum()).clamp_min(torch.finfo(flat.dtype).eps)
+    root = torch.linalg.qr(anomalies, mode="r").R / unbiased.sqrt()
+    noise = rng.normal(len(flat), (len(root),), generator, like=flat)
+    return (noise @ root).reshape(x.shape)
+
+
+def _check_scheme(scheme: str) -> None:
+    if scheme not in ("systematic", "multinomial"):
+        raise ValueError(f"Got scheme = {scheme!r}: choose 'systematic' or 'multinomial'.")
