@@ -16,7 +16,7 @@ import torch
 
 from scorda.shapes import Float, Tensor
 
-__all__ = ["Key", "at", "key", "normal", "normal_rows", "seeded", "spawn", "uniform"]
+__all__ = ["Key", "Stream", "at", "key", "normal", "normal_rows", "seeded", "spawn", "uniform"]
 
 # Rows that share one counter block: a few microseconds of set-up serve this many members.
 BLOCK = 64
@@ -74,7 +74,12 @@ def normal(
 
 
 def normal_rows(
-    key: Key, first: int, last: int, shape: tuple[int, ...], like: Tensor | None = None
+    key: Key,
+    first: int,
+    last: int,
+    shape: tuple[int, ...],
+    like: Tensor | None = None,
+    draw: int = 0,
 ) -> Float[Tensor, "rows ..."]:
     """Rows ``first`` to ``last - 1`` of the noise that belongs to a key.
 
@@ -86,10 +91,29 @@ def normal_rows(
     while start < last:
         block, offset = divmod(start, BLOCK)
         stop = min((block + 1) * BLOCK, last)
-        drawn = _block(key, block).standard_normal((stop - block * BLOCK, *shape))
+        drawn = _block(key, block, draw).standard_normal((stop - block * BLOCK, *shape))
         rows[start - first : stop - first] = drawn[offset:]
         start = stop
     return _as_tensor(rows, like)
+
+
+class Stream:
+    """Successive draws of noise for members `first` to `last` - 1 of one key.
+
+    Draw number n of member i depends on (key, n, i) only: a long computation may go through the
+    members in chunks and each member sees the noise that it would see alone.
+    """
+
+    def __init__(
+        self, key: Key, first: int, last: int, shape: tuple[int, ...], like: Tensor | None = None
+    ) -> None:
+        self._rows = (key, first, last, shape, like)
+        self._draws = 0
+
+    def __call__(self) -> Float[Tensor, "rows ..."]:
+        """The next draw, shape ``(last - first, *shape)``."""
+        self._draws += 1
+        return normal_rows(*self._rows, draw=self._draws)
 
 
 def uniform(
@@ -107,9 +131,9 @@ def uniform(
     return _as_tensor(rows, like)
 
 
-def _block(key: Key, block: int) -> np.random.Generator:
-    # The block number is the high word of the counter: blocks never overlap.
-    counter = np.array([0, 0, 0, block], dtype=np.uint64)
+def _block(key: Key, block: int, draw: int = 0) -> np.random.Generator:
+    # Block and draw are the high words of the counter: they never overlap.
+    counter = np.array([0, 0, draw, block], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=np.array(key, np.uint64), counter=counter))
 
 

@@ -1,0 +1,32 @@
+"""Networks: maps from noisy trajectories and their noise levels to unit-variance targets."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from scorda.nn.conv import TemporalConv
+from scorda.nn.mlp import WindowMLP
+
+__all__ = ["ARCHITECTURES", "TemporalConv", "WindowMLP", "build"]
+
+ARCHITECTURES: dict[str, type[nn.Module]] = {
+    "temporal-conv": TemporalConv,
+    "window-mlp": WindowMLP,
+}
+
+
+def build(architecture: Mapping[str, Any]) -> nn.Module:
+    """Build a network from its name and arguments, as kept in the header of a prior.
+
+    Raises:
+        ValueError: If the name is unknown or the arguments do not fit.
+    """
+    arguments = dict(architecture)
+    name = arguments.pop("name", None)
+    if name not in ARCHITECTURES:
+        raise ValueError(f"Unknown architecture {name!r}: Scorda has {sorted(ARCHITECTURES)}.")
+    try:
+        return ARCHITECTURES[name](**arguments)
+    except TypeError as error:
+        raise ValueError(f"Arguments of architecture {name!r} do not fit: {error}.") from error

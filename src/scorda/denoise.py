@@ -1,0 +1,166 @@
+r"""Denoisers: :math:`D(x_t, t) = E[x_0 \mid x_t]`, the one thing a sampler asks of a prior.
+
+Gaussian and kernel denoisers are exact for their prior; a network's is learned. All are bound to a
+scalar process :math:`x_t = \alpha x_0 + \sigma \varepsilon` and are called alike, with noisy
+samples ``(ensemble, ...)`` and a diffusion time t (a scalar, or one per member).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from scorda.process import ScalarProcess, align
+from scorda.shapes import Float, Tensor
+
+__all__ = ["Denoiser", "GaussianDenoiser", "KernelDenoiser", "NetworkDenoiser", "precondition"]
+
+
+class Denoiser(Protocol):
+    """Expectation of the data given noisy samples."""
+
+    process: ScalarProcess
+
+    def __call__(
+        self, x_t: Float[Tensor, "ensemble ..."], t: Float[Tensor, "..."]
+    ) -> Float[Tensor, "ensemble ..."]:
+        """Return E[x_0 | x_t], same shape as x_t."""
+        ...
+
+
+@dataclass(frozen=True)
+class GaussianDenoiser:
+    r"""Exact denoiser of a Gaussian prior with covariance :math:`Q \Lambda Q^T`.
+
+    .. math:: D(x_t) = m + Q \frac{\alpha \Lambda}{\alpha^2 \Lambda + \sigma^2} Q^T
+        (x_t - \alpha m)
+
+    Directions outside the span of Q have no variance: a thin Q makes a low-rank prior.
+
+    Arguments:
+        mean: Mean m, shape ``(*shape)``, in the sampler's coordinates.
+        basis: Orthonormal columns Q, ``(size, rank)``.
+        spectrum: Variances Lambda, ``(rank,)``.
+        process: The forward process.
+    """
+
+    mean: Float[Tensor, "..."]
+    basis: Float[Tensor, "size rank"]
+    spectrum: Float[Tensor, "rank"]
+    process: ScalarProcess
+
+    @classmethod
+    def from_cov(
+        cls, mean: Float[Tensor, "..."], cov: Float[Tensor, "size size"], process: ScalarProcess
+    ) -> GaussianDenoiser:
+        """From a full covariance of the flattened data."""
+        spectrum, basis = torch.linalg.eigh(cov)
+        return cls(mean, basis, spectrum.clamp(min=0), process)
+
+    @classmethod
+    def from_samples(
+        cls, samples: Float[Tensor, "ensemble ..."], process: ScalarProcess
+    ) -> GaussianDenoiser:
+        """From the sample mean and covariance, of rank ``ensemble - 1``, never formed."""
+        mean = samples.mean(0)
+        _, scale, basis = torch.linalg.svd((samples - mean).flatten(1), full_matrices=False)
+        return cls(mean, basis.mT, scale.square() / (len(samples) - 1), process)
+
+    def __call__(
+        self, x_t: Float[Tensor, "ensemble ..."], t: Float[Tensor, "..."]
+    ) -> Float[Tensor, "ensemble ..."]:
+        mean, basis = self.mean.to(x_t), self.basis.to(x_t)
+        alpha, var = self.process.alpha(t)[..., None], self.process.var(t)[..., None]
+        spectrum = self.spectrum.to(x_t)
+        gain = alpha * spectrum / (alpha**2 * spectrum + var)
+        centred = (x_t - align(self.process.alpha(t), x_t) * mean).flatten(1)
+        return mean + (((centred @ basis) * gain) @ basis.mT).view_as(x_t)
+
+
+@dataclass(frozen=True)
+class KernelDenoiser:
+    r"""Exact denoiser of a kernel density on members, :math:`\sum_i w_i N(x_i, b^2 I)`.
+
+    .. math:: D(x_t) = \frac{\sigma^2 \bar x + \alpha b^2 x_t}{\sigma^2 + \alpha^2 b^2}, \quad
+        \bar x = \sum_i \bar w_i x_i, \quad
+        \bar w_i \propto w_i \exp \frac{-|x_t - \alpha x_i|^2}{2 (\sigma^2 + \alpha^2 b^2)}
+
+    The weights are a softmax, evaluated as attention: O(N d) memory. With bandwidth 0 the law at
+    t = 0 is the members themselves, and the weights are undefined where sigma is 0.
+
+    Arguments:
+        members: x_i, ``(members, *shape)``.
+        bandwidth: b, in units of the data, at least 0.
+        process: The forward process.
+        log_weights: log w_i up to a constant, ``(members,)`` (default: equal).
+    """
+
+    members: Float[Tensor, "members ..."]
+    bandwidth: float
+    process: ScalarProcess
+    log_weights: Float[Tensor, "members"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.bandwidth < 0:
+            raise ValueError(f"Got bandwidth = {self.bandwidth}: it must not be negative.")
+
+    def __call__(
+        self, x_t: Float[Tensor, "ensemble ..."], t: Float[Tensor, "..."]
+    ) -> Float[Tensor, "ensemble ..."]:
+        members = self.members.to(x_t)
+        # Centred, so that large means do not cancel in single precision.
+        centre = members.mean(0)
+        keys = (members - centre).flatten(1)
+        alpha = align(self.process.alpha(t), x_t)
+        queries = (x_t - alpha * centre).flatten(1)
+        alpha, var = alpha.reshape(-1, 1), self.process.var(t).reshape(-1, 1)
+        total = var + alpha**2 * self.bandwidth**2
+        logits = (alpha * queries @ keys.mT - 0.5 * alpha**2 * keys.square().sum(1)) / total
+        if self.log_weights is not None:
+            logits = logits + self.log_weights.to(x_t)
+        mean = logits.softmax(1) @ keys
+        flat = (var * mean + alpha * self.bandwidth**2 * queries) / total
+        return centre + flat.view_as(x_t)
+
+
+def precondition(
+    network: nn.Module, x: Float[Tensor, "ensemble time ..."], noise: Float[Tensor, "ensemble"]
+) -> Float[Tensor, "ensemble time ..."]:
+    r"""Denoise :math:`x = x_0 + \nu \varepsilon` with a network F that sees unit variances.
+
+    .. math:: D(x, \nu) = \frac{x}{1 + \nu^2} + \frac{\nu}{\sqrt{1 + \nu^2}} F(x, \nu)
+
+    F scales and sees its own input. Its target has unit variance at every noise level, for data
+    of unit variance, so the error of D falls in proportion to the noise: what a process with little
+    model error needs. Source: Karras et al. (2022), table 1, with sigma_data = 1.
+    """
+    nu = align(noise, x)
+    squared = nu.square()
+    return x / (1 + squared) + nu / (1 + squared).sqrt() * network(x, noise)
+
+
+@dataclass(frozen=True)
+class NetworkDenoiser:
+    """Learned denoiser of standardised trajectories ``(ensemble, time, *state)``.
+
+    Approximate: as good as its training. Inputs are cast to the precision of the network and back.
+
+    Arguments:
+        network: Maps (noisy trajectories in units of the data, noise level) to the unit-variance
+            target of `precondition`.
+        process: The forward process; any scalar one serves, whichever the training used.
+    """
+
+    network: nn.Module
+    process: ScalarProcess
+
+    def __call__(
+        self, x_t: Float[Tensor, "ensemble time ..."], t: Float[Tensor, "..."]
+    ) -> Float[Tensor, "ensemble time ..."]:
+        like = next(self.network.parameters())
+        scaled = (x_t / align(self.process.alpha(t), x_t)).to(like.dtype)
+        noise = self.process.noise_level(t).to(like.dtype).expand(x_t.shape[0])
+        return precondition(self.network, scaled, noise).to(x_t.dtype)

@@ -1,0 +1,143 @@
+r"""Score-based data assimilation: samples of whole trajectories given all observations.
+
+One prior of trajectories, trained once, is guided at sampling time by whatever was observed:
+no retraining, no call of the dynamical system. The pieces are a prior (composed or fully
+convolutional over time, `prior`, `nn`), a guidance (`guide`) and a sampler (`sample`).
+
+Source: Rozet & Louppe (2023), Score-based data assimilation, arXiv:2306.10574.
+"""
+
+from __future__ import annotations
+
+import time as clock
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from scorda.assimilate import Assimilator
+from scorda.guide import Guidance, InflatedLikelihood
+from scorda.observe import ObservationModel, Observations, Operator
+from scorda.prior import CHUNK, Prior
+from scorda.problem import Analysis, Problem
+from scorda.sample import Sampler
+from scorda.shapes import Float, Tensor
+from scorda.space import Standardisation
+
+__all__ = ["SDA"]
+
+
+@dataclass(frozen=True)
+class SDA(Assimilator):
+    """Smoother with a prior of trajectories, zero-shot in the observations.
+
+    Exact in the limit of many steps for a Gaussian prior, linear operators and `MMPS`; otherwise
+    as approximate as its prior and its guidance (see there).
+
+    Arguments:
+        prior: Prior of trajectories, e.g. ``load("lorenz63")`` or ``GaussianPrior.of(system, n)``.
+        guidance: How observations enter (default: `InflatedLikelihood`, as in the paper).
+        sampler: Default: the prior's.
+        chunk: Members computed at once; bounds the memory, leaves the samples as they are.
+    """
+
+    prior: Prior
+    guidance: Guidance = field(default_factory=InflatedLikelihood)
+    sampler: Sampler | None = None
+    chunk: int = CHUNK
+    smoother = True
+
+    def assimilate(
+        self,
+        problem: Problem,
+        members: int,
+        generator: torch.Generator | None = None,
+        report: Callable[[int, int], None] | None = None,
+    ) -> Analysis:
+        """Draw trajectories from the posterior.
+
+        Arguments:
+            problem: Its system is not used, only its space and observations.
+            members: Number of trajectories.
+            generator: Source of randomness.
+            report: Called with (evaluations done, evaluations in all).
+
+        Raises:
+            ValueError: If problem and prior have different spaces, or the problem has an initial
+                ensemble, which this method has no place for.
+        """
+        space = self.prior.space
+        if (problem.space.shape, problem.space.dt) != (space.shape, space.dt):
+            raise ValueError(
+                f"The problem has states of shape {problem.space.shape} with dt "
+                f"{problem.space.dt}, the prior {space.shape} with dt {space.dt}: use a prior "
+                "that was trained on this system."
+            )
+        if problem.initial is not None:
+            raise ValueError(
+                "SDA draws the first state from its prior: leave `initial` out of the problem."
+            )
+        sampler = self.sampler or self.prior.sampler
+        states = problem.steps + 1
+        y, model = trajectory_model(problem.observations, self.prior.standardisation)
+        denoiser = self.prior.denoiser(states)
+        if len(y):
+            denoiser = self.guidance.bind(denoiser, y, model)
+        began = clock.perf_counter()
+        with torch.no_grad():
+            z = sampler.sample(
+                denoiser,
+                (states, *space.shape),
+                members,
+                generator,
+                chunk=self.chunk,
+                report=report,
+            )
+        info = {
+            "evaluations": sampler.evaluations,
+            "products": sampler.evaluations * self.guidance.products,
+            "seconds": clock.perf_counter() - began,
+        }
+        return Analysis(self.prior.standardisation.inverse(z), space, None, info, "SDA")
+
+
+def trajectory_model(
+    observations: tuple[Observations, ...], standardisation: Standardisation
+) -> tuple[Float[Tensor, "obs"], ObservationModel]:
+    """All present values of all instruments as one observation of a standardised trajectory."""
+    rows = [instrument.at(k) for instrument in observations for k in range(len(instrument))]
+    y = torch.cat([values for values, _ in rows]) if rows else torch.zeros(0)
+    operator = _TrajectoryOperator(observations, standardisation)
+    parts = [(values, model) for values, model in rows if len(values)]
+    if not parts:
+        return y[:0], ObservationModel(operator, std=1.0)
+    if all(model.cov is None for _, model in parts):
+        std = torch.cat([model.error_std(tuple(v.shape), v) for v, model in parts])
+        return y, ObservationModel(operator, std=std)
+    blocks = [model.error_cov(tuple(v.shape), v) for v, model in parts]
+    return y, ObservationModel(operator, cov=torch.block_diag(*blocks))
+
+
+@dataclass(frozen=True, eq=False)
+class _TrajectoryOperator(Operator):
+    """Present values of a standardised trajectory ``(ensemble, time, *state)``, flat.
+
+    The order is that of the rows: instrument, step, entry.
+    """
+
+    observations: tuple[Observations, ...]
+    standardisation: Standardisation
+
+    @property
+    def differentiable(self) -> bool:  # type: ignore[override]
+        return all(part.model.operator.differentiable for part in self.observations)
+
+    def __call__(self, z: Float[Tensor, "ensemble time ..."]) -> Float[Tensor, "ensemble obs"]:
+        x = self.standardisation.inverse(z)
+        return torch.cat(
+            [part.predict(x).flatten(1)[:, self._present(part)] for part in self.observations], 1
+        )
+
+    @staticmethod
+    def _present(part: Observations) -> Tensor:
+        return (~part.values.isnan()).flatten().nonzero()[:, 0]

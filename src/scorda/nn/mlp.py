@@ -1,0 +1,94 @@
+r"""Fully connected network on windows of a trajectory, composed over any length.
+
+The local network of SDA: it sees a window of 2k + 1 states and returns as many. On a longer
+trajectory it is applied to every window and the outputs are composed (algorithm 2): the centre of
+each window, and the outer halves of the first and the last. Each composed state is the expectation
+of the exact one given its window, and exact where 2k + 1 is at least the length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from scorda.nn.embed import NoiseEmbedding
+from scorda.shapes import Float, Tensor
+
+__all__ = ["WindowMLP", "compose"]
+
+
+class WindowMLP(nn.Module):
+    """Residual fully connected network on a flattened window; composes longer trajectories.
+
+    Source: Rozet & Louppe (2023), appendix D: width 256, five residual layers, SiLU, LayerNorm
+    without learned parameters. Deviation: conditioned on the log of the noise level.
+
+    Arguments:
+        channels: Components of one state.
+        k: Half-width of the window.
+        width: Hidden features.
+        depth: Residual layers.
+        low: Smallest noise level of training.
+        high: Largest noise level of training.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        k: int = 4,
+        width: int = 256,
+        depth: int = 5,
+        low: float = 2e-3,
+        high: float = 20.0,
+    ) -> None:
+        super().__init__()
+        self.half_width = k
+        self.embed = NoiseEmbedding(64, low, high)
+        window = (2 * k + 1) * channels
+        self.first = nn.Linear(window + 64, width)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.LayerNorm(width, elementwise_affine=False),
+                nn.Linear(width, width),
+                nn.SiLU(),
+                nn.Linear(width, width),
+            )
+            for _ in range(depth)
+        )
+        self.last = nn.Linear(width, window)
+        nn.init.zeros_(self.last.weight)
+
+    def forward(
+        self, x: Float[Tensor, "ensemble time ..."], noise: Float[Tensor, "ensemble"]
+    ) -> Float[Tensor, "ensemble time ..."]:
+        """Evaluate at noisy states in units of the data, and their noise levels."""
+        flat = x.flatten(2) / (1 + noise.square()).sqrt()[:, None, None]
+        return compose(flat, self.half_width, lambda w: self._window(w, noise)).view_as(x)
+
+    def _window(self, windows: Tensor, noise: Tensor) -> Tensor:
+        embedding = self.embed(noise)[:, None].expand(-1, windows.shape[1], -1)
+        h = self.first(torch.cat((windows.flatten(2), embedding), -1))
+        for block in self.blocks:
+            h = h + block(h)
+        return self.last(h).view_as(windows)
+
+
+def compose(
+    x: Float[Tensor, "ensemble time channels"], k: int, local: Callable[[Tensor], Tensor]
+) -> Float[Tensor, "ensemble time channels"]:
+    """Apply a function of windows ``(ensemble, windows, 2k + 1, channels)`` to a trajectory.
+
+    Source: Rozet & Louppe (2023), algorithm 2, over all windows at once.
+
+    Raises:
+        ValueError: If the trajectory is shorter than one window.
+    """
+    if x.shape[1] < 2 * k + 1:
+        raise ValueError(
+            f"Got a trajectory of {x.shape[1]} states for windows of {2 * k + 1}: "
+            "assimilate at least that many states, or use a prior with a smaller window."
+        )
+    out = local(x.unfold(1, 2 * k + 1, 1).mT)
+    return torch.cat((out[:, 0, :k], out[:, :, k], out[:, -1, k + 1 :]), 1)

@@ -1,0 +1,238 @@
+r"""Priors of trajectories: what SDA asks for, and what is kept in a file.
+
+A prior gives a denoiser of standardised trajectories ``(ensemble, time, *state)`` of any length,
+under any scalar process. `TrajectoryPrior` is a trained one; `GaussianPrior` the exact one of a
+linear-Gaussian system, the oracle of the tests.
+"""
+
+from __future__ import annotations
+
+import platform
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from scorda.denoise import Denoiser, GaussianDenoiser, NetworkDenoiser
+from scorda.files import read_tensors, write_tensors
+from scorda.nn import build
+from scorda.process import ScalarProcess, VarianceExploding, VariancePreserving
+from scorda.sample import Ancestral, Multistep, PredictorCorrector, Sampler
+from scorda.shapes import Float, Tensor
+from scorda.space import Standardisation, StateSpace
+from scorda.systems.linear import LinearGaussian
+
+__all__ = ["GaussianPrior", "Prior", "TrajectoryPrior", "load"]
+
+PROCESSES = {c.__name__: c for c in (VarianceExploding, VariancePreserving)}
+SAMPLERS = {c.__name__: c for c in (Ancestral, Multistep, PredictorCorrector)}
+# Members computed at once: small enough to stay in the cache, large enough for the kernels.
+CHUNK = 64
+
+
+class Prior(ABC):
+    """A distribution of trajectories of a space; subclasses write `denoiser`."""
+
+    space: StateSpace
+    standardisation: Standardisation
+    process: ScalarProcess
+    sampler: Sampler
+
+    @abstractmethod
+    def denoiser(self, states: int, process: ScalarProcess | None = None) -> Denoiser:
+        """Denoiser of standardised trajectories with that many states (default: own process).
+
+        Raises:
+            ValueError: If the prior has no trajectories of that length.
+        """
+
+    def sample(
+        self,
+        members: int,
+        steps: int,
+        generator: torch.Generator | None = None,
+        sampler: Sampler | None = None,
+        report: Callable[[int, int], None] | None = None,
+    ) -> Float[Tensor, "ensemble time *state"]:
+        """Draw unconditional trajectories of ``steps + 1`` states, in units of the state [final]."""
+        sampler = sampler or self.sampler
+        shape = (steps + 1, *self.space.shape)
+        with torch.no_grad():
+            z = sampler.sample(
+                self.denoiser(steps + 1), shape, members, generator, chunk=CHUNK, report=report
+            )
+        return self.standardisation.inverse(z)
+
+
+@dataclass(frozen=True)
+class TrajectoryPrior(Prior):
+    """A score network trained on trajectories.
+
+    Approximate: as good as its training; the states farther apart than `half_width` do not see each
+    other in one evaluation.
+
+    Arguments:
+        architecture: Name and arguments of the network, as for `nn.build`.
+        network: The network.
+        space: Space of the states.
+        standardisation: Map between states and the network's coordinates.
+        process: Forward process that sampling uses.
+        sampler: Default sampler.
+        provenance: System, data recipe, training, versions; kept in the file.
+    """
+
+    architecture: Mapping[str, Any]
+    network: nn.Module
+    space: StateSpace
+    standardisation: Standardisation
+    process: ScalarProcess = field(default_factory=VarianceExploding)
+    sampler: Sampler = field(default_factory=Ancestral)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.network.requires_grad_(False).eval()
+
+    @property
+    def half_width(self) -> int:
+        """k: one output depends on 2k + 1 states."""
+        return self.network.half_width  # type: ignore[return-value]
+
+    def denoiser(self, states: int, process: ScalarProcess | None = None) -> NetworkDenoiser:
+        return NetworkDenoiser(self.network, process or self.process)
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file whose header holds everything but the weights."""
+        space, std = self.space, self.standardisation
+        header = {
+            "kind": "trajectory prior",
+            "architecture": dict(self.architecture),
+            "process": _describe(self.process),
+            "sampler": _describe(self.sampler),
+            "space": asdict(space)
+            | {"coordinates": {n: c.tolist() for n, c in (space.coordinates or {}).items()}},
+            "provenance": dict(self.provenance),
+            "versions": versions(),
+        }
+        tensors = {f"network.{n}": p for n, p in self.network.state_dict().items()}
+        tensors |= {"standardisation.mean": std.mean, "standardisation.std": std.std}
+        write_tensors(path, tensors, header)
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianPrior(Prior):
+    """The exact Gaussian law of a linear-Gaussian system's trajectories.
+
+    Made by `of`. Exact for trajectories of the length it was made for, and for no other.
+
+    Arguments:
+        space: Space of the states.
+        standardisation: Map between states and the sampler's coordinates, per component.
+        mean: Mean of a standardised trajectory, ``(time, *state)``.
+        cov: Covariance of the flattened standardised trajectory.
+        process: Forward process that sampling uses.
+        sampler: Default sampler.
+    """
+
+    space: StateSpace
+    standardisation: Standardisation
+    mean: Float[Tensor, "time ..."]
+    cov: Float[Tensor, "trajectory trajectory"]
+    process: ScalarProcess = field(default_factory=lambda: VarianceExploding(1e-3, 1e3))
+    sampler: Sampler = field(default_factory=lambda: Multistep(corrections=0, high=1e3))
+
+    @classmethod
+    def of(cls, system: LinearGaussian, steps: int) -> GaussianPrior:
+        """The law of ``steps + 1`` states of a system."""
+        mean, cov = system.trajectory_moments(steps)
+        states, size = steps + 1, system.space.size
+        mean = mean.reshape(states, size)
+        var = cov.diagonal().reshape(states, size)
+        centre = mean.mean(0)
+        scale = (var + (mean - centre).square()).mean(0).sqrt().clamp(min=1e-12)
+        weight = scale.repeat(states)
+        return cls(
+            system.space,
+            Standardisation(centre, scale),
+            (mean - centre) / scale,
+            cov / (weight[:, None] * weight),
+        )
+
+    def denoiser(self, states: int, process: ScalarProcess | None = None) -> GaussianDenoiser:
+        if states != len(self.mean):
+            raise ValueError(
+                f"Asked for trajectories of {states} states of a Gaussian prior made for "
+                f"{len(self.mean)}: make it with steps = {states - 1}."
+            )
+        return GaussianDenoiser.from_cov(self.mean, self.cov, process or self.process)
+
+
+def load(source: str | Path) -> TrajectoryPrior:
+    """Load a trained prior: the name of a shipped one ("lorenz63") or a file.
+
+    Raises:
+        FileNotFoundError: If there is neither such a shipped prior nor such a file.
+        ValueError: If the file is truncated, foreign, or does not fit the architecture it names.
+    """
+    path = Path(source)
+    if not path.suffix:
+        shipped = resources.files("scorda") / "weights"
+        names = sorted(p.name.removesuffix(".safetensors") for p in shipped.iterdir())
+        path = Path(str(shipped / f"{source}.safetensors"))
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"There is no shipped prior {str(source)!r}: choose one of {names}, or give the "
+                "path of a .safetensors file."
+            )
+    tensors, header = read_tensors(path)
+    if header.get("kind") != "trajectory prior":
+        raise ValueError(
+            f"{path} holds a {header.get('kind', 'file of unknown kind')}, not a trained prior: "
+            "give a file written by `scorda train`."
+        )
+    network = build(header["architecture"])
+    weights = {
+        n.removeprefix("network."): t for n, t in tensors.items() if n.startswith("network.")
+    }
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(
+            f"The weights of {path} do not fit the architecture of its header "
+            f"({str(error).splitlines()[-1].strip()}): train it again."
+        ) from error
+    space = header["space"]
+    space["coordinates"] = {n: np.array(c) for n, c in space["coordinates"].items()}
+    space["shape"], space["variables"] = tuple(space["shape"]), tuple(space["variables"])
+    return TrajectoryPrior(
+        header["architecture"],
+        network.to(memory_format=torch.channels_last),
+        StateSpace(**space),
+        Standardisation(tensors["standardisation.mean"], tensors["standardisation.std"]),
+        _rebuild(header["process"], PROCESSES),
+        _rebuild(header["sampler"], SAMPLERS),
+        header["provenance"] | {"versions": header["versions"]},
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide the numbers."""
+    packages = ("scorda", "torch", "numpy")
+    return {"python": platform.python_version()} | {p: metadata.version(p) for p in packages}
+
+
+def _describe(settings: Any) -> dict[str, Any]:
+    return {"name": type(settings).__name__} | asdict(settings)
+
+
+def _rebuild(described: Mapping[str, Any], classes: Mapping[str, Any]) -> Any:
+    arguments = dict(described)
+    name = arguments.pop("name")
+    if name not in classes:
+        raise ValueError(f"The file names {name!r}, which this version of Scorda does not have.")
+    return classes[name](**arguments)

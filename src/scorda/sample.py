@@ -1,0 +1,231 @@
+r"""Samplers: from noise at the end of the process to samples of the data, or of a posterior.
+
+With :math:`u = x_t / \alpha` and the noise level :math:`\nu = \sigma / \alpha` every scalar process
+reads :math:`u = x_0 + \nu \varepsilon`, so each sampler is one line that goes from a noise level
+to a smaller one. After the last level the denoised mean is returned.
+
+Each sampler may add Langevin corrections at every level it reaches,
+
+.. math:: x \leftarrow x + \delta s(x) + \sqrt{2 \delta}\, \varepsilon, \qquad
+    \delta = \tau \dim(x) / \|s(x)\|^2 \text{ per member},
+
+whose stationary variance is too large by the factor :math:`1 / (1 - \tau / 2)` for a white Gaussian.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from scorda import rng
+from scorda.denoise import Denoiser
+from scorda.process import ScalarProcess, align
+from scorda.shapes import Float, Tensor
+
+__all__ = ["Ancestral", "Multistep", "PredictorCorrector", "Sampler"]
+
+
+@dataclass(frozen=True)
+class Sampler(ABC):
+    """A walk down the noise levels of a process.
+
+    Arguments:
+        steps: Number of noise levels at which the denoiser is called, at least 2.
+        corrections: Langevin corrections at each level but the first.
+        tau: Size of a correction, in (0, 2).
+        grid: "time": levels uniform in t; "log": uniform in the log of the noise level, from
+            `high` to `low`.
+        low: Smallest noise level of the "log" grid, in units of the data.
+        high: Largest one.
+    """
+
+    steps: int = 64
+    corrections: int = 1
+    tau: float = 0.5
+    grid: str = "log"
+    low: float = 4e-3
+    high: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.steps < 2 or self.corrections < 0 or not 0 < self.tau < 2:
+            raise ValueError(
+                f"Got steps = {self.steps}, corrections = {self.corrections}, tau = {self.tau}: "
+                "need steps >= 2, corrections >= 0 and tau between 0 and 2."
+            )
+        if self.grid not in ("time", "log") or not 0 < self.low < self.high:
+            raise ValueError(
+                f'Got grid = {self.grid!r}, low = {self.low}, high = {self.high}: the grid is "time" '
+                'or "log", and 0 < low < high.'
+            )
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the denoiser per sample."""
+        return self.steps + self.corrections * (self.steps - 1)
+
+    def times(self, process: ScalarProcess) -> Float[Tensor, "steps"]:
+        """Diffusion times of the levels, from noise to data."""
+        if self.grid == "time":
+            return torch.linspace(process.end, 0, self.steps)
+        ends = torch.tensor([self.high, self.low], dtype=torch.float64).log()
+        levels = torch.linspace(ends[0], ends[1], self.steps, dtype=torch.float64).exp()
+        return process.time(levels).clamp(0, process.end).to(torch.get_default_dtype())
+
+    @abstractmethod
+    def move(
+        self,
+        u: Float[Tensor, "ensemble ..."],
+        mean: Float[Tensor, "ensemble ..."],
+        previous: Float[Tensor, "ensemble ..."] | None,
+        levels: tuple[float, float, float],
+        noise: Callable[[], Tensor],
+    ) -> Float[Tensor, "ensemble ..."]:
+        """Go to the next noise level.
+
+        Arguments:
+            u: x_t / alpha.
+            mean: Denoised u.
+            previous: Denoised value of the level before (None at the first).
+            levels: Noise levels: the one before, this one, the next.
+            noise: Draws standard normal noise of the shape of u.
+        """
+
+    def sample(
+        self,
+        denoiser: Denoiser,
+        shape: tuple[int, ...],
+        members: int,
+        generator: torch.Generator | None = None,
+        chunk: int | None = None,
+        like: Tensor | None = None,
+        report: Callable[[int, int], None] | None = None,
+    ) -> Float[Tensor, "ensemble ..."]:
+        """Draw samples ``(members, *shape)`` [final].
+
+        The noise of a member depends on the generator and the number of the member only, so the
+        samples are the same, to rounding, for every `chunk`.
+
+        Arguments:
+            denoiser: Denoiser of the prior or of a posterior, bound to its process.
+            shape: Shape of one sample.
+            members: Number of samples.
+            generator: Source of randomness, advanced by one key.
+            chunk: Members computed at once (default: all); bounds the memory.
+            like: Tensor whose dtype and device the samples take.
+            report: Called with (evaluations done, evaluations in all).
+        """
+        key, chunk = rng.key(generator), chunk or members
+        chunks = range(0, members, chunk)
+        total, done = len(chunks) * self.evaluations, 0
+        samples = []
+        for first in chunks:
+            stream = rng.Stream(key, first, min(first + chunk, members), shape, like)
+            walk = self._walk(denoiser, stream)
+            for x in walk:
+                done += 1
+                if report is not None:
+                    report(done, total)
+            samples.append(x)
+        return torch.cat(samples)
+
+    def _walk(self, denoiser: Denoiser, noise: rng.Stream) -> Iterator[Tensor]:
+        """Yield after each evaluation of the denoiser; the last value is the sample."""
+        process, x = denoiser.process, noise()
+        times = self.times(process).to(x)
+        nu = process.noise_level(times)
+        x = x * (process.var(times[0]) + process.alpha(times[0]).square()).sqrt()
+        previous = None
+        for i, t in enumerate(times):
+            alpha = process.alpha(t)
+            for _ in range(self.corrections if i else 0):
+                x = self._correct(denoiser, x, t, noise())
+                yield x
+            mean = denoiser(x, t)
+            if i == len(times) - 1:
+                yield mean
+                return
+            levels = (float(nu[max(i - 1, 0)]), float(nu[i]), float(nu[i + 1]))
+            u = self.move(x / alpha, mean, previous, levels, noise)
+            x, previous = process.alpha(times[i + 1]) * u, mean
+            yield x
+
+    def _correct(self, denoiser: Denoiser, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        score = denoiser.process.score(x, t, denoiser(x, t))
+        delta = align(self.tau / score.flatten(1).square().mean(1), x)
+        return x + delta * score + (2 * delta).sqrt() * noise
+
+
+@dataclass(frozen=True)
+class PredictorCorrector(Sampler):
+    r"""The sampler of SDA: exponential integrator (DDIM) and Langevin corrections.
+
+    .. math:: u' = D + \frac{\nu'}{\nu} (u - D)
+
+    First order and deterministic without corrections. Source: Rozet & Louppe (2023), equations 16
+    and 17, algorithm 4; the paper has 256 steps uniform in t (``grid="time"``) and tau = 0.25.
+    """
+
+    def move(
+        self,
+        u: Float[Tensor, "ensemble ..."],
+        mean: Float[Tensor, "ensemble ..."],
+        previous: Float[Tensor, "ensemble ..."] | None,
+        levels: tuple[float, float, float],
+        noise: Callable[[], Tensor],
+    ) -> Float[Tensor, "ensemble ..."]:
+        _, nu, nu_next = levels
+        return mean + nu_next / nu * (u - mean)
+
+
+@dataclass(frozen=True)
+class Ancestral(Sampler):
+    r"""Draws from the law of the next level given this one, were x_0 the denoised mean.
+
+    .. math:: u' = D + \frac{\nu'^2}{\nu^2} (u - D) +
+        \nu' \sqrt{1 - \nu'^2 / \nu^2}\, \varepsilon
+
+    Source: Ho et al. (2020), equation 7, for any scalar process.
+    """
+
+    def move(
+        self,
+        u: Float[Tensor, "ensemble ..."],
+        mean: Float[Tensor, "ensemble ..."],
+        previous: Float[Tensor, "ensemble ..."] | None,
+        levels: tuple[float, float, float],
+        noise: Callable[[], Tensor],
+    ) -> Float[Tensor, "ensemble ..."]:
+        _, nu, nu_next = levels
+        ratio = (nu_next / nu) ** 2
+        return mean + ratio * (u - mean) + nu_next * math.sqrt(1 - ratio) * noise()
+
+
+@dataclass(frozen=True)
+class Multistep(Sampler):
+    r"""Second-order exponential multistep solver of the probability-flow equation.
+
+    .. math:: u' = \frac{\nu'}{\nu} u + \left(1 - \frac{\nu'}{\nu}\right)
+        \left[ D + \frac{h}{2 h_-} (D - D_-) \right], \quad h = \log \frac{\nu}{\nu'}
+
+    where :math:`D_-, h_-` belong to the step before. Deterministic without corrections and one
+    evaluation per step: for few steps. Source: Lu et al. (2022), DPM-Solver++(2M), algorithm 2.
+    With corrections the extrapolation uses slightly moved states.
+    """
+
+    def move(
+        self,
+        u: Float[Tensor, "ensemble ..."],
+        mean: Float[Tensor, "ensemble ..."],
+        previous: Float[Tensor, "ensemble ..."] | None,
+        levels: tuple[float, float, float],
+        noise: Callable[[], Tensor],
+    ) -> Float[Tensor, "ensemble ..."]:
+        nu_before, nu, nu_next = levels
+        if previous is not None:
+            weight = math.log(nu / nu_next) / math.log(nu_before / nu) / 2
+            mean = mean + weight * (mean - previous)
+        return mean + nu_next / nu * (u - mean)

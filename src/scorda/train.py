@@ -1,0 +1,280 @@
+r"""Training of denoisers: one loss, one loop.
+
+The loss is denoising score matching in the form of `denoise.precondition`,
+
+.. math:: E\, \frac{1 + \nu^2}{\nu^2} \| D(x_0 + \nu \varepsilon, \nu) - x_0 \|^2,
+
+with the log of the noise level uniform (stratified over each batch): every noise level counts
+alike. Segments are cut at random from long trajectories (algorithm 1 of SDA, where a segment is one
+window).
+
+Everything random in step n is a function of (seed, n), and a checkpoint holds the whole state, so a
+run that is killed and resumed gives the same bits as one that is not, for the same number of
+threads.
+"""
+
+from __future__ import annotations
+
+import math
+import time as clock
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from scorda import rng
+from scorda.denoise import precondition
+from scorda.files import read_tensors, write_tensors
+from scorda.process import align
+from scorda.shapes import Float, Tensor
+
+__all__ = ["Training", "denoising_loss", "fit"]
+
+
+@dataclass(frozen=True)
+class Training:
+    """Settings of a training run.
+
+    Arguments:
+        steps: Optimiser steps.
+        batch: Segments per step.
+        segment: States per segment.
+        rate: Highest learning rate of AdamW; warms up linearly, falls to zero along a cosine.
+        warmup: Steps of the warm-up.
+        weight_decay: Weight decay of AdamW.
+        average: Decay of the exponential moving average of the weights.
+        clip: Largest norm of the gradient.
+        low: Smallest noise level, in units of the standardised data.
+        high: Largest noise level.
+        validation: Share of the trajectories held back; the last ones.
+        every: Steps between validations.
+        seed: Seed of weights, batches and noise.
+    """
+
+    steps: int = 10_000
+    batch: int = 64
+    segment: int = 65
+    rate: float = 3e-3
+    warmup: int = 200
+    weight_decay: float = 1e-3
+    average: float = 0.999
+    clip: float = 1.0
+    low: float = 2e-3
+    high: float = 20.0
+    validation: float = 0.1
+    every: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "segment", "every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"Got {name} = {getattr(self, name)}: it must be at least 1.")
+        if not (0 < self.low < self.high and 0 < self.validation < 1):
+            raise ValueError(
+                f"Got low = {self.low}, high = {self.high}, validation = {self.validation}: "
+                "need 0 < low < high and a share of validation between 0 and 1."
+            )
+
+
+@dataclass
+class _State:
+    """All that one step hands to the next."""
+
+    network: nn.Module
+    optimiser: torch.optim.AdamW
+    average: dict[str, Tensor]
+    best: dict[str, Tensor]
+    history: list[dict[str, float]] = field(default_factory=list)
+    step: int = 0
+
+
+def denoising_loss(
+    network: nn.Module,
+    x0: Float[Tensor, "ensemble time ..."],
+    noise: Float[Tensor, "ensemble"],
+    eps: Float[Tensor, "ensemble time ..."],
+) -> Float[Tensor, "ensemble"]:
+    """Weighted squared error per member; a network that returns 0 has loss 1 at every noise level."""
+    nu = align(noise, x0)
+    error = precondition(network, x0 + nu * eps, noise) - x0
+    return (error.square() * (1 + nu.square()) / nu.square()).flatten(1).mean(1)
+
+
+def fit(
+    network: nn.Module,
+    trajectories: Float[Tensor, "series time ..."],
+    settings: Training,
+    checkpoint: str | Path | None = None,
+    report: Callable[[dict[str, float]], None] | None = None,
+    seconds: float = 60.0,
+) -> list[dict[str, float]]:
+    """Train a network in place; it ends with the averaged weights of the lowest validation loss.
+
+    Arguments:
+        network: As for `denoise.precondition`; its initial weights are the caller's.
+        trajectories: Standardised trajectories ``(series, time, *state)``.
+        settings: Settings of the run.
+        checkpoint: File that a killed run resumes from; removed by the caller when no longer
+            needed. One of another run is refused.
+        report: Called at every validation with step, loss, validation loss.
+        seconds: Time between checkpoints.
+
+    Returns:
+        One entry per validation: step, loss (mean since the last), validation (loss of the
+        averaged weights on fixed segments, noise levels and noise).
+
+    Raises:
+        ValueError: If the trajectories are too short, or the checkpoint is of another run.
+        FloatingPointError: If the loss is not finite.
+    """
+    if trajectories.shape[1] < settings.segment:
+        raise ValueError(
+            f"Got trajectories of {trajectories.shape[1]} states for segments of "
+            f"{settings.segment}: give longer trajectories or shorter segments."
+        )
+    if not torch.isfinite(trajectories).all():
+        raise ValueError("Got trajectories that are not finite: remove or repair them.")
+    trajectories = trajectories.to(next(network.parameters()))
+    training, validation = _split(trajectories, settings)
+    optimiser = torch.optim.AdamW(
+        network.parameters(), lr=settings.rate, weight_decay=settings.weight_decay, eps=1e-8
+    )
+    weights = {name: p.detach().clone() for name, p in network.named_parameters()}
+    state = _State(network, optimiser, weights, {n: w.clone() for n, w in weights.items()})
+    if checkpoint is not None and Path(checkpoint).exists():
+        _restore(state, Path(checkpoint), settings)
+    key = rng.key(rng.seeded(settings.seed))
+    held_back = _batch(validation, settings, rng.key(rng.seeded(settings.seed + 1)), 0, 8)
+    saved, total = clock.monotonic(), 0.0
+    while state.step < settings.steps:
+        for group in optimiser.param_groups:
+            group["lr"] = _rate(state.step, settings)
+        loss = denoising_loss(network, *_batch(training, settings, key, state.step + 1)).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
+        optimiser.step()
+        state.step += 1
+        total += loss.item()
+        if not math.isfinite(total):
+            raise FloatingPointError(
+                f"The loss is not finite at step {state.step}: lower the learning rate."
+            )
+        decay = min(settings.average, state.step / (state.step + 10))
+        with torch.no_grad():
+            for name, p in network.named_parameters():
+                state.average[name].lerp_(p, 1 - decay)
+        if state.step % settings.every == 0 or state.step == settings.steps:
+            since = (state.step - 1) % settings.every + 1
+            _validate(state, held_back, total / since)
+            total = 0.0
+            if report is not None:
+                report(state.history[-1])
+            # Only where the running mean of the loss starts anew, so that it need not be saved.
+            if checkpoint is not None and clock.monotonic() - saved > seconds:
+                _save(state, Path(checkpoint), settings)
+                saved = clock.monotonic()
+    _load(network, state.best)
+    return state.history
+
+
+def _split(trajectories: Tensor, settings: Training) -> tuple[Tensor, Tensor]:
+    """Training and validation part: whole series if there are several, else the end of the one."""
+    series, length = trajectories.shape[:2]
+    if series > 1:
+        held = max(1, round(settings.validation * series))
+        return trajectories[:-held], trajectories[-held:]
+    held = max(settings.segment, round(settings.validation * length))
+    if length - held < settings.segment:
+        raise ValueError(
+            f"Got one trajectory of {length} states: training and validation need segments of "
+            f"{settings.segment} each; give more data or shorter segments."
+        )
+    return trajectories[:, :-held], trajectories[:, -held:]
+
+
+def _batch(
+    trajectories: Tensor, settings: Training, key: rng.Key, step: int, batches: int = 1
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Segments, noise levels and noise of a step: a function of (key, step)."""
+    size, (series, length) = batches * settings.batch, trajectories.shape[:2]
+    generator = rng.at(key, step)
+    which = torch.randint(series, (size,), generator=generator)
+    start = torch.randint(length - settings.segment + 1, (size,), generator=generator)
+    x0 = trajectories[which[:, None], start[:, None] + torch.arange(settings.segment)]
+    # One uniform number, spread evenly: all noise levels in every batch.
+    u = (torch.arange(size) + torch.rand(1, generator=generator)) / size
+    noise = torch.exp(math.log(settings.low) + u * math.log(settings.high / settings.low))
+    eps = torch.randn(x0.shape, generator=generator, dtype=x0.dtype)
+    return x0, noise.to(x0), eps.to(x0)
+
+
+def _rate(step: int, settings: Training) -> float:
+    warmup = min(1.0, (step + 1) / settings.warmup)
+    return settings.rate * warmup * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+
+
+def _validate(state: _State, batch: tuple[Tensor, Tensor, Tensor], loss: float) -> None:
+    current = {name: p.detach().clone() for name, p in state.network.named_parameters()}
+    _load(state.network, state.average)
+    with torch.no_grad():
+        parts = zip(*(part.split(64) for part in batch), strict=True)
+        validation = torch.cat([denoising_loss(state.network, *part) for part in parts])
+    _load(state.network, current)
+    entry = {"step": state.step, "loss": loss, "validation": validation.mean().item()}
+    if entry["validation"] <= min((e["validation"] for e in state.history), default=math.inf):
+        state.best = {name: w.clone() for name, w in state.average.items()}
+    state.history.append(entry)
+
+
+def _load(network: nn.Module, weights: dict[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, p in network.named_parameters():
+            p.copy_(weights[name])
+
+
+def _save(state: _State, path: Path, settings: Training) -> None:
+    tensors: dict[str, Tensor] = {}
+    for name, p in state.network.named_parameters():
+        moments = state.optimiser.state[p]
+        tensors |= {
+            f"weight.{name}": p,
+            f"average.{name}": state.average[name],
+            f"best.{name}": state.best[name],
+            f"first.{name}": moments["exp_avg"],
+            f"second.{name}": moments["exp_avg_sq"],
+        }
+    write_tensors(
+        path,
+        tensors,
+        {
+            "kind": "checkpoint",
+            "step": state.step,
+            "settings": asdict(settings),
+            "history": state.history,
+        },
+    )
+
+
+def _restore(state: _State, path: Path, settings: Training) -> None:
+    tensors, header = read_tensors(path)
+    if header.get("kind") != "checkpoint" or header.get("settings") != asdict(settings):
+        raise ValueError(
+            f"{path} is no checkpoint of this run (its settings are {header.get('settings')}): "
+            "delete it, or train with the same settings."
+        )
+    state.step, state.history = header["step"], header["history"]
+    for name, p in state.network.named_parameters():
+        if f"weight.{name}" not in tensors or tensors[f"weight.{name}"].shape != p.shape:
+            raise ValueError(f"{path} is a checkpoint of another network: delete it first.")
+        with torch.no_grad():
+            p.copy_(tensors[f"weight.{name}"])
+        state.average[name] = tensors[f"average.{name}"]
+        state.best[name] = tensors[f"best.{name}"]
+        state.optimiser.state[p] = {
+            "step": torch.tensor(float(state.step)),
+            "exp_avg": tensors[f"first.{name}"].clone(),
+            "exp_avg_sq": tensors[f"second.{name}"].clone(),
+        }
