@@ -262,7 +262,8 @@ class Observations:
         else:
             std = self._stds.to(y)
         present = ~y.isnan()
-        residual = (y.nan_to_num() - self.predict(trajectory).flatten(2)) / std
+        predicted = self.predict(trajectory).reshape(len(trajectory), *y.shape)
+        residual = (y.nan_to_num() - predicted) / std
         squares = residual.square().masked_fill(~present, 0.0).sum((1, 2))
         log_norm = (std.log() + 0.5 * math.log(2 * math.pi))[present].sum()
         return -0.5 * squares - log_norm
