@@ -1,0 +1,112 @@
+"""The groups of a store beside the ensemble: observations, truth, and what was kept back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+import zarr
+
+from scorda.observe import Observations
+from scorda.operators import Operator
+from scorda.problem import Analysis
+from scorda.shapes import Float, Tensor
+from scorda.space import StateSpace
+from scorda.store.layout import array, write_array
+
+__all__ = ["observation_table", "read_states", "write_table", "write_truth", "write_withheld"]
+
+
+def write_truth(root: zarr.Group, truth: Float[Tensor, "time ..."], space: StateSpace) -> None:
+    """Write the group ``truth``, one array per variable, dims ``(time, ...)``."""
+    group = root.create_group("truth", overwrite=True)
+    dataset = Analysis(truth[None], space).to_xarray().isel(ensemble=0, drop=True)
+    for name, variable in dataset.variables.items():
+        dims = [str(d) for d in variable.dims]
+        write_array(group, str(name), np.asarray(variable.values), dims, variable.attrs)
+
+
+def write_table(root: zarr.Group, name: str, columns: Mapping[str, np.ndarray]) -> None:
+    """Write a group of columns along the dim ``observation`` (first ``ensemble`` if 2-D)."""
+    group = root.create_group(name, overwrite=True)
+    for column, values in columns.items():
+        dims = ["observation"] if values.ndim == 1 else ["ensemble", "observation"]
+        write_array(group, column, values, dims, {})
+
+
+def write_withheld(root: zarr.Group, space: StateSpace, withheld: Sequence[Observations]) -> None:
+    """The observations kept back, and what each member predicts of them (without error)."""
+    predicted = []
+    for instrument in withheld:
+        for k, entry in enumerate(instrument.steps):
+            y, model = instrument.at(k)
+            if len(y):
+                steps = entry if isinstance(entry, int) else list(entry)
+                states = read_states(root, space, steps)
+                predicted.append(model.operator(states).flatten(1).numpy())
+    columns = observation_table(withheld, space)
+    write_table(root, "withheld", columns | {"predicted": np.concatenate(predicted, 1)})
+
+
+def read_states(root: zarr.Group, space: StateSpace, steps: int | list[int]) -> Tensor:
+    """Members at one step, ``(ensemble, *state)``, or at several, ``(ensemble, len, *state)``."""
+    listed = [steps] if isinstance(steps, int) else steps
+    low, high = min(listed), max(listed) + 1
+    offsets = [step - low for step in listed]
+    arrays = [np.asarray(array(root, name)[:, low:high])[:, offsets] for name in space.variables]
+    states = np.stack(arrays, 2) if space.has_channels else arrays[0]
+    return torch.from_numpy(states[:, 0] if isinstance(steps, int) else states)
+
+
+def observation_table(
+    observations: Sequence[Observations], space: StateSpace
+) -> dict[str, np.ndarray]:
+    """All present values as columns, in the order of instruments and steps.
+
+    ``step``, ``time``, ``value``, ``std``, ``instrument``, ``component`` (index into the flattened
+    state where the operator picks one component, else -1) and one column per coordinate of the
+    space where the operator knows its positions (else NaN).
+    """
+    parts: dict[str, list[np.ndarray]] = {}
+    for number, instrument in enumerate(observations):
+        for k, entry in enumerate(instrument.steps):
+            y, model = instrument.at(k)
+            if not len(y):
+                continue
+            step = entry if isinstance(entry, int) else entry[-1]
+            positions = np.full((len(y), len(space.axes)), np.nan)
+            component = np.full(len(y), -1)
+            if isinstance(entry, int):
+                component = _components(model.operator, space)
+                try:
+                    positions = model.operator.coordinates(space).numpy()
+                except ValueError:
+                    pass
+            columns = {
+                "step": np.full(len(y), step),
+                "time": np.full(len(y), space.dt * step),
+                "value": y.double().numpy(),
+                "std": model.error_std(tuple(y.shape), y).double().numpy(),
+                "instrument": np.full(len(y), number),
+                "component": component,
+            }
+            columns |= {axis: positions[:, i] for i, axis in enumerate(space.axes)}
+            for column, values in columns.items():
+                parts.setdefault(column, []).append(values)
+    return {column: np.concatenate(values) for column, values in parts.items()}
+
+
+def _components(operator: Operator, space: StateSpace) -> np.ndarray:
+    """Index of the state's component that each observation is, or -1.
+
+    A linear observation with weights w is one component i exactly if the weights sum to 1 and
+    the index has no variance under them (for w >= 0).
+    """
+    index = torch.arange(space.size, dtype=torch.float64)
+    probes = torch.stack([torch.ones_like(index), index, index.square()])
+    if not operator.linear:
+        return np.full(len(operator(probes[:1].reshape(-1, *space.shape))[0].flatten()), -1)
+    total, mean, square = operator(probes.reshape(-1, *space.shape)).flatten(1)
+    single = (total == 1) & (mean == mean.round()) & (square == mean.square())
+    return torch.where(single, mean, -1.0).long().numpy()

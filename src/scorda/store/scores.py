@@ -1,0 +1,156 @@
+r"""Scores of a stored posterior: against the truth, or against observations that were kept back.
+
+A posterior without a truth is scored in observation space. What member i predicts of a value is
+:math:`N(h(x_i), \sigma^2)`, with the error of the observation, so the predictive distribution is a
+mixture of Gaussians whose scores are closed forms.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import numpy as np
+import torch
+import xarray
+
+from scorda import metrics
+from scorda.problem import Analysis
+from scorda.shapes import Float, Tensor
+from scorda.store.posterior import Posterior
+
+__all__ = ["distance", "first_scored", "observation_scores", "scores", "state_scores"]
+
+# Rows of observations whose pairs of members are formed at once (64 MB for 256 members).
+ROWS = 128
+
+
+def scores(posterior: Posterior, spinup: int | None = None) -> dict[str, float]:
+    """All scores that the stored groups allow, by name.
+
+    Arguments:
+        posterior: A complete posterior.
+        spinup: Steps that do not count. Default: those before the first observation.
+    """
+    found: dict[str, float] = {}
+    truth = posterior.truth
+    if truth is not None:
+        first = first_scored(posterior, spinup)
+        found |= state_scores(posterior.analysis, truth, first)
+    withheld = posterior.group("withheld")
+    if withheld is not None:
+        found |= observation_scores(withheld, posterior.analysis.weights)
+    return found
+
+
+def first_scored(posterior: Posterior, spinup: int | None = None) -> int:
+    """First step that counts: `spinup`, or the first observed step."""
+    if spinup is not None:
+        return spinup
+    steps = posterior.observations["step"].values
+    return int(steps.min()) if len(steps) else 0
+
+
+def state_scores(
+    analysis: Analysis, truth: Float[Tensor, "time ..."], first: int = 0
+) -> dict[str, float]:
+    """Scores of the states at the steps from `first` on: see `scorda.metrics`."""
+    states, weights = analysis.states[:, first:].double(), analysis.weights
+    if weights is not None:
+        weights = weights[:, first:]
+    y = truth[first:].double()
+    return {
+        "rmse": float(metrics.rmse(states, y, weights)),
+        "spread": float(metrics.spread(states, y, weights)),
+        "spread_skill": float(metrics.spread_skill(states, y, weights)),
+        "crps": float(metrics.crps(states, y, weights)),
+        "coverage": float(metrics.coverage(states, y, weights)),
+    }
+
+
+def observation_scores(
+    withheld: xarray.Dataset, weights: Float[Tensor, "ensemble time"] | None = None
+) -> dict[str, float]:
+    r"""Scores of what the members predict of the values that were kept back.
+
+    ``observation_rmse``; ``innovation_chi2``, the mean of
+    :math:`(y - \bar h)^2 / (s^2 + \sigma^2)`, which is 1 for a reliable ensemble (less 2/N of
+    it for the sampling error of its N members); ``observation_crps``, fair; and
+    ``observation_coverage``, the share of values in the central 90 % of the predictive mixture.
+    """
+    y = torch.from_numpy(withheld["value"].values).double()
+    std = torch.from_numpy(withheld["std"].values).double()
+    predicted = torch.from_numpy(withheld["predicted"].values).double()
+    if weights is None:
+        w = predicted.new_full(predicted.shape, 1 / len(predicted))
+    else:
+        w = weights.double()[:, torch.from_numpy(withheld["step"].values)]
+    mean = (w * predicted).sum(0)
+    free = 1 - w.square().sum(0)
+    variance = (w * (predicted - mean).square()).sum(0) / free.clamp_min(1e-12)
+    position = (w * torch.special.ndtr((y - predicted) / std)).sum(0)
+    crps = [
+        _mixture_crps(predicted[:, part], w[:, part], y[part], std[part])
+        for part in torch.arange(len(y)).split(ROWS)
+    ]
+    return {
+        "observation_rmse": float((mean - y).square().mean().sqrt()),
+        "innovation_chi2": float(((y - mean).square() / (variance + std.square())).mean()),
+        "observation_crps": float(torch.cat(crps).mean()),
+        "observation_coverage": float(((position > 0.05) & (position < 0.95)).double().mean()),
+    }
+
+
+def distance(analysis: Analysis, reference: Analysis, first: int = 0) -> float:
+    """Exact 1-Wasserstein distance between the states of two ensembles, mean over the steps.
+
+    Weighted members are first resampled systematically to equal weights.
+
+    Arguments:
+        analysis: One ensemble.
+        reference: The other, of the same number of times.
+        first: First step that counts.
+    """
+    clouds = [_equal(a)[:, first:].flatten(2) for a in (analysis, reference)]
+    steps = clouds[0].shape[1]
+    return float(np.mean([metrics.wasserstein(*(c[:, k] for c in clouds)) for k in range(steps)]))
+
+
+def _equal(analysis: Analysis) -> Float[Tensor, "ensemble time ..."]:
+    states, weights = analysis.states.double(), analysis.weights
+    if weights is None:
+        return states
+    members = len(states)
+    u = (torch.arange(members, dtype=torch.float64) + 0.5) / members
+    columns = []
+    for k in range(states.shape[1]):
+        total = cast(Tensor, weights[:, k].double().cumsum(0))
+        index = torch.searchsorted(total, u * total[-1], right=True).clamp_max(members - 1)
+        columns.append(states[index, k])
+    return torch.stack(columns, 1)
+
+
+def _mixture_crps(x: Tensor, w: Tensor, y: Tensor, std: Tensor) -> Tensor:
+    r"""Fair CRPS of a mixture of normals.
+
+    .. math:: \sum_i w_i A(y - x_i, \sigma) - \frac{\sum_{i \ne j} w_i w_j A(x_i - x_j,
+        \sqrt 2 \sigma)}{2 (1 - \sum_i w_i^2)}, \quad A(m, s) = E |N(m, s^2)|
+
+    Source: Grimit et al. (2006), Q. J. R. Meteorol. Soc. 132, 2925, equation 5, with the pairs of
+    a member with itself left out.
+    """
+    skill = (w * _expected_norm(y - x, std)).sum(0)
+    pairs = torch.einsum(
+        "im,jm,ijm->m", w, w, _expected_norm(x[:, None] - x[None], math.sqrt(2) * std)
+    )
+    own = w.square().sum(0)
+    # The diagonal of the pairs is A(0, sqrt(2) std).
+    pairs = pairs - own * _expected_norm(torch.zeros_like(std), math.sqrt(2) * std)
+    return skill - pairs / (2 * (1 - own).clamp_min(1e-12))
+
+
+def _expected_norm(mean: Tensor, std: Tensor) -> Tensor:
+    r"""E |N(mean, std^2)|."""
+    z = mean / std
+    density = torch.exp(-0.5 * z.square()) / math.sqrt(2 * math.pi)
+    return std * (z * (2 * torch.special.ndtr(z) - 1) + 2 * density)
