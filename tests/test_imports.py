@@ -93,7 +93,7 @@ def test_modules_import_only_from_below():
         (("systems", "linear"), "from ..observe import Select"),
         (("methods", "enkf"), "from scorda.methods.kalman import KalmanFilter"),
         (("methods", "enkf"), "from .kalman import KalmanFilter"),
-        (("guide",), "from scorda.sample import Sampler"),
+        (("sample",), "from scorda.guide import Guidance"),
         (("process",), "import scorda"),
         (("process",), "from scorda import SDA"),
     ],
