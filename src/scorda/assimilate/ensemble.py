@@ -7,11 +7,12 @@ predicted observations and d the innovation :math:`y - \bar{h(x)}`, both multipl
 .. math:: x_i^a = \bar x + \sum_j W_{ij} \, a_j ,
 
 so the state enters through its anomalies alone, however large it is, and past states are smoothed
-with the same weights. All functions accept leading batch axes.
+with the same weights.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,13 +22,13 @@ from scorda.observe import ObservationModel
 from scorda.shapes import Float, Tensor
 
 __all__ = [
+    "Transform",
     "check_inflation",
-    "combine",
     "inflate",
     "innovation_statistics",
-    "kalman_weights",
-    "perturbed_weights",
-    "symmetric_weights",
+    "kalman_transform",
+    "perturbed_transform",
+    "symmetric_transform",
     "white_innovation",
 ]
 
@@ -55,14 +56,6 @@ def check_inflation(factor: float) -> None:
         )
 
 
-def combine(
-    ensemble: Float[Tensor, "ensemble ..."], weights: Float[Tensor, "ensemble ensemble"]
-) -> Float[Tensor, "ensemble ..."]:
-    r"""Return the members :math:`\bar x + \sum_j W_{ij} (x_j - \bar x)`."""
-    mean = ensemble.mean(0, keepdim=True)
-    return mean + (weights @ (ensemble - mean).flatten(1)).reshape(ensemble.shape)
-
-
 def white_innovation(
     forecast: Float[Tensor, "ensemble ..."], y: Float[Tensor, "obs"], model: ObservationModel
 ) -> tuple[Float[Tensor, "ensemble obs"], Float[Tensor, "obs"]]:
@@ -87,34 +80,61 @@ def innovation_statistics(
     return {"innovation": square.mean().sqrt(), "chi2": (square / expected).mean()}
 
 
-def kalman_weights(
-    anomalies: Float[Tensor, "*batch ensemble obs"], residuals: Float[Tensor, "*batch rows obs"]
-) -> Float[Tensor, "*batch rows ensemble"]:
-    r"""Weights of the anomalies in the Kalman increment of white residuals D.
+@dataclass(frozen=True)
+class Transform:
+    r"""What an analysis does to anomalies, as the product of two thin factors.
 
-    .. math:: D (Y^T Y + (N - 1) I)^{-1} Y^T = D Y^T (Y Y^T + (N - 1) I)^{-1},
+    .. math:: X \mapsto X + L (M A)
+
+    With few observations the factors are much smaller than their product, ``(ensemble,
+    ensemble)``, which a large ensemble could not even store.
+
+    Arguments:
+        left: L.
+        right: M, or None for the identity.
+    """
+
+    left: Float[Tensor, "*batch ensemble rank"]
+    right: Float[Tensor, "*batch rank ensemble"] | None
+
+    def increment(
+        self, anomalies: Float[Tensor, "*batch ensemble columns"]
+    ) -> Float[Tensor, "*batch ensemble columns"]:
+        """Return L M A."""
+        return self.left @ (anomalies if self.right is None else self.right @ anomalies)
+
+    def __call__(self, ensemble: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble ..."]:
+        """Return the members of the analysis, from those of this or of an earlier step."""
+        anomalies = (ensemble - ensemble.mean(0, keepdim=True)).flatten(1)
+        return ensemble + self.increment(anomalies).reshape(ensemble.shape)
+
+
+def kalman_transform(
+    anomalies: Float[Tensor, "ensemble obs"], residuals: Float[Tensor, "ensemble obs"]
+) -> Transform:
+    r"""Kalman increments of white residuals D.
+
+    .. math:: D (Y^T Y + (N - 1) I)^{-1} Y^T A = D Y^T (Y Y^T + (N - 1) I)^{-1} A,
 
     of which the smaller system is solved: over observations or (Woodbury) over members.
     """
-    members, observations = anomalies.shape[-2:]
-    if observations <= members:
-        gram = anomalies.mT @ anomalies
-        gram.diagonal(dim1=-2, dim2=-1).add_(members - 1)
-        root = torch.linalg.cholesky(gram)
-        return torch.cholesky_solve(residuals.mT, root).mT @ anomalies.mT
-    gram = anomalies @ anomalies.mT
-    gram.diagonal(dim1=-2, dim2=-1).add_(members - 1)
+    members, observations = anomalies.shape
+    few = observations <= members
+    gram = anomalies.mT @ anomalies if few else anomalies @ anomalies.mT
+    gram.diagonal().add_(members - 1)
     root = torch.linalg.cholesky(gram)
-    return torch.cholesky_solve(anomalies @ residuals.mT, root).mT
+    if few:
+        return Transform(torch.cholesky_solve(residuals.mT, root).mT, anomalies.mT)
+    return Transform(torch.cholesky_solve(anomalies @ residuals.mT, root).mT, None)
 
 
-def perturbed_weights(
+def perturbed_transform(
     forecast: Float[Tensor, "ensemble ..."],
     y: Float[Tensor, "obs"],
     model: ObservationModel,
     generator: torch.Generator | None = None,
-) -> tuple[Float[Tensor, "ensemble ensemble"], dict[str, Any]]:
-    r"""Weights W of the stochastic analysis, and the statistics of its innovation.
+) -> tuple[Transform, dict[str, Any]]:
+    r"""The stochastic analysis, and the statistics of its innovation.
 
     .. math:: x_i^a = x_i + K (y + \varepsilon_i - h(x_i)), \quad \varepsilon_i \sim N(0, R)
 
@@ -123,15 +143,14 @@ def perturbed_weights(
     anomalies, innovation = white_innovation(forecast, y, model)
     noise = rng.normal(len(anomalies), tuple(innovation.shape), generator, like=anomalies)
     residuals = innovation + (noise - noise.mean(0)) - anomalies
-    weights = kalman_weights(anomalies, residuals)
-    weights.diagonal().add_(1)
-    return weights, innovation_statistics(anomalies, innovation)
+    statistics = innovation_statistics(anomalies, innovation)
+    return kalman_transform(anomalies, residuals), statistics
 
 
-def symmetric_weights(
+def symmetric_transform(
     anomalies: Float[Tensor, "*batch ensemble obs"], innovation: Float[Tensor, "*batch obs"]
-) -> tuple[Float[Tensor, "*batch 1 ensemble"], Float[Tensor, "*batch ensemble ensemble"]]:
-    r"""Weights w of the mean and T of the anomalies in the deterministic analysis.
+) -> tuple[Float[Tensor, "*batch 1 ensemble"], Transform]:
+    r"""The deterministic analysis: weights w of the mean, and T = I + L M of the anomalies.
 
     .. math:: w = d Y^T P_w, \quad T = \sqrt{N - 1} \, P_w^{1/2}, \quad
         P_w = (Y Y^T + (N - 1) I)^{-1}
@@ -142,17 +161,17 @@ def symmetric_weights(
     members, observations = anomalies.shape[-2:]
     rest = members - 1
     d = innovation.unsqueeze(-1)
-    if observations < members:
-        values, vectors = torch.linalg.eigh(anomalies.mT @ anomalies)
-        total = values.clamp_min(0) + rest
+    few = observations < members
+    values, vectors = torch.linalg.eigh(
+        anomalies.mT @ anomalies if few else anomalies @ anomalies.mT
+    )
+    values = values.clamp_min(0).unsqueeze(-2)
+    total = values + rest
+    # (sqrt(rest / total) - 1) / values, written so that it is regular where a value is zero.
+    factor = -1 / (total.sqrt() * (total.sqrt() + rest**0.5))
+    if few:
         basis = anomalies @ vectors
-        mean = (basis / total.unsqueeze(-2)) @ (vectors.mT @ d)
-        # (sqrt(rest / total) - 1) / value, written so that it is regular where the value is zero.
-        factor = -1 / (total.sqrt() * (total.sqrt() + rest**0.5))
-        transform = (basis * factor.unsqueeze(-2)) @ basis.mT
-        transform.diagonal(dim1=-2, dim2=-1).add_(1)
-        return mean.mT, transform
-    values, vectors = torch.linalg.eigh(anomalies @ anomalies.mT)
-    total = (values.clamp_min(0) + rest).unsqueeze(-2)
+        mean = (basis / total) @ (vectors.mT @ d)
+        return mean.mT, Transform(basis * factor, basis.mT)
     mean = (vectors / total) @ (vectors.mT @ (anomalies @ d))
-    return mean.mT, (vectors * (rest / total).sqrt()) @ vectors.mT
+    return mean.mT, Transform(vectors * (factor * values), vectors.mT)

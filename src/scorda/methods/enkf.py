@@ -19,11 +19,10 @@ from scorda import rng
 from scorda.assimilate import Filter, GaspariCohn
 from scorda.assimilate.ensemble import (
     check_inflation,
-    combine,
     inflate,
     innovation_statistics,
-    perturbed_weights,
-    symmetric_weights,
+    perturbed_transform,
+    symmetric_transform,
     white_innovation,
 )
 from scorda.observe import ObservationModel
@@ -84,8 +83,8 @@ class EnKF(Filter):
         """Return the analysis, and ``innovation`` and ``chi2`` of this cycle."""
         if self.localization is not None:
             return self._localized(self.localization, forecast, y, model, generator)
-        weights, info = perturbed_weights(forecast, y, model, generator)
-        return inflate(combine(forecast, weights), self.inflation), info
+        transform, info = perturbed_transform(forecast, y, model, generator)
+        return inflate(transform(forecast), self.inflation), info
 
     def _localized(
         self,
@@ -154,10 +153,13 @@ class ETKF(Filter):
     ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
         """Return the analysis, and ``innovation`` and ``chi2`` of this cycle."""
         anomalies, innovation = white_innovation(forecast, y, model)
-        mean, transform = symmetric_weights(anomalies, innovation)
+        mean_weights, transform = symmetric_transform(anomalies, innovation)
+        mean = forecast.mean(0, keepdim=True)
+        A = (forecast - mean).flatten(1)
+        moved = self.inflation * (A + transform.increment(A))
         if self.rotation:
-            transform = mean_preserving_rotation(len(forecast), forecast, generator) @ transform
-        analysis = combine(forecast, mean + self.inflation * transform)
+            moved = mean_preserving_rotation(len(forecast), forecast, generator) @ moved
+        analysis = mean + (mean_weights @ A + moved).reshape(forecast.shape)
         return analysis, innovation_statistics(anomalies, innovation)
 
 

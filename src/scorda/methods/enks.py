@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from scorda.assimilate import Assimilator, Filter, check_needs, collect
-from scorda.assimilate.ensemble import check_inflation, combine, inflate, perturbed_weights
+from scorda.assimilate.ensemble import check_inflation, inflate, perturbed_transform
 from scorda.observe import ObservationModel
 from scorda.problem import Analysis, Problem
 from scorda.shapes import Float, Tensor
@@ -63,10 +63,10 @@ class EnKS(Assimilator):
                 states = cycle.ensemble.new_empty(shape)
             states[:, k] = cycle.ensemble
             if cycle.info:
-                weights = cycle.info.pop("transform")
+                transform = cycle.info.pop("transform")
                 first = 0 if self.lag is None else max(0, k - self.lag)
                 if first < k:
-                    states[:, first:k] = combine(states[:, first:k], weights)
+                    states[:, first:k] = transform(states[:, first:k])
                 infos.append(cycle.info)
         assert states is not None
         return Analysis(states, problem.space, None, collect(infos), self.name)
@@ -74,7 +74,7 @@ class EnKS(Assimilator):
 
 @dataclass(frozen=True)
 class _EnKS(Filter):
-    """The forward run: the stochastic EnKF, which also hands out the weights of its analysis."""
+    """The forward run: the stochastic EnKF, which also hands out the transform of its analysis."""
 
     inflation: float
 
@@ -87,6 +87,5 @@ class _EnKS(Filter):
         model: ObservationModel,
         generator: torch.Generator | None = None,
     ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
-        weights, info = perturbed_weights(forecast, y, model, generator)
-        analysis = inflate(combine(forecast, weights), self.inflation)
-        return analysis, {"transform": weights} | info
+        transform, info = perturbed_transform(forecast, y, model, generator)
+        return inflate(transform(forecast), self.inflation), {"transform": transform} | info

@@ -12,7 +12,7 @@ from scorda.assimilate import Filter, GaspariCohn
 from scorda.assimilate.ensemble import (
     check_inflation,
     innovation_statistics,
-    symmetric_weights,
+    symmetric_transform,
     white_innovation,
 )
 from scorda.observe import ObservationModel
@@ -97,12 +97,13 @@ class LETKF(Filter):
         for local in geometry.local(model.operator.coordinates(geometry.space), members):
             local = local.to(forecast)
             near = white[local.observations] * local.root_weights.unsqueeze(-1)
-            mean_weights, transform = symmetric_weights(near[..., :-1].mT, near[..., -1])
-            weights = mean_weights + self.inflation * transform
-            # (blocks, points of a block, ensemble, variables)
+            mean_weights, transform = symmetric_transform(near[..., :-1].mT, near[..., -1])
+            # (blocks, points of a block, ensemble, variables): one column per point and variable.
             x = states[local.points]
             mean = x.mean(2, keepdim=True)
-            x = mean + weights.unsqueeze(1) @ (x - mean)
+            A = (x - mean).transpose(1, 2).flatten(2)
+            moved = mean_weights @ A + self.inflation * (A + transform.increment(A))
+            x = mean + moved.unflatten(2, (x.shape[1], x.shape[3])).transpose(1, 2)
             analysis[local.points[local.exists]] = x[local.exists]
         analysis = analysis.permute(1, 2, 0).reshape(forecast.shape)
         return analysis, innovation_statistics(anomalies, innovation)
