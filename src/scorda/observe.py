@@ -270,13 +270,13 @@ class Observations:
 
     @cached_property
     def _flat(self) -> Tensor:
-        return self.values.reshape(len(self), -1)
+        return self.values.flatten(1) if self.values.ndim > 1 else self.values[:, None]
 
     @cached_property
     def _stds(self) -> Tensor:
         # Where a value is absent its std means nothing: 1 keeps the arithmetic finite.
         std = torch.as_tensor(self.std).to(self.values).expand(self.values.shape)
-        return std.masked_fill(self.values.isnan(), 1.0).reshape(len(self), -1)
+        return std.reshape(self._flat.shape).masked_fill(self._flat.isnan(), 1.0)
 
     @cached_property
     def _complete(self) -> list[bool]:
