@@ -8,7 +8,7 @@ samples ``(ensemble, ...)`` and a diffusion time t (a scalar, or one per member)
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -19,6 +19,7 @@ from scorda.shapes import Float, Tensor
 __all__ = ["Denoiser", "GaussianDenoiser", "KernelDenoiser", "NetworkDenoiser", "precondition"]
 
 
+@runtime_checkable
 class Denoiser(Protocol):
     """Expectation of the data given noisy samples."""
 
