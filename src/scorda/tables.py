@@ -190,6 +190,8 @@ def usable_fields(
     if variable is None and len(space.variables) > 1:
         raise ValueError(f"Give `variable`, one of {list(space.variables)}.")
     channel = 0 if variable is None else space.variable(variable)
+    if not 0 < std < math.inf:
+        raise ValueError(f"Got an observation error std of {std}: it must be positive and finite.")
     if isinstance(array, str | Path):
         array, times = _read_fields(Path(array), space, space.variables[channel])
     fields = np.asarray(array, dtype=float)
@@ -269,8 +271,10 @@ def _read_fields(path: Path, space: StateSpace, name: str) -> tuple[np.ndarray, 
     """Variable on ``(time, *axes)`` and times of a NetCDF file or a zarr store."""
     import xarray
 
-    engine = "zarr" if path.is_dir() else None
-    with xarray.open_dataset(path, engine=engine, decode_timedelta=False) as dataset:
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file or store {path}: check the path.")
+    settings = {"engine": "zarr", "consolidated": False} if path.is_dir() else {}
+    with xarray.open_dataset(path, decode_timedelta=False, **settings) as dataset:
         if name not in dataset:
             raise ValueError(f"{path} has the variables {list(dataset)}: it needs {name!r}.")
         field = dataset[name]
@@ -315,6 +319,8 @@ def write_table(
         raise ValueError("Got observations of several steps at once: a table has one per row.")
     names = np.array(observations.model.operator.variables(space), dtype=object)
     places = observations.model.operator.coordinates(space).numpy(force=True)
+    if not any(observations.observed(k) for k in range(len(observations))):
+        raise ValueError("Got observations without a present value: there is nothing to write.")
     rows: list[tuple[np.ndarray, ...]] = []
     for k in range(len(observations)):
         y, model = observations.at(k)
