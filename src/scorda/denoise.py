@@ -23,7 +23,10 @@ __all__ = ["Denoiser", "GaussianDenoiser", "KernelDenoiser", "NetworkDenoiser", 
 class Denoiser(Protocol):
     """Expectation of the data given noisy samples."""
 
-    process: ScalarProcess
+    @property
+    def process(self) -> ScalarProcess:
+        """The forward process that it is bound to."""
+        ...
 
     def __call__(
         self, x_t: Float[Tensor, "ensemble ..."], t: Float[Tensor, "..."]
