@@ -1,0 +1,33 @@
+"""Contracts: what every system, operator, method and diffusion piece promises, as checks.
+
+Each check takes an object, runs it on small inputs, and raises an `AssertionError` of one sentence
+that names the class and the broken promise. The library runs them on all of its own classes; run
+them on yours::
+
+    from scorda.testing import check_filter
+
+    def test_my_filter_keeps_the_contract():
+        check_filter(MyFilter())
+
+They need no test framework and draw from seeds of their own.
+"""
+
+from scorda.testing.diffusion import (
+    check_denoiser,
+    check_guidance,
+    check_process,
+    check_sampler,
+)
+from scorda.testing.methods import check_assimilator, check_filter
+from scorda.testing.physics import check_operator, check_system
+
+__all__ = [
+    "check_assimilator",
+    "check_denoiser",
+    "check_filter",
+    "check_guidance",
+    "check_operator",
+    "check_process",
+    "check_sampler",
+    "check_system",
+]

@@ -1,0 +1,226 @@
+"""Contracts of assimilators and filters."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from scorda import rng
+from scorda.assimilate import Assimilator, Filter
+from scorda.observe import ObservationModel, Observations, Select
+from scorda.problem import Analysis, Problem
+from scorda.shapes import Tensor
+from scorda.space import StateSpace
+from scorda.systems import FunctionSystem
+from scorda.testing.promise import keeps, promise
+
+__all__ = ["check_assimilator", "check_filter"]
+
+HUGE = 1e8
+SHAPES = ((4,), (2, 5), (3, 4))
+
+
+def check_assimilator(method: Assimilator, problem: Problem, members: int = 40) -> None:
+    """Check a method on a problem that it can solve.
+
+    Promises: ``(members, steps + 1, *state)`` finite states in the precision of the problem's
+    states; weights that sum to one at each step; the same result for the same seed; the problem
+    untouched; a row of NaN alone changes no bit; observations with a huge error leave the law of
+    the states as it is without any: means and variances within 4 standard errors (skipped for a
+    method whose `inflation` is not 1 or whose `jitter` is not 0, which then change it).
+
+    Arguments:
+        method: The method.
+        problem: A problem with at least one unobserved step and one instrument, whose states have
+            finite variance.
+        members: Number of members.
+
+    Raises:
+        AssertionError: If a promise is broken.
+    """
+    members = max(members, method.least_members)
+    instrument = _instruments(problem)[0]
+    values = instrument.values.clone()
+    analysis = method.assimilate(problem, members, rng.seeded(0))
+    promise(isinstance(analysis, Analysis), method, "does not return an Analysis")
+    like = problem.initial
+    like = problem.system.prior(1, rng.seeded(0)) if like is None else like
+    shape = (members, problem.steps + 1, *problem.space.shape)
+    keeps(method, "assimilate", like, analysis.states, shape)
+    if analysis.weights is not None:
+        total = analysis.weights.sum(0)
+        promise(
+            torch.allclose(total, torch.ones_like(total)) and bool((analysis.weights >= 0).all()),
+            method,
+            "returns weights that are negative or do not sum to one at each step",
+        )
+    promise(
+        torch.equal(instrument.values.nan_to_num(nan=HUGE), values.nan_to_num(nan=HUGE)),
+        method,
+        "changes the observations of its problem",
+    )
+    again = method.assimilate(problem, members, rng.seeded(0))
+    promise(
+        torch.equal(analysis.states, again.states),
+        method,
+        "gives another result for the same seed",
+    )
+    padded = method.assimilate(_with_absent_row(problem), members, rng.seeded(0))
+    promise(
+        torch.equal(analysis.states, padded.states),
+        method,
+        "lets a row of NaN change the result: absent observations must leave no trace",
+    )
+    if _is_neutral(method):
+        vague = method.assimilate(_with_std(problem, HUGE), members, rng.seeded(1))
+        free = method.assimilate(_without_values(problem), members, rng.seeded(2))
+        _same_moments(method, vague, free)
+
+
+def check_filter(method: Filter, members: int = 60, device: str = "cpu") -> None:
+    """Check a filter, on states of several shapes in single and double precision.
+
+    Promises of `analyse`: shape, precision and device kept, finite, inputs untouched, the same
+    result for the same seed, and with a huge observation error the moments of the forecast
+    within 4 standard errors (at inflation 1 and without jitter). Promises of a run: those of
+    `check_assimilator`, and at an unobserved step the forecast bit for bit.
+
+    Arguments:
+        method: The filter.
+        members: Number of members.
+        device: Where the states live.
+
+    Raises:
+        AssertionError: If a promise is broken.
+    """
+    members = max(members, method.least_members)
+    for shape in SHAPES:
+        for dtype in (torch.float32, torch.float64):
+            problem = _problem(shape, members, dtype, device)
+            _check_analyse(method.begin(problem), problem)
+            check_assimilator(method, problem, members)
+            states = method.assimilate(problem, members, rng.seeded(0)).states
+            for k in (0, 2, 3):  # The steps after these are not observed, the last one is NaN.
+                promise(
+                    torch.equal(states[:, k + 1], problem.system.step(states[:, k])),
+                    method,
+                    "changes the forecast bit for bit where nothing is observed",
+                )
+
+
+def _check_analyse(method: Filter, problem: Problem) -> None:
+    assert problem.initial is not None
+    forecast, (y, model) = problem.initial, problem.observed()[2]
+    copies = forecast.clone(), y.clone()
+    analysis, info = method.analyse(forecast, y, model, rng.seeded(0))
+    promise(
+        torch.equal(forecast, copies[0]) and torch.equal(y, copies[1]),
+        method,
+        "changes the forecast or the observation that `analyse` is given",
+    )
+    keeps(method, "analyse", forecast, analysis)
+    promise(isinstance(info, dict), method, "does not report a dictionary from `analyse`")
+    method = method.begin(problem)
+    promise(
+        torch.equal(method.analyse(forecast, y, model, rng.seeded(0))[0], analysis),
+        method,
+        "gives another analysis for the same seed",
+    )
+    if _is_neutral(method):
+        vague = ObservationModel(model.operator, std=HUGE)
+        method = method.begin(problem)
+        analysis, info = method.analyse(forecast, y, vague, rng.seeded(0))
+        weights = info.get("weights")
+        weights = None if weights is None else weights[:, None]
+        space = problem.space
+        _same_moments(
+            method, Analysis(analysis[:, None], space, weights), Analysis(forecast[:, None], space)
+        )
+
+
+def _is_neutral(method: Assimilator) -> bool:
+    return getattr(method, "inflation", 1.0) == 1 and getattr(method, "jitter", 0.0) == 0
+
+
+def _same_moments(method: Assimilator, vague: Analysis, free: Analysis) -> None:
+    """Two samples of one law: 4 standard errors of the difference of means and log variances."""
+    size = len(free.states)
+    (mean, var), (other, other_var) = _moments(vague), _moments(free)
+    floor = 1e-6 * (1 + other.abs())
+    promise(
+        ((mean - other).abs() <= 4 * ((var + other_var) / size).sqrt() + floor).all(),
+        method,
+        "moves the mean by more than 4 standard errors for an observation of huge error",
+    )
+    ratio = (var + floor.square()) / (other_var + floor.square())
+    promise(
+        (ratio.log().abs() <= 4 * math.sqrt(4 / (size - 1))).all(),
+        method,
+        "changes the variance by more than 4 standard errors for an observation of huge error",
+    )
+
+
+def _moments(analysis: Analysis) -> tuple[Tensor, Tensor]:
+    states = analysis.states.double()
+    weights = torch.full(states.shape[:2], 1 / len(states), dtype=states.dtype)
+    weights = weights.to(states) if analysis.weights is None else analysis.weights.to(states)
+    mean = torch.einsum("et,et...->t...", weights, states)
+    return mean, torch.einsum("et,et...->t...", weights, (states - mean).square())
+
+
+def _problem(shape: tuple[int, ...], members: int, dtype: torch.dtype, device: str) -> Problem:
+    """A deterministic contraction on a periodic space, observed at step 2; step 4 is NaN."""
+
+    def step(x: Tensor) -> Tensor:
+        return 0.9 * x.roll(1, -1) + 0.1 * x.sin() + 0.2
+
+    def initial(members: int, seed: int) -> Tensor:
+        return rng.normal(members, shape, rng.seeded(seed))
+
+    axes = {name: np.arange(n) for name, n in zip("zyx"[-len(shape) :], shape, strict=True)}
+    period = {name: float(n) for name, n in zip(axes, shape, strict=True)}
+    space = StateSpace(shape, variables=("q",), coordinates=axes, period=period)
+    system = FunctionSystem(step, initial, space, library="torch")
+    start = initial(members, 5).to(device, dtype)
+    values = torch.tensor([[0.3, -0.5], [math.nan, math.nan]], dtype=dtype, device=device)
+    model = ObservationModel(Select([0, 3]), std=0.7)
+    return Problem(system, Observations(model, (2, 4), values), 4, start)
+
+
+def _instruments(problem: Problem) -> tuple[Observations, ...]:
+    """The observations, which a problem keeps as a tuple whatever it was given."""
+    assert isinstance(problem.observations, tuple)
+    return problem.observations
+
+
+def _with_absent_row(problem: Problem) -> Problem:
+    """The same problem with a row of NaN at the first step that nobody observes."""
+    first, *others = _instruments(problem)
+    taken = {step for part in _instruments(problem) for step in part.steps}
+    free = next((k for k in range(problem.steps + 1) if k not in taken), None)
+    if free is None:
+        return problem
+    rows = sorted([*zip(first.steps, first.values, strict=True), (free, None)], key=lambda r: r[0])
+    absent = torch.full_like(first.values[0], math.nan)
+    values = torch.stack([absent if row is None else row for _, row in rows])
+    padded = replace(first, steps=tuple(step for step, _ in rows), values=values)
+    return replace(problem, observations=[padded, *others])
+
+
+def _with_std(problem: Problem, std: float) -> Problem:
+    parts = [
+        replace(part, model=ObservationModel(part.model.operator, std=std), std=None)
+        for part in _instruments(problem)
+    ]
+    return replace(problem, observations=parts)
+
+
+def _without_values(problem: Problem) -> Problem:
+    parts = [
+        replace(part, values=torch.full_like(part.values, math.nan))
+        for part in _instruments(problem)
+    ]
+    return replace(problem, observations=parts)
