@@ -8,7 +8,6 @@ mixture of Gaussians whose scores are closed forms.
 from __future__ import annotations
 
 import math
-from typing import cast
 
 import numpy as np
 import torch
@@ -124,7 +123,7 @@ def _equal(analysis: Analysis) -> Float[Tensor, "ensemble time ..."]:
     u = (torch.arange(members, dtype=torch.float64) + 0.5) / members
     columns = []
     for k in range(states.shape[1]):
-        total = cast(Tensor, weights[:, k].double().cumsum(0))
+        total = weights[:, k].double().cumsum(0)
         index = torch.searchsorted(total, u * total[-1], right=True).clamp_max(members - 1)
         columns.append(states[index, k])
     return torch.stack(columns, 1)

@@ -1,0 +1,22 @@
+"""Figures of posteriors; each function returns a matplotlib figure and shows or saves nothing.
+
+Truth is black, observations are vermilion, ensembles are blue where there is one and take one
+colour per method where there are several. Times are in the units of the space.
+"""
+
+from scorda.plot.base import colours_of, component_name, style
+from scorda.plot.maps import fields, hovmoller
+from scorda.plot.reliability import rank_histograms, spread_skill
+from scorda.plot.series import error_and_spread, trajectories
+
+__all__ = [
+    "colours_of",
+    "component_name",
+    "error_and_spread",
+    "fields",
+    "hovmoller",
+    "rank_histograms",
+    "spread_skill",
+    "style",
+    "trajectories",
+]

@@ -1,0 +1,141 @@
+"""Figures over time: trajectories of components, error and spread."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scorda import metrics
+from scorda.observe import Observations
+from scorda.plot.base import (
+    BLUE,
+    OBSERVED,
+    TRUTH,
+    Columns,
+    colours_of,
+    columns_of,
+    component_name,
+    log_ticks,
+    style,
+    subplots,
+    time_label,
+    times_of,
+)
+from scorda.problem import Analysis
+from scorda.shapes import Float, Tensor
+from scorda.space import StateSpace
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["error_and_spread", "trajectories"]
+
+
+def trajectories(
+    analysis: Analysis,
+    truth: Float[Tensor, "time ..."] | None = None,
+    observations: Sequence[Observations] | Columns | None = None,
+    components: Sequence[int] | None = None,
+    members: int = 6,
+    time: np.ndarray | None = None,
+) -> Figure:
+    """Components over time: members, the central 90 % of the ensemble, truth and observations.
+
+    Arguments:
+        analysis: The posterior.
+        truth: True states, ``(time, *state)``.
+        observations: What was observed, or the columns of a stored group ``observations``. Values
+            that are one component of the state are drawn, with two standard deviations.
+        components: Indices into the flattened state (default: three at most, spread evenly).
+        members: How many members to draw as lines.
+        time: Times on the axis (default: those of the space).
+    """
+    space, states = analysis.space, analysis.states.flatten(2)
+    if components is None:
+        shown = min(space.size, 3)
+        components = [round(i * space.size / shown) for i in range(shown)]
+    axis = times_of(analysis, time)
+    table = columns_of(observations, space)
+    chosen = np.linspace(0, len(states) - 1, min(members, len(states))).round().astype(int)
+    with style():
+        figure, rows = subplots(len(components), 1, 7.2, 1.55 * len(components) + 0.5)
+        for row, component in zip(rows[:, 0], components, strict=True):
+            part = Analysis(states[:, :, component, None], StateSpace((1,)), analysis.weights)
+            low, middle, high = (_quantile(part, level)[:, 0] for level in (0.05, 0.5, 0.95))
+            row.fill_between(axis, low, high, color=BLUE, alpha=0.2, linewidth=0, label="90 %")
+            for i, member in enumerate(chosen):
+                label = "members" if i == 0 else None
+                values = states[member, :, component]
+                row.plot(axis, values, color=BLUE, alpha=0.45, linewidth=0.6, label=label)
+            row.plot(axis, middle, color=BLUE, linewidth=1.3, label="median")
+            if truth is not None:
+                values = truth.flatten(1)[:, component]
+                row.plot(axis, values, color=TRUTH, linewidth=1.1, linestyle=(0, (4, 1.5)),
+                         label="truth")  # fmt: skip
+            if table is not None:
+                here = np.asarray(table["component"]) == component
+                if here.any():
+                    steps = np.asarray(table["step"])[here]
+                    row.errorbar(
+                        axis[steps],
+                        np.asarray(table["value"])[here],
+                        2 * np.asarray(table["std"])[here],
+                        fmt="o",
+                        color=OBSERVED,
+                        markersize=3.5,
+                        elinewidth=1,
+                        label="observed ± 2 std",
+                        zorder=5,
+                    )
+            row.set_ylabel(component_name(space, component), rotation=0, ha="right", va="center")
+            row.margins(x=0.01)
+        rows[-1, 0].set_xlabel(time_label(space))
+        handles: dict[str, Any] = {}
+        for row in rows[:, 0]:
+            handles |= dict(zip(*reversed(row.get_legend_handles_labels()), strict=True))
+        figure.legend(
+            handles.values(), handles.keys(), loc="outside upper left", ncols=5, handlelength=1.4
+        )
+    return figure
+
+
+def error_and_spread(
+    groups: Mapping[str, Mapping[str, Analysis]],
+    truth: Float[Tensor, "time ..."],
+    colours: Mapping[str, str] | None = None,
+    time: np.ndarray | None = None,
+) -> Figure:
+    """Error of the mean (solid) and spread (dashed) over time, one panel per group of methods.
+
+    Arguments:
+        groups: Title of a panel to its analyses by name, such as "Past data only".
+        truth: True states, ``(time, *state)``.
+        colours: Colour per name.
+        time: Times on the axis.
+    """
+    colours = colours or colours_of([name for group in groups.values() for name in group])
+    with style():
+        figure, panels = subplots(1, len(groups), 4.4 * len(groups) + 0.6, 2.9, sharey=True)
+        for panel, (title, analyses) in zip(panels[0], groups.items(), strict=True):
+            for name, analysis in analyses.items():
+                axis = times_of(analysis, time)
+                y, states, colour = truth.double(), analysis.states.double(), colours[name]
+                error = metrics.rmse(states, y, analysis.weights, per_step=True)
+                spread = metrics.spread(states, y, analysis.weights, per_step=True)
+                panel.plot(axis, error, color=colour, linewidth=1.3, label=name)
+                panel.plot(axis, spread, color=colour, linewidth=1.1, linestyle=(0, (3, 1.5)))
+            panel.set_title(title)
+            panel.set_xlabel(time_label(next(iter(analyses.values())).space))
+            panel.set_yscale("log")
+            log_ticks(panel.yaxis)
+            panel.margins(x=0.01)
+            panel.grid(axis="y", color="#e6e6e6", linewidth=0.6)
+            panel.legend(loc="upper right", ncols=2, handlelength=1.2, columnspacing=1.0)
+        panels[0, 0].set_ylabel("RMSE (solid), spread (dashed)")
+    return figure
+
+
+def _quantile(part: Analysis, level: float) -> np.ndarray:
+    return metrics.quantile(part.states.double(), level, part.weights).numpy()

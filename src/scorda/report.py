@@ -1,0 +1,419 @@
+"""One self-contained HTML page about one run or several on the same problem.
+
+The page loads nothing from anywhere: its style is inline and its figures are images inside it. It
+needs no JavaScript, prints well, and says of each method which observations it used.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources import files as resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from scorda import plot
+from scorda.files import atomic
+from scorda.problem import Analysis
+from scorda.shapes import Float, Tensor
+from scorda.store import Posterior
+from scorda.store.scores import distance, first_scored, scores
+
+__all__ = ["score_table", "write_report"]
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+GROUPS = {False: "Past data only", True: "All data"}
+EXPLAINED = {
+    False: "filters: an estimate uses the observations up to its own time",
+    True: "smoothers: every estimate uses the observations before and after it",
+}
+# Name of a score, its heading, what stands below the heading, and whether small is good.
+COLUMNS: tuple[tuple[str, str, str, bool], ...] = (
+    ("rmse", "RMSE", "of the mean", True),
+    ("spread", "Spread", "", False),
+    ("spread_skill", "Spread/skill", "1 is reliable", False),
+    ("crps", "CRPS", "fair", True),
+    ("coverage", "Coverage", "of the 90 % interval", False),
+    ("wasserstein", "W1", "to the reference", True),
+    ("observation_rmse", "RMSE", "withheld values", True),
+    ("innovation_chi2", "χ²", "1 is reliable", False),
+    ("observation_crps", "CRPS", "withheld values", True),
+    ("observation_coverage", "Coverage", "of the 90 % interval", False),
+    ("evaluations", "Evaluations", "of the network", False),
+    ("seconds", "Seconds", "", False),
+)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A posterior under the name that it has on the page, read once."""
+
+    name: str
+    posterior: Posterior
+
+    @cached_property
+    def analysis(self) -> Analysis:
+        return self.posterior.analysis
+
+
+def score_table(
+    posteriors: Mapping[str, Posterior],
+    references: Sequence[Posterior] = (),
+    spinup: int | None = None,
+) -> dict[str, dict[str, float]]:
+    """Scores and cost of each posterior, by name and score.
+
+    Arguments:
+        posteriors: Complete posteriors by name.
+        references: Posteriors that are near exact. One with past data only serves the filters,
+            one with all data the smoothers. The distance of a reference is that between two
+            draws from it: the floor that the finite size of an ensemble sets.
+        spinup: Steps that do not count (default: those before the first observation).
+    """
+    return _score_table([_Run(n, p) for n, p in posteriors.items()], references, spinup)
+
+
+def write_report(
+    posteriors: Mapping[str, Posterior],
+    path: str | Path,
+    references: Sequence[Posterior] = (),
+    title: str | None = None,
+    spinup: int | None = None,
+) -> Path:
+    """Write the page; returns its path.
+
+    Arguments:
+        posteriors: Complete posteriors of one problem, by the name that each gets on the page.
+        path: File to write.
+        references: As in `score_table`.
+        title: Title of the page (default: the name of the system).
+        spinup: As in `score_table`.
+
+    Raises:
+        ValueError: If a posterior is incomplete, or they are of different problems.
+    """
+    runs = [_Run(name, posterior) for name, posterior in posteriors.items()]
+    _check(runs)
+    table = _score_table(runs, references, spinup)
+    first = runs[0].posterior
+    title = title or str(first.to_xarray().attrs["system"])
+    colours = plot.colours_of([run.name for run in runs])
+    body = [
+        _header(runs, title),
+        _scores(runs, table, colours, references, first_scored(first, spinup)),
+        *_figures(runs, colours, first_scored(first, spinup)),
+        _provenance(runs),
+    ]
+    style = resources("scorda").joinpath("report.css").read_text(encoding="utf-8")
+    page = (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escape(title)}</title>\n"
+        # Without an icon of its own a browser asks the server for one.
+        f'<link rel="icon" href="data:,">\n<style>\n{style}</style>\n</head>\n<body>\n'
+        + "\n".join(body)
+        + "\n</body>\n</html>\n"
+    )
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(path) as partial:
+        partial.write_text(page, encoding="utf-8")
+    return path
+
+
+def _check(runs: list[_Run]) -> None:
+    if not runs:
+        raise ValueError("Got no posterior: name at least one store, such as run.zarr.")
+    first = runs[0].posterior
+    for run in runs:
+        size = run.posterior.to_xarray().sizes["time"]
+        if (run.posterior.space.shape, size) != (
+            first.space.shape,
+            first.to_xarray().sizes["time"],
+        ):
+            raise ValueError(
+                f"{run.posterior.path} has other states or times than {first.path}: put runs of "
+                "one problem into one report."
+            )
+
+
+def _score_table(
+    runs: list[_Run], references: Sequence[Posterior], spinup: int | None
+) -> dict[str, dict[str, float]]:
+    exact = {reference.smoother: reference for reference in references}
+    loaded = {kind: reference.analysis for kind, reference in exact.items()}
+    table = {}
+    for run in runs:
+        row = scores(run.posterior, spinup)
+        reference = exact.get(run.posterior.smoother)
+        if reference is not None:
+            first, second = _draws(loaded[reference.smoother], len(run.analysis.states))
+            own = reference.path == run.posterior.path
+            start = first_scored(run.posterior, spinup)
+            row["wasserstein"] = distance(second if own else run.analysis, first, start)
+        info = run.posterior.info
+        evaluations = info.get("report", {}).get("evaluations")
+        if evaluations is not None:
+            row["evaluations"] = float(np.max(evaluations))
+        table[run.name] = row | {"seconds": info["seconds"]}
+    return table
+
+
+def _draws(reference: Analysis, members: int) -> tuple[Analysis, Analysis]:
+    """Two disjoint sets of members of a reference, each as large as the ensemble if it can be."""
+    size = min(members, len(reference.states) // 2)
+    order = torch.randperm(len(reference.states), generator=torch.Generator().manual_seed(0))
+    return tuple(  # type: ignore[return-value]
+        Analysis(
+            reference.states[rows],
+            reference.space,
+            None if reference.weights is None else reference.weights[rows],
+        )
+        for rows in (order[:size], order[size : 2 * size])
+    )
+
+
+def _header(runs: list[_Run], title: str) -> str:
+    posterior = runs[0].posterior
+    dataset, space = posterior.to_xarray(), posterior.space
+    table = posterior.observations
+    steps, values = dataset.sizes["time"] - 1, table.sizes["observation"]
+    times = len(np.unique(table["step"].values))
+    names = {
+        plot.component_name(space, int(i)) for i in table["component"].values[:1000] if i >= 0
+    }
+    observed = ", ".join(sorted(names)) if 0 < len(names) <= 4 else "the state"
+    against = "the truth is known" if posterior.truth is not None else "the truth is not known"
+    if posterior.group("withheld") is not None:
+        against += ", and some observations were kept back to score"
+    lead = f"{values} observations of {observed} at {times} times; {against}."
+    facts = {
+        "System": dataset.attrs["system"],
+        "State": f"{' × '.join(map(str, space.shape))} numbers",
+        "Length": f"{steps} steps of {space.dt:g}",
+        "Observation error": _range(table["std"].values),
+        "Methods": ", ".join(run.name for run in runs),
+    }
+    items = "".join(
+        f"<div><dt>{html.escape(k)}</dt><dd>{html.escape(str(v))}</dd></div>"
+        for k, v in facts.items()
+    )
+    return (
+        f'<header>\n<p class="kicker">Scorda · posterior report</p>\n'
+        f"<h1>{html.escape(title)}</h1>\n"
+        f'<p class="lead">{html.escape(lead)}</p>\n<dl class="facts">{items}</dl>\n</header>'
+    )
+
+
+def _scores(
+    runs: list[_Run],
+    table: Mapping[str, Mapping[str, float]],
+    colours: Mapping[str, str],
+    references: Sequence[Posterior],
+    first: int,
+) -> str:
+    columns = [c for c in COLUMNS if any(c[0] in row for row in table.values())]
+    head = "".join(
+        f"<th>{heading}{f'<small>{below}</small>' if below else ''}</th>"
+        for _, heading, below, _ in columns
+    )
+    rows = []
+    for smoother, group in GROUPS.items():
+        members = [run for run in runs if run.posterior.smoother == smoother]
+        if not members:
+            continue
+        rows.append(
+            f'<tr class="group"><th colspan="{len(columns) + 2}">{group} '
+            f"<span>– {EXPLAINED[smoother]}</span></th></tr>"
+        )
+        best = {
+            name: min(table[run.name].get(name, np.inf) for run in members)
+            for name, _, _, small in columns
+            if small and len(members) > 1
+        }
+        for run in members:
+            cells = "".join(
+                f"<td{' class=best' if table[run.name].get(name) == best.get(name, '') else ''}>"
+                f"{_number(name, table[run.name].get(name))}</td>"
+                for name, *_ in columns
+            )
+            swatch = f'<span class="swatch" style="background:{colours[run.name]}"></span>'
+            size = run.posterior.to_xarray().sizes["ensemble"]
+            rows.append(f"<tr><td>{swatch}{html.escape(run.name)}</td><td>{size}</td>{cells}</tr>")
+    note = [f"Scores are means over the steps from {first} on; bold is the best of its group."]
+    if references:
+        note.append(
+            "W1 is the exact Wasserstein distance between the states of the ensemble and those of "
+            "the reference, mean over the steps; the row of a reference shows the distance "
+            "between two of its own draws, the floor for ensembles of that size."
+        )
+    return (
+        f'<section>\n<h2>Scores and cost</h2>\n<div class="scroll"><table>\n'
+        f"<thead><tr><th>Method</th><th>Members</th>{head}</tr></thead>\n"
+        f"<tbody>{''.join(rows)}</tbody></table></div>\n"
+        f'<p class="note">{" ".join(note)}</p>\n</section>'
+    )
+
+
+def _figures(runs: list[_Run], colours: Mapping[str, str], first: int) -> list[str]:
+    posterior = runs[0].posterior
+    truth, space = posterior.truth, posterior.space
+    sections = [_states(runs, truth, len(space.axes))]
+    if truth is None:
+        return sections
+    groups = {
+        GROUPS[kind]: {r.name: r.analysis for r in runs if r.posterior.smoother == kind}
+        for kind in GROUPS
+    }
+    groups = {title: group for title, group in groups.items() if group}
+    analyses = {run.name: run.analysis for run in runs}
+    time = _time_axis(posterior)
+    sections.append(
+        "<section>\n<h2>Error and spread over time</h2>\n"
+        + _figure(
+            plot.error_and_spread(groups, truth, colours, time),
+            "Error of the ensemble mean (solid) and ensemble spread (dashed).",
+            "A reliable ensemble keeps the two together; a dashed line below its solid one means "
+            "overconfidence. Both fall when observations arrive and grow in between.",
+        )
+        + "\n</section>"
+    )
+    sections.append(
+        "<section>\n<h2>Reliability</h2>\n"
+        + _figure(
+            plot.rank_histograms(analyses, truth, first, colours=colours),
+            "Rank of the truth among the members.",
+            "Flat is reliable, U-shaped overconfident, a hump underconfident, a slope biased. "
+            "The grey band holds 95 % of the bars of a reliable ensemble if all values were "
+            "independent; values that follow each other in time scatter more.",
+        )
+        + _figure(
+            plot.spread_skill(analyses, truth, first, colours=colours),
+            "Error against spread.",
+            "Values are sorted by their spread into bins of equal size. On the line the ensemble "
+            "knows how large its error is.",
+            narrow=True,
+        )
+        + "\n</section>"
+    )
+    return sections
+
+
+def _states(runs: list[_Run], truth: Float[Tensor, "time ..."] | None, axes: int) -> str:
+    """Trajectories or fields: what uses past data on the left, what uses all data on the right."""
+    draw: Callable[[_Run], Figure]
+    if axes == 2:
+        steps = np.unique(runs[0].posterior.observations["step"].values)
+        step = int(steps[len(steps) // 2])
+        heading, caption = "Fields", f"Fields at step {step}"
+        see = (
+            "Members share the large scales of the mean and differ where the spread is large; "
+            "the spread is small near observations."
+        )
+
+        def draw(run: _Run) -> Figure:
+            table = run.posterior.observations
+            return plot.fields(run.analysis, step, truth, table)
+
+    elif axes == 1:
+        heading, caption = "Fields over time", "The field over time"
+        see = "Where the error is large the spread should be large too."
+
+        def draw(run: _Run) -> Figure:
+            return plot.hovmoller(run.analysis, truth, _time_axis(run.posterior))
+
+    else:
+        heading, caption = "Trajectories", "Trajectories"
+        see = (
+            "Bands hold the central 90 % of the members; the truth (dashed) should leave them one "
+            "time in ten."
+            if truth is not None
+            else "Bands hold the central 90 % of the members."
+        )
+
+        def draw(run: _Run) -> Figure:
+            table, time = run.posterior.observations, _time_axis(run.posterior)
+            return plot.trajectories(run.analysis, truth, table, time=time)
+
+    columns = []
+    for smoother, group in GROUPS.items():
+        figures = [
+            _figure(draw(run), f"{caption} of {run.name}.", see if i == 0 else "")
+            for i, run in enumerate(r for r in runs if r.posterior.smoother == smoother)
+        ]
+        if figures:
+            columns.append(f"<div>\n<h3>{group}</h3>\n{''.join(figures)}</div>")
+    return f'<section>\n<h2>{heading}</h2>\n<div class="pair">{"".join(columns)}</div>\n</section>'
+
+
+def _provenance(runs: list[_Run]) -> str:
+    parts = []
+    for run in runs:
+        attrs, info = run.posterior.to_xarray().attrs, run.posterior.info
+        record = {
+            "method": {"name": attrs["method"]} | json.loads(attrs["settings"]),
+            "members": int(attrs["members"]),
+            "seed": int(attrs["seed"]),
+            "configuration": run.posterior.configuration,
+            "seconds": round(info["seconds"], 3),
+            "peak_memory_mb": info["peak_memory_mb"],
+            "threads": info["threads"],
+            "finished": info["finished"],
+            "platform": info["platform"],
+            "versions": info["versions"],
+        }
+        text = html.escape(json.dumps(record, indent=2))
+        parts.append(
+            f"<details><summary>{html.escape(run.name)}</summary><pre>{text}</pre></details>"
+        )
+    version = runs[0].posterior.info["versions"]["scorda"]
+    return (
+        "<section>\n<h2>Provenance</h2>\n<p>Everything that is needed to run this again.</p>\n"
+        f"{''.join(parts)}\n</section>\n<footer>Written by Scorda {html.escape(version)}.</footer>"
+    )
+
+
+def _figure(figure: Figure, title: str, see: str = "", narrow: bool = False) -> str:
+    import matplotlib
+
+    buffer = io.BytesIO()
+    # Names of elements are drawn from the salt: the same page has the same bytes.
+    with matplotlib.rc_context({"svg.hashsalt": "scorda"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, dpi=150)
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return (
+        f"<figure{' class=narrow' if narrow else ''}>"
+        f'<img alt="{html.escape(title)}" src="data:image/svg+xml;base64,{data}">'
+        f"<figcaption><b>{html.escape(title)}</b> {html.escape(see)}</figcaption></figure>"
+    )
+
+
+def _time_axis(posterior: Posterior) -> np.ndarray:
+    return np.asarray(posterior.to_xarray()["time"].values)
+
+
+def _number(name: str, value: float | None) -> str:
+    if value is None:
+        return "–"
+    if name == "evaluations":
+        return f"{value:.0f}"
+    if name in ("coverage", "observation_coverage"):
+        return f"{100 * value:.0f} %"
+    if name == "seconds":
+        return f"{value:.1f}" if value >= 1 else f"{value:.2f}"
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def _range(values: np.ndarray) -> str:
+    low, high = float(values.min()), float(values.max())
+    return f"std {low:.3g}" if np.isclose(low, high) else f"std {low:.3g} to {high:.3g}"
