@@ -189,8 +189,8 @@ def test_a_row_may_observe_several_steps():
 def test_stacked_instruments_are_independent():
     x = normal(4, (5,), seeded(0))
     parts = []
-    for model in models().values():
-        parts.append(Observations(model, [0], torch.tensor([[0.5, NAN, 1.0]])).at(0))
+    for k, model in enumerate(models().values()):
+        parts.append(Observations(model, [0], torch.tensor([[0.5 + k, NAN, 1.0 - k]])).at(0))
     y, model = stack(parts)
     assert y.numel() == 6 and model.operator.linear
     total = sum(m.log_likelihood(part, x) for part, m in parts)

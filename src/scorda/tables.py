@@ -273,7 +273,7 @@ def _read_fields(path: Path, space: StateSpace, name: str) -> tuple[np.ndarray, 
 
     if not path.exists():
         raise FileNotFoundError(f"There is no file or store {path}: check the path.")
-    settings = {"engine": "zarr", "consolidated": False} if path.is_dir() else {}
+    settings: dict[str, Any] = {"engine": "zarr", "consolidated": False} if path.is_dir() else {}
     with xarray.open_dataset(path, decode_timedelta=False, **settings) as dataset:
         if name not in dataset:
             raise ValueError(f"{path} has the variables {list(dataset)}: it needs {name!r}.")
