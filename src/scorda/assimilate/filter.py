@@ -125,7 +125,7 @@ class Filter(Assimilator):
         else:
             first, weights, ensemble = start.step + 1, start.weights, start.ensemble
             _check_start(start, members, problem)
-        method = self.begin(problem) if start is None else self.begin(problem, weights)
+        method = self.begin(problem, weights)
         forecast_seconds = 0.0
         for step in range(first, problem.steps + 1):
             info: dict[str, Any] = {}
@@ -211,13 +211,16 @@ def _check_finite(method: Assimilator, ensemble: Tensor, step: int, stage: str) 
 
 
 def _spread(ensemble: Tensor, weights: Tensor | None) -> Tensor:
-    """Root of the spatial mean of the ensemble variance."""
+    """Root of the spatial mean of the unbiased ensemble variance, as `scorda.metrics.spread`."""
     if weights is None:
         # One member has no variance, and says so with a zero.
         return ensemble.var(0, correction=min(1, len(ensemble) - 1)).mean().sqrt()
     weights = weights.to(ensemble)
     mean = torch.tensordot(weights, ensemble, 1)
-    return torch.tensordot(weights, (ensemble - mean).square(), 1).mean().sqrt()
+    square = torch.tensordot(weights, (ensemble - mean).square(), 1).mean()
+    # Where one member has all the weight this is 0 / 0 but for the floor.
+    rest = 1 - weights.square().sum()
+    return (square / rest.clamp_min(torch.finfo(rest.dtype).eps)).sqrt()
 
 
 def _join_weights(weights: list[Tensor | None], like: Tensor) -> Tensor | None:

@@ -20,8 +20,9 @@ class GaspariCohn:
         4 - 5 r + \frac53 r^2 + \frac58 r^3 - \frac12 r^4 + \frac1{12} r^5 - \frac{2}{3 r}
         & 1 < r \le 2 \\ 0 & r > 2 \end{cases}, \quad r = \mathrm{distance} / c
 
-    with c = 1.82 radius, so that the weight near the radius is that of a Gaussian at one standard
-    deviation, :math:`e^{-1/2}`. It is a correlation function in up to three dimensions.
+    with c = 1.82 radius, which gives it the curvature at 0 of a Gaussian whose standard deviation
+    is the radius: at the radius the weight is 0.63, near :math:`e^{-1/2}`, and beyond 2c it is 0.
+    It is a correlation function in up to three dimensions.
 
     Source: Gaspari & Cohn (1999), Q. J. R. Meteorol. Soc. 125, equation 4.10.
 

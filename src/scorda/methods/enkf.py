@@ -45,8 +45,8 @@ class EnKF(Filter):
     With it, covariances are tapered, :math:`\rho \circ A^T Y` and :math:`\rho \circ Y^T Y`, and
     the system is over observations: meant for up to some thousands of them.
 
-    Source: Burgers, van Leeuwen & Evensen (1998), Mon. Wea. Rev. 126, equations 13-16; tapering:
-    Houtekamer & Mitchell (2001), Mon. Wea. Rev. 129, equation 6.
+    Source: Burgers, van Leeuwen & Evensen (1998), Mon. Wea. Rev. 126, 1719-1724;
+    tapering: Houtekamer & Mitchell (2001), Mon. Wea. Rev. 129, 123-137.
 
     Arguments:
         inflation: Factor of the analysis anomalies, at least 1.
@@ -126,9 +126,9 @@ class ETKF(Filter):
     Mean and covariance of the analysis are exactly those of the Kalman update with the sample
     moments of the forecast (for a linear h).
 
-    Source: Bishop, Etherton & Majumdar (2001), Mon. Wea. Rev. 129; in the symmetric form of Hunt,
-    Kostelich & Szunyogh (2007), Physica D 230, equations 21-24. Rotations: Sakov & Oke (2008),
-    Mon. Wea. Rev. 136, section 5.
+    Source: Bishop, Etherton & Majumdar (2001), Mon. Wea. Rev. 129, 420-436; in the symmetric form of
+    Hunt, Kostelich & Szunyogh (2007), Physica D 230, equations 20-25. Rotations: Sakov & Oke
+    (2008), Mon. Wea. Rev. 136, 1042-1053.
 
     Arguments:
         inflation: Factor of the analysis anomalies, at least 1.

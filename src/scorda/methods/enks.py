@@ -29,7 +29,7 @@ class EnKS(Assimilator):
     to the RTS smoother for linear-Gaussian problems as N grows. Inflation acts on the analysis
     of the current step alone; smoothed states are not inflated again.
 
-    Source: Evensen & van Leeuwen (2000), Mon. Wea. Rev. 128, section 4c.
+    Source: Evensen & van Leeuwen (2000), Mon. Wea. Rev. 128, 1852-1867.
 
     Arguments:
         inflation: Factor of the analysis anomalies of the current step, at least 1.
