@@ -107,8 +107,8 @@ class InflatedLikelihood(Guidance):
 
     Arguments:
         gamma: Variance of x-hat in units of the squared noise level.
-        bound: Largest root-mean-square displacement per member, in units of the noise level: single
-            members otherwise diverge where the sampler takes large steps. None disables it.
+        bound: Largest root-mean-square displacement per member, in units of the noise level:
+            single members otherwise diverge where the sampler takes large steps. None disables it.
     """
 
     gamma: float = 1e-2
@@ -133,15 +133,18 @@ class InflatedLikelihood(Guidance):
 
         def weigh(mean: Tensor, residual: Tensor) -> Tensor:
             # Depends on x-hat alone, so its products cost the operator's Jacobian, not the
-            # network's. In the observation's units every direction with J J^T = 1 is solved in
-            # the first step, so masks and selections never need a second one.
+            # network's. Scaled by the row sums of the matrix: where J J^T is diagonal, as for
+            # selections, averages of blocks and pointwise functions, the first step is exact.
             jacobian, adjoint = _linearise(model.operator, mean)
             gain = align(self.gamma * noise_var, residual)
+            overlap = jacobian(adjoint(torch.ones_like(residual))).clamp(min=0)
             return _solve(
                 lambda q: _times_cov(model, q) + gain * jacobian(adjoint(q)),
                 residual,
                 iterations=16,
                 tolerance=1e-4,
+                scale=model.error_std(tuple(residual.shape[1:]), residual).square()
+                + gain * overlap,
             )
 
         mean, shift = _pull_back(denoiser, x_t, t, y, model, weigh)
@@ -255,7 +258,7 @@ def _pull_back(
     model: ObservationModel,
     weigh: Callable[[Tensor, Tensor], Tensor],
 ) -> tuple[Tensor, Tensor]:
-    r"""Denoise, and pull the weighed residual q back: :math:`(\sigma^2/\alpha) (\partial h(D))^T q`."""
+    r"""Denoise, and pull back the weighed residual q: :math:`(\sigma^2/\alpha) (\partial h(D))^T q`."""
     process = denoiser.process
     with torch.enable_grad():
         x_t = x_t.detach().requires_grad_()
@@ -290,12 +293,20 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _solve(
-    matrix: Callable[[Tensor], Tensor], b: Tensor, iterations: int, tolerance: float
+    matrix: Callable[[Tensor], Tensor],
+    b: Tensor,
+    iterations: int,
+    tolerance: float,
+    scale: Tensor | float = 1.0,
 ) -> Tensor:
-    """Conjugate gradients per member; a member stops when it has converged or meets a direction
-    of negative curvature, which a positive definite matrix never has."""
+    """Conjugate gradients per member, preconditioned by a positive diagonal `scale`.
+
+    A member stops when it has converged or meets a direction of negative curvature, which a
+    positive definite matrix never has.
+    """
     x, r = torch.zeros_like(b), b
-    p, rr = r, _dot(r, r)
+    p = r / scale
+    rr = _dot(r, p)
     limit = tolerance**2 * rr
     active = rr > limit
     for _ in range(iterations):
@@ -306,8 +317,9 @@ def _solve(
         active = active & (curvature > 0)
         step = torch.where(active, rr / curvature, 0).to(b)
         x, r = x + step * p, r - step * product
-        rr_next = _dot(r, r)
-        p = r + (rr_next / rr.clamp(min=1e-300)).to(b) * p
+        z = r / scale
+        rr_next = _dot(r, z)
+        p = z + (rr_next / rr.clamp(min=1e-300)).to(b) * p
         rr = rr_next
         active = active & (rr > limit)
     return x
