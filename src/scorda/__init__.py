@@ -1,0 +1,94 @@
+"""Scorda: score-based data assimilation beside the classical methods.
+
+From a prior (a dynamical system, an ensemble, or a score network trained on trajectories), an
+observation model and observations to samples of the posterior.
+"""
+
+from scorda import metrics, systems, testing
+from scorda.assimilate import Assimilator, Filter, GaspariCohn
+from scorda.denoise import Denoiser, GaussianDenoiser, KernelDenoiser, NetworkDenoiser
+from scorda.guide import DPS, MMPS, Guidance, InflatedLikelihood
+from scorda.methods.enkf import ETKF, EnKF
+from scorda.methods.enks import EnKS
+from scorda.methods.kalman import KalmanFilter, KalmanSmoother
+from scorda.methods.letkf import LETKF
+from scorda.methods.particle import ParticleFilter, ParticleSmoother
+from scorda.methods.sda import SDA
+from scorda.observe import (
+    Average,
+    Chain,
+    Function,
+    Interpolate,
+    Linear,
+    Mask,
+    ObservationModel,
+    Observations,
+    Operator,
+    Pointwise,
+    Select,
+    Stride,
+)
+from scorda.prior import GaussianPrior, Prior, TrajectoryPrior, load
+from scorda.problem import Analysis, Problem, twin_experiment
+from scorda.process import ForwardProcess, VarianceExploding, VariancePreserving
+from scorda.sample import Ancestral, Multistep, PredictorCorrector, Sampler
+from scorda.space import Standardisation, StateSpace
+from scorda.store import open_posterior as open
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DPS",
+    "ETKF",
+    "LETKF",
+    "MMPS",
+    "SDA",
+    "Analysis",
+    "Ancestral",
+    "Assimilator",
+    "Average",
+    "Chain",
+    "Denoiser",
+    "EnKF",
+    "EnKS",
+    "Filter",
+    "ForwardProcess",
+    "Function",
+    "GaspariCohn",
+    "GaussianDenoiser",
+    "GaussianPrior",
+    "Guidance",
+    "InflatedLikelihood",
+    "Interpolate",
+    "KalmanFilter",
+    "KalmanSmoother",
+    "KernelDenoiser",
+    "Linear",
+    "Mask",
+    "Multistep",
+    "NetworkDenoiser",
+    "ObservationModel",
+    "Observations",
+    "Operator",
+    "ParticleFilter",
+    "ParticleSmoother",
+    "Pointwise",
+    "PredictorCorrector",
+    "Prior",
+    "Problem",
+    "Sampler",
+    "Select",
+    "Standardisation",
+    "StateSpace",
+    "Stride",
+    "TrajectoryPrior",
+    "VarianceExploding",
+    "VariancePreserving",
+    "__version__",
+    "load",
+    "metrics",
+    "open",
+    "systems",
+    "testing",
+    "twin_experiment",
+]
