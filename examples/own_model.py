@@ -6,13 +6,8 @@ The state is the logarithm of both populations. Prey is counted every 20 steps, 
 
 import numpy as np
 
-from scorda.methods.enkf import ETKF
-from scorda.metrics import rmse, spread
-from scorda.observe import ObservationModel, Select
-from scorda.problem import twin_experiment
+import scorda as sc
 from scorda.rng import seeded
-from scorda.space import StateSpace
-from scorda.systems import FunctionSystem
 
 DT = 0.05
 
@@ -34,17 +29,18 @@ def initial(members, seed):
 
 
 def main():
-    space = StateSpace((2,), DT, ("prey", "predators"))
-    system = FunctionSystem(step, initial, space, noise_std=0.01)
-    model = ObservationModel(Select([0]), std=0.2)
+    space = sc.StateSpace((2,), DT, ("prey", "predators"))
+    system = sc.systems.FunctionSystem(step, initial, space, noise_std=0.01)
+    model = sc.ObservationModel(sc.Select([0]), std=0.2)
     generator = seeded(0)
-    truth, problem = twin_experiment(system, model, steps=1000, every=20, generator=generator)
-    analysis = ETKF(inflation=1.02).assimilate(problem, members=20, generator=generator)
+    truth, problem = sc.twin_experiment(system, model, 1000, every=20, generator=generator)
+    analysis = sc.ETKF(inflation=1.02).assimilate(problem, members=20, generator=generator)
 
     states, truth = analysis.states[:, 200:], truth[200:]
     for i, name in enumerate(space.variables):
-        error = float(rmse(states[..., i : i + 1], truth[..., i : i + 1]))
-        print(f"{name:10} RMSE {error:.3f}  spread {float(spread(states[..., i : i + 1])):.3f}")
+        error = sc.metrics.rmse(states[..., i], truth[..., i])
+        spread = sc.metrics.spread(states[..., i])
+        print(f"{name:10} RMSE {error:.3f}  spread {spread:.3f}")
 
 
 if __name__ == "__main__":

@@ -70,7 +70,8 @@ class ParticleFilter(Filter):
     resampled member is then moved by its own draw of :math:`N(0, b^2 C)`, where C is the weighted
     (unbiased) sample covariance before resampling; this keeps members distinct where the system
     has no model error, and adds :math:`b^2 C` to the analysis covariance. Silverman's rule for b
-    is :math:`N^{-1/(d+4)}`, somewhat less where the posterior is not Gaussian.
+    is :math:`N^{-1/(d+4)}`; where the posterior is not Gaussian, 0.9 times that is a start (0.35
+    for 800 members of Lorenz-63, where less than 0.3 loses the truth now and then).
 
     Consistent as N grows for b = 0 (or b -> 0); the number of members needed grows exponentially
     with the number of independent observations.
