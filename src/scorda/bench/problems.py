@@ -138,8 +138,8 @@ def lorenz96_sakov() -> Setup:
 def lorenz63_sakov() -> Setup:
     """Lorenz-63 without model error, all observed every 0.25 time units with variance 2.
 
-    Source: Sakov, Oliver & Bertino (2012), Mon. Wea. Rev. 140, 1988-2004. 1000 cycles after 16 time
-    units.
+    Source: Sakov, Oliver & Bertino (2012), Mon. Wea. Rev. 140, 1988-2004. 1000 cycles after 16
+    time units.
     """
     particles = ParticleFilter(resample=0.2, jitter=0.25)
     return Setup(

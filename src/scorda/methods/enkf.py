@@ -126,8 +126,8 @@ class ETKF(Filter):
     Mean and covariance of the analysis are exactly those of the Kalman update with the sample
     moments of the forecast (for a linear h).
 
-    Source: Bishop, Etherton & Majumdar (2001), Mon. Wea. Rev. 129, 420-436; in the symmetric form of
-    Hunt, Kostelich & Szunyogh (2007), Physica D 230, equations 20-25. Rotations: Sakov & Oke
+    Source: Bishop, Etherton & Majumdar (2001), Mon. Wea. Rev. 129, 420-436; in the symmetric form
+    of Hunt, Kostelich & Szunyogh (2007), Physica D 230, equations 20-25. Rotations: Sakov & Oke
     (2008), Mon. Wea. Rev. 136, 1042-1053.
 
     Arguments:
