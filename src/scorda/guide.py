@@ -258,7 +258,7 @@ def _pull_back(
     model: ObservationModel,
     weigh: Callable[[Tensor, Tensor], Tensor],
 ) -> tuple[Tensor, Tensor]:
-    r"""Denoise, and pull back the weighed residual q: :math:`(\sigma^2/\alpha) (\partial h(D))^T q`."""
+    r"""Denoise, and pull the weighed residual q back: :math:`(\sigma^2/\alpha) (dh(D))^T q`."""
     process = denoiser.process
     with torch.enable_grad():
         x_t = x_t.detach().requires_grad_()

@@ -1,15 +1,17 @@
 r"""Samplers: from noise at the end of the process to samples of the data, or of a posterior.
 
-With :math:`u = x_t / \alpha` and the noise level :math:`\nu = \sigma / \alpha` every scalar process
-reads :math:`u = x_0 + \nu \varepsilon`, so each sampler is one line that goes from a noise level
-to a smaller one. After the last level the denoised mean is returned.
+With :math:`u = x_t / \alpha` and the noise level :math:`\nu = \sigma / \alpha` every scalar
+process reads :math:`u = x_0 + \nu \varepsilon`, so each sampler is one line that goes from a noise
+level to a smaller one. After the last level the denoised mean is returned.
 
 Each sampler may add Langevin corrections at every level it reaches,
 
 .. math:: x \leftarrow x + \delta s(x) + \sqrt{2 \delta}\, \varepsilon, \qquad
     \delta = \tau \dim(x) / \|s(x)\|^2 \text{ per member},
 
-whose stationary variance is too large by the factor :math:`1 / (1 - \tau / 2)` for a white Gaussian.
+whose stationary variance is too large by the factor :math:`1 + \tau / 2` for a white Gaussian of
+many dimensions: it solves :math:`v = (1 - \tau / v)^2 v + 2 \tau / v`. In few dimensions the norm
+of the score varies and the excess is larger.
 """
 
 from __future__ import annotations
@@ -58,8 +60,8 @@ class Sampler(ABC):
             )
         if self.grid not in ("time", "log") or not 0 < self.low < self.high:
             raise ValueError(
-                f'Got grid = {self.grid!r}, low = {self.low}, high = {self.high}: the grid is "time" '
-                'or "log", and 0 < low < high.'
+                f"Got grid = {self.grid!r}, low = {self.low}, high = {self.high}: the grid is "
+                '"time" or "log", and 0 < low < high.'
             )
 
     @property
@@ -188,7 +190,8 @@ class Ancestral(Sampler):
     .. math:: u' = D + \frac{\nu'^2}{\nu^2} (u - D) +
         \nu' \sqrt{1 - \nu'^2 / \nu^2}\, \varepsilon
 
-    Source: Ho et al. (2020), equation 7, for any scalar process.
+    Source: Ho et al. (2020), equation 7, for any scalar process. The variance of the samples is
+    too small, in proportion to the step (13% at 100 steps, see tests): x_0 is not its mean.
     """
 
     def move(
