@@ -18,16 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from scorda import plot
 from scorda.files import atomic
 from scorda.problem import Analysis
 from scorda.shapes import Float, Tensor
 from scorda.store import Posterior
-from scorda.store.scores import distance, first_scored, scores
+from scorda.store.scores import first_scored, score_table
 
-__all__ = ["score_table", "write_report"]
+__all__ = ["write_report"]
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,23 +65,6 @@ class _Run:
         return self.posterior.analysis
 
 
-def score_table(
-    posteriors: Mapping[str, Posterior],
-    references: Sequence[Posterior] = (),
-    spinup: int | None = None,
-) -> dict[str, dict[str, float]]:
-    """Scores and cost of each posterior, by name and score.
-
-    Arguments:
-        posteriors: Complete posteriors by name.
-        references: Posteriors that are near exact. One with past data only serves the filters,
-            one with all data the smoothers. The distance of a reference is that between two
-            draws from it: the floor that the finite size of an ensemble sets.
-        spinup: Steps that do not count (default: those before the first observation).
-    """
-    return _score_table([_Run(n, p) for n, p in posteriors.items()], references, spinup)
-
-
 def write_report(
     posteriors: Mapping[str, Posterior],
     path: str | Path,
@@ -104,7 +86,7 @@ def write_report(
     """
     runs = [_Run(name, posterior) for name, posterior in posteriors.items()]
     _check(runs)
-    table = _score_table(runs, references, spinup)
+    table = score_table(posteriors, references, spinup)
     first = runs[0].posterior
     title = title or str(first.to_xarray().attrs["system"])
     colours = plot.colours_of([run.name for run in runs])
@@ -145,42 +127,6 @@ def _check(runs: list[_Run]) -> None:
                 f"{run.posterior.path} has other states or times than {first.path}: put runs of "
                 "one problem into one report."
             )
-
-
-def _score_table(
-    runs: list[_Run], references: Sequence[Posterior], spinup: int | None
-) -> dict[str, dict[str, float]]:
-    exact = {reference.smoother: reference for reference in references}
-    loaded = {kind: reference.analysis for kind, reference in exact.items()}
-    table = {}
-    for run in runs:
-        row = scores(run.posterior, spinup)
-        reference = exact.get(run.posterior.smoother)
-        if reference is not None:
-            first, second = _draws(loaded[reference.smoother], len(run.analysis.states))
-            own = reference.path == run.posterior.path
-            start = first_scored(run.posterior, spinup)
-            row["wasserstein"] = distance(second if own else run.analysis, first, start)
-        info = run.posterior.info
-        evaluations = info.get("report", {}).get("evaluations")
-        if evaluations is not None:
-            row["evaluations"] = float(np.max(evaluations))
-        table[run.name] = row | {"seconds": info["seconds"]}
-    return table
-
-
-def _draws(reference: Analysis, members: int) -> tuple[Analysis, Analysis]:
-    """Two disjoint sets of members of a reference, each as large as the ensemble if it can be."""
-    size = min(members, len(reference.states) // 2)
-    order = torch.randperm(len(reference.states), generator=torch.Generator().manual_seed(0))
-    return tuple(  # type: ignore[return-value]
-        Analysis(
-            reference.states[rows],
-            reference.space,
-            None if reference.weights is None else reference.weights[rows],
-        )
-        for rows in (order[:size], order[size : 2 * size])
-    )
 
 
 def _header(runs: list[_Run], title: str) -> str:
@@ -322,8 +268,7 @@ def _states(runs: list[_Run], truth: Float[Tensor, "time ..."] | None, axes: int
         )
 
         def draw(run: _Run) -> Figure:
-            table = run.posterior.observations
-            return plot.fields(run.analysis, step, truth, table)
+            return plot.fields(run.analysis, step, truth, _observed(run))
 
     elif axes == 1:
         heading, caption = "Fields over time", "The field over time"
@@ -342,8 +287,8 @@ def _states(runs: list[_Run], truth: Float[Tensor, "time ..."] | None, axes: int
         )
 
         def draw(run: _Run) -> Figure:
-            table, time = run.posterior.observations, _time_axis(run.posterior)
-            return plot.trajectories(run.analysis, truth, table, time=time)
+            time = _time_axis(run.posterior)
+            return plot.trajectories(run.analysis, truth, _observed(run), time=time)
 
     columns = []
     for smoother, group in GROUPS.items():
@@ -396,6 +341,10 @@ def _figure(figure: Figure, title: str, see: str = "", narrow: bool = False) -> 
         f'<img alt="{html.escape(title)}" src="data:image/svg+xml;base64,{data}">'
         f"<figcaption><b>{html.escape(title)}</b> {html.escape(see)}</figcaption></figure>"
     )
+
+
+def _observed(run: _Run) -> dict[str, np.ndarray]:
+    return {str(name): column.values for name, column in run.posterior.observations.items()}
 
 
 def _time_axis(posterior: Posterior) -> np.ndarray:

@@ -8,6 +8,7 @@ mixture of Gaussians whose scores are closed forms.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -18,10 +19,19 @@ from scorda.problem import Analysis
 from scorda.shapes import Float, Tensor
 from scorda.store.posterior import Posterior
 
-__all__ = ["distance", "first_scored", "observation_scores", "scores", "state_scores"]
+__all__ = [
+    "distance",
+    "first_scored",
+    "observation_scores",
+    "score_table",
+    "scores",
+    "state_scores",
+]
 
 # Rows of observations whose pairs of members are formed at once (64 MB for 256 members).
 ROWS = 128
+# Members that are matched in the distance to a reference: 10 ms per step for three variables.
+MATCHED = 256
 
 
 def scores(posterior: Posterior, spinup: int | None = None) -> dict[str, float]:
@@ -40,6 +50,44 @@ def scores(posterior: Posterior, spinup: int | None = None) -> dict[str, float]:
     if withheld is not None:
         found |= observation_scores(withheld, posterior.analysis.weights)
     return found
+
+
+def score_table(
+    posteriors: Mapping[str, Posterior],
+    references: Sequence[Posterior] = (),
+    spinup: int | None = None,
+) -> dict[str, dict[str, float]]:
+    """Scores and cost of each posterior, by name and score.
+
+    ``wasserstein`` is the `distance` to the reference, between at most 256 members of each. That
+    of a reference is between two of its own draws: the floor that the finite size sets.
+
+    Arguments:
+        posteriors: Complete posteriors by name.
+        references: Posteriors that are near exact. One with past data only serves the filters,
+            one with all data the smoothers.
+        spinup: Steps that do not count (default: those before the first observation).
+    """
+    exact = {reference.smoother: reference for reference in references}
+    loaded = {kind: reference.analysis for kind, reference in exact.items()}
+    table = {}
+    for name, posterior in posteriors.items():
+        row, info = scores(posterior, spinup), posterior.info
+        reference = exact.get(posterior.smoother)
+        if reference is not None:
+            analysis, draws = posterior.analysis, loaded[posterior.smoother]
+            size = min(len(analysis.states), len(draws.states) // 2, MATCHED)
+            parts = _shuffled(draws, 2 * size)
+            other = Analysis(parts.states[size:], parts.space)
+            if reference.path != posterior.path:
+                other = _shuffled(analysis, size)
+            first = Analysis(parts.states[:size], parts.space)
+            row["wasserstein"] = distance(other, first, first_scored(posterior, spinup))
+        evaluations = info.get("report", {}).get("evaluations")
+        if evaluations is not None:
+            row["evaluations"] = float(np.max(evaluations))
+        table[name] = row | {"seconds": info["seconds"]}
+    return table
 
 
 def first_scored(posterior: Posterior, spinup: int | None = None) -> int:
@@ -113,6 +161,13 @@ def distance(analysis: Analysis, reference: Analysis, first: int = 0) -> float:
     clouds = [_equal(a)[:, first:].flatten(2) for a in (analysis, reference)]
     steps = clouds[0].shape[1]
     return float(np.mean([metrics.wasserstein(*(c[:, k] for c in clouds)) for k in range(steps)]))
+
+
+def _shuffled(analysis: Analysis, size: int) -> Analysis:
+    """That many members with equal weights, at random but always the same ones."""
+    states = _equal(analysis)
+    order = torch.randperm(len(states), generator=torch.Generator().manual_seed(0))
+    return Analysis(states[order[:size]], analysis.space)
 
 
 def _equal(analysis: Analysis) -> Float[Tensor, "ensemble time ..."]:

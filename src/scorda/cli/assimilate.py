@@ -1,0 +1,244 @@
+"""``scorda assimilate``: from a file of observations to a stored posterior."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from scorda.assimilate import Assimilator
+    from scorda.store import Posterior
+
+__all__ = ["TAKES_OPTIONS", "Assimilate", "assimilate"]
+
+# Flags that are no settings below are options of the method.
+TAKES_OPTIONS = True
+
+# Settings that say where and how, not what: they leave the posterior as it is.
+PLACE = ("out", "resume", "overwrite", "config", "system_options", "netcdf")
+QUICK_MEMBERS = 16
+
+
+@dataclass
+class Assimilate:
+    """Settings of a run."""
+
+    observations: list[Path] = field(default_factory=list)
+    """Tables (CSV or NetCDF), or fields with NaN (NetCDF or zarr); repeat the flag for several."""
+
+    system: str | None = None
+    """Built-in system, or your own as module:object; a trained prior needs none."""
+
+    prior: str | None = None
+    """Trained prior: a file of weights, or the name of a shipped one."""
+
+    method: str = "enkf"
+    """Method; `scorda methods` lists them, and `scorda methods NAME` its own options."""
+
+    members: int = 40
+    """Number of members."""
+
+    steps: int | None = None
+    """Number of model steps (default: up to the last observation)."""
+
+    start: str | None = None
+    """Datetime of step 0 (ISO 8601), where the observations have datetimes."""
+
+    tolerance: float | None = None
+    """Largest distance of an observation from its step in time (default: half a step)."""
+
+    std: float | None = None
+    """Error of observations that have none in their file."""
+
+    variable: str | None = None
+    """Variable that fields of observations hold, where the system has several."""
+
+    truth: Path | None = None
+    """NetCDF file of the truth, where there is one, for scores."""
+
+    withhold: float | None = None
+    """Share of the observations to keep back, and to score with."""
+
+    withhold_seed: int = 0
+    """Seed of which observations are kept back."""
+
+    seed: int = 0
+    """Seed of the run."""
+
+    dtype: str = "float32"
+    """Precision: float32 or float64."""
+
+    device: str = "cpu"
+    """Device of the computation, such as cuda."""
+
+    threads: int | None = None
+    """Number of threads (default: all cores); part of what determines the last bits."""
+
+    block: int | None = None
+    """Steps (filters) or members (smoothers) per unit of work (default: from their size)."""
+
+    quick: bool = False
+    """Try the settings: at most 16 members and the first tenth of the observed steps."""
+
+    out: Path = Path("run.zarr")
+    """Store to write; timings go to run.json beside it, these settings to run.toml."""
+
+    netcdf: Path | None = None
+    """Also write the posterior to this NetCDF file."""
+
+    resume: bool = False
+    """Continue a run that was interrupted."""
+
+    overwrite: bool = False
+    """Replace what is at --out."""
+
+    system_options: dict[str, str] = field(default_factory=dict)
+    """Options of the system, as --system.NAME VALUE."""
+
+    config: Path | None = None
+    """TOML file with these settings; flags win."""
+
+
+def assimilate(
+    *,
+    settings: Annotated[Assimilate | None, Parameter(name="*")] = None,
+    **options: Annotated[str, Parameter(help="Any other flag is an option of the method.")],
+) -> None:
+    """Assimilate observations and store the posterior."""
+    from scorda.cli.settings import UserError, check_keys
+
+    given = settings or Assimilate()
+    options = {key.replace("-", "_").removeprefix("method."): v for key, v in options.items()}
+    if not given.observations:
+        raise UserError("Give --observations, a file of observations.")
+    if given.system is None and given.prior is None:
+        raise UserError("Give --system, the model, or --prior, a trained prior.")
+    method = _method(given, options)
+    from scorda.cli.catalogue import options_of
+
+    check_keys(options, [*vars(given), *options_of(type(method))], "flag")
+    posterior = _run(given, options, method)
+    _tell(given, posterior)
+
+
+def _method(given: Assimilate, options: Mapping[str, str]) -> Assimilator:
+    from scorda.cli.catalogue import find_method, make_method, options_of
+    from scorda.cli.run import use_torch
+    from scorda.cli.settings import check_keys
+
+    use_torch(given.dtype, given.threads)
+    known = options_of(find_method(given.method))
+    check_keys(options, [*vars(given), *known], f"flag or option of {given.method}")
+    return make_method(given.method, options, given.prior)
+
+
+def _run(given: Assimilate, options: Mapping[str, str], method: Assimilator) -> Posterior:
+    import torch
+
+    from scorda import rng, store
+    from scorda.cli import run
+    from scorda.cli.console import console, progress
+    from scorda.cli.settings import UserError, to_toml
+    from scorda.files import atomic
+    from scorda.problem import Problem
+
+    system: Any = getattr(method, "prior", None)
+    if given.system is not None:
+        system = run.make_system(given.system, given.system_options)
+    observations = run.read_observations(
+        given.observations,
+        system.space,
+        given.start,
+        given.tolerance,
+        given.std,
+        given.steps,
+        given.variable,
+    )
+    for instrument in observations:
+        console().print(instrument.summary())
+    steps, members = given.steps, given.members
+    if steps is None:
+        steps = max(int(o.steps[-1]) for o in observations)  # type: ignore[arg-type]
+    if given.quick:
+        observed = sorted({int(s) for o in observations for s in o.steps})  # type: ignore[arg-type]
+        steps = min(steps, observed[max(len(observed) // 10, 1) - 1])
+        members = min(members, QUICK_MEMBERS)
+        observations = run.read_observations(
+            given.observations,
+            system.space,
+            given.start,
+            given.tolerance,
+            given.std,
+            steps,
+            given.variable,
+        )
+    withheld: list[Any] = []
+    if given.withhold is not None:
+        observations, withheld = run.withhold(observations, given.withhold, given.withhold_seed)
+    truth = None if given.truth is None else run.read_states(given.truth, system.space, steps)
+    initial = None
+    if given.device != "cpu":
+        if given.device.startswith("cuda") and not torch.cuda.is_available():
+            raise UserError(f"Got --device {given.device}: this machine has no CUDA device.")
+        initial = system.prior(members, rng.seeded(given.seed)).to(given.device)
+    problem = Problem(system, observations, steps, initial)
+    configuration = _resolved(given, options, method, steps, members)
+    with progress(f"{given.method}, {members} members") as report:
+        posterior = store.run(
+            method,
+            problem,
+            members,
+            given.out,
+            given.seed,
+            truth=truth,
+            withheld=tuple(withheld),
+            configuration=configuration,
+            resume=given.resume,
+            overwrite=given.overwrite,
+            start=given.start,
+            block=given.block,
+            progress=report,
+        )
+    with atomic(given.out.with_suffix(".toml")) as partial:
+        shown = {k: v for k, v in configuration.items() if k != "sha256"}
+        partial.write_text(to_toml(shown), encoding="utf-8")
+    return posterior
+
+
+def _resolved(
+    given: Assimilate, options: Mapping[str, str], method: Assimilator, steps: int, members: int
+) -> dict[str, Any]:
+    """All settings that determine the posterior, defaults included."""
+    import hashlib
+
+    import torch
+
+    from scorda.cli.settings import plain
+
+    record = {key: plain(value) for key, value in vars(given).items() if key not in PLACE}
+    record |= {"steps": steps, "members": members, "threads": torch.get_num_threads()}
+    record["system"] = {"name": given.system, **given.system_options} if given.system else None
+    record["method"] = {"name": given.method, **options}
+    files = [*given.observations, *([given.truth] if given.truth else [])]
+    record["sha256"] = {
+        str(path): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+        if path.is_file()
+    }
+    return plain(record)
+
+
+def _tell(given: Assimilate, posterior: Posterior) -> None:
+    from scorda.cli.console import console, score_rows, table
+    from scorda.store.scores import score_table
+
+    if given.netcdf is not None:
+        posterior.to_netcdf(given.netcdf)
+    scores = score_table({posterior.method: posterior})
+    uses = "all data" if posterior.smoother else "past data only"
+    table(None, *score_rows({uses: scores}), left=2)
+    console().print(f"posterior: {posterior.path}\nreport:    scorda report {posterior.path}")

@@ -1,0 +1,163 @@
+"""Methods by name, and their settings from text."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import re
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, fields, is_dataclass
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from scorda import methods as package
+from scorda.assimilate import Assimilator
+from scorda.cli.settings import UserError, check_keys
+
+__all__ = ["find_method", "make_method", "methods", "options_of"]
+
+
+def methods() -> dict[str, type[Assimilator]]:
+    """Every method of the library by the name that the command line gives it."""
+    found: dict[str, type[Assimilator]] = {}
+    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        content = importlib.import_module(module.name)
+        for kind in vars(content).values():
+            own = inspect.isclass(kind) and kind.__module__ == module.name
+            if own and issubclass(kind, Assimilator) and not inspect.isabstract(kind):
+                if not kind.__name__.startswith("_"):
+                    found[_shell_name(kind.__name__)] = kind
+    return dict(sorted(found.items()))
+
+
+def find_method(name: str) -> type[Assimilator]:
+    """Method of that name; case and hyphens do not matter.
+
+    Raises:
+        UserError: If there is none; the sentence names the nearest.
+    """
+    known = methods()
+    for candidate, kind in known.items():
+        if candidate.replace("-", "") == re.sub(r"[-_ ]", "", name).lower():
+            return kind
+    check_keys([name.lower()], known, "method")
+    raise AssertionError
+
+
+def options_of(kind: type) -> dict[str, Field[Any]]:
+    """Settings of a method or of one of its parts that a user may give, by name."""
+    if not is_dataclass(kind):
+        return {}
+    return {f.name: f for f in fields(kind) if f.init and not f.name.startswith("_")}
+
+
+def make_method(name: str, options: Mapping[str, Any], prior: str | None = None) -> Assimilator:
+    """Make a method from text.
+
+    Arguments:
+        name: Its name.
+        options: Settings by name; ``-`` and ``_`` are alike. A setting that is itself made of
+            settings is written ``name`` or ``name:key=value,key=value``.
+        prior: File or name of a trained prior, for methods that take one.
+
+    Raises:
+        UserError: If an option is unknown or has a value that does not fit.
+    """
+    kind = find_method(name)
+    known = options_of(kind)
+    given = {key.replace("-", "_"): value for key, value in options.items()}
+    if "prior" in known:
+        if prior is None:
+            raise UserError(
+                f"The method {name!r} needs a trained prior: give --prior a file of weights."
+            )
+        from scorda.prior import load
+
+        given["prior"] = load(prior)
+    elif prior is not None:
+        raise UserError(f"The method {name!r} takes no prior: leave --prior out.")
+    check_keys(given, known, f"option of {name}")
+    hints = get_type_hints(kind)
+    made = {
+        key: value if key == "prior" else _parsed(hints[key], value, key)
+        for key, value in given.items()
+    }
+    missing = [
+        key
+        for key, field in known.items()
+        if field.default is MISSING and field.default_factory is MISSING and key not in made
+    ]
+    if missing:
+        flags = ", ".join(f"--{key.replace('_', '-')}" for key in missing)
+        raise UserError(f"The method {name!r} needs {flags}.")
+    return kind(**made)
+
+
+def _shell_name(name: str) -> str:
+    """``ParticleFilter`` to particle-filter, ``EnKF`` to enkf."""
+    words = re.findall(r"[A-Z][a-z]{2,}", name)
+    return "-".join(words).lower() if "".join(words) == name else name.lower()
+
+
+def _parsed(kind: Any, value: Any, name: str) -> Any:
+    """Value of a setting of the annotated type, from text."""
+    if not isinstance(value, str):
+        return value
+    flag = f"--{name.replace('_', '-')}"
+    if get_origin(kind) in (Union, types.UnionType):
+        options = get_args(kind)
+        if type(None) in options and value.lower() in ("none", "null"):
+            return None
+        errors = []
+        for option in options:
+            if option is type(None):
+                continue
+            try:
+                return _parsed(option, value, name)
+            except UserError as error:
+                errors.append(error)
+        raise errors[0]
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise UserError(f"Got {flag} {value}: choose {' or '.join(get_args(kind))}.")
+        return value
+    if kind is bool:
+        if value.lower() not in ("true", "false"):
+            raise UserError(f"Got {flag} {value}: give true or false.")
+        return value.lower() == "true"
+    if kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError as error:
+            word = "a whole number" if kind is int else "a number"
+            raise UserError(f"Got {flag} {value}: give {word}.") from error
+    if kind is str:
+        return value
+    if inspect.isclass(kind):
+        return _made(kind, value, name)
+    raise UserError(f"{flag} cannot be given on the command line: use the Python interface.")
+
+
+def _made(kind: type, value: str, name: str) -> Any:
+    """Part of a method, such as ``gaspari-cohn:radius=4``; a number alone is its first setting."""
+    head, _, rest = value.partition(":")
+    known = options_of(kind)
+    if known and not inspect.isabstract(kind) and re.fullmatch(r"[-+.\deE]+", value):
+        first = next(iter(known))
+        return kind(**{first: _parsed(get_type_hints(kind)[first], value, first)})
+    kinds = {c.__name__.lower(): c for c in _concrete(kind)}
+    wanted = re.sub(r"[-_]", "", head).lower()
+    check_keys([wanted], kinds, f"value of --{name.replace('_', '-')}")
+    chosen = kinds[wanted]
+    pairs = dict(part.split("=", 1) for part in rest.split(",") if "=" in part)
+    check_keys(pairs, options_of(chosen), f"setting of {head}")
+    hints = get_type_hints(chosen)
+    return chosen(**{key: _parsed(hints[key], text, key) for key, text in pairs.items()})
+
+
+def _concrete(kind: type) -> list[type]:
+    """A class and all below it, as far as they can be made."""
+    children: list[type] = kind.__subclasses__()
+    below = [sub for child in children for sub in _concrete(child)]
+    return ([] if inspect.isabstract(kind) else [kind]) + below

@@ -1,0 +1,104 @@
+"""What commands print: progress bars on a terminal, tables, short lines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["console", "progress", "score_rows", "table"]
+
+
+def console() -> Console:
+    """Console on standard output, as wide as a table needs where that is not a terminal."""
+    from rich.console import Console
+
+    made = Console(highlight=False)
+    return made if made.is_terminal else Console(highlight=False, width=140)
+
+
+@contextmanager
+def progress(label: str) -> Iterator[Callable[[int, int], None]]:
+    """Give a function of (done, total) that moves a bar; there is none without a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    screen = Console(stderr=True)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeRemainingColumn(),
+        console=screen,
+        disable=not screen.is_terminal,
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def table(
+    title: str | None, head: Sequence[str], rows: Sequence[Sequence[str] | None], left: int = 1
+) -> None:
+    """Print a table; the first `left` columns are text, None is a rule between rows."""
+    from rich import box
+    from rich.table import Table
+
+    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, name in enumerate(head):
+        made.add_column(name, justify="left" if i < left else "right", no_wrap=i < left)
+    for row in rows:
+        if row is None:
+            made.add_section()
+        else:
+            made.add_row(*row)
+    console().print(made)
+
+
+# Scores in the order and with the headings in which a terminal shows them.
+HEADINGS = {
+    "rmse": "RMSE",
+    "spread": "spread",
+    "spread_skill": "spread/skill",
+    "crps": "CRPS",
+    "wasserstein": "W1",
+    "observation_rmse": "RMSE (withheld)",
+    "innovation_chi2": "chi²",
+    "observation_crps": "CRPS (withheld)",
+    "observation_coverage": "90 % covers",
+    "evaluations": "evaluations",
+    "seconds": "seconds",
+}
+
+
+def score_rows(
+    groups: Mapping[str, Mapping[str, Mapping[str, float]]],
+) -> tuple[list[str], list[list[str] | None]]:
+    """Head and rows of a table of scores: group, method, scores."""
+    present = [
+        name
+        for name in HEADINGS
+        if any(name in row for group in groups.values() for row in group.values())
+    ]
+    rows: list[list[str] | None] = []
+    for title, group in groups.items():
+        if rows and group:
+            rows.append(None)
+        for i, (method, scores) in enumerate(group.items()):
+            values = [_number(name, scores.get(name)) for name in present]
+            rows.append([title if i == 0 else "", method, *values])
+    return ["uses", "method", *(HEADINGS[name] for name in present)], rows
+
+
+def _number(name: str, value: float | None) -> str:
+    if value is None:
+        return "–"
+    if name == "evaluations":
+        return f"{value:.0f}"
+    if name.endswith("coverage"):
+        return f"{100 * value:.0f} %"
+    return f"{value:.2f}" if name == "seconds" or abs(value) >= 10 else f"{value:.3f}"

@@ -1,0 +1,131 @@
+"""``scorda simulate``: a truth and observations of it, as files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    import torch
+
+    from scorda.space import StateSpace
+
+__all__ = ["Simulate", "simulate"]
+
+
+@dataclass
+class Simulate:
+    """Settings of a simulation."""
+
+    system: str = "lorenz63"
+    """Built-in system, or your own as module:object."""
+
+    steps: int = 128
+    """Number of model steps."""
+
+    every: int = 8
+    """Steps between observations."""
+
+    std: float = 1.0
+    """Standard deviation of the error of observation."""
+
+    observe: list[str] = field(default_factory=list)
+    """Variables to observe (default: all); repeat the flag for several."""
+
+    stride: int = 1
+    """Observe every n-th grid point along each axis."""
+
+    stations: int | None = None
+    """Observe this many random grid points instead."""
+
+    start: str | None = None
+    """Datetime of step 0 (ISO 8601), for tables with datetimes."""
+
+    seed: int = 0
+    """Seed of truth and errors."""
+
+    dtype: str = "float32"
+    """Precision: float32 or float64."""
+
+    threads: int | None = None
+    """Number of threads (default: all cores)."""
+
+    out: Path = Path("simulation")
+    """Folder for truth.nc, observations.csv and simulate.toml."""
+
+    system_options: dict[str, str] = field(default_factory=dict)
+    """Options of the system, as --system.NAME VALUE."""
+
+    config: Path | None = None
+    """TOML file with these settings; flags win."""
+
+
+def simulate(*, settings: Annotated[Simulate | None, Parameter(name="*")] = None) -> None:
+    """Simulate a truth and observations of it."""
+    import torch
+
+    import scorda.rng as rng
+    from scorda import tables
+    from scorda.cli.console import console
+    from scorda.cli.run import make_system, use_torch, write_states
+    from scorda.cli.settings import plain, to_toml
+    from scorda.files import atomic
+    from scorda.observe import ObservationModel, Observations
+    from scorda.operators import Select
+    from scorda.problem import twin_experiment
+
+    given = settings or Simulate()
+    use_torch(given.dtype, given.threads)
+    system = make_system(given.system, given.system_options)
+    generator = rng.seeded(given.seed)
+    twin, places = rng.spawn(generator, 2)
+    operator = Select(_indices(given, system.space, places))
+    model = ObservationModel(operator, std=torch.tensor(given.std))
+    truth, problem = twin_experiment(system, model, given.steps, given.every, twin)
+    (observations,) = cast(Sequence[Observations], problem.observations)
+    given.out.mkdir(parents=True, exist_ok=True)
+    write_states(given.out / "truth.nc", truth, system.space, given.start)
+    table = given.out / "observations.csv"
+    tables.write_table(table, observations, system.space, given.start)
+    resolved = {
+        key: plain(value)
+        for key, value in vars(given).items()
+        if key not in ("config", "system_options")
+    }
+    resolved["system"] = {"name": given.system, **given.system_options}
+    with atomic(given.out / "simulate.toml") as partial:
+        partial.write_text(to_toml(resolved), encoding="utf-8")
+    values = observations.values.numel()
+    console().print(
+        f"{given.out}/truth.nc: {given.steps + 1} states of {given.system}\n"
+        f"{table}: {values} observations at {len(observations)} steps"
+    )
+
+
+def _indices(given: Simulate, space: StateSpace, generator: torch.Generator) -> list[int]:
+    """Indices into the flattened state of what is observed."""
+    import numpy as np
+    import torch
+
+    from scorda.cli.settings import check_keys
+
+    check_keys(given.observe, space.variables, "variable")
+    index = np.arange(space.size).reshape(space.shape)
+    if not space.has_channels:
+        index = index[None]
+    chosen = given.observe or list(space.variables)
+    index = index[[space.variable(name) for name in chosen]]
+    for axis in range(1, index.ndim):
+        index = index.take(np.arange(0, index.shape[axis], given.stride), axis)
+    flat = index.reshape(len(index), -1)
+    if given.stations is not None:
+        points = flat.shape[1]
+        if not 1 <= given.stations <= points:
+            raise ValueError(f"Got --stations {given.stations} of {points} grid points.")
+        order = torch.randperm(points, generator=generator)[: given.stations].sort().values
+        flat = flat[:, order.numpy()]
+    return flat.ravel().tolist()
