@@ -8,7 +8,22 @@ what also depends on the day (timings, memory, versions) is in ``<name>.json`` b
 `run` makes a store from a method and a problem, `open_posterior` (``scorda.open``) reads it.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from scorda.store.posterior import Posterior, open_posterior
-from scorda.store.units import MemberSampler, run
+
+if TYPE_CHECKING:
+    from scorda.store.units import MemberSampler, run
 
 __all__ = ["MemberSampler", "Posterior", "open_posterior", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    # Running needs zarr, which `import scorda` must not load.
+    if name in ("MemberSampler", "run"):
+        from scorda.store import units
+
+        return getattr(units, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

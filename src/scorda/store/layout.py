@@ -22,6 +22,7 @@ from scorda import times
 from scorda.files import atomic
 from scorda.problem import Analysis
 from scorda.space import StateSpace
+from scorda.store.posterior import space_to_json
 
 __all__ = [
     "Plan",
@@ -30,8 +31,6 @@ __all__ = [
     "create",
     "plan_members",
     "plan_steps",
-    "space_from_json",
-    "space_to_json",
     "write_array",
     "write_json",
     "write_weights",
@@ -159,33 +158,6 @@ def write_json(path: Path, content: Any) -> None:
     """Write a JSON file that is there in full or not at all."""
     with atomic(path) as partial:
         partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def space_to_json(space: StateSpace) -> str:
-    """Everything of a space, as JSON."""
-    return json.dumps(
-        {
-            "shape": space.shape,
-            "dt": space.dt,
-            "variables": space.variables,
-            "coordinates": {n: list(map(float, c)) for n, c in (space.coordinates or {}).items()},
-            "period": dict(space.period),
-            "units": dict(space.units),
-        }
-    )
-
-
-def space_from_json(text: str) -> StateSpace:
-    """Inverse of `space_to_json`."""
-    content = json.loads(text)
-    return StateSpace(
-        tuple(content["shape"]),
-        content["dt"],
-        tuple(content["variables"]),
-        {name: np.asarray(values) for name, values in content["coordinates"].items()},
-        content["period"],
-        content["units"],
-    )
 
 
 def array(group: zarr.Group, name: str) -> zarr.Array:

@@ -6,18 +6,19 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import xarray
 
 from scorda.problem import Analysis
 from scorda.shapes import Float, Tensor
 from scorda.space import StateSpace
-from scorda.store.layout import space_from_json
 
-__all__ = ["Posterior", "info_path", "open_posterior"]
+if TYPE_CHECKING:
+    import xarray
+
+__all__ = ["Posterior", "info_path", "open_posterior", "space_from_json", "space_to_json"]
 
 GROUPS = ("observations", "withheld", "truth")
 
@@ -107,6 +108,8 @@ class Posterior:
 
     def group(self, name: str) -> xarray.Dataset | None:
         """One of the groups "observations", "withheld", "truth", or None where it is absent."""
+        import xarray
+
         if not (self.path / name).is_dir():
             return None
         return xarray.open_zarr(self.path, group=name, chunks=None, consolidated=False)
@@ -117,6 +120,8 @@ class Posterior:
         Raises:
             ValueError: If the run has not yet come to its end.
         """
+        import xarray
+
         if not self.complete:
             raise ValueError(
                 f"{self.path} is incomplete: continue the run with `scorda assimilate --resume`."
@@ -125,6 +130,8 @@ class Posterior:
 
     def to_netcdf(self, path: str | Path) -> None:
         """Write ensemble, observations and truth to one NetCDF file, its groups likewise."""
+        import xarray
+
         groups = {"/": self.to_xarray()}
         groups |= {f"/{n}": d for n in GROUPS if (d := self.group(n)) is not None}
         target = Path(path)
@@ -154,3 +161,30 @@ def open_posterior(path: str | Path) -> Posterior:
         ValueError: If there is none at that path.
     """
     return Posterior(Path(path))
+
+
+def space_to_json(space: StateSpace) -> str:
+    """Everything of a space, as JSON."""
+    return json.dumps(
+        {
+            "shape": space.shape,
+            "dt": space.dt,
+            "variables": space.variables,
+            "coordinates": {n: list(map(float, c)) for n, c in (space.coordinates or {}).items()},
+            "period": dict(space.period),
+            "units": dict(space.units),
+        }
+    )
+
+
+def space_from_json(text: str) -> StateSpace:
+    """Inverse of `space_to_json`."""
+    content = json.loads(text)
+    return StateSpace(
+        tuple(content["shape"]),
+        content["dt"],
+        tuple(content["variables"]),
+        {name: np.asarray(values) for name, values in content["coordinates"].items()},
+        content["period"],
+        content["units"],
+    )
