@@ -105,6 +105,7 @@ class Sampler(ABC):
         chunk: int | None = None,
         like: Tensor | None = None,
         report: Callable[[int, int], None] | None = None,
+        first: int = 0,
     ) -> Float[Tensor, "ensemble ..."]:
         """Draw samples ``(members, *shape)`` [final].
 
@@ -119,13 +120,15 @@ class Sampler(ABC):
             chunk: Members computed at once (default: all); bounds the memory.
             like: Tensor whose dtype and device the samples take.
             report: Called with (evaluations done, evaluations in all).
+            first: Number of the first member, where these are part of a larger ensemble.
         """
         key, chunk = rng.key(generator), chunk or members
-        chunks = range(0, members, chunk)
+        last = first + members
+        chunks = range(first, last, chunk)
         total, done = len(chunks) * self.evaluations, 0
         samples = []
-        for first in chunks:
-            stream = rng.Stream(key, first, min(first + chunk, members), shape, like)
+        for start in chunks:
+            stream = rng.Stream(key, start, min(start + chunk, last), shape, like)
             walk = self._walk(denoiser, stream)
             for x in walk:
                 done += 1

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from scorda.assimilate import Assimilator
+from scorda.assimilate import Assimilator, check_needs
 from scorda.guide import Guidance, InflatedLikelihood
 from scorda.observe import ObservationModel, Observations, Operator
 from scorda.prior import CHUNK, Prior
@@ -46,6 +46,7 @@ class SDA(Assimilator):
     sampler: Sampler | None = None
     chunk: int = CHUNK
     smoother = True
+    needs = ("differentiable_operator",)
 
     def assimilate(
         self,
@@ -66,6 +67,18 @@ class SDA(Assimilator):
             ValueError: If problem and prior have different spaces, or the problem has an initial
                 ensemble, which this method has no place for.
         """
+        return self.assimilate_members(problem, 0, members, generator, report)
+
+    def assimilate_members(
+        self,
+        problem: Problem,
+        first: int,
+        last: int,
+        generator: torch.Generator | None = None,
+        report: Callable[[int, int], None] | None = None,
+    ) -> Analysis:
+        """Members ``first`` to ``last - 1`` of the ensemble that belongs to the generator."""
+        check_needs(self, problem)
         space = self.prior.space
         if (problem.space.shape, problem.space.dt) != (space.shape, space.dt):
             raise ValueError(
@@ -79,7 +92,7 @@ class SDA(Assimilator):
             )
         sampler = self.sampler or self.prior.sampler
         states = problem.steps + 1
-        y, model = trajectory_model(problem.observations, self.prior.standardisation)
+        y, model = trajectory_model(problem.instruments, self.prior.standardisation)
         denoiser = self.prior.denoiser(states)
         if len(y):
             denoiser = self.guidance.bind(denoiser, y, model)
@@ -88,10 +101,11 @@ class SDA(Assimilator):
             z = sampler.sample(
                 denoiser,
                 (states, *space.shape),
-                members,
+                last - first,
                 generator,
                 chunk=self.chunk,
                 report=report,
+                first=first,
             )
         info = {
             "evaluations": sampler.evaluations,
