@@ -109,34 +109,31 @@ def assimilate(
     **options: Annotated[str, Parameter(help="Any other flag is an option of the method.")],
 ) -> None:
     """Assimilate observations and store the posterior."""
-    from scorda.cli.settings import UserError, check_keys
-
     given = settings or Assimilate()
-    options = {key.replace("-", "_").removeprefix("method."): v for key, v in options.items()}
-    if not given.observations:
-        raise UserError("Give --observations, a file of observations.")
-    if given.system is None and given.prior is None:
-        raise UserError("Give --system, the model, or --prior, a trained prior.")
+    options = {key.replace("_", "-").removeprefix("method."): v for key, v in options.items()}
     method = _method(given, options)
-    from scorda.cli.catalogue import options_of
-
-    check_keys(options, [*vars(given), *options_of(type(method))], "flag")
-    posterior = _run(given, options, method)
+    posterior = _run(given, method)
     _tell(given, posterior)
 
 
 def _method(given: Assimilate, options: Mapping[str, str]) -> Assimilator:
+    """The method, once all settings are known to make sense."""
     from scorda.cli.catalogue import find_method, make_method, options_of
     from scorda.cli.run import use_torch
-    from scorda.cli.settings import check_keys
+    from scorda.cli.settings import UserError, check_keys
 
+    known = [*vars(given), *options_of(find_method(given.method))]
+    flags = [name.replace("_", "-") for name in known]
+    check_keys(options, flags, f"flag or option of {given.method}")
+    if not given.observations:
+        raise UserError("Give --observations, a file of observations.")
+    if given.system is None and given.prior is None:
+        raise UserError("Give --system, the model, or --prior, a trained prior.")
     use_torch(given.dtype, given.threads)
-    known = options_of(find_method(given.method))
-    check_keys(options, [*vars(given), *known], f"flag or option of {given.method}")
     return make_method(given.method, options, given.prior)
 
 
-def _run(given: Assimilate, options: Mapping[str, str], method: Assimilator) -> Posterior:
+def _run(given: Assimilate, method: Assimilator) -> Posterior:
     import torch
 
     from scorda import rng, store
@@ -186,7 +183,7 @@ def _run(given: Assimilate, options: Mapping[str, str], method: Assimilator) -> 
             raise UserError(f"Got --device {given.device}: this machine has no CUDA device.")
         initial = system.prior(members, rng.seeded(given.seed)).to(given.device)
     problem = Problem(system, observations, steps, initial)
-    configuration = _resolved(given, options, method, steps, members)
+    configuration = _resolved(given, method, steps, members)
     with progress(f"{given.method}, {members} members") as report:
         posterior = store.run(
             method,
@@ -209,20 +206,19 @@ def _run(given: Assimilate, options: Mapping[str, str], method: Assimilator) -> 
     return posterior
 
 
-def _resolved(
-    given: Assimilate, options: Mapping[str, str], method: Assimilator, steps: int, members: int
-) -> dict[str, Any]:
+def _resolved(given: Assimilate, method: Assimilator, steps: int, members: int) -> dict[str, Any]:
     """All settings that determine the posterior, defaults included."""
     import hashlib
 
     import torch
 
     from scorda.cli.settings import plain
+    from scorda.store.units import settings_of
 
     record = {key: plain(value) for key, value in vars(given).items() if key not in PLACE}
     record |= {"steps": steps, "members": members, "threads": torch.get_num_threads()}
     record["system"] = {"name": given.system, **given.system_options} if given.system else None
-    record["method"] = {"name": given.method, **options}
+    record["method"] = {"name": given.method, **settings_of(method)}
     files = [*given.observations, *([given.truth] if given.truth else [])]
     record["sha256"] = {
         str(path): hashlib.sha256(path.read_bytes()).hexdigest()

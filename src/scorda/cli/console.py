@@ -50,7 +50,7 @@ def table(
 
     made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for i, name in enumerate(head):
-        made.add_column(name, justify="left" if i < left else "right", no_wrap=i < left)
+        made.add_column(name, justify="left" if i < left else "right", no_wrap=i == 0)
     for row in rows:
         if row is None:
             made.add_section()

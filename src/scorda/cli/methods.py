@@ -11,9 +11,21 @@ WORDS = {
     "transition_density": "density of model error",
     "density": "density of observation error",
     "independent_errors": "independent errors",
-    "positions": "positions",
+    "positions": "positions of observations",
     "linear_operator": "linear operator",
     "differentiable_operator": "gradient of operator",
+}
+# When the method is exact; N is the number of members.
+EXACT = {
+    "EnKF": "linear-Gaussian, N → ∞",
+    "ETKF": "linear-Gaussian, N → ∞",
+    "LETKF": "linear-Gaussian, N and radius → ∞",
+    "EnKS": "linear-Gaussian, N → ∞",
+    "KalmanFilter": "linear-Gaussian",
+    "KalmanSmoother": "linear-Gaussian",
+    "ParticleFilter": "any problem, N → ∞",
+    "ParticleSmoother": "any problem, particles → ∞",
+    "SDA": "Gaussian prior with MMPS, steps → ∞",
 }
 
 
@@ -29,20 +41,18 @@ def methods(name: str | None = None) -> None:
     if name is not None:
         _describe(name)
         return
-    known = catalogue.methods()
-    needs = [need for need in WORDS if any(need in kind.needs for kind in known.values())]
     rows: list[list[str] | None] = []
-    for smoother in (False, True):
+    for smoother, uses in ((False, "past data only"), (True, "all data")):
         if rows:
             rows.append(None)
-        for shell, kind in known.items():
+        for shell, kind in catalogue.methods().items():
             if kind.smoother == smoother:
-                marks = ["needs" if need in kind.needs else "–" for need in needs]
-                trained = "needs" if "prior" in catalogue.options_of(kind) else "–"
-                uses = "all data" if smoother else "past data only"
-                rows.append([shell, uses, *marks, trained, getattr(kind, "exact", "–")])
-    head = ["method", "uses", *(WORDS[need] for need in needs), "trained prior", "exact"]
-    table(None, head, rows, left=2)
+                needs = [WORDS.get(need, need) for need in kind.needs]
+                needs += ["trained prior"] if "prior" in catalogue.options_of(kind) else []
+                members = str(kind.least_members)
+                exact = EXACT.get(kind.__name__, "no")
+                rows.append([shell, uses, ", ".join(needs), exact, members])
+    table(None, ["method", "uses", "needs", "exact for", "members ≥"], rows, left=4)
     console().print("`scorda methods NAME` shows the settings of a method.")
 
 

@@ -33,7 +33,7 @@ from scorda.store import groups, layout
 from scorda.store.posterior import Posterior, info_path
 from scorda.times import Start, parse_start
 
-__all__ = ["MemberSampler", "run"]
+__all__ = ["MemberSampler", "run", "settings_of"]
 
 Progress = Callable[[int, int], None]
 
@@ -99,7 +99,7 @@ def run(
     record = json.dumps(
         {
             "configuration": dict(configuration or {}),
-            "method": {"name": type(method).__name__, **_settings(method)},
+            "method": {"name": type(method).__name__, **settings_of(method)},
             "members": members,
             "seed": seed,
             "block": block,
@@ -207,7 +207,7 @@ class _Run:
         attributes = {
             "method": type(self.method).__name__,
             "conditioned_on": "all data" if self.method.smoother else "past data only",
-            "settings": json.dumps(_settings(self.method)),
+            "settings": json.dumps(settings_of(self.method)),
             "members": self.members,
             "seed": self.seed,
             "system": str(getattr(problem.system, "name", type(problem.system).__name__)),
@@ -313,7 +313,7 @@ def _finish(work: _Run, withheld: tuple[Observations, ...]) -> None:
     shutil.rmtree(work.folder)
 
 
-def _settings(made: Any) -> dict[str, Any]:
+def settings_of(made: Any) -> dict[str, Any]:
     """Settings of a method or of its parts, as far as they are plain."""
     kept: dict[str, Any] = {}
     for field in fields(made) if is_dataclass(made) else ():
@@ -321,7 +321,7 @@ def _settings(made: Any) -> dict[str, Any]:
         if not field.init:
             continue
         if is_dataclass(value) and not isinstance(value, type):
-            kept[field.name] = {"name": type(value).__name__, **_settings(value)}
+            kept[field.name] = {"name": type(value).__name__, **settings_of(value)}
         elif value is None or isinstance(value, str | int | float):
             kept[field.name] = value
     return kept
