@@ -119,6 +119,8 @@ def trajectory_model(
     observations: tuple[Observations, ...], standardisation: Standardisation
 ) -> tuple[Float[Tensor, "obs"], ObservationModel]:
     """All present values of all instruments as one observation of a standardised trajectory."""
+    # An instrument that saw nothing has no rows to predict.
+    observations = tuple(part for part in observations if not part.values.isnan().all())
     rows = [instrument.at(k) for instrument in observations for k in range(len(instrument))]
     y = torch.cat([values for values, _ in rows]) if rows else torch.zeros(0)
     operator = _TrajectoryOperator(observations, standardisation)

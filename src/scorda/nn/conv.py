@@ -34,7 +34,7 @@ class TemporalConv(nn.Module):
     Arguments:
         channels: Components of one state.
         width: Hidden channels.
-        blocks: Residual blocks of two convolutions with kernel 5: half-width 4 * blocks.
+        blocks: Residual blocks of two convolutions with kernel 5: half-width 4 * blocks + 1.
         low: Smallest noise level of training.
         high: Largest noise level of training.
         differences: s_1, s_2: standard deviation of first and second differences of the
@@ -71,7 +71,8 @@ class TemporalConv(nn.Module):
         s1, s2 = self.differences
         nu2 = noise.square()[:, None, None]
         d1 = F.pad(x[:, 1:] - x[:, :-1], (0, 0, 0, 1)) / (s1**2 + 2 * nu2).sqrt()
-        d2 = F.pad(x[:, 2:] - 2 * x[:, 1:-1] + x[:, :-2], (0, 0, 1, 1)) / (s2**2 + 6 * nu2).sqrt()
+        d2 = F.pad(x[:, 2:] - 2 * x[:, 1:-1] + x[:, :-2], (0, 0, 1, 1))[:, : x.shape[1]]
+        d2 = d2 / (s2**2 + 6 * nu2).sqrt()
         z = torch.cat((x / (1 + nu2).sqrt(), d1, d2, torch.ones_like(x[..., :1])), -1)
         # (ensemble, channels, 1, time) in channels-last memory: the fast layout of convolutions.
         z = self.first(z.mT.unsqueeze(2).contiguous(memory_format=torch.channels_last))

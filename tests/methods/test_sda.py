@@ -1,0 +1,254 @@
+"""SDA on linear-Gaussian problems, where the posterior and each sampler's moments are known.
+
+A guided sampler without corrections is affine in its noise, so `examples/exactness.py` reads its
+moments off unit vectors, through the public interface and without sampling error.
+"""
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from scorda import rng
+from scorda.guide import MMPS, InflatedLikelihood
+from scorda.methods.kalman import KalmanSmoother
+from scorda.methods.sda import SDA, trajectory_model
+from scorda.observe import Function, Linear, ObservationModel, Observations, Pointwise, Select
+from scorda.prior import GaussianPrior
+from scorda.problem import Problem
+from scorda.process import VariancePreserving
+from scorda.sample import Ancestral, Multistep, PredictorCorrector
+from scorda.systems import LinearGaussian, Lorenz63
+
+SCRIPT = Path(__file__).parents[2] / "examples" / "exactness.py"
+NAN = float("nan")
+
+
+def load_script():
+    spec = importlib.util.spec_from_file_location("exactness", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+exactness = load_script()
+
+
+def two_instruments():
+    """Irregular steps, missing values, a row without any, a full covariance; 11 states of three
+    variables."""
+    A = torch.tensor([[0.9, 0.2, 0.0], [-0.2, 0.9, 0.1], [0.0, -0.1, 0.8]])
+    Q = torch.tensor([[0.1, 0.02, 0.0], [0.02, 0.2, 0.0], [0.0, 0.0, 0.05]])
+    system = LinearGaussian(
+        A, Q, torch.tensor([5.0, -1.0, 0.5]), torch.diag(torch.tensor([1.0, 0.5, 2]))
+    )
+    matrix = torch.tensor([[1.0, 0.5, 0.0], [0.0, -1.0, 2.0]])
+    correlated = ObservationModel(Linear(matrix), cov=torch.tensor([[0.5, 0.2], [0.2, 0.3]]))
+    values = torch.tensor([[4.4, 1.0], [NAN, -0.7], [1.5, NAN], [NAN, NAN]])
+    first = Observations(correlated, (0, 1, 6, 7), values)
+    second = Observations(
+        ObservationModel(Select([0]), std=0.3), (6, 10), torch.tensor([[0.3], [-0.8]])
+    )
+    return Problem(system, [first, second], 10)
+
+
+PROBLEMS = {"partial": exactness.partially_observed, "two instruments": two_instruments}
+
+
+@pytest.fixture(params=PROBLEMS, ids=str)
+def problem(request):
+    return PROBLEMS[request.param]()
+
+
+def sda(problem, guidance, sampler=None):
+    prior = GaussianPrior.of(problem.system, problem.steps)
+    return SDA(prior, guidance, sampler)
+
+
+def number(problem):
+    return sum(int((~part.values.isnan()).sum()) for part in problem.observations)
+
+
+@pytest.mark.parametrize("solver", ["gmres", "cg"])
+def test_mmps_is_the_exact_smoother(problem, solver):
+    """Promised: 0.03 posterior std and 3%. the prior's own 64 steps, no sampling error."""
+    method = sda(problem, MMPS(number(problem), solver))
+    assert method.prior.sampler.evaluations <= 64
+    mean, cov = exactness.affine_moments(method, problem)
+    exact = KalmanSmoother().moments(problem)
+    std = exact.covs.diagonal(dim1=1, dim2=2).sqrt()
+    assert ((mean - exact.means).abs() < 0.01 * std).all()
+    n = torch.arange(problem.steps + 1)
+    # Whole covariance matrices of each step and of successive steps, in units of the std.
+    same, next_ = cov[n, :, n], cov[n[1:], :, n[:-1]]
+    assert ((same.diagonal(dim1=1, dim2=2) / std**2 - 1).abs() < 0.01).all()
+    assert ((same - exact.covs).abs() < 0.01 * std[:, :, None] * std[:, None]).all()
+    assert ((next_ - exact.lag_one).abs() < 0.01 * std[1:, :, None] * std[:-1, None]).all()
+
+
+@pytest.mark.slow
+def test_samples_of_mmps_have_the_moments_of_the_smoother():
+    """20 000 draws: standard errors 0.007 posterior std and 1% of the variance.
+
+    The largest of up to 34 components stays below 4 of them; discretisation adds less than 0.5%
+    to both. Lag-one covariances have a standard error of at most 1% of the product of the stds.
+    """
+    problem = exactness.partially_observed()
+    method = replace(sda(problem, MMPS(number(problem))), chunk=20_000)
+    analysis = method.assimilate(problem, 20_000, rng.seeded(5))
+    exact = KalmanSmoother().moments(problem)
+    std = exact.covs.diagonal(dim1=1, dim2=2).sqrt()
+    z = (analysis.states - exact.means) / std
+    assert (z.mean(0).abs() < 0.03).all()
+    assert ((z.var(0) - 1).abs() < 0.045).all()
+    lagged = torch.einsum("nti,ntj->tij", z[:, 1:], z[:, :-1]) / len(z)
+    expected = exact.lag_one / (std[1:, :, None] * std[:-1, None])
+    assert ((lagged - expected).abs() < 0.045).all()
+    assert analysis.info["evaluations"] == 64 and analysis.method == "SDA"
+
+
+def test_another_process_gives_the_same_posterior(problem):
+    """Variance preserving with a far end: the same levels of noise, so the same samples."""
+    method = sda(problem, MMPS(number(problem)))
+    preserving = replace(method.prior, process=VariancePreserving(eta=1e-4, floor=1e-5))
+    states = [
+        SDA(p, method.guidance).assimilate(problem, 5, rng.seeded(0)).states
+        for p in (method.prior, preserving)
+    ]
+    assert_close(*states, rtol=1e-6, atol=1e-6)
+
+
+def dense(problem):
+    """Matrix, values and error covariance of all observations, and moments of the trajectory."""
+    size, steps = problem.space.size, problem.steps
+    rows, values, blocks = [], [], []
+    for part in problem.observations:
+        matrix = part.model.operator(torch.eye(size)).T
+        for step, value in zip(part.steps, part.values, strict=True):
+            kept = ~value.isnan()
+            line = torch.zeros(int(kept.sum()), (steps + 1) * size)
+            line[:, step * size : (step + 1) * size] = matrix[kept]
+            rows.append(line)
+            values.append(value[kept])
+            blocks.append(part.model.error_cov(tuple(value.shape), value)[kept][:, kept])
+    mean, cov = problem.system.trajectory_moments(steps)
+    return torch.cat(rows), torch.cat(values), torch.block_diag(*blocks), mean, cov
+
+
+@pytest.mark.parametrize("build", [Ancestral, PredictorCorrector])
+def test_inflated_likelihood_follows_its_own_moment_recursion(problem, build):
+    """Dense matrices in physical units, where standardised noise nu eps has the covariance nu^2 S.
+
+    One level: D = m + G (u - m), G = C (C + nu^2 S)^{-1}, and eq. 15 adds
+    nu^2 S G^T... = nu^2 S (G^T H^T) (R + gamma nu^2 H S H^T)^{-1} (y - H D).
+    """
+    gamma, sampler = 0.1, build(40, 0, high=1e3)
+    method = sda(problem, InflatedLikelihood(gamma, bound=None), sampler)
+    H, y, R, m, C = dense(problem)
+    S = method.prior.standardisation.std.repeat(problem.steps + 1).square().diag()
+    levels = torch.logspace(3, torch.tensor(sampler.low).log10().item(), 40)
+    centre = method.prior.standardisation.mean.repeat(problem.steps + 1)
+    mean, cov, eye = centre, (1 + levels[0] ** 2) * S, torch.eye(len(m))
+    for i, nu in enumerate(levels):
+        G = C @ torch.linalg.inv(C + nu**2 * S)
+        # G^T with respect to standardised states: S^{-1/2} G S^{1/2} transposed.
+        W = nu**2 * S @ G.T @ H.T @ torch.linalg.inv(R + gamma * nu**2 * H @ S @ H.T)
+        A, b = (eye - W @ H) @ G, (eye - W @ H) @ (m - G @ m) + W @ y
+        if i + 1 < len(levels):
+            after = levels[i + 1]
+            if build is Ancestral:
+                ratio, extra = (after / nu) ** 2, after**2 * (1 - (after / nu) ** 2) * S
+            else:
+                ratio, extra = after / nu, 0 * S
+            A, b = ratio * eye + (1 - ratio) * A, (1 - ratio) * b
+        else:
+            extra = 0 * S
+        mean, cov = A @ mean + b, A @ cov @ A.T + extra
+    propagated_mean, propagated_cov = exactness.affine_moments(method, problem)
+    std = cov.diagonal().sqrt()
+    # eq. 15's linear solver stops at a relative residual of 1e-4.
+    assert ((propagated_mean.flatten() - mean).abs() < 2e-3 * std).all()
+    error = propagated_cov.reshape(cov.shape) - cov
+    assert (error.abs() < 2e-3 * std[:, None] * std).all()
+
+
+def test_no_observation_leaves_the_prior(problem):
+    nothing = Problem(problem.system, [], problem.steps)
+    absent = Observations(ObservationModel(Select([0]), std=1.0), [2], torch.tensor([[NAN]]))
+    prior = GaussianPrior.of(problem.system, problem.steps)
+    expected = prior.sample(6, problem.steps, rng.seeded(0))
+    for empty in (nothing, Problem(problem.system, absent, problem.steps)):
+        for guidance in (MMPS(), InflatedLikelihood()):
+            states = SDA(prior, guidance).assimilate(empty, 6, rng.seeded(0)).states
+            assert_close(states, expected)
+
+
+def test_an_instrument_without_rows_is_no_obstacle(problem):
+    model = ObservationModel(Select([0]), std=1.0)
+    idle = Observations(model, [], torch.zeros(0, 1))
+    more = Problem(problem.system, [*problem.observations, idle], problem.steps)
+    method = sda(problem, MMPS())
+    a, b = (method.assimilate(p, 3, rng.seeded(0)).states for p in (problem, more))
+    assert_close(a, b)
+
+
+def test_samples_do_not_depend_on_the_chunk(problem):
+    method = sda(problem, InflatedLikelihood(), PredictorCorrector(8, 1, high=100.0))
+    whole = method.assimilate(problem, 7, rng.seeded(0)).states
+    parts = replace(method, chunk=3).assimilate(problem, 7, rng.seeded(0)).states
+    assert_close(parts, whole, rtol=1e-8, atol=1e-8)
+
+
+def test_all_observations_become_one_of_the_trajectory(problem):
+    """Order: instrument, step, entry; in physical units whatever the standardisation."""
+    H, y, R, _, _ = dense(problem)
+    prior = GaussianPrior.of(problem.system, problem.steps)
+    flat, model = trajectory_model(problem.observations, prior.standardisation)
+    assert_close(flat, y)
+    assert_close(model.error_cov(tuple(y.shape), y), R)
+    x = rng.normal(3, (problem.steps + 1, problem.space.size), rng.seeded(0))
+    assert_close(model.operator(prior.standardisation.forward(x)), x.flatten(1) @ H.T)
+
+
+def test_rows_of_several_steps_are_observed_together():
+    """An observed difference of two steps, which no filter can use, moves both."""
+    base = exactness.partially_observed()
+    difference = Function(lambda x: (x[:, 1] - x[:, 0])[:, :1])
+    model = ObservationModel(difference, std=0.1)
+    problem = Problem(base.system, Observations(model, [(3, 9)], torch.tensor([[1.5]])), 16)
+    states = sda(problem, MMPS(1)).assimilate(problem, 500, rng.seeded(0)).states
+    observed = states[:, 9, 0] - states[:, 3, 0]
+    # Prior variance of the difference is about 0.4: posterior std 0.1, standard error 0.005.
+    assert abs(observed.mean() - 1.5) < 0.1 and 0.08 < observed.std() < 0.12
+
+
+def test_misfits_are_refused(problem):
+    method = sda(problem, InflatedLikelihood())
+    with pytest.raises(ValueError, match="use a prior that was trained on this system"):
+        method.assimilate(Problem(Lorenz63(), [], 4), 3)
+    with pytest.raises(ValueError, match="make it with steps = 4"):
+        method.assimilate(Problem(problem.system, [], 4), 3)
+    started = replace(problem, initial=torch.zeros(3, problem.space.size))
+    with pytest.raises(ValueError, match="leave `initial` out"):
+        method.assimilate(started, 3)
+    black_box = ObservationModel(Function(lambda x: x[:, :1], differentiable=False), std=1.0)
+    values = torch.zeros(1, 1)
+    with pytest.raises(ValueError, match=r"SDA needs .* a gradient .*EnKF"):
+        method.assimilate(replace(problem, observations=Observations(black_box, [1], values)), 3)
+
+
+def test_nonlinear_observations_pull_the_posterior():
+    base = exactness.partially_observed()
+    model = ObservationModel(Pointwise(torch.tanh), std=0.05)
+    observations = Observations(model, [8], torch.tensor([[0.5, -0.5]]))
+    problem = Problem(base.system, observations, 16)
+    states = (
+        sda(problem, InflatedLikelihood(), Multistep(32, 1, high=100.0))
+        .assimilate(problem, 200, rng.seeded(0))
+        .states
+    )
+    error = states[:, 8].tanh().mean(0) - torch.tensor([0.5, -0.5])
+    assert (error.abs() < 0.05).all()
