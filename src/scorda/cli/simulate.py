@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -74,7 +73,7 @@ def simulate(*, settings: Annotated[Simulate | None, Parameter(name="*")] = None
     from scorda.cli.run import make_system, use_torch, write_states
     from scorda.cli.settings import plain, to_toml
     from scorda.files import atomic
-    from scorda.observe import ObservationModel, Observations
+    from scorda.observe import ObservationModel
     from scorda.operators import Select
     from scorda.problem import twin_experiment
 
@@ -86,7 +85,7 @@ def simulate(*, settings: Annotated[Simulate | None, Parameter(name="*")] = None
     operator = Select(_indices(given, system.space, places))
     model = ObservationModel(operator, std=torch.tensor(given.std))
     truth, problem = twin_experiment(system, model, given.steps, given.every, twin)
-    (observations,) = cast(Sequence[Observations], problem.observations)
+    (observations,) = problem.instruments
     given.out.mkdir(parents=True, exist_ok=True)
     write_states(given.out / "truth.nc", truth, system.space, given.start)
     table = given.out / "observations.csv"

@@ -14,11 +14,11 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -218,7 +218,7 @@ class _Run:
         shape = (self.members, problem.steps + 1)
         layout.create(self.path, problem.space, shape, dtype, self.plan, attributes, self.start)
         root = zarr.open_group(self.path, mode="r+")
-        instruments = cast(Sequence[Observations], problem.observations)
+        instruments = problem.instruments
         table = groups.observation_table(instruments, problem.space)
         groups.write_table(root, "observations", table)
         if truth is not None:
