@@ -126,7 +126,8 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}
+            # Copies: tensors that map the file would end the program when it is overwritten.
+            tensors: dict[str, Tensor] = {n: file.get_tensor(n).clone() for n in file.keys()}
     except (SafetensorError, OSError) as error:
         raise ValueError(
             f"{path} ({path.stat().st_size} bytes) is truncated or no safetensors file ({error}): "

@@ -11,7 +11,7 @@ import platform
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from importlib import metadata, resources
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ __all__ = ["GaussianPrior", "Prior", "TrajectoryPrior", "load"]
 
 PROCESSES = {c.__name__: c for c in (VarianceExploding, VariancePreserving)}
 SAMPLERS = {c.__name__: c for c in (Ancestral, Multistep, PredictorCorrector)}
+# Tensors of a standardisation.
+MAP = ("mean", "std")
 # Members computed at once: small enough to stay in the cache, large enough for the kernels.
 CHUNK = 64
 
@@ -60,7 +62,7 @@ class Prior(ABC):
         sampler: Sampler | None = None,
         report: Callable[[int, int], None] | None = None,
     ) -> Float[Tensor, "ensemble time *state"]:
-        """Draw unconditional trajectories of ``steps + 1`` states, in units of the state [final]."""
+        """Draw trajectories of ``steps + 1`` states, unconditional, in their units [final]."""
         sampler = sampler or self.sampler
         shape = (steps + 1, *self.space.shape)
         with torch.no_grad():
@@ -74,7 +76,7 @@ class Prior(ABC):
 class TrajectoryPrior(Prior):
     """A score network trained on trajectories.
 
-    Approximate: as good as its training; the states farther apart than `half_width` do not see each
+    Approximate: as good as its training; states farther apart than `half_width` do not see each
     other in one evaluation.
 
     Arguments:
@@ -195,10 +197,16 @@ def load(source: str | Path) -> TrajectoryPrior:
             f"{path} holds a {header.get('kind', 'file of unknown kind')}, not a trained prior: "
             "give a file written by `scorda train`."
         )
-    network = build(header["architecture"])
+    parts = ("architecture", "process", "sampler", "space", "provenance", "versions")
+    missing = [name for name in parts if name not in header]
+    missing += [f"standardisation.{n}" for n in MAP if f"standardisation.{n}" not in tensors]
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)}: train it again.")
     weights = {
         n.removeprefix("network."): t for n, t in tensors.items() if n.startswith("network.")
     }
+    dtype = next((t.dtype for t in weights.values()), torch.float32)
+    network = build(header["architecture"]).to(dtype)
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
@@ -222,8 +230,15 @@ def load(source: str | Path) -> TrajectoryPrior:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide the numbers."""
-    packages = ("scorda", "torch", "numpy")
-    return {"python": platform.python_version()} | {p: metadata.version(p) for p in packages}
+    # Not from the metadata, which a source tree that was never installed does not have.
+    from scorda import __version__
+
+    return {
+        "python": platform.python_version(),
+        "scorda": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
 
 
 def _describe(settings: Any) -> dict[str, Any]:

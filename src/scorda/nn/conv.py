@@ -7,6 +7,8 @@ first and last states are learned rather than composed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -48,7 +50,7 @@ class TemporalConv(nn.Module):
         blocks: int = 4,
         low: float = 2e-3,
         high: float = 20.0,
-        differences: tuple[float, float] = (1.0, 1.0),
+        differences: Sequence[float] = (1.0, 1.0),
     ) -> None:
         super().__init__()
         self.differences = differences

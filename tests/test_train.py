@@ -1,0 +1,188 @@
+"""Training: deterministic, resumable bit for bit, honest about its validation."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from scorda import rng
+from scorda.files import read_tensors, write_tensors
+from scorda.nn import TemporalConv
+from scorda.train import Training, fit
+
+SETTINGS = Training(steps=30, batch=4, segment=6, warmup=5, every=5, rate=1e-2)
+
+
+def data(series=10):
+    """Smooth random curves: sums of two sines with random phases."""
+    phase = rng.normal(series, (2, 1, 2), rng.seeded(7))
+    time = torch.arange(24)[:, None] * torch.tensor([0.3, 0.5])
+    return (time + 3 * phase).sin().sum(1)
+
+
+def network():
+    torch.manual_seed(0)
+    return TemporalConv(2, 8, 1)
+
+
+def weights(net):
+    return torch.cat([p.detach().flatten() for p in net.parameters()])
+
+
+def run(settings=SETTINGS, trajectories=None, **options):
+    net = network()
+    history = fit(net, data() if trajectories is None else trajectories, settings, **options)
+    return weights(net), history
+
+
+def test_same_seed_gives_the_same_bits_and_another_seed_others():
+    first, history = run()
+    second, again = run()
+    assert torch.equal(first, second) and history == again
+    assert not torch.equal(first, run(replace(SETTINGS, seed=1))[0])
+
+
+def test_training_does_not_touch_the_global_stream():
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    net = network()
+    torch.manual_seed(3)
+    fit(net, data(), replace(SETTINGS, steps=2))
+    assert torch.equal(torch.rand(2), expected)
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop", [10, 15, 30])
+def test_stopped_and_resumed_is_uninterrupted(tmp_path, stop):
+    expected, history = run()
+
+    def report(entry):
+        if entry["step"] == stop:
+            raise Stop
+
+    path = tmp_path / "run.safetensors"
+    with pytest.raises(Stop):
+        run(checkpoint=path, report=report, seconds=0)
+    seen = []
+    resumed, entries = run(checkpoint=path, report=seen.append, seconds=0)
+    assert torch.equal(resumed, expected) and entries == history
+    # It really resumed: the checkpoint is of the validation before the stop.
+    assert seen[0]["step"] == stop
+
+
+KILLED = """
+import sys, torch
+sys.path[:0] = {paths!r}
+torch.set_default_dtype(torch.float64)
+torch.set_num_threads(1)
+import test_train
+test_train.run(
+    checkpoint=sys.argv[1], seconds=0, report=lambda entry: print(entry["step"], flush=True)
+)
+"""
+
+
+@pytest.mark.slow
+def test_killed_process_resumes_with_the_same_bits(tmp_path):
+    """SIGKILL while it trains, some validations after its first checkpoint."""
+    path, here = tmp_path / "run.safetensors", Path(__file__).parent
+    script = KILLED.format(paths=[str(here), str(here.parent / "src")])
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, text=True
+    ) as child:
+        steps = [int(child.stdout.readline()) for _ in range(3)]
+        child.kill()
+    assert steps == [5, 10, 15] and child.returncode == -9
+    seen = []
+    resumed, history = run(checkpoint=path, report=seen.append)
+    expected, entries = run()
+    assert torch.equal(resumed, expected) and history == entries
+    assert seen[0]["step"] >= 15
+
+
+def test_finished_run_is_not_repeated(tmp_path):
+    path, seen = tmp_path / "run.safetensors", []
+    expected, history = run(checkpoint=path, seconds=0)
+    again, entries = run(checkpoint=path, report=seen.append)
+    assert torch.equal(again, expected) and entries == history and not seen
+
+
+def test_loss_falls_and_the_best_average_is_kept():
+    settings = replace(SETTINGS, steps=300, every=50, batch=16)
+    _, history = run(settings)
+    assert [entry["step"] for entry in history] == list(range(50, 301, 50))
+    # An untrained network has loss 1 (see the test of `denoising_loss`).
+    # Small data, so the validation stalls at 0.83.
+    assert history[-1]["loss"] < 0.8 and history[-1]["validation"] < 0.85
+    # Ruined at the end, training returns the weights of the best validation.
+    net, reports = network(), []
+
+    def spoil(entry):
+        reports.append(entry)
+        if entry["step"] == 10:
+            with torch.no_grad():
+                for p in net.parameters():
+                    p.mul_(30)
+
+    fit(net, data(), replace(SETTINGS, steps=15, average=0.1, clip=1e9), report=spoil)
+    assert reports[2]["validation"] > reports[1]["validation"]
+    expected, _ = run(replace(SETTINGS, steps=15, average=0.1, clip=1e9))
+    assert weights(net).norm() < 3 * expected.norm()
+
+
+def test_validation_is_held_out():
+    """Whole series at the end, or the end of a single one: they do not influence the weights."""
+    for trajectories, held in ((data(), (slice(9, None),)), (data(1).repeat(1, 2, 1), None)):
+        changed = trajectories.clone()
+        changed[held or (slice(None), slice(-6, None))] += 5
+        settings = replace(SETTINGS, every=30)
+        (a, history), (b, other) = run(settings, trajectories), run(settings, changed)
+        assert torch.equal(a, b)
+        assert history[0]["loss"] == other[0]["loss"]
+        assert history[0]["validation"] != other[0]["validation"]
+
+
+def test_checkpoint_of_another_run_is_refused(tmp_path):
+    path = tmp_path / "run.safetensors"
+    run(checkpoint=path, seconds=0)
+    with pytest.raises(ValueError, match="no checkpoint of this run"):
+        run(replace(SETTINGS, rate=2e-2), checkpoint=path)
+    with pytest.raises(ValueError, match="checkpoint of another network"):
+        fit(TemporalConv(2, 10, 1), data(), SETTINGS, checkpoint=path)
+    other = tmp_path / "other.safetensors"
+    write_tensors(other, {"a": torch.zeros(1)}, {"kind": "posterior"})
+    with pytest.raises(ValueError, match="no checkpoint of this run"):
+        run(checkpoint=other)
+    tensors, header = read_tensors(path)
+    assert header["kind"] == "checkpoint" and header["step"] == 30 and tensors
+
+
+def test_truncated_checkpoint_is_refused(tmp_path):
+    path = tmp_path / "run.safetensors"
+    run(checkpoint=path, seconds=0)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="truncated"):
+        run(checkpoint=path)
+
+
+def test_bad_input_is_refused():
+    with pytest.raises(ValueError, match="24 states for segments of 40"):
+        run(replace(SETTINGS, segment=40))
+    with pytest.raises(ValueError, match="one trajectory of 24 states"):
+        run(replace(SETTINGS, segment=16), data(1))
+    broken = data()
+    broken[0, 0] = torch.nan
+    with pytest.raises(ValueError, match="not finite"):
+        run(trajectories=broken)
+    with pytest.raises(FloatingPointError, match="not finite at step"):
+        run(replace(SETTINGS, rate=1e200, warmup=1))
+    for wrong in ({"steps": 0}, {"batch": 0}, {"low": 2.0, "high": 1.0}, {"validation": 1.0}):
+        with pytest.raises(ValueError, match="Got"):
+            Training(**wrong)
