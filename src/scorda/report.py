@@ -36,6 +36,8 @@ EXPLAINED = {
     False: "filters: an estimate uses the observations up to its own time",
     True: "smoothers: every estimate uses the observations before and after it",
 }
+# Steps that a figure of trajectories can show legibly.
+LAST = 400
 # Name of a score, its heading, what stands below the heading, and whether small is good.
 COLUMNS: tuple[tuple[str, str, str, bool], ...] = (
     ("rmse", "RMSE", "of the mean", True),
@@ -173,6 +175,11 @@ def _scores(
         f"<th>{heading}{f'<small>{below}</small>' if below else ''}</th>"
         for _, heading, below, _ in columns
     )
+    floors = {reference.path for reference in references}
+
+    def is_floor(run: _Run, name: str) -> bool:
+        return name == "wasserstein" and run.posterior.path in floors
+
     rows = []
     for smoother, group in GROUPS.items():
         members = [run for run in runs if run.posterior.smoother == smoother]
@@ -182,17 +189,22 @@ def _scores(
             f'<tr class="group"><th colspan="{len(columns) + 2}">{group} '
             f"<span>– {EXPLAINED[smoother]}</span></th></tr>"
         )
-        best = {
-            name: min(table[run.name].get(name, np.inf) for run in members)
-            for name, _, _, small in columns
-            if small and len(members) > 1
-        }
+        best = {}
+        for name, _, _, small in columns:
+            values = [
+                table[run.name][name]
+                for run in members
+                if name in table[run.name] and not is_floor(run, name)
+            ]
+            if small and len(values) > 1:
+                best[name] = min(values)
         for run in members:
-            cells = "".join(
-                f"<td{' class=best' if table[run.name].get(name) == best.get(name, '') else ''}>"
-                f"{_number(name, table[run.name].get(name))}</td>"
-                for name, *_ in columns
-            )
+            cells = ""
+            for name, *_ in columns:
+                value = table[run.name].get(name)
+                mark = " class=best" if value is not None and value == best.get(name) else ""
+                floor = " <i>floor</i>" if is_floor(run, name) else ""
+                cells += f"<td{mark}>{_number(name, value)}{floor}</td>"
             swatch = f'<span class="swatch" style="background:{colours[run.name]}"></span>'
             size = run.posterior.to_xarray().sizes["ensemble"]
             rows.append(f"<tr><td>{swatch}{html.escape(run.name)}</td><td>{size}</td>{cells}</tr>")
@@ -279,6 +291,10 @@ def _states(runs: list[_Run], truth: Float[Tensor, "time ..."] | None, axes: int
 
     else:
         heading, caption = "Trajectories", "Trajectories"
+        states = runs[0].analysis.states.shape[1]
+        shown = (max(0, states - LAST), states)
+        if states > LAST:
+            caption = f"Last {LAST} steps of the trajectories"
         see = (
             "Bands hold the central 90 % of the members; the truth (dashed) should leave them one "
             "time in ten."
@@ -287,8 +303,8 @@ def _states(runs: list[_Run], truth: Float[Tensor, "time ..."] | None, axes: int
         )
 
         def draw(run: _Run) -> Figure:
-            time = _time_axis(run.posterior)
-            return plot.trajectories(run.analysis, truth, _observed(run), time=time)
+            time, table = _time_axis(run.posterior), _observed(run)
+            return plot.trajectories(run.analysis, truth, table, time=time, steps=shown)
 
     columns = []
     for smoother, group in GROUPS.items():

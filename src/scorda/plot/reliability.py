@@ -46,7 +46,9 @@ def rank_histograms(
     with style():
         columns = min(len(analyses), 4)
         rows = math.ceil(len(analyses) / columns)
-        figure, panels = subplots(rows, columns, 2.4 * columns + 0.4, 2.1 * rows + 0.3)
+        figure, panels = subplots(
+            rows, columns, 2.4 * columns + 0.4, 2.1 * rows + 0.3, sharey=True
+        )
         for panel, (name, analysis) in zip(panels.flat, analyses.items(), strict=False):
             weights = None if analysis.weights is None else analysis.weights[:, first:]
             states, y = analysis.states[:, first:].double(), truth[first:].double()

@@ -40,6 +40,7 @@ def trajectories(
     components: Sequence[int] | None = None,
     members: int = 6,
     time: np.ndarray | None = None,
+    steps: tuple[int, int] | None = None,
 ) -> Figure:
     """Components over time: members, the central 90 % of the ensemble, truth and observations.
 
@@ -50,19 +51,25 @@ def trajectories(
             that are one component of the state are drawn, with two standard deviations.
         components: Indices into the flattened state (default: three at most, spread evenly).
         members: How many members to draw as lines.
-        time: Times on the axis (default: those of the space).
+        time: Times of all steps, for the axis (default: those of the space).
+        steps: First step to show and the one after the last (default: all).
     """
-    space, states = analysis.space, analysis.states.flatten(2)
+    from matplotlib.ticker import MaxNLocator
+
+    first, last = steps or (0, analysis.states.shape[1])
+    space, states = analysis.space, analysis.states[:, first:last].flatten(2)
+    weights = None if analysis.weights is None else analysis.weights[:, first:last]
     if components is None:
         shown = min(space.size, 3)
         components = [round(i * space.size / shown) for i in range(shown)]
-    axis = times_of(analysis, time)
+    times = times_of(analysis, time)
+    axis = times[first:last]
     table = columns_of(observations, space)
     chosen = np.linspace(0, len(states) - 1, min(members, len(states))).round().astype(int)
     with style():
-        figure, rows = subplots(len(components), 1, 7.2, 1.55 * len(components) + 0.5)
+        figure, rows = subplots(len(components), 1, 5.6, 1.35 * len(components) + 0.6)
         for row, component in zip(rows[:, 0], components, strict=True):
-            part = Analysis(states[:, :, component, None], StateSpace((1,)), analysis.weights)
+            part = Analysis(states[:, :, component, None], StateSpace((1,)), weights)
             low, middle, high = (_quantile(part, level)[:, 0] for level in (0.05, 0.5, 0.95))
             row.fill_between(axis, low, high, color=BLUE, alpha=0.2, linewidth=0, label="90 %")
             for i, member in enumerate(chosen):
@@ -71,15 +78,16 @@ def trajectories(
                 row.plot(axis, values, color=BLUE, alpha=0.45, linewidth=0.6, label=label)
             row.plot(axis, middle, color=BLUE, linewidth=1.3, label="median")
             if truth is not None:
-                values = truth.flatten(1)[:, component]
+                values = truth[first:last].flatten(1)[:, component]
                 row.plot(axis, values, color=TRUTH, linewidth=1.1, linestyle=(0, (4, 1.5)),
                          label="truth")  # fmt: skip
             if table is not None:
+                where = np.asarray(table["step"])
                 here = np.asarray(table["component"]) == component
+                here &= (first <= where) & (where < last)
                 if here.any():
-                    steps = np.asarray(table["step"])[here]
                     row.errorbar(
-                        axis[steps],
+                        times[where[here]],
                         np.asarray(table["value"])[here],
                         2 * np.asarray(table["std"])[here],
                         fmt="o",
@@ -90,13 +98,20 @@ def trajectories(
                         zorder=5,
                     )
             row.set_ylabel(component_name(space, component), rotation=0, ha="right", va="center")
+            row.yaxis.set_major_locator(MaxNLocator(4))
             row.margins(x=0.01)
         rows[-1, 0].set_xlabel(time_label(space))
         handles: dict[str, Any] = {}
         for row in rows[:, 0]:
             handles |= dict(zip(*reversed(row.get_legend_handles_labels()), strict=True))
         figure.legend(
-            handles.values(), handles.keys(), loc="outside upper left", ncols=5, handlelength=1.4
+            handles.values(),
+            handles.keys(),
+            loc="outside upper left",
+            ncols=5,
+            handlelength=1.2,
+            columnspacing=1.2,
+            fontsize=8.5,
         )
     return figure
 
