@@ -1,0 +1,250 @@
+"""The commands: real processes for the way in, the same function in this process for the rest."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray
+
+import scorda
+from scorda.cli import main
+
+SOURCE = Path(__file__).parents[2] / "src"
+
+
+def scorda_process(*arguments, folder):
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "scorda", *map(str, arguments)],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.fixture
+def simulated(tmp_path, monkeypatch):
+    """A folder with a short simulation of Lorenz-63 in it."""
+    monkeypatch.chdir(tmp_path)
+    assert main("simulate --steps 24 --every 4 --observe x --std 0.5 --out sim".split()) == 0
+    return tmp_path
+
+
+def failed(capsys, command):
+    """The one sentence that a command ends with after a mistake of the caller."""
+    assert main(command.split()) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and error.startswith("scorda: ") and "Traceback" not in error
+    return error
+
+
+ASSIMILATE = "assimilate --observations sim/observations.csv --system lorenz63 --members 12"
+
+
+@pytest.mark.slow
+def test_from_simulation_to_report_in_processes_of_their_own(tmp_path):
+    done = scorda_process(
+        *"simulate --system lorenz96 --system.dim 8 --steps 12 --every 3 --out sim".split(),
+        folder=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    command = "assimilate --observations sim/observations.csv --truth sim/truth.nc"
+    command += " --system lorenz96 --system.dim 8 --method etkf --rotation --members 10"
+    done = scorda_process(*command.split(), "--out", "run.zarr", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "RMSE" in done.stdout and "past data only" in done.stdout and done.stderr == ""
+    done = scorda_process("report", "run.zarr", folder=tmp_path)
+    assert done.returncode == 0 and (tmp_path / "report.html").stat().st_size > 10_000
+    done = scorda_process(*command.split(), "--metod", "enkf", folder=tmp_path)
+    assert done.returncode == 2 and done.stdout == ""
+    assert (
+        done.stderr == "scorda: Unknown flag or option of etkf 'metod': did you mean 'method'?\n"
+    )
+
+
+@pytest.mark.slow
+def test_version_and_help_are_printed(tmp_path):
+    done = scorda_process("--version", folder=tmp_path)
+    assert done.returncode == 0 and done.stdout.strip() == scorda.__version__
+    done = scorda_process("assimilate", "--help", folder=tmp_path)
+    assert done.returncode == 0 and "Number of members." in done.stdout
+
+
+def test_anything_unexpected_ends_with_one(tmp_path):
+    (tmp_path / "broken.py").write_text("def make():\n    raise RuntimeError('inside')\n")
+    (tmp_path / "o.csv").write_text("time,value,std\n1,1,1\n")
+    command = "assimilate --observations o.csv --system broken:make"
+    done = scorda_process(*command.split(), folder=tmp_path)
+    assert done.returncode == 1 and "RuntimeError: inside" in done.stderr
+
+
+def test_simulate_writes_truth_table_and_settings(simulated):
+    with xarray.open_dataset("sim/truth.nc") as truth:
+        assert list(truth) == ["x", "y", "z"] and truth.sizes == {"time": 25}
+        x = truth["x"].values
+    rows = list(csv.DictReader(open("sim/observations.csv")))
+    assert [float(row["time"]) for row in rows] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+    errors = np.array([float(row["value"]) for row in rows]) - x[4::4]
+    assert 0.05 < errors.std() < 1.5
+    settings = tomllib.loads(Path("sim/simulate.toml").read_text())
+    assert settings["observe"] == ["x"] and settings["system"] == {"name": "lorenz63"}
+
+
+def test_a_simulation_is_made_again_from_its_settings(simulated):
+    before = Path("sim/observations.csv").read_bytes()
+    assert main("simulate --config sim/simulate.toml --out again".split()) == 0
+    assert Path("again/observations.csv").read_bytes() == before
+
+
+def test_stations_and_strides_choose_what_is_observed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for flags, count in (("--stride 3", 4), ("--stations 5", 5)):
+        command = f"simulate --system lorenz96 --system.dim 10 --steps 2 --every 2 {flags}"
+        assert main(command.split()) == 0
+        assert len(list(csv.DictReader(open("simulation/observations.csv")))) == count
+
+
+def test_a_run_is_that_of_the_library_and_is_made_again_from_its_settings(simulated):
+    command = f"{ASSIMILATE} --inflation 1.05 --seed 3 --threads 1 --out a.zarr"
+    assert main(command.split()) == 0
+    observations = scorda.Observations.from_table(
+        "sim/observations.csv", scorda.systems.Lorenz63().space
+    )
+    problem = scorda.Problem(scorda.systems.Lorenz63(), observations, 24)
+    expected = scorda.EnKF(1.05).assimilate(problem, 12, scorda.rng.seeded(3))
+    posterior = scorda.open("a.zarr")
+    assert torch.equal(posterior.analysis.states, expected.states)
+    assert posterior.configuration["method"] == {"name": "enkf", "inflation": 1.05}
+    assert main("assimilate --config a.toml --out b.zarr".split()) == 0
+    metadata = [(Path(name) / "zarr.json").read_bytes() for name in ("a.zarr", "b.zarr")]
+    assert metadata[0] == metadata[1]
+
+
+def test_flags_win_over_the_file(simulated):
+    Path("run.toml").write_text(
+        'observations = ["sim/observations.csv"]\nmembers = 10\nseed = 5\n'
+        '[system]\nname = "lorenz63"\nnoise_std = 0.2\n'
+        '[method]\nname = "etkf"\nrotation = true\ninflation = 1.1\n'
+    )
+    assert main("assimilate --config run.toml --members 8 --inflation 1.2".split()) == 0
+    configuration = scorda.open("run.zarr").configuration
+    assert configuration["members"] == 8 and configuration["seed"] == 5
+    assert configuration["method"] == {"name": "etkf", "inflation": 1.2, "rotation": True}
+    assert configuration["system"]["noise_std"] == "0.2"
+
+
+def test_withheld_observations_are_scored_and_not_used(simulated, capsys):
+    command = f"{ASSIMILATE} --withhold 0.4 --withhold-seed 1 --truth sim/truth.nc --netcdf a.nc"
+    assert main(command.split()) == 0
+    assert "chi²" in capsys.readouterr().out
+    posterior = scorda.open("run.zarr")
+    held = posterior.group("withheld").sizes["observation"]
+    assert held > 0 and held + posterior.observations.sizes["observation"] == 6
+    assert Path("a.nc").exists()
+
+
+def test_quick_tries_few_members_on_a_part(simulated):
+    assert main([*ASSIMILATE.replace("12", "40").split(), "--quick"]) == 0
+    assert scorda.open("run.zarr").to_xarray().sizes == {"ensemble": 16, "time": 5}
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("assimlate", "Did you mean"),
+        ("assimilate --system lorenz63", "Give --observations"),
+        ("assimilate --observations sim/observations.csv", "Give --system"),
+        (f"{ASSIMILATE} --method enkff", "did you mean 'enkf'"),
+        (f"{ASSIMILATE} --inflaton 1.1", "did you mean 'inflation'"),
+        (f"{ASSIMILATE} --inflation much", "give a number"),
+        (f"{ASSIMILATE} --inflation 0.5", "at least 1"),
+        (f"{ASSIMILATE} --method particle-filter --scheme some", "systematic or multinomial"),
+        (f"{ASSIMILATE} --localization 4", "Methods that can do without"),
+        (f"{ASSIMILATE} --dtype float16", "float32 or float64"),
+        (f"{ASSIMILATE} --withhold 2", "between 0 and 1"),
+        (f"{ASSIMILATE} --truth nothing.nc", "There is no nothing.nc"),
+        (f"{ASSIMILATE} --out run.nc", r"end in .zarr"),
+        (f"{ASSIMILATE} --method sda", "needs a trained prior"),
+        (f"{ASSIMILATE} --prior p.safetensors", "takes no prior"),
+        (f"{ASSIMILATE} --config nothing.toml", "There is no file nothing.toml"),
+        (f"{ASSIMILATE} --config bad.toml", "no TOML file"),
+        (f"{ASSIMILATE} --config typo.toml", "did you mean 'members'"),
+        ("assimilate --observations no.csv --system lorenz63", "There is no no.csv"),
+        ("assimilate --observations sim/observations.csv --system lorenz64", "Unknown system"),
+        ("report", "at least one store"),
+        ("report nothing.zarr", "There is no nothing.zarr"),
+        ("bench lorenz63-sakof", "did you mean 'lorenz63-sakov'"),
+        ("train", "either --system"),
+        ("train --data nothing.nc", "There is no nothing.nc"),
+        ("methods enkff", "did you mean 'enkf'"),
+        ("simulate --observe w", "Unknown variable 'w'"),
+        ("simulate --std -1", "std"),
+    ],
+)
+def test_mistakes_end_with_one_sentence_and_leave_nothing(simulated, capsys, command, words):
+    Path("bad.toml").write_text("members = = 3")
+    Path("typo.toml").write_text("membrs = 3")
+    before = sorted(Path().rglob("*"))
+    capsys.readouterr()
+    assert words in failed(capsys, command)
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_a_taken_name_is_refused_and_an_interrupted_run_is_resumed(simulated, capsys):
+    assert main(ASSIMILATE.split()) == 0
+    assert "--resume" in failed(capsys, ASSIMILATE)
+    assert main([*ASSIMILATE.split(), "--resume"]) == 0
+    assert main([*ASSIMILATE.split(), "--overwrite", "--seed", "9"]) == 0
+    assert scorda.open("run.zarr").configuration["seed"] == 9
+
+
+def test_methods_are_listed_with_what_they_need(capsys):
+    assert main(["methods"]) == 0
+    listed = capsys.readouterr().out
+    line = next(line for line in listed.splitlines() if line.strip().startswith("kalman-filter"))
+    assert "linear system, linear operator" in line and "past data only" in line
+    assert main(["methods", "EnKF"]) == 0
+    assert "--inflation  (default 1.0)" in capsys.readouterr().out
+
+
+def test_a_benchmark_is_short_when_quick_and_is_resumed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    from dataclasses import replace
+
+    from scorda.bench import problems, run
+
+    small = problems.lorenz96_sakov()
+    small = replace(small, entries=small.entries[:2])
+    monkeypatch.setitem(problems.PROBLEMS, "lorenz96-sakov", lambda: small)
+    monkeypatch.setattr(run, "QUICK_CYCLES", 3)
+    assert main("bench lorenz96-sakov --quick".split()) == 0
+    rows = list(csv.DictReader(open("bench/lorenz96-sakov-quick.csv")))
+    assert [row["entry"] for row in rows] == [entry.label for entry in small.entries]
+    runs = Path("bench/lorenz96-sakov-quick.runs.csv")
+    kept = runs.read_text().splitlines()[:2]
+    runs.write_text("\n".join([kept[0], kept[1].replace(kept[1].split(",")[-1], "77.0")]) + "\n")
+    assert main("bench lorenz96-sakov --quick --resume".split()) == 0
+    rows = list(csv.DictReader(open("bench/lorenz96-sakov-quick.csv")))
+    assert float(rows[0]["seconds"]) == 77 and float(rows[1]["seconds"]) < 77
+
+
+@pytest.mark.slow
+def test_the_demo_writes_its_report(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo", "--quick", "--threads", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "past data only" in out and "all data" in out and "W1" in out
+    assert "report: demo/report.html" in out
+    page = Path("demo/report.html").read_text()
+    assert "Particle smoother" in page
+    info = json.loads(Path("demo/enkf.json").read_text())
+    assert info["seconds"] > 0 and info["peak_memory_mb"] > 0
