@@ -175,6 +175,21 @@ def test_inflated_likelihood_follows_its_own_moment_recursion(problem, build):
     assert (error.abs() < 2e-3 * std[:, None] * std).all()
 
 
+DOCUMENTED = SCRIPT.parents[1] / "docs" / "exactness.md"
+
+
+@pytest.mark.skipif(not DOCUMENTED.exists(), reason="the documentation is not in this tree")
+@pytest.mark.parametrize("guidance", ["MMPS(4)", "InflatedLikelihood(0.01)"])
+def test_documented_distances_are_those_of_today(guidance):
+    line = exactness.row(guidance, "Multistep()", exactness.partially_observed())
+    table = [row for row in DOCUMENTED.read_text().splitlines() if row.startswith("|")]
+    recorded = [row for row in table if row.split("|")[1:3] == line.split("|")[1:3]]
+    assert len(recorded) == 1
+    now, then = ([float(x) for x in row.split("|")[3:6]] for row in (line, recorded[0]))
+    # Three digits are recorded.
+    assert max(abs(a - b) for a, b in zip(now, then, strict=True)) < 2e-3
+
+
 def test_no_observation_leaves_the_prior(problem):
     nothing = Problem(problem.system, [], problem.steps)
     absent = Observations(ObservationModel(Select([0]), std=1.0), [2], torch.tensor([[NAN]]))
@@ -219,7 +234,8 @@ def test_rows_of_several_steps_are_observed_together():
     difference = Function(lambda x: (x[:, 1] - x[:, 0])[:, :1])
     model = ObservationModel(difference, std=0.1)
     problem = Problem(base.system, Observations(model, [(3, 9)], torch.tensor([[1.5]])), 16)
-    states = sda(problem, MMPS(1)).assimilate(problem, 500, rng.seeded(0)).states
+    method = replace(sda(problem, MMPS(1)), chunk=500)
+    states = method.assimilate(problem, 500, rng.seeded(0)).states
     observed = states[:, 9, 0] - states[:, 3, 0]
     # Prior variance of the difference is about 0.4: posterior std 0.1, standard error 0.005.
     assert abs(observed.mean() - 1.5) < 0.1 and 0.08 < observed.std() < 0.12
