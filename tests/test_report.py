@@ -35,7 +35,9 @@ def runs(tmp_path_factory):
 
 def figures(page):
     """Alternative texts and images of a page."""
-    found = re.findall(r'<img alt="([^"]*)" src="data:image/svg\+xml;base64,([^"]*)"', page)
+    found = re.findall(
+        r'<img alt="([^"]*)" style="[^"]*" src="data:image/svg\+xml;base64,([^"]*)"', page
+    )
     return {html.unescape(alt): base64.b64decode(data) for alt, data in found}
 
 

@@ -38,6 +38,8 @@ EXPLAINED = {
 }
 # Steps that a figure of trajectories can show legibly.
 LAST = 400
+# How much larger than its size in inches, at 96 pixels each, a figure may be shown.
+LARGEST = 1.3
 # Name of a score, its heading, what stands below the heading, and whether small is good.
 COLUMNS: tuple[tuple[str, str, str, bool], ...] = (
     ("rmse", "RMSE", "of the mean", True),
@@ -260,7 +262,6 @@ def _figures(runs: list[_Run], colours: Mapping[str, str], first: int) -> list[s
             "Error against spread.",
             "Values are sorted by their spread into bins of equal size. On the line the ensemble "
             "knows how large its error is.",
-            narrow=True,
         )
         + "\n</section>"
     )
@@ -344,7 +345,7 @@ def _provenance(runs: list[_Run]) -> str:
     )
 
 
-def _figure(figure: Figure, title: str, see: str = "", narrow: bool = False) -> str:
+def _figure(figure: Figure, title: str, see: str = "") -> str:
     import matplotlib
 
     buffer = io.BytesIO()
@@ -352,9 +353,11 @@ def _figure(figure: Figure, title: str, see: str = "", narrow: bool = False) -> 
     with matplotlib.rc_context({"svg.hashsalt": "scorda"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None}, dpi=150)
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    # Never much larger than drawn: one small panel must not fill the page.
+    width = round(figure.get_size_inches()[0] * 96 * LARGEST)
     return (
-        f"<figure{' class=narrow' if narrow else ''}>"
-        f'<img alt="{html.escape(title)}" src="data:image/svg+xml;base64,{data}">'
+        f'<figure><img alt="{html.escape(title)}" style="max-width:{width}px" '
+        f'src="data:image/svg+xml;base64,{data}">'
         f"<figcaption><b>{html.escape(title)}</b> {html.escape(see)}</figcaption></figure>"
     )
 

@@ -33,10 +33,10 @@ __all__ = [
     "colours_of",
     "columns_of",
     "component_name",
+    "label_time",
     "log_ticks",
     "style",
     "subplots",
-    "time_label",
     "times_of",
 ]
 
@@ -116,10 +116,17 @@ def times_of(analysis: Analysis, time: np.ndarray | None) -> np.ndarray:
     return analysis.space.dt * np.arange(analysis.states.shape[1])
 
 
-def time_label(space: StateSpace) -> str:
-    """Label of an axis of times."""
+def label_time(axis: Axis, times: np.ndarray, space: StateSpace) -> None:
+    """Label an axis of times: with their unit, or as dates."""
+    if times.dtype.kind == "M":
+        from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+        locator = AutoDateLocator(maxticks=7)
+        axis.set_major_locator(locator)
+        axis.set_major_formatter(ConciseDateFormatter(locator))
+        return
     unit = space.units.get("time", "")
-    return f"time ({unit})" if unit else "time"
+    axis.set_label_text(f"time ({unit})" if unit else "time")
 
 
 def axis_label(space: StateSpace, name: str) -> str:

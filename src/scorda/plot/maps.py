@@ -16,9 +16,9 @@ from scorda.plot.base import (
     axis_label,
     channel_of,
     columns_of,
+    label_time,
     style,
     subplots,
-    time_label,
     times_of,
 )
 from scorda.problem import Analysis
@@ -93,14 +93,14 @@ def fields(
                     np.asarray(table[space.axes[1]])[here],
                     np.asarray(table[space.axes[0]])[here],
                     c=np.asarray(table["value"])[here],
-                    s=16,
+                    s=26,
                     edgecolors=INK,
-                    linewidths=0.3,
+                    linewidths=0.4,
                     **colours,
                 )
                 panel.set_facecolor("#f3f3f3")
-                panel.set_xlim(horizontal[0], horizontal[-1])
-                panel.set_ylim(vertical[0], vertical[-1])
+                panel.set_xlim(*_extent(horizontal))
+                panel.set_ylim(*_extent(vertical))
             elif title == "Spread":
                 drawn = panel.pcolormesh(
                     horizontal, vertical, values, cmap="Purples", vmin=0, rasterized=True
@@ -172,8 +172,16 @@ def hovmoller(
             )
             panel.set_title(title)
             panel.set_xlabel(axis_label(space, space.axes[0]))
-        axes[0, 0].set_ylabel(time_label(space))
+        label_time(axes[0, 0].yaxis, axis, space)
         for kind, image in drawn.items():
             bar = figure.colorbar(image, ax=axes, shrink=0.75, aspect=26, pad=0.02)
             bar.set_label(space.variables[channel] if kind == "state" else "error, spread")
     return figure
+
+
+def _extent(positions: np.ndarray) -> tuple[float, float]:
+    """Outer edges of the cells around positions."""
+    if len(positions) == 1:
+        return positions[0] - 0.5, positions[0] + 0.5
+    first, last = positions[1] - positions[0], positions[-1] - positions[-2]
+    return positions[0] - first / 2, positions[-1] + last / 2

@@ -17,10 +17,10 @@ from scorda.plot.base import (
     colours_of,
     columns_of,
     component_name,
+    label_time,
     log_ticks,
     style,
     subplots,
-    time_label,
     times_of,
 )
 from scorda.problem import Analysis
@@ -100,7 +100,7 @@ def trajectories(
             row.set_ylabel(component_name(space, component), rotation=0, ha="right", va="center")
             row.yaxis.set_major_locator(MaxNLocator(4))
             row.margins(x=0.01)
-        rows[-1, 0].set_xlabel(time_label(space))
+        label_time(rows[-1, 0].xaxis, axis, space)
         handles: dict[str, Any] = {}
         for row in rows[:, 0]:
             handles |= dict(zip(*reversed(row.get_legend_handles_labels()), strict=True))
@@ -142,7 +142,7 @@ def error_and_spread(
                 panel.plot(axis, error, color=colour, linewidth=1.3, label=name)
                 panel.plot(axis, spread, color=colour, linewidth=1.1, linestyle=(0, (3, 1.5)))
             panel.set_title(title)
-            panel.set_xlabel(time_label(next(iter(analyses.values())).space))
+            label_time(panel.xaxis, axis, analysis.space)
             panel.set_yscale("log")
             log_ticks(panel.yaxis)
             panel.margins(x=0.01)
