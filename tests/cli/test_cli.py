@@ -185,6 +185,8 @@ def test_quick_tries_few_members_on_a_part(simulated):
         ("bench lorenz63-sakof", "did you mean 'lorenz63-sakov'"),
         ("train", "either --system"),
         ("train --data nothing.nc", "There is no nothing.nc"),
+        ("train --system lorenz63 --modes 3", "goes with --data only"),
+        ("train --system lorenz63 --out p.pt", "end in .safetensors"),
         ("methods enkff", "did you mean 'enkf'"),
         ("simulate --observe w", "Unknown variable 'w'"),
         ("simulate --std -1", "std"),
@@ -214,6 +216,25 @@ def test_methods_are_listed_with_what_they_need(capsys):
     assert "linear system, linear operator" in line and "past data only" in line
     assert main(["methods", "EnKF"]) == 0
     assert "--inflation  (default 1.0)" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_trained_prior_serves_the_smoother(simulated, capsys):
+    train = "train --system lorenz63 --quick --width 8 --blocks 1 --segment 17 --threads 1"
+    assert main([*train.split(), "--out", "p.safetensors"]) == 0
+    assert "validation" in capsys.readouterr().out
+    command = "assimilate --observations sim/observations.csv --truth sim/truth.nc --method sda"
+    command += " --prior p.safetensors --members 5 --block 2 --threads 1"
+    command += " --guidance mmps:iterations=1 --sampler multistep:steps=4,corrections=0"
+    assert main(command.split()) == 0
+    posterior = scorda.open("run.zarr")
+    assert posterior.smoother and posterior.analysis.states.shape == (5, 25, 3)
+    assert posterior.configuration["method"]["sampler"]["steps"] == 4
+    assert main("assimilate --config run.toml --out b.zarr --block 5".split()) == 0
+    # Members in blocks of 2 and of 5: alike to rounding in single precision.
+    torch.testing.assert_close(
+        posterior.analysis.states, scorda.open("b.zarr").analysis.states, atol=1e-3, rtol=1e-4
+    )
 
 
 def test_a_benchmark_is_short_when_quick_and_is_resumed(tmp_path, monkeypatch, capsys):

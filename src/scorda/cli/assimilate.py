@@ -218,8 +218,10 @@ def _resolved(given: Assimilate, method: Assimilator, steps: int, members: int) 
     record = {key: plain(value) for key, value in vars(given).items() if key not in PLACE}
     record |= {"steps": steps, "members": members, "threads": torch.get_num_threads()}
     record["system"] = {"name": given.system, **given.system_options} if given.system else None
-    record["method"] = {"name": given.method, **settings_of(method)}
+    options = {k: v for k, v in settings_of(method).items() if k != "prior"}
+    record["method"] = {"name": given.method, **options}
     files = [*given.observations, *([given.truth] if given.truth else [])]
+    files += [Path(given.prior)] if given.prior else []
     record["sha256"] = {
         str(path): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in files

@@ -24,7 +24,6 @@ from scorda.times import Start, parse_start, time_unit
 __all__ = [
     "make_system",
     "open_all",
-    "read_fields",
     "read_observations",
     "read_states",
     "use_torch",
@@ -98,45 +97,6 @@ def read_states(path: Path, space: StateSpace, steps: int) -> Float[Tensor, "tim
             f"{(steps + 1, *space.shape)}."
         )
     return torch.from_numpy(states)
-
-
-def read_fields(
-    path: Path, variables: Sequence[str] = ()
-) -> tuple[Float[Tensor, "time *state"], StateSpace]:
-    """States and their space from any NetCDF file with variables on regular times.
-
-    The dims after ``time`` are the coordinates of the space. Times that are datetimes give steps
-    in hours.
-    """
-    import xarray
-
-    if not path.is_file():
-        raise UserError(f"There is no {path}: check the name after --data.")
-    with xarray.open_dataset(path, decode_timedelta=False) as dataset:
-        names = list(variables) or [str(n) for n, v in dataset.items() if "time" in v.dims]
-        missing = [name for name in names if name not in dataset]
-        if missing or not names:
-            raise UserError(f"{path} has the variables {list(dataset)}: it lacks {missing}.")
-        dims = [str(d) for d in dataset[names[0]].dims if d != "time"]
-        arrays = [dataset[name].transpose("time", *dims).values for name in names]
-        times = dataset["time"].values
-        coordinates = {d: np.asarray(dataset[d].values, dtype=float) for d in dims}
-        units = {n: str(dataset[n].attrs["units"]) for n in names if "units" in dataset[n].attrs}
-    if times.dtype.kind == "M":
-        gaps = np.diff(times) / np.timedelta64(1, "h")
-        units["time"] = "hours"
-    else:
-        gaps = np.diff(times.astype(float))
-    if not len(gaps) or not np.allclose(gaps, gaps[0], rtol=1e-6):
-        raise UserError(f"The times of {path} are not regular: give equal steps.")
-    # Coordinates of a space increase; latitudes of analyses often fall.
-    for axis, name in enumerate(dims):
-        if len(coordinates[name]) > 1 and coordinates[name][0] > coordinates[name][-1]:
-            coordinates[name] = coordinates[name][::-1]
-            arrays = [np.flip(array, axis + 1) for array in arrays]
-    states = np.stack(arrays, 1) if len(names) > 1 or not dims else arrays[0]
-    space = StateSpace(states.shape[1:], float(gaps[0]), tuple(names), coordinates, units=units)
-    return torch.from_numpy(np.ascontiguousarray(states)).to(torch.get_default_dtype()), space
 
 
 def write_states(

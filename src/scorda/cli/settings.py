@@ -23,7 +23,7 @@ import importlib
 import json
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -105,29 +105,17 @@ def plain(value: Any) -> Any:
     return value
 
 
-def to_toml(content: Mapping[str, Any]) -> str:
+def to_toml(content: Mapping[str, Any], table: str = "") -> str:
     """Plain settings as a TOML file, tables last; what is None is left out."""
     lines, tables = [], []
     for key, value in content.items():
-        if value is None:
-            continue
         if isinstance(value, Mapping):
-            tables.append(f"\n[{key}]\n{to_toml(value)}")
-        else:
+            name = f"{table}.{key}".lstrip(".")
+            tables.append(f"\n[{name}]\n{to_toml(value, name)}")
+        elif value is not None:
             # JSON's numbers, strings, booleans and lists are TOML's.
             lines.append(f"{key} = {json.dumps(value)}\n")
     return "".join(lines) + "".join(tables)
-
-
-def defaults(kind: type) -> dict[str, Any]:
-    """Default of each field of a dataclass of settings that has one."""
-    found = {}
-    for field in fields(kind):
-        if field.default is not MISSING:
-            found[field.name] = field.default
-        elif field.default_factory is not MISSING:
-            found[field.name] = field.default_factory()
-    return found
 
 
 def _split(tokens: list[str]) -> list[str]:

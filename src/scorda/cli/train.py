@@ -1,4 +1,4 @@
-"""``scorda train``: a prior of trajectories, from a system or from a file of states."""
+"""``scorda train``: a prior of trajectories, from a system or from a record of fields."""
 
 from __future__ import annotations
 
@@ -10,55 +10,70 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
-    from scorda.shapes import Float, Tensor
-    from scorda.space import StateSpace
+    from scorda.prior import TrajectoryPrior
 
 __all__ = ["Train", "train"]
 
-QUICK_STEPS, QUICK_SERIES = 20, 16
+Report = Callable[[dict[str, float]], None]
+QUICK_STEPS, QUICK_SERIES, QUICK_LENGTH = 20, 16, 100
 
 
 @dataclass
 class Train:
-    """Settings of a training."""
+    """Settings of a training; what is left out has the default of the library."""
 
     system: str | None = None
-    """System to simulate: a built-in one, or your own as module:object."""
+    """System to simulate and learn: a built-in one, or your own as module:object."""
 
     data: Path | None = None
-    """NetCDF file with states on regular times, instead of a system."""
+    """NetCDF file or zarr store of fields on regular times, to learn from instead."""
 
     variable: list[str] = field(default_factory=list)
-    """Variables of the file (default: all on time); repeat the flag for several."""
+    """Variables of --data (default: all on time); repeat the flag for several."""
 
-    series: int = 1024
-    """Trajectories to simulate."""
+    since: str | None = None
+    """First datetime of --data to use."""
 
-    length: int = 257
+    until: str | None = None
+    """Last datetime of --data to use."""
+
+    modes: int | None = None
+    """Spatial patterns to keep of --data."""
+
+    corrected: int | None = None
+    """Leading patterns of --data that the network corrects."""
+
+    series: int | None = None
+    """Trajectories of --system to simulate."""
+
+    length: int | None = None
     """States of each simulated trajectory."""
 
-    architecture: str = "temporal-conv"
-    """Network: temporal-conv or window-mlp."""
+    architecture: str | None = None
+    """Network for --system: temporal-conv or window-mlp."""
 
-    width: int = 96
-    """Channels of the network."""
+    half_width: int | None = None
+    """Half-width of the windows of window-mlp."""
 
-    blocks: int = 4
-    """Residual blocks, which set how far in time one state sees."""
+    width: int | None = None
+    """Hidden channels of the network."""
 
-    steps: int = 10_000
+    blocks: int | None = None
+    """Residual blocks of the network."""
+
+    steps: int | None = None
     """Optimiser steps."""
 
-    batch: int = 64
+    batch: int | None = None
     """Segments per step."""
 
-    segment: int = 65
+    segment: int | None = None
     """States per segment."""
 
-    rate: float = 3e-3
+    rate: float | None = None
     """Highest learning rate."""
 
-    every: int = 1000
+    every: int | None = None
     """Steps between validations."""
 
     seed: int = 0
@@ -85,67 +100,85 @@ class Train:
 
 def train(*, settings: Annotated[Train | None, Parameter(name="*")] = None) -> None:
     """Train a prior on trajectories."""
-    import torch
-
     from scorda.cli.console import console, progress
     from scorda.cli.run import use_torch
-    from scorda.cli.settings import UserError, plain
-    from scorda.nn import build
-    from scorda.prior import TrajectoryPrior
-    from scorda.space import Standardisation
-    from scorda.train import Training, fit
+    from scorda.cli.settings import UserError, plain, to_toml
+    from scorda.files import atomic
 
-    given = settings or Train()
+    given, out = settings or Train(), console()
     if (given.system is None) == (given.data is None):
-        raise UserError("Give either --system, to simulate, or --data, a NetCDF file of states.")
+        raise UserError("Give either --system, to simulate, or --data, a file of fields.")
+    if given.out.suffix != ".safetensors":
+        raise UserError(f"Got --out {given.out}: its name must end in .safetensors.")
+    use_torch("float32", given.threads)
     if given.quick:
         given.steps, given.every = QUICK_STEPS, QUICK_STEPS // 2
-        given.series = min(given.series, QUICK_SERIES)
-    use_torch("float32", given.threads)
+        if given.system is not None:
+            given.series, given.length = QUICK_SERIES, QUICK_LENGTH
+    learn = _from_system if given.data is None else _from_fields
     checkpoint = given.out.with_suffix(".checkpoint")
     if not given.resume:
         checkpoint.unlink(missing_ok=True)
-    states, space = _states(given)
-    standardisation = Standardisation.of(states, space)
-    channels = space.shape[0] if space.has_channels else 1
-    architecture = {"name": given.architecture, "channels": channels}
-    architecture |= {"width": given.width, "blocks": given.blocks}
-    torch.manual_seed(given.seed)
-    network = build(architecture)
-    names = ("steps", "batch", "segment", "rate", "every", "seed")
-    training = Training(**{name: getattr(given, name) for name in names})
-    out = console()
+    with progress("training") as update:
 
-    def tell(update: Callable[[int, int], None]) -> Callable[[dict[str, float]], None]:
         def report(entry: dict[str, float]) -> None:
-            update(int(entry["step"]), given.steps)
+            if given.steps is not None:
+                update(int(entry["step"]), given.steps)
             losses = f"loss {entry['loss']:.4f}, validation {entry['validation']:.4f}"
             out.print(f"step {entry['step']:.0f}: {losses}")
 
-        return report
-
+        prior = learn(given, checkpoint, report)
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    with progress("training") as update:
-        standard = standardisation.forward(states)
-        history = fit(network, standard, training, checkpoint, tell(update))
-    recipe = {k: plain(v) for k, v in vars(given).items() if k not in ("out", "resume", "config")}
-    provenance: dict[str, Any] = {"recipe": plain(recipe), "history": history}
-    prior = TrajectoryPrior(architecture, network, space, standardisation, provenance=provenance)
     prior.save(given.out)
+    record = {k: plain(v) for k, v in vars(given).items() if k not in ("resume", "config")}
+    with atomic(given.out.with_suffix(".toml")) as partial:
+        named = {k: v for k, v in record.items() if k not in ("system_options", "system")}
+        if given.system is not None:
+            named["system"] = {"name": given.system, **given.system_options}
+        partial.write_text(to_toml(named), encoding="utf-8")
     checkpoint.unlink(missing_ok=True)
     out.print(f"prior: {given.out}")
 
 
-def _states(given: Train) -> tuple[Float[Tensor, "series time ..."], StateSpace]:
-    """Trajectories ``(series, time, *state)`` and their space."""
-    from scorda import rng
-    from scorda.cli.run import make_system, read_fields
+def _from_system(given: Train, checkpoint: Path, report: Report) -> TrajectoryPrior:
+    from scorda.cli.run import make_system
+    from scorda.emulate import Recipe, train_on_system
+    from scorda.train import Training
 
-    if given.data is not None:
-        states, space = read_fields(given.data, given.variable)
-        return states[None], space
-    assert given.system is not None
-    system = make_system(given.system, given.system_options)
-    start, error = rng.spawn(rng.seeded(given.seed), 2)
-    first = system.prior(given.series, start)
-    return system.trajectory(first, given.length - 1, error), system.space
+    _refuse(given, ("variable", "since", "until", "modes", "corrected"), "--data")
+    system = make_system(str(given.system), given.system_options)
+    names = ("series", "length", "architecture", "width", "blocks", "half_width")
+    recipe = Recipe(**_given(given, *names))
+    training = Training(**_given(given, "steps", "batch", "segment", "rate", "every", "seed"))
+    return train_on_system(system, recipe, training, checkpoint, report)
+
+
+def _from_fields(given: Train, checkpoint: Path, report: Report) -> TrajectoryPrior:
+    from scorda.fields import read_fields
+    from scorda.learn import train_on_fields
+    from scorda.train import Training
+
+    _refuse(given, ("series", "length", "architecture", "half_width"), "--system")
+    assert given.data is not None
+    if not given.data.exists():
+        raise FileNotFoundError(f"There is no {given.data}: check the name after --data.")
+    fields = read_fields(given.data, given.variable, given.since, given.until)
+    chosen = _given(given, "steps", "batch", "segment", "rate", "every")
+    training = Training(**chosen, seed=given.seed) if chosen else None
+    sizes = _given(given, "modes", "corrected", "width", "blocks")
+    return train_on_fields(
+        fields, **sizes, settings=training, checkpoint=checkpoint, report=report
+    )
+
+
+def _given(given: Train, *names: str) -> dict[str, Any]:
+    return {name: getattr(given, name) for name in names if getattr(given, name) is not None}
+
+
+def _refuse(given: Train, names: tuple[str, ...], source: str) -> None:
+    """Settings of the other source of trajectories would be ignored in silence."""
+    from scorda.cli.settings import UserError
+
+    for name in names:
+        if getattr(given, name):
+            raise UserError(f"Got --{name.replace('_', '-')}, which goes with {source} only.")
