@@ -10,7 +10,7 @@ from __future__ import annotations
 import platform
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from scorda.denoise import Denoiser, GaussianDenoiser, NetworkDenoiser
+from scorda.fields import phases_of
 from scorda.files import read_tensors, write_tensors
 from scorda.nn import build
 from scorda.process import ScalarProcess, VarianceExploding, VariancePreserving
@@ -27,6 +28,7 @@ from scorda.sample import Ancestral, Multistep, PredictorCorrector, Sampler
 from scorda.shapes import Float, Tensor
 from scorda.space import Standardisation, StateSpace
 from scorda.systems.linear import LinearGaussian
+from scorda.times import Start
 
 __all__ = ["GaussianPrior", "Prior", "TrajectoryPrior", "load"]
 
@@ -45,6 +47,16 @@ class Prior(ABC):
     standardisation: Standardisation
     process: ScalarProcess
     sampler: Sampler
+    # Mean of each time of day, where the law has a daily cycle and no datetime yet.
+    cycle: Tensor | None = None
+
+    def starting(self, start: Start, states: int) -> Prior:
+        """The prior of so many states from a datetime on, without a daily cycle itself [final]."""
+        if self.cycle is None:
+            return self
+        mean = self.cycle[phases_of(start, states, self.space)]
+        scaled = Standardisation(mean, self.standardisation.std)
+        return replace(self, standardisation=scaled, cycle=None)  # type: ignore[type-var]
 
     @abstractmethod
     def denoiser(self, states: int, process: ScalarProcess | None = None) -> Denoiser:
@@ -87,6 +99,8 @@ class TrajectoryPrior(Prior):
         process: Forward process that sampling uses.
         sampler: Default sampler.
         provenance: System, data recipe, training, versions; kept in the file.
+        cycle: Mean of each time of day ``(phases, *state)``, in place of that of
+            `standardisation`; `starting` places it.
     """
 
     architecture: Mapping[str, Any]
@@ -96,6 +110,7 @@ class TrajectoryPrior(Prior):
     process: ScalarProcess = field(default_factory=VarianceExploding)
     sampler: Sampler = field(default_factory=Ancestral)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    cycle: Float[Tensor, "phases ..."] | None = None
 
     def __post_init__(self) -> None:
         self.network.requires_grad_(False).eval()
@@ -106,6 +121,17 @@ class TrajectoryPrior(Prior):
         return self.network.half_width  # type: ignore[return-value]
 
     def denoiser(self, states: int, process: ScalarProcess | None = None) -> NetworkDenoiser:
+        if self.cycle is not None:
+            raise ValueError(
+                "This prior has a daily cycle: say when the window begins, with "
+                "prior.starting(datetime of step 0, states), or --start in the shell."
+            )
+        mean = self.standardisation.mean
+        if mean.ndim > len(self.space.shape) and len(mean) != states:
+            raise ValueError(
+                f"Asked for {states} states of a prior that was started for {len(mean)}: "
+                f"use prior.starting(..., {states})."
+            )
         return NetworkDenoiser(self.network, process or self.process)
 
     def save(self, path: str | Path) -> None:
@@ -123,6 +149,8 @@ class TrajectoryPrior(Prior):
         }
         tensors = {f"network.{n}": p for n, p in self.network.state_dict().items()}
         tensors |= {"standardisation.mean": std.mean, "standardisation.std": std.std}
+        if self.cycle is not None:
+            tensors["cycle"] = self.cycle
         write_tensors(path, tensors, header)
 
 
@@ -225,6 +253,7 @@ def load(source: str | Path) -> TrajectoryPrior:
         _rebuild(header["process"], PROCESSES),
         _rebuild(header["sampler"], SAMPLERS),
         header["provenance"] | {"versions": header["versions"]},
+        tensors.get("cycle"),
     )
 
 

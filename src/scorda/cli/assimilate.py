@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -141,6 +141,7 @@ def _run(given: Assimilate, method: Assimilator) -> Posterior:
     from scorda.cli.console import console, progress
     from scorda.cli.settings import UserError, to_toml
     from scorda.files import atomic
+    from scorda.prior import Prior
     from scorda.problem import Problem
 
     system: Any = getattr(method, "prior", None)
@@ -177,6 +178,10 @@ def _run(given: Assimilate, method: Assimilator) -> Posterior:
     if given.withhold is not None:
         observations, withheld = run.withhold(observations, given.withhold, given.withhold_seed)
     truth = None if given.truth is None else run.read_states(given.truth, system.space, steps)
+    if given.start is not None and isinstance(getattr(method, "prior", None), Prior):
+        # A prior with a daily cycle needs to know when the window begins.
+        prior = method.prior.starting(given.start, steps + 1)  # type: ignore[attr-defined]
+        method = replace(method, prior=prior)  # type: ignore[type-var]
     initial = None
     if given.device != "cpu":
         if given.device.startswith("cuda") and not torch.cuda.is_available():

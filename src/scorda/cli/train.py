@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -155,8 +155,7 @@ def _from_system(given: Train, checkpoint: Path, report: Report) -> TrajectoryPr
 
 def _from_fields(given: Train, checkpoint: Path, report: Report) -> TrajectoryPrior:
     from scorda.fields import read_fields
-    from scorda.learn import train_on_fields
-    from scorda.train import Training
+    from scorda.learn import train_on_fields, training_for
 
     _refuse(given, ("series", "length", "architecture", "half_width"), "--system")
     assert given.data is not None
@@ -164,7 +163,7 @@ def _from_fields(given: Train, checkpoint: Path, report: Report) -> TrajectoryPr
         raise FileNotFoundError(f"There is no {given.data}: check the name after --data.")
     fields = read_fields(given.data, given.variable, given.since, given.until)
     chosen = _given(given, "steps", "batch", "segment", "rate", "every")
-    training = Training(**chosen, seed=given.seed) if chosen else None
+    training = replace(training_for(fields), **chosen, seed=given.seed)
     sizes = _given(given, "modes", "corrected", "width", "blocks")
     return train_on_fields(
         fields, **sizes, settings=training, checkpoint=checkpoint, report=report

@@ -7,10 +7,12 @@ from torch import nn
 
 from scorda.nn.conv import TemporalConv
 from scorda.nn.mlp import WindowMLP
+from scorda.nn.modes import ModeNetwork
 
-__all__ = ["ARCHITECTURES", "TemporalConv", "WindowMLP", "build"]
+__all__ = ["ARCHITECTURES", "ModeNetwork", "TemporalConv", "WindowMLP", "build"]
 
 ARCHITECTURES: dict[str, type[nn.Module]] = {
+    "modes": ModeNetwork,
     "temporal-conv": TemporalConv,
     "window-mlp": WindowMLP,
 }
