@@ -138,8 +138,8 @@ def precondition(
     .. math:: D(x, \nu) = \frac{x}{1 + \nu^2} + \frac{\nu}{\sqrt{1 + \nu^2}} F(x, \nu)
 
     F scales and sees its own input. Its target has unit variance at every noise level, for data
-    of unit variance, so the error of D falls in proportion to the noise: what a process with little
-    model error needs. Source: Karras et al. (2022), table 1, with sigma_data = 1.
+    of unit variance, so the error of D falls in proportion to the noise: what a process with
+    little model error needs. Source: Karras et al. (2022), table 1, with sigma_data = 1.
     """
     nu = align(noise, x)
     squared = nu.square()
@@ -156,10 +156,14 @@ class NetworkDenoiser:
         network: Maps (noisy trajectories in units of the data, noise level) to the unit-variance
             target of `precondition`.
         process: The forward process; any scalar one serves, whichever the training used.
+        limit: Largest size of a component of the denoised mean, in standardised units: where a
+            sampler with large steps leaves what the network has seen, it comes back instead of
+            running away. None disables it.
     """
 
     network: nn.Module
     process: ScalarProcess
+    limit: float | None = None
 
     def __call__(
         self, x_t: Float[Tensor, "ensemble time ..."], t: Float[Tensor, "..."]
@@ -167,4 +171,5 @@ class NetworkDenoiser:
         like = next(self.network.parameters())
         scaled = (x_t / align(self.process.alpha(t), x_t)).to(like.dtype)
         noise = self.process.noise_level(t).to(like.dtype).expand(x_t.shape[0])
-        return precondition(self.network, scaled, noise).to(x_t.dtype)
+        mean = precondition(self.network, scaled, noise).to(x_t.dtype)
+        return mean if self.limit is None else mean.clamp(-self.limit, self.limit)

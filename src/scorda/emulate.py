@@ -12,10 +12,17 @@ import torch
 from scorda import rng
 from scorda.nn import build
 from scorda.prior import TrajectoryPrior
+from scorda.process import VarianceExploding
+from scorda.sample import Ancestral
 from scorda.shapes import Float, Tensor
 from scorda.space import Standardisation
 from scorda.systems import System
 from scorda.train import Training, fit
+
+# How far beyond the largest simulated value a denoised one may lie.
+MARGIN = 1.25
+# Chosen on Lorenz-63 (`scorda bench lorenz63-sda`): 125 evaluations.
+SAMPLER = Ancestral(steps=32, corrections=3, tau=0.5, low=8e-3, high=10.0)
 
 __all__ = ["Recipe", "train_on_system"]
 
@@ -71,7 +78,7 @@ def train_on_system(
     del states
     architecture = _architecture(recipe, settings, z)
     torch.manual_seed(settings.seed)
-    network = build(architecture).to(memory_format=torch.channels_last)
+    network = build(architecture)
     history = fit(network, z, settings, checkpoint, report)
     provenance: dict[str, Any] = {
         "system": {"name": system.name, "settings": _plain(system)},
@@ -81,7 +88,14 @@ def train_on_system(
         "history": history,
     }
     return TrajectoryPrior(
-        architecture, network, system.space, standardisation, provenance=provenance
+        architecture,
+        network,
+        system.space,
+        standardisation,
+        process=VarianceExploding(1e-3, 1e3),
+        sampler=SAMPLER,
+        provenance=provenance,
+        limit=MARGIN * float(z.abs().max()),
     )
 
 

@@ -106,8 +106,8 @@ def read_fields(
             arrays = [np.flip(array, axis) for array in arrays]
     states = np.stack(arrays, 1) if len(names) > 1 or not dims else arrays[0]
     space = StateSpace(states.shape[1:], float(gaps[0]), tuple(names), places, units=units)
-    states = torch.from_numpy(np.ascontiguousarray(states, dtype=np.float64))
-    return Fields(states, space, times[0].astype("M8[us]") if dated else None)
+    tensor = torch.from_numpy(np.ascontiguousarray(states, dtype=np.float64))
+    return Fields(tensor, space, times[0].astype("M8[us]") if dated else None)
 
 
 def daily_phases(space: StateSpace) -> int:

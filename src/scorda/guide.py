@@ -270,8 +270,8 @@ def _pull_back(
 
 
 def _bounded(shift: Tensor, limit: Tensor) -> Tensor:
-    size = shift.flatten(1).square().mean(1).sqrt()
-    return shift * align((limit / size.clamp(min=1e-30)).clamp(max=1), shift)
+    limit = align(limit, shift)
+    return shift.clamp(-limit, limit)
 
 
 def _linearise(
@@ -331,10 +331,10 @@ def _gmres(
     """Generalised minimal residuals per member (Saad & Schultz 1986), without restart."""
     norm = b.double().norm(dim=-1, keepdim=True).clamp(min=1e-300)
     basis = [(b / norm).to(b)]
-    columns = []
+    columns: list[tuple[Tensor, ...]] = []
     for _ in range(iterations):
         v = matrix(basis[-1])
-        column = []
+        column: list[Tensor] = []
         for u in basis:
             h = _dot(u, v)
             v = v - (h * u).to(b)
@@ -344,8 +344,8 @@ def _gmres(
         basis.append((v / size.clamp(min=1e-30)).to(b))
     rows, n = len(basis), len(columns)
     hessenberg = b.new_zeros(b.shape[0], rows, n, dtype=torch.float64)
-    for j, column in enumerate(columns):
-        hessenberg[:, : len(column), j] = torch.cat(column, -1)
+    for j, entries in enumerate(columns):
+        hessenberg[:, : len(entries), j] = torch.cat(entries, -1)
     rhs = torch.zeros_like(hessenberg[..., :1])
     rhs[:, 0] = norm
     # The minimal-norm solution: a Krylov space that is exhausted early leaves zero columns.

@@ -101,6 +101,8 @@ class TrajectoryPrior(Prior):
         provenance: System, data recipe, training, versions; kept in the file.
         cycle: Mean of each time of day ``(phases, *state)``, in place of that of
             `standardisation`; `starting` places it.
+        limit: Largest size of a denoised component, in standardised units (see
+            `NetworkDenoiser`).
     """
 
     architecture: Mapping[str, Any]
@@ -111,6 +113,7 @@ class TrajectoryPrior(Prior):
     sampler: Sampler = field(default_factory=Ancestral)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     cycle: Float[Tensor, "phases ..."] | None = None
+    limit: float | None = None
 
     def __post_init__(self) -> None:
         self.network.requires_grad_(False).eval()
@@ -132,7 +135,7 @@ class TrajectoryPrior(Prior):
                 f"Asked for {states} states of a prior that was started for {len(mean)}: "
                 f"use prior.starting(..., {states})."
             )
-        return NetworkDenoiser(self.network, process or self.process)
+        return NetworkDenoiser(self.network, process or self.process, self.limit)
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file whose header holds everything but the weights."""
@@ -142,6 +145,7 @@ class TrajectoryPrior(Prior):
             "architecture": dict(self.architecture),
             "process": _describe(self.process),
             "sampler": _describe(self.sampler),
+            "limit": self.limit,
             "space": asdict(space)
             | {"coordinates": {n: c.tolist() for n, c in (space.coordinates or {}).items()}},
             "provenance": dict(self.provenance),
@@ -247,13 +251,14 @@ def load(source: str | Path) -> TrajectoryPrior:
     space["shape"], space["variables"] = tuple(space["shape"]), tuple(space["variables"])
     return TrajectoryPrior(
         header["architecture"],
-        network.to(memory_format=torch.channels_last),
+        network,
         StateSpace(**space),
         Standardisation(tensors["standardisation.mean"], tensors["standardisation.std"]),
         _rebuild(header["process"], PROCESSES),
         _rebuild(header["sampler"], SAMPLERS),
         header["provenance"] | {"versions": header["versions"]},
         tensors.get("cycle"),
+        header.get("limit"),
     )
 
 

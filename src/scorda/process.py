@@ -8,8 +8,8 @@ data at t = 0 and (nearly) pure noise at the end. `t` and `s` are diffusion time
 physical time of a trajectory is an axis of x and is never meant here.
 
 The scalar processes are :math:`x_t = \alpha(t) x_0 + \sigma(t) \varepsilon`. Divided by alpha they
-all read :math:`x_0 + \nu \varepsilon` with the noise level :math:`\nu = \sigma / \alpha`, so a denoiser
-that knows the noise level serves every one of them.
+all read :math:`x_0 + \nu \varepsilon` with the noise level :math:`\nu = \sigma / \alpha`, so a
+denoiser that knows the noise level serves every one of them.
 
 Tweedie's formula links the denoiser and the score:
 :math:`\alpha E[x_0 \mid x_t] = x_t + \sigma^2 \nabla \log p_t(x_t)`.
@@ -116,7 +116,7 @@ class ScalarProcess(ForwardProcess):
         return self.sigma(t).square()
 
     def transition(self, s: Float[Tensor, "..."], t: Float[Tensor, "..."]) -> Transition:
-        r"""Scale :math:`\alpha_t / \alpha_s`, var :math:`\sigma_t^2 - \mathrm{scale}^2 \sigma_s^2`."""
+        r"""Scale :math:`\alpha_t/\alpha_s`; variance as in the module, negative for t < s."""
         scale = self.alpha(t) / self.alpha(s)
         return Transition(scale, torch.zeros_like(scale), self.var(t) - scale**2 * self.var(s))
 

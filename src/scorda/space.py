@@ -66,7 +66,9 @@ class StateSpace:
             if len(shape) == 1 and len(variables) == shape[0]:
                 axes = ()
             names = ("site",) if len(axes) == 1 else tuple("zyx"[-len(axes) :]) if axes else ()
-            coordinates = {n: np.arange(size, dtype=float) for n, size in zip(names, axes)}
+            coordinates = {
+                n: np.arange(size, dtype=float) for n, size in zip(names, axes, strict=True)
+            }
         else:
             coordinates = {n: np.asarray(c, dtype=float) for n, c in self.coordinates.items()}
         sizes = tuple(len(c) for c in coordinates.values())

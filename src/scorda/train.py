@@ -5,11 +5,11 @@ The loss is denoising score matching in the form of `denoise.precondition`,
 .. math:: E\, \frac{1 + \nu^2}{\nu^2} \| D(x_0 + \nu \varepsilon, \nu) - x_0 \|^2,
 
 with the log of the noise level uniform (stratified over each batch): every noise level counts
-alike. Segments are cut at random from long trajectories (algorithm 1 of SDA, where a segment is one
-window).
+alike. Segments are cut at random from long trajectories (algorithm 1 of SDA, where a segment is
+one window).
 
-Everything random in step n is a function of (seed, n), and a checkpoint holds the whole state, so a
-run that is killed and resumed gives the same bits as one that is not, for the same number of
+Everything random in step n is a function of (seed, n), and a checkpoint holds the whole state, so
+a run that is killed and resumed gives the same bits as one that is not, for the same number of
 threads.
 """
 
@@ -42,7 +42,7 @@ class Training:
         batch: Segments per step.
         segment: States per segment.
         rate: Highest learning rate of AdamW; warms up linearly, falls to zero along a cosine.
-        warmup: Steps of the warm-up.
+        warmup: Steps of the warm-up; a tenth of all steps where that is less.
         weight_decay: Weight decay of AdamW.
         average: Decay of the exponential moving average of the weights.
         clip: Largest norm of the gradient.
@@ -57,7 +57,7 @@ class Training:
     batch: int = 64
     segment: int = 65
     rate: float = 3e-3
-    warmup: int = 200
+    warmup: int = 500
     weight_decay: float = 1e-3
     average: float = 0.999
     clip: float = 1.0
@@ -96,7 +96,7 @@ def denoising_loss(
     noise: Float[Tensor, "ensemble"],
     eps: Float[Tensor, "ensemble time ..."],
 ) -> Float[Tensor, "ensemble"]:
-    """Weighted squared error per member; a network that returns 0 has loss 1 at every noise level."""
+    """Weighted squared error per member: 1 at every noise level for a network that returns 0."""
     nu = align(noise, x0)
     error = precondition(network, x0 + nu * eps, noise) - x0
     return (error.square() * (1 + nu.square()) / nu.square()).flatten(1).mean(1)
@@ -212,7 +212,8 @@ def _batch(
 
 
 def _rate(step: int, settings: Training) -> float:
-    warmup = min(1.0, (step + 1) / settings.warmup)
+    ramp = max(1, min(settings.warmup, settings.steps // 10))
+    warmup = min(1.0, (step + 1) / ramp)
     return settings.rate * warmup * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
 
 

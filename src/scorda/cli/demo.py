@@ -96,6 +96,8 @@ def _methods(given: Demo) -> dict[str, tuple[Assimilator, int]]:
     from scorda.methods.enkf import EnKF
     from scorda.methods.enks import EnKS
     from scorda.methods.particle import ParticleFilter, ParticleSmoother
+    from scorda.methods.sda import SDA
+    from scorda.prior import load
 
     members = min(given.members, 64) if given.quick else given.members
     particles = 2**11 if given.quick else 2**14
@@ -104,5 +106,6 @@ def _methods(given: Demo) -> dict[str, tuple[Assimilator, int]]:
         # Equal weights at every step, and twice the members: a reference of two draws.
         "Particle filter": (ParticleFilter(resample=1.0), 16 * members),
         "EnKS": (EnKS(inflation=1.02), members),
+        "SDA": (SDA(load("lorenz63")), members),
         "Particle smoother": (ParticleSmoother(particles), 2 * members),
     }

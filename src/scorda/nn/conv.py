@@ -59,6 +59,10 @@ class TemporalConv(nn.Module):
         self.blocks = nn.ModuleList(_Block(width, 128) for _ in range(blocks))
         self.last = nn.Conv2d(width, channels, 1)
         nn.init.zeros_(self.last.weight)
+        # Channels-last weights: the convolutions take them as they are.
+        for weight in self.parameters():
+            if weight.ndim == 4:
+                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
 
     @property
     def half_width(self) -> int:

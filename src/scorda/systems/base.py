@@ -1,7 +1,7 @@
-"""The interface of a dynamical system.
+r"""The interface of a dynamical system.
 
 A system is a Markov chain: a distribution of the state at step 0 and one step
-:math:`x_{k+1} \\sim p(x_{k+1} \\mid x_k)` of length ``space.dt``, model error included.
+:math:`x_{k+1} \sim p(x_{k+1} \mid x_k)` of length ``space.dt``, model error included.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class System(ABC):
     def trajectory(
         self, x: Float[Tensor, "..."], steps: int, generator: torch.Generator | None = None
     ) -> Float[Tensor, "..."]:
-        """Return ``(..., steps + 1, *state)``: the given states and those of `steps` steps [final].
+        """Return ``(..., steps + 1, *state)``: given states and those of `steps` steps [final].
 
         Raises:
             ValueError: If the states do not fit the space, or are not finite.
