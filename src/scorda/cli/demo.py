@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -100,12 +100,14 @@ def _methods(given: Demo) -> dict[str, tuple[Assimilator, int]]:
     from scorda.prior import load
 
     members = min(given.members, 64) if given.quick else given.members
+    prior = load("lorenz63")
     particles = 2**11 if given.quick else 2**14
     return {
         "EnKF": (EnKF(inflation=1.02), members),
         # Equal weights at every step, and twice the members: a reference of two draws.
         "Particle filter": (ParticleFilter(resample=1.0), 16 * members),
         "EnKS": (EnKS(inflation=1.02), members),
-        "SDA": (SDA(load("lorenz63")), members),
+        # Half the steps of the default: 61 evaluations, nearly as good.
+        "SDA": (SDA(prior, sampler=replace(prior.sampler, steps=16)), members),
         "Particle smoother": (ParticleSmoother(particles), 2 * members),
     }
