@@ -241,12 +241,12 @@ def test_a_benchmark_is_short_when_quick_and_is_resumed(tmp_path, monkeypatch, c
     monkeypatch.chdir(tmp_path)
     from dataclasses import replace
 
-    from scorda.bench import problems, run
+    from scorda.bench import problems
 
     small = problems.lorenz96_sakov()
     small = replace(small, entries=small.entries[:2])
     monkeypatch.setitem(problems.PROBLEMS, "lorenz96-sakov", lambda: small)
-    monkeypatch.setattr(run, "QUICK_CYCLES", 3)
+    monkeypatch.setattr(problems, "QUICK_CYCLES", 3)
     assert main("bench lorenz96-sakov --quick".split()) == 0
     rows = list(csv.DictReader(open("bench/lorenz96-sakov-quick.csv")))
     assert [row["entry"] for row in rows] == [entry.label for entry in small.entries]

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 
 from scorda import rng
+from scorda.bench.entry import Entry
+from scorda.bench.smoothing import Smoothing, lorenz63_sda
 from scorda.methods.enkf import ETKF, EnKF
 from scorda.methods.letkf import LETKF
 from scorda.methods.particle import ParticleFilter
@@ -24,22 +26,10 @@ from scorda.problem import Problem, twin_experiment
 from scorda.shapes import Float, Tensor
 from scorda.systems import Lorenz63, Lorenz96, System
 
+# Cycles of spin-up and of scores in a shortened set-up.
+QUICK_CYCLES = 20
+
 __all__ = ["PROBLEMS", "Entry", "Setup", "expected_scores", "filter_rmse"]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A method as tried on a set-up.
-
-    Arguments:
-        label: Name of the row, unique within its set-up.
-        method: The method with its settings.
-        members: Number of members.
-    """
-
-    label: str
-    method: Any
-    members: int
 
 
 @dataclass(frozen=True)
@@ -59,6 +49,8 @@ class Setup:
         start_std: Standard deviation of truth and members at step 0 about a common state.
         entries: What is run.
         source: Where the set-up is from.
+        seeds: Number of twin experiments.
+        statistic: What is taken over them, "mean" or "median".
     """
 
     system: System
@@ -69,6 +61,20 @@ class Setup:
     start_std: float
     entries: tuple[Entry, ...]
     source: str
+    seeds: int = 3
+    statistic: str = "mean"
+
+    def prepare(self, seed: int) -> tuple[Tensor, Problem]:
+        """Truth and problem of one seed, the same for all methods."""
+        return self.twin(seed)
+
+    def score(self, entry: Entry, twin: tuple[Tensor, Problem], seed: int) -> dict[str, float]:
+        """Scores of one run."""
+        return {"rmse": filter_rmse(self, entry, *twin, seed)}
+
+    def shortened(self) -> Setup:
+        """The set-up with few cycles: a test that it runs, whose scores mean nothing."""
+        return replace(self, cycles=QUICK_CYCLES, spinup=QUICK_CYCLES, seeds=1)
 
     def twin(self, seed: int) -> tuple[Float[Tensor, "time *state"], Problem]:
         """Truth and problem of one seed, the same for all methods."""
@@ -158,7 +164,8 @@ def lorenz63_sakov() -> Setup:
     )
 
 
-PROBLEMS: dict[str, Callable[[], Setup]] = {
+PROBLEMS: dict[str, Callable[[], Setup | Smoothing]] = {
+    "lorenz63-sda": lorenz63_sda,
     "lorenz96-sakov": lorenz96_sakov,
     "lorenz63-sakov": lorenz63_sakov,
 }

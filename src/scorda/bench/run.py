@@ -6,19 +6,20 @@ import csv
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from scorda.bench.problems import PROBLEMS, Entry, Setup, expected_scores, filter_rmse
+from scorda.bench.entry import Entry
+from scorda.bench.problems import PROBLEMS, Setup, expected_scores
+from scorda.bench.smoothing import Smoothing
 from scorda.files import atomic
 
-__all__ = ["Row", "run_benchmark", "shortened", "write_table"]
+__all__ = ["Row", "run_benchmark", "write_table"]
 
 Progress = Callable[[int, int], None]
-QUICK_CYCLES = 20
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Row:
         label: Name of the entry.
         members: Number of members.
         seeds: Number of seeds.
-        mean: Mean over the seeds, by score.
-        error: Standard error of that mean, by score; NaN for one seed.
+        mean: Mean over the seeds, or their median where the benchmark says so, by score.
+        error: Standard error of the mean, by score; NaN for one seed.
         seconds: Mean time of one run.
         expected: Expected value, by score, where there is one.
         tolerance: Accepted distance from it.
@@ -53,9 +54,9 @@ class Row:
 
 def run_benchmark(
     name: str,
-    seeds: Sequence[int] = (0, 1, 2),
+    seeds: Sequence[int] | None = None,
     path: str | Path | None = None,
-    setup: Setup | None = None,
+    setup: Setup | Smoothing | None = None,
     resume: bool = False,
     progress: Progress | None = None,
 ) -> list[Row]:
@@ -65,7 +66,8 @@ def run_benchmark(
 
     Arguments:
         name: Name of the benchmark.
-        seeds: Seeds, one twin experiment each, the same for all entries.
+        seeds: Seeds, one twin experiment each, the same for all entries (default: as many as
+            the benchmark has, from 0).
         path: CSV file of single runs: entry, seed, seconds, and a column per score.
         setup: Other set-up than the named one, such as a `shortened` one.
         resume: Keep the runs that are in the file.
@@ -77,26 +79,25 @@ def run_benchmark(
     if name not in PROBLEMS:
         raise ValueError(f"Unknown benchmark {name!r}: choose one of {sorted(PROBLEMS)}.")
     setup = setup or PROBLEMS[name]()
+    seeds = range(setup.seeds) if seeds is None else seeds
     done = _read(Path(path)) if path is not None and resume else {}
     total = len(setup.entries) * len(seeds)
     for seed in seeds:
         todo = [entry for entry in setup.entries if (entry.label, seed) not in done]
-        truth, problem = setup.twin(seed) if todo else (None, None)
+        prepared: Any = setup.prepare(seed) if todo else None
         for entry in todo:
             begin = time.perf_counter()
-            scores = {"rmse": filter_rmse(setup, entry, truth, problem, seed)}  # type: ignore[arg-type]
+            scores = setup.score(entry, prepared, seed)
             done[entry.label, seed] = scores | {"seconds": time.perf_counter() - begin}
             if path is not None:
                 _write(Path(path), done)
             if progress is not None:
                 progress(len(done), total)
     expected = expected_scores(name)
-    return [_row(entry, seeds, done, expected.get(entry.label, {})) for entry in setup.entries]
-
-
-def shortened(setup: Setup) -> Setup:
-    """The set-up with few cycles: a test that it runs, whose scores mean nothing."""
-    return replace(setup, cycles=QUICK_CYCLES, spinup=QUICK_CYCLES)
+    typical = np.median if setup.statistic == "median" else np.mean
+    return [
+        _row(entry, seeds, done, expected.get(entry.label, {}), typical) for entry in setup.entries
+    ]
 
 
 def write_table(rows: Sequence[Row], path: str | Path, name: str) -> None:
@@ -129,6 +130,7 @@ def _row(
     seeds: Sequence[int],
     done: Mapping[tuple[str, int], Mapping[str, float]],
     expected: Mapping[str, Any],
+    typical: Callable[..., Any],
 ) -> Row:
     runs = [done[entry.label, seed] for seed in seeds]
     names = [name for name in runs[0] if name != "seconds"]
@@ -137,7 +139,7 @@ def _row(
         label=entry.label,
         members=entry.members,
         seeds=len(runs),
-        mean={name: float(v.mean()) for name, v in values.items()},
+        mean={name: float(typical(v)) for name, v in values.items()},
         error={
             name: float(v.std(ddof=1) / math.sqrt(len(v))) if len(v) > 1 else math.nan
             for name, v in values.items()

@@ -15,8 +15,8 @@ __all__ = ["Bench", "bench"]
 class Bench:
     """Settings of a benchmark."""
 
-    seeds: int = 3
-    """Number of seeds, counted from 0."""
+    seeds: int | None = None
+    """Number of seeds, counted from 0 (default: the benchmark's)."""
 
     out: Path = Path("bench")
     """Folder for NAME.csv, the table, and NAME.runs.csv, the single runs."""
@@ -45,7 +45,7 @@ def bench(
         name: Name of the benchmark; without it they are listed.
     """
     from scorda.bench.problems import PROBLEMS
-    from scorda.bench.run import run_benchmark, shortened, write_table
+    from scorda.bench.run import run_benchmark, write_table
     from scorda.cli.console import console, progress, table
     from scorda.cli.run import use_torch
     from scorda.cli.settings import UserError, check_keys
@@ -55,13 +55,13 @@ def bench(
         table(None, ["benchmark", "source"], [[n, make().source] for n, make in PROBLEMS.items()])
         return
     check_keys([name], PROBLEMS, "benchmark")
-    if given.seeds < 1:
+    if given.seeds is not None and given.seeds < 1:
         raise UserError(f"Got --seeds {given.seeds}: give at least 1.")
     use_torch("float32", given.threads)
     given.out.mkdir(parents=True, exist_ok=True)
-    setup = shortened(PROBLEMS[name]()) if given.quick else None
+    setup = PROBLEMS[name]().shortened() if given.quick else PROBLEMS[name]()
     stem = f"{name}-quick" if given.quick else name
-    seeds = range(1 if given.quick else given.seeds)
+    seeds = range(given.seeds or setup.seeds)
     with progress(name) as report:
         rows = run_benchmark(
             name, seeds, given.out / f"{stem}.runs.csv", setup, given.resume, report
@@ -78,6 +78,13 @@ def bench(
                 [row.label, score, f"{mean:.3f} ± {row.error[score]:.3f}", *verdict,
                  f"{row.seconds:.1f}"]
             )  # fmt: skip
-    head = ["entry", "score", f"mean of {len(seeds)} seeds", "expected", "", "seconds"]
+    head = [
+        "entry",
+        "score",
+        f"{setup.statistic} of {len(seeds)} seeds",
+        "expected",
+        "",
+        "seconds",
+    ]
     table(None, head, lines, left=2)
     out.print(f"table: {given.out / f'{stem}.csv'}")

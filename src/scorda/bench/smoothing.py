@@ -1,0 +1,137 @@
+"""The Lorenz-63 smoothing benchmark of SDA, against a particle smoother in path space."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+
+import torch
+
+from scorda import rng
+from scorda.bench.entry import Entry
+from scorda.methods.particle import ParticleSmoother
+from scorda.methods.sda import SDA
+from scorda.metrics import log_prior, wasserstein
+from scorda.observe import ObservationModel, Select
+from scorda.prior import load
+from scorda.problem import Analysis, Problem, twin_experiment
+from scorda.sample import Ancestral, Multistep, Sampler
+from scorda.shapes import Float, Tensor
+from scorda.systems import Lorenz63
+
+__all__ = ["Case", "Smoothing", "lorenz63_sda"]
+
+# Steps between observations, and their error in units of the standard deviation of a.
+OBSERVED = {"low": (8, 0.05), "high": (1, 0.25)}
+STD_OF_A = 8.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """One twin experiment and two independent draws of its posterior."""
+
+    problem: Problem
+    reference: Float[Tensor, "ensemble time *state"]
+    second: Float[Tensor, "ensemble time *state"]
+
+
+@dataclass(frozen=True)
+class Smoothing:
+    """Scores relative to a bootstrap particle filter in path space.
+
+    Arguments:
+        entries: What is run; the label begins with the name of the observations, low or high.
+        steps: Steps of the trajectories.
+        particles: Particles of the reference.
+        paths: Paths drawn from it, twice.
+        seeds: Number of test cases.
+        source: Where the set-up is from.
+    """
+
+    entries: tuple[Entry, ...]
+    steps: int = 64
+    particles: int = 2**16
+    paths: int = 1024
+    seeds: int = 8
+    statistic: str = "median"
+    source: str = "Rozet & Louppe (2023), arXiv:2306.10574, section 4.1"
+
+    def prepare(self, seed: int) -> dict[str, Case]:
+        """Test cases of a seed, one per kind of observations that an entry uses."""
+        names = {entry.label.split(",")[0] for entry in self.entries}
+        return {name: self._case(name, seed) for name in sorted(names)}
+
+    def _case(self, name: str, seed: int) -> Case:
+        every, std = OBSERVED[name]
+        model = ObservationModel(Select([0]), std=std * STD_OF_A)
+        system = Lorenz63()
+        twin, first, second = rng.spawn(rng.seeded(seed), 3)
+        _, problem = twin_experiment(system, model, self.steps, every, twin, start=0)
+        particles = replace(problem, initial=_attractor(self.particles))
+        smoother = ParticleSmoother(self.particles)
+        draws = [smoother.assimilate(particles, self.paths, g).states for g in (first, second)]
+        return Case(problem, *draws)
+
+    def score(self, entry: Entry, cases: dict[str, Case], seed: int) -> dict[str, float]:
+        r"""Scores of one run.
+
+        w1: W1 to 1024 reference paths (raw units, flattened), over that of as many paths of
+        the second draw. spread: root-mean-square standard deviation over the reference's.
+        log_prior, log_likelihood: medians, minus the reference's. outlier: largest distance of
+        a component from the reference's mean, over the reference's own.
+        """
+        case = cases[entry.label.split(",")[0]]
+        analysis: Analysis = entry.method.assimilate(
+            case.problem, entry.members, rng.at((seed, 1), 0)
+        )
+        x, reference = analysis.states, case.reference
+        floor = wasserstein(reference, case.second[: entry.members])
+        system, observations = case.problem.system, case.problem.instruments[0]
+        prior = log_prior(x, system).median() - log_prior(reference, system).median()
+        likelihood = observations.log_likelihood(x).median()
+        likelihood = likelihood - observations.log_likelihood(reference).median()
+        mean = reference.mean(0)
+        return {
+            "w1": float(wasserstein(reference, x) / floor),
+            "spread": float(x.var(0).mean().sqrt() / reference.var(0).mean().sqrt()),
+            "log_prior": float(prior),
+            "log_likelihood": float(likelihood),
+            "outlier": float((x - mean).abs().max() / (reference - mean).abs().max()),
+            "evaluations": float(analysis.info["evaluations"]),
+        }
+
+    def shortened(self) -> Smoothing:
+        """Few particles and members: a test that it runs, whose scores mean nothing."""
+        entries = tuple(replace(entry, members=16) for entry in self.entries[:2])
+        return replace(self, entries=entries, particles=2**10, paths=64, seeds=1)
+
+
+def lorenz63_sda() -> Smoothing:
+    """SDA with the shipped prior, from few evaluations to many, on both kinds of observations.
+
+    "low": every eighth of 65 states, error 0.05; "high": every state, error 0.25; of the first
+    component in units of its standard deviation. 2^16 particles, 1024 paths.
+    """
+    prior = load("lorenz63")
+    base = prior.sampler
+    samplers: list[tuple[str, Sampler]] = [
+        ("ancestral 16, corrections 1", replace(base, steps=16, corrections=1)),
+        ("ancestral 16, corrections 3", replace(base, steps=16, corrections=3)),
+        ("ancestral 32, corrections 3", base),
+        ("ancestral 128, corrections 3", replace(base, steps=128, corrections=3)),
+        ("ancestral 64", Ancestral(64, 0, low=base.low, high=base.high)),
+        ("multistep 64", Multistep(64, 0, low=base.low, high=base.high)),
+    ]
+    entries = [
+        Entry(f"{case}, {label}", SDA(prior, sampler=sampler), 256)
+        for label, sampler in samplers
+        for case in OBSERVED
+    ]
+    entries.append(Entry("low, ancestral 32, corrections 3, 1024 members", SDA(prior), 1024))
+    return Smoothing(tuple(entries))
+
+
+@cache
+def _attractor(members: int) -> Float[Tensor, "ensemble state"]:
+    """States of the attractor that all references start from; they take seconds to draw."""
+    return Lorenz63().prior(members, torch.Generator().manual_seed(2**31))
