@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import torch
 
-from scorda.denoise import Denoiser
+from scorda.denoise import Denoiser, NetworkDenoiser
 from scorda.observe import ObservationModel
 from scorda.process import ScalarProcess, align
 from scorda.shapes import Float, Tensor
@@ -89,7 +89,11 @@ class GuidedDenoiser:
         self, x_t: Float[Tensor, "ensemble ..."], t: Float[Tensor, "..."]
     ) -> Float[Tensor, "ensemble ..."]:
         mean, shift = self.guidance.displacement(self.denoiser, x_t, t, self.y, self.model)
-        return mean + shift
+        posterior = mean + shift
+        if not isinstance(self.denoiser, NetworkDenoiser) or self.denoiser.limit is None:
+            return posterior
+        # A posterior mean lies where the data are, as the prior's does.
+        return posterior.clamp(-self.denoiser.limit, self.denoiser.limit)
 
 
 @dataclass(frozen=True)
