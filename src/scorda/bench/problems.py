@@ -147,7 +147,7 @@ def lorenz63_sakov() -> Setup:
     Source: Sakov, Oliver & Bertino (2012), Mon. Wea. Rev. 140, 1988-2004. 1000 cycles after 16
     time units.
     """
-    particles = ParticleFilter(resample=0.2, jitter=0.25)
+    particles = ParticleFilter(resample=0.2, jitter=0.35)
     return Setup(
         system=Lorenz63(dt=0.01, noise_std=0.0),
         model=ObservationModel(Select(range(3)), std=2.0**0.5),
@@ -158,7 +158,7 @@ def lorenz63_sakov() -> Setup:
         entries=(
             Entry("ETKF, N=10, inflation 1.02, rotation", ETKF(1.02, rotation=True), 10),
             Entry("EnKF, N=100, inflation 1.01", EnKF(inflation=1.01), 100),
-            Entry("ParticleFilter, N=800, resample 0.2, jitter 0.25", particles, 800),
+            Entry("ParticleFilter, N=800, resample 0.2, jitter 0.35", particles, 800),
         ),
         source="Sakov, Oliver & Bertino (2012), Mon. Wea. Rev. 140, 1988-2004",
     )
