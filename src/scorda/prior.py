@@ -37,7 +37,7 @@ SAMPLERS = {c.__name__: c for c in (Ancestral, Multistep, PredictorCorrector)}
 # Tensors of a standardisation.
 MAP = ("mean", "std")
 # Members computed at once: small enough to stay in the cache, large enough for the kernels.
-CHUNK = 64
+CHUNK = 128
 
 
 class Prior(ABC):
