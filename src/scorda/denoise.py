@@ -3,6 +3,9 @@ r"""Denoisers: :math:`D(x_t, t) = E[x_0 \mid x_t]`, the one thing a sampler asks
 Gaussian and kernel denoisers are exact for their prior; a network's is learned. All are bound to a
 scalar process :math:`x_t = \alpha x_0 + \sigma \varepsilon` and are called alike, with noisy
 samples ``(ensemble, ...)`` and a diffusion time t (a scalar, or one per member).
+
+Some also know :math:`E[x_0 \mid u = x_0 + \nu \varepsilon]` for a noise level :math:`\nu` that
+differs from entry to entry (`AnyNoise`). Observed entries then need no guidance: see `condition`.
 """
 
 from __future__ import annotations
@@ -16,7 +19,14 @@ from torch import nn
 from scorda.process import ScalarProcess, align
 from scorda.shapes import Float, Tensor
 
-__all__ = ["Denoiser", "GaussianDenoiser", "KernelDenoiser", "NetworkDenoiser", "precondition"]
+__all__ = [
+    "AnyNoise",
+    "Denoiser",
+    "GaussianDenoiser",
+    "KernelDenoiser",
+    "NetworkDenoiser",
+    "precondition",
+]
 
 
 @runtime_checkable
@@ -32,6 +42,27 @@ class Denoiser(Protocol):
         self, x_t: Float[Tensor, "ensemble ..."], t: Float[Tensor, "..."]
     ) -> Float[Tensor, "ensemble ..."]:
         """Return E[x_0 | x_t], same shape as x_t."""
+        ...
+
+
+@runtime_checkable
+class AnyNoise(Denoiser, Protocol):
+    """A denoiser that takes a noise level for each entry, if `any_noise` says so."""
+
+    @property
+    def any_noise(self) -> bool:
+        """Whether `denoise` takes levels that differ between the entries of a sample."""
+        ...
+
+    def denoise(
+        self, u: Float[Tensor, "ensemble ..."], noise: Float[Tensor, "..."]
+    ) -> Float[Tensor, "ensemble ..."]:
+        r"""Return :math:`E[x_0 \mid x_0 + \nu \varepsilon = u]`, same shape as u.
+
+        Arguments:
+            u: Noisy samples in units of the data.
+            noise: Their noise levels, positive, of a shape that broadcasts to that of u.
+        """
         ...
 
 
@@ -55,6 +86,7 @@ class GaussianDenoiser:
     basis: Float[Tensor, "size rank"]
     spectrum: Float[Tensor, "rank"]
     process: ScalarProcess
+    any_noise = True
 
     @classmethod
     def from_cov(
@@ -83,6 +115,20 @@ class GaussianDenoiser:
         centred = (x_t - align(self.process.alpha(t), x_t) * mean).flatten(1)
         return mean + (((centred @ basis) * gain) @ basis.mT).view_as(x_t)
 
+    def denoise(
+        self, u: Float[Tensor, "ensemble ..."], noise: Float[Tensor, "..."]
+    ) -> Float[Tensor, "ensemble ..."]:
+        # m + L (I + L^T N^-1 L)^-1 L^T N^-1 (u - m) with L = Q Lambda^1/2, N the squared levels.
+        mean, root = self.mean.to(u), self.basis.to(u) * self.spectrum.to(u).sqrt()
+        # One matrix for all members where they share the levels.
+        shared = noise.ndim < u.ndim or noise.shape[0] == 1
+        levels = noise.expand((1 if shared else len(u), *u.shape[1:])).flatten(1)
+        scaled = root / levels[..., None]
+        matrix = torch.eye(root.shape[1]).to(u) + scaled.mT @ scaled
+        rhs = scaled.mT @ ((u - mean).flatten(1) / levels)[..., None]
+        weights = torch.cholesky_solve(rhs, torch.linalg.cholesky(matrix))
+        return mean + (root @ weights)[..., 0].view_as(u)
+
 
 @dataclass(frozen=True)
 class KernelDenoiser:
@@ -106,6 +152,7 @@ class KernelDenoiser:
     bandwidth: float
     process: ScalarProcess
     log_weights: Float[Tensor, "members"] | None = None
+    any_noise = True
 
     def __post_init__(self) -> None:
         if self.bandwidth < 0:
@@ -114,24 +161,28 @@ class KernelDenoiser:
     def __call__(
         self, x_t: Float[Tensor, "ensemble ..."], t: Float[Tensor, "..."]
     ) -> Float[Tensor, "ensemble ..."]:
-        members = self.members.to(x_t)
+        alpha = align(self.process.alpha(t), x_t)
+        return self.denoise(x_t / alpha, align(self.process.noise_level(t), x_t))
+
+    def denoise(
+        self, u: Float[Tensor, "ensemble ..."], noise: Float[Tensor, "..."]
+    ) -> Float[Tensor, "ensemble ..."]:
+        members = self.members.to(u)
         # Centred, so that large means do not cancel in single precision.
         centre = members.mean(0)
         keys = (members - centre).flatten(1)
-        alpha = align(self.process.alpha(t), x_t)
-        queries = (x_t - alpha * centre).flatten(1)
-        alpha, var = alpha.reshape(-1, 1), self.process.var(t).reshape(-1, 1)
-        total = var + alpha**2 * self.bandwidth**2
-        logits = (alpha * queries @ keys.mT - 0.5 * alpha**2 * keys.square().sum(1)) / total
+        queries = (u - centre).flatten(1)
+        var = noise.square().expand(u.shape).flatten(1)
+        total = var + self.bandwidth**2
+        logits = (queries / total) @ keys.mT - 0.5 * (1 / total) @ keys.mT.square()
         if self.log_weights is not None:
-            logits = logits + self.log_weights.to(x_t)
+            logits = logits + self.log_weights.to(u)
         mean = logits.softmax(1) @ keys
-        flat = (var * mean + alpha * self.bandwidth**2 * queries) / total
-        return centre + flat.view_as(x_t)
+        return centre + ((var * mean + self.bandwidth**2 * queries) / total).view_as(u)
 
 
 def precondition(
-    network: nn.Module, x: Float[Tensor, "ensemble time ..."], noise: Float[Tensor, "ensemble"]
+    network: nn.Module, x: Float[Tensor, "ensemble time ..."], noise: Float[Tensor, "ensemble ..."]
 ) -> Float[Tensor, "ensemble time ..."]:
     r"""Denoise :math:`x = x_0 + \nu \varepsilon` with a network F that sees unit variances.
 
@@ -139,7 +190,8 @@ def precondition(
 
     F scales and sees its own input. Its target has unit variance at every noise level, for data
     of unit variance, so the error of D falls in proportion to the noise: what a process with
-    little model error needs. Source: Karras et al. (2022), table 1, with sigma_data = 1.
+    little model error needs. The noise level is one per member, or one per entry of x for networks
+    that take it so. Source: Karras et al. (2022), table 1, with sigma_data = 1.
     """
     nu = align(noise, x)
     squared = nu.square()
@@ -168,8 +220,20 @@ class NetworkDenoiser:
     def __call__(
         self, x_t: Float[Tensor, "ensemble time ..."], t: Float[Tensor, "..."]
     ) -> Float[Tensor, "ensemble time ..."]:
+        u = x_t / align(self.process.alpha(t), x_t)
+        return self._denoise(u, self.process.noise_level(t).expand(x_t.shape[0]))
+
+    @property
+    def any_noise(self) -> bool:
+        """Whether the network was trained with levels that differ between entries."""
+        return getattr(self.network, "per_entry", False)
+
+    def denoise(
+        self, u: Float[Tensor, "ensemble ..."], noise: Float[Tensor, "..."]
+    ) -> Float[Tensor, "ensemble ..."]:
+        return self._denoise(u, noise.expand(u.shape))
+
+    def _denoise(self, u: Tensor, noise: Tensor) -> Tensor:
         like = next(self.network.parameters())
-        scaled = (x_t / align(self.process.alpha(t), x_t)).to(like.dtype)
-        noise = self.process.noise_level(t).to(like.dtype).expand(x_t.shape[0])
-        mean = precondition(self.network, scaled, noise).to(x_t.dtype)
+        mean = precondition(self.network, u.to(like.dtype), noise.to(like.dtype)).to(u.dtype)
         return mean if self.limit is None else mean.clamp(-self.limit, self.limit)

@@ -37,7 +37,8 @@ class Recipe:
         architecture: "temporal-conv" (fully convolutional, for half-widths above 4) or
             "window-mlp" (fully connected windows, composed).
         width: Hidden channels.
-        blocks: Residual blocks; for "temporal-conv" they set the half-width, 4 * blocks + 1.
+        blocks: Residual blocks; for "temporal-conv" they set the half-width: 39 with four, as the
+            second convolution of each reaches twice as far as that of the block before.
         half_width: k of "window-mlp", whose segments are its windows.
     """
 
@@ -111,7 +112,8 @@ def _architecture(
     second = first[:, 1:] - first[:, :-1]
     differences = [float(first.square().mean().sqrt()), float(second.square().mean().sqrt())]
     sizes = {"width": recipe.width, "blocks": recipe.blocks}
-    return {"name": recipe.architecture} | common | sizes | {"differences": differences}
+    features = {"differences": differences, "per_entry": settings.observed > 0, "dilation": 2}
+    return {"name": recipe.architecture} | common | sizes | features
 
 
 def _plain(system: System) -> dict[str, Any]:

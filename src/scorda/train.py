@@ -8,6 +8,10 @@ with the log of the noise level uniform (stratified over each batch): every nois
 alike. Segments are cut at random from long trajectories (algorithm 1 of SDA, where a segment is
 one window).
 
+A network that takes a noise level per entry also meets segments some of whose entries have less
+noise, as if they had been observed: :math:`\nu_i^{-2} = \nu^{-2} + R_i^{-1}` at the times of a
+random stride for random components (see `condition`).
+
 Everything random in step n is a function of (seed, n), and a checkpoint holds the whole state, so
 a run that is killed and resumed gives the same bits as one that is not, for the same number of
 threads.
@@ -48,6 +52,7 @@ class Training:
         clip: Largest norm of the gradient.
         low: Smallest noise level, in units of the standardised data.
         high: Largest noise level.
+        observed: Share of segments with observed entries, for a network that takes them.
         validation: Share of the trajectories held back; the last ones.
         every: Steps between validations.
         seed: Seed of weights, batches and noise.
@@ -65,6 +70,7 @@ class Training:
     high: float = 20.0
     validation: float = 0.1
     every: int = 1000
+    observed: float = 0.7
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -76,6 +82,8 @@ class Training:
                 f"Got low = {self.low}, high = {self.high}, validation = {self.validation}: "
                 "need 0 < low < high and a share of validation between 0 and 1."
             )
+        if not 0 <= self.observed <= 1:
+            raise ValueError(f"Got observed = {self.observed}: it is a share, between 0 and 1.")
 
 
 @dataclass
@@ -93,7 +101,7 @@ class _State:
 def denoising_loss(
     network: nn.Module,
     x0: Float[Tensor, "ensemble time ..."],
-    noise: Float[Tensor, "ensemble"],
+    noise: Float[Tensor, "ensemble ..."],
     eps: Float[Tensor, "ensemble time ..."],
 ) -> Float[Tensor, "ensemble"]:
     """Weighted squared error per member: 1 at every noise level for a network that returns 0."""
@@ -146,12 +154,16 @@ def fit(
     if checkpoint is not None and Path(checkpoint).exists():
         _restore(state, Path(checkpoint), settings)
     key = rng.key(rng.seeded(settings.seed))
-    held_back = _batch(validation, settings, rng.key(rng.seeded(settings.seed + 1)), 0, 8)
+    per_entry = bool(getattr(network, "per_entry", False))
+    held_back = _batch(
+        validation, settings, rng.key(rng.seeded(settings.seed + 1)), 0, per_entry, 8
+    )
     saved, total = clock.monotonic(), 0.0
     while state.step < settings.steps:
         for group in optimiser.param_groups:
             group["lr"] = _rate(state.step, settings)
-        loss = denoising_loss(network, *_batch(training, settings, key, state.step + 1)).mean()
+        batch = _batch(training, settings, key, state.step + 1, per_entry)
+        loss = denoising_loss(network, *batch).mean()
         optimiser.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
@@ -196,7 +208,12 @@ def _split(trajectories: Tensor, settings: Training) -> tuple[Tensor, Tensor]:
 
 
 def _batch(
-    trajectories: Tensor, settings: Training, key: rng.Key, step: int, batches: int = 1
+    trajectories: Tensor,
+    settings: Training,
+    key: rng.Key,
+    step: int,
+    per_entry: bool,
+    batches: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Segments, noise levels and noise of a step: a function of (key, step)."""
     size, (series, length) = batches * settings.batch, trajectories.shape[:2]
@@ -208,7 +225,35 @@ def _batch(
     u = (torch.arange(size) + torch.rand(1, generator=generator)) / size
     noise = torch.exp(math.log(settings.low) + u * math.log(settings.high / settings.low))
     eps = torch.randn(x0.shape, generator=generator, dtype=x0.dtype)
+    if per_entry:
+        noise = _observed(noise, tuple(x0.shape[1:]), settings.observed, generator)
     return x0, noise.to(x0), eps.to(x0)
+
+
+def _observed(
+    noise: Float[Tensor, "ensemble"],
+    shape: tuple[int, ...],
+    share: float,
+    generator: torch.Generator,
+) -> Float[Tensor, "ensemble time ..."]:
+    """Lower the noise of some entries as observations of them would.
+
+    Each component is observed or not, every 1, 2, 4, 8 or 16 steps, with an error between 0.01 and
+    1 standard deviation.
+    """
+    size, states, components = len(noise), shape[0], math.prod(shape[1:])
+
+    def uniform(*axes: int) -> Tensor:
+        return torch.rand(*axes, generator=generator)
+
+    used = (uniform(size, 1) < share) & (uniform(size, components) < 0.5)
+    stride = 2 ** torch.randint(5, (size, components), generator=generator)
+    offset = (uniform(size, components) * stride).long()
+    times = (torch.arange(states)[:, None] - offset[:, None]) % stride[:, None] == 0
+    std = 10 ** (2 * uniform(size, components) - 2)
+    precision = (used[:, None] & times) / std[:, None].square()
+    level = (noise[:, None, None] ** -2 + precision).rsqrt()
+    return level.view(size, *shape)
 
 
 def _rate(step: int, settings: Training) -> float:

@@ -1,23 +1,28 @@
 r"""Score-based data assimilation: samples of whole trajectories given all observations.
 
-One prior of trajectories, trained once, is guided at sampling time by whatever was observed:
-no retraining, no call of the dynamical system. The pieces are a prior (composed or fully
-convolutional over time, `prior`, `nn`), a guidance (`guide`) and a sampler (`sample`).
+One prior of trajectories, trained once, takes in at sampling time whatever was observed: no
+retraining, no call of the dynamical system. The pieces are a prior (composed or fully
+convolutional over time, `prior`, `nn`), a guidance (`guide`) and a sampler (`sample`). Observed
+entries of the state need no guidance where the prior knows a noise level per entry (`condition`).
 
-Source: Rozet & Louppe (2023), Score-based data assimilation, arXiv:2306.10574.
+Source: Rozet & Louppe (2023), Score-based data assimilation, arXiv:2306.10574. Deviation:
+`condition`, unless a guidance is named.
 """
 
 from __future__ import annotations
 
 import time as clock
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
 from scorda.assimilate import Assimilator, check_needs
+from scorda.condition import Conditioned
+from scorda.denoise import AnyNoise, Denoiser
 from scorda.guide import Guidance, InflatedLikelihood
 from scorda.observe import ObservationModel, Observations, Operator
+from scorda.operators import Gather
 from scorda.prior import CHUNK, Prior
 from scorda.problem import Analysis, Problem
 from scorda.sample import Sampler
@@ -31,18 +36,21 @@ __all__ = ["SDA"]
 class SDA(Assimilator):
     """Smoother with a prior of trajectories, zero-shot in the observations.
 
-    Exact in the limit of many steps for a Gaussian prior, linear operators and `MMPS`; otherwise
-    as approximate as its prior and its guidance (see there).
+    Exact in the limit of many steps for a Gaussian prior and linear operators with `MMPS`, and for
+    every exact prior where single entries are observed; otherwise as approximate as its prior and
+    its guidance (see there).
 
     Arguments:
         prior: Prior of trajectories, e.g. ``load("lorenz63")`` or ``GaussianPrior.of(system, n)``.
-        guidance: How observations enter (default: `InflatedLikelihood`, as in the paper).
+        guidance: How observations enter. Default: `Conditioned` for observed entries of the state
+            with independent errors, if the prior allows it, and `InflatedLikelihood` for the rest.
+            ``InflatedLikelihood()`` is the paper's form, for all of them.
         sampler: Default: the prior's.
         chunk: Members computed at once; bounds the memory, leaves the samples as they are.
     """
 
     prior: Prior
-    guidance: Guidance = field(default_factory=InflatedLikelihood)
+    guidance: Guidance | None = None
     sampler: Sampler | None = None
     chunk: int = CHUNK
     smoother = True
@@ -92,15 +100,23 @@ class SDA(Assimilator):
             )
         sampler = self.sampler or self.prior.sampler
         states = problem.steps + 1
-        y, model = trajectory_model(problem.instruments, self.prior.standardisation)
-        denoiser = self.prior.denoiser(states)
+        shape = (states, *space.shape)
+        denoiser: Denoiser = self.prior.denoiser(states)
+        guidance, rest = self.guidance or InflatedLikelihood(), problem.instruments
+        if self.guidance is None and isinstance(denoiser, AnyNoise) and denoiser.any_noise:
+            entries = tuple(part for part in rest if _observes_entries(part))
+            rest = tuple(part for part in rest if not _observes_entries(part))
+            if entries:
+                merged = merge_entries(entries, self.prior.standardisation, shape)
+                denoiser = Conditioned(denoiser, *merged)
+        y, model = trajectory_model(rest, self.prior.standardisation)
         if len(y):
-            denoiser = self.guidance.bind(denoiser, y, model)
+            denoiser = guidance.bind(denoiser, y, model)
         began = clock.perf_counter()
         with torch.no_grad():
             z = sampler.sample(
                 denoiser,
-                (states, *space.shape),
+                shape,
                 last - first,
                 generator,
                 chunk=self.chunk,
@@ -109,10 +125,47 @@ class SDA(Assimilator):
             )
         info = {
             "evaluations": sampler.evaluations,
-            "products": sampler.evaluations * self.guidance.products,
+            "products": sampler.evaluations * guidance.products if len(y) else 0,
             "seconds": clock.perf_counter() - began,
         }
         return Analysis(self.prior.standardisation.inverse(z), space, None, info, "SDA")
+
+
+def merge_entries(
+    observations: tuple[Observations, ...],
+    standardisation: Standardisation,
+    shape: tuple[int, ...],
+) -> tuple[Float[Tensor, "time ..."], Float[Tensor, "time ..."]]:
+    """Values and precisions of a standardised trajectory's observed entries, for `Conditioned`.
+
+    Several observations of one entry become one: their mean, weighted by precision.
+
+    Arguments:
+        observations: Instruments that observe entries of the state.
+        standardisation: Map to the sampler's coordinates.
+        shape: ``(time, *state)``.
+    """
+    mean = standardisation.mean.double().expand(shape).flatten(1)
+    std = standardisation.std.double().expand(shape).flatten(1)
+    precision, weighted = torch.zeros_like(mean), torch.zeros_like(mean)
+    for part in observations:
+        entries = part.model.operator.entries(shape[1:])  # type: ignore[attr-defined]
+        for k, step in enumerate(part.steps):
+            y, model = part.at(k)
+            index = entries[~part.values[k].flatten().isnan()]
+            error = model.error_std(tuple(y.shape), y).double() / std[step, index]
+            value = (y.double() - mean[step, index]) / std[step, index]
+            precision[step].index_add_(0, index, error**-2)
+            weighted[step].index_add_(0, index, error**-2 * value)
+    values = torch.where(precision > 0, weighted / precision, 0)
+    return values.view(shape), precision.view(shape)
+
+
+def _observes_entries(part: Observations) -> bool:
+    """Whether each value is one entry of one state, with an error of its own."""
+    independent = part.model.cov is None or part.std is not None
+    single = all(isinstance(step, int) for step in part.steps)
+    return isinstance(part.model.operator, Gather) and independent and single
 
 
 def trajectory_model(

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from scorda.nn.embed import NoiseEmbedding
+from scorda.process import align
 from scorda.shapes import Float, Tensor
 
 __all__ = ["TemporalConv"]
@@ -27,8 +28,8 @@ class TemporalConv(nn.Module):
     Beside the states the network sees their first and second differences in time,
     each scaled to unit variance at every noise level:
 
-    .. math:: (x_{i+1} - x_i) / \sqrt{s_1^2 + 2 \nu^2}, \quad
-        (x_{i+1} - 2 x_i + x_{i-1}) / \sqrt{s_2^2 + 6 \nu^2}.
+    .. math:: (x_{i+1} - x_i) / \sqrt{s_1^2 + \nu_{i+1}^2 + \nu_i^2}, \quad
+        (x_{i+1} - 2 x_i + x_{i-1}) / \sqrt{s_2^2 + \nu_{i+1}^2 + 4 \nu_i^2 + \nu_{i-1}^2}.
 
     At low noise a trajectory is much smoother than its size suggests; without these features the
     network would have to find differences of nearly equal numbers.
@@ -36,11 +37,15 @@ class TemporalConv(nn.Module):
     Arguments:
         channels: Components of one state.
         width: Hidden channels.
-        blocks: Residual blocks of two convolutions with kernel 5: half-width 4 * blocks + 1.
+        blocks: Residual blocks of two convolutions with kernel 5.
         low: Smallest noise level of training.
         high: Largest noise level of training.
         differences: s_1, s_2: standard deviation of first and second differences of the
             standardised data.
+        per_entry: Whether the noise level may differ between the entries of a trajectory. The
+            network then also sees the log of each level relative to the largest, which modulates
+            it, and the entries that have less noise than that apart from the others.
+        dilation: The second convolution of block i takes every ``dilation**i``-th state.
     """
 
     def __init__(
@@ -51,12 +56,15 @@ class TemporalConv(nn.Module):
         low: float = 2e-3,
         high: float = 20.0,
         differences: Sequence[float] = (1.0, 1.0),
+        per_entry: bool = False,
+        dilation: int = 1,
     ) -> None:
         super().__init__()
-        self.differences = differences
+        self.differences, self.per_entry = differences, per_entry
         self.embed = NoiseEmbedding(128, low, high)
-        self.first = nn.Conv2d(3 * channels + 1, width, 1)
-        self.blocks = nn.ModuleList(_Block(width, 128) for _ in range(blocks))
+        self.first = nn.Conv2d((5 if per_entry else 3) * channels + 1, width, 1)
+        self.dilations = [dilation**i for i in range(blocks)]
+        self.blocks = nn.ModuleList(_Block(width, 128, far) for far in self.dilations)
         self.last = nn.Conv2d(width, channels, 1)
         nn.init.zeros_(self.last.weight)
         # Channels-last weights: the convolutions take them as they are.
@@ -67,22 +75,34 @@ class TemporalConv(nn.Module):
     @property
     def half_width(self) -> int:
         """Number of states on either side that one output depends on."""
-        return KERNEL // 2 * 2 * len(self.blocks) + 1
+        return 1 + sum(KERNEL // 2 * (1 + dilation) for dilation in self.dilations)
 
     def forward(
-        self, x: Float[Tensor, "ensemble time ..."], noise: Float[Tensor, "ensemble"]
+        self, x: Float[Tensor, "ensemble time ..."], noise: Float[Tensor, "ensemble ..."]
     ) -> Float[Tensor, "ensemble time ..."]:
-        """Evaluate at noisy states in units of the data, and their noise levels."""
+        """Evaluate at noisy states in units of the data, and their noise levels.
+
+        Arguments:
+            x: Noisy states.
+            noise: Noise level of each member, or of each entry of x.
+        """
         state, x = x.shape[2:], x.flatten(2)
+        nu2 = align(noise, x).square() if noise.ndim == 1 else noise.flatten(2).square()
+        nu2 = nu2.expand_as(x)
+        base = nu2.amax((1, 2))
         s1, s2 = self.differences
-        nu2 = noise.square()[:, None, None]
-        d1 = F.pad(x[:, 1:] - x[:, :-1], (0, 0, 0, 1)) / (s1**2 + 2 * nu2).sqrt()
-        d2 = F.pad(x[:, 2:] - 2 * x[:, 1:-1] + x[:, :-2], (0, 0, 1, 1))[:, : x.shape[1]]
-        d2 = d2 / (s2**2 + 6 * nu2).sqrt()
-        z = torch.cat((x / (1 + nu2).sqrt(), d1, d2, torch.ones_like(x[..., :1])), -1)
+        d1 = (x[:, 1:] - x[:, :-1]) / (s1**2 + nu2[:, 1:] + nu2[:, :-1]).sqrt()
+        d2 = x[:, 2:] - 2 * x[:, 1:-1] + x[:, :-2]
+        d2 = d2 / (s2**2 + nu2[:, 2:] + 4 * nu2[:, 1:-1] + nu2[:, :-2]).sqrt()
+        d1, d2 = F.pad(d1, (0, 0, 0, 1)), F.pad(d2, (0, 0, 1, 1))[:, : x.shape[1]]
+        parts = [x / (1 + nu2).sqrt(), d1, d2, torch.ones_like(x[..., :1])]
+        if self.per_entry:
+            ratio = nu2 / base[:, None, None]
+            parts += [ratio.log() / 4, (1 - ratio) * parts[0]]
         # (ensemble, channels, 1, time) in channels-last memory: the fast layout of convolutions.
+        z = torch.cat(parts, -1)
         z = self.first(z.mT.unsqueeze(2).contiguous(memory_format=torch.channels_last))
-        embedding = self.embed(noise)
+        embedding = self.embed(base.sqrt())
         for block in self.blocks:
             z = block(z, embedding)
         return self.last(F.silu(z)).squeeze(2).mT.unflatten(2, state)
@@ -91,12 +111,13 @@ class TemporalConv(nn.Module):
 class _Block(nn.Module):
     """Two convolutions with a residual connection; the noise level scales and shifts."""
 
-    def __init__(self, width: int, features: int) -> None:
+    def __init__(self, width: int, features: int, dilation: int) -> None:
         super().__init__()
         self.modulation = nn.Linear(features, 2 * width)
         padding = (0, KERNEL // 2)
         self.conv1 = nn.Conv2d(width, width, (1, KERNEL), padding=padding)
-        self.conv2 = nn.Conv2d(width, width, (1, KERNEL), padding=padding)
+        far, padding = (1, dilation), (0, KERNEL // 2 * dilation)
+        self.conv2 = nn.Conv2d(width, width, (1, KERNEL), padding=padding, dilation=far)
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
         nn.init.zeros_(self.conv2.weight)

@@ -1,0 +1,56 @@
+r"""Observed entries: an exact posterior denoiser from a prior's denoiser, without a gradient.
+
+An observation :math:`y_i = x_{0,i} + R_i^{1/2} \epsilon` of an entry of the data is one more noisy
+copy of it, like :math:`u = x_t / \alpha` itself, so both merge into one copy with less noise:
+
+.. math:: \frac{1}{\nu_{*,i}^2} = \frac{1}{\nu^2} + \frac{1}{R_i}, \qquad
+    u_{*,i} = \nu_{*,i}^2 \left( \frac{u_i}{\nu^2} + \frac{y_i}{R_i} \right), \qquad
+    E[x_0 \mid x_t, y] = E[x_0 \mid x_0 + \nu_* \varepsilon = u_*].
+
+The posterior's denoiser is the prior's at another noise level for each entry. Nothing is
+approximated and nothing is differentiated, but the denoiser must know such levels. Source:
+methods of this kind go by "posterior denoising is prior denoising with anisotropic noise"; the
+identity is the product of two Gaussians.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from scorda.denoise import AnyNoise
+from scorda.process import ScalarProcess, align
+from scorda.shapes import Float, Tensor
+
+__all__ = ["Conditioned"]
+
+
+@dataclass(frozen=True, eq=False)
+class Conditioned:
+    """Denoiser of a prior given observations of single entries: exact where the prior's is.
+
+    Arguments:
+        prior: Denoiser of the prior.
+        values: y, shape ``(*shape)``; what stands at entries without observation is not used.
+        precision: 1 / R, same shape; 0 where nothing was observed.
+    """
+
+    prior: AnyNoise
+    values: Float[Tensor, "..."]
+    precision: Float[Tensor, "..."]
+
+    @property
+    def process(self) -> ScalarProcess:
+        """Process of the prior's denoiser."""
+        return self.prior.process
+
+    def __call__(
+        self, x_t: Float[Tensor, "ensemble ..."], t: Float[Tensor, "..."]
+    ) -> Float[Tensor, "ensemble ..."]:
+        u = x_t / align(self.process.alpha(t), x_t)
+        nu2 = align(self.process.noise_level(t), x_t).square()
+        precision = self.precision.to(x_t)
+        weight = nu2 * precision / (1 + nu2 * precision)
+        merged = torch.where(precision > 0, u + weight * (self.values.to(x_t) - u), u)
+        return self.prior.denoise(merged, (nu2 / (1 + nu2 * precision)).sqrt())
