@@ -1,0 +1,207 @@
+"""A posterior of several modes: Lorenz-63, of which only the third variable is observed.
+
+The equations are unchanged if the signs of x and y are, so observations of z cannot tell a
+trajectory from its mirror image: the posterior has two halves of exactly equal weight, each of one
+or several histories of lobes (signs of x). An ensemble method that follows one mean cannot hold
+both; samples of trajectories can. The set-up is that of Rozet & Louppe (2023), section 4.1: 49
+states 0.025 apart, z observed at every fourth with an error of 0.1 standard deviations.
+
+    python examples/multimodal.py --out multimodal.png
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+import scorda as sc
+from scorda import rng
+from scorda.plot import style
+from scorda.plot.base import BLUE, MUTED, OBSERVED, TRUTH, subplots
+from scorda.shapes import Tensor
+
+STEPS, EVERY, STD = 48, 4, 0.1 * 8.6
+LEVEL = 0.9
+ORANGE = "#E69F00"
+
+
+def twin(seed: int) -> tuple[Tensor, sc.Problem]:
+    """A truth and its observations of z."""
+    model = sc.ObservationModel(sc.Select([2]), std=STD)
+    system = sc.systems.Lorenz63()
+    return sc.twin_experiment(system, model, STEPS, EVERY, rng.seeded(seed), start=0)
+
+
+def reference(problem: sc.Problem, particles: int, paths: int, seed: int) -> sc.Analysis:
+    """Paths of a particle smoother that starts on the attractor, one half mirrored.
+
+    Mirrored, because a finite sample of the attractor is not symmetric by itself.
+    """
+    start = problem.system.prior(particles // 2, rng.seeded(seed))
+    problem = replace(problem, initial=torch.cat((start, mirrored(start))))
+    return sc.ParticleSmoother(particles).assimilate(problem, paths, rng.seeded(seed + 1))
+
+
+def mirrored(states: Tensor) -> Tensor:
+    """The same states with the signs of x and y changed."""
+    return states * states.new_tensor([-1.0, -1.0, 1.0])
+
+
+def turns(states: Tensor) -> list[int]:
+    """Steps at which the mean of |x| over the members has a peak: there the lobe is certain."""
+    size = states[..., 0].abs().mean(0)
+    rises = torch.cat((size.new_ones(1), size[1:] - size[:-1])) > 0
+    falls = torch.cat((size[1:] - size[:-1], -size.new_ones(1))) < 0
+    return (rises & falls & (size > size.mean())).nonzero()[:, 0].tolist()
+
+
+def histories(states: Tensor, steps: list[int]) -> list[str]:
+    """The lobes that each member visits at these steps, such as "+-+"."""
+    signs = (states[:, steps, 0] > 0).tolist()
+    return ["".join("+" if sign else "-" for sign in member) for member in signs]
+
+
+@dataclass(frozen=True)
+class Modes:
+    """How the members fall into the two halves of the posterior, which are mirror images.
+
+    Arguments:
+        positive: Share of the members with x > 0 at the step where \\|x\\| is largest.
+        error: Standard error of that share for independent members of two equal halves.
+    """
+
+    positive: float
+    error: float
+
+    @classmethod
+    def of(cls, states: Tensor) -> Modes:
+        return cls(float(half(states).double().mean()), 0.5 / len(states) ** 0.5)
+
+
+def half(states: Tensor) -> Tensor:
+    """Which half a member belongs to: whether x > 0 at the step where the mean of |x| peaks."""
+    step = int(states[..., 0].abs().mean(0).argmax())
+    return states[:, step, 0] > 0
+
+
+@dataclass(frozen=True)
+class Check:
+    """Posterior predictive check.
+
+    Arguments:
+        inside: Number of observations inside the central interval of h(x) + noise.
+        observations: Their number.
+        low: Smallest number that independent observations would give with probability 0.95.
+        high: Largest one.
+    """
+
+    inside: int
+    observations: int
+    low: int
+    high: int
+
+    @property
+    def passed(self) -> bool:
+        return self.low <= self.inside <= self.high
+
+
+def predictive(problem: sc.Problem, states: Tensor, seed: int) -> Check:
+    """Observations inside the central 90 % of what the posterior predicts for them.
+
+    The posterior has seen them, so the share lies somewhat above 90 % if anything: what counts
+    is the lower end of the band.
+    """
+    from scipy.stats import binom
+
+    observations = problem.instruments[0]
+    predicted = observations.predict(states)
+    predicted = predicted + STD * rng.normal(len(states), predicted.shape[1:], rng.seeded(seed))
+    share = sc.metrics.coverage(predicted, observations.values, level=LEVEL)
+    count = observations.values.numel()
+    low, high = (int(binom.ppf(p, count, LEVEL)) for p in (0.025, 0.975))
+    return Check(round(float(share) * count), count, low, high)
+
+
+def figure(problem: sc.Problem, truth: Tensor, states: Tensor, path: Path) -> None:
+    """Members by the half they belong to, truth and observations, over time."""
+    time = problem.space.dt * torch.arange(STEPS + 1)
+    observations = problem.instruments[0]
+    with style():
+        fig, panels = subplots(2, 1, 6.4, 5.0)
+        for panel, component in zip(panels[:, 0], (0, 2), strict=True):
+            for member, positive in zip(states[:64], half(states).tolist(), strict=False):
+                colour = BLUE if positive else ORANGE
+                panel.plot(time, member[:, component], color=colour, alpha=0.25, linewidth=0.7)
+            panel.plot(time, truth[:, component], color=TRUTH, linewidth=1.4, label="truth")
+            panel.set_ylabel(problem.space.variables[component])
+            panel.margins(x=0.01)
+        panels[0, 0].axhline(0, color=MUTED, linewidth=0.6)
+        panels[0, 0].plot([], [], color=BLUE, label="members, one half")
+        panels[0, 0].plot([], [], color=ORANGE, label="members, its mirror image")
+        panels[1, 0].errorbar(
+            time[list(observations.steps)], observations.values[:, 0], 2 * STD, fmt="o",
+            color=OBSERVED, markersize=3, linewidth=0.9, label="observations, 2 std",
+        )  # fmt: skip
+        panels[1, 0].set_xlabel("time")
+        for panel in panels[:, 0]:
+            # Outside: the members of a symmetric posterior leave no corner free.
+            panel.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0.1)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fig.savefig(path, dpi=160)
+
+
+def row(label: str, states: Tensor) -> str:
+    modes = Modes.of(states)
+    return f"{label:28} {modes.positive:.3f} (0.5 +- {modes.error:.3f})"
+
+
+def main(
+    arguments: list[str] | None = None, prior: sc.Prior | None = None
+) -> tuple[Modes, Check]:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seed", type=int, default=1, help="of truth, observations and members")
+    parser.add_argument("--members", type=int, default=256)
+    parser.add_argument("--levels", type=int, help="noise levels (default: the prior's sampler)")
+    parser.add_argument("--corrections", type=int, help="Langevin corrections at each")
+    parser.add_argument("--particles", type=int, default=2**16, help="0: without the reference")
+    parser.add_argument("--out", type=Path, help="figure to write")
+    given = parser.parse_args(arguments)
+    prior = prior or sc.load("lorenz63")
+    truth, problem = twin(given.seed)
+    chosen = {"steps": given.levels, "corrections": given.corrections}
+    sampler = replace(prior.sampler, **{k: v for k, v in chosen.items() if v is not None})
+    method = sc.SDA(prior, sampler=sampler)
+    states = method.assimilate(problem, given.members, rng.seeded(given.seed + 1000)).states
+
+    draws = {"SDA": states}
+    if given.particles:
+        paths = reference(problem, given.particles, 1024, given.seed + 2000)
+        draws["particle smoother"] = paths.states
+        print(f"particle smoother: {paths.info['ancestors']} particles of step 0 survive")
+    steps = turns(states)
+    print(f"{'':28} share of members with x > 0 where |x| is largest")
+    for label, members in draws.items():
+        print(row(label, members))
+    print(f"\n{'lobes at steps ' + ', '.join(map(str, steps)):28} share of members")
+    counts = {label: Counter(histories(members, steps)) for label, members in draws.items()}
+    for history in sorted(set().union(*counts.values())):
+        shares = {label: c[history] / c.total() for label, c in counts.items()}
+        if max(shares.values()) >= 0.01:
+            print(f"{history:28} " + "  ".join(f"{n}: {s:.3f}" for n, s in shares.items()))
+    check = predictive(problem, states, given.seed + 3000)
+    print(
+        f"\n{check.inside} of {check.observations} observations inside the central 90 % of the "
+        f"posterior's prediction (band: {check.low} to {check.high})"
+    )
+    if given.out is not None:
+        figure(problem, truth, states, given.out)
+        print(f"figure: {given.out}")
+    return Modes.of(states), check
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""How many guided evaluations of a trajectory a network does per second, on one core.
+
+One guided evaluation is what SDA asks for at each noise level: a trajectory of 65 states is
+denoised, and the observations' residual is pulled back through the network (equation 15). The
+seconds are those of the processor, in single precision, next to the rate of matrix products that
+this machine reaches at the same time; a network's share of it counts its matrix products only.
+
+    python examples/speed.py [--compile] [--prior FILE] [--batches 128 1024]
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from scorda import rng
+from scorda.denoise import NetworkDenoiser
+from scorda.guide import GuidedDenoiser, InflatedLikelihood
+from scorda.methods.sda import trajectory_model
+from scorda.nn import build
+from scorda.observe import ObservationModel, Select
+from scorda.prior import TrajectoryPrior, load
+from scorda.problem import twin_experiment
+from scorda.systems import Lorenz63
+
+STEPS, SIZE = 64, 1024
+MLP = {"name": "window-mlp", "channels": 3, "k": 4, "width": 256, "depth": 5}
+
+
+def seconds(call: Callable[[], object], least: float) -> float:
+    """Processor seconds of one call: the best of three runs, each of `least` seconds or more."""
+    call()
+    best = float("inf")
+    for _ in range(3):
+        calls, begin = 0, time.process_time()
+        while calls == 0 or time.process_time() - begin < least:
+            call()
+            calls += 1
+        best = min(best, (time.process_time() - begin) / calls)
+    return best
+
+
+def peak(least: float) -> float:
+    """Floating-point operations per second of a product of square matrices."""
+    a, b = torch.randn(2, SIZE, SIZE)
+    return 2 * SIZE**3 / seconds(lambda: torch.mm(a, b), least)
+
+
+def networks(paths: list[str]) -> dict[str, nn.Module]:
+    """The shipped network, the paper's (speed does not depend on its weights), and others."""
+    torch.manual_seed(0)
+    mlp = build(MLP)
+    # The layer starts at zero, and products with zeros might be dealt with apart.
+    nn.init.normal_(mlp.last.weight, std=0.05)  # type: ignore[union-attr,arg-type]
+    found = {"window-mlp, k = 4, width 256": mlp, "temporal-conv, shipped": load("lorenz63").network}
+    return found | {path: load(path).network for path in paths}
+
+
+def guided(network: nn.Module, prior: TrajectoryPrior) -> GuidedDenoiser:
+    """The posterior's denoiser of a problem that observes every eighth state."""
+    model = ObservationModel(Select([0]), std=0.4)
+    _, problem = twin_experiment(Lorenz63(), model, STEPS, 8, rng.seeded(0), start=0)
+    y, whole = trajectory_model(problem.instruments, prior.standardisation)
+    network.requires_grad_(False).eval()
+    return InflatedLikelihood().bind(NetworkDenoiser(network, prior.process, prior.limit), y, whole)
+
+
+def row(name: str, network: nn.Module, batch: int, compiled: bool, least: float) -> str:
+    """One line of the table."""
+    prior = load("lorenz63")
+    t = prior.process.time(torch.tensor(0.1))
+    x_t = prior.process.alpha(t) * torch.randn(batch, STEPS + 1, 3)
+    with FlopCounterMode(display=False) as counter:
+        guided(network, prior)(x_t, t)
+    wait = "-"
+    if compiled:
+        torch.compiler.reset()
+        network = torch.compile(network)  # type: ignore[assignment]
+    denoiser = guided(network, prior)
+    if compiled:
+        begin = time.perf_counter()
+        denoiser(x_t, t)
+        wait = f"{time.perf_counter() - begin:.0f} s"
+    one = seconds(lambda: denoiser(x_t, t), least)
+    share = counter.get_total_flops() / one / peak(least)
+    return f"| {name} | {batch} | {batch / one:.0f} | {share:.0%} | {wait} |"
+
+
+def main(arguments: list[str] | None = None) -> list[str]:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--batches", type=int, nargs="+", default=[64, 128, 256, 1024])
+    parser.add_argument("--prior", nargs="*", default=[], help="further priors, from their files")
+    parser.add_argument("--compile", action="store_true", help="with torch.compile")
+    parser.add_argument("--least", type=float, default=1.0, help="seconds per measurement")
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    print(f"torch.mm: {peak(given.least) / 1e9:.0f} GFLOP/s on one core\n")
+    print("| network | batch | evaluations/s | share of torch.mm | compilation |")
+    print("|---|---|---|---|---|")
+    rows = []
+    for name, network in networks(given.prior).items():
+        for batch in given.batches:
+            rows.append(row(name, network, batch, given.compile, given.least))
+            print(rows[-1], flush=True)
+    return rows
+
+
+if __name__ == "__main__":
+    main()
