@@ -57,7 +57,10 @@ def networks(paths: list[str]) -> dict[str, nn.Module]:
     mlp = build(MLP)
     # The layer starts at zero, and products with zeros might be dealt with apart.
     nn.init.normal_(mlp.last.weight, std=0.05)  # type: ignore[union-attr,arg-type]
-    found = {"window-mlp, k = 4, width 256": mlp, "temporal-conv, shipped": load("lorenz63").network}
+    found = {
+        "window-mlp, k = 4, width 256": mlp,
+        "temporal-conv, shipped": load("lorenz63").network,
+    }
     return found | {path: load(path).network for path in paths}
 
 
@@ -67,7 +70,9 @@ def guided(network: nn.Module, prior: TrajectoryPrior) -> GuidedDenoiser:
     _, problem = twin_experiment(Lorenz63(), model, STEPS, 8, rng.seeded(0), start=0)
     y, whole = trajectory_model(problem.instruments, prior.standardisation)
     network.requires_grad_(False).eval()
-    return InflatedLikelihood().bind(NetworkDenoiser(network, prior.process, prior.limit), y, whole)
+    return InflatedLikelihood().bind(
+        NetworkDenoiser(network, prior.process, prior.limit), y, whole
+    )
 
 
 def row(name: str, network: nn.Module, batch: int, compiled: bool, least: float) -> str:
