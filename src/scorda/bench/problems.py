@@ -16,6 +16,7 @@ import torch
 
 from scorda import rng
 from scorda.bench.entry import Entry
+from scorda.bench.prior import Generation, lorenz63_prior
 from scorda.bench.smoothing import Smoothing, lorenz63_sda
 from scorda.methods.enkf import ETKF, EnKF
 from scorda.methods.letkf import LETKF
@@ -164,8 +165,9 @@ def lorenz63_sakov() -> Setup:
     )
 
 
-PROBLEMS: dict[str, Callable[[], Setup | Smoothing]] = {
+PROBLEMS: dict[str, Callable[[], Setup | Smoothing | Generation]] = {
     "lorenz63-sda": lorenz63_sda,
+    "lorenz63-prior": lorenz63_prior,
     "lorenz96-sakov": lorenz96_sakov,
     "lorenz63-sakov": lorenz63_sakov,
 }

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from scorda.bench.entry import Entry
+from scorda.bench.prior import Generation
 from scorda.bench.problems import PROBLEMS, Setup, expected_scores
 from scorda.bench.smoothing import Smoothing
 from scorda.files import atomic
@@ -56,7 +57,7 @@ def run_benchmark(
     name: str,
     seeds: Sequence[int] | None = None,
     path: str | Path | None = None,
-    setup: Setup | Smoothing | None = None,
+    setup: Setup | Smoothing | Generation | None = None,
     resume: bool = False,
     progress: Progress | None = None,
 ) -> list[Row]:
