@@ -12,11 +12,15 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from scorda.nn.embed import NoiseEmbedding
 from scorda.shapes import Float, Tensor
 
 __all__ = ["WindowMLP", "compose"]
+
+# Size of the embedding of the noise level.
+FEATURES = 64
 
 
 class WindowMLP(nn.Module):
@@ -45,9 +49,9 @@ class WindowMLP(nn.Module):
     ) -> None:
         super().__init__()
         self.half_width = k
-        self.embed = NoiseEmbedding(64, low, high)
+        self.embed = NoiseEmbedding(FEATURES, low, high)
         window = (2 * k + 1) * channels
-        self.first = nn.Linear(window + 64, width)
+        self.first = nn.Linear(window + FEATURES, width)
         self.blocks = nn.ModuleList(
             nn.Sequential(
                 nn.LayerNorm(width, elementwise_affine=False),
@@ -68,10 +72,14 @@ class WindowMLP(nn.Module):
         return compose(flat, self.half_width, lambda w: self._window(w, noise)).view_as(x)
 
     def _window(self, windows: Tensor, noise: Tensor) -> Tensor:
-        embedding = self.embed(noise)[:, None].expand(-1, windows.shape[1], -1)
-        h = self.first(torch.cat((windows.flatten(2), embedding), -1))
+        # The noise level's part of the first layer is the same for all windows of a member.
+        flat = windows.flatten(0, 1).flatten(1)
+        states, level = self.first.weight.split((flat.shape[-1], FEATURES), 1)
+        shift = F.linear(self.embed(noise), level, self.first.bias)
+        h = torch.addmm(shift.repeat_interleave(windows.shape[1], 0), flat, states.mT)
         for block in self.blocks:
-            h = h + block(h)
+            # In place, since nothing else keeps what a block returns.
+            h = block(h).add_(h)
         return self.last(h).view_as(windows)
 
 
