@@ -3,7 +3,7 @@
 One guided evaluation is what SDA asks for at each noise level: a trajectory of 65 states is
 denoised, and the observations' residual is pulled back through the network (equation 15). The
 seconds are those of the processor, in single precision, next to the rate of matrix products that
-this machine reaches at the same time; a network's share of it counts its matrix products only.
+this machine reaches at the same time; a network's share of that counts its matrix products only.
 
     python examples/speed.py [--compile] [--prior FILE] [--batches 128 1024]
 """
@@ -45,10 +45,18 @@ def seconds(call: Callable[[], object], least: float) -> float:
     return best
 
 
-def peak(least: float) -> float:
-    """Floating-point operations per second of a product of square matrices."""
+def rates(least: float) -> tuple[float, float]:
+    """Floating-point operations per second of a matrix product, and of one as a convolution.
+
+    Two libraries do these, and one may use wider instructions than the other.
+    """
     a, b = torch.randn(2, SIZE, SIZE)
-    return 2 * SIZE**3 / seconds(lambda: torch.mm(a, b), least)
+    # The rows of a as 16 images, in the memory order that convolutions take as it is.
+    images = a.view(16, -1, 1, SIZE).permute(0, 3, 2, 1)
+    kernel = b[:, :, None, None].contiguous(memory_format=torch.channels_last)
+    product = seconds(lambda: torch.mm(a, b), least)
+    convolution = seconds(lambda: nn.functional.conv2d(images, kernel), least)
+    return 2 * SIZE**3 / product, 2 * SIZE**3 / convolution
 
 
 def networks(paths: list[str]) -> dict[str, nn.Module]:
@@ -92,7 +100,7 @@ def row(name: str, network: nn.Module, batch: int, compiled: bool, least: float)
         denoiser(x_t, t)
         wait = f"{time.perf_counter() - begin:.0f} s"
     one = seconds(lambda: denoiser(x_t, t), least)
-    share = counter.get_total_flops() / one / peak(least)
+    share = counter.get_total_flops() / one / max(rates(least))
     return f"| {name} | {batch} | {batch / one:.0f} | {share:.0%} | {wait} |"
 
 
@@ -104,8 +112,10 @@ def main(arguments: list[str] | None = None) -> list[str]:
     parser.add_argument("--least", type=float, default=1.0, help="seconds per measurement")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    print(f"torch.mm: {peak(given.least) / 1e9:.0f} GFLOP/s on one core\n")
-    print("| network | batch | evaluations/s | share of torch.mm | compilation |")
+    product, convolution = rates(given.least)
+    print(f"product of matrices of size {SIZE}, on one core: {product / 1e9:.0f} GFLOP/s with")
+    print(f"torch.mm, {convolution / 1e9:.0f} as a convolution\n")
+    print("| network | batch | evaluations/s | share of the faster | compilation |")
     print("|---|---|---|---|---|")
     rows = []
     for name, network in networks(given.prior).items():

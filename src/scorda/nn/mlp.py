@@ -9,6 +9,7 @@ of the exact one given its window, and exact where 2k + 1 is at least the length
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -73,14 +74,32 @@ class WindowMLP(nn.Module):
 
     def _window(self, windows: Tensor, noise: Tensor) -> Tensor:
         # The noise level's part of the first layer is the same for all windows of a member.
-        flat = windows.flatten(0, 1).flatten(1)
+        flat = windows.flatten(2)
         states, level = self.first.weight.split((flat.shape[-1], FEATURES), 1)
         shift = F.linear(self.embed(noise), level, self.first.bias)
-        h = torch.addmm(shift.repeat_interleave(windows.shape[1], 0), flat, states.mT)
+        h = _product(flat, states) + shift[:, None]
         for block in self.blocks:
-            # In place, since nothing else keeps what a block returns.
-            h = block(h).add_(h)
-        return self.last(h).view_as(windows)
+            norm, inner, activation, outer = cast(Any, block)
+            z = activation(_product(norm(h), inner.weight, inner.bias))
+            h = h + _product(z, outer.weight, outer.bias)
+        return _product(h, self.last.weight, self.last.bias).view_as(windows)
+
+
+def _product(
+    h: Float[Tensor, "ensemble windows inputs"],
+    weight: Float[Tensor, "outputs inputs"],
+    bias: Float[Tensor, "outputs"] | None = None,
+) -> Float[Tensor, "ensemble windows outputs"]:
+    """A linear layer, as a convolution with a kernel of 1 where there are several windows.
+
+    The numbers are those of a matrix product, to rounding. On processors where the library of
+    matrix products does without the widest instructions the convolutions are twice as fast.
+    """
+    if h.shape[1] == 1:
+        return F.linear(h, weight, bias)
+    kernel = weight[:, :, None, None].contiguous(memory_format=torch.channels_last)
+    # (ensemble, inputs, 1, windows) in channels-last memory: a view.
+    return F.conv2d(h.mT.unsqueeze(2), kernel, bias).squeeze(2).mT
 
 
 def compose(
