@@ -51,12 +51,13 @@ def rates(least: float) -> tuple[float, float]:
     Two libraries do these, and one may use wider instructions than the other.
     """
     a, b = torch.randn(2, SIZE, SIZE)
-    # The rows of a as 16 images, in the memory order that convolutions take as it is.
-    images = a.view(16, -1, 1, SIZE).permute(0, 3, 2, 1)
-    kernel = b[:, :, None, None].contiguous(memory_format=torch.channels_last)
-    product = seconds(lambda: torch.mm(a, b), least)
-    convolution = seconds(lambda: nn.functional.conv2d(images, kernel), least)
-    return 2 * SIZE**3 / product, 2 * SIZE**3 / convolution
+    product = 2 * SIZE**3 / seconds(lambda: torch.mm(a, b), least)
+    # Members, channels, and steps as the networks have them, channels last.
+    members, channels, states = 128, 256, 64
+    images = torch.randn(members, states, 1, channels).permute(0, 3, 2, 1)
+    kernel = torch.randn(channels, 1, 1, channels).permute(0, 3, 1, 2)
+    one = seconds(lambda: nn.functional.conv2d(images, kernel), least)
+    return product, 2 * members * states * channels**2 / one
 
 
 def networks(paths: list[str]) -> dict[str, nn.Module]:
@@ -113,8 +114,8 @@ def main(arguments: list[str] | None = None) -> list[str]:
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     product, convolution = rates(given.least)
-    print(f"product of matrices of size {SIZE}, on one core: {product / 1e9:.0f} GFLOP/s with")
-    print(f"torch.mm, {convolution / 1e9:.0f} as a convolution\n")
+    print(f"products of matrices, on one core: {product / 1e9:.0f} GFLOP/s with torch.mm,")
+    print(f"{convolution / 1e9:.0f} as a convolution\n")
     print("| network | batch | evaluations/s | share of the faster | compilation |")
     print("|---|---|---|---|---|")
     rows = []
