@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.testing import assert_close
 
 from scorda import rng
 from scorda.files import read_tensors, write_tensors
 from scorda.nn import TemporalConv
-from scorda.train import Training, fit
+from scorda.train import Training, fit, observed_levels
 
 SETTINGS = Training(steps=30, batch=4, segment=6, warmup=5, every=5, rate=1e-2)
 
@@ -23,9 +24,9 @@ def data(series=10):
     return (time + 3 * phase).sin().sum(1)
 
 
-def network():
+def network(**options):
     torch.manual_seed(0)
-    return TemporalConv(2, 8, 1)
+    return TemporalConv(2, 8, 1, **options)
 
 
 def weights(net):
@@ -186,3 +187,36 @@ def test_bad_input_is_refused():
     for wrong in ({"steps": 0}, {"batch": 0}, {"low": 2.0, "high": 1.0}, {"validation": 1.0}):
         with pytest.raises(ValueError, match="Got"):
             Training(**wrong)
+
+
+def test_observed_levels_are_those_of_observations():
+    """1 / nu_i^2 - 1 / nu^2 is the precision of an error that one component keeps, on a stride."""
+    noise = torch.logspace(-2, 1, 400)
+    level = observed_levels(noise, (40, 3), 0.7, torch.Generator().manual_seed(0))
+    precision = level**-2 - noise[:, None, None] ** -2
+    used = level < noise[:, None, None] * (1 - 1e-6)
+    # 0.7 of the segments, half of the components: 1200 of them, 3 standard errors.
+    assert abs(used.any(1).double().mean() - 0.35) < 0.045
+    strides = set()
+    for column, present in zip(precision.mT.flatten(0, 1), used.mT.flatten(0, 1), strict=True):
+        times = present.nonzero()[:, 0]
+        if len(times) > 1:
+            assert_close(column[times], column[times[:1]].expand(len(times)), rtol=1e-5, atol=0)
+            strides |= set(times.diff().tolist())
+    assert strides == {1, 2, 4, 8, 16}
+    error = precision[used].rsqrt()
+    assert 0.0099 < error.min() < 0.02 and 0.5 < error.max() < 1.01
+
+
+def test_a_network_per_entry_trains_on_observed_entries():
+    plain, lowered = network(per_entry=True), network(per_entry=True)
+    fit(plain, data(), replace(SETTINGS, observed=0.0))
+    fit(lowered, data(), SETTINGS)
+    # Columns of the first layer that only levels which differ between entries reach.
+    new = slice(7, 11)
+    assert plain.first.weight[:, new].abs().max() < lowered.first.weight[:, new].abs().max()
+    # Without observed entries they get no gradient, so they only decay.
+    untouched = network(per_entry=True).first.weight[:, new]
+    assert_close(
+        plain.first.weight[:, new] / untouched, torch.ones_like(untouched), atol=1e-2, rtol=0
+    )

@@ -34,7 +34,7 @@ from scorda.files import read_tensors, write_tensors
 from scorda.process import align
 from scorda.shapes import Float, Tensor
 
-__all__ = ["Training", "denoising_loss", "fit"]
+__all__ = ["Training", "denoising_loss", "fit", "observed_levels"]
 
 
 @dataclass(frozen=True)
@@ -226,11 +226,11 @@ def _batch(
     noise = torch.exp(math.log(settings.low) + u * math.log(settings.high / settings.low))
     eps = torch.randn(x0.shape, generator=generator, dtype=x0.dtype)
     if per_entry:
-        noise = _observed(noise, tuple(x0.shape[1:]), settings.observed, generator)
+        noise = observed_levels(noise, tuple(x0.shape[1:]), settings.observed, generator)
     return x0, noise.to(x0), eps.to(x0)
 
 
-def _observed(
+def observed_levels(
     noise: Float[Tensor, "ensemble"],
     shape: tuple[int, ...],
     share: float,

@@ -15,7 +15,7 @@ from torch.testing import assert_close
 from scorda import rng
 from scorda.guide import MMPS, InflatedLikelihood
 from scorda.methods.kalman import KalmanSmoother
-from scorda.methods.sda import SDA, trajectory_model
+from scorda.methods.sda import SDA, merge_entries, trajectory_model
 from scorda.observe import Function, Linear, ObservationModel, Observations, Pointwise, Select
 from scorda.prior import GaussianPrior
 from scorda.problem import Problem
@@ -268,3 +268,65 @@ def test_nonlinear_observations_pull_the_posterior():
     )
     error = states[:, 8].tanh().mean(0) - torch.tensor([0.5, -0.5])
     assert (error.abs() < 0.05).all()
+
+
+def entries_problem():
+    """Entries of two variables: two instruments on one of them, missing values, stds by row."""
+    problem = two_instruments()
+    first = Observations(
+        ObservationModel(Select([2, 0]), std=torch.tensor([0.3, 0.5])),
+        (0, 3, 6, 7),
+        torch.tensor([[4.4, 1.0], [NAN, -0.7], [1.5, NAN], [NAN, NAN]]),
+    )
+    second = Observations(
+        ObservationModel(Select([0]), std=9.0),
+        (3, 10),
+        torch.tensor([[0.3], [-0.8]]),
+        std=torch.tensor([[0.2], [0.7]]),
+    )
+    return Problem(problem.system, [first, second], 10)
+
+
+def test_observed_entries_are_exact_with_every_sampler():
+    """No guidance, so no approximation: what is left is the sampler's step."""
+    problem = entries_problem()
+    method = sda(problem, None)
+    exact = KalmanSmoother().moments(problem)
+    std = exact.covs.diagonal(dim1=1, dim2=2).sqrt()
+    mean, cov = exactness.affine_moments(method, problem)
+    n = torch.arange(problem.steps + 1)
+    assert ((mean - exact.means).abs() < 0.01 * std).all()
+    assert ((cov[n, :, n].diagonal(dim1=1, dim2=2) / std**2 - 1).abs() < 0.01).all()
+    # First order, so many steps; its mean is exact at any number of them.
+    first = replace(method, sampler=Ancestral(400, 0, high=1e3, low=1e-3, upper=0.5))
+    mean, cov = exactness.affine_moments(first, problem)
+    assert ((mean - exact.means).abs() < 0.01 * std).all()
+    assert ((cov[n, :, n].diagonal(dim1=1, dim2=2) / std**2 - 1).abs() < 0.02).all()
+    assert method.assimilate(problem, 2, rng.seeded(0)).info["products"] == 0
+
+
+def test_entries_merge_into_the_likelihood_of_all_observations():
+    """Sum of the squared misfits, up to what does not depend on the trajectory."""
+    problem = entries_problem()
+    prior = GaussianPrior.of(problem.system, problem.steps)
+    values, precision = merge_entries(problem.observations, prior.standardisation, (11, 3))
+    z = 3 * rng.normal(20, (11, 3), rng.seeded(0))
+    merged = -0.5 * (precision * (z - values).square()).flatten(1).sum(1)
+    x = prior.standardisation.inverse(z)
+    direct = sum(part.log_likelihood(x) for part in problem.observations)
+    assert_close(merged - merged[0], direct - direct[0], rtol=1e-8, atol=1e-8)
+    assert int((precision > 0).sum()) == 5
+
+
+def test_other_observations_are_guided_beside_merged_entries():
+    """The correlated instrument is guided given the entries; together they are the smoother."""
+    problem = two_instruments()
+    method = sda(problem, None)
+    mean, _ = exactness.affine_moments(replace(method, guidance=None), problem)
+    alone = Problem(problem.system, problem.observations[1:], 10)
+    entries_only, _ = exactness.affine_moments(method, alone)
+    exact = KalmanSmoother().moments(problem)
+    std = exact.covs.diagonal(dim1=1, dim2=2).sqrt()
+    # eq. 15 is approximate: closer to the truth by far than without the second instrument.
+    distance, before = ((m - exact.means).abs() / std for m in (mean, entries_only))
+    assert distance.max() < 0.5 * before.max()

@@ -9,18 +9,22 @@ from scorda.nn import TemporalConv
 from scorda.train import denoising_loss
 
 
-def randomised(blocks=2, channels=2):
+def randomised(blocks=2, channels=2, **options):
     generator = torch.Generator().manual_seed(0)
-    net = TemporalConv(channels, 12, blocks, differences=(0.5, 0.1))
+    net = TemporalConv(channels, 12, blocks, differences=(0.5, 0.1), **options)
     with torch.no_grad():
         for p in net.parameters():
             p.add_(0.2 * torch.randn(p.shape, generator=generator))
     return net
 
 
-@pytest.mark.parametrize("blocks", [1, 2, 3])
-def test_half_width_is_what_the_jacobian_says(blocks):
-    net, middle = randomised(blocks), 20
+@pytest.mark.parametrize(
+    ("blocks", "dilation", "half_width"),
+    [(1, 1, 5), (2, 1, 9), (3, 1, 13), (2, 2, 11), (3, 2, 21)],
+)
+def test_half_width_is_what_the_jacobian_says(blocks, dilation, half_width):
+    net, middle = randomised(blocks, dilation=dilation), 25
+    assert net.half_width == half_width
     x = rng.normal(1, (2 * middle + 1, 2), rng.seeded(0)).requires_grad_()
     (gradient,) = torch.autograd.grad(net(x, torch.tensor([0.5]))[0, middle].sum(), x)
     seen = gradient[0].abs().amax(1).nonzero()[:, 0]
@@ -44,8 +48,9 @@ def test_members_do_not_see_each_other():
     assert_close(net(x, noise), torch.cat(alone), rtol=1e-9, atol=1e-10)
 
 
-def test_states_of_any_shape_and_short_trajectories():
-    net, noise = randomised(1, 6), torch.tensor([0.1, 1.0])
+@pytest.mark.parametrize("per_entry", [False, True])
+def test_states_of_any_shape_and_short_trajectories(per_entry):
+    net, noise = randomised(1, 6, per_entry=per_entry), torch.tensor([0.1, 1.0])
     for states in (1, 2, 5):
         x = rng.normal(2, (states, 6), rng.seeded(0))
         out = net(x, noise)
