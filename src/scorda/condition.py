@@ -8,9 +8,12 @@ copy of it, like :math:`u = x_t / \alpha` itself, so both merge into one copy wi
     E[x_0 \mid x_t, y] = E[x_0 \mid x_0 + \nu_* \varepsilon = u_*].
 
 The posterior's denoiser is the prior's at another noise level for each entry. Nothing is
-approximated and nothing is differentiated, but the denoiser must know such levels. Source:
-methods of this kind go by "posterior denoising is prior denoising with anisotropic noise"; the
-identity is the product of two Gaussians.
+approximated and nothing is differentiated, but the denoiser must know such levels.
+
+A network knows them best where the noise is large: there it reads the trajectory off the
+observations, which guidance cannot. Where the noise is small the observations change little, and
+what little the network misses of it is what guidance gives. So a learned denoiser hands over from
+the one to the other (`Handover`).
 """
 
 from __future__ import annotations
@@ -19,11 +22,11 @@ from dataclasses import dataclass
 
 import torch
 
-from scorda.denoise import AnyNoise
+from scorda.denoise import AnyNoise, Denoiser
 from scorda.process import ScalarProcess, align
 from scorda.shapes import Float, Tensor
 
-__all__ = ["Conditioned"]
+__all__ = ["Conditioned", "Handover"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +48,11 @@ class Conditioned:
         """Process of the prior's denoiser."""
         return self.prior.process
 
+    @property
+    def limit(self) -> float | None:
+        """Largest size of a component, where the prior's denoiser has one."""
+        return getattr(self.prior, "limit", None)
+
     def __call__(
         self, x_t: Float[Tensor, "ensemble ..."], t: Float[Tensor, "..."]
     ) -> Float[Tensor, "ensemble ..."]:
@@ -54,3 +62,31 @@ class Conditioned:
         weight = nu2 * precision / (1 + nu2 * precision)
         merged = torch.where(precision > 0, u + weight * (self.values.to(x_t) - u), u)
         return self.prior.denoise(merged, (nu2 / (1 + nu2 * precision)).sqrt())
+
+
+@dataclass(frozen=True, eq=False)
+class Handover:
+    """One denoiser while the noise is large, another one below.
+
+    Arguments:
+        above: Denoiser at noise levels of at least `level`.
+        below: Denoiser at the others; both have the same process.
+        level: Noise level of the handover, in units of the data.
+    """
+
+    above: Denoiser
+    below: Denoiser
+    level: float
+
+    @property
+    def process(self) -> ScalarProcess:
+        """Process of both."""
+        return self.above.process
+
+    def __call__(
+        self, x_t: Float[Tensor, "ensemble ..."], t: Float[Tensor, "..."]
+    ) -> Float[Tensor, "ensemble ..."]:
+        above = self.process.noise_level(t) >= self.level
+        if above.ndim:
+            raise ValueError("Handover takes one diffusion time for all members.")
+        return self.above(x_t, t) if above else self.below(x_t, t)

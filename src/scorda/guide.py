@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import torch
 
-from scorda.denoise import Denoiser, NetworkDenoiser
+from scorda.denoise import Denoiser
 from scorda.observe import ObservationModel
 from scorda.process import ScalarProcess, align
 from scorda.shapes import Float, Tensor
@@ -52,11 +52,6 @@ class Guidance(ABC):
             model: Its model; the operator maps x_0 in the sampler's coordinates to
                 ``(ensemble, obs)``.
         """
-
-    @property
-    def products(self) -> int:
-        """Vector-Jacobian products of the denoiser per evaluation."""
-        return 1
 
     def bind(
         self, denoiser: Denoiser, y: Float[Tensor, "obs"], model: ObservationModel
@@ -89,11 +84,9 @@ class GuidedDenoiser:
         self, x_t: Float[Tensor, "ensemble ..."], t: Float[Tensor, "..."]
     ) -> Float[Tensor, "ensemble ..."]:
         mean, shift = self.guidance.displacement(self.denoiser, x_t, t, self.y, self.model)
-        posterior = mean + shift
-        if not isinstance(self.denoiser, NetworkDenoiser) or self.denoiser.limit is None:
-            return posterior
+        posterior, limit = mean + shift, getattr(self.denoiser, "limit", None)
         # A posterior mean lies where the data are, as the prior's does.
-        return posterior.clamp(-self.denoiser.limit, self.denoiser.limit)
+        return posterior if limit is None else posterior.clamp(-limit, limit)
 
 
 @dataclass(frozen=True)
@@ -187,10 +180,6 @@ class MMPS(Guidance):
                 f"Got iterations = {self.iterations}, solver = {self.solver!r}: need at least one "
                 'iteration of "cg" or "gmres".'
             )
-
-    @property
-    def products(self) -> int:
-        return 1 + self.iterations
 
     def displacement(
         self,

@@ -47,6 +47,8 @@ class Prior(ABC):
     standardisation: Standardisation
     process: ScalarProcess
     sampler: Sampler
+    # Noise level above which SDA merges observed entries; 0 where the denoiser is exact.
+    handover: float = 0.0
     # Mean of each time of day, where the law has a daily cycle and no datetime yet.
     cycle: Tensor | None = None
 
@@ -103,6 +105,8 @@ class TrajectoryPrior(Prior):
             `standardisation`; `starting` places it.
         limit: Largest size of a denoised component, in standardised units (see
             `NetworkDenoiser`).
+        handover: Noise level above which `SDA` merges observed entries, if the network takes
+            a level per entry; below, it guides.
     """
 
     architecture: Mapping[str, Any]
@@ -114,6 +118,7 @@ class TrajectoryPrior(Prior):
     provenance: Mapping[str, Any] = field(default_factory=dict)
     cycle: Float[Tensor, "phases ..."] | None = None
     limit: float | None = None
+    handover: float = 1.0
 
     def __post_init__(self) -> None:
         self.network.requires_grad_(False).eval()
@@ -146,6 +151,7 @@ class TrajectoryPrior(Prior):
             "process": _describe(self.process),
             "sampler": _describe(self.sampler),
             "limit": self.limit,
+            "handover": self.handover,
             "space": asdict(space)
             | {"coordinates": {n: c.tolist() for n, c in (space.coordinates or {}).items()}},
             "provenance": dict(self.provenance),
@@ -259,6 +265,7 @@ def load(source: str | Path) -> TrajectoryPrior:
         header["provenance"] | {"versions": header["versions"]},
         tensors.get("cycle"),
         header.get("limit"),
+        header.get("handover", 1.0),
     )
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 
 from scorda.assimilate import Assimilator, check_needs
-from scorda.condition import Conditioned
+from scorda.condition import Conditioned, Handover
 from scorda.denoise import AnyNoise, Denoiser
 from scorda.guide import Guidance, InflatedLikelihood
 from scorda.observe import ObservationModel, Observations, Operator
@@ -42,9 +42,9 @@ class SDA(Assimilator):
 
     Arguments:
         prior: Prior of trajectories, e.g. ``load("lorenz63")`` or ``GaussianPrior.of(system, n)``.
-        guidance: How observations enter. Default: `Conditioned` for observed entries of the state
-            with independent errors, if the prior allows it, and `InflatedLikelihood` for the rest.
-            ``InflatedLikelihood()`` is the paper's form, for all of them.
+        guidance: How observations enter. ``InflatedLikelihood()`` is the paper's form. Default:
+            the same, but entries of the state with errors of their own are merged (`Conditioned`)
+            if the prior allows it, at noise levels above its `handover`.
         sampler: Default: the prior's.
         chunk: Members computed at once; bounds the memory, leaves the samples as they are.
     """
@@ -101,17 +101,7 @@ class SDA(Assimilator):
         sampler = self.sampler or self.prior.sampler
         states = problem.steps + 1
         shape = (states, *space.shape)
-        denoiser: Denoiser = self.prior.denoiser(states)
-        guidance, rest = self.guidance or InflatedLikelihood(), problem.instruments
-        if self.guidance is None and isinstance(denoiser, AnyNoise) and denoiser.any_noise:
-            entries = tuple(part for part in rest if _observes_entries(part))
-            rest = tuple(part for part in rest if not _observes_entries(part))
-            if entries:
-                merged = merge_entries(entries, self.prior.standardisation, shape)
-                denoiser = Conditioned(denoiser, *merged)
-        y, model = trajectory_model(rest, self.prior.standardisation)
-        if len(y):
-            denoiser = guidance.bind(denoiser, y, model)
+        denoiser = self._posterior(problem, shape)
         began = clock.perf_counter()
         with torch.no_grad():
             z = sampler.sample(
@@ -125,10 +115,31 @@ class SDA(Assimilator):
             )
         info = {
             "evaluations": sampler.evaluations,
-            "products": sampler.evaluations * guidance.products if len(y) else 0,
             "seconds": clock.perf_counter() - began,
         }
         return Analysis(self.prior.standardisation.inverse(z), space, None, info, "SDA")
+
+    def _posterior(self, problem: Problem, shape: tuple[int, ...]) -> Denoiser:
+        """Denoiser of standardised trajectories given everything observed."""
+        prior: Denoiser = self.prior.denoiser(shape[0])
+        instruments = problem.instruments
+        guidance = self.guidance or InflatedLikelihood()
+
+        def guided(denoiser: Denoiser, parts: tuple[Observations, ...]) -> Denoiser:
+            y, model = trajectory_model(parts, self.prior.standardisation)
+            return guidance.bind(denoiser, y, model) if len(y) else denoiser
+
+        entries = tuple(part for part in instruments if _observes_entries(part))
+        if self.guidance is not None or not entries or not isinstance(prior, AnyNoise):
+            return guided(prior, instruments)
+        if not prior.any_noise:
+            return guided(prior, instruments)
+        merged = Conditioned(prior, *merge_entries(entries, self.prior.standardisation, shape))
+        rest = tuple(part for part in instruments if not _observes_entries(part))
+        above = guided(merged, rest)
+        if self.prior.handover == 0:
+            return above
+        return Handover(above, guided(prior, instruments), self.prior.handover)
 
 
 def merge_entries(
