@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from scorda import plot, rng
+from scorda.bench.run import Row
 from scorda.observe import ObservationModel
 from scorda.operators import Select
 from scorda.plot.reliability import _binned
@@ -115,3 +116,20 @@ def test_components_have_names():
     assert plot.component_name(channels, 4) == "v[1]"
     assert plot.component_name(StateSpace((3,), variables=("x", "y", "z")), 2) == "z"
     assert plot.component_name(StateSpace((2, 3), variables=("t",)), 5) == "t[1, 2]"
+
+
+def test_tradeoff_has_a_line_per_method_in_the_order_of_cost():
+    def row(label, evaluations, w1):
+        mean = {"w1": w1, "evaluations": evaluations, "sampling_seconds": evaluations / 10}
+        return Row(label, 256, 8, mean, {}, 0.0, {}, 0.0)
+
+    rows = [
+        row("low, ancestral 32, corrections 1", 63.0, 1.1),
+        row("low, ancestral 16, corrections 1", 31.0, 1.3),
+        row("low, multistep 16", 16.0, 1.6),
+        row("high, multistep 16", 16.0, 1.2),
+    ]
+    left, right, high, _ = plot.tradeoff(rows).axes
+    np.testing.assert_allclose(lines(left)["ancestral"], [[31, 1.3], [63, 1.1]])
+    np.testing.assert_allclose(lines(right)["ancestral"], [[3.1, 1.3], [6.3, 1.1]])
+    assert "ancestral" not in lines(high) and len(lines(high)["multistep"]) == 1

@@ -183,6 +183,7 @@ def test_quick_tries_few_members_on_a_part(simulated):
         ("report", "at least one store"),
         ("report nothing.zarr", "There is no nothing.zarr"),
         ("bench lorenz63-sakof", "did you mean 'lorenz63-sakov'"),
+        ("bench lorenz63-sakov --prior x.safetensors", "uses no prior"),
         ("train", "either --system"),
         ("train --data nothing.nc", "There is no nothing.nc"),
         ("train --system lorenz63 --modes 3", "goes with --data only"),

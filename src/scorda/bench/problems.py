@@ -165,7 +165,7 @@ def lorenz63_sakov() -> Setup:
     )
 
 
-PROBLEMS: dict[str, Callable[[], Setup | Smoothing | Generation]] = {
+PROBLEMS: dict[str, Callable[..., Setup | Smoothing | Generation]] = {
     "lorenz63-sda": lorenz63_sda,
     "lorenz63-prior": lorenz63_prior,
     "lorenz96-sakov": lorenz96_sakov,

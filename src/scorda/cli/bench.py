@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Annotated
 
@@ -18,8 +19,11 @@ class Bench:
     seeds: int | None = None
     """Number of seeds, counted from 0 (default: the benchmark's)."""
 
+    prior: str | None = None
+    """Trained prior to measure in place of the shipped one: its file."""
+
     out: Path = Path("bench")
-    """Folder for NAME.csv, the table, and NAME.runs.csv, the single runs."""
+    """Folder for NAME.csv, the table, NAME.runs.csv, the single runs, and NAME.png, if any."""
 
     quick: bool = False
     """A few cycles and one seed: shows that it runs, compares nothing."""
@@ -49,6 +53,7 @@ def bench(
     from scorda.cli.console import console, progress, table
     from scorda.cli.run import use_torch
     from scorda.cli.settings import UserError, check_keys
+    from scorda.files import atomic
 
     given, out = settings or Bench(), console()
     if name is None:
@@ -57,9 +62,13 @@ def bench(
     check_keys([name], PROBLEMS, "benchmark")
     if given.seeds is not None and given.seeds < 1:
         raise UserError(f"Got --seeds {given.seeds}: give at least 1.")
+    make = PROBLEMS[name]
+    if given.prior is not None and "prior" not in signature(make).parameters:
+        raise UserError(f"Got --prior {given.prior}, but {name} uses no prior: leave it out.")
     use_torch("float32", given.threads)
+    setup = make() if given.prior is None else make(given.prior)
+    setup = setup.shortened() if given.quick else setup
     given.out.mkdir(parents=True, exist_ok=True)
-    setup = PROBLEMS[name]().shortened() if given.quick else PROBLEMS[name]()
     stem = f"{name}-quick" if given.quick else name
     seeds = range(given.seeds or setup.seeds)
     with progress(name) as report:
@@ -67,6 +76,13 @@ def bench(
             name, seeds, given.out / f"{stem}.runs.csv", setup, given.resume, report
         )
     write_table(rows, given.out / f"{stem}.csv", name)
+    if {"w1", "sampling_seconds"} <= set(rows[0].mean):
+        from scorda.plot import tradeoff
+
+        # Rows with another number of members have another floor.
+        alike = [row for row in rows if row.members == rows[0].members]
+        with atomic(given.out / f"{stem}.png") as partial:
+            tradeoff(alike).savefig(partial, format="png")
     lines: list[list[str] | None] = []
     for row in rows:
         for score, mean in row.mean.items():

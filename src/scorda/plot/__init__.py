@@ -8,6 +8,7 @@ from scorda.plot.base import colours_of, component_name, style
 from scorda.plot.maps import fields, hovmoller
 from scorda.plot.reliability import rank_histograms, spread_skill
 from scorda.plot.series import error_and_spread, trajectories
+from scorda.plot.tradeoff import tradeoff
 
 __all__ = [
     "colours_of",
@@ -18,5 +19,6 @@ __all__ = [
     "rank_histograms",
     "spread_skill",
     "style",
+    "tradeoff",
     "trajectories",
 ]
