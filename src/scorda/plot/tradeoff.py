@@ -36,10 +36,7 @@ def tradeoff(rows: Sequence[Row]) -> Figure:
             for panel, (of, label) in zip(line, COSTS.items(), strict=True):
                 for method, colour in colours.items():
                     points = sorted(
-                        (
-                            row.mean["evaluations"] if of != "seconds" else row.seconds,
-                            row.mean["w1"],
-                        )
+                        (row.mean[of], row.mean["w1"])
                         for row, (k, _), m in zip(rows, parts, methods, strict=True)
                         if (k, m) == (kind, method)
                     )
@@ -48,6 +45,7 @@ def tradeoff(rows: Sequence[Row]) -> Figure:
                 panel.axhline(1, color=MUTED, linewidth=0.8, linestyle="--")
                 panel.set_xscale("log")
                 panel.set_yscale("log")
+                log_ticks(panel.xaxis)
                 log_ticks(panel.yaxis)
                 panel.set_xlabel(label)
             line[0].set_ylabel("W1 / floor")
