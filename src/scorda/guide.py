@@ -53,6 +53,11 @@ class Guidance(ABC):
                 ``(ensemble, obs)``.
         """
 
+    @property
+    def products(self) -> int:
+        """Products with the denoiser's Jacobian per evaluation, beyond the first."""
+        return 0
+
     def bind(
         self, denoiser: Denoiser, y: Float[Tensor, "obs"], model: ObservationModel
     ) -> GuidedDenoiser:
@@ -180,6 +185,10 @@ class MMPS(Guidance):
                 f"Got iterations = {self.iterations}, solver = {self.solver!r}: need at least one "
                 'iteration of "cg" or "gmres".'
             )
+
+    @property
+    def products(self) -> int:
+        return self.iterations
 
     def displacement(
         self,

@@ -102,6 +102,7 @@ class SDA(Assimilator):
         states = problem.steps + 1
         shape = (states, *space.shape)
         denoiser = self._posterior(problem, shape)
+        products = 0 if self.guidance is None else self.guidance.products
         began = clock.perf_counter()
         with torch.no_grad():
             z = sampler.sample(
@@ -114,7 +115,7 @@ class SDA(Assimilator):
                 first=first,
             )
         info = {
-            "evaluations": sampler.evaluations,
+            "evaluations": sampler.evaluations * (1 + products),
             "seconds": clock.perf_counter() - began,
         }
         return Analysis(self.prior.standardisation.inverse(z), space, None, info, "SDA")
