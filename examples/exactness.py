@@ -78,6 +78,7 @@ def distance(mean: torch.Tensor, var: torch.Tensor, problem: Problem) -> tuple[f
 
 
 GUIDANCES = {
+    "merged entries": None,
     "MMPS(4)": MMPS(4),
     "InflatedLikelihood(0.5)": InflatedLikelihood(0.5, bound=None),
     "InflatedLikelihood(0.01)": InflatedLikelihood(0.01, bound=None),
