@@ -118,7 +118,7 @@ class TrajectoryPrior(Prior):
     provenance: Mapping[str, Any] = field(default_factory=dict)
     cycle: Float[Tensor, "phases ..."] | None = None
     limit: float | None = None
-    handover: float = 1.0
+    handover: float = 0.3
 
     def __post_init__(self) -> None:
         self.network.requires_grad_(False).eval()
@@ -265,7 +265,7 @@ def load(source: str | Path) -> TrajectoryPrior:
         header["provenance"] | {"versions": header["versions"]},
         tensors.get("cycle"),
         header.get("limit"),
-        header.get("handover", 1.0),
+        header.get("handover", 0.3),
     )
 
 

@@ -121,22 +121,21 @@ def lorenz63_sda(prior: str = "lorenz63") -> Smoothing:
     """
     trained = load(prior)
     base = trained.sampler
-    ancestral = [(16, 1), (16, 3), (32, 1), (32, 3), (128, 3)]
+    ancestral = [(8, 1), (11, 2), (16, 3), (32, 3)]
     samplers: dict[str, Sampler] = {
         f"ancestral {n}, corrections {c}": _ancestral(base, n, c) for n, c in ancestral
     }
-    for n in (32, 64, 128):
+    for n in (32, 64):
         samplers[f"multistep {n}"] = Multistep(n, 0, low=base.low, high=base.high)
     methods = {label: SDA(trained, sampler=sampler) for label, sampler in samplers.items()}
-    for n, c in ((16, 1), (32, 3)):
-        label = f"guided ancestral {n}, corrections {c}"
-        methods[label] = SDA(trained, InflatedLikelihood(), _ancestral(base, n, c))
+    guided = SDA(trained, InflatedLikelihood(), _ancestral(base, 16, 3))
+    methods["guided ancestral 16, corrections 3"] = guided
     entries = [
         Entry(f"{case}, {label}", method, 256)
         for label, method in methods.items()
         for case in OBSERVED
     ]
-    entries += [Entry(f"{case}, default, 1024 members", SDA(trained), 1024) for case in OBSERVED]
+    entries.append(Entry("low, default, 1024 members", SDA(trained), 1024))
     return Smoothing(tuple(entries))
 
 
