@@ -1,5 +1,7 @@
 """Records of fields, and priors learned from them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -55,11 +57,40 @@ def test_fields_are_read_with_increasing_coordinates_and_bounds_in_time(file):
 
 @pytest.mark.parametrize(
     ("variable", "since", "says"),
-    [("u", None, "it needs"), ("t", "2021-01-01", "need two")],
+    [
+        ("u", None, "it needs"),
+        ("t", "2021-01-01", "its times are 2020-01-01T00:00 to 2020-01-06T21:00"),
+    ],
 )
 def test_what_cannot_be_read_is_refused(file, variable, since, says):
     with pytest.raises(ValueError, match=says):
         read_fields(file, variable, since=since)
+
+
+def test_a_date_alone_ends_with_its_day(file):
+    assert len(read_fields(file, "t", until="2020-01-02")) == 16
+    assert len(read_fields(file, "t", until="2020-01-02T00:00")) == 9
+
+
+@pytest.mark.parametrize("content", [b"time,value\n0,1\n", None])
+def test_a_file_that_cannot_be_read_is_named(file, tmp_path, content):
+    """A table, and a NetCDF file that was cut."""
+    path = tmp_path / "other.nc"
+    path.write_bytes(file.read_bytes()[:5000] if content is None else content)
+    with pytest.raises(ValueError, match=r"other\.nc cannot be read as a NetCDF"):
+        read_fields(path)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "settings", "says"),
+    [
+        ({"modes": 0}, FEW, "at least 1"),
+        ({}, replace(FEW, segment=500), "segments of 500 fields of a record of 48"),
+    ],
+)
+def test_bad_sizes_of_a_training_are_refused(file, sizes, settings, says):
+    with pytest.raises(ValueError, match=says):
+        train_on_fields(read_fields(file, "t"), **sizes, settings=settings)
 
 
 def test_phases_count_steps_since_midnight():
@@ -75,6 +106,7 @@ def test_a_prior_with_a_daily_cycle_asks_when_the_window_begins(file, tmp_path):
     fields = read_fields(file, "t")
     train_on_fields(fields, corrected=4, width=8, settings=FEW).save(tmp_path / "p.safetensors")
     prior = sc.load(tmp_path / "p.safetensors")
+    assert prior.guidance == sc.MMPS(iterations=40, solver="cg")
     with pytest.raises(ValueError, match="when the window begins"):
         prior.denoiser(8)
     started = prior.starting("2020-02-01T06:00", 8)

@@ -7,9 +7,11 @@ steps since midnight UTC.
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,19 +59,17 @@ def read_fields(
         path: The file.
         variable: Variable or variables. Default: all that have a time.
         since: First datetime to use (default: all).
-        until: Last datetime to use.
+        until: Last datetime to use; a date without a time means the whole day.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If a variable is missing, times are not regular, or values are not finite.
+        ValueError: If the file cannot be read, a variable is missing, times are not regular, or
+            values are not finite.
     """
-    import xarray
-
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"There is no {path}: give a NetCDF file or a zarr store.")
-    engine = "zarr" if path.is_dir() else None
-    with xarray.open_dataset(path, engine=engine, decode_timedelta=False) as dataset:
+    with _opened(path) as dataset:
         names = [variable] if isinstance(variable, str) else list(variable)
         names = names or [str(n) for n, v in dataset.items() if "time" in v.dims]
         missing = [n for n in names if n not in dataset or "time" not in dataset[n].dims]
@@ -85,7 +85,13 @@ def read_fields(
             if not dated:
                 raise ValueError(f"The times of {path} are no datetimes: leave since, until out.")
             keep &= times >= parse_start(since) if since is not None else keep
-            keep &= times <= parse_start(until) if until is not None else keep
+            keep &= times <= _end(until) if until is not None else keep
+        if dated and keep.sum() < 2:
+            first, last = (np.datetime_as_string(t, unit="m") for t in (times[0], times[-1]))
+            raise ValueError(
+                f"{path} has {keep.sum()} times from {since or first} to {until or last}: its "
+                f"times are {first} to {last}, and at least two are needed."
+            )
         times = times[keep]
         dims = [str(d) for d in dataset[names[0]].dims if d != "time"]
         arrays = [dataset[n].transpose("time", *dims).values[keep] for n in names]
@@ -93,7 +99,7 @@ def read_fields(
         units = {n: str(dataset[n].attrs["units"]) for n in names if "units" in dataset[n].attrs}
         units |= {d: str(dataset[d].attrs["units"]) for d in dims if "units" in dataset[d].attrs}
     if len(times) < 2:
-        raise ValueError(f"{path} has {len(times)} times between {since} and {until}: need two.")
+        raise ValueError(f"{path} has {len(times)} times: at least two are needed.")
     elapsed = (times - times[0]) / np.timedelta64(1, "h") if dated else times.astype(float)
     gaps = np.diff(elapsed)
     if not gaps[0] > 0 or not np.allclose(gaps, gaps[0], rtol=1e-6):
@@ -108,6 +114,30 @@ def read_fields(
     space = StateSpace(states.shape[1:], float(gaps[0]), tuple(names), places, units=units)
     tensor = torch.from_numpy(np.ascontiguousarray(states, dtype=np.float64))
     return Fields(tensor, space, times[0].astype("M8[us]") if dated else None)
+
+
+def _opened(path: Path) -> Any:
+    """The dataset in a NetCDF file or a zarr store."""
+    import xarray
+
+    engine = "zarr" if path.is_dir() else None
+    try:
+        return xarray.open_dataset(path, engine=engine, decode_timedelta=False)
+    except (OSError, ValueError) as error:
+        reason = "" if "IO backends" in str(error) else f" ({error})"
+        raise ValueError(
+            f"{path} cannot be read as a NetCDF file or a zarr store{reason}: give one of them, "
+            "whole and with the right to read it."
+        ) from error
+
+
+def _end(until: Start) -> np.datetime64:
+    """Last datetime that counts: the end of the day where only a date is given."""
+    try:
+        day = datetime.date.fromisoformat(str(until).strip())
+    except ValueError:
+        return parse_start(until)
+    return np.datetime64(day, "us") + np.timedelta64(1, "D") - np.timedelta64(1, "us")
 
 
 def daily_phases(space: StateSpace) -> int:

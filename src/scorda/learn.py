@@ -27,6 +27,7 @@ import torch
 from scorda import rng
 from scorda.assimilate.localization import GaspariCohn
 from scorda.fields import Fields, daily_phases, phases_of
+from scorda.guide import MMPS
 from scorda.metrics import gaussian_crps
 from scorda.nn.modes import TIMES, ModeNetwork
 from scorda.prior import TrajectoryPrior
@@ -51,6 +52,8 @@ BLOCKS, PREDICTORS, ERROR, POINTS = 5, 30, 0.2, 1000
 # Lags of the autocorrelation that the memory is fitted to, in windows' length of a day or so.
 LAGS = 24
 LAG_WEIGHTS = np.array([30.0, 20.0, 10.0, 5.0])
+# Iterations of the guidance's solver: one per observation would make it exact.
+ITERATIONS = 40
 # Above this many components the modes come from subspace iteration instead of all eigenvectors.
 DENSE = 4096
 EARTH_RADIUS = 6371.0
@@ -86,6 +89,14 @@ def train_on_fields(
     space = fields.space
     if len(fields) < 4 * BLOCKS:
         raise ValueError(f"Got a record of {len(fields)} fields: give {4 * BLOCKS} at least.")
+    if modes < 1 or corrected < 1:
+        raise ValueError(f"Got modes = {modes}, corrected = {corrected}: give at least 1 of each.")
+    settings = settings or training_for(fields)
+    if settings.segment > len(fields):
+        raise ValueError(
+            f"Got segments of {settings.segment} fields of a record of {len(fields)}: give "
+            "shorter ones."
+        )
     states = fields.states.double()
     phases, cycle, samples = _mean(fields)
     anomalies = (states - cycle[phases]).flatten(1)
@@ -101,7 +112,6 @@ def train_on_fields(
     coefficients = z @ basis
     corrected = min(corrected, len(spectrum))
     high = max(10 * math.sqrt(float(spectrum[0])), 20.0)
-    settings = settings or training_for(fields)
     architecture = {
         "name": "modes", "size": space.size, "modes": len(spectrum), "corrected": corrected,
         "width": width, "blocks": blocks, "low": settings.low, "high": settings.high,
@@ -133,6 +143,9 @@ def train_on_fields(
         Multistep(steps=24, corrections=0, low=2e-2, high=high),
         provenance,
         center if len(cycle) > 1 else None,
+        # Exact for the law, and the correction is small: where observations are few, the paper's
+        # guidance loses most of what the law knows.
+        guidance=MMPS(iterations=ITERATIONS, solver="cg"),
     )
 
 

@@ -22,6 +22,7 @@ from torch import nn
 from scorda.denoise import Denoiser, GaussianDenoiser, NetworkDenoiser
 from scorda.fields import phases_of
 from scorda.files import read_tensors, write_tensors
+from scorda.guide import DPS, MMPS, Guidance, InflatedLikelihood
 from scorda.nn import build
 from scorda.process import ScalarProcess, VarianceExploding, VariancePreserving
 from scorda.sample import Ancestral, Multistep, PredictorCorrector, Sampler
@@ -33,6 +34,7 @@ from scorda.times import Start
 __all__ = ["GaussianPrior", "Prior", "TrajectoryPrior", "load"]
 
 PROCESSES = {c.__name__: c for c in (VarianceExploding, VariancePreserving)}
+GUIDANCES = {c.__name__: c for c in (DPS, InflatedLikelihood, MMPS)}
 SAMPLERS = {c.__name__: c for c in (Ancestral, Multistep, PredictorCorrector)}
 # Tensors of a standardisation.
 MAP = ("mean", "std")
@@ -49,6 +51,8 @@ class Prior(ABC):
     sampler: Sampler
     # Noise level above which SDA merges observed entries; 0 where the denoiser is exact.
     handover: float = 0.0
+    # Guidance that SDA takes where none is named; None leaves it to SDA.
+    guidance: Guidance | None = None
     # Mean of each time of day, where the law has a daily cycle and no datetime yet.
     cycle: Tensor | None = None
 
@@ -107,6 +111,7 @@ class TrajectoryPrior(Prior):
             `NetworkDenoiser`).
         handover: Noise level above which `SDA` merges observed entries, if the network takes
             a level per entry; below, it guides.
+        guidance: Default guidance.
     """
 
     architecture: Mapping[str, Any]
@@ -119,6 +124,7 @@ class TrajectoryPrior(Prior):
     cycle: Float[Tensor, "phases ..."] | None = None
     limit: float | None = None
     handover: float = 0.3
+    guidance: Guidance | None = None
 
     def __post_init__(self) -> None:
         self.network.requires_grad_(False).eval()
@@ -152,6 +158,7 @@ class TrajectoryPrior(Prior):
             "sampler": _describe(self.sampler),
             "limit": self.limit,
             "handover": self.handover,
+            "guidance": None if self.guidance is None else _describe(self.guidance),
             "space": asdict(space)
             | {"coordinates": {n: c.tolist() for n, c in (space.coordinates or {}).items()}},
             "provenance": dict(self.provenance),
@@ -266,6 +273,7 @@ def load(source: str | Path) -> TrajectoryPrior:
         tensors.get("cycle"),
         header.get("limit"),
         header.get("handover", 0.3),
+        _rebuild(header["guidance"], GUIDANCES) if header.get("guidance") else None,
     )
 
 

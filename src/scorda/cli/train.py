@@ -35,7 +35,7 @@ class Train:
     """First datetime of --data to use."""
 
     until: str | None = None
-    """Last datetime of --data to use."""
+    """Last datetime of --data to use; a date alone means the whole day."""
 
     modes: int | None = None
     """Spatial patterns to keep of --data."""

@@ -43,8 +43,9 @@ class SDA(Assimilator):
     Arguments:
         prior: Prior of trajectories, e.g. ``load("lorenz63")`` or ``GaussianPrior.of(system, n)``.
         guidance: How observations enter. ``InflatedLikelihood()`` is the paper's form. Default:
-            the same, but entries of the state with errors of their own are merged (`Conditioned`)
-            if the prior allows it, at noise levels above its `handover`.
+            the prior's. Without one the paper's, but entries of the state with errors of their
+            own are merged (`Conditioned`) if the prior allows it, at noise levels above its
+            `handover`.
         sampler: Default: the prior's.
         chunk: Members computed at once; bounds the memory, leaves the samples as they are.
     """
@@ -102,7 +103,8 @@ class SDA(Assimilator):
         states = problem.steps + 1
         shape = (states, *space.shape)
         denoiser = self._posterior(problem, shape)
-        products = 0 if self.guidance is None else self.guidance.products
+        chosen = self.guidance or self.prior.guidance
+        products = 0 if chosen is None else chosen.products
         began = clock.perf_counter()
         with torch.no_grad():
             z = sampler.sample(
@@ -124,14 +126,15 @@ class SDA(Assimilator):
         """Denoiser of standardised trajectories given everything observed."""
         prior: Denoiser = self.prior.denoiser(shape[0])
         instruments = problem.instruments
-        guidance = self.guidance or InflatedLikelihood()
+        chosen = self.guidance or self.prior.guidance
+        guidance = chosen or InflatedLikelihood()
 
         def guided(denoiser: Denoiser, parts: tuple[Observations, ...]) -> Denoiser:
             y, model = trajectory_model(parts, self.prior.standardisation)
             return guidance.bind(denoiser, y, model) if len(y) else denoiser
 
         entries = tuple(part for part in instruments if _observes_entries(part))
-        if self.guidance is not None or not entries or not isinstance(prior, AnyNoise):
+        if chosen is not None or not entries or not isinstance(prior, AnyNoise):
             return guided(prior, instruments)
         if not prior.any_noise:
             return guided(prior, instruments)
