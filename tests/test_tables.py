@@ -257,6 +257,8 @@ def test_rows_that_cannot_be_used_are_listed_with_reasons():
 def test_summary_shortens_long_lists():
     rows = tuple(tables.UnusedRow(k, "missing value") for k in range(1, 9))
     assert tables.summary_of(rows) == "8 missing value (rows 1, 2, 3, 4, 5, ...)"
+    rows = tuple(tables.UnusedRow(k, f"reason {k}") for k in range(1, 6))
+    assert tables.summary_of(rows).endswith("1 reason 3 (row 3); and 2 more reasons")
     table = lorenz((0.1, "x", 1.0, 1.0))
     assert Observations.from_table(table, LORENZ).summary().endswith("(2 to 2); 0 rows not used.")
 
@@ -404,7 +406,12 @@ GOOD = lorenz((0.1, "x", 1.0, 0.1))
             {"start": "2019-03-21"},
             "'yesterday' is no ISO 8601 datetime",
         ),
-        (columns((0, "t2m", 1.0, 1.0, 40.0, -2.0)), UK, {}, "position outside the domain"),
+        (
+            columns((0, "t2m", 1.0, 1.0, 40.0, -2.0)),
+            UK,
+            {},
+            "position outside the domain.*latitude 50 to",
+        ),
         (
             columns((0, "t2m", 1.0, 1.0, 12), names="time variable value std index"),
             UK,

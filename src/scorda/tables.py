@@ -22,7 +22,7 @@ import numpy as np
 from scorda import files
 from scorda.gridded import inside_domain, nearest_grid_point
 from scorda.space import StateSpace
-from scorda.times import Start, add_time, match_times
+from scorda.times import Start, add_time, match_times, parse_start
 
 if TYPE_CHECKING:
     from scorda.observe import Observations
@@ -36,6 +36,9 @@ __all__ = [
     "usable_rows",
     "write_table",
 ]
+
+# Reasons that a summary names; more are counted.
+REASONS = 3
 
 
 class UnusedRow(NamedTuple):
@@ -90,7 +93,7 @@ def usable_rows(
     if len(space.variables) > 1:
         _require(columns, name, "variable", "variable")
     if std is None:
-        _require(columns, name, "std", "std (or give the argument `std`)")
+        _require(columns, name, "std", "std (or give the argument `std`, --std in the shell)")
     placed = all(axis in columns for axis in space.axes)
     if not placed and "index" not in columns:
         needed = f"{' and '.join(space.axes)}, or index"
@@ -157,8 +160,8 @@ def usable_rows(
     unused = tuple(UnusedRow(int(i) + 1, str(reason[i])) for i in np.flatnonzero(~usable))
     if not usable.any():
         raise ValueError(
-            f"{name} has {rows} rows of which none can be used ({summary_of(unused)}): the space "
-            f"has the variables {list(space.variables)}."
+            f"{name} has {rows} rows of which none can be used ({summary_of(unused)}): "
+            f"{_expected(space, start, steps)}."
         )
     return UsableRows(
         step=step[usable],
@@ -264,7 +267,17 @@ def summary_of(unused: tuple[UnusedRow, ...]) -> str:
     for reason, rows in sorted(groups.items(), key=lambda item: -len(item[1])):
         shown = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
         parts.append(f"{len(rows)} {reason} (row{'s' * (len(rows) > 1)} {shown})")
-    return "; ".join(parts)
+    more = len(parts) - REASONS
+    return "; ".join(parts[:REASONS] + [f"and {more} more reasons"] * (more > 0))
+
+
+def _expected(space: StateSpace, start: Start | None, steps: int | None) -> str:
+    """What a usable row holds, in words."""
+    places = [f"{n} {c[0]:g} to {c[-1]:g}" for n, c in (space.coordinates or {}).items()]
+    begin = "0" if start is None else f"{parse_start(start).astype('M8[m]')}"
+    times = f"times from {begin}" + ("" if steps is None else f" to step {steps}")
+    words = [f"one of the variables {list(space.variables)}", times, *places]
+    return f"a row needs {', '.join(words)}, a value and a positive std"
 
 
 def _read_fields(path: Path, space: StateSpace, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -82,7 +82,8 @@ def _elapsed(
             return np.full(len(times), math.nan), reason
         first = dates[~unknown][0]
         raise ValueError(
-            f"Got datetimes, such as {first}, without `start`: give the datetime of step 0."
+            f"Got datetimes, such as {first}, without `start`: give it (--start in the "
+            "shell), the datetime of step 0."
         )
     unit = time_unit(space)
     since = dates.astype("M8[us]") - parse_start(start)

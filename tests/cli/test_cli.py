@@ -170,6 +170,11 @@ def test_quick_tries_few_members_on_a_part(simulated):
         (f"{ASSIMILATE} --method particle-filter --scheme some", "systematic or multinomial"),
         (f"{ASSIMILATE} --localization 4", "Methods that can do without"),
         (f"{ASSIMILATE} --dtype float16", "float32 or float64"),
+        (f"{ASSIMILATE[:-2]}0", "Got --members 0"),
+        (
+            "assimilate --observations far.csv --prior lorenz63 --method sda --members 2",
+            "far from those of the prior",
+        ),
         (f"{ASSIMILATE} --withhold 2", "between 0 and 1"),
         (f"{ASSIMILATE} --truth nothing.nc", "There is no nothing.nc"),
         (f"{ASSIMILATE} --out run.nc", r"end in .zarr"),
@@ -196,6 +201,7 @@ def test_quick_tries_few_members_on_a_part(simulated):
 def test_mistakes_end_with_one_sentence_and_leave_nothing(simulated, capsys, command, words):
     Path("bad.toml").write_text("members = = 3")
     Path("typo.toml").write_text("membrs = 3")
+    Path("far.csv").write_text("time,variable,value,std\n0,x,5000,1\n0.025,x,5000,1\n")
     before = sorted(Path().rglob("*"))
     capsys.readouterr()
     assert words in failed(capsys, command)

@@ -21,6 +21,8 @@ TAKES_OPTIONS = True
 # Settings that say where and how, not what: they leave the posterior as it is.
 PLACE = ("out", "resume", "overwrite", "config", "system_options", "netcdf")
 QUICK_MEMBERS = 16
+# Steps from --start to the first observation that are likely a mistake, if the data span a tenth.
+LATE = 100
 
 
 @dataclass
@@ -122,13 +124,15 @@ def _method(given: Assimilate, options: Mapping[str, str]) -> Assimilator:
     from scorda.cli.run import use_torch
     from scorda.cli.settings import UserError, check_keys
 
-    known = [*vars(given), *options_of(find_method(given.method))]
+    known = dict.fromkeys([*vars(given), *options_of(find_method(given.method))])
     flags = [name.replace("_", "-") for name in known]
     check_keys(options, flags, f"flag or option of {given.method}")
     if not given.observations:
         raise UserError("Give --observations, a file of observations.")
     if given.system is None and given.prior is None:
         raise UserError("Give --system, the model, or --prior, a trained prior.")
+    if given.members < 1:
+        raise UserError(f"Got --members {given.members}: give at least 1.")
     use_torch(given.dtype, given.threads)
     return make_method(given.method, options, given.prior)
 
@@ -161,6 +165,12 @@ def _run(given: Assimilate, method: Assimilator) -> Posterior:
     steps, members = given.steps, given.members
     if steps is None:
         steps = max(int(o.steps[-1]) for o in observations)  # type: ignore[arg-type]
+        first = min(int(o.steps[0]) for o in observations)  # type: ignore[arg-type]
+        if given.start is not None and first > max(LATE, 10 * (steps - first)):
+            raise UserError(
+                f"The first observation is {first} steps after --start {given.start}: check it, "
+                f"or give --steps {steps} if the run is to begin there."
+            )
     if given.quick:
         observed = sorted({int(s) for o in observations for s in o.steps})  # type: ignore[arg-type]
         steps = min(steps, observed[max(len(observed) // 10, 1) - 1])
@@ -182,6 +192,10 @@ def _run(given: Assimilate, method: Assimilator) -> Posterior:
         # A prior with a daily cycle needs to know when the window begins.
         prior = method.prior.starting(given.start, steps + 1)  # type: ignore[attr-defined]
         method = replace(method, prior=prior)  # type: ignore[type-var]
+    prior = getattr(method, "prior", None)
+    if isinstance(prior, Prior) and prior.cycle is None:
+        for instrument in observations:
+            run.check_scale(instrument, prior)
     initial = None
     if given.device != "cpu":
         if given.device.startswith("cuda") and not torch.cuda.is_available():

@@ -14,6 +14,7 @@ from scorda import rng
 from scorda.cli.settings import UserError
 from scorda.files import atomic
 from scorda.observe import Observations
+from scorda.prior import Prior
 from scorda.problem import Analysis
 from scorda.shapes import Float, Tensor
 from scorda.space import StateSpace
@@ -22,6 +23,7 @@ from scorda.systems.load import load_system
 from scorda.times import Start, parse_start, time_unit
 
 __all__ = [
+    "check_scale",
     "make_system",
     "open_all",
     "read_observations",
@@ -30,6 +32,9 @@ __all__ = [
     "withhold",
     "write_states",
 ]
+
+# Standard deviations of a prior from its mean at which data are in other units.
+FAR = 10.0
 
 
 def use_torch(dtype: str, threads: int | None) -> int:
@@ -131,6 +136,25 @@ def withhold(
     if all(bool(o.values.isnan().all()) for o in held):
         raise UserError(f"--withhold {share} keeps back nothing of so few values: raise it.")
     return kept, held
+
+
+def check_scale(observations: Observations, prior: Prior) -> None:
+    """Refuse observations that are far from anything the prior has seen, as in other units."""
+    last = max(int(s) for s in observations.steps)  # type: ignore[arg-type]
+    scaled, space = prior.standardisation, prior.space
+    if scaled.mean.ndim > len(space.shape):
+        last = len(scaled.mean) - 1
+    shape = (1, last + 1, *space.shape)
+    mean = observations.predict(scaled.mean.expand(shape).to(observations.values))[0]
+    std = observations.predict(scaled.std.expand(shape).to(observations.values))[0].abs()
+    values = observations.values
+    if ((values - mean).abs() / std).nanmedian() > FAR:
+        given, usual = float(values.nanmedian()), float(mean.median())
+        units = ", ".join(f"{n} in {space.units.get(n, 'its unit')}" for n in space.variables)
+        raise UserError(
+            f"The observed values, in the median {given:.4g}, are far from those of the prior, "
+            f"in the median {usual:.4g}: give {units}, or a prior of such data."
+        )
 
 
 def open_all(paths: Sequence[Path]) -> dict[str, Any]:
