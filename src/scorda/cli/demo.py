@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -107,7 +107,6 @@ def _methods(given: Demo) -> dict[str, tuple[Assimilator, int]]:
         # Equal weights at every step, and twice the members: a reference of two draws.
         "Particle filter": (ParticleFilter(resample=1.0), 16 * members),
         "EnKS": (EnKS(inflation=1.02), members),
-        # Half the steps of the default, 61 evaluations, so that the demo is quick.
-        "SDA": (SDA(prior, sampler=replace(prior.sampler, steps=16)), members),
+        "SDA": (SDA(prior), members),
         "Particle smoother": (ParticleSmoother(particles), 2 * members),
     }
