@@ -6,10 +6,10 @@ or several histories of lobes (signs of x). An ensemble method that follows one 
 both; samples of trajectories can. The set-up is that of Rozet & Louppe (2023), section 4.1: 49
 states 0.025 apart, z observed at every fourth with an error of 0.1 standard deviations.
 
-Two things tell whether the sampler found the posterior: the halves, whose weights are known, and the
-histories within them, whose weights the particle smoother estimates from what few of its ancestors
-survive. Histories that the posterior excludes give themselves away by their log-density under the
-system and the observations, which is printed beside them.
+Two things tell whether the sampler found the posterior: the halves, whose weights are known, and
+the histories within them, whose weights the particle smoother estimates from what few of its
+ancestors survive. Histories that the posterior excludes give themselves away by their log-density
+under the system and the observations, which is printed beside them.
 
     python examples/multimodal.py --out multimodal.png
 """
