@@ -20,6 +20,7 @@ from scorda.methods.kalman import KalmanFilter, KalmanSmoother
 from scorda.methods.letkf import LETKF
 from scorda.methods.particle import ParticleFilter, ParticleSmoother
 from scorda.methods.sda import SDA
+from scorda.methods.variational import FourDVar
 from scorda.observe import (
     Average,
     Chain,
@@ -141,6 +142,7 @@ ASSIMILATORS = {
     "EnKF": EnKF,
     "ETKF": ETKF,
     "EnKS": EnKS,
+    "FourDVar": FourDVar,
     "ParticleFilter": ParticleFilter,
     "ParticleSmoother": lambda: ParticleSmoother(2000),
     "SDA": lambda: SDA(

@@ -14,6 +14,7 @@ from scorda.methods.kalman import KalmanFilter, KalmanSmoother
 from scorda.methods.letkf import LETKF
 from scorda.methods.particle import ParticleFilter, ParticleSmoother
 from scorda.methods.sda import SDA
+from scorda.methods.variational import FourDVar
 from scorda.observe import (
     Average,
     Chain,
@@ -53,6 +54,7 @@ __all__ = [
     "EnKS",
     "Filter",
     "ForwardProcess",
+    "FourDVar",
     "Function",
     "GaspariCohn",
     "GaussianDenoiser",

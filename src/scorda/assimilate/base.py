@@ -68,6 +68,10 @@ REQUIREMENTS: dict[str, tuple[Callable[[Problem], bool], str]] = {
         lambda problem: isinstance(problem.system, LinearGaussian),
         "a LinearGaussian system",
     ),
+    "differentiable_system": (
+        lambda problem: bool(getattr(problem.system, "differentiable", False)),
+        "a system whose model has a gradient (written in torch, with additive model error)",
+    ),
     "transition_density": (
         lambda problem: bool(getattr(problem.system, "stochastic", False)),
         "a system with model error, whose steps have a density",

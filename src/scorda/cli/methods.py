@@ -8,6 +8,7 @@ __all__ = ["methods"]
 WORDS = {
     "simulator": "simulator",
     "linear_system": "linear system",
+    "differentiable_system": "gradient of model",
     "transition_density": "density of model error",
     "density": "density of observation error",
     "independent_errors": "independent errors",
@@ -25,6 +26,7 @@ EXACT = {
     "KalmanSmoother": "linear-Gaussian",
     "ParticleFilter": "any problem, N → ∞",
     "ParticleSmoother": "any problem, particles → ∞",
+    "FourDVar": "linear-Gaussian",
     "SDA": "Gaussian prior with MMPS, steps → ∞",
 }
 

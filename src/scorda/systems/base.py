@@ -21,12 +21,15 @@ __all__ = ["AdditiveNoise", "System"]
 class System(ABC):
     """A Markov chain of states; batched over all leading axes, the first being the members.
 
-    Subclasses set `space`, `name` and `stochastic` (whether a step draws model error).
+    Subclasses set `space`, `name`, `stochastic` (whether a step draws model error) and
+    `differentiable` (whether there is a model `advance`, the step without its additive error, that
+    autograd can follow).
     """
 
     space: StateSpace
     name: str
     stochastic: bool = False
+    differentiable: bool = False
 
     @abstractmethod
     def prior(
@@ -80,6 +83,7 @@ class AdditiveNoise(System):
     """
 
     noise_std: float
+    differentiable = True
 
     @property
     def stochastic(self) -> bool:  # type: ignore[override]

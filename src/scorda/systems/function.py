@@ -69,6 +69,11 @@ class FunctionSystem(AdditiveNoise):
         self.model, self.initial, self.space = step, initial, space
         self.noise_std, self.library, self.name = noise_std, library, name
 
+    @property
+    def differentiable(self) -> bool:  # type: ignore[override]
+        """Whether the model is written in torch, as far as one can tell before it is called."""
+        return self.library == "torch"
+
     def __repr__(self) -> str:
         model = getattr(self.model, "__name__", repr(self.model))
         return f"FunctionSystem({model}, shape={self.space.shape}, library={self.library!r})"

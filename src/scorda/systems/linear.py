@@ -41,6 +41,7 @@ class LinearGaussian(System):
     cov: Float[Tensor, "state state"]
     space: StateSpace = field(init=False, repr=False)
     name: str = field(default="linear", init=False, repr=False)
+    differentiable = True
     _root: Tensor = field(init=False, repr=False)
     _noise_root: Tensor = field(init=False, repr=False)
 
@@ -73,11 +74,15 @@ class LinearGaussian(System):
         noise = rng.normal(members, self.space.shape, generator, like=self.mean)
         return self.mean + noise @ self._root
 
+    def advance(self, x: Float[Tensor, "... state"]) -> Float[Tensor, "... state"]:
+        """One step without model error."""
+        return x @ self.transition.to(x).mT
+
     def step(
         self, x: Float[Tensor, "... state"], generator: torch.Generator | None = None
     ) -> Float[Tensor, "... state"]:
         """One step; row i of the noise depends on the generator and i only."""
-        moved = x @ self.transition.to(x).mT
+        moved = self.advance(x)
         if not self.stochastic:
             return moved
         rows = x if x.ndim > 1 else x[None]
@@ -90,7 +95,7 @@ class LinearGaussian(System):
         """Log density of one step, where the model error has a density (Q positive definite)."""
         if torch.linalg.cholesky_ex(self.noise_cov).info.item() != 0:
             return super().log_transition(x, x_next)
-        error = x_next - x @ self.transition.to(x).mT
+        error = x_next - self.advance(x)
         return gaussian_log_density(error, torch.zeros_like(self.mean).to(x), self.noise_cov.to(x))
 
     def trajectory_moments(
