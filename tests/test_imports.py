@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "scorda"
 # From the ground up: a module imports only what stands before it.
 ORDER = (
     "shapes rng linalg space files times fields metrics systems operators gridded tables "
-    "likelihood observe problem process denoise condition nn train sample prior guide assimilate "
+    "modes likelihood observe problem process denoise condition nn train sample prior guide bridge assimilate ensemble_prior "
     "learn emulate methods testing store weights bench plot report cli"
 ).split()
 HEIGHT = {name: height for height, name in enumerate(ORDER)}

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array
 
-from scorda.operators import Gather, Operator
+from scorda.operators import Gather, Operator, sparse_rows
 from scorda.shapes import Float, Int, Tensor
 from scorda.space import StateSpace
 
@@ -87,6 +88,17 @@ class Average(Operator):
                 )
             x = x.unflatten(axis, (-1, n)).mean(axis + 1)
         return x
+
+    def as_matrix(self, shape: tuple[int, ...]) -> csr_array:
+        blocks = torch.arange(math.prod(shape)).reshape(1, *shape)
+        sizes = _per_axis(self, shape)
+        observed = self(torch.zeros(1, *shape)).shape[1:]
+        # (1, blocks, size, blocks, size, ...) to (blocks, entries of a block).
+        split = [size for pair in zip(observed, sizes, strict=True) for size in pair]
+        axes = [*range(0, 2 * len(sizes), 2), *range(1, 2 * len(sizes), 2)]
+        columns = blocks.reshape(split).permute(axes).reshape(math.prod(observed), -1).numpy()
+        weights = np.full(columns.shape, 1 / columns.shape[1])
+        return sparse_rows(columns, weights, math.prod(shape))
 
     def coordinates(self, space: StateSpace) -> Float[Tensor, "obs axes"]:
         self.check(space)
@@ -177,6 +189,14 @@ class Interpolate(Operator):
         each = self.variable is None and self.space.has_channels
         flat = x.flatten(2) if each else x.flatten(1)
         return (flat[..., self._index.to(x.device)] * self._weights.to(x)).sum(-1)
+
+    def as_matrix(self, shape: tuple[int, ...]) -> csr_array:
+        columns, weights = self._index.numpy(), self._weights.numpy()
+        if self.variable is None and self.space.has_channels:
+            starts = np.arange(len(self.space.variables)) * math.prod(self.space.grid)
+            columns = (starts[:, None, None] + columns).reshape(-1, columns.shape[1])
+            weights = np.tile(weights, (len(starts), 1))
+        return sparse_rows(columns, weights, math.prod(shape))
 
     def coordinates(self, space: StateSpace) -> Float[Tensor, "obs axes"]:
         self.check(space)
