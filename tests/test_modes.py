@@ -22,12 +22,12 @@ from scorda.space import StateSpace
 
 
 def matrix(*shape, seed=0):
-    return torch.randn(shape, generator=rng.seeded(seed))
+    return torch.randn(shape, generator=rng.seeded(seed), dtype=torch.float64)
 
 
 def cov(size, seed=1):
     root = matrix(size, size, seed=seed)
-    return root @ root.T / size + 0.1 * torch.eye(size)
+    return root @ root.T / size + 0.1 * torch.eye(size, dtype=torch.float64)
 
 
 GRID = StateSpace((4, 6), variables=("q",))
@@ -53,7 +53,7 @@ CASES = {
     "correlated errors": (ObservationModel(Linear(matrix(3, 6)), cov=cov(3)), (6,)),
     "correlated mask": (ObservationModel(Select([0, 4, 2]), cov=cov(3)), (6,)),
     "correlated pairs": (
-        ObservationModel(Stride(1), cov=torch.block_diag(cov(2), cov(2, 5), 2 * torch.eye(2))),
+        ObservationModel(Stride(1), cov=torch.block_diag(cov(2), cov(2, 5), 2 * torch.eye(2, dtype=torch.float64))),
         (6,),
     ),
 }
