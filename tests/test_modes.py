@@ -53,7 +53,10 @@ CASES = {
     "correlated errors": (ObservationModel(Linear(matrix(3, 6)), cov=cov(3)), (6,)),
     "correlated mask": (ObservationModel(Select([0, 4, 2]), cov=cov(3)), (6,)),
     "correlated pairs": (
-        ObservationModel(Stride(1), cov=torch.block_diag(cov(2), cov(2, 5), 2 * torch.eye(2, dtype=torch.float64))),
+        ObservationModel(
+            Stride(1),
+            cov=torch.block_diag(cov(2), cov(2, 5), 2 * torch.eye(2, dtype=torch.float64)),
+        ),
         (6,),
     ),
 }

@@ -6,14 +6,19 @@ observation model and observations to samples of the posterior.
 
 from scorda import metrics, systems, testing
 from scorda.assimilate import Assimilator, Filter, GaspariCohn
+from scorda.bridge import BridgeODE, BridgeSampler, BridgeSDE
 from scorda.denoise import Denoiser, GaussianDenoiser, KernelDenoiser, NetworkDenoiser
+from scorda.ensemble_prior import EnsembleGaussian, EnsembleKernel, EnsemblePrior
 from scorda.guide import DPS, MMPS, Guidance, InflatedLikelihood
+from scorda.measurement_aware import MeasurementAware
 from scorda.methods.enkf import ETKF, EnKF
 from scorda.methods.enks import EnKS
 from scorda.methods.kalman import KalmanFilter, KalmanSmoother
 from scorda.methods.letkf import LETKF
+from scorda.methods.masf import MASF, PublishedSDE
 from scorda.methods.particle import ParticleFilter, ParticleSmoother
 from scorda.methods.sda import SDA
+from scorda.modes import Modes
 from scorda.observe import (
     Average,
     Chain,
@@ -41,16 +46,23 @@ __all__ = [
     "DPS",
     "ETKF",
     "LETKF",
+    "MASF",
     "MMPS",
     "SDA",
     "Analysis",
     "Ancestral",
     "Assimilator",
     "Average",
+    "BridgeODE",
+    "BridgeSDE",
+    "BridgeSampler",
     "Chain",
     "Denoiser",
     "EnKF",
     "EnKS",
+    "EnsembleGaussian",
+    "EnsembleKernel",
+    "EnsemblePrior",
     "Filter",
     "ForwardProcess",
     "Function",
@@ -65,6 +77,8 @@ __all__ = [
     "KernelDenoiser",
     "Linear",
     "Mask",
+    "MeasurementAware",
+    "Modes",
     "Multistep",
     "NetworkDenoiser",
     "ObservationModel",
@@ -76,6 +90,7 @@ __all__ = [
     "PredictorCorrector",
     "Prior",
     "Problem",
+    "PublishedSDE",
     "Sampler",
     "Select",
     "Standardisation",

@@ -25,6 +25,7 @@ EXACT = {
     "KalmanSmoother": "linear-Gaussian",
     "ParticleFilter": "any problem, N → ∞",
     "ParticleSmoother": "any problem, particles → ∞",
+    "MASF": "linear-Gaussian, N → ∞ (bridge)",
     "SDA": "Gaussian prior with MMPS, steps → ∞",
 }
 
@@ -48,7 +49,7 @@ def methods(name: str | None = None) -> None:
         for shell, kind in catalogue.methods().items():
             if kind.smoother == smoother:
                 needs = [WORDS.get(need, need) for need in kind.needs]
-                needs += ["trained prior"] if "prior" in catalogue.options_of(kind) else []
+                needs += ["trained prior"] if catalogue.needs_trained_prior(kind) else []
                 members = str(kind.least_members)
                 exact = EXACT.get(kind.__name__, "no")
                 rows.append([shell, uses, ", ".join(needs), exact, members])

@@ -18,10 +18,10 @@ ends with the variance
 
 .. math:: \frac{P^2}{R^2} \left[ \frac{c^2}{P} - P - 2 c \log \frac{c}{P} \right], \quad c = P + R,
 
-which is R / 3 for a wide prior, where R is right. The idea of the paper, the measurement as the
-end of the process, is what makes the exact form possible at all; `mode="published"` keeps the
-other one for comparison. This concerns the authors' public code and main figure; the paper's own
-text of the sampler was not available to us.
+which is R / 3 for a wide prior, where R is right, and 0.46 of the exact variance for P = R. The
+idea of the paper, the measurement as the end of the process, is what makes the exact form possible
+at all; ``mode="published"`` keeps the other one for comparison. This concerns the authors' public
+code and main figure; the paper's own text of the sampler was not available to us.
 
 Source: MASF, arXiv 2604.02889, and its public code. Our own: the proof above, the spectral form
 for any linear operator (`modes`), the information form of the reversal and the coupling to the
@@ -147,10 +147,10 @@ class MASF(Filter):
     members of the forecast; no sampling error is added then.
 
     ``mode="published"`` adds the likelihood's score, as the public code does, which counts the
-    observation twice: in observed directions the variance is too small by a factor between 0.33
-    (wide prior) and 0.46 and the mean too close to the observation. It takes what the paper's
-    process can do: operators that pick entries, or symmetric matrices with eigenvalues in [0, 1],
-    and one error std. It is here for comparison.
+    observation twice: where the observation is at least as precise as the prior, the variance is
+    0.33 to 0.46 of the exact one, and the mean is too close to the observation. It takes what the
+    paper's process can do: operators that pick entries, or symmetric matrices with eigenvalues in
+    [0, 1], and one error std. It is here for comparison.
 
     Source and derivation: the module's docstring.
 
