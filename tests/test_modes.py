@@ -8,6 +8,7 @@ import torch
 from scorda import rng
 from scorda.observe import (
     Average,
+    Blur,
     Chain,
     Function,
     Interpolate,
@@ -46,6 +47,12 @@ CASES = {
             Interpolate(torch.tensor([[0.5, 1.2], [1.0, 2.5], [2.2, 4.0]]), GRID), 0.2
         ),
         (4, 6),
+    ),
+    "blur": (ObservationModel(Blur(matrix(6)), std=0.3), (6,)),
+    "blur of channels": (ObservationModel(Blur(matrix(3, 4)), std=0.3), (2, 3, 4)),
+    "blur, errors differ": (
+        ObservationModel(Blur(matrix(5)), std=torch.tensor([0.1, 1.0, 2.0, 0.3, 0.2])),
+        (5,),
     ),
     "wide": (ObservationModel(Linear(5 * matrix(2, 6)), std=0.5), (6,)),
     "tall": (ObservationModel(Linear(matrix(9, 6)), std=0.5), (2, 3)),

@@ -25,6 +25,7 @@ from scorda.methods.particle import ParticleFilter, ParticleSmoother
 from scorda.methods.sda import SDA
 from scorda.observe import (
     Average,
+    Blur,
     Chain,
     Function,
     Interpolate,
@@ -108,6 +109,7 @@ OPERATORS = [
     (Stride(2), (8,)),
     (Stride(2), (2, 4, 6)),
     (Average(2), (4, 6)),
+    (Blur(torch.tensor([[3.0, 1.0, 0.5], [2.0, 0.0, 1.0]])), (4, 2, 3)),
     (Interpolate(torch.tensor([[0.5, 1.25], [2.0, 3.0]]), GRID), (4, 6)),
     (Pointwise(torch.atan), (2, 3)),
     (Chain(Pointwise(torch.atan), Stride(2)), (4, 6)),

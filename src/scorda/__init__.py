@@ -21,6 +21,7 @@ from scorda.methods.sda import SDA
 from scorda.modes import Modes
 from scorda.observe import (
     Average,
+    Blur,
     Chain,
     Function,
     Interpolate,
@@ -53,6 +54,7 @@ __all__ = [
     "Ancestral",
     "Assimilator",
     "Average",
+    "Blur",
     "BridgeODE",
     "BridgeSDE",
     "BridgeSampler",

@@ -16,7 +16,7 @@ import torch
 from scipy.sparse import csr_array, vstack
 
 from scorda import rng
-from scorda.modes import Modes
+from scorda.modes import BlockModes, FourierModes, Modes
 from scorda.operators import Operator
 from scorda.shapes import Bool, Float, Tensor
 from scorda.space import StateSpace
@@ -141,15 +141,20 @@ class ObservationModel:
             TypeError: If the operator is not linear.
         """
         if shape not in self._modes:
-            rows = self.operator.as_matrix(shape)
-            if self.cov is None:
-                observed = self.operator(torch.zeros(1, *shape)).shape[1:]
-                std = self.error_std(tuple(observed), torch.zeros(0, dtype=torch.float64))
-                self._modes[shape] = Modes.of(rows, std, shape)
-            else:
-                self._check_size(rows.shape[0])
-                self._modes[shape] = Modes.of(rows, self.cov, shape)
+            self._modes[shape] = self._find_modes(shape)
         return self._modes[shape]
+
+    def _find_modes(self, shape: tuple[int, ...]) -> Modes:
+        if self.cov is not None:
+            rows = self.operator.as_matrix(shape)
+            self._check_size(rows.shape[0])
+            return BlockModes.of(rows, self.cov, shape)
+        observed = tuple(self.operator(torch.zeros(1, *shape)).shape[1:])
+        std = self.error_std(observed, torch.zeros(0, dtype=torch.float64))
+        transfer = self.operator.transfer(shape)
+        if transfer is not None and bool((std == std[0]).all()):
+            return FourierModes(transfer, float(std[0]), shape)
+        return BlockModes.of(self.operator.as_matrix(shape), std, shape)
 
     @cached_property
     def _modes(self) -> dict[tuple[int, ...], Modes]:
@@ -187,6 +192,9 @@ class Present(Operator):
     def as_matrix(self, shape: tuple[int, ...]) -> csr_array:
         rows = self.operator.as_matrix(shape)
         return rows if self.present is None else rows[self.present.numpy(force=True)]
+
+    def transfer(self, shape: tuple[int, ...]) -> Tensor | None:
+        return self.operator.transfer(shape) if self.present is None else None
 
     def check(self, space: StateSpace) -> None:
         self.operator.check(space)

@@ -16,11 +16,16 @@ is 1, those of a block average have the size of the block. Within a block of e e
 observations, with :math:`R = L L^T`, :math:`(L^{-1} H)^T = Q T` gives e-dimensional Householder
 reflections Q, and :math:`T = U S W^T` what is left: V = Q (U on the first min(e, m) directions,
 1 on the others) and :math:`\lambda = S^2`. An entry that is not observed is its own mode.
+
+A periodic blur needs no blocks: :math:`H^T H` is a convolution with an even kernel, which the
+Hartley transform :math:`V = (\mathrm{Re} F - \mathrm{Im} F) / n^{1/2}`, real, symmetric and its
+own inverse, turns into the squared moduli of the kernel's Fourier transform.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +34,7 @@ from scipy.sparse import csr_array
 
 from scorda.shapes import Float, Int, Tensor
 
-__all__ = ["Modes"]
+__all__ = ["BlockModes", "FourierModes", "Modes"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,16 +74,49 @@ class _Blocks:
         x[:, entries] = part.permute(2, 0, 1)
 
 
-@dataclass(frozen=True, eq=False)
-class Modes:
+class Modes(ABC):
     r"""Eigenvectors V and eigenvalues :math:`\lambda` of :math:`H^T R^{-1} H`.
 
-    Mode i stands where entry i of the state stood (among those of its block), so that x' has the
-    shape of x. Where nothing was observed x' is x, and for a mask, a stride or a selection with
-    independent errors everywhere.
+    x' has the shape of x. `precision` is lambda, shape ``(*state)``, 0 where a mode is not
+    observed; `trivial` says whether V is the identity.
+    """
+
+    precision: Float[Tensor, "..."]
+
+    @property
+    @abstractmethod
+    def trivial(self) -> bool:
+        """Whether V is the identity: x' = x."""
+
+    @abstractmethod
+    def forward(self, x: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble ..."]:
+        """Return :math:`x' = V^T x`."""
+
+    @abstractmethod
+    def inverse(self, x: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble ..."]:
+        """Return :math:`x = V x'`."""
+
+    @abstractmethod
+    def information(self, y: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        r"""Return :math:`V^T H^T R^{-1} y`, shape ``(*state)``, of a complete observation.
+
+        It is :math:`\lambda_i z'_i`: 0 where nothing is seen, and finite however little is.
+        """
+
+    def observe(self, y: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Return z', the observation in the modes; NaN where nothing is seen [final]."""
+        return self.information(y) / self.precision.to(y)
+
+
+@dataclass(frozen=True, eq=False)
+class BlockModes(Modes):
+    r"""The modes of any linear operator, block by block.
+
+    Mode i stands where entry i of the state stood (among those of its block). Where nothing was
+    observed x' is x, and for a mask, a stride or a selection with independent errors everywhere.
 
     Arguments:
-        precision: lambda, shape ``(*state)``, 0 where a mode is not observed.
+        precision: lambda, shape ``(*state)``.
         blocks: Where V is not the identity, or something is observed.
     """
 
@@ -86,7 +124,7 @@ class Modes:
     blocks: tuple[_Blocks, ...]
 
     @classmethod
-    def of(cls, rows: csr_array, error: Tensor, shape: tuple[int, ...]) -> Modes:
+    def of(cls, rows: csr_array, error: Tensor, shape: tuple[int, ...]) -> BlockModes:
         """Modes of a matrix H and of the std ``(obs,)`` or covariance ``(obs, obs)`` of the error.
 
         Computed in double precision on the CPU, whatever precision they are used in later.
@@ -103,22 +141,15 @@ class Modes:
 
     @property
     def trivial(self) -> bool:
-        """Whether V is the identity: x' = x."""
         return all(block.rotation is None for block in self.blocks)
 
     def forward(self, x: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble ..."]:
-        """Return :math:`x' = V^T x`."""
         return self._turn(x, True)
 
     def inverse(self, x: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble ..."]:
-        """Return :math:`x = V x'`."""
         return self._turn(x, False)
 
     def information(self, y: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        r"""Return :math:`V^T H^T R^{-1} y`, shape ``(*state)``, of a complete observation.
-
-        It is :math:`\lambda_i z'_i`: 0 where nothing is seen, and finite however little is.
-        """
         flat = y.flatten().to("cpu", torch.float64)
         seen = torch.zeros(self.precision.numel(), dtype=torch.float64)
         for block in self.blocks:
@@ -127,10 +158,6 @@ class Modes:
             seen[block.entries[:, :rank]] = values[..., 0]
         return seen.reshape(self.precision.shape).to(y)
 
-    def observe(self, y: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Return z', the observation in the modes, shape ``(*state)``; NaN where nothing is."""
-        return self.information(y) / self.precision.to(y)
-
     def _turn(self, x: Tensor, forward: bool) -> Tensor:
         if self.trivial:
             return x
@@ -138,6 +165,44 @@ class Modes:
         for block in self.blocks:
             block.turn(turned, forward)
         return turned.reshape(x.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class FourierModes(Modes):
+    """The modes of a periodic convolution whose errors are independent and alike.
+
+    Arguments:
+        transfer: Fourier transform of the kernel, complex, on the grid.
+        std: Standard deviation of the error.
+        shape: Shape of one state, whose last axes are the grid.
+    """
+
+    transfer: Tensor
+    std: float
+    shape: tuple[int, ...]
+
+    trivial = False
+
+    @property
+    def precision(self) -> Float[Tensor, "..."]:  # type: ignore[override]
+        """Squared moduli over the variance of the error; 0 where rounding is all there is."""
+        square = self.transfer.abs().square()
+        rounding = (square.numel() * torch.finfo(square.dtype).eps) ** 2 * square.max()
+        return (square * (square > rounding) / self.std**2).expand(self.shape)
+
+    def forward(self, x: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble ..."]:
+        axes = tuple(range(-self.transfer.ndim, 0))
+        transformed = torch.fft.fftn(x, dim=axes, norm="ortho")
+        return transformed.real - transformed.imag
+
+    def inverse(self, x: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble ..."]:
+        return self.forward(x)
+
+    def information(self, y: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        axes = tuple(range(-self.transfer.ndim, 0))
+        spectrum = torch.fft.fftn(y.reshape(self.shape).double(), dim=axes, norm="ortho")
+        spectrum = spectrum * self.transfer.to(spectrum).conj() / self.std**2
+        return ((spectrum.real - spectrum.imag) * (self.precision > 0).to(y.device)).to(y)
 
 
 def _partition(rows: csr_array, error: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:

@@ -79,6 +79,10 @@ class Operator(ABC):
         rows = torch.eye(math.prod(observed), dtype=torch.float64).reshape(-1, *observed)
         return _sparse(self.adjoint(rows, shape).flatten(1).numpy(force=True))
 
+    def transfer(self, shape: tuple[int, ...]) -> Tensor | None:
+        """Fourier transform of the kernel, where the operator is a periodic convolution."""
+        return None
+
     def check(self, space: StateSpace) -> None:  # noqa: B027 (most have nothing to check)
         """Check that the operator fits the states of a space, as far as it can tell.
 

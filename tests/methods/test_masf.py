@@ -22,6 +22,7 @@ from scorda.methods.masf import MASF, PublishedSDE
 from scorda.metrics import wasserstein
 from scorda.observe import (
     Average,
+    Blur,
     Function,
     Linear,
     Mask,
@@ -94,6 +95,13 @@ OPERATORS = {
     "stride": (ObservationModel(Stride(2), std=0.1), (8,)),
     "everything": (ObservationModel(Stride(1), std=0.3), (8,)),
     "average": (ObservationModel(Average(2), std=0.2), (8,)),
+    # 0 at the shortest wave, 3 at the longest.
+    "blur": (
+        ObservationModel(
+            Blur(torch.tensor([1.5, 0.75, 0, 0, 0, 0, 0, 0.75], dtype=torch.float64)), std=0.4
+        ),
+        (8,),
+    ),
     "wide, norm above 1": (ObservationModel(Linear(3 * matrix(2, 8)), std=0.5), (8,)),
     "tall": (ObservationModel(Linear(matrix(11, 8)), std=1.0), (8,)),
     "eigenvalue 0": (
@@ -142,12 +150,12 @@ def exact_and_sampled(case, sampler, cov=None):
 @pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS.keys())
 @pytest.mark.parametrize("case", OPERATORS)
 def test_bridge_is_the_kalman_update(case, sampler):
-    """At 40 evaluations, in each mode: mean within 0.02 std, variance within 2%."""
+    """At 40 evaluations, in each mode: mean within 0.02 std, variance within 1% (SDE 4%)."""
     assert sampler.evaluations <= 40
     error, ratio = exact_and_sampled(case, sampler)
     assert error.max() < 0.02
     # The SDE knows correlations between modes only to second order in the step.
-    slack = 0.04 if isinstance(sampler, BridgeSDE) else 0.02
+    slack = 0.04 if isinstance(sampler, BridgeSDE) else 0.01
     assert 1 - slack < ratio.min() and ratio.max() < 1 + slack
 
 
