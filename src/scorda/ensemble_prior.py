@@ -34,7 +34,12 @@ __all__ = [
 class EnsemblePrior(ABC):
     """A way to make a distribution of an ensemble; subclasses write `fit`."""
 
-    needs: tuple[str, ...] = ()
+    def check(self, space: StateSpace) -> None:  # noqa: B027 (most have nothing to check)
+        """Check before a run that a space has what the prior needs.
+
+        Raises:
+            ValueError: If it has not.
+        """
 
     @abstractmethod
     def fit(
@@ -114,9 +119,12 @@ class EnsembleGaussian(EnsemblePrior):
 
     localization: GaspariCohn | None = None
 
-    @property
-    def needs(self) -> tuple[str, ...]:  # type: ignore[override]
-        return () if self.localization is None else ("positions",)
+    def check(self, space: StateSpace) -> None:
+        if self.localization is not None and not space.axes:
+            raise ValueError(
+                "A localized EnsembleGaussian needs a space with coordinates: give the system's "
+                "space some, or leave the localization out."
+            )
 
     def fit(
         self,

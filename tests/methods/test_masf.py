@@ -32,7 +32,7 @@ from scorda.observe import (
     Stride,
 )
 from scorda.problem import Problem, twin_experiment
-from scorda.systems import Lorenz96
+from scorda.systems import Lorenz63, Lorenz96
 
 
 class UnitNoise(rng.Stream):
@@ -397,6 +397,13 @@ def test_masf_says_what_it_needs():
     with pytest.raises(ValueError, match="no spread in 2 of 3 modes"):
         still = torch.tensor([[1.0, 2.0, 3.0], [2.0, 2.0, 3.0]])
         MASF().update(still, torch.zeros(1), ObservationModel(Select([0]), std=1.0))
+    with pytest.raises(ValueError, match="needs a space with coordinates"):
+        problem = Problem(
+            Lorenz63(),
+            Observations(ObservationModel(Select([0]), 1.0), (1,), torch.zeros(1, 1)),
+            2,
+        )
+        MASF(EnsembleGaussian(GaspariCohn(1.0))).assimilate(problem, 10)
     with pytest.raises(ValueError, match="samplers are of BridgeSampler"):
         MASF(sampler=PublishedSDE())
     with pytest.raises(ValueError, match="order"):

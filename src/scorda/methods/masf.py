@@ -165,11 +165,9 @@ class MASF(Filter):
     mode: Literal["bridge", "published"] = "bridge"
     sampler: BridgeSampler | PublishedSDE | None = None
     inflation: float = 1.0
-    needs: tuple[str, ...] = field(
-        default=("simulator", "linear_operator"), init=False, repr=False, compare=False
-    )
     _space: StateSpace | None = field(default=None, init=False, repr=False, compare=False)
 
+    needs = ("simulator", "linear_operator")
     least_members = 2
 
     def __post_init__(self) -> None:
@@ -184,10 +182,14 @@ class MASF(Filter):
             raise ValueError(
                 f'Got {self.sampler} for mode="{self.mode}": its samplers are of {kind.__name__}.'
             )
-        object.__setattr__(self, "needs", ("simulator", "linear_operator", *self.prior.needs))
 
     def begin(self, problem: Problem, weights: Float[Tensor, "ensemble"] | None = None) -> MASF:
-        """Return a copy that knows the space."""
+        """Return a copy that knows the space.
+
+        Raises:
+            ValueError: If the prior needs a space with coordinates and this one has none.
+        """
+        self.prior.check(problem.space)
         run = copy.copy(self)
         object.__setattr__(run, "_space", problem.space)
         return run
