@@ -12,8 +12,9 @@ SOURCE = Path(__file__).parents[1] / "src" / "scorda"
 # From the ground up: a module imports only what stands before it.
 ORDER = (
     "shapes rng linalg space files times fields metrics systems operators gridded tables "
-    "likelihood observe problem process denoise condition nn train sample guide prior assimilate "
-    "learn emulate methods testing store weights bench plot report cli"
+    "modes likelihood observe problem process measurement_aware denoise condition nn train "
+    "sample guide prior bridge assimilate ensemble_prior learn emulate methods testing store "
+    "weights bench plot report cli"
 ).split()
 HEIGHT = {name: height for height, name in enumerate(ORDER)}
 # These use the library as its users do, through the package.

@@ -11,18 +11,22 @@ import torch
 from torch import nn
 
 from scorda import rng
-from scorda.assimilate import Filter
+from scorda.assimilate import Filter, GaspariCohn
+from scorda.bridge import BridgeODE, BridgeSDE
 from scorda.denoise import GaussianDenoiser, KernelDenoiser, NetworkDenoiser
+from scorda.ensemble_prior import EnsembleGaussian, EnsembleKernel
 from scorda.guide import DPS, MMPS, InflatedLikelihood
 from scorda.methods.enkf import ETKF, EnKF
 from scorda.methods.enks import EnKS
 from scorda.methods.kalman import KalmanFilter, KalmanSmoother
 from scorda.methods.letkf import LETKF
+from scorda.methods.masf import MASF
 from scorda.methods.particle import ParticleFilter, ParticleSmoother
 from scorda.methods.sda import SDA
 from scorda.methods.variational import FourDVar
 from scorda.observe import (
     Average,
+    Blur,
     Chain,
     Function,
     Interpolate,
@@ -106,6 +110,7 @@ OPERATORS = [
     (Stride(2), (8,)),
     (Stride(2), (2, 4, 6)),
     (Average(2), (4, 6)),
+    (Blur(torch.tensor([[3.0, 1.0, 0.5], [2.0, 0.0, 1.0]])), (4, 2, 3)),
     (Interpolate(torch.tensor([[0.5, 1.25], [2.0, 3.0]]), GRID), (4, 6)),
     (Pointwise(torch.atan), (2, 3)),
     (Chain(Pointwise(torch.atan), Stride(2)), (4, 6)),
@@ -128,6 +133,11 @@ FILTERS = [
     ParticleFilter(),
     ParticleFilter(resample=1.0, scheme="multinomial"),
     ParticleFilter(jitter=0.3),
+    MASF(),
+    MASF(sampler=BridgeODE(coupled=False)),
+    MASF(EnsembleGaussian(GaspariCohn(2.0)), inflation=1.1),
+    MASF(EnsembleKernel(0.2), sampler=BridgeSDE(), inflation=1.1),
+    MASF(mode="published", inflation=1.1),
 ]
 
 

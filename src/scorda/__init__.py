@@ -6,17 +6,23 @@ observation model and observations to samples of the posterior.
 
 from scorda import metrics, systems, testing
 from scorda.assimilate import Assimilator, Filter, GaspariCohn
+from scorda.bridge import BridgeODE, BridgeSampler, BridgeSDE
 from scorda.denoise import Denoiser, GaussianDenoiser, KernelDenoiser, NetworkDenoiser
+from scorda.ensemble_prior import EnsembleGaussian, EnsembleKernel, EnsemblePrior
 from scorda.guide import DPS, MMPS, Guidance, InflatedLikelihood
+from scorda.measurement_aware import MeasurementAware
 from scorda.methods.enkf import ETKF, EnKF
 from scorda.methods.enks import EnKS
 from scorda.methods.kalman import KalmanFilter, KalmanSmoother
 from scorda.methods.letkf import LETKF
+from scorda.methods.masf import MASF, PublishedSDE
 from scorda.methods.particle import ParticleFilter, ParticleSmoother
 from scorda.methods.sda import SDA
 from scorda.methods.variational import FourDVar
+from scorda.modes import Modes
 from scorda.observe import (
     Average,
+    Blur,
     Chain,
     Function,
     Interpolate,
@@ -42,16 +48,24 @@ __all__ = [
     "DPS",
     "ETKF",
     "LETKF",
+    "MASF",
     "MMPS",
     "SDA",
     "Analysis",
     "Ancestral",
     "Assimilator",
     "Average",
+    "Blur",
+    "BridgeODE",
+    "BridgeSDE",
+    "BridgeSampler",
     "Chain",
     "Denoiser",
     "EnKF",
     "EnKS",
+    "EnsembleGaussian",
+    "EnsembleKernel",
+    "EnsemblePrior",
     "Filter",
     "ForwardProcess",
     "FourDVar",
@@ -67,6 +81,8 @@ __all__ = [
     "KernelDenoiser",
     "Linear",
     "Mask",
+    "MeasurementAware",
+    "Modes",
     "Multistep",
     "NetworkDenoiser",
     "ObservationModel",
@@ -78,6 +94,7 @@ __all__ = [
     "PredictorCorrector",
     "Prior",
     "Problem",
+    "PublishedSDE",
     "Sampler",
     "Select",
     "Standardisation",

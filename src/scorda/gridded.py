@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array
 
-from scorda.operators import Gather, Operator
+from scorda.operators import Gather, Operator, sparse_rows
 from scorda.shapes import Float, Int, Tensor
 from scorda.space import StateSpace
 
-__all__ = ["Average", "Interpolate", "Stride"]
+__all__ = ["Average", "Blur", "Interpolate", "Stride"]
 
 # Positions are taken as grid points, and as inside the domain, within this part of the spacing:
 # coordinates stored in single precision stay the ones that they were.
@@ -88,6 +89,17 @@ class Average(Operator):
             x = x.unflatten(axis, (-1, n)).mean(axis + 1)
         return x
 
+    def as_matrix(self, shape: tuple[int, ...]) -> csr_array:
+        blocks = torch.arange(math.prod(shape)).reshape(1, *shape)
+        sizes = _per_axis(self, shape)
+        observed = self(torch.zeros(1, *shape)).shape[1:]
+        # (1, blocks, size, blocks, size, ...) to (blocks, entries of a block).
+        split = [size for pair in zip(observed, sizes, strict=True) for size in pair]
+        axes = [*range(0, 2 * len(sizes), 2), *range(1, 2 * len(sizes), 2)]
+        columns = blocks.reshape(split).permute(axes).reshape(math.prod(observed), -1).numpy()
+        weights = np.full(columns.shape, 1 / columns.shape[1])
+        return sparse_rows(columns, weights, math.prod(shape))
+
     def coordinates(self, space: StateSpace) -> Float[Tensor, "obs axes"]:
         self.check(space)
         if not space.axes:
@@ -101,6 +113,55 @@ class Average(Operator):
             return super().variables(space)
         blocks = len(self.coordinates(space)) // len(space.variables)
         return tuple(name for name in space.variables for _ in range(blocks))
+
+
+@dataclass(frozen=True, eq=False)
+class Blur(Operator):
+    r"""Observe the periodic convolution of a state with a kernel, along its spatial axes.
+
+    .. math:: y_j = \sum_l k_l \, x_{j - l}
+
+    by the fast Fourier transform. The last axes of a state, as many as the kernel has, are the
+    grid, which is taken as periodic; each variable on a leading axis is blurred alike.
+
+    Arguments:
+        kernel: k on the grid, its value at distance 0 first.
+    """
+
+    kernel: Float[Tensor, "..."]
+    linear = True
+
+    def check(self, space: StateSpace) -> None:
+        if tuple(self.kernel.shape) != space.grid or any(
+            a not in space.period for a in space.axes
+        ):
+            raise ValueError(
+                f"Got a kernel of shape {tuple(self.kernel.shape)} for a grid of {space.grid} "
+                f"that is periodic along {sorted(space.period)}: a Blur needs a kernel of the "
+                "shape of the grid, periodic along each axis."
+            )
+
+    def __call__(self, x: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble ..."]:
+        self._check_shape(tuple(x.shape[1:]))
+        axes = tuple(range(-self.kernel.ndim, 0))
+        blurred = torch.fft.rfftn(x, dim=axes) * torch.fft.rfftn(self.kernel.to(x))
+        return torch.fft.irfftn(blurred, s=self.kernel.shape, dim=axes)
+
+    def transfer(self, shape: tuple[int, ...]) -> Tensor | None:
+        self._check_shape(shape)
+        return torch.fft.fftn(self.kernel.double())
+
+    def coordinates(self, space: StateSpace) -> Float[Tensor, "obs axes"]:
+        self.check(space)
+        positions = space.positions()
+        return positions.repeat(space.size // len(positions), 1)
+
+    def _check_shape(self, shape: tuple[int, ...]) -> None:
+        if shape[-self.kernel.ndim :] != tuple(self.kernel.shape):
+            raise ValueError(
+                f"Got states of shape {shape} for a kernel of shape {tuple(self.kernel.shape)}: "
+                "the last axes of a state must be the grid of the kernel."
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,6 +238,14 @@ class Interpolate(Operator):
         each = self.variable is None and self.space.has_channels
         flat = x.flatten(2) if each else x.flatten(1)
         return (flat[..., self._index.to(x.device)] * self._weights.to(x)).sum(-1)
+
+    def as_matrix(self, shape: tuple[int, ...]) -> csr_array:
+        columns, weights = self._index.numpy(), self._weights.numpy()
+        if self.variable is None and self.space.has_channels:
+            starts = np.arange(len(self.space.variables)) * math.prod(self.space.grid)
+            columns = (starts[:, None, None] + columns).reshape(-1, columns.shape[1])
+            weights = np.tile(weights, (len(starts), 1))
+        return sparse_rows(columns, weights, math.prod(shape))
 
     def coordinates(self, space: StateSpace) -> Float[Tensor, "obs axes"]:
         self.check(space)

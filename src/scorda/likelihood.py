@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+from scipy.sparse import csr_array, vstack
 
 from scorda import rng
+from scorda.modes import BlockModes, FourierModes, Modes
 from scorda.operators import Operator
 from scorda.shapes import Bool, Float, Tensor
 from scorda.space import StateSpace
@@ -126,6 +128,38 @@ class ObservationModel:
         assert self.cov is not None
         return torch.linalg.cholesky(self.cov)
 
+    def modes(self, shape: tuple[int, ...]) -> Modes:
+        r"""Orthonormal modes V and eigenvalues :math:`\lambda` of :math:`H^T R^{-1} H`.
+
+        What is missing has been dropped: the models of ``observations.at(k)`` hold only what is
+        present. Kept for the next call with the same shape.
+
+        Arguments:
+            shape: Shape of one state.
+
+        Raises:
+            TypeError: If the operator is not linear.
+        """
+        if shape not in self._modes:
+            self._modes[shape] = self._find_modes(shape)
+        return self._modes[shape]
+
+    def _find_modes(self, shape: tuple[int, ...]) -> Modes:
+        if self.cov is not None:
+            rows = self.operator.as_matrix(shape)
+            self._check_size(rows.shape[0])
+            return BlockModes.of(rows, self.cov, shape)
+        observed = tuple(self.operator(torch.zeros(1, *shape)).shape[1:])
+        std = self.error_std(observed, torch.zeros(0, dtype=torch.float64))
+        transfer = self.operator.transfer(shape)
+        if transfer is not None and bool((std == std[0]).all()):
+            return FourierModes(transfer, float(std[0]), shape)
+        return BlockModes.of(self.operator.as_matrix(shape), std, shape)
+
+    @cached_property
+    def _modes(self) -> dict[tuple[int, ...], Modes]:
+        return {}
+
     def _check_size(self, observations: int) -> None:
         assert self.cov is not None
         if len(self.cov) != observations:
@@ -154,6 +188,13 @@ class Present(Operator):
     @property
     def differentiable(self) -> bool:  # type: ignore[override]
         return self.operator.differentiable
+
+    def as_matrix(self, shape: tuple[int, ...]) -> csr_array:
+        rows = self.operator.as_matrix(shape)
+        return rows if self.present is None else rows[self.present.numpy(force=True)]
+
+    def transfer(self, shape: tuple[int, ...]) -> Tensor | None:
+        return self.operator.transfer(shape) if self.present is None else None
 
     def check(self, space: StateSpace) -> None:
         self.operator.check(space)
@@ -187,6 +228,9 @@ class Stacked(Operator):
     @property
     def differentiable(self) -> bool:  # type: ignore[override]
         return all(operator.differentiable for operator in self.operators)
+
+    def as_matrix(self, shape: tuple[int, ...]) -> csr_array:
+        return vstack([o.as_matrix(shape) for o in self.operators], format="csr")
 
     def check(self, space: StateSpace) -> None:
         for operator in self.operators:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from scorda import tables
-from scorda.gridded import Average, Interpolate, Stride
+from scorda.gridded import Average, Blur, Interpolate, Stride
 from scorda.likelihood import ObservationModel, Present, check_std, stack
 from scorda.operators import Chain, Function, Linear, Mask, Operator, Pointwise, Select
 from scorda.shapes import Float, Tensor
@@ -29,6 +29,7 @@ from scorda.times import Start
 
 __all__ = [
     "Average",
+    "Blur",
     "Chain",
     "Function",
     "Interpolate",

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array
 
 from scorda.shapes import Bool, Float, Int, Tensor
 from scorda.space import StateSpace
@@ -28,6 +29,7 @@ __all__ = [
     "Operator",
     "Pointwise",
     "Select",
+    "sparse_rows",
 ]
 
 
@@ -63,6 +65,23 @@ class Operator(ABC):
             )
         zero = y.new_zeros(y.shape[0], *shape)
         return torch.func.vjp(self, zero)[1](y)[0]
+
+    def as_matrix(self, shape: tuple[int, ...]) -> csr_array:
+        """Matrix of a linear operator, sparse, ``(obs, state)``, of flattened states.
+
+        Arguments:
+            shape: Shape of one state.
+
+        Raises:
+            TypeError: If the operator is not linear.
+        """
+        observed = tuple(self(torch.zeros(1, *shape, dtype=torch.float64)).shape[1:])
+        rows = torch.eye(math.prod(observed), dtype=torch.float64).reshape(-1, *observed)
+        return _sparse(self.adjoint(rows, shape).flatten(1).numpy(force=True))
+
+    def transfer(self, shape: tuple[int, ...]) -> Tensor | None:
+        """Fourier transform of the kernel, where the operator is a periodic convolution."""
+        return None
 
     def check(self, space: StateSpace) -> None:  # noqa: B027 (most have nothing to check)
         """Check that the operator fits the states of a space, as far as it can tell.
@@ -102,6 +121,10 @@ class Gather(Operator):
     @abstractmethod
     def entries(self, shape: tuple[int, ...]) -> Int[Tensor, "obs"]:
         """Index of each observation into the flattened state of a given shape."""
+
+    def as_matrix(self, shape: tuple[int, ...]) -> csr_array:
+        columns = self.entries(shape).numpy(force=True)
+        return sparse_rows(columns[:, None], np.ones((len(columns), 1)), math.prod(shape))
 
     def coordinates(self, space: StateSpace) -> Float[Tensor, "obs axes"]:
         self.check(space)
@@ -211,6 +234,10 @@ class Linear(Operator):
             )
         _check_positions(self.positions, len(self.matrix))
 
+    def as_matrix(self, shape: tuple[int, ...]) -> csr_array:
+        self._check_size(math.prod(shape))
+        return _sparse(self.matrix.double().numpy(force=True))
+
     def check(self, space: StateSpace) -> None:
         self._check_size(space.size)
 
@@ -310,6 +337,12 @@ class Chain(Operator):
     def differentiable(self) -> bool:  # type: ignore[override]
         return self.outer.differentiable and self.inner.differentiable
 
+    def as_matrix(self, shape: tuple[int, ...]) -> csr_array:
+        if not self.linear:
+            return super().as_matrix(shape)
+        between = tuple(self.inner(torch.zeros(1, *shape, dtype=torch.float64)).shape[1:])
+        return self.outer.as_matrix(between) @ self.inner.as_matrix(shape)
+
     def check(self, space: StateSpace) -> None:
         self.inner.check(space)
 
@@ -327,6 +360,16 @@ class Chain(Operator):
         if isinstance(self.outer, Linear | Function):
             return self.outer.coordinates(space)
         return super().coordinates(space)
+
+
+def _sparse(matrix: np.ndarray) -> csr_array:
+    return csr_array(matrix)
+
+
+def sparse_rows(columns: np.ndarray, weights: np.ndarray, size: int) -> csr_array:
+    """Rows with the given weights at the given columns, ``(rows, entries)``."""
+    ends = np.arange(0, columns.size + 1, columns.shape[1])
+    return csr_array((weights.ravel(), columns.ravel(), ends), shape=(len(columns), size))
 
 
 def _check_positions(positions: Tensor | None, observations: int | None = None) -> None:

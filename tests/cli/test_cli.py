@@ -180,6 +180,13 @@ def test_quick_tries_few_members_on_a_part(simulated):
         (f"{ASSIMILATE} --out run.nc", r"end in .zarr"),
         (f"{ASSIMILATE} --method sda", "needs a trained prior"),
         (f"{ASSIMILATE} --prior p.safetensors", "takes no prior"),
+        (f"{ASSIMILATE} --method masf --mode exact", "bridge or published"),
+        (f"{ASSIMILATE} --method masf --prior lorenz63", "Unknown value of --prior"),
+        ("assimilate --observations o.csv --method masf", "Give --system"),
+        (
+            "assimilate --observations o.csv --method masf --prior ensemble-gaussian",
+            "Give --system, the model: the method 'masf' needs one",
+        ),
         (f"{ASSIMILATE} --config nothing.toml", "There is no file nothing.toml"),
         (f"{ASSIMILATE} --config bad.toml", "no TOML file"),
         (f"{ASSIMILATE} --config typo.toml", "did you mean 'members'"),
@@ -223,6 +230,30 @@ def test_methods_are_listed_with_what_they_need(capsys):
     assert "linear system, linear operator" in line and "past data only" in line
     assert main(["methods", "EnKF"]) == 0
     assert "--inflation  (default 1.0)" in capsys.readouterr().out
+
+
+def test_masf_takes_the_prior_that_it_makes_of_its_ensemble(simulated, capsys):
+    command = f"{ASSIMILATE} --method masf --prior ensemble-kernel:bandwidth=0.5 --out a.zarr"
+    command += " --sampler bridge-ode:steps=5,coupled=false --inflation 1.02 --seed 3 --threads 1"
+    assert main(command.split()) == 0
+    observations = scorda.Observations.from_table(
+        "sim/observations.csv", scorda.systems.Lorenz63().space
+    )
+    problem = scorda.Problem(scorda.systems.Lorenz63(), observations, 24)
+    sampler = scorda.BridgeODE(5, coupled=False)
+    method = scorda.MASF(scorda.EnsembleKernel(0.5), sampler=sampler, inflation=1.02)
+    expected = method.assimilate(problem, 12, scorda.rng.seeded(3))
+    posterior = scorda.open("a.zarr")
+    assert torch.equal(posterior.analysis.states, expected.states)
+    settings = posterior.configuration["method"]
+    assert settings["prior"] == {"name": "EnsembleKernel", "bandwidth": 0.5}
+    assert settings["sampler"]["name"] == "BridgeODE" and settings["mode"] == "bridge"
+    assert main("assimilate --config a.toml --out b.zarr".split()) == 0
+    assert scorda.open("b.zarr").configuration == posterior.configuration
+    capsys.readouterr()
+    assert main(["methods", "masf"]) == 0
+    described = capsys.readouterr().out
+    assert "--mode  (default bridge)" in described and "counts the" in described
 
 
 @pytest.mark.slow

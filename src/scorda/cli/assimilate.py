@@ -36,7 +36,8 @@ class Assimilate:
     """Built-in system, or your own as module:object; a trained prior needs none."""
 
     prior: str | None = None
-    """Trained prior: a file of weights, or the name of a shipped one."""
+    """Trained prior: a file of weights, or the name of a shipped one; for filters that make a
+    prior of their ensemble, which one (`ensemble-gaussian:localization=4`)."""
 
     method: str = "enkf"
     """Method; `scorda methods` lists them, and `scorda methods NAME` its own options."""
@@ -123,6 +124,7 @@ def _method(given: Assimilate, options: Mapping[str, str]) -> Assimilator:
     from scorda.cli.catalogue import find_method, make_method, options_of
     from scorda.cli.run import use_torch
     from scorda.cli.settings import UserError, check_keys
+    from scorda.prior import Prior
 
     known = dict.fromkeys([*vars(given), *options_of(find_method(given.method))])
     flags = [name.replace("_", "-") for name in known]
@@ -134,7 +136,10 @@ def _method(given: Assimilate, options: Mapping[str, str]) -> Assimilator:
     if given.members < 1:
         raise UserError(f"Got --members {given.members}: give at least 1.")
     use_torch(given.dtype, given.threads)
-    return make_method(given.method, options, given.prior)
+    method = make_method(given.method, options, given.prior)
+    if given.system is None and not isinstance(getattr(method, "prior", None), Prior):
+        raise UserError(f"Give --system, the model: the method {given.method!r} needs one.")
+    return method
 
 
 def _run(given: Assimilate, method: Assimilator) -> Posterior:
@@ -232,13 +237,18 @@ def _resolved(given: Assimilate, method: Assimilator, steps: int, members: int) 
     import torch
 
     from scorda.cli.settings import plain
+    from scorda.prior import Prior
     from scorda.store.units import settings_of
 
     record = {key: plain(value) for key, value in vars(given).items() if key not in PLACE}
     record |= {"steps": steps, "members": members, "threads": torch.get_num_threads()}
     record["system"] = {"name": given.system, **given.system_options} if given.system else None
-    options = {k: v for k, v in settings_of(method).items() if k != "prior"}
+    trained = isinstance(getattr(method, "prior", None), Prior)
+    options = {k: v for k, v in settings_of(method).items() if not (trained and k == "prior")}
     record["method"] = {"name": given.method, **options}
+    if not trained:
+        # Among the settings of the method, where the default stands too.
+        record["prior"] = None
     files = [*given.observations, *([given.truth] if given.truth else [])]
     files += [Path(given.prior)] if given.prior else []
     record["sha256"] = {

@@ -52,6 +52,14 @@ def options_of(kind: type) -> dict[str, Field[Any]]:
     return {f.name: f for f in fields(kind) if f.init and not f.name.startswith("_")}
 
 
+def needs_trained_prior(kind: type) -> bool:
+    """Whether the setting `prior` of a method is a trained prior, not one of the ensemble."""
+    from scorda.prior import Prior
+
+    prior = get_type_hints(kind).get("prior")
+    return inspect.isclass(prior) and issubclass(prior, Prior)
+
+
 def make_method(name: str, options: Mapping[str, Any], prior: str | None = None) -> Assimilator:
     """Make a method from text.
 
@@ -59,7 +67,8 @@ def make_method(name: str, options: Mapping[str, Any], prior: str | None = None)
         name: Its name.
         options: Settings by name; ``-`` and ``_`` are alike. A setting that is itself made of
             settings is written ``name`` or ``name:key=value,key=value``.
-        prior: File or name of a trained prior, for methods that take one.
+        prior: File or name of a trained prior, for methods that take one; or the prior that a
+            filter makes of its ensemble, as text like any other setting.
 
     Raises:
         UserError: If an option is unknown or has a value that does not fit.
@@ -67,7 +76,9 @@ def make_method(name: str, options: Mapping[str, Any], prior: str | None = None)
     kind = find_method(name)
     known = options_of(kind)
     given = {key.replace("-", "_"): value for key, value in options.items()}
-    if "prior" in known:
+    hints = get_type_hints(kind)
+    trained = needs_trained_prior(kind)
+    if trained:
         if prior is None:
             raise UserError(
                 f"The method {name!r} needs a trained prior: give --prior a file of weights."
@@ -76,11 +87,12 @@ def make_method(name: str, options: Mapping[str, Any], prior: str | None = None)
 
         given["prior"] = load(prior)
     elif prior is not None:
-        raise UserError(f"The method {name!r} takes no prior: leave --prior out.")
+        if "prior" not in known:
+            raise UserError(f"The method {name!r} takes no prior: leave --prior out.")
+        given["prior"] = prior
     check_keys(given, known, f"option of {name}")
-    hints = get_type_hints(kind)
     made = {
-        key: value if key == "prior" else _parsed(hints[key], value, key)
+        key: value if key == "prior" and trained else _parsed(hints[key], value, key)
         for key, value in given.items()
     }
     missing = [

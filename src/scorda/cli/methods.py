@@ -27,6 +27,7 @@ EXACT = {
     "ParticleFilter": "any problem, N → ∞",
     "ParticleSmoother": "any problem, particles → ∞",
     "FourDVar": "linear-Gaussian",
+    "MASF": "linear-Gaussian, N → ∞ (bridge)",
     "SDA": "Gaussian prior with MMPS, steps → ∞",
 }
 
@@ -50,7 +51,7 @@ def methods(name: str | None = None) -> None:
         for shell, kind in catalogue.methods().items():
             if kind.smoother == smoother:
                 needs = [WORDS.get(need, need) for need in kind.needs]
-                needs += ["trained prior"] if "prior" in catalogue.options_of(kind) else []
+                needs += ["trained prior"] if catalogue.needs_trained_prior(kind) else []
                 members = str(kind.least_members)
                 exact = EXACT.get(kind.__name__, "no")
                 rows.append([shell, uses, ", ".join(needs), exact, members])

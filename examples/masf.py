@@ -1,0 +1,90 @@
+"""MASF's two forms beside the Kalman update, without sampling error.
+
+Both samplers are affine maps of their noise where the prior is Gaussian, so a run on unit vectors
+gives away the moments of their samples. Run this file to print the table of docs/exactness.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from unittest import mock
+
+import torch
+from exactness import UnitNoise
+
+from scorda import rng
+from scorda.bridge import BridgeODE, BridgeSDE
+from scorda.ensemble_prior import EnsembleGaussian, EnsemblePrior, FittedGaussian
+from scorda.linalg import gaussian_condition
+from scorda.methods.masf import MASF, PublishedSDE
+from scorda.modes import Modes
+from scorda.observe import ObservationModel, Select
+from scorda.space import StateSpace
+
+
+@dataclass(frozen=True)
+class Known(EnsemblePrior):
+    """A Gaussian that is known, whatever the ensemble."""
+
+    mean: torch.Tensor
+    cov: torch.Tensor
+
+    def fit(
+        self,
+        ensemble: torch.Tensor,
+        modes: Modes | None = None,
+        space: StateSpace | None = None,
+    ) -> FittedGaussian:
+        size = len(self.mean)
+        columns = torch.linalg.cholesky(self.cov).T * (size - 0.5) ** 0.5
+        return EnsembleGaussian().fit(self.mean + torch.cat((columns, -columns)), modes)
+
+
+CASES = {
+    "P = 1, std 0.5": (torch.eye(1), 0.5),
+    "P = 1, std 0.1": (torch.eye(1), 0.1),
+    "P = 100, std 0.1": (100 * torch.eye(1), 0.1),
+    "two, correlation 0.8, one observed, std 0.5": (torch.tensor([[1.0, 0.8], [0.8, 1.0]]), 0.5),
+}
+PLAIN = (1.0, 1.0, 1.0)
+FORMS = {
+    "bridge, ODE": ("bridge", BridgeODE(coupled=False), 1),
+    "bridge, SDE": ("bridge", BridgeSDE(), 20),
+    "published, plain sum": (
+        "published",
+        PublishedSDE(prior_scale=PLAIN, guidance_scale=PLAIN),
+        151,
+    ),
+    "published, its scales": ("published", PublishedSDE(), 151),
+}
+
+
+def moments(method: MASF, model: ObservationModel, size: int, draws: int) -> list[torch.Tensor]:
+    """Mean and variances of the samples for the observation 1.7."""
+    zeros = torch.zeros(1 + draws * size, size)
+    with mock.patch.object(rng, "Stream", UnitNoise):
+        states = method.update(zeros, torch.tensor([1.7]), model, rng.seeded(0))
+    return [states[0], (states[1:] - states[0]).square().sum(0)]
+
+
+def main() -> None:
+    torch.set_default_dtype(torch.float64)
+    print("| case | form | evaluations | mean error | ratio of variances |")
+    print("|---|---|---|---|---|")
+    for case, (cov, std) in CASES.items():
+        cov, size = cov.double(), len(cov)
+        model = ObservationModel(Select([0]), std=std)
+        mean, y = torch.full((size,), 0.3), torch.tensor([1.7])
+        R = torch.tensor([[std**2]])
+        exact_mean, exact_cov, _ = gaussian_condition(mean, cov, torch.eye(size)[:1], y, R)
+        exact = exact_cov.diagonal()
+        for form, (mode, sampler, draws) in FORMS.items():
+            method = MASF(Known(mean, cov), mode=mode, sampler=sampler)
+            sample_mean, var = moments(method, model, size, draws)
+            error = ((sample_mean - exact_mean) / exact.sqrt()).abs().max()
+            ratios = ", ".join(f"{ratio:.3f}" for ratio in var / exact)
+            print(f"| {case} | {form} | {sampler.evaluations} | {error:.3f} | {ratios} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,252 @@
+r"""Priors from ensembles: a forecast ensemble becomes a denoiser in the modes of an observation.
+
+Both kinds here are exact: the denoiser of a Gaussian or of a kernel density on the members, at a
+noise level for each mode, finite or infinite. That the ensemble is a sample is the one
+approximation.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from scorda.assimilate import GaspariCohn
+from scorda.bridge import EnsembleDenoiser
+from scorda.denoise import GaussianDenoiser
+from scorda.modes import Modes
+from scorda.process import VarianceExploding
+from scorda.shapes import Float, Tensor
+from scorda.space import StateSpace
+
+__all__ = [
+    "EnsembleGaussian",
+    "EnsembleKernel",
+    "EnsemblePrior",
+    "FittedGaussian",
+    "FittedKernel",
+]
+
+
+class EnsemblePrior(ABC):
+    """A way to make a distribution of an ensemble; subclasses write `fit`."""
+
+    def check(self, space: StateSpace) -> None:  # noqa: B027 (most have nothing to check)
+        """Check before a run that a space has what the prior needs.
+
+        Raises:
+            ValueError: If it has not.
+        """
+
+    @abstractmethod
+    def fit(
+        self,
+        ensemble: Float[Tensor, "ensemble ..."],
+        modes: Modes | None = None,
+        space: StateSpace | None = None,
+    ) -> EnsembleDenoiser:
+        """Return the denoiser of the distribution.
+
+        Arguments:
+            ensemble: Members, ``(ensemble, *state)``.
+            modes: Coordinates x' of the denoiser (default: those of the ensemble).
+            space: Space of the states, where distances count.
+
+        Raises:
+            ValueError: If the ensemble has no spread in a component.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class FittedGaussian:
+    r"""The Gaussian :math:`N(m, P)` of an ensemble, in the modes.
+
+    Arguments:
+        mean: m, shape ``(*shape)``.
+        basis: Orthonormal columns, ``(size, rank)``.
+        spectrum: Variances along them, ``(rank,)``.
+        var: Diagonal of P, shape ``(*shape)``.
+    """
+
+    mean: Float[Tensor, "..."]
+    basis: Float[Tensor, "size rank"]
+    spectrum: Float[Tensor, "rank"]
+    var: Float[Tensor, "..."]
+
+    def denoise(
+        self, u: Float[Tensor, "ensemble ..."], noise: Float[Tensor, "..."]
+    ) -> Float[Tensor, "ensemble ..."]:
+        """Exact for any levels, also infinite ones."""
+        return self._denoiser.denoise(u, noise)
+
+    def draws(
+        self, members: Float[Tensor, "ensemble ..."], noise: Callable[[], Tensor]
+    ) -> Float[Tensor, "ensemble ..."]:
+        """The members themselves."""
+        return members
+
+    def outside(self, noise: Callable[[], Tensor]) -> Tensor | float:
+        """Where P has not full rank, noise in the directions that it lacks."""
+        size, rank = self.basis.shape
+        if rank >= size:
+            return 0.0
+        weights = self.var.flatten().rsqrt()[:, None]
+        span = torch.linalg.qr(weights * self.basis * self.spectrum.sqrt())[0]
+        drawn = noise()
+        flat = drawn.flatten(1)
+        return (flat - (flat @ span) @ span.mT).view_as(drawn)
+
+    @cached_property
+    def _denoiser(self) -> GaussianDenoiser:
+        # The process of a denoiser plays no part in `denoise`.
+        return GaussianDenoiser(self.mean, self.basis, self.spectrum, VarianceExploding())
+
+
+@dataclass(frozen=True)
+class EnsembleGaussian(EnsemblePrior):
+    r"""The Gaussian with the mean and the covariance of the ensemble.
+
+    With N members the covariance has rank N - 1 and is never formed. With localization it is
+    tapered, :math:`\rho \circ A^T A / (N - 1)` (all variables at a distance alike), which makes a
+    matrix of the size of the state: for states of up to some thousands of components.
+
+    Arguments:
+        localization: Taper of the covariance by distance, or None.
+    """
+
+    localization: GaspariCohn | None = None
+
+    def check(self, space: StateSpace) -> None:
+        if self.localization is not None and not space.axes:
+            raise ValueError(
+                "A localized EnsembleGaussian needs a space with coordinates: give the system's "
+                "space some, or leave the localization out."
+            )
+
+    def fit(
+        self,
+        ensemble: Float[Tensor, "ensemble ..."],
+        modes: Modes | None = None,
+        space: StateSpace | None = None,
+    ) -> FittedGaussian:
+        shape = ensemble.shape[1:]
+        mean = ensemble.mean(0, keepdim=True)
+        A = ensemble - mean
+        if self.localization is None:
+            turned = A if modes is None else modes.forward(A)
+            _, scale, basis = torch.linalg.svd(turned.flatten(1), full_matrices=False)
+            spectrum = scale.square() / (len(A) - 1)
+            # The mean takes one direction from the members, and duplicates take more.
+            kept = scale > scale[0] * max(A.flatten(1).shape) * torch.finfo(scale.dtype).eps
+            basis, spectrum = basis[kept].mT, spectrum[kept]
+            var = turned.square().sum(0) / (len(A) - 1)
+        else:
+            if space is None:
+                raise ValueError("A localized Gaussian needs the space of the states.")
+            distance = space.distance(space.positions(), space.positions())
+            repeats = space.size // len(distance)
+            taper = self.localization(distance).to(A).repeat(repeats, repeats)
+            cov = taper * (A.flatten(1).mT @ A.flatten(1)) / (len(A) - 1)
+            if modes is not None and not modes.trivial:
+                for _ in range(2):
+                    cov = modes.forward(cov.reshape(-1, *shape)).flatten(1).mT
+            spectrum, basis = torch.linalg.eigh(cov)
+            # On a periodic domain shorter than the reach the taper may be indefinite.
+            spectrum = spectrum.clamp_min(0)
+            var = (basis.square() @ spectrum).reshape(shape)
+        _check_spread(var)
+        centre = (mean if modes is None else modes.forward(mean))[0]
+        return FittedGaussian(centre, basis, spectrum, var)
+
+
+@dataclass(frozen=True, eq=False)
+class FittedKernel:
+    r"""The kernel density :math:`\sum_i w_i N(x_i, h^2 I)` of an ensemble, in the modes.
+
+    With :math:`\kappa = \nu^{-2}` and everything centred, member i has the log weight
+    :math:`\sum_j (\kappa_j u_j x_{ij} - \tfrac12 \kappa_j x_{ij}^2) / (1 + h^2 \kappa_j)`, and
+    :math:`D = (\bar x + h^2 \kappa u) / (1 + h^2 \kappa)`: nothing is divided by the noise, so
+    that infinite levels are no exception. The weights are one matrix ``(ensemble, members)``.
+
+    Arguments:
+        members: x_i, ``(members, *shape)``.
+        bandwidth: h.
+        log_weights: log w_i up to a constant, ``(members,)`` (default: equal).
+    """
+
+    members: Float[Tensor, "members ..."]
+    bandwidth: float
+    log_weights: Float[Tensor, "members"] | None = None
+
+    @property
+    def var(self) -> Float[Tensor, "..."]:
+        """Variance of each mode."""
+        if self.log_weights is None:
+            return self.members.var(0, correction=0) + self.bandwidth**2
+        w = self.log_weights.softmax(0)
+        mean = torch.tensordot(w, self.members, 1)
+        return torch.tensordot(w, (self.members - mean).square(), 1) + self.bandwidth**2
+
+    def denoise(
+        self, u: Float[Tensor, "ensemble ..."], noise: Float[Tensor, "..."]
+    ) -> Float[Tensor, "ensemble ..."]:
+        """Exact for any levels, also infinite ones."""
+        centre = self.members.mean(0)
+        keys = (self.members - centre).flatten(1)
+        kappa = noise.square().reciprocal().flatten(1)
+        # Where the level is infinite u means nothing.
+        b = kappa * (u - centre).flatten(1)
+        shrunk = 1 + self.bandwidth**2 * kappa
+        logits = (b / shrunk) @ keys.mT - 0.5 * (kappa / shrunk) @ keys.mT.square()
+        if self.log_weights is not None:
+            logits = logits + self.log_weights.to(u)
+        mean = logits.softmax(1) @ keys
+        return centre + ((mean + self.bandwidth**2 * b) / shrunk).view_as(u)
+
+    def draws(
+        self, members: Float[Tensor, "ensemble ..."], noise: Callable[[], Tensor]
+    ) -> Float[Tensor, "ensemble ..."]:
+        """The members, each moved within its kernel."""
+        return members + self.bandwidth * noise()
+
+    def outside(self, noise: Callable[[], Tensor]) -> Tensor | float:
+        """Nothing: the kernels reach in every direction."""
+        return 0.0
+
+
+@dataclass(frozen=True)
+class EnsembleKernel(EnsemblePrior):
+    """The kernel density on the members.
+
+    Exact as N grows and the bandwidth falls, however far the forecast is from Gaussian; the
+    members that this takes grow exponentially with the number of directions that are observed.
+    The variance of the density is that of the members plus the square of the bandwidth.
+
+    Arguments:
+        bandwidth: Standard deviation of a kernel, in the units of the state, positive.
+    """
+
+    bandwidth: float
+
+    def __post_init__(self) -> None:
+        if not self.bandwidth > 0:
+            raise ValueError(f"Got bandwidth = {self.bandwidth}: it must be positive.")
+
+    def fit(
+        self,
+        ensemble: Float[Tensor, "ensemble ..."],
+        modes: Modes | None = None,
+        space: StateSpace | None = None,
+    ) -> FittedKernel:
+        return FittedKernel(ensemble if modes is None else modes.forward(ensemble), self.bandwidth)
+
+
+def _check_spread(var: Tensor) -> None:
+    if not (var > 0).all():
+        raise ValueError(
+            f"The ensemble has no spread in {int((var <= 0).sum())} of {var.numel()} modes of the "
+            "observation; add inflation, jitter or members."
+        )
