@@ -14,6 +14,7 @@ from scorda import rng
 from scorda.assimilate import Filter
 from scorda.denoise import GaussianDenoiser, KernelDenoiser, NetworkDenoiser
 from scorda.guide import DPS, MMPS, InflatedLikelihood
+from scorda.methods.closed_form import ClosedFormFilter
 from scorda.methods.enkf import ETKF, EnKF
 from scorda.methods.enks import EnKS
 from scorda.methods.kalman import KalmanFilter, KalmanSmoother
@@ -127,6 +128,9 @@ FILTERS = [
     ParticleFilter(),
     ParticleFilter(resample=1.0, scheme="multinomial"),
     ParticleFilter(jitter=0.3),
+    ClosedFormFilter(),
+    ClosedFormFilter("likelihood", "variances", sigma_y=0.5, draw="coupled"),
+    ClosedFormFilter(0.2, "isotropic", draw="mixture"),
 ]
 
 

@@ -8,6 +8,7 @@ from scorda import metrics, systems, testing
 from scorda.assimilate import Assimilator, Filter, GaspariCohn
 from scorda.denoise import Denoiser, GaussianDenoiser, KernelDenoiser, NetworkDenoiser
 from scorda.guide import DPS, MMPS, Guidance, InflatedLikelihood
+from scorda.methods.closed_form import ClosedFormFilter
 from scorda.methods.enkf import ETKF, EnKF
 from scorda.methods.enks import EnKS
 from scorda.methods.kalman import KalmanFilter, KalmanSmoother
@@ -48,6 +49,7 @@ __all__ = [
     "Assimilator",
     "Average",
     "Chain",
+    "ClosedFormFilter",
     "Denoiser",
     "EnKF",
     "EnKS",
