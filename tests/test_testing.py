@@ -17,6 +17,7 @@ from scorda.guide import DPS, MMPS, InflatedLikelihood
 from scorda.methods.closed_form import ClosedFormFilter
 from scorda.methods.enkf import ETKF, EnKF
 from scorda.methods.enks import EnKS
+from scorda.methods.ensf import EnSF
 from scorda.methods.kalman import KalmanFilter, KalmanSmoother
 from scorda.methods.letkf import LETKF
 from scorda.methods.particle import ParticleFilter, ParticleSmoother
@@ -128,6 +129,8 @@ FILTERS = [
     ParticleFilter(),
     ParticleFilter(resample=1.0, scheme="multinomial"),
     ParticleFilter(jitter=0.3),
+    EnSF(euler_steps=20),
+    EnSF("mixture", euler_steps=20, scale="spread"),
     ClosedFormFilter(),
     ClosedFormFilter("likelihood", "variances", sigma_y=0.5, draw="coupled"),
     ClosedFormFilter(0.2, "isotropic", draw="mixture"),

@@ -11,6 +11,7 @@ from scorda.guide import DPS, MMPS, Guidance, InflatedLikelihood
 from scorda.methods.closed_form import ClosedFormFilter
 from scorda.methods.enkf import ETKF, EnKF
 from scorda.methods.enks import EnKS
+from scorda.methods.ensf import EnSF
 from scorda.methods.kalman import KalmanFilter, KalmanSmoother
 from scorda.methods.letkf import LETKF
 from scorda.methods.particle import ParticleFilter, ParticleSmoother
@@ -53,6 +54,7 @@ __all__ = [
     "Denoiser",
     "EnKF",
     "EnKS",
+    "EnSF",
     "Filter",
     "ForwardProcess",
     "Function",
