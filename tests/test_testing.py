@@ -16,8 +16,10 @@ from scorda.bridge import BridgeODE, BridgeSDE
 from scorda.denoise import GaussianDenoiser, KernelDenoiser, NetworkDenoiser
 from scorda.ensemble_prior import EnsembleGaussian, EnsembleKernel
 from scorda.guide import DPS, MMPS, InflatedLikelihood
+from scorda.methods.closed_form import ClosedFormFilter
 from scorda.methods.enkf import ETKF, EnKF
 from scorda.methods.enks import EnKS
+from scorda.methods.ensf import EnSF
 from scorda.methods.kalman import KalmanFilter, KalmanSmoother
 from scorda.methods.letkf import LETKF
 from scorda.methods.masf import MASF
@@ -138,6 +140,11 @@ FILTERS = [
     MASF(EnsembleGaussian(GaspariCohn(2.0)), inflation=1.1),
     MASF(EnsembleKernel(0.2), sampler=BridgeSDE(), inflation=1.1),
     MASF(mode="published", inflation=1.1),
+    EnSF(euler_steps=20),
+    EnSF("mixture", euler_steps=20, scale="spread"),
+    ClosedFormFilter(),
+    ClosedFormFilter("likelihood", "variances", sigma_y=0.5, draw="coupled"),
+    ClosedFormFilter(0.2, "isotropic", draw="mixture"),
 ]
 
 

@@ -11,8 +11,10 @@ from scorda.denoise import Denoiser, GaussianDenoiser, KernelDenoiser, NetworkDe
 from scorda.ensemble_prior import EnsembleGaussian, EnsembleKernel, EnsemblePrior
 from scorda.guide import DPS, MMPS, Guidance, InflatedLikelihood
 from scorda.measurement_aware import MeasurementAware
+from scorda.methods.closed_form import ClosedFormFilter
 from scorda.methods.enkf import ETKF, EnKF
 from scorda.methods.enks import EnKS
+from scorda.methods.ensf import EnSF
 from scorda.methods.kalman import KalmanFilter, KalmanSmoother
 from scorda.methods.letkf import LETKF
 from scorda.methods.masf import MASF, PublishedSDE
@@ -60,9 +62,11 @@ __all__ = [
     "BridgeSDE",
     "BridgeSampler",
     "Chain",
+    "ClosedFormFilter",
     "Denoiser",
     "EnKF",
     "EnKS",
+    "EnSF",
     "EnsembleGaussian",
     "EnsembleKernel",
     "EnsemblePrior",

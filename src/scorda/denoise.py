@@ -138,8 +138,9 @@ class KernelDenoiser:
         \bar x = \sum_i \bar w_i x_i, \quad
         \bar w_i \propto w_i \exp \frac{-|x_t - \alpha x_i|^2}{2 (\sigma^2 + \alpha^2 b^2)}
 
-    The weights are a softmax, evaluated as attention: O(N d) memory. With bandwidth 0 the law at
-    t = 0 is the members themselves, and the weights are undefined where sigma is 0.
+    The weights are a softmax, evaluated as fused attention: O(N d) memory where the device has it
+    for the precision (CPUs do). With bandwidth 0 the law at t = 0 is the members themselves, and
+    the weights are undefined where sigma is 0.
 
     Arguments:
         members: x_i, ``(members, *shape)``.
@@ -172,13 +173,36 @@ class KernelDenoiser:
         centre = members.mean(0)
         keys = (members - centre).flatten(1)
         queries = (u - centre).flatten(1)
-        var = noise.square().expand(u.shape).flatten(1)
+        level = noise.reshape((1,) * (u.ndim - noise.ndim) + noise.shape)
+        per_entry = level[:1].numel() > 1
+        level = level.expand(u.shape) if per_entry else level.expand(len(u), *level.shape[1:])
+        var = level.square().reshape(len(u), -1)
         total = var + self.bandwidth**2
-        logits = (queries / total) @ keys.mT - 0.5 * (1 / total) @ keys.mT.square()
+        # The logits -|x_t - x_i|^2 / 2 total as one scalar product, less what all i share.
+        squares = keys.square() if per_entry else keys.square().sum(1, keepdim=True)
+        left = [queries / total, -0.5 / total]
+        right = [keys, squares - squares.mean(0)]
         if self.log_weights is not None:
-            logits = logits + self.log_weights.to(u)
-        mean = logits.softmax(1) @ keys
+            # Finite, so that no block of keys of weight zero is 0 / 0.
+            floor = torch.finfo(u.dtype).min / 4
+            left.append(torch.ones_like(queries[:, :1]))
+            right.append(self.log_weights.to(u).clamp_min(floor)[:, None])
+        mean = _attention(torch.cat(left, 1), torch.cat(right, 1), keys)
         return centre + ((var * mean + self.bandwidth**2 * queries) / total).view_as(u)
+
+
+def _attention(
+    queries: Float[Tensor, "ensemble k"],
+    keys: Float[Tensor, "members k"],
+    values: Float[Tensor, "members size"],
+) -> Float[Tensor, "ensemble size"]:
+    """Return softmax(Q K^T) V, fused where the device can: no (ensemble, members) array."""
+    size = values.shape[1]
+    # The fused kernels want values as wide as keys, and four axes.
+    wide = torch.nn.functional.pad(values, (0, keys.shape[1] - size))
+    q, k, v = (x[None, None] for x in (queries, keys, wide))
+    mean = torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=1.0)
+    return mean[0, 0, :, :size]
 
 
 def precondition(

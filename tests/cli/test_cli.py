@@ -223,6 +223,28 @@ def test_a_taken_name_is_refused_and_an_interrupted_run_is_resumed(simulated, ca
     assert scorda.open("run.zarr").configuration["seed"] == 9
 
 
+TRAINING_FREE = {
+    "ensf --form mixture --euler-steps 200 --scale spread --clip none": scorda.EnSF(
+        "mixture", euler_steps=200, scale="spread", clip=None
+    ),
+    "closed-form-filter --bandwidth 0.2 --draw coupled --sigma-y 0.5 --flow-tolerance 0.01": (
+        scorda.ClosedFormFilter(0.2, sigma_y=0.5, draw="coupled", flow_tolerance=0.01)
+    ),
+    "closed-form-filter --bandwidth likelihood": scorda.ClosedFormFilter("likelihood"),
+}
+
+
+@pytest.mark.parametrize(("text", "method"), TRAINING_FREE.items(), ids=TRAINING_FREE.keys())
+def test_training_free_filters_are_those_of_the_library(simulated, text, method):
+    """Settings with names that `assimilate` has itself (steps, tolerance) would not arrive."""
+    assert main(f"{ASSIMILATE} --seed 3 --threads 1 --method {text}".split()) == 0
+    system = scorda.systems.Lorenz63()
+    observations = scorda.Observations.from_table("sim/observations.csv", system.space)
+    problem = scorda.Problem(system, observations, 24)
+    expected = method.assimilate(problem, 12, scorda.rng.seeded(3))
+    assert torch.equal(scorda.open("run.zarr").analysis.states, expected.states)
+
+
 def test_methods_are_listed_with_what_they_need(capsys):
     assert main(["methods"]) == 0
     listed = capsys.readouterr().out

@@ -19,10 +19,11 @@ from scorda.bench.entry import Entry
 from scorda.bench.prior import Generation, lorenz63_prior
 from scorda.bench.smoothing import Smoothing, lorenz63_sda
 from scorda.methods.enkf import ETKF, EnKF
+from scorda.methods.ensf import EnSF
 from scorda.methods.letkf import LETKF
 from scorda.methods.particle import ParticleFilter
 from scorda.metrics import rmse
-from scorda.observe import ObservationModel, Select
+from scorda.observe import ObservationModel, Pointwise, Select
 from scorda.problem import Problem, twin_experiment
 from scorda.shapes import Float, Tensor
 from scorda.systems import Lorenz63, Lorenz96, System
@@ -48,6 +49,8 @@ class Setup:
         cycles: Observed steps that are scored.
         spinup: Observed steps before them, left out of the scores.
         start_std: Standard deviation of truth and members at step 0 about a common state.
+        start_mean: Instead of that, mean of all components of the members at step 0, whatever
+            the truth, a state of the attractor.
         entries: What is run.
         source: Where the set-up is from.
         seeds: Number of twin experiments.
@@ -64,6 +67,7 @@ class Setup:
     source: str
     seeds: int = 3
     statistic: str = "mean"
+    start_mean: float | None = None
 
     def prepare(self, seed: int) -> tuple[Tensor, Problem]:
         """Truth and problem of one seed, the same for all methods."""
@@ -85,9 +89,11 @@ class Setup:
     def initial(
         self, truth: Float[Tensor, "time *state"], members: int, seed: int
     ) -> Float[Tensor, "ensemble *state"]:
-        """Members at step 0, that know of the truth what they know of each other."""
+        """Members at step 0; of the truth they know what they know of each other, or nothing."""
         # Row 0 is the truth's own deviation from the common mean m.
         noise = rng.normal(members + 1, self.system.space.shape, rng.at((seed, 1), 0), like=truth)
+        if self.start_mean is not None:
+            return self.start_mean + self.start_std * noise[1:]
         return truth[0] + self.start_std * (noise[1:] - noise[0])
 
 
@@ -165,9 +171,33 @@ def lorenz63_sakov() -> Setup:
     )
 
 
+def lorenz96_arctan() -> Setup:
+    """Lorenz-96 with 100 sites, the arctangent of all observed every 0.1 with error 0.05.
+
+    The set-up of EnSF without shocks: members start as N(0, I), whatever the truth. The last 100
+    of 150 analyses count: which the authors average over is not known. Their best scores are
+    0.193 for EnSF and 0.138 for an LETKF; the one here was tuned on other seeds.
+    """
+    return Setup(
+        system=Lorenz96(dim=100, forcing=8.0, dt=0.01),
+        model=ObservationModel(Pointwise(torch.atan), std=0.05),
+        every=10,
+        cycles=100,
+        spinup=50,
+        start_std=1.0,
+        start_mean=0.0,
+        entries=(
+            Entry("EnSF, N=20, ends (0.5, 0.025)", EnSF(eps_alpha=0.5, eps_beta=0.025), 20),
+            Entry("LETKF, N=20, inflation 1.1, radius 2.5", LETKF(1.1, radius=2.5), 20),
+        ),
+        source="Bao, Zhang & Zhang (2024), CMAME 432, 117447, and their public code",
+    )
+
+
 PROBLEMS: dict[str, Callable[..., Setup | Smoothing | Generation]] = {
     "lorenz63-sda": lorenz63_sda,
     "lorenz63-prior": lorenz63_prior,
     "lorenz96-sakov": lorenz96_sakov,
     "lorenz63-sakov": lorenz63_sakov,
+    "lorenz96-arctan": lorenz96_arctan,
 }

@@ -18,6 +18,7 @@ WORDS = {
 }
 # When the method is exact; N is the number of members.
 EXACT = {
+    "ClosedFormFilter": "any problem, N → ∞, bandwidth → 0",
     "EnKF": "linear-Gaussian, N → ∞",
     "ETKF": "linear-Gaussian, N → ∞",
     "LETKF": "linear-Gaussian, N and radius → ∞",

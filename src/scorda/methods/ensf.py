@@ -1,0 +1,199 @@
+r"""The ensemble score filter (EnSF): a reverse diffusion with the likelihood added to the score.
+
+The forward process has linear amplitude and variance with damped ends,
+
+.. math:: \alpha(t) = 1 - (1 - \epsilon_\alpha) t, \quad
+    \beta^2(t) = \epsilon_\beta + (1 - \epsilon_\beta) t, \qquad
+    b = \frac{d \log \alpha}{dt}, \quad g^2 = \frac{d \beta^2}{dt} - 2 b \beta^2,
+
+the score of the forecast needs no training, and the likelihood enters at the noisy state with a
+damping h(t) that is 0 at t = 1 and 1 at t = 0. K Euler steps lead from t = 1 to 0:
+
+.. math:: z \leftarrow z - \frac{1}{K} \left[ b z - g^2 s(z, t) \right]
+    + \frac{g}{\sqrt K} \, \varepsilon, \quad
+    s = s_{\mathrm{forecast}}(z, t) + h(t) \, \nabla_z \log p(y \mid z)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from scorda import rng
+from scorda.assimilate import Filter
+from scorda.denoise import KernelDenoiser
+from scorda.observe import ObservationModel
+from scorda.process import ScalarProcess
+from scorda.shapes import Float, Tensor
+
+__all__ = ["EnSF", "LinearProcess"]
+
+Form = Literal["paired", "mixture"]
+Scale = Literal["none", "spread"]
+
+
+@dataclass(frozen=True)
+class LinearProcess(ScalarProcess):
+    r"""Linear amplitude and variance: alpha and beta^2 of the module.
+
+    Arguments:
+        eps_alpha: Amplitude of the data at t = 1, in (0, 1].
+        eps_beta: Variance of the noise at t = 0, in [0, 1).
+    """
+
+    eps_alpha: float = 0.5
+    eps_beta: float = 0.025
+
+    def __post_init__(self) -> None:
+        if not (0 < self.eps_alpha <= 1 and 0 <= self.eps_beta < 1):
+            raise ValueError(
+                f"Got eps_alpha = {self.eps_alpha}, eps_beta = {self.eps_beta}: need "
+                "0 < eps_alpha <= 1 and 0 <= eps_beta < 1."
+            )
+
+    def alpha(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        return 1 - (1 - self.eps_alpha) * t
+
+    def sigma(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        return (self.eps_beta + (1 - self.eps_beta) * t).sqrt()
+
+    def time(self, noise: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        # The smaller root of nu^2 alpha^2 = beta^2, without cancellation.
+        square, slope = noise.square(), 1 - self.eps_alpha
+        half = square * slope + 0.5 * (1 - self.eps_beta)
+        rest = square - self.eps_beta
+        return rest / (half + (half.square() - square * slope**2 * rest).sqrt())
+
+    def drift(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """b, shape of t."""
+        return (self.eps_alpha - 1) / self.alpha(t)
+
+    def diffusion(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        r""":math:`g^2`, shape of t."""
+        return 1 - self.eps_beta - 2 * self.drift(t) * self.var(t)
+
+
+@dataclass(frozen=True)
+class EnSF(Filter):
+    r"""Ensemble score filter: training free, linear in the size of state and ensemble.
+
+    ``form="paired"`` is what the authors' experiments run: the score of member i knows member i
+    alone, so that each member returns to its own forecast where nothing is observed,
+
+    .. math:: s_{\mathrm{forecast}}(z_i, t) = -\frac{z_i - \alpha x_i}{\beta^2}.
+
+    ``form="mixture"`` is the paper's equation with all members in each batch, the score of their
+    noised mixture, :math:`\sum_j w_j (\alpha x_j - z) / \beta^2` with
+    :math:`w_j \propto \exp(-|z - \alpha x_j|^2 / 2 \beta^2)`: O(N^2 d) time, O(N d) memory.
+
+    Both act on each component by itself as far as the likelihood does. It is good to know that,
+    in the paired form, no information passes from observed components to others: it suits states
+    that are observed throughout; elsewhere the ensemble Kalman filters use the covariances.
+
+    Damping is a heuristic, so neither form is exact, for Gaussian problems either; schedule ends,
+    damping and steps set the strength of the assimilation. For a forecast N(0.3, 1), y = 1.7 and
+    many members the exact recursion of its moments (see tests) gives after 500 steps
+
+    ============================  ==================  ==================
+    mean / variance               error variance .25  error variance .01
+    ============================  ==================  ==================
+    Kalman update                 1.420 / .200        1.686 / .0099
+    paired, ends (.05, 0)         0.311 / .987        0.487 / .753
+    paired, ends (.5, .025)       0.574 / .681        1.367 / .0628
+    mixture, ends (.05, 0)        1.602 / .133        1.702 / .0056
+    mixture, ends (.5, .025)      1.486 / .126        1.695 / .0056
+    ============================  ==================  ==================
+
+    With more steps and eps_beta = 0 the paired form tends to the forecast, whatever the data.
+    Steps of :math:`g^2 h / (K R) > 2` are unstable: take K above 1 / (2 R) for unit slopes of h,
+    or let `clip` bound them.
+
+    Source: Bao, Zhang & Zhang (2024), CMAME 432, 117447, https://arxiv.org/abs/2309.00983; paired
+    form, schedule ends, standardised initial noise and `clip` as in the authors' public code.
+    Deviation: the state itself is not clipped (theirs to +-50).
+
+    Arguments:
+        form: "paired" or "mixture".
+        eps_alpha: Amplitude of the data at t = 1, in (0, 1].
+        eps_beta: Variance of the noise at t = 0, in [0, 1).
+        euler_steps: K.
+        damping: Exponent p of :math:`h(t) = (1 - t)^p`; 1 as published, 0 for no damping.
+        scale: "none": the noise has unit variance in the units of the state, as published;
+            "spread": members are standardised by mean and standard deviation of each component
+            of the forecast, and the likelihood with them.
+        clip: Largest size of a component of the likelihood's score, in 1 / (unit of z), or None.
+
+    Raises:
+        ValueError: If a setting is out of range, or components to be standardised have no spread.
+    """
+
+    form: Form = "paired"
+    eps_alpha: float = 0.5
+    eps_beta: float = 0.025
+    euler_steps: int = 500
+    damping: float = 1.0
+    scale: Scale = "none"
+    clip: float | None = 1000.0
+
+    needs = ("simulator", "density", "differentiable_operator")
+    least_members = 2
+
+    def __post_init__(self) -> None:
+        LinearProcess(self.eps_alpha, self.eps_beta)
+        if self.form not in ("paired", "mixture"):
+            raise ValueError(f"Got form = {self.form!r}: choose 'paired' or 'mixture'.")
+        if self.scale not in ("none", "spread"):
+            raise ValueError(f"Got scale = {self.scale!r}: choose 'none' or 'spread'.")
+        if self.euler_steps < 1 or not 0 <= self.damping < torch.inf:
+            raise ValueError(
+                f"Got euler_steps = {self.euler_steps}, damping = {self.damping}: give at least "
+                "one step and an exponent of at least 0."
+            )
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"Got clip = {self.clip}: give a positive bound, or None.")
+
+    def analyse(
+        self,
+        forecast: Float[Tensor, "ensemble ..."],
+        y: Float[Tensor, "obs"],
+        model: ObservationModel,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
+        """Return the analysis, and ``evaluations`` (of the score, per member)."""
+        x, mean, std = self._scaled(forecast)
+        process = LinearProcess(self.eps_alpha, self.eps_beta)
+        kernel = KernelDenoiser(x, 0.0, process) if self.form == "mixture" else None
+        noise = rng.Stream(rng.key(generator), 0, len(x), tuple(x.shape[1:]), x)
+        z = noise()
+        z = (z - z.mean(0)) / z.std(0)
+        for t in (1 - torch.arange(self.euler_steps).to(x) / self.euler_steps).unbind():
+            gradient = self._likelihood_score(z, mean, std, y, model)
+            targets = x if kernel is None else kernel(z, t)
+            score = process.score(z, t, targets) + (1 - t) ** self.damping * gradient
+            step = process.diffusion(t) / self.euler_steps
+            z = z - process.drift(t) / self.euler_steps * z + step * score + step.sqrt() * noise()
+        return mean + std * z, {"evaluations": self.euler_steps}
+
+    def _scaled(self, forecast: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scaled members, and mean and standard deviation that scale them."""
+        mean, std = forecast.mean(0), forecast.std(0)
+        if self.scale == "none":
+            return forecast, torch.zeros_like(mean), torch.ones_like(std)
+        if not (std > 0).all():
+            raise ValueError(
+                f"The forecast has no spread in {int((~(std > 0)).sum())} components, so it "
+                "cannot be standardised: add model error, or take scale='none'."
+            )
+        return (forecast - mean) / std, mean, std
+
+    def _likelihood_score(
+        self, z: Tensor, mean: Tensor, std: Tensor, y: Tensor, model: ObservationModel
+    ) -> Tensor:
+        """Gradient of log p(y | mean + std z) with respect to z."""
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            total = model.log_likelihood(y, mean + std * z).sum()
+            (gradient,) = torch.autograd.grad(total, z)
+        return gradient if self.clip is None else gradient.clamp(-self.clip, self.clip)
