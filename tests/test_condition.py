@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from scorda import rng
-from scorda.condition import Conditioned
+from scorda.condition import Conditioned, Handover
 from scorda.denoise import AnyNoise, GaussianDenoiser, KernelDenoiser, NetworkDenoiser
 from scorda.nn import TemporalConv, WindowMLP
 from scorda.process import VarianceExploding, VariancePreserving
@@ -114,3 +114,15 @@ def test_equal_levels_per_entry_are_one_level_per_member():
 def test_networks_without_levels_per_entry_say_so():
     for net in (network(WindowMLP, k=1, depth=1), network(TemporalConv, blocks=1)):
         assert not NetworkDenoiser(net, VarianceExploding()).any_noise
+
+
+def test_handover_takes_the_one_above_and_the_other_below(process):
+    mean, cov = gaussian()
+    above = GaussianDenoiser.from_cov(mean, cov, process)
+    below = GaussianDenoiser.from_cov(-mean, cov, process)
+    denoiser, x = Handover(above, below, 0.3), rng.normal(2, (6,), rng.seeded(0))
+    for level, expected in ((0.2, below), (0.4, above)):
+        t = process.time(torch.tensor(level))
+        assert torch.equal(denoiser(x, t), expected(x, t))
+    with pytest.raises(ValueError, match="one diffusion time"):
+        denoiser(x, torch.full((2,), 0.5))

@@ -109,8 +109,8 @@ class InflatedLikelihood(Guidance):
 
     Arguments:
         gamma: Variance of x-hat in units of the squared noise level.
-        bound: Largest root-mean-square displacement per member, in units of the noise level:
-            single members otherwise diverge where the sampler takes large steps. None disables it.
+        bound: Largest displacement of a component, in units of the noise level: single members
+            otherwise diverge where the sampler takes large steps. None disables it.
     """
 
     gamma: float = 1e-2

@@ -13,11 +13,12 @@ import torch
 from torch.testing import assert_close
 
 from scorda import rng
+from scorda.condition import Conditioned
 from scorda.guide import MMPS, InflatedLikelihood
 from scorda.methods.kalman import KalmanSmoother
 from scorda.methods.sda import SDA, merge_entries, trajectory_model
 from scorda.observe import Function, Linear, ObservationModel, Observations, Pointwise, Select
-from scorda.prior import GaussianPrior
+from scorda.prior import GaussianPrior, load
 from scorda.problem import Problem
 from scorda.process import VariancePreserving
 from scorda.sample import Ancestral, Multistep, PredictorCorrector
@@ -329,3 +330,19 @@ def test_other_observations_are_guided_beside_merged_entries():
     # eq. 15 is approximate: closer to the truth by far than without the second instrument.
     distance, before = ((m - exact.means).abs() / std for m in (mean, entries_only))
     assert distance.max() < 0.5 * before.max()
+
+
+def test_a_network_prior_merges_above_its_handover_and_guides_below():
+    """The denoiser of the posterior, at one level on either side of the handover."""
+    prior = load("lorenz63")
+    system = Lorenz63()
+    observed = Observations(ObservationModel(Select([0]), std=0.4), (0, 8), torch.ones(2, 1))
+    problem, shape = Problem(system, observed, 10), (11, 3)
+    denoiser = SDA(prior)._posterior(problem, shape)
+    entries = merge_entries(problem.observations, prior.standardisation, shape)
+    merged = Conditioned(prior.denoiser(11), *entries)
+    guided = SDA(prior, InflatedLikelihood())._posterior(problem, shape)
+    x = rng.normal(3, shape, rng.seeded(0))
+    for factor, expected in ((1.1, merged), (0.9, guided)):
+        t = prior.process.time(torch.tensor(factor * prior.handover))
+        assert torch.equal(denoiser(x, t), expected(x, t))
