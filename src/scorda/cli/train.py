@@ -18,6 +18,9 @@ Report = Callable[[dict[str, float]], None]
 QUICK_STEPS, QUICK_SERIES, QUICK_LENGTH = 20, 16, 100
 
 
+TRAINING = ("steps", "batch", "segment", "rate", "every", "precision")
+
+
 @dataclass
 class Train:
     """Settings of a training; what is left out has the default of the library."""
@@ -75,6 +78,9 @@ class Train:
 
     every: int | None = None
     """Steps between validations."""
+
+    precision: str | None = None
+    """Of products and convolutions in training: float32, or bfloat16 where the processor has it."""
 
     seed: int = 0
     """Seed of data, weights, batches and noise."""
@@ -149,7 +155,7 @@ def _from_system(given: Train, checkpoint: Path, report: Report) -> TrajectoryPr
     system = make_system(str(given.system), given.system_options)
     names = ("series", "length", "architecture", "width", "blocks", "half_width")
     recipe = Recipe(**_given(given, *names))
-    training = Training(**_given(given, "steps", "batch", "segment", "rate", "every", "seed"))
+    training = Training(**_given(given, *TRAINING, "seed"))
     return train_on_system(system, recipe, training, checkpoint, report)
 
 
@@ -162,7 +168,7 @@ def _from_fields(given: Train, checkpoint: Path, report: Report) -> TrajectoryPr
     if not given.data.exists():
         raise FileNotFoundError(f"There is no {given.data}: check the name after --data.")
     fields = read_fields(given.data, given.variable, given.since, given.until)
-    chosen = _given(given, "steps", "batch", "segment", "rate", "every")
+    chosen = _given(given, *TRAINING)
     training = replace(training_for(fields), **chosen, seed=given.seed)
     sizes = _given(given, "modes", "corrected", "width", "blocks")
     return train_on_fields(
