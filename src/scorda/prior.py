@@ -123,7 +123,7 @@ class TrajectoryPrior(Prior):
     provenance: Mapping[str, Any] = field(default_factory=dict)
     cycle: Float[Tensor, "phases ..."] | None = None
     limit: float | None = None
-    handover: float = 0.3
+    handover: float = 0.4
     guidance: Guidance | None = None
 
     def __post_init__(self) -> None:
@@ -272,7 +272,7 @@ def load(source: str | Path) -> TrajectoryPrior:
         header["provenance"] | {"versions": header["versions"]},
         tensors.get("cycle"),
         header.get("limit"),
-        header.get("handover", 0.3),
+        header.get("handover", 0.4),
         _rebuild(header["guidance"], GUIDANCES) if header.get("guidance") else None,
     )
 

@@ -31,6 +31,10 @@ from scorda.space import Standardisation
 
 __all__ = ["SDA"]
 
+PAPER = InflatedLikelihood()
+# Below the handover, where it starts from merged entries; chosen on Lorenz-63, as the handover.
+BELOW = InflatedLikelihood(gamma=2e-2)
+
 
 @dataclass(frozen=True)
 class SDA(Assimilator):
@@ -127,11 +131,12 @@ class SDA(Assimilator):
         prior: Denoiser = self.prior.denoiser(shape[0])
         instruments = problem.instruments
         chosen = self.guidance or self.prior.guidance
-        guidance = chosen or InflatedLikelihood()
 
-        def guided(denoiser: Denoiser, parts: tuple[Observations, ...]) -> Denoiser:
+        def guided(
+            denoiser: Denoiser, parts: tuple[Observations, ...], default: Guidance = PAPER
+        ) -> Denoiser:
             y, model = trajectory_model(parts, self.prior.standardisation)
-            return guidance.bind(denoiser, y, model) if len(y) else denoiser
+            return (chosen or default).bind(denoiser, y, model) if len(y) else denoiser
 
         entries = tuple(part for part in instruments if _observes_entries(part))
         if chosen is not None or not entries or not isinstance(prior, AnyNoise):
@@ -143,7 +148,7 @@ class SDA(Assimilator):
         above = guided(merged, rest)
         if self.prior.handover == 0:
             return above
-        return Handover(above, guided(prior, instruments), self.prior.handover)
+        return Handover(above, guided(prior, instruments, BELOW), self.prior.handover)
 
 
 def merge_entries(
