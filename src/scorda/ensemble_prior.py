@@ -14,7 +14,7 @@ from functools import cached_property
 
 import torch
 
-from scorda.assimilate import GaspariCohn
+from scorda.assimilate import DegenerateEnsemble, GaspariCohn
 from scorda.bridge import EnsembleDenoiser
 from scorda.denoise import GaussianDenoiser
 from scorda.modes import Modes
@@ -56,7 +56,7 @@ class EnsemblePrior(ABC):
             space: Space of the states, where distances count.
 
         Raises:
-            ValueError: If the ensemble has no spread in a component.
+            DegenerateEnsemble: If the ensemble has no spread at all.
         """
 
 
@@ -68,7 +68,8 @@ class FittedGaussian:
         mean: m, shape ``(*shape)``.
         basis: Orthonormal columns, ``(size, rank)``.
         spectrum: Variances along them, ``(rank,)``.
-        var: Diagonal of P, shape ``(*shape)``.
+        var: Diagonal of P, shape ``(*shape)``; where that is zero, a positive number that is
+            nothing beside the others.
     """
 
     mean: Float[Tensor, "..."]
@@ -157,9 +158,8 @@ class EnsembleGaussian(EnsemblePrior):
             # On a periodic domain shorter than the reach the taper may be indefinite.
             spectrum = spectrum.clamp_min(0)
             var = (basis.square() @ spectrum).reshape(shape)
-        _check_spread(var)
         centre = (mean if modes is None else modes.forward(mean))[0]
-        return FittedGaussian(centre, basis, spectrum, var)
+        return FittedGaussian(centre, basis, spectrum, _clocks(var))
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,9 +244,13 @@ class EnsembleKernel(EnsemblePrior):
         return FittedKernel(ensemble if modes is None else modes.forward(ensemble), self.bandwidth)
 
 
-def _check_spread(var: Tensor) -> None:
-    if not (var > 0).all():
-        raise ValueError(
-            f"The ensemble has no spread in {int((var <= 0).sum())} of {var.numel()} modes of the "
-            "observation; add inflation, jitter or members."
+def _clocks(var: Tensor) -> Tensor:
+    """Variances of the modes, positive: where members are all alike the clock must still run."""
+    top = var.max()
+    if not top > 0:
+        raise DegenerateEnsemble(
+            f"The ensemble has no spread in any of {var.numel()} modes of the observation; start "
+            "from members that differ, or add model error or jitter."
         )
+    # What the sampler leaves of such a mode is beyond the last digit of the others.
+    return var.clamp_min(top * torch.finfo(var.dtype).eps ** 2)

@@ -2,6 +2,7 @@
 
 from scorda.assimilate.base import REQUIREMENTS, Assimilator, check_members, check_needs
 from scorda.assimilate.ensemble import check_inflation, inflate
+from scorda.assimilate.errors import DegenerateEnsemble, DivergenceError, RunError
 from scorda.assimilate.filter import Cycle, Filter, collect
 from scorda.assimilate.localization import GaspariCohn
 
@@ -9,8 +10,11 @@ __all__ = [
     "REQUIREMENTS",
     "Assimilator",
     "Cycle",
+    "DegenerateEnsemble",
+    "DivergenceError",
     "Filter",
     "GaspariCohn",
+    "RunError",
     "check_inflation",
     "check_members",
     "check_needs",

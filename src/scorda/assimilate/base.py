@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 
+from scorda.assimilate.errors import DegenerateEnsemble
 from scorda.observe import ObservationModel, Observations
 from scorda.problem import Analysis, Problem
 from scorda.systems.linear import LinearGaussian
@@ -124,10 +125,10 @@ def check_members(method: Assimilator, members: int) -> None:
     """Check the size of an ensemble before a run.
 
     Raises:
-        ValueError: If the method cannot work with so few members.
+        DegenerateEnsemble: If the method cannot work with so few members.
     """
     if members < method.least_members:
-        raise ValueError(
+        raise DegenerateEnsemble(
             f"Got {members} members: {method.name} needs at least {method.least_members}."
         )
 

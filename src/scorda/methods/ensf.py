@@ -22,13 +22,16 @@ from typing import Any, Literal
 import torch
 
 from scorda import rng
-from scorda.assimilate import Filter
+from scorda.assimilate import DegenerateEnsemble, Filter
 from scorda.denoise import KernelDenoiser
 from scorda.observe import ObservationModel
 from scorda.process import ScalarProcess
 from scorda.shapes import Float, Tensor
 
 __all__ = ["EnSF", "LinearProcess"]
+
+# Spread below which noise of unit variance leaves nothing of a forecast.
+SMALLEST = 1e-4
 
 Form = Literal["paired", "mixture"]
 Scale = Literal["none", "spread"]
@@ -126,7 +129,8 @@ class EnSF(Filter):
         clip: Largest size of a component of the likelihood's score, in 1 / (unit of z), or None.
 
     Raises:
-        ValueError: If a setting is out of range, or components to be standardised have no spread.
+        ValueError: If a setting is out of range.
+        DegenerateEnsemble: With scale = "none", if no component has a spread above 1e-4.
     """
 
     form: Form = "paired"
@@ -180,13 +184,15 @@ class EnSF(Filter):
         """Scaled members, and mean and standard deviation that scale them."""
         mean, std = forecast.mean(0), forecast.std(0)
         if self.scale == "none":
+            if not std.max() > SMALLEST:
+                raise DegenerateEnsemble(
+                    f"The spread of the forecast is {float(std.max()):.1g} at most, while the "
+                    "noise of EnSF with scale='none' has the variance 1 in the units of the "
+                    "state: take scale='spread', or other units."
+                )
             return forecast, torch.zeros_like(mean), torch.ones_like(std)
-        if not (std > 0).all():
-            raise ValueError(
-                f"The forecast has no spread in {int((~(std > 0)).sum())} components, so it "
-                "cannot be standardised: add model error, or take scale='none'."
-            )
-        return (forecast - mean) / std, mean, std
+        # Components without spread stay as they are: noise in them is multiplied by zero.
+        return (forecast - mean) / torch.where(std > 0, std, torch.ones_like(std)), mean, std
 
     def _likelihood_score(
         self, z: Tensor, mean: Tensor, std: Tensor, y: Tensor, model: ObservationModel

@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 
 from scorda import rng
-from scorda.assimilate import Assimilator, Filter, check_needs
+from scorda.assimilate import Assimilator, DivergenceError, Filter, check_needs
 from scorda.observe import ObservationModel
 from scorda.problem import Analysis, Problem
 from scorda.shapes import Float, Int, Tensor
@@ -84,7 +84,7 @@ class ParticleFilter(Filter):
 
     Raises:
         ValueError: If a setting is out of range.
-        FloatingPointError: If the likelihood of every member is zero or not finite.
+        DivergenceError: If the likelihood of every member is zero or not finite.
     """
 
     resample: float = 0.2
@@ -158,7 +158,7 @@ class ParticleSmoother(Assimilator):
 
     Raises:
         ValueError: If a setting is out of range.
-        FloatingPointError: If the likelihood of every particle is zero or not finite.
+        DivergenceError: If the likelihood of every particle is zero or not finite.
     """
 
     particles: int = 2**16
@@ -241,7 +241,7 @@ def _reweighted(
     joint = weights.log() + log_likelihood
     evidence = joint.logsumexp(0)
     if not torch.isfinite(evidence):
-        raise FloatingPointError(
+        raise DivergenceError(
             f"No member{'' if step is None else f' at step {step}'} has a finite likelihood of "
             "the observation: use more members, model error, or a larger observation error."
         )
