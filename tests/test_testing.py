@@ -3,7 +3,7 @@
 A new class goes into the list of its kind.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ from scorda.methods.enks import EnKS
 from scorda.methods.ensf import EnSF
 from scorda.methods.kalman import KalmanFilter, KalmanSmoother
 from scorda.methods.letkf import LETKF
-from scorda.methods.masf import MASF
+from scorda.methods.masf import MASF, PublishedSDE
 from scorda.methods.particle import ParticleFilter, ParticleSmoother
 from scorda.methods.sda import SDA
 from scorda.methods.variational import FourDVar
@@ -53,6 +53,7 @@ from scorda.testing import (
     check_guidance,
     check_operator,
     check_process,
+    check_robust,
     check_sampler,
     check_system,
 )
@@ -151,6 +152,23 @@ FILTERS = [
 @pytest.mark.parametrize("method", FILTERS, ids=name)
 def test_filters(method):
     check_filter(method)
+
+
+def takes_any_units(method):
+    """Not those that are published for unit variance about zero, and no isotropic kernels."""
+    if isinstance(method, EnSF):
+        return method.scale == "spread"
+    if isinstance(method, MASF):
+        return method.mode == "bridge" and not isinstance(method.prior, EnsembleKernel)
+    return getattr(method, "kernel", None) != "isotropic"
+
+
+@pytest.mark.parametrize("method", FILTERS, ids=name)
+def test_filters_are_robust(method):
+    if method == MASF(mode="published", inflation=1.1):
+        # Its 150 steps would take a minute here.
+        method = replace(method, sampler=PublishedSDE(steps=30))
+    check_robust(method, any_units=takes_any_units(method))
 
 
 ASSIMILATORS = {
@@ -295,6 +313,21 @@ class _Diverging(_Broken):
         return forecast * float("inf"), {}
 
 
+class _Huge(_Broken):
+    def analyse(self, forecast, y, model, generator=None):
+        return forecast + (y.max() > 10) * torch.finfo(forecast.dtype).max, {}
+
+
+class _InMetres(_Broken):
+    def analyse(self, forecast, y, model, generator=None):
+        return forecast - 0.02 * (forecast - forecast.mean(0)).square().mean(0), {}
+
+
+class _Careless(_Broken):
+    def analyse(self, forecast, y, model, generator=None):
+        return forecast + 1e-3, {}
+
+
 class _IgnoresAbsence(KalmanSmoother):
     def assimilate(self, problem, members, generator=None):
         analysis = super().assimilate(problem, members, generator)
@@ -341,6 +374,9 @@ BROKEN = {
     "dtype": (check_filter, (_Doubling(),), "into torch.float64"),
     "huge error": (check_filter, (_Overconfident(),), "variance by more than 4 standard errors"),
     "finite": (check_filter, (_Diverging(),), "not finite"),
+    "outlier": (check_robust, (_Huge(),), "fails with an observation 20 standard"),
+    "agreement": (check_robust, (_Careless(),), "moves a component in which"),
+    "units": (check_robust, (_InMetres(),), "in Pa and single precision"),
     "absence": (check_assimilator, (_IgnoresAbsence(), linear_problem), "row of NaN"),
     "transition": (check_process, (_WrongTransition(),), "does not lead to its own"),
     "batch": (check_denoiser, (_BatchNorm(VariancePreserving()), (2, 3)), "influence another"),
@@ -360,3 +396,4 @@ def test_a_broken_promise_is_caught_and_named(unchecked, check, arguments, words
 def test_the_filter_that_does_nothing_keeps_its_contract():
     """So that the broken filters above fail for what they break."""
     check_filter(_Broken())
+    check_robust(_Broken())

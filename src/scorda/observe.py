@@ -23,7 +23,7 @@ from scorda import tables
 from scorda.gridded import Average, Blur, Interpolate, Stride
 from scorda.likelihood import ObservationModel, Present, check_std, stack
 from scorda.operators import Chain, Function, Linear, Mask, Operator, Pointwise, Select
-from scorda.shapes import Float, Tensor
+from scorda.shapes import Float, Int, Tensor
 from scorda.space import StateSpace
 from scorda.times import Start
 
@@ -53,7 +53,7 @@ class Observations:
         model: Operator and error.
         steps: Step of each row of `values`, strictly increasing, any spacing; a row may instead
             have a tuple of steps, and the operator then gets ``(ensemble, len, *state)``.
-        values: Shape ``(cycle, *obs)``; NaN = absent.
+        values: Shape ``(cycle, *obs)``; NaN = absent. Whole numbers are made floating.
         std: Standard deviation of the error, broadcastable to `values` (for one per row give shape
             ``(cycle, 1)``), instead of the model's.
         unused: Rows of a table that could not be used, with the reasons.
@@ -64,7 +64,7 @@ class Observations:
 
     model: ObservationModel
     steps: Sequence[int | tuple[int, ...]]
-    values: Float[Tensor, "cycle ..."]
+    values: Float[Tensor, "cycle ..."] | Int[Tensor, "cycle ..."]
     std: float | Float[Tensor, "..."] | None = None
     unused: tuple[tables.UnusedRow, ...] = ()
 

@@ -223,6 +223,60 @@ def test_a_taken_name_is_refused_and_an_interrupted_run_is_resumed(simulated, ca
     assert scorda.open("run.zarr").configuration["seed"] == 9
 
 
+BLOW_UP = """
+import torch
+from scorda import systems
+
+
+class Fragile(systems.Lorenz63):
+    steps = 0
+
+    def step(self, x, generator=None):
+        self.steps += 1
+        x = super().step(x, generator)
+        if self.steps > 13:
+            x[5] = float("inf")
+        return x
+
+
+def make():
+    return Fragile(spinup=0.5)
+"""
+
+
+def test_a_run_that_diverges_ends_with_three_and_stays_readable(simulated, capsys):
+    """Member 5 in step 14, between the analyses of steps 12 and 16."""
+    Path("fragile.py").write_text(BLOW_UP)
+    command = ASSIMILATE.replace("lorenz63", "fragile:make")
+    assert main(f"{command} --truth sim/truth.nc --block 4".split()) == 3
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "EnKF stopped at step 14 (cycle 3): 1 of 12 members" in error and "member 5" in error
+    assert error.endswith("Steps 0 to 13 are in run.zarr.\n")
+    posterior = scorda.open("run.zarr")
+    assert posterior.analysis.states.shape == (12, 14, 3)
+    assert posterior.analysis.states.isfinite().all()
+    assert posterior.configuration == tomllib.loads(Path("run.toml").read_text()) | {
+        "sha256": posterior.configuration["sha256"]
+    }
+    assert main(["report", "run.zarr"]) == 0
+    assert "EnKF stopped at step 14" in Path("report.html").read_text()
+
+
+def test_gross_errors_are_rejected_from_the_shell(simulated):
+    """The third of six values of x is 200 standard deviations off."""
+    rows = list(csv.DictReader(open("sim/observations.csv")))
+    rows[2]["value"] = str(float(rows[2]["value"]) + 100)
+    with open("sim/observations.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    assert main(f"{ASSIMILATE} --reject 5".split()) == 0
+    posterior = scorda.open("run.zarr")
+    assert posterior.info["report"]["rejected"] == [0, 0, 1, 0, 0, 0]
+    assert posterior.configuration["method"]["reject"] == 5.0
+
+
 TRAINING_FREE = {
     "ensf --form mixture --euler-steps 200 --scale spread --clip none": scorda.EnSF(
         "mixture", euler_steps=200, scale="spread", clip=None

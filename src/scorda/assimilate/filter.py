@@ -10,6 +10,7 @@ one that was never interrupted.
 
 from __future__ import annotations
 
+import math
 import time
 from abc import abstractmethod
 from bisect import bisect_left
@@ -34,6 +35,10 @@ from scorda.problem import Analysis, Problem
 from scorda.shapes import Float, Tensor
 
 __all__ = ["Cycle", "Filter", "collect"]
+
+# What an analysis of numbers that overflow may raise.
+LinAlgError = torch.linalg.LinAlgError  # type: ignore[attr-defined]
+FAILURES = (FloatingPointError, LinAlgError)
 
 
 @dataclass(frozen=True)
@@ -201,10 +206,16 @@ class Filter(Assimilator):
                 y, model = y[~gross], model.only(~gross, y)
         if self.least_members > 1:
             check_spread(forecast)
-        analysis, info = self.analyse(forecast, y, model, generator)
         try:
+            analysis, info = self.analyse(forecast, y, model, generator)
             check_finite(analysis, "analysis")
-        except DivergenceError:
+            if not math.isfinite(info.get("innovation", 0.0)):
+                raise DivergenceError(
+                    "The innovation is too large to square in standard deviations of the "
+                    "observation error; check the observations and their `std`."
+                )
+        except FAILURES:
+            # Where the operator is to blame, say so.
             _check_predicted(forecast, model)
             raise
         return analysis, {**screened, **info}
@@ -262,8 +273,14 @@ def _locating(method: Assimilator, step: int, cycle: int) -> Iterator[None]:
         yield
     except RunError as error:
         raise error.located(method.name, step, cycle) from error
-    except (FloatingPointError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
+    except FloatingPointError as error:
         raise DivergenceError(str(error)).located(method.name, step, cycle) from error
+    except LinAlgError as error:
+        reason = (
+            f"A matrix could not be factorised ({error}); check the scale of the observations and "
+            "of their `std`."
+        )
+        raise DivergenceError(reason).located(method.name, step, cycle) from error
 
 
 def _check_predicted(forecast: Tensor, model: ObservationModel) -> None:

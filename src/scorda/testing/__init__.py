@@ -20,6 +20,7 @@ from scorda.testing.diffusion import (
 )
 from scorda.testing.methods import check_assimilator, check_filter
 from scorda.testing.physics import check_operator, check_system
+from scorda.testing.robust import check_robust
 
 __all__ = [
     "check_assimilator",
@@ -28,6 +29,7 @@ __all__ = [
     "check_guidance",
     "check_operator",
     "check_process",
+    "check_robust",
     "check_sampler",
     "check_system",
 ]
