@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from scorda import rng
-from scorda.assimilate import Filter, GaspariCohn
+from scorda.assimilate import Cost, Filter, GaspariCohn, check_needs
 from scorda.bridge import BridgeODE, BridgeSDE
+from scorda.cli import catalogue
 from scorda.denoise import GaussianDenoiser, KernelDenoiser, NetworkDenoiser
 from scorda.ensemble_prior import EnsembleGaussian, EnsembleKernel
 from scorda.guide import DPS, MMPS, InflatedLikelihood
@@ -48,6 +49,7 @@ from scorda.space import StateSpace
 from scorda.systems import FunctionSystem, LinearGaussian, Lorenz63, Lorenz96
 from scorda.testing import (
     check_assimilator,
+    check_declaration,
     check_denoiser,
     check_filter,
     check_guidance,
@@ -169,6 +171,37 @@ def test_filters_are_robust(method):
         # Its 150 steps would take a minute here.
         method = replace(method, sampler=PublishedSDE(steps=30))
     check_robust(method, any_units=takes_any_units(method))
+
+
+DEFAULTS = [
+    EnKF(),
+    ETKF(),
+    LETKF(radius=3.0),
+    ParticleFilter(),
+    MASF(),
+    EnSF(),
+    ClosedFormFilter(),
+]
+
+
+@pytest.mark.parametrize("method", FILTERS, ids=name)
+def test_filters_need_what_they_declare(method):
+    check_declaration(method, costs=False)
+
+
+@pytest.mark.parametrize("method", DEFAULTS, ids=name)
+def test_filters_cost_what_they_declare(method):
+    check_declaration(method)
+
+
+def test_every_method_declares_what_it_is_good_for():
+    """A new filter goes into the lists above, and says where it is exact and what it costs."""
+    kinds = catalogue.methods().values()
+    silent = [k.__name__ for k in kinds if not {"exact", "cost"} & vars(k).keys()]
+    assert not silent, f"declare `exact` and `cost`: {silent}"
+    listed = {type(method) for method in FILTERS}
+    assert {k for k in kinds if issubclass(k, Filter)} <= listed
+    assert listed <= {type(method) for method in DEFAULTS}
 
 
 ASSIMILATORS = {
@@ -323,6 +356,21 @@ class _InMetres(_Broken):
         return forecast - 0.02 * (forecast - forecast.mean(0)).square().mean(0), {}
 
 
+class _Greedy(_Broken):
+    def analyse(self, forecast, y, model, generator=None):
+        model.operator(forecast)
+        return forecast + 0 * model.operator(forecast).sum(), {}
+
+
+class _Modest(_Broken):
+    needs = ("simulator", "linear_operator")
+    cost = Cost(0)
+
+    def begin(self, problem, weights=None):
+        check_needs(EnKF(localization=GaspariCohn(1.0)), problem)
+        return self
+
+
 class _Careless(_Broken):
     def analyse(self, forecast, y, model, generator=None):
         return forecast + 1e-3, {}
@@ -377,6 +425,8 @@ BROKEN = {
     "outlier": (check_robust, (_Huge(),), "fails with an observation 20 standard"),
     "agreement": (check_robust, (_Careless(),), "moves a component in which"),
     "units": (check_robust, (_InMetres(),), "in Pa and single precision"),
+    "cost": (check_declaration, (_Greedy(),), "2 evaluations of the operator per member, not 1"),
+    "needs": (check_declaration, (_Modest(),), "refuses a space without coordinates without"),
     "absence": (check_assimilator, (_IgnoresAbsence(), linear_problem), "row of NaN"),
     "transition": (check_process, (_WrongTransition(),), "does not lead to its own"),
     "batch": (check_denoiser, (_BatchNorm(VariancePreserving()), (2, 3)), "influence another"),

@@ -231,6 +231,11 @@ from scorda import systems
 class Fragile(systems.Lorenz63):
     steps = 0
 
+    def prior(self, members, generator=None):
+        x = super().prior(members, generator)
+        self.steps = 0
+        return x
+
     def step(self, x, generator=None):
         self.steps += 1
         x = super().step(x, generator)
@@ -301,11 +306,20 @@ def test_training_free_filters_are_those_of_the_library(simulated, text, method)
 
 def test_methods_are_listed_with_what_they_need(capsys):
     assert main(["methods"]) == 0
-    listed = capsys.readouterr().out
-    line = next(line for line in listed.splitlines() if line.strip().startswith("kalman-filter"))
-    assert "linear system, linear operator" in line and "past data only" in line
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    (kalman,) = (line for line in lines if line[:1] == ["kalman-filter"])
+    assert kalman[1:6] == ["past", "data", "linear-Gaussian", "linear", "std"]
+    (letkf,) = (line for line in lines if line[:1] == ["letkf"])
+    assert letkf[1:8] == ["past", "data", "simulator", "black", "box", "std", "yes"]
     assert main(["methods", "EnKF"]) == 0
-    assert "--inflation  (default 1.0)" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "--inflation  (default 1.0)" in shown and "--reject  (default None)" in shown
+
+
+def test_the_documentation_has_the_table_of_the_classes(capsys):
+    """After a change: scorda methods --markdown > docs/methods.md"""
+    assert main(["methods", "--markdown"]) == 0
+    assert capsys.readouterr().out == (SOURCE.parent / "docs" / "methods.md").read_text()
 
 
 def test_masf_takes_the_prior_that_it_makes_of_its_ensemble(simulated, capsys):

@@ -28,7 +28,7 @@ from typing import Any, Literal
 import torch
 
 from scorda import rng
-from scorda.assimilate import DegenerateEnsemble, DivergenceError, Filter
+from scorda.assimilate import Cost, DegenerateEnsemble, DivergenceError, Filter
 from scorda.denoise import KernelDenoiser
 from scorda.observe import ObservationModel
 from scorda.process import VarianceExploding
@@ -124,6 +124,8 @@ class ClosedFormFilter(Filter):
     )
 
     least_members = 2
+    exact = "any problem, N → ∞, bandwidth → 0"
+    cost = Cost(1, None)
 
     def __post_init__(self) -> None:
         named = self.bandwidth in ("silverman", "likelihood")

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from scorda.assimilate import Assimilator, Filter, check_needs, collect
+from scorda.assimilate import Assimilator, Cost, Filter, check_needs, collect
 from scorda.assimilate.ensemble import check_inflation, inflate, perturbed_transform
 from scorda.observe import ObservationModel
 from scorda.problem import Analysis, Problem
@@ -45,6 +45,8 @@ class EnKS(Assimilator):
     smoother = True
     needs = ("simulator",)
     least_members = 2
+    exact = "linear-Gaussian, N → ∞"
+    cost = Cost(1, note="per cycle")
 
     def __post_init__(self) -> None:
         check_inflation(self.inflation)

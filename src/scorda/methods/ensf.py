@@ -22,7 +22,7 @@ from typing import Any, Literal
 import torch
 
 from scorda import rng
-from scorda.assimilate import DegenerateEnsemble, Filter
+from scorda.assimilate import Cost, DegenerateEnsemble, Filter
 from scorda.denoise import KernelDenoiser
 from scorda.observe import ObservationModel
 from scorda.process import ScalarProcess
@@ -110,6 +110,8 @@ class EnSF(Filter):
     ============================  ==================  ==================
 
     With more steps and eps_beta = 0 the paired form tends to the forecast, whatever the data.
+    As published (scale = "none") it is made for states of about unit variance about zero: with a
+    mean of 1000 standard deviations the Euler steps alone lose several of them. Take "spread" there.
     Steps of :math:`g^2 h / (K R) > 2` are unstable: take K above 1 / (2 R) for unit slopes of h,
     or let `clip` bound them.
 
@@ -143,6 +145,8 @@ class EnSF(Filter):
 
     needs = ("simulator", "density", "differentiable_operator")
     least_members = 2
+    exact = "no problem"
+    cost = Cost(500, 500, "gradient of h each")
 
     def __post_init__(self) -> None:
         LinearProcess(self.eps_alpha, self.eps_beta)

@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 
 from scorda import rng
-from scorda.assimilate import Assimilator, DivergenceError, Filter, check_needs
+from scorda.assimilate import Assimilator, Cost, DivergenceError, Filter, check_needs
 from scorda.observe import ObservationModel
 from scorda.problem import Analysis, Problem
 from scorda.shapes import Float, Int, Tensor
@@ -93,6 +93,7 @@ class ParticleFilter(Filter):
     _carried: list[Tensor] = field(default_factory=list, init=False, repr=False, compare=False)
 
     needs = ("simulator", "density")
+    exact = "any problem, N → ∞"
 
     def __post_init__(self) -> None:
         _check_scheme(self.scheme)
@@ -166,6 +167,8 @@ class ParticleSmoother(Assimilator):
 
     smoother = True
     needs = ("simulator", "density")
+    exact = "any problem, particles → ∞"
+    cost = Cost(0, note="2^16 particles, whatever N")
 
     def __post_init__(self) -> None:
         _check_scheme(self.scheme)

@@ -12,6 +12,7 @@ them on yours::
 They need no test framework and draw from seeds of their own.
 """
 
+from scorda.testing.declared import check_declaration
 from scorda.testing.diffusion import (
     check_denoiser,
     check_guidance,
@@ -24,6 +25,7 @@ from scorda.testing.robust import check_robust
 
 __all__ = [
     "check_assimilator",
+    "check_declaration",
     "check_denoiser",
     "check_filter",
     "check_guidance",
