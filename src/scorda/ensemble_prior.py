@@ -16,7 +16,7 @@ import torch
 
 from scorda.assimilate import DegenerateEnsemble, GaspariCohn
 from scorda.bridge import EnsembleDenoiser
-from scorda.denoise import GaussianDenoiser
+from scorda.denoise import GaussianDenoiser, KernelDenoiser
 from scorda.modes import Modes
 from scorda.process import VarianceExploding
 from scorda.shapes import Float, Tensor
@@ -166,10 +166,7 @@ class EnsembleGaussian(EnsemblePrior):
 class FittedKernel:
     r"""The kernel density :math:`\sum_i w_i N(x_i, h^2 I)` of an ensemble, in the modes.
 
-    With :math:`\kappa = \nu^{-2}` and everything centred, member i has the log weight
-    :math:`\sum_j (\kappa_j u_j x_{ij} - \tfrac12 \kappa_j x_{ij}^2) / (1 + h^2 \kappa_j)`, and
-    :math:`D = (\bar x + h^2 \kappa u) / (1 + h^2 \kappa)`: nothing is divided by the noise, so
-    that infinite levels are no exception. The weights are one matrix ``(ensemble, members)``.
+    Its denoiser is `KernelDenoiser`, with a level for each mode, also infinite ones.
 
     Arguments:
         members: x_i, ``(members, *shape)``.
@@ -194,17 +191,7 @@ class FittedKernel:
         self, u: Float[Tensor, "ensemble ..."], noise: Float[Tensor, "..."]
     ) -> Float[Tensor, "ensemble ..."]:
         """Exact for any levels, also infinite ones."""
-        centre = self.members.mean(0)
-        keys = (self.members - centre).flatten(1)
-        kappa = noise.square().reciprocal().flatten(1)
-        # Where the level is infinite u means nothing.
-        b = kappa * (u - centre).flatten(1)
-        shrunk = 1 + self.bandwidth**2 * kappa
-        logits = (b / shrunk) @ keys.mT - 0.5 * (kappa / shrunk) @ keys.mT.square()
-        if self.log_weights is not None:
-            logits = logits + self.log_weights.to(u)
-        mean = logits.softmax(1) @ keys
-        return centre + ((mean + self.bandwidth**2 * b) / shrunk).view_as(u)
+        return self._denoiser.denoise(u, noise)
 
     def draws(
         self, members: Float[Tensor, "ensemble ..."], noise: Callable[[], Tensor]
@@ -215,6 +202,11 @@ class FittedKernel:
     def outside(self, noise: Callable[[], Tensor]) -> Tensor | float:
         """Nothing: the kernels reach in every direction."""
         return 0.0
+
+    @cached_property
+    def _denoiser(self) -> KernelDenoiser:
+        # The process of a denoiser plays no part in `denoise`.
+        return KernelDenoiser(self.members, self.bandwidth, VarianceExploding(), self.log_weights)
 
 
 @dataclass(frozen=True)

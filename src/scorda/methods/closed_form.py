@@ -29,6 +29,7 @@ import torch
 
 from scorda import rng
 from scorda.assimilate import Cost, DegenerateEnsemble, DivergenceError, Filter
+from scorda.assimilate.resampling import resample
 from scorda.denoise import KernelDenoiser
 from scorda.observe import ObservationModel
 from scorda.process import VarianceExploding
@@ -170,7 +171,7 @@ class ClosedFormFilter(Filter):
         b = self._bandwidth(x)
         eps = rng.normal(len(x), (x.shape[1],), noise, like=x)
         if self.draw == "mixture":
-            analysis, evaluations = x[_draw(weights, choice)] + b * eps, 0
+            analysis, evaluations = x[resample(weights, len(x), generator=choice)] + b * eps, 0
         else:
             analysis, evaluations = self._flow(x, log_weights, b, eps)
         info = {"ess": 1 / weights.square().sum(), "bandwidth": b, "evaluations": evaluations}
@@ -324,14 +325,6 @@ def _moments(x: Tensor, log_weights: Tensor, level: float) -> tuple[Tensor, Tens
     weights = log_weights.exp().to(x)
     mean = weights @ x
     return mean, (weights @ (x - mean).square() + level**2).sqrt()
-
-
-def _draw(weights: Float[Tensor, "ensemble"], generator: torch.Generator) -> Tensor:
-    """Systematic draw of as many indices as members, in proportion to the weights."""
-    start = rng.uniform(1, (), generator, like=weights)
-    u = (torch.arange(len(weights)).to(weights) + start) / len(weights)
-    total = weights.cumsum(0)
-    return torch.searchsorted(total, u * total[-1], right=True).clamp_max(len(weights) - 1)
 
 
 def _white(

@@ -111,7 +111,7 @@ class EnSF(Filter):
 
     With more steps and eps_beta = 0 the paired form tends to the forecast, whatever the data.
     As published (scale = "none") it is made for states of about unit variance about zero: with a
-    mean of 1000 standard deviations the Euler steps alone lose several of them. Take "spread" there.
+    mean of 1000 standard deviations the default steps leave it 6 of them off. "spread" does not.
     Steps of :math:`g^2 h / (K R) > 2` are unstable: take K above 1 / (2 R) for unit slopes of h,
     or let `clip` bound them.
 
