@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from scorda import rng
-from scorda.assimilate import Filter, GaspariCohn, check_needs, collect, inflate
+from scorda.assimilate import (
+    DivergenceError,
+    Filter,
+    GaspariCohn,
+    check_needs,
+    collect,
+    inflate,
+)
 from scorda.methods.enkf import ETKF, EnKF
 from scorda.methods.letkf import LETKF
 from scorda.observe import Function, ObservationModel, Observations, Select
@@ -181,8 +188,13 @@ def test_divergence_names_step_and_member():
     start = torch.ones(4, 3)
     start[2] = 1e200
     problem = Problem(Lorenz63(noise_std=0.0), noisy_problem().observations, 12, start)
-    with pytest.raises(FloatingPointError, match=r"EnKF diverged: 1 of 4 .* step 1.* member 2"):
+    with pytest.raises(
+        DivergenceError, match=r"EnKF stopped at step 1 \(cycle 0\): 1 of 4 .* member 2"
+    ) as caught:
         EnKF().assimilate(problem, 4)
+    error = caught.value
+    assert (error.step, error.cycle, error.members) == (1, 0, (2,))
+    assert isinstance(error, FloatingPointError)
 
 
 def test_a_report_is_made_of_every_step():

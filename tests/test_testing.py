@@ -3,7 +3,7 @@
 A new class goes into the list of its kind.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from scorda import rng
-from scorda.assimilate import Filter, GaspariCohn
+from scorda.assimilate import Cost, Filter, GaspariCohn, check_needs
 from scorda.bridge import BridgeODE, BridgeSDE
+from scorda.cli import catalogue
 from scorda.denoise import GaussianDenoiser, KernelDenoiser, NetworkDenoiser
 from scorda.ensemble_prior import EnsembleGaussian, EnsembleKernel
 from scorda.guide import DPS, MMPS, InflatedLikelihood
@@ -22,7 +23,7 @@ from scorda.methods.enks import EnKS
 from scorda.methods.ensf import EnSF
 from scorda.methods.kalman import KalmanFilter, KalmanSmoother
 from scorda.methods.letkf import LETKF
-from scorda.methods.masf import MASF
+from scorda.methods.masf import MASF, PublishedSDE
 from scorda.methods.particle import ParticleFilter, ParticleSmoother
 from scorda.methods.sda import SDA
 from scorda.methods.variational import FourDVar
@@ -48,11 +49,13 @@ from scorda.space import StateSpace
 from scorda.systems import FunctionSystem, LinearGaussian, Lorenz63, Lorenz96
 from scorda.testing import (
     check_assimilator,
+    check_declaration,
     check_denoiser,
     check_filter,
     check_guidance,
     check_operator,
     check_process,
+    check_robust,
     check_sampler,
     check_system,
 )
@@ -151,6 +154,54 @@ FILTERS = [
 @pytest.mark.parametrize("method", FILTERS, ids=name)
 def test_filters(method):
     check_filter(method)
+
+
+def takes_any_units(method):
+    """Not those that are published for unit variance about zero, and no isotropic kernels."""
+    if isinstance(method, EnSF):
+        return method.scale == "spread"
+    if isinstance(method, MASF):
+        return method.mode == "bridge" and not isinstance(method.prior, EnsembleKernel)
+    return getattr(method, "kernel", None) != "isotropic"
+
+
+@pytest.mark.parametrize("method", FILTERS, ids=name)
+def test_filters_are_robust(method):
+    if method == MASF(mode="published", inflation=1.1):
+        # Its 150 steps would take a minute here.
+        method = replace(method, sampler=PublishedSDE(steps=30))
+    check_robust(method, any_units=takes_any_units(method))
+
+
+DEFAULTS = [
+    EnKF(),
+    ETKF(),
+    LETKF(radius=3.0),
+    ParticleFilter(),
+    MASF(),
+    EnSF(),
+    ClosedFormFilter(),
+]
+
+
+@pytest.mark.parametrize("method", FILTERS, ids=name)
+def test_filters_need_what_they_declare(method):
+    check_declaration(method, costs=False)
+
+
+@pytest.mark.parametrize("method", DEFAULTS, ids=name)
+def test_filters_cost_what_they_declare(method):
+    check_declaration(method)
+
+
+def test_every_method_declares_what_it_is_good_for():
+    """A new filter goes into the lists above, and says where it is exact and what it costs."""
+    kinds = catalogue.methods().values()
+    silent = [k.__name__ for k in kinds if not {"exact", "cost"} & vars(k).keys()]
+    assert not silent, f"declare `exact` and `cost`: {silent}"
+    listed = {type(method) for method in FILTERS}
+    assert {k for k in kinds if issubclass(k, Filter)} <= listed
+    assert listed <= {type(method) for method in DEFAULTS}
 
 
 ASSIMILATORS = {
@@ -295,6 +346,36 @@ class _Diverging(_Broken):
         return forecast * float("inf"), {}
 
 
+class _Huge(_Broken):
+    def analyse(self, forecast, y, model, generator=None):
+        return forecast + (y.max() > 10) * torch.finfo(forecast.dtype).max, {}
+
+
+class _InMetres(_Broken):
+    def analyse(self, forecast, y, model, generator=None):
+        return forecast - 0.02 * (forecast - forecast.mean(0)).square().mean(0), {}
+
+
+class _Greedy(_Broken):
+    def analyse(self, forecast, y, model, generator=None):
+        model.operator(forecast)
+        return forecast + 0 * model.operator(forecast).sum(), {}
+
+
+class _Modest(_Broken):
+    needs = ("simulator", "linear_operator")
+    cost = Cost(0)
+
+    def begin(self, problem, weights=None):
+        check_needs(EnKF(localization=GaspariCohn(1.0)), problem)
+        return self
+
+
+class _Careless(_Broken):
+    def analyse(self, forecast, y, model, generator=None):
+        return forecast + 1e-3, {}
+
+
 class _IgnoresAbsence(KalmanSmoother):
     def assimilate(self, problem, members, generator=None):
         analysis = super().assimilate(problem, members, generator)
@@ -341,6 +422,11 @@ BROKEN = {
     "dtype": (check_filter, (_Doubling(),), "into torch.float64"),
     "huge error": (check_filter, (_Overconfident(),), "variance by more than 4 standard errors"),
     "finite": (check_filter, (_Diverging(),), "not finite"),
+    "outlier": (check_robust, (_Huge(),), "fails with an observation 20 standard"),
+    "agreement": (check_robust, (_Careless(),), "moves a component in which"),
+    "units": (check_robust, (_InMetres(),), "in Pa and single precision"),
+    "cost": (check_declaration, (_Greedy(),), "2 evaluations of the operator per member, not 1"),
+    "needs": (check_declaration, (_Modest(),), "refuses a space without coordinates without"),
     "absence": (check_assimilator, (_IgnoresAbsence(), linear_problem), "row of NaN"),
     "transition": (check_process, (_WrongTransition(),), "does not lead to its own"),
     "batch": (check_denoiser, (_BatchNorm(VariancePreserving()), (2, 3)), "influence another"),
@@ -360,3 +446,4 @@ def test_a_broken_promise_is_caught_and_named(unchecked, check, arguments, words
 def test_the_filter_that_does_nothing_keeps_its_contract():
     """So that the broken filters above fail for what they break."""
     check_filter(_Broken())
+    check_robust(_Broken())

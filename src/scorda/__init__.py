@@ -5,7 +5,13 @@ observation model and observations to samples of the posterior.
 """
 
 from scorda import metrics, systems, testing
-from scorda.assimilate import Assimilator, Filter, GaspariCohn
+from scorda.assimilate import (
+    Assimilator,
+    DegenerateEnsemble,
+    DivergenceError,
+    Filter,
+    GaspariCohn,
+)
 from scorda.bridge import BridgeODE, BridgeSampler, BridgeSDE
 from scorda.denoise import Denoiser, GaussianDenoiser, KernelDenoiser, NetworkDenoiser
 from scorda.ensemble_prior import EnsembleGaussian, EnsembleKernel, EnsemblePrior
@@ -63,7 +69,9 @@ __all__ = [
     "BridgeSampler",
     "Chain",
     "ClosedFormFilter",
+    "DegenerateEnsemble",
     "Denoiser",
+    "DivergenceError",
     "EnKF",
     "EnKS",
     "EnSF",

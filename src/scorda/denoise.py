@@ -177,10 +177,12 @@ class KernelDenoiser:
         per_entry = level[:1].numel() > 1
         level = level.expand(u.shape) if per_entry else level.expand(len(u), *level.shape[1:])
         var = level.square().reshape(len(u), -1)
-        total = var + self.bandwidth**2
+        # Both stay finite where a level is infinite, which is where nothing is known.
+        precision = (var + self.bandwidth**2).reciprocal()
+        share = (1 + self.bandwidth**2 / var).reciprocal()
         # The logits -|x_t - x_i|^2 / 2 total as one scalar product, less what all i share.
         squares = keys.square() if per_entry else keys.square().sum(1, keepdim=True)
-        left = [queries / total, -0.5 / total]
+        left = [queries * precision, -0.5 * precision]
         right = [keys, squares - squares.mean(0)]
         if self.log_weights is not None:
             # Finite, so that no block of keys of weight zero is 0 / 0.
@@ -188,7 +190,8 @@ class KernelDenoiser:
             left.append(torch.ones_like(queries[:, :1]))
             right.append(self.log_weights.to(u).clamp_min(floor)[:, None])
         mean = _attention(torch.cat(left, 1), torch.cat(right, 1), keys)
-        return centre + ((var * mean + self.bandwidth**2 * queries) / total).view_as(u)
+        drawn = self.bandwidth**2 * precision * queries
+        return centre + (share * mean + drawn).view_as(u)
 
 
 def _attention(

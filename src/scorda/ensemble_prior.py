@@ -14,9 +14,9 @@ from functools import cached_property
 
 import torch
 
-from scorda.assimilate import GaspariCohn
+from scorda.assimilate import DegenerateEnsemble, GaspariCohn
 from scorda.bridge import EnsembleDenoiser
-from scorda.denoise import GaussianDenoiser
+from scorda.denoise import GaussianDenoiser, KernelDenoiser
 from scorda.modes import Modes
 from scorda.process import VarianceExploding
 from scorda.shapes import Float, Tensor
@@ -56,7 +56,7 @@ class EnsemblePrior(ABC):
             space: Space of the states, where distances count.
 
         Raises:
-            ValueError: If the ensemble has no spread in a component.
+            DegenerateEnsemble: If the ensemble has no spread at all.
         """
 
 
@@ -68,7 +68,8 @@ class FittedGaussian:
         mean: m, shape ``(*shape)``.
         basis: Orthonormal columns, ``(size, rank)``.
         spectrum: Variances along them, ``(rank,)``.
-        var: Diagonal of P, shape ``(*shape)``.
+        var: Diagonal of P, shape ``(*shape)``; where that is zero, a positive number that is
+            nothing beside the others.
     """
 
     mean: Float[Tensor, "..."]
@@ -157,19 +158,15 @@ class EnsembleGaussian(EnsemblePrior):
             # On a periodic domain shorter than the reach the taper may be indefinite.
             spectrum = spectrum.clamp_min(0)
             var = (basis.square() @ spectrum).reshape(shape)
-        _check_spread(var)
         centre = (mean if modes is None else modes.forward(mean))[0]
-        return FittedGaussian(centre, basis, spectrum, var)
+        return FittedGaussian(centre, basis, spectrum, _clocks(var))
 
 
 @dataclass(frozen=True, eq=False)
 class FittedKernel:
     r"""The kernel density :math:`\sum_i w_i N(x_i, h^2 I)` of an ensemble, in the modes.
 
-    With :math:`\kappa = \nu^{-2}` and everything centred, member i has the log weight
-    :math:`\sum_j (\kappa_j u_j x_{ij} - \tfrac12 \kappa_j x_{ij}^2) / (1 + h^2 \kappa_j)`, and
-    :math:`D = (\bar x + h^2 \kappa u) / (1 + h^2 \kappa)`: nothing is divided by the noise, so
-    that infinite levels are no exception. The weights are one matrix ``(ensemble, members)``.
+    Its denoiser is `KernelDenoiser`, with a level for each mode, also infinite ones.
 
     Arguments:
         members: x_i, ``(members, *shape)``.
@@ -194,17 +191,7 @@ class FittedKernel:
         self, u: Float[Tensor, "ensemble ..."], noise: Float[Tensor, "..."]
     ) -> Float[Tensor, "ensemble ..."]:
         """Exact for any levels, also infinite ones."""
-        centre = self.members.mean(0)
-        keys = (self.members - centre).flatten(1)
-        kappa = noise.square().reciprocal().flatten(1)
-        # Where the level is infinite u means nothing.
-        b = kappa * (u - centre).flatten(1)
-        shrunk = 1 + self.bandwidth**2 * kappa
-        logits = (b / shrunk) @ keys.mT - 0.5 * (kappa / shrunk) @ keys.mT.square()
-        if self.log_weights is not None:
-            logits = logits + self.log_weights.to(u)
-        mean = logits.softmax(1) @ keys
-        return centre + ((mean + self.bandwidth**2 * b) / shrunk).view_as(u)
+        return self._denoiser.denoise(u, noise)
 
     def draws(
         self, members: Float[Tensor, "ensemble ..."], noise: Callable[[], Tensor]
@@ -215,6 +202,11 @@ class FittedKernel:
     def outside(self, noise: Callable[[], Tensor]) -> Tensor | float:
         """Nothing: the kernels reach in every direction."""
         return 0.0
+
+    @cached_property
+    def _denoiser(self) -> KernelDenoiser:
+        # The process of a denoiser plays no part in `denoise`.
+        return KernelDenoiser(self.members, self.bandwidth, VarianceExploding(), self.log_weights)
 
 
 @dataclass(frozen=True)
@@ -244,9 +236,13 @@ class EnsembleKernel(EnsemblePrior):
         return FittedKernel(ensemble if modes is None else modes.forward(ensemble), self.bandwidth)
 
 
-def _check_spread(var: Tensor) -> None:
-    if not (var > 0).all():
-        raise ValueError(
-            f"The ensemble has no spread in {int((var <= 0).sum())} of {var.numel()} modes of the "
-            "observation; add inflation, jitter or members."
+def _clocks(var: Tensor) -> Tensor:
+    """Variances of the modes, positive: where members are all alike the clock must still run."""
+    top = var.max()
+    if not top > 0:
+        raise DegenerateEnsemble(
+            f"The ensemble has no spread in any of {var.numel()} modes of the observation; start "
+            "from members that differ, or add model error or jitter."
         )
+    # What the sampler leaves of such a mode is beyond the last digit of the others.
+    return var.clamp_min(top * torch.finfo(var.dtype).eps ** 2)

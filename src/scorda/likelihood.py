@@ -104,6 +104,20 @@ class ObservationModel:
             noise = noise @ self._root.to(like).T
         return noise.reshape(members, *shape)
 
+    def only(self, kept: Bool[Tensor, "obs"], y: Float[Tensor, "obs"]) -> ObservationModel:
+        """The model of some entries of a flattened observation, as if the others were absent.
+
+        Arguments:
+            kept: Which.
+            y: Observation, complete, whose shape and precision count.
+        """
+        operator = Present(self.operator, kept)
+        if self.cov is not None:
+            self._check_size(len(y))
+            cov = self.cov[kept.to(self.cov.device)][:, kept.to(self.cov.device)]
+            return ObservationModel(operator, cov=cov.to(y))
+        return ObservationModel(operator, std=self.error_std(tuple(y.shape), y)[kept])
+
     def sample(
         self, x: Float[Tensor, "ensemble ..."], generator: torch.Generator | None = None
     ) -> Float[Tensor, "ensemble ..."]:

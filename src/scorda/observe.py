@@ -23,7 +23,7 @@ from scorda import tables
 from scorda.gridded import Average, Blur, Interpolate, Stride
 from scorda.likelihood import ObservationModel, Present, check_std, stack
 from scorda.operators import Chain, Function, Linear, Mask, Operator, Pointwise, Select
-from scorda.shapes import Float, Tensor
+from scorda.shapes import Float, Int, Tensor
 from scorda.space import StateSpace
 from scorda.times import Start
 
@@ -53,7 +53,7 @@ class Observations:
         model: Operator and error.
         steps: Step of each row of `values`, strictly increasing, any spacing; a row may instead
             have a tuple of steps, and the operator then gets ``(ensemble, len, *state)``.
-        values: Shape ``(cycle, *obs)``; NaN = absent.
+        values: Shape ``(cycle, *obs)``; NaN = absent. Whole numbers are made floating.
         std: Standard deviation of the error, broadcastable to `values` (for one per row give shape
             ``(cycle, 1)``), instead of the model's.
         unused: Rows of a table that could not be used, with the reasons.
@@ -64,13 +64,16 @@ class Observations:
 
     model: ObservationModel
     steps: Sequence[int | tuple[int, ...]]
-    values: Float[Tensor, "cycle ..."]
+    values: Float[Tensor, "cycle ..."] | Int[Tensor, "cycle ..."]
     std: float | Float[Tensor, "..."] | None = None
     unused: tuple[tables.UnusedRow, ...] = ()
 
     def __post_init__(self) -> None:
         steps = tuple(_entry(s) for s in self.steps)
         object.__setattr__(self, "steps", steps)
+        if not self.values.is_floating_point():
+            # Counts and codes: an error std would be cut to a whole number beside them.
+            object.__setattr__(self, "values", self.values.to(torch.get_default_dtype()))
         if self.values.ndim < 1 or len(self.values) != len(steps):
             raise ValueError(
                 f"Got values of shape {tuple(self.values.shape)} for {len(steps)} steps: "
@@ -203,18 +206,13 @@ class Observations:
 
     def at(self, k: int) -> tuple[Float[Tensor, "present"], ObservationModel]:
         """Observation and model of row k, flattened, absent entries dropped."""
-        y, complete = self._flat[k], self._complete[k]
-        if complete and self.std is None:
-            return y.clone(), self._whole
-        std = self._whole.error_std(tuple(y.shape), y) if self.std is None else self._stds[k]
-        if complete:
-            return y.clone(), ObservationModel(self._whole.operator, std=std)
+        y, model = self._flat[k], self._whole
+        if self.std is not None:
+            model = ObservationModel(model.operator, std=self._stds[k])
+        if self._complete[k]:
+            return y.clone(), model
         present = ~y.isnan()
-        operator = Present(self.model.operator, present)
-        if self.std is None and self.model.cov is not None:
-            cov = self.model.cov.to(y)[present][:, present]
-            return y[present], ObservationModel(operator, cov=cov)
-        return y[present], ObservationModel(operator, std=std[present])
+        return y[present], model.only(present, y)
 
     def observed(self, k: int) -> bool:
         """Whether row k has any present value."""

@@ -147,6 +147,7 @@ def _header(runs: list[_Run], title: str) -> str:
     if posterior.group("withheld") is not None:
         against += ", and some observations were kept back to score"
     lead = f"{values} observations of {observed} at {times} times; {against}."
+    lead += "".join(f" {run.posterior.stopped}" for run in runs if run.posterior.stopped)
     facts = {
         "System": dataset.attrs["system"],
         "State": f"{' × '.join(map(str, space.shape))} numbers",

@@ -223,6 +223,65 @@ def test_a_taken_name_is_refused_and_an_interrupted_run_is_resumed(simulated, ca
     assert scorda.open("run.zarr").configuration["seed"] == 9
 
 
+BLOW_UP = """
+import torch
+from scorda import systems
+
+
+class Fragile(systems.Lorenz63):
+    steps = 0
+
+    def prior(self, members, generator=None):
+        x = super().prior(members, generator)
+        self.steps = 0
+        return x
+
+    def step(self, x, generator=None):
+        self.steps += 1
+        x = super().step(x, generator)
+        if self.steps > 13:
+            x[5] = float("inf")
+        return x
+
+
+def make():
+    return Fragile(spinup=0.5)
+"""
+
+
+def test_a_run_that_diverges_ends_with_three_and_stays_readable(simulated, capsys):
+    """Member 5 in step 14, between the analyses of steps 12 and 16."""
+    Path("fragile.py").write_text(BLOW_UP)
+    command = ASSIMILATE.replace("lorenz63", "fragile:make")
+    assert main(f"{command} --truth sim/truth.nc --block 4".split()) == 3
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "EnKF stopped at step 14 (cycle 3): 1 of 12 members" in error and "member 5" in error
+    assert error.endswith("Steps 0 to 13 are in run.zarr.\n")
+    posterior = scorda.open("run.zarr")
+    assert posterior.analysis.states.shape == (12, 14, 3)
+    assert posterior.analysis.states.isfinite().all()
+    assert posterior.configuration == tomllib.loads(Path("run.toml").read_text()) | {
+        "sha256": posterior.configuration["sha256"]
+    }
+    assert main(["report", "run.zarr"]) == 0
+    assert "EnKF stopped at step 14" in Path("report.html").read_text()
+
+
+def test_gross_errors_are_rejected_from_the_shell(simulated):
+    """The third of six values of x is 200 standard deviations off."""
+    rows = list(csv.DictReader(open("sim/observations.csv")))
+    rows[2]["value"] = str(float(rows[2]["value"]) + 100)
+    with open("sim/observations.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    assert main(f"{ASSIMILATE} --reject 5".split()) == 0
+    posterior = scorda.open("run.zarr")
+    assert posterior.info["report"]["rejected"] == [0, 0, 1, 0, 0, 0]
+    assert posterior.configuration["method"]["reject"] == 5.0
+
+
 TRAINING_FREE = {
     "ensf --form mixture --euler-steps 200 --scale spread --clip none": scorda.EnSF(
         "mixture", euler_steps=200, scale="spread", clip=None
@@ -247,11 +306,20 @@ def test_training_free_filters_are_those_of_the_library(simulated, text, method)
 
 def test_methods_are_listed_with_what_they_need(capsys):
     assert main(["methods"]) == 0
-    listed = capsys.readouterr().out
-    line = next(line for line in listed.splitlines() if line.strip().startswith("kalman-filter"))
-    assert "linear system, linear operator" in line and "past data only" in line
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    (kalman,) = (line for line in lines if line[:1] == ["kalman-filter"])
+    assert kalman[1:6] == ["past", "data", "linear-Gaussian", "linear", "std"]
+    (letkf,) = (line for line in lines if line[:1] == ["letkf"])
+    assert letkf[1:8] == ["past", "data", "simulator", "black", "box", "std", "yes"]
     assert main(["methods", "EnKF"]) == 0
-    assert "--inflation  (default 1.0)" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "--inflation  (default 1.0)" in shown and "--reject  (default None)" in shown
+
+
+def test_the_documentation_has_the_table_of_the_classes(capsys):
+    """After a change: scorda methods --markdown > docs/methods.md"""
+    assert main(["methods", "--markdown"]) == 0
+    assert capsys.readouterr().out == (SOURCE.parent / "docs" / "methods.md").read_text()
 
 
 def test_masf_takes_the_prior_that_it_makes_of_its_ensemble(simulated, capsys):

@@ -7,6 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from scorda import rng
+from scorda.assimilate import DegenerateEnsemble
 from scorda.methods.ensf import EnSF, LinearProcess
 from scorda.observe import Function, ObservationModel, Pointwise, Select
 from scorda.testing import check_process
@@ -171,9 +172,11 @@ def test_scaled_analysis_does_not_know_the_units():
     assert not torch.allclose(plain, analysis(EnSF(euler_steps=30), x, 1.0, 0.25))
 
 
-def test_scaling_without_spread_is_refused():
-    with pytest.raises(ValueError, match="no spread in 1 components"):
-        analysis(EnSF(scale="spread"), torch.tensor([[1.0, 2.0], [2.0, 2.0]]))
+def test_noise_of_unit_variance_is_refused_where_the_spread_is_a_millionth():
+    small = 1e-6 * torch.tensor([[1.0, 2.0], [2.0, 2.0]])
+    with pytest.raises(DegenerateEnsemble, match=r"7e-07 at most.*scale='spread'"):
+        analysis(EnSF(), small)
+    analysis(EnSF(scale="spread"), small)
 
 
 def test_clip_bounds_the_score_of_the_likelihood():

@@ -5,13 +5,9 @@ import pytest
 import torch
 
 from scorda import rng
+from scorda.assimilate.resampling import resample
 from scorda.methods.kalman import KalmanFilter, KalmanSmoother
-from scorda.methods.particle import (
-    ParticleFilter,
-    ParticleSmoother,
-    _covariance_noise,
-    resample,
-)
+from scorda.methods.particle import ParticleFilter, ParticleSmoother, _covariance_noise
 from scorda.observe import Function, ObservationModel, Select
 from scorda.problem import Problem, twin_experiment
 from scorda.systems import LinearGaussian, Lorenz63

@@ -5,15 +5,42 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 
+from scorda.assimilate.errors import DegenerateEnsemble
 from scorda.observe import ObservationModel, Observations
 from scorda.problem import Analysis, Problem
 from scorda.systems.linear import LinearGaussian
 
-__all__ = ["REQUIREMENTS", "Assimilator", "check_members", "check_needs"]
+__all__ = ["REQUIREMENTS", "Assimilator", "Cost", "check_members", "check_needs"]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a method computes at its default settings, beside the steps of the system.
+
+    For a filter per member and analysis, else per member and run. Numbers are held by
+    `scorda.testing.check_declaration` to what the method does.
+
+    Arguments:
+        operator: Evaluations of the observation operator.
+        denoiser: Evaluations of a score or denoiser that is made of the ensemble, without a
+            network: a sum over the members each; None: as many as its tolerance asks for.
+        note: What numbers do not say.
+    """
+
+    operator: int = 1
+    denoiser: int | None = 0
+    note: str = ""
+
+    def __str__(self) -> str:
+        parts = [f"{self.operator} h"] if self.operator else []
+        if self.denoiser != 0:
+            parts.append(f"{self.denoiser or 'adaptive'} denoiser")
+        return ", ".join([*parts, self.note] if self.note else parts)
 
 
 class Assimilator(ABC):
@@ -21,12 +48,15 @@ class Assimilator(ABC):
 
     `smoother` says whether states are conditioned on all observations (True) or on past ones
     (False); `needs` lists what the method asks of a problem, each a key of `REQUIREMENTS`;
-    `least_members` is the smallest ensemble that it can work with.
+    `least_members` is the smallest ensemble that it can work with; `exact` says for which problems
+    its posterior is exact, and in which limit (N members), and `cost` what it computes.
     """
 
     smoother: bool = False
     needs: tuple[str, ...] = ()
     least_members: int = 1
+    exact: str = "no problem"
+    cost: Cost = Cost()
 
     @property
     def name(self) -> str:
@@ -124,10 +154,10 @@ def check_members(method: Assimilator, members: int) -> None:
     """Check the size of an ensemble before a run.
 
     Raises:
-        ValueError: If the method cannot work with so few members.
+        DegenerateEnsemble: If the method cannot work with so few members.
     """
     if members < method.least_members:
-        raise ValueError(
+        raise DegenerateEnsemble(
             f"Got {members} members: {method.name} needs at least {method.least_members}."
         )
 

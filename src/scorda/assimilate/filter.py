@@ -10,21 +10,35 @@ one that was never interrupted.
 
 from __future__ import annotations
 
+import math
 import time
 from abc import abstractmethod
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, final
 
 import torch
 
 from scorda import rng
 from scorda.assimilate.base import Assimilator, check_members, check_needs
+from scorda.assimilate.errors import (
+    DivergenceError,
+    RunError,
+    check_finite,
+    check_spread,
+)
+from scorda.assimilate.rejection import check_reject, gross_errors
 from scorda.observe import ObservationModel
 from scorda.problem import Analysis, Problem
 from scorda.shapes import Float, Tensor
 
 __all__ = ["Cycle", "Filter", "collect"]
+
+# What an analysis of numbers that overflow may raise.
+LinAlgError = torch.linalg.LinAlgError  # type: ignore[attr-defined]
+FAILURES = (FloatingPointError, LinAlgError)
 
 
 @dataclass(frozen=True)
@@ -44,10 +58,25 @@ class Cycle:
     info: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
 class Filter(Assimilator):
-    """A method that alternates forecasts and analyses; subclasses write `analyse` alone."""
+    """A method that alternates forecasts and analyses; subclasses write `analyse` alone.
 
-    needs: tuple[str, ...] = ("simulator",)
+    A filter whose `least_members` is 1 makes no use of the spread of its members; any other is
+    stopped where they have become equal.
+
+    Arguments:
+        reject: Standard deviations of an innovation beyond which an observed value is left out as
+            a gross error, see `scorda.assimilate.rejection`; None: all are used. The number of
+            values left out is reported as ``rejected``, one entry per cycle.
+    """
+
+    _: KW_ONLY
+    reject: float | None = None
+
+    needs: tuple[str, ...] = field(default=("simulator",), init=False, repr=False, compare=False)
+
+    least_members = 2
 
     def begin(self, problem: Problem, weights: Float[Tensor, "ensemble"] | None = None) -> Filter:
         """Return self, or a copy that owns what one run needs (weights, geometry, network).
@@ -112,11 +141,16 @@ class Filter(Assimilator):
 
         Raises:
             ValueError: If the problem lacks what the method needs.
-            FloatingPointError: If a member is no longer finite.
+            DivergenceError: If a member is no longer finite, or too large to square.
+            DegenerateEnsemble: If there are too few members, or all are equal where an analysis
+                needs their spread. Both know step, cycle and members; what was yielded before
+                stays usable.
         """
         check_needs(self, problem)
         check_members(self, members)
+        check_reject(self.reject)
         observed = problem.observed()
+        cycles = list(observed)
         draw, error, analysis = (rng.key(generator) for _ in range(3))
         stochastic = getattr(problem.system, "stochastic", True)
         if start is None:
@@ -130,18 +164,18 @@ class Filter(Assimilator):
         for step in range(first, problem.steps + 1):
             info: dict[str, Any] = {}
             clock = time.perf_counter()
-            if step > 0:
-                stream = rng.at(error, step) if stochastic else None
-                ensemble = problem.system.step(ensemble, stream)
-                _check_finite(self, ensemble, step, "forecast")
-                forecast_seconds += time.perf_counter() - clock
+            with _locating(self, step, bisect_left(cycles, step)):
+                if step > 0:
+                    stream = rng.at(error, step) if stochastic else None
+                    ensemble = problem.system.step(ensemble, stream)
+                    check_finite(ensemble, "forecast")
+                    forecast_seconds += time.perf_counter() - clock
+                if step in observed:
+                    clock = time.perf_counter()
+                    ensemble, info = method._observe(
+                        ensemble, weights, *observed[step], rng.at(analysis, step)
+                    )
             if step in observed:
-                clock = time.perf_counter()
-                y, model = observed[step]
-                ensemble, info = method.analyse(
-                    ensemble, y.to(ensemble), model, rng.at(analysis, step)
-                )
-                _check_finite(self, ensemble, step, "analysis")
                 weights = info.pop("weights", weights)
                 info = {
                     "step": step,
@@ -152,6 +186,39 @@ class Filter(Assimilator):
                 }
                 forecast_seconds = 0.0
             yield Cycle(step, ensemble, weights, info)
+
+    def _observe(
+        self,
+        forecast: Tensor,
+        weights: Tensor | None,
+        y: Tensor,
+        model: ObservationModel,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """The analysis of one cycle of a run, without gross errors, and checked."""
+        y, screened = y.to(forecast), {}
+        if self.reject is not None:
+            gross = gross_errors(forecast, weights, y, model, self.reject)
+            screened = {"rejected": int(gross.sum())}
+            if gross.all():
+                return forecast, screened
+            if gross.any():
+                y, model = y[~gross], model.only(~gross, y)
+        if self.least_members > 1:
+            check_spread(forecast)
+        try:
+            analysis, info = self.analyse(forecast, y, model, generator)
+            check_finite(analysis, "analysis")
+            if not math.isfinite(info.get("innovation", 0.0)):
+                raise DivergenceError(
+                    "The innovation is too large to square in standard deviations of the "
+                    "observation error; check the observations and their `std`."
+                )
+        except FAILURES:
+            # Where the operator is to blame, say so.
+            _check_predicted(forecast, model)
+            raise
+        return analysis, {**screened, **info}
 
     @final
     def assimilate(
@@ -199,15 +266,34 @@ def _check_start(start: Cycle, members: int, problem: Problem) -> None:
     problem.space.check(start.ensemble, "the ensemble to continue from")
 
 
-def _check_finite(method: Assimilator, ensemble: Tensor, step: int, stage: str) -> None:
-    if torch.isfinite(ensemble).all():
-        return
-    broken = (~torch.isfinite(ensemble).flatten(1).all(1)).nonzero().flatten().tolist()
-    raise FloatingPointError(
-        f"{method.name} diverged: {len(broken)} of {len(ensemble)} members are not "
-        f"finite after the {stage} of step {step}, the first is member {broken[0]}; raise the "
-        "inflation or the members, localize, or shorten the time step of the system."
-    )
+@contextmanager
+def _locating(method: Assimilator, step: int, cycle: int) -> Iterator[None]:
+    """Say of what stops a run where that was."""
+    try:
+        yield
+    except RunError as error:
+        raise error.located(method.name, step, cycle) from error
+    except FloatingPointError as error:
+        raise DivergenceError(str(error)).located(method.name, step, cycle) from error
+    except LinAlgError as error:
+        reason = (
+            f"A matrix could not be factorised ({error}); check the scale of the observations and "
+            "of their `std`."
+        )
+        raise DivergenceError(reason).located(method.name, step, cycle) from error
+
+
+def _check_predicted(forecast: Tensor, model: ObservationModel) -> None:
+    """Check that the operator is finite for each member."""
+    finite = model.operator(forecast).flatten(1).isfinite().all(1)
+    if not finite.all():
+        broken = (~finite).nonzero().flatten().tolist()
+        raise DivergenceError(
+            f"The observation operator is not finite for {len(broken)} of {len(forecast)} "
+            f"members, the first is member {broken[0]}; make it finite for every state that the "
+            "system may reach.",
+            members=tuple(broken),
+        )
 
 
 def _spread(ensemble: Tensor, weights: Tensor | None) -> Tensor:

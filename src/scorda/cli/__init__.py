@@ -19,10 +19,15 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns 0, 2 for a mistake of the caller, or 1 for anything unexpected."""
+    """Run a command; returns its exit status.
+
+    0: done; 1: anything unexpected; 2: a mistake of the caller; 3: a filter that diverged or whose
+    ensemble has no spread, what it made before is stored; 130: interrupted.
+    """
     from cyclopts import App, CycloptsError, Parameter
 
     from scorda import __version__
+    from scorda.assimilate import RunError
     from scorda.cli.settings import UserError, expand
 
     tokens = list(sys.argv[1:] if arguments is None else arguments)
@@ -43,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if sys.flags.dev_mode:
             raise
         print(f"scorda: {_sentence(error)}", file=sys.stderr)
-        return 2
+        return 3 if isinstance(error, RunError) and error.step is not None else 2
     except KeyboardInterrupt:
         print("scorda: interrupted; --resume continues a run.", file=sys.stderr)
         return 130
@@ -51,5 +56,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _sentence(error: Exception) -> str:
-    text = " ".join(str(error).split())
+    text = " ".join(" ".join([str(error), *getattr(error, "__notes__", [])]).split())
     return text if text.endswith((".", "?", "!")) else f"{text}."

@@ -146,10 +146,10 @@ def _run(given: Assimilate, method: Assimilator) -> Posterior:
     import torch
 
     from scorda import rng, store
+    from scorda.assimilate import RunError
     from scorda.cli import run
     from scorda.cli.console import console, progress
-    from scorda.cli.settings import UserError, to_toml
-    from scorda.files import atomic
+    from scorda.cli.settings import UserError
     from scorda.prior import Prior
     from scorda.problem import Problem
 
@@ -209,25 +209,38 @@ def _run(given: Assimilate, method: Assimilator) -> Posterior:
     problem = Problem(system, observations, steps, initial)
     configuration = _resolved(given, method, steps, members)
     with progress(f"{given.method}, {members} members") as report:
-        posterior = store.run(
-            method,
-            problem,
-            members,
-            given.out,
-            given.seed,
-            truth=truth,
-            withheld=tuple(withheld),
-            configuration=configuration,
-            resume=given.resume,
-            overwrite=given.overwrite,
-            start=given.start,
-            block=given.block,
-            progress=report,
-        )
-    with atomic(given.out.with_suffix(".toml")) as partial:
+        try:
+            posterior = store.run(
+                method,
+                problem,
+                members,
+                given.out,
+                given.seed,
+                truth=truth,
+                withheld=tuple(withheld),
+                configuration=configuration,
+                resume=given.resume,
+                overwrite=given.overwrite,
+                start=given.start,
+                block=given.block,
+                progress=report,
+            )
+        except RunError:
+            if given.out.exists():
+                _write_settings(given.out, configuration)
+            raise
+    _write_settings(given.out, configuration)
+    return posterior
+
+
+def _write_settings(out: Path, configuration: Mapping[str, Any]) -> None:
+    """Write the settings beside the store, as a file that makes the run again."""
+    from scorda.cli.settings import to_toml
+    from scorda.files import atomic
+
+    with atomic(out.with_suffix(".toml")) as partial:
         shown = {k: v for k, v in configuration.items() if k != "sha256"}
         partial.write_text(to_toml(shown), encoding="utf-8")
-    return posterior
 
 
 def _resolved(given: Assimilate, method: Assimilator, steps: int, members: int) -> dict[str, Any]:

@@ -1,43 +1,47 @@
-"""``scorda methods``: what each method uses and needs."""
+"""``scorda methods``: what each method needs and can do, from what its class declares."""
 
 from __future__ import annotations
 
-__all__ = ["methods"]
+from typing import TYPE_CHECKING, Any, get_type_hints
 
-# What a method may need, in the words of a table.
-WORDS = {
-    "simulator": "simulator",
-    "linear_system": "linear system",
-    "differentiable_system": "gradient of model",
+if TYPE_CHECKING:
+    from scorda.assimilate import Assimilator
+
+__all__ = ["HEAD", "methods", "row"]
+
+HEAD = (
+    "method",
+    "uses",
+    "system",
+    "h",
+    "R",
+    "coordinates",
+    "exact for",
+    "cost",
+    "N ≥",
+)
+# What a method may need of a system, in the words of a table.
+SYSTEM = {
+    "linear_system": "linear-Gaussian",
+    "differentiable_system": "gradient",
     "transition_density": "density of model error",
-    "density": "density of observation error",
-    "independent_errors": "independent errors",
-    "positions": "positions of observations",
-    "linear_operator": "linear operator",
-    "differentiable_operator": "gradient of operator",
+    "simulator": "simulator",
 }
-# When the method is exact; N is the number of members.
-EXACT = {
-    "ClosedFormFilter": "any problem, N → ∞, bandwidth → 0",
-    "EnKF": "linear-Gaussian, N → ∞",
-    "ETKF": "linear-Gaussian, N → ∞",
-    "LETKF": "linear-Gaussian, N and radius → ∞",
-    "EnKS": "linear-Gaussian, N → ∞",
-    "KalmanFilter": "linear-Gaussian",
-    "KalmanSmoother": "linear-Gaussian",
-    "ParticleFilter": "any problem, N → ∞",
-    "ParticleSmoother": "any problem, particles → ∞",
-    "FourDVar": "linear-Gaussian",
-    "MASF": "linear-Gaussian, N → ∞ (bridge)",
-    "SDA": "Gaussian prior with MMPS, steps → ∞",
-}
+NOTES = """\
+System: what it must provide; h: the observation operator that the method can take; R: errors given
+by `std` alone or also by a full `cov`; N: members. A filter's states are conditioned on past
+observations, a smoother's on all. Cost: what a member costs at the default settings beside the steps of the system, in an analysis of a filter, in
+a run of any other. Every method takes missing values, cycles without any, and gaps of any length;
+every filter takes `--reject k`, which leaves out values more than k standard deviations from what
+its members predict. `scorda methods NAME` shows the settings of a method."""
 
 
-def methods(name: str | None = None) -> None:
-    """List the methods: which data they use and what they need; or the settings of one.
+def methods(name: str | None = None, *, markdown: bool = False) -> None:
+    """List the methods: what they need and can do; or the settings of one.
 
     Arguments:
         name: A method, to see its description and settings.
+        markdown: Print the table of the documentation.
     """
     from scorda.cli import catalogue
     from scorda.cli.console import console, table
@@ -45,19 +49,72 @@ def methods(name: str | None = None) -> None:
     if name is not None:
         _describe(name)
         return
+    if markdown:
+        print(_markdown(), end="")
+        return
     rows: list[list[str] | None] = []
-    for smoother, uses in ((False, "past data only"), (True, "all data")):
+    for smoother in (False, True):
         if rows:
             rows.append(None)
         for shell, kind in catalogue.methods().items():
             if kind.smoother == smoother:
-                needs = [WORDS.get(need, need) for need in kind.needs]
-                needs += ["trained prior"] if catalogue.needs_trained_prior(kind) else []
-                members = str(kind.least_members)
-                exact = EXACT.get(kind.__name__, "no")
-                rows.append([shell, uses, ", ".join(needs), exact, members])
-    table(None, ["method", "uses", "needs", "exact for", "members ≥"], rows, left=4)
-    console().print("`scorda methods NAME` shows the settings of a method.")
+                rows.append(row(shell, kind))
+    table(None, HEAD, rows, left=len(HEAD) - 1)
+    console().print(" ".join(NOTES.split()), markup=False)
+
+
+def row(name: str, kind: type[Assimilator]) -> list[str]:
+    """What a method needs and can do, in the order of `HEAD`."""
+    from scorda.cli import catalogue
+
+    if "linear_operator" in kind.needs:
+        operator = "linear"
+    else:
+        operator = "gradient" if "differentiable_operator" in kind.needs else "black box"
+    system = next((words for need, words in SYSTEM.items() if need in kind.needs), "none")
+    if catalogue.needs_trained_prior(kind):
+        system = "trained prior"
+    coordinates = "if localized" if _may_localize(kind) else "no"
+    return [
+        name,
+        "all data" if kind.smoother else "past data",
+        system,
+        operator,
+        "std" if "independent_errors" in kind.needs else "std, cov",
+        "yes" if "positions" in kind.needs else coordinates,
+        kind.exact,
+        str(kind.cost) or "–",
+        str(kind.least_members),
+    ]
+
+
+def _markdown() -> str:
+    """The table of the documentation."""
+    from scorda.cli import catalogue
+
+    kinds = sorted(catalogue.methods().items(), key=lambda pair: (pair[1].smoother, pair[0]))
+    lines = [HEAD, ["---"] * len(HEAD), *(row(*pair) for pair in kinds)]
+    body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return (
+        "# What each method needs and can do\n\n"
+        "Printed by `scorda methods --markdown` from what the classes declare; the tests hold\n"
+        f"the declarations to what the methods do.\n\n{body}\n\n{NOTES}\n"
+    )
+
+
+def _may_localize(kind: type) -> bool:
+    """Whether a setting, or a setting of the prior that it makes of its ensemble, localizes."""
+    from scorda.assimilate import GaspariCohn
+    from scorda.cli import catalogue
+    from scorda.ensemble_prior import EnsemblePrior
+
+    hints: dict[str, Any] = get_type_hints(kind)
+    settings = [hints[name] for name in catalogue.options_of(kind)]
+    return any(
+        part in (GaspariCohn, EnsemblePrior)
+        for setting in settings
+        for part in (setting, *getattr(setting, "__args__", ()))
+    )
 
 
 def _describe(name: str) -> None:

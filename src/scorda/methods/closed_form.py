@@ -28,7 +28,8 @@ from typing import Any, Literal
 import torch
 
 from scorda import rng
-from scorda.assimilate import Filter
+from scorda.assimilate import Cost, DegenerateEnsemble, DivergenceError, Filter
+from scorda.assimilate.resampling import resample
 from scorda.denoise import KernelDenoiser
 from scorda.observe import ObservationModel
 from scorda.process import VarianceExploding
@@ -109,8 +110,9 @@ class ClosedFormFilter(Filter):
             deviations.
 
     Raises:
-        ValueError: If a setting is out of range, or the forecast has no spread.
-        FloatingPointError: If the weight of every member is zero or not finite.
+        ValueError: If a setting is out of range.
+        DegenerateEnsemble: If the forecast has no spread.
+        DivergenceError: If the weight of every member is zero or not finite.
     """
 
     bandwidth: float | Bandwidth = "silverman"
@@ -123,6 +125,8 @@ class ClosedFormFilter(Filter):
     )
 
     least_members = 2
+    exact = "any problem, N → ∞, bandwidth → 0"
+    cost = Cost(1, None)
 
     def __post_init__(self) -> None:
         named = self.bandwidth in ("silverman", "likelihood")
@@ -167,7 +171,7 @@ class ClosedFormFilter(Filter):
         b = self._bandwidth(x)
         eps = rng.normal(len(x), (x.shape[1],), noise, like=x)
         if self.draw == "mixture":
-            analysis, evaluations = x[_draw(weights, choice)] + b * eps, 0
+            analysis, evaluations = x[resample(weights, len(x), generator=choice)] + b * eps, 0
         else:
             analysis, evaluations = self._flow(x, log_weights, b, eps)
         info = {"ess": 1 / weights.square().sum(), "bandwidth": b, "evaluations": evaluations}
@@ -185,7 +189,7 @@ class ClosedFormFilter(Filter):
         logs = logs.double()
         total = logs.logsumexp(0)
         if not torch.isfinite(total):
-            raise FloatingPointError(
+            raise DivergenceError(
                 "No member has a finite weight for the observation: check that the operator "
                 "gives finite values for the forecast, or use a larger observation error."
             )
@@ -243,7 +247,7 @@ def flow(
         Samples at the last level, and the evaluations of D.
 
     Raises:
-        FloatingPointError: If the solution is no longer finite, or needs more than 10 000 steps.
+        DivergenceError: If the solution is no longer finite, or needs more than 10 000 steps.
     """
     tau, last = 1 / start, 1 / end
     direction = 1.0 if last > tau else -1.0
@@ -267,7 +271,7 @@ def flow(
             # The last stage is the first of the next step.
             tau, v, slope = tau + direction * h, final, slopes[-1]
         h = h * min(5.0, max(0.2, 0.9 * max(error, 1e-10) ** -0.2))
-    raise FloatingPointError(
+    raise DivergenceError(
         f"The flow between the levels {start:g} and {end:g} failed at {1 / tau:g}: check that the "
         "forecast is finite, or raise the tolerance."
     )
@@ -323,14 +327,6 @@ def _moments(x: Tensor, log_weights: Tensor, level: float) -> tuple[Tensor, Tens
     return mean, (weights @ (x - mean).square() + level**2).sqrt()
 
 
-def _draw(weights: Float[Tensor, "ensemble"], generator: torch.Generator) -> Tensor:
-    """Systematic draw of as many indices as members, in proportion to the weights."""
-    start = rng.uniform(1, (), generator, like=weights)
-    u = (torch.arange(len(weights)).to(weights) + start) / len(weights)
-    total = weights.cumsum(0)
-    return torch.searchsorted(total, u * total[-1], right=True).clamp_max(len(weights) - 1)
-
-
 def _white(
     forecast: Float[Tensor, "ensemble ..."], kernel: Kernel
 ) -> tuple[Float[Tensor, "ensemble rank"], Callable[[Tensor], Tensor]]:
@@ -339,7 +335,7 @@ def _white(
     A = (forecast - mean).flatten(1)
     rounding = max(A.shape) * torch.finfo(A.dtype).eps
     if not A.abs().max() > rounding * forecast.abs().max():
-        raise ValueError(
+        raise DegenerateEnsemble(
             "The forecast has no spread, so no kernel density can be made of it: add model error "
             "or start from an ensemble with spread."
         )

@@ -59,6 +59,7 @@ class EnKF(Filter):
     _space: StateSpace | None = field(default=None, init=False, repr=False, compare=False)
 
     least_members = 2
+    exact = "linear-Gaussian, N → ∞"
 
     def __post_init__(self) -> None:
         check_inflation(self.inflation)
@@ -140,6 +141,7 @@ class ETKF(Filter):
     rotation: bool = False
 
     least_members = 2
+    exact = "linear-Gaussian, N → ∞"
 
     def __post_init__(self) -> None:
         check_inflation(self.inflation)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from scorda.assimilate import Assimilator, Filter, check_needs, collect
+from scorda.assimilate import Assimilator, Cost, Filter, check_needs, collect
 from scorda.assimilate.ensemble import check_inflation, inflate, perturbed_transform
 from scorda.observe import ObservationModel
 from scorda.problem import Analysis, Problem
@@ -35,14 +35,18 @@ class EnKS(Assimilator):
         inflation: Factor of the analysis anomalies of the current step, at least 1.
         lag: Number of past steps that an observation updates; None: all. With few members a lag
             keeps sampling errors of long correlations out; 0 is the EnKF.
+        reject: Check of gross errors, see `scorda.assimilate.rejection`; None: none.
     """
 
     inflation: float = 1.0
     lag: int | None = None
+    reject: float | None = None
 
     smoother = True
     needs = ("simulator",)
     least_members = 2
+    exact = "linear-Gaussian, N → ∞"
+    cost = Cost(1, note="per cycle")
 
     def __post_init__(self) -> None:
         check_inflation(self.inflation)
@@ -56,7 +60,7 @@ class EnKS(Assimilator):
         check_needs(self, problem)
         states: Tensor | None = None
         infos: list[dict[str, Any]] = []
-        for cycle in _EnKS(self.inflation).run(problem, members, generator):
+        for cycle in _EnKS(self.inflation, reject=self.reject).run(problem, members, generator):
             k = cycle.step
             if states is None:
                 shape = (members, problem.steps + 1, *problem.space.shape)

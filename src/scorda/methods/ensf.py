@@ -22,13 +22,16 @@ from typing import Any, Literal
 import torch
 
 from scorda import rng
-from scorda.assimilate import Filter
+from scorda.assimilate import Cost, DegenerateEnsemble, Filter
 from scorda.denoise import KernelDenoiser
 from scorda.observe import ObservationModel
 from scorda.process import ScalarProcess
 from scorda.shapes import Float, Tensor
 
 __all__ = ["EnSF", "LinearProcess"]
+
+# Spread below which noise of unit variance leaves nothing of a forecast.
+SMALLEST = 1e-4
 
 Form = Literal["paired", "mixture"]
 Scale = Literal["none", "spread"]
@@ -107,6 +110,8 @@ class EnSF(Filter):
     ============================  ==================  ==================
 
     With more steps and eps_beta = 0 the paired form tends to the forecast, whatever the data.
+    As published (scale = "none") it is made for states of about unit variance about zero: with a
+    mean of 1000 standard deviations the default steps leave it 6 of them off. "spread" does not.
     Steps of :math:`g^2 h / (K R) > 2` are unstable: take K above 1 / (2 R) for unit slopes of h,
     or let `clip` bound them.
 
@@ -126,7 +131,8 @@ class EnSF(Filter):
         clip: Largest size of a component of the likelihood's score, in 1 / (unit of z), or None.
 
     Raises:
-        ValueError: If a setting is out of range, or components to be standardised have no spread.
+        ValueError: If a setting is out of range.
+        DegenerateEnsemble: With scale = "none", if no component has a spread above 1e-4.
     """
 
     form: Form = "paired"
@@ -139,6 +145,8 @@ class EnSF(Filter):
 
     needs = ("simulator", "density", "differentiable_operator")
     least_members = 2
+    exact = "no problem"
+    cost = Cost(500, 500, "gradient of h each")
 
     def __post_init__(self) -> None:
         LinearProcess(self.eps_alpha, self.eps_beta)
@@ -180,13 +188,15 @@ class EnSF(Filter):
         """Scaled members, and mean and standard deviation that scale them."""
         mean, std = forecast.mean(0), forecast.std(0)
         if self.scale == "none":
+            if not std.max() > SMALLEST:
+                raise DegenerateEnsemble(
+                    f"The spread of the forecast is {float(std.max()):.1g} at most, while the "
+                    "noise of EnSF with scale='none' has the variance 1 in the units of the "
+                    "state: take scale='spread', or other units."
+                )
             return forecast, torch.zeros_like(mean), torch.ones_like(std)
-        if not (std > 0).all():
-            raise ValueError(
-                f"The forecast has no spread in {int((~(std > 0)).sum())} components, so it "
-                "cannot be standardised: add model error, or take scale='none'."
-            )
-        return (forecast - mean) / std, mean, std
+        # Components without spread stay as they are: noise in them is multiplied by zero.
+        return (forecast - mean) / torch.where(std > 0, std, torch.ones_like(std)), mean, std
 
     def _likelihood_score(
         self, z: Tensor, mean: Tensor, std: Tensor, y: Tensor, model: ObservationModel

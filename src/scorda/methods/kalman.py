@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from scorda import rng
-from scorda.assimilate import Assimilator, check_needs
+from scorda.assimilate import Assimilator, Cost, check_needs
 from scorda.linalg import gaussian_condition, psd_root
 from scorda.problem import Analysis, Problem
 from scorda.shapes import Float, Tensor
@@ -58,6 +58,8 @@ class KalmanFilter(Assimilator):
     """
 
     needs = ("linear_system", "linear_operator")
+    exact = "linear-Gaussian"
+    cost = Cost(0, note="d × d matrices, whatever N")
 
     def moments(self, problem: Problem) -> KalmanMoments:
         """Exact moments of the filter at every step."""
@@ -92,6 +94,8 @@ class KalmanSmoother(Assimilator):
 
     smoother = True
     needs = ("linear_system", "linear_operator")
+    exact = "linear-Gaussian"
+    cost = Cost(0, note="d × d matrices, whatever N")
 
     def moments(self, problem: Problem) -> KalmanMoments:
         """Exact moments of the smoother at every step, with lag-one covariances."""

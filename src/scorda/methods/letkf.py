@@ -57,6 +57,7 @@ class LETKF(Filter):
 
     needs = ("simulator", "positions", "independent_errors")
     least_members = 2
+    exact = "linear-Gaussian, N and radius → ∞"
 
     def __post_init__(self) -> None:
         check_inflation(self.inflation)

@@ -39,7 +39,7 @@ import numpy as np
 import torch
 
 from scorda import rng
-from scorda.assimilate import Filter, check_inflation, inflate
+from scorda.assimilate import Cost, Filter, check_inflation, inflate
 from scorda.assimilate.ensemble import innovation_statistics, white_innovation
 from scorda.bridge import BridgeODE, BridgeSampler, EnsembleDenoiser
 from scorda.ensemble_prior import EnsembleGaussian, EnsemblePrior
@@ -165,15 +165,21 @@ class MASF(Filter):
     mode: Literal["bridge", "published"] = "bridge"
     sampler: BridgeSampler | PublishedSDE | None = None
     inflation: float = 1.0
+    needs: tuple[str, ...] = field(
+        default=("simulator", "linear_operator"), init=False, repr=False, compare=False
+    )
     _space: StateSpace | None = field(default=None, init=False, repr=False, compare=False)
 
-    needs = ("simulator", "linear_operator")
     least_members = 2
+    exact = "linear-Gaussian, N → ∞ (bridge)"
+    cost = Cost(1, 74)
 
     def __post_init__(self) -> None:
         check_inflation(self.inflation)
         if self.mode not in ("bridge", "published"):
             raise ValueError(f'Got mode = {self.mode!r}: choose "bridge" or "published".')
+        if self.mode == "published":
+            object.__setattr__(self, "needs", (*self.needs, "independent_errors"))
         kind = BridgeSampler if self.mode == "bridge" else PublishedSDE
         if self.sampler is None:
             sampler = BridgeODE() if self.mode == "bridge" else PublishedSDE()

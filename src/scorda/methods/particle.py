@@ -18,47 +18,18 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from scorda import rng
-from scorda.assimilate import Assimilator, Filter, check_needs
+from scorda.assimilate import Assimilator, Cost, DivergenceError, Filter, check_needs
+from scorda.assimilate.resampling import Scheme, resample
 from scorda.observe import ObservationModel
 from scorda.problem import Analysis, Problem
-from scorda.shapes import Float, Int, Tensor
+from scorda.shapes import Float, Tensor
 
-__all__ = ["ParticleFilter", "ParticleSmoother", "resample"]
-
-Scheme = Literal["systematic", "multinomial"]
-
-
-def resample(
-    weights: Float[Tensor, "ensemble"],
-    draws: int,
-    scheme: Scheme = "systematic",
-    generator: torch.Generator | None = None,
-) -> Int[Tensor, "draws"]:
-    r"""Draw indices of members in proportion to their weights.
-
-    The indices are :math:`F^{-1}(u_j)` for the cumulated weights F. Multinomial: independent
-    uniform :math:`u_j`. Systematic: :math:`u_j = (j + u) / n` with one u, so that member i is
-    drawn :math:`n w_i` times, rounded up or down.
-
-    Arguments:
-        weights: Weights, not negative, of sum 1.
-        draws: n, the number of indices.
-        scheme: "systematic" or "multinomial".
-        generator: Source of randomness.
-    """
-    total = weights.double().cumsum(0)
-    if scheme == "systematic":
-        start = rng.uniform(1, (), generator, like=total)
-        u = (torch.arange(draws, dtype=total.dtype, device=total.device) + start) / draws
-    else:
-        u = rng.uniform(draws, (), generator, like=total)
-    # Scaled and to the right: rounding can neither overrun the end nor pick a zero weight.
-    return torch.searchsorted(total, u * total[-1], right=True).clamp_max(len(weights) - 1)
+__all__ = ["ParticleFilter", "ParticleSmoother"]
 
 
 @dataclass(frozen=True)
@@ -84,7 +55,7 @@ class ParticleFilter(Filter):
 
     Raises:
         ValueError: If a setting is out of range.
-        FloatingPointError: If the likelihood of every member is zero or not finite.
+        DivergenceError: If the likelihood of every member is zero or not finite.
     """
 
     resample: float = 0.2
@@ -93,6 +64,7 @@ class ParticleFilter(Filter):
     _carried: list[Tensor] = field(default_factory=list, init=False, repr=False, compare=False)
 
     needs = ("simulator", "density")
+    exact = "any problem, N → ∞"
 
     def __post_init__(self) -> None:
         _check_scheme(self.scheme)
@@ -158,7 +130,7 @@ class ParticleSmoother(Assimilator):
 
     Raises:
         ValueError: If a setting is out of range.
-        FloatingPointError: If the likelihood of every particle is zero or not finite.
+        DivergenceError: If the likelihood of every particle is zero or not finite.
     """
 
     particles: int = 2**16
@@ -166,6 +138,8 @@ class ParticleSmoother(Assimilator):
 
     smoother = True
     needs = ("simulator", "density")
+    exact = "any problem, particles → ∞"
+    cost = Cost(0, note="2^16 particles, whatever N")
 
     def __post_init__(self) -> None:
         _check_scheme(self.scheme)
@@ -241,7 +215,7 @@ def _reweighted(
     joint = weights.log() + log_likelihood
     evidence = joint.logsumexp(0)
     if not torch.isfinite(evidence):
-        raise FloatingPointError(
+        raise DivergenceError(
             f"No member{'' if step is None else f' at step {step}'} has a finite likelihood of "
             "the observation: use more members, model error, or a larger observation error."
         )

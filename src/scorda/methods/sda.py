@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
-from scorda.assimilate import Assimilator, check_needs
+from scorda.assimilate import Assimilator, Cost, check_needs
 from scorda.condition import Conditioned, Handover
 from scorda.denoise import AnyNoise, Denoiser
 from scorda.guide import Guidance, InflatedLikelihood
@@ -60,6 +60,8 @@ class SDA(Assimilator):
     chunk: int = CHUNK
     smoother = True
     needs = ("differentiable_operator",)
+    exact = "Gaussian prior with MMPS, steps → ∞"
+    cost = Cost(0, note="a network per step of its sampler")
 
     def assimilate(
         self,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from scorda import rng
-from scorda.assimilate import Assimilator, GaspariCohn, check_members, check_needs
+from scorda.assimilate import Assimilator, Cost, GaspariCohn, check_members, check_needs
 from scorda.assimilate.cost import Background, TrajectoryCost
 from scorda.assimilate.minimise import Minimum, lbfgs
 from scorda.problem import Analysis, Problem
@@ -73,6 +73,8 @@ class FourDVar(Assimilator):
 
     smoother = True
     needs = ("simulator", "differentiable_system", "differentiable_operator")
+    exact = "linear-Gaussian"
+    cost = Cost(0, note="a gradient of the run per iteration")
 
     def __post_init__(self) -> None:
         if self.iterations < 1:

@@ -58,6 +58,12 @@ class Posterior:
         return bool(self._attributes["complete"])
 
     @property
+    def stopped(self) -> str | None:
+        """Why a filter came to an early end, if it did; its steps before that can be read."""
+        stop = self._stop
+        return None if stop is None else str(stop["reason"])
+
+    @property
     def method(self) -> str:
         """Name of the method."""
         return str(self._attributes["method"])
@@ -79,7 +85,11 @@ class Posterior:
 
     @property
     def info(self) -> dict[str, Any]:
-        """Timings, memory, versions and what the method reported; empty while incomplete."""
+        """Timings, memory, versions and what the method reported; empty while incomplete.
+
+        Of a run that was stopped: ``stopped`` (error, reason, step, cycle, members, and the number
+        of states that were made), and what was reported so far.
+        """
         file = info_path(self.path)
         return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
@@ -97,7 +107,9 @@ class Posterior:
     def truth(self) -> Float[Tensor, "time ..."] | None:
         """True states ``(time, *state)``, or None where there is no truth."""
         dataset = self.group("truth")
-        return None if dataset is None else self._states(dataset)
+        if dataset is None:
+            return None
+        return self._states(dataset if self._stop is None else _first(dataset, self._stop))
 
     @property
     def observations(self) -> xarray.Dataset:
@@ -117,16 +129,20 @@ class Posterior:
     def to_xarray(self) -> xarray.Dataset:
         """Dataset of the ensemble, read lazily: dims (ensemble, time, ...).
 
+        Of a run that was stopped, the steps before.
+
         Raises:
             ValueError: If the run has not yet come to its end.
         """
         import xarray
 
-        if not self.complete:
+        stop = self._stop
+        if not self.complete and stop is None:
             raise ValueError(
                 f"{self.path} is incomplete: continue the run with `scorda assimilate --resume`."
             )
-        return xarray.open_zarr(self.path, chunks=None, consolidated=False)
+        dataset = xarray.open_zarr(self.path, chunks=None, consolidated=False)
+        return dataset if stop is None else _first(dataset, stop)
 
     def to_netcdf(self, path: str | Path) -> None:
         """Write ensemble, observations and truth to one NetCDF file, its groups likewise."""
@@ -138,6 +154,10 @@ class Posterior:
         partial = target.with_name(f"{target.name}.partial")
         xarray.DataTree.from_dict(groups).to_netcdf(partial, engine="h5netcdf")
         partial.replace(target)
+
+    @property
+    def _stop(self) -> dict[str, Any] | None:
+        return None if self.complete else self.info.get("stopped")
 
     @cached_property
     def _attributes(self) -> dict[str, Any]:
@@ -152,6 +172,11 @@ class Posterior:
             return torch.from_numpy(arrays[0])
         channel = arrays[0].ndim - (len(self.space.shape) - 1)
         return torch.from_numpy(np.stack(arrays, channel))
+
+
+def _first(dataset: xarray.Dataset, stop: dict[str, Any]) -> xarray.Dataset:
+    """The steps that were made before a run was stopped."""
+    return dataset.isel(time=slice(0, int(stop["states"])))
 
 
 def open_posterior(path: str | Path) -> Posterior:

@@ -4,6 +4,9 @@ A filter is cut into blocks of steps; each is a function of the configuration an
 last ensemble of the block before. A smoother whose members are independent is cut into blocks of
 members; any other method is one unit. A marker per finished unit is written after its data, so
 that what is left to do after a kill is the set of units without a marker.
+
+A filter that diverges, or whose ensemble degenerates, leaves what it made before: the store opens
+with the steps so far.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ import torch
 import zarr
 
 from scorda import rng
-from scorda.assimilate import Assimilator, Cycle, Filter, check_needs
+from scorda.assimilate import Assimilator, Cycle, Filter, RunError, check_needs
 from scorda.observe import Observations
 from scorda.problem import Analysis, Problem
 from scorda.shapes import Float, Tensor
@@ -86,6 +89,8 @@ def run(
 
     Raises:
         ValueError: If `path` is taken, or the run to resume had another configuration.
+        DivergenceError: If a filter diverges; the steps before are stored and can be read.
+        DegenerateEnsemble: Likewise, if its ensemble has no spread.
     """
     path = Path(path)
     if path.suffix != ".zarr":
@@ -147,9 +152,14 @@ class _Run:
                 continue
             begin = time.perf_counter()
             states, weights, report = self._unit(unit, progress)
-            if not (self.folder / "created").exists():
-                self._create(states, truth, record, configuration)
-            self._write(unit, states, weights)
+            stopped = report.pop("stopped", None)
+            if states is not None:
+                if not (self.folder / "created").exists():
+                    self._create(states, truth, record, configuration)
+                self._write(unit, states, weights)
+            if stopped is not None:
+                self._record_stop(unit, states, report, stopped)
+                raise stopped
             report |= {"seconds": time.perf_counter() - begin, "weighted": weights is not None}
             layout.write_json(self.marker(unit), report)
             if progress is not None:
@@ -157,32 +167,57 @@ class _Run:
 
     def _unit(
         self, unit: int, progress: Progress | None
-    ) -> tuple[Tensor, Tensor | None, dict[str, Any]]:
+    ) -> tuple[Tensor | None, Tensor | None, dict[str, Any]]:
+        """States and weights of a unit, and its report; with the error that ``stopped`` it."""
         first, last = self.plan.bounds(unit)
         generator = rng.seeded(self.seed)
         if isinstance(self.method, Filter):
             start = self._stored(unit - 1) if unit else None
-            states, weights, cycles = [], [], []
-            for cycle in self.method.run(self.problem, self.members, generator, start):
-                states.append(cycle.ensemble)
-                weights.append(cycle.weights)
-                if cycle.info:
-                    cycles.append(_scalars(cycle.info))
-                if progress is not None:
-                    progress(cycle.step + 1, self.plan.total)
-                if cycle.step + 1 == last:
-                    break
+            states, weights = [], []
+            report: dict[str, Any] = {"cycles": []}
+            try:
+                for cycle in self.method.run(self.problem, self.members, generator, start):
+                    states.append(cycle.ensemble)
+                    weights.append(cycle.weights)
+                    if cycle.info:
+                        report["cycles"].append(_scalars(cycle.info))
+                    if progress is not None:
+                        progress(cycle.step + 1, self.plan.total)
+                    if cycle.step + 1 == last:
+                        break
+            except RunError as error:
+                report["stopped"] = error
             known = [w for w in weights if w is not None]
             joint = None
             if known:
                 equal = torch.full_like(known[0], 1 / self.members)
                 joint = torch.stack([equal if w is None else w for w in weights], 1)
-            return torch.stack(states, 1), joint, {"cycles": cycles}
+            return torch.stack(states, 1) if states else None, joint, report
         if isinstance(self.method, MemberSampler):
             analysis = self.method.assimilate_members(self.problem, first, last, generator)
         else:
             analysis = self.method.assimilate(self.problem, self.members, generator)
         return analysis.states, analysis.weights, {"report": _scalars(analysis.info)}
+
+    def _record_stop(
+        self, unit: int, states: Tensor | None, report: dict[str, Any], error: RunError
+    ) -> None:
+        """Note beside the store how far the run came, and why no further."""
+        made = self.plan.bounds(unit)[0] + (0 if states is None else states.shape[1])
+        if not made:
+            return
+        done = [json.loads(self.marker(u).read_text()) for u in range(unit)]
+        cycles = [cycle for part in [*done, report] for cycle in part["cycles"]]
+        stopped = {
+            "error": type(error).__name__,
+            "reason": str(error),
+            "step": error.step,
+            "cycle": error.cycle,
+            "members": list(error.members),
+            "states": made,
+        }
+        layout.write_json(info_path(self.path), {"stopped": stopped, "report": _columns(cycles)})
+        error.add_note(f"Steps 0 to {made - 1} are in {self.path}.")
 
     def _stored(self, unit: int) -> Cycle:
         """The last step of a finished block, from which the next one starts."""
@@ -231,6 +266,9 @@ class _Run:
         root, space = zarr.open_group(self.path, mode="r+"), self.problem.space
         values = states.detach().cpu().numpy()
         along_time = self.plan.axis == "time"
+        if along_time:
+            # Fewer than the block has where the run was stopped in it.
+            last = first + values.shape[1]
         region = (slice(None), slice(first, last)) if along_time else (slice(first, last),)
         for i, name in enumerate(space.variables):
             layout.array(root, name)[region] = values[:, :, i] if space.has_channels else values

@@ -12,6 +12,7 @@ them on yours::
 They need no test framework and draw from seeds of their own.
 """
 
+from scorda.testing.declared import check_declaration
 from scorda.testing.diffusion import (
     check_denoiser,
     check_guidance,
@@ -20,14 +21,17 @@ from scorda.testing.diffusion import (
 )
 from scorda.testing.methods import check_assimilator, check_filter
 from scorda.testing.physics import check_operator, check_system
+from scorda.testing.robust import check_robust
 
 __all__ = [
     "check_assimilator",
+    "check_declaration",
     "check_denoiser",
     "check_filter",
     "check_guidance",
     "check_operator",
     "check_process",
+    "check_robust",
     "check_sampler",
     "check_system",
 ]
