@@ -15,7 +15,7 @@ from scorda.bench.sweep import Sweep
 from scorda.bench.tuning import check_effort
 from scorda.methods.kalman import KalmanFilter
 from scorda.methods.particle import ParticleFilter
-from scorda.plot import comparison, sweep
+from scorda.plot import comparison, means, sweep
 
 NEW = [
     "lorenz63-bimodal",
@@ -48,6 +48,12 @@ def test_the_quick_form_runs_and_has_a_figure(name, monkeypatch, tmp_path):
         assert row.failures or set(setup.shown) <= {*row.mean, "evaluations"}
     figure = sweep if isinstance(setup, Sweep) else comparison
     figure(rows, setup.shown).savefig(tmp_path / "a.png")
+    if getattr(setup, "drawn", 0):
+        twin = setup.prepare(0)
+        found = {row.label: setup.means(row.entry, twin, 0) for row in rows}
+        steps = setup.drawn * setup.every
+        assert {len(mean) for mean in found.values()} == {min(steps, len(twin[0]))}
+        means(twin[0][-steps:], found, setup.system.space.dt, setup.every)
 
 
 def test_exact_draws_have_no_bias():

@@ -48,8 +48,8 @@ class Exactness:
     entries: tuple[Entry, ...]
     system: LinearGaussian
     model: ObservationModel
-    cycles: int = 10
-    seeds: int = 30
+    cycles: int = 6
+    seeds: int = 20
     statistic: str = "mean"
     source: str = "ours; reference: the Kalman filter"
     shown: tuple[str, ...] = (
@@ -109,7 +109,7 @@ class Exactness:
 def linear_gaussian() -> Exactness:
     """Four variables, two of them observed with std 0.5; forecasts correlated 0.5 to 0.6.
 
-    Nothing is tuned: settings are the defaults. 1000 members, so that what is seen is the bias of
+    Nothing is tuned: settings are the defaults. 500 members, so that what is seen is the bias of
     the method more than the sampling error of the ensemble. An LETKF of infinite radius is the
     ETKF; with a finite one it needs coordinates, which this system has none of.
     """
@@ -131,7 +131,7 @@ def linear_gaussian() -> Exactness:
         "MASF published, plain sum": MASF(mode="published", sampler=plain),
         "MASF published, its scales": MASF(mode="published"),
     }
-    entries = tuple(Entry(label, method, 1000) for label, method in methods.items())
+    entries = tuple(Entry(label, method, 500) for label, method in methods.items())
     return Exactness(entries, _system(), ObservationModel(Select(OBSERVED), std=0.5))
 
 

@@ -17,7 +17,10 @@ Sums are kept, no ensembles, so the memory does not grow with the run. The defin
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+
+import torch
 
 from scorda import rng
 from scorda.assimilate import Filter
@@ -62,6 +65,7 @@ class Setup:
         statistic: What is taken over them, "mean" or "median".
         tuning: How the options of entries with a grid are chosen.
         shown: Scores that the command prints; the table has all of them.
+        drawn: Cycles at the end of one run whose means the command draws against the truth.
     """
 
     system: System
@@ -77,6 +81,7 @@ class Setup:
     start_mean: float | None = None
     tuning: Tuning = field(default_factory=Tuning)
     shown: tuple[str, ...] = ("rmse", "crps", "spread_skill", "coverage")
+    drawn: int = 0
 
     def prepare(self, seed: int) -> Twin:
         """Truth and problem of one seed, the same for all methods."""
@@ -90,20 +95,35 @@ class Setup:
             FloatingPointError: If the run diverges, or its ensemble degenerates after the first
                 cycle so that the method cannot go on.
         """
+        scores = RunningScores()
+        for cycle in self._run(entry, twin, seed):
+            if cycle.step > self.every * self.spinup:
+                scores.add(cycle, twin[0][cycle.step])
+        return scores.result()
+
+    def means(self, entry: Entry, twin: Twin, seed: int) -> Float[Tensor, "time *state"]:
+        """Ensemble means over the last steps of a run, those of the cycles that are drawn."""
+        last, means = len(twin[0]) - self.every * self.drawn, []
+        for cycle in self._run(entry, twin, seed):
+            if cycle.step >= last:
+                w = cycle.weights
+                x = cycle.ensemble
+                means.append(x.mean(0) if w is None else torch.tensordot(w.to(x), x, 1))
+        return torch.stack(means)
+
+    def _run(self, entry: Entry, twin: Twin, seed: int) -> Iterator[Cycle]:
         truth, problem = twin
         problem = replace(problem, initial=self.initial(truth, entry.members, seed))
-        scores, first, cycles = RunningScores(), self.every * self.spinup, 0
         method: Filter = entry.method
+        cycles = 0
         try:
             for cycle in method.run(problem, entry.members, rng.at((seed, 2), 0)):
+                yield cycle
                 cycles += bool(cycle.info)
-                if cycle.step > first:
-                    scores.add(cycle, truth[cycle.step])
-        except ValueError as error:
+        except (ValueError, torch.linalg.LinAlgError) as error:
             if cycles == 0:
                 raise
             raise FloatingPointError(f"Degenerate after {cycles} cycles: {error}") from error
-        return scores.result()
 
     def shortened(self) -> Setup:
         """The set-up with few cycles: a test that it runs, whose scores mean nothing."""

@@ -64,6 +64,7 @@ def lorenz63_masf() -> Setup:
         seeds=5,
         tuning=Tuning(cycles=40, spinup=5),
         shown=("rmse", "crps", "spread_skill", "coverage", "rmse_path"),
+        drawn=20,
     )
 
 

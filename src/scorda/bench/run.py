@@ -37,7 +37,8 @@ class Row:
         seconds: Mean time of one run.
         expected: Expected value, by score, where there is one.
         tolerance: Accepted distance from it.
-        options: Options that were chosen by tuning, in words.
+        entry: The entry with the options chosen for it.
+        options: These, in words.
         failures: What the runs that diverged said, by seed.
     """
 
@@ -49,6 +50,7 @@ class Row:
     seconds: float
     expected: Mapping[str, float]
     tolerance: float
+    entry: Entry | None = None
     options: str = ""
     failures: tuple[str, ...] = ()
 
@@ -82,7 +84,7 @@ def run_benchmark(
     resume: bool = False,
     progress: Progress | None = None,
 ) -> list[Row]:
-    """Tune the entries that have a grid, then run all of them with all seeds.
+    """Tune each entry that has a grid, and run it with all seeds.
 
     Each finished run is added to the file at once, so that an interrupted benchmark resumes.
 
@@ -110,25 +112,26 @@ def run_benchmark(
     path = None if path is None else Path(path)
     done = _read(path) if path is not None and resume else {}
     count = _Counter(progress, setup, len(seeds))
-    chosen = _tuned(setup, seeds, path, resume, count)
-    for (label, seed), run in list(done.items()):
-        if label in chosen and run.options != chosen[label][1]:
-            del done[label, seed]
-    for seed in seeds:
-        prepared: Any = None
-        for entry, options in chosen.values():
-            if (entry.label, seed) not in done:
-                prepared = setup.prepare(seed) if prepared is None else prepared
-                scores, seconds, failure = attempt(setup, entry, prepared, seed)
-                done[entry.label, seed] = _Run(options, failure, scores, seconds)
+    choose = _chooser(setup, seeds, path, resume, count)
+    prepared: dict[int, Any] = {}
+    chosen: list[Entry] = []
+    # One entry after another, so that an interrupted sweep has whole points.
+    for raw in setup.entries:
+        entry, options = choose(raw)
+        chosen.append(entry)
+        for seed in seeds:
+            key = entry.label, seed
+            if key not in done or done[key].options != options:
+                if seed not in prepared:
+                    prepared[seed] = setup.prepare(seed)
+                scores, seconds, failure = attempt(setup, entry, prepared[seed], seed)
+                done[key] = _Run(options, failure, scores, seconds)
                 if path is not None:
                     _write(path, done)
             count()
     expected = expected_scores(name)
     typical = np.median if setup.statistic == "median" else np.mean
-    return [
-        _row(entry, seeds, done, expected.get(entry.label, {}), typical) for entry in setup.entries
-    ]
+    return [_row(entry, seeds, done, expected.get(entry.label, {}), typical) for entry in chosen]
 
 
 def write_table(rows: Sequence[Row], path: str | Path, name: str) -> None:
@@ -167,12 +170,12 @@ class _Counter:
             self._progress(self._done, self._total)
 
 
-def _tuned(
+def _chooser(
     setup: Benchmark, seeds: Sequence[int], path: Path | None, resume: bool, count: _Counter
-) -> dict[str, tuple[Entry, str]]:
-    """Entries with the options chosen for them, by label."""
+) -> Callable[[Entry], tuple[Entry, str]]:
+    """What makes of an entry the one with the options chosen for it, and these in words."""
     if not isinstance(setup, Tunable) or not any(entry.grid for entry in setup.entries):
-        return {entry.label: (entry, "") for entry in setup.entries}
+        return lambda entry: (entry, "")
     if both := set(seeds) & set(setup.tuning.seeds):
         raise ValueError(
             f"Got seeds {sorted(both)}, on which options are chosen: report others than "
@@ -183,7 +186,7 @@ def _tuned(
         file = path.with_name(path.name.removesuffix(".csv").removesuffix(".runs") + ".tuning.csv")
     trials = Trials.open(file, resume)
     prepared: dict[int, Any] = {}
-    return {entry.label: tune(setup, entry, trials, prepared, count) for entry in setup.entries}
+    return lambda entry: tune(setup, entry, trials, prepared, count)
 
 
 def _row(
@@ -212,6 +215,7 @@ def _row(
             name: value for name, value in expected.items() if name not in ("tolerance", "source")
         },
         tolerance=expected.get("tolerance", math.inf),
+        entry=entry,
         options=next(iter(runs.values())).options,
         failures=tuple(f"seed {s}: {run.failure}" for s, run in runs.items() if run.failure),
     )

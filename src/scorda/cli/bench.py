@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -31,7 +31,7 @@ class Bench:
 
     out: Path = Path("bench")
     """Folder for NAME.csv, the table, NAME.runs.csv, the single runs, NAME.tuning.csv, the trials
-    that options were chosen from, and NAME.png, if any."""
+    that options were chosen from, and figures, NAME.png and NAME.paths.png, if any."""
 
     quick: bool = False
     """A few cycles and one seed: shows that it runs, compares nothing."""
@@ -88,6 +88,9 @@ def bench(
     if (figure := _figure(rows, shown)) is not None:
         with atomic(given.out / f"{stem}.png") as partial:
             figure.savefig(partial, format="png")
+    if getattr(setup, "drawn", 0):
+        with atomic(given.out / f"{stem}.paths.png") as partial:
+            _paths(setup, rows, seed=min(1, len(seeds) - 1)).savefig(partial, format="png")
     heading = f"{setup.statistic} of {len(seeds)} seeds"
     if shown:
         _print_wide(rows, shown, heading, compare=not given.quick)
@@ -112,6 +115,21 @@ def _figure(rows: list[Row], shown: Sequence[str]) -> Figure | None:
     if len(points) > 1 and all(re.fullmatch(r"\w+=[\d.]+", point) for point in points):
         return sweep(rows, shown)
     return comparison(rows, shown)
+
+
+def _paths(setup: Any, rows: Sequence[Row], seed: int) -> Figure:
+    """Truth and ensemble means of one seed, run once more."""
+    from scorda.plot import means
+
+    twin = setup.prepare(seed)
+    found = {}
+    for row in rows:
+        try:
+            found[row.label] = setup.means(row.entry, twin, seed)
+        except FloatingPointError:
+            found[row.label] = None
+    steps = setup.every * setup.drawn
+    return means(twin[0][-steps:], found, setup.system.space.dt, setup.every)
 
 
 def _print_long(rows: Sequence[Row], heading: str, compare: bool) -> None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from scorda.bench.run import Row
-from scorda.plot.base import BLUE, colours_of, log_ticks, style, subplots
+from scorda.plot.base import BLUE, MUTED, TRUTH, colours_of, log_ticks, style, subplots
+from scorda.shapes import Float, Tensor
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["comparison", "sweep"]
+__all__ = ["comparison", "means", "sweep"]
 
 # Of these a method has enough at 1, or at the nominal level.
 IDEAL = {"spread_skill": 1.0, "coverage": 0.9, "w1/floor": 1.0}
@@ -88,6 +89,40 @@ def sweep(rows: Sequence[Row], scores: Sequence[str]) -> Figure:
     return figure
 
 
+def means(
+    truth: Float[Tensor, "time state"],
+    found: Mapping[str, Float[Tensor, "time state"] | None],
+    dt: float,
+    every: int,
+) -> Figure:
+    """The first component of the truth and of ensemble means, one panel per method.
+
+    Arguments:
+        truth: True states.
+        found: Ensemble means at the same steps, by method; None where it diverged.
+        dt: Length of a step.
+        every: Steps between analyses, the last of which is at the end; marked by lines.
+    """
+    time = [dt * (step - len(truth) + 1) for step in range(len(truth))]
+    with style():
+        figure, panels = subplots(len(found), 1, 8, 1.3 * len(found) + 0.5)
+        for panel, (method, mean) in zip(panels.flat, found.items(), strict=True):
+            panel.vlines(time[::-every], *_range(truth), color=MUTED, linewidth=0.4)
+            panel.plot(time, truth[:, 0].cpu().numpy(), color=TRUTH, linewidth=1)
+            if mean is None:
+                panel.set_title(f"{method}: diverged")
+                continue
+            panel.plot(time, mean[:, 0].cpu().numpy(), color=BLUE, linewidth=1)
+            error = float((mean - truth).square().mean(1).sqrt().mean())
+            panel.set_title(f"{method}: RMSE {error:.2f} over these steps")
+        panels.flat[-1].set_xlabel("time before the end")
+    return figure
+
+
+def _range(truth: Tensor) -> tuple[float, float]:
+    return float(truth[:, 0].min()), float(truth[:, 0].max())
+
+
 def _of(row: Row, score: str) -> tuple[float, float]:
     """Mean and standard error; NaN where there is none."""
     error = row.error.get(score, math.nan)
@@ -98,7 +133,7 @@ def _mark(panel: Axes, score: str, vertical: bool) -> None:
     if score in IDEAL or "variance" in score or "bias" in score:
         at = IDEAL.get(score, 0.0 if "bias" in score else 1.0)
         line = panel.axvline if vertical else panel.axhline
-        line(at, color="#767676", linewidth=0.8, linestyle="--", zorder=0)
+        line(at, color=MUTED, linewidth=0.8, linestyle="--", zorder=0)
 
 
 def _markers() -> Sequence[str]:
