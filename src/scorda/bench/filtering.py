@@ -120,7 +120,7 @@ class Setup:
             for cycle in method.run(problem, entry.members, rng.at((seed, 2), 0)):
                 yield cycle
                 cycles += bool(cycle.info)
-        except (ValueError, torch.linalg.LinAlgError) as error:
+        except (ValueError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
             if cycles == 0:
                 raise
             raise FloatingPointError(f"Degenerate after {cycles} cycles: {error}") from error
