@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from scorda.bench.entry import Entry
-from scorda.bench.prior import Generation
-from scorda.bench.problems import PROBLEMS, Setup, expected_scores
-from scorda.bench.smoothing import Smoothing
+from scorda.bench.entry import Benchmark, Entry
+from scorda.bench.problems import PROBLEMS, expected_scores
+from scorda.bench.tuning import Trials, Tunable, attempt, check_effort, tune
 from scorda.files import atomic
 
 __all__ = ["Row", "run_benchmark", "write_table"]
 
 Progress = Callable[[int, int], None]
+# What stands beside the scores in the file of runs, in front of them and behind.
+BEFORE, AFTER = ("entry", "seed", "options", "failure"), ("seconds",)
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,15 @@ class Row:
         label: Name of the entry.
         members: Number of members.
         seeds: Number of seeds.
-        mean: Mean over the seeds, or their median where the benchmark says so, by score.
+        mean: Mean over the seeds, or their median where the benchmark says so, by score; NaN
+            where a run diverged: what is left of an entry that sometimes fails is no score.
         error: Standard error of the mean, by score; NaN for one seed.
         seconds: Mean time of one run.
         expected: Expected value, by score, where there is one.
         tolerance: Accepted distance from it.
+        entry: The entry with the options chosen for it.
+        options: These, in words.
+        failures: What the runs that diverged said, by seed.
     """
 
     label: str
@@ -46,22 +50,41 @@ class Row:
     seconds: float
     expected: Mapping[str, float]
     tolerance: float
+    entry: Entry | None = None
+    options: str = ""
+    failures: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
         """Whether every score with an expected value is within the tolerance of it."""
-        return all(abs(self.mean[name] - v) <= self.tolerance for name, v in self.expected.items())
+        return all(
+            abs(self.mean.get(name, math.nan) - value) <= self.tolerance
+            for name, value in self.expected.items()
+        )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One finished run."""
+
+    options: str
+    failure: str
+    scores: Mapping[str, float]
+    seconds: float
+
+
+_Runs = dict[tuple[str, int], _Run]
 
 
 def run_benchmark(
     name: str,
     seeds: Sequence[int] | None = None,
     path: str | Path | None = None,
-    setup: Setup | Smoothing | Generation | None = None,
+    setup: Benchmark | None = None,
     resume: bool = False,
     progress: Progress | None = None,
 ) -> list[Row]:
-    """Run all entries of a benchmark with all seeds.
+    """Tune each entry that has a grid, and run it with all seeds.
 
     Each finished run is added to the file at once, so that an interrupted benchmark resumes.
 
@@ -69,73 +92,115 @@ def run_benchmark(
         name: Name of the benchmark.
         seeds: Seeds, one twin experiment each, the same for all entries (default: as many as
             the benchmark has, from 0).
-        path: CSV file of single runs: entry, seed, seconds, and a column per score.
+        path: CSV file of single runs, ``NAME.runs.csv``: entry, seed, options chosen, how it
+            diverged, a column per score, seconds. The trials that the options were chosen from
+            go beside it, to ``NAME.tuning.csv``.
         setup: Other set-up than the named one, such as a `shortened` one.
-        resume: Keep the runs that are in the file.
-        progress: Called with the runs done and their total.
+        resume: Keep the runs and trials that are in the files, as far as their options still are
+            those of the entry.
+        progress: Called with the runs done and their total, trials included.
 
     Raises:
-        ValueError: If there is no benchmark of that name.
+        ValueError: If there is no benchmark of that name, if the grids of its entries differ in
+            size, or if a seed is one that options are chosen on.
     """
     if name not in PROBLEMS:
         raise ValueError(f"Unknown benchmark {name!r}: choose one of {sorted(PROBLEMS)}.")
     setup = setup or PROBLEMS[name]()
     seeds = range(setup.seeds) if seeds is None else seeds
-    done = _read(Path(path)) if path is not None and resume else {}
-    total = len(setup.entries) * len(seeds)
-    for seed in seeds:
-        todo = [entry for entry in setup.entries if (entry.label, seed) not in done]
-        prepared: Any = setup.prepare(seed) if todo else None
-        for entry in todo:
-            begin = time.perf_counter()
-            scores = setup.score(entry, prepared, seed)
-            done[entry.label, seed] = scores | {"seconds": time.perf_counter() - begin}
-            if path is not None:
-                _write(Path(path), done)
-            if progress is not None:
-                progress(len(done), total)
+    check_effort(setup.entries)
+    path = None if path is None else Path(path)
+    done = _read(path) if path is not None and resume else {}
+    count = _Counter(progress, setup, len(seeds))
+    choose = _chooser(setup, seeds, path, resume, count)
+    prepared: dict[int, Any] = {}
+    chosen: list[Entry] = []
+    # One entry after another, so that an interrupted sweep has whole points.
+    for raw in setup.entries:
+        entry, options = choose(raw)
+        chosen.append(entry)
+        for seed in seeds:
+            key = entry.label, seed
+            if key not in done or done[key].options != options:
+                if seed not in prepared:
+                    prepared[seed] = setup.prepare(seed)
+                scores, seconds, failure = attempt(setup, entry, prepared[seed], seed)
+                done[key] = _Run(options, failure, scores, seconds)
+                if path is not None:
+                    _write(path, done)
+            count()
     expected = expected_scores(name)
     typical = np.median if setup.statistic == "median" else np.mean
-    return [
-        _row(entry, seeds, done, expected.get(entry.label, {}), typical) for entry in setup.entries
-    ]
+    return [_row(entry, seeds, done, expected.get(entry.label, {}), typical) for entry in chosen]
 
 
 def write_table(rows: Sequence[Row], path: str | Path, name: str) -> None:
-    """Write one row per entry and score: mean, standard error, expected value, seconds."""
-    columns = "benchmark entry members seeds score mean standard_error expected tolerance seconds"
+    """Write one row per entry and score, and what was chosen for the entry.
+
+    The score "diverged" is the number of seeds that did.
+    """
+    columns = "benchmark entry members seeds score mean standard_error expected tolerance"
     with atomic(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns.split())
+        writer.writerow([*columns.split(), "seconds", "options"])
         for row in rows:
+            head = [name, row.label, row.members, row.seeds]
+            tail = [f"{row.seconds:.3g}", row.options]
             for score, mean in row.mean.items():
                 expected = row.expected.get(score)
-                writer.writerow(
-                    [
-                        name,
-                        row.label,
-                        row.members,
-                        row.seeds,
-                        score,
-                        f"{mean:.6g}",
-                        f"{row.error[score]:.3g}",
-                        "" if expected is None else expected,
-                        "" if expected is None else row.tolerance,
-                        f"{row.seconds:.3g}",
-                    ]
-                )
+                known = ["", ""] if expected is None else [expected, row.tolerance]
+                numbers = [f"{mean:.6g}", f"{row.error[score]:.3g}"]
+                writer.writerow([*head, score, *numbers, *known, *tail])
+            if row.failures:
+                writer.writerow([*head, "diverged", len(row.failures), "", "", "", *tail])
+
+
+class _Counter:
+    """Counts runs and trials."""
+
+    def __init__(self, progress: Progress | None, setup: Benchmark, seeds: int) -> None:
+        trials = 0
+        if isinstance(setup, Tunable):
+            trials = sum(len(entry.grid) for entry in setup.entries) * len(setup.tuning.seeds)
+        self._progress, self._total, self._done = progress, trials + len(setup.entries) * seeds, 0
+
+    def __call__(self) -> None:
+        self._done += 1
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+
+
+def _chooser(
+    setup: Benchmark, seeds: Sequence[int], path: Path | None, resume: bool, count: _Counter
+) -> Callable[[Entry], tuple[Entry, str]]:
+    """What makes of an entry the one with the options chosen for it, and these in words."""
+    if not isinstance(setup, Tunable) or not any(entry.grid for entry in setup.entries):
+        return lambda entry: (entry, "")
+    if both := set(seeds) & set(setup.tuning.seeds):
+        raise ValueError(
+            f"Got seeds {sorted(both)}, on which options are chosen: report others than "
+            f"{setup.tuning.seeds}."
+        )
+    file = None
+    if path is not None:
+        file = path.with_name(path.name.removesuffix(".csv").removesuffix(".runs") + ".tuning.csv")
+    trials = Trials.open(file, resume)
+    prepared: dict[int, Any] = {}
+    return lambda entry: tune(setup, entry, trials, prepared, count)
 
 
 def _row(
     entry: Entry,
     seeds: Sequence[int],
-    done: Mapping[tuple[str, int], Mapping[str, float]],
+    done: _Runs,
     expected: Mapping[str, Any],
     typical: Callable[..., Any],
 ) -> Row:
-    runs = [done[entry.label, seed] for seed in seeds]
-    names = [name for name in runs[0] if name != "seconds"]
-    values = {name: np.array([run[name] for run in runs]) for name in names}
+    runs = {seed: done[entry.label, seed] for seed in seeds}
+    names = list(dict.fromkeys(name for run in runs.values() for name in run.scores))
+    values = {
+        name: np.array([run.scores.get(name, math.nan) for run in runs.values()]) for name in names
+    }
     return Row(
         label=entry.label,
         members=entry.members,
@@ -145,26 +210,36 @@ def _row(
             name: float(v.std(ddof=1) / math.sqrt(len(v))) if len(v) > 1 else math.nan
             for name, v in values.items()
         },
-        seconds=float(np.mean([run["seconds"] for run in runs])),
-        expected={name: expected[name] for name in names if name in expected},
+        seconds=float(np.mean([run.seconds for run in runs.values()])),
+        expected={
+            name: value for name, value in expected.items() if name not in ("tolerance", "source")
+        },
         tolerance=expected.get("tolerance", math.inf),
+        entry=entry,
+        options=next(iter(runs.values())).options,
+        failures=tuple(f"seed {s}: {run.failure}" for s, run in runs.items() if run.failure),
     )
 
 
-def _read(path: Path) -> dict[tuple[str, int], dict[str, float]]:
+def _read(path: Path) -> _Runs:
     if not path.is_file():
         return {}
+    runs: _Runs = {}
     with path.open(newline="", encoding="utf-8") as file:
-        return {
-            (line.pop("entry"), int(line.pop("seed"))): {n: float(v) for n, v in line.items()}
-            for line in csv.DictReader(file)
-        }
+        for line in csv.DictReader(file):
+            key = line.pop("entry"), int(line.pop("seed"))
+            options, failure = line.pop("options", ""), line.pop("failure", "")
+            seconds = float(line.pop("seconds"))
+            scores = {name: float(value) for name, value in line.items() if value}
+            runs[key] = _Run(options, failure, scores, seconds)
+    return runs
 
 
-def _write(path: Path, done: Mapping[tuple[str, int], Mapping[str, float]]) -> None:
-    names = [*next(iter(done.values()))]
+def _write(path: Path, done: _Runs) -> None:
+    names = list(dict.fromkeys(name for run in done.values() for name in run.scores))
     with atomic(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["entry", "seed", *names])
-        for (label, seed), scores in done.items():
-            writer.writerow([label, seed, *(repr(scores[name]) for name in names)])
+        writer.writerow([*BEFORE, *names, *AFTER])
+        for (label, seed), run in done.items():
+            values = (repr(run.scores[name]) if name in run.scores else "" for name in names)
+            writer.writerow([label, seed, run.options, run.failure, *values, repr(run.seconds)])

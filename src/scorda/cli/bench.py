@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from scorda.bench.run import Row
 
 __all__ = ["Bench", "bench"]
 
@@ -23,13 +30,14 @@ class Bench:
     """Trained prior to measure in place of the shipped one: its file."""
 
     out: Path = Path("bench")
-    """Folder for NAME.csv, the table, NAME.runs.csv, the single runs, and NAME.png, if any."""
+    """Folder for NAME.csv, the table, NAME.runs.csv, the single runs, NAME.tuning.csv, the trials
+    that options were chosen from, and figures, NAME.png and NAME.paths.png, if any."""
 
     quick: bool = False
     """A few cycles and one seed: shows that it runs, compares nothing."""
 
     resume: bool = False
-    """Keep the runs that are in NAME.runs.csv."""
+    """Keep the runs and trials that are in these files."""
 
     threads: int = 1
     """Number of threads; one is fastest for small states."""
@@ -76,31 +84,100 @@ def bench(
             name, seeds, given.out / f"{stem}.runs.csv", setup, given.resume, report
         )
     write_table(rows, given.out / f"{stem}.csv", name)
-    if {"w1", "sampling_seconds"} <= set(rows[0].mean):
-        from scorda.plot import tradeoff
-
-        # Rows with another number of members have another floor.
-        alike = [row for row in rows if row.members == rows[0].members]
+    shown = getattr(setup, "shown", ())
+    if (figure := _figure(rows, shown)) is not None:
         with atomic(given.out / f"{stem}.png") as partial:
-            tradeoff(alike).savefig(partial, format="png")
-    lines: list[list[str] | None] = []
+            figure.savefig(partial, format="png")
+    if getattr(setup, "drawn", 0):
+        with atomic(given.out / f"{stem}.paths.png") as partial:
+            _paths(setup, rows, seed=min(1, len(seeds) - 1)).savefig(partial, format="png")
+    heading = f"{setup.statistic} of {len(seeds)} seeds"
+    if shown:
+        _print_wide(rows, shown, heading, compare=not given.quick)
+    else:
+        _print_long(rows, heading, compare=not given.quick)
     for row in rows:
-        for score, mean in row.mean.items():
-            expected = row.expected.get(score)
-            verdict = ["–", ""]
-            if expected is not None and not given.quick:
-                verdict = [f"{expected:g} ± {row.tolerance:g}", "ok" if row.passed else "differs"]
-            lines.append(
-                [row.label, score, f"{mean:.3f} ± {row.error[score]:.3f}", *verdict,
-                 f"{row.seconds:.1f}"]
-            )  # fmt: skip
-    head = [
-        "entry",
-        "score",
-        f"{setup.statistic} of {len(seeds)} seeds",
-        "expected",
-        "",
-        "seconds",
-    ]
-    table(None, head, lines, left=2)
+        for failure in row.failures:
+            out.print(f"diverged: {row.label}, {failure}")
     out.print(f"table: {given.out / f'{stem}.csv'}")
+
+
+def _figure(rows: list[Row], shown: Sequence[str]) -> Figure | None:
+    """The figure that suits the scores, if any."""
+    from scorda.plot import comparison, sweep, tradeoff
+
+    if {"w1", "sampling_seconds"} <= set(rows[0].mean):
+        # Rows with another number of members have another floor.
+        return tradeoff([row for row in rows if row.members == rows[0].members])
+    if not shown:
+        return None
+    points = {row.label.split(", ")[0] for row in rows}
+    if len(points) > 1 and all(re.fullmatch(r"\w+=[\d.]+", point) for point in points):
+        return sweep(rows, shown)
+    return comparison(rows, shown)
+
+
+def _paths(setup: Any, rows: Sequence[Row], seed: int) -> Figure:
+    """Truth and ensemble means of one seed, run once more."""
+    from scorda.plot import means
+
+    twin = setup.prepare(seed)
+    found = {}
+    for row in rows:
+        try:
+            found[row.label] = setup.means(row.entry, twin, seed)
+        except FloatingPointError:
+            found[row.label] = None
+    steps = setup.every * setup.drawn
+    return means(twin[0][-steps:], found, setup.system.space.dt, setup.every)
+
+
+def _print_long(rows: Sequence[Row], heading: str, compare: bool) -> None:
+    """One line per entry and score."""
+    from scorda.cli.console import table
+
+    lines: list[list[str] | None] = [
+        [row.label, score, _number(row, score), *_verdict(row, [score], compare),
+         f"{row.seconds:.1f}"]
+        for row in rows
+        for score in row.mean
+    ]  # fmt: skip
+    table(None, ["entry", "score", heading, "expected", "", "seconds"], lines, left=2)
+
+
+def _print_wide(rows: Sequence[Row], shown: Sequence[str], heading: str, compare: bool) -> None:
+    """One line per entry, one column per score; the file has all scores."""
+    from scorda.cli.console import table
+
+    extra: dict[str, list[list[str]]] = {}
+    compare = compare and any(row.expected for row in rows)
+    if compare:
+        extra["expected"] = [[" ".join(_verdict(row, shown, True))] for row in rows]
+    if any(row.options for row in rows):
+        extra["chosen"] = [[row.options] for row in rows]
+    lines: list[list[str] | None] = [
+        [
+            row.label,
+            *(_number(row, score) for score in shown),
+            f"{row.seconds:.1f}",
+            *(column[i][0] for column in extra.values()),
+        ]
+        for i, row in enumerate(rows)
+    ]
+    table(heading, ["entry", *shown, "seconds", *extra], lines, left=1)
+
+
+def _number(row: Row, score: str) -> str:
+    if score not in row.mean:
+        return "–"
+    if row.failures:
+        return f"{len(row.failures)} of {row.seeds} diverged"
+    return f"{row.mean[score]:.3f} ± {row.error[score]:.3f}"
+
+
+def _verdict(row: Row, scores: Sequence[str], compare: bool) -> list[str]:
+    """What was expected, and whether it came."""
+    expected = [f"{row.expected[name]:g}" for name in scores if name in row.expected]
+    if not expected or not compare:
+        return ["–", ""]
+    return [f"{', '.join(expected)} ± {row.tolerance:g}", "ok" if row.passed else "differs"]

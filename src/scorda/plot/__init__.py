@@ -5,6 +5,7 @@ colour per method where there are several. Times are in the units of the space.
 """
 
 from scorda.plot.base import colours_of, component_name, style
+from scorda.plot.comparison import comparison, means, sweep
 from scorda.plot.maps import fields, hovmoller
 from scorda.plot.reliability import rank_histograms, spread_skill
 from scorda.plot.series import error_and_spread, trajectories
@@ -12,13 +13,16 @@ from scorda.plot.tradeoff import tradeoff
 
 __all__ = [
     "colours_of",
+    "comparison",
     "component_name",
     "error_and_spread",
     "fields",
     "hovmoller",
+    "means",
     "rank_histograms",
     "spread_skill",
     "style",
+    "sweep",
     "tradeoff",
     "trajectories",
 ]

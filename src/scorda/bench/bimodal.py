@@ -1,0 +1,173 @@
+"""A posterior with two modes: Lorenz-63 of which only z is observed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cache
+
+import torch
+
+from scorda import rng
+from scorda.bench.entry import Entry, grid
+from scorda.bench.sweep import Sweep
+from scorda.bench.tuning import Tuning
+from scorda.ensemble_prior import EnsembleKernel
+from scorda.methods.closed_form import ClosedFormFilter
+from scorda.methods.enkf import EnKF
+from scorda.methods.ensf import EnSF
+from scorda.methods.masf import MASF
+from scorda.methods.particle import ParticleFilter
+from scorda.metrics import wasserstein
+from scorda.observe import ObservationModel, Select
+from scorda.problem import Problem, twin_experiment
+from scorda.shapes import Float, Tensor
+from scorda.systems import Lorenz63
+
+__all__ = ["Bimodal", "Posterior", "lorenz63_bimodal"]
+
+MEMBERS = (50, 100, 250, 500, 1000)
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """A problem and two draws of its posterior at each step that is scored, by step."""
+
+    problem: Problem
+    reference: dict[int, Float[Tensor, "draws 3"]]
+    second: dict[int, Float[Tensor, "draws 3"]]
+
+
+@dataclass(frozen=True)
+class Bimodal:
+    """W1 of a filter's analyses to a particle filter with 100 000 members.
+
+    Both x and y change sign together without a change of z, so each posterior is symmetric, and
+    has at least two modes on the lobes' outer parts. What tells them apart is never observed: a
+    filter has to carry both as long as it runs.
+
+    Arguments:
+        entries: What is run.
+        every: Steps between observations of z.
+        std: Their error.
+        cycles: Analyses that are scored.
+        spinup: Analyses before them.
+        particles: Members of the reference, resampled at every analysis.
+        draws: Members drawn from it, twice: the second draw gives the floor.
+        seeds: Number of problems.
+        source: Where the set-up is from.
+        tuning: How the options of entries with a grid are chosen.
+        shown: Scores that the command prints.
+    """
+
+    entries: tuple[Entry, ...]
+    every: int = 8
+    std: float = 1.0
+    cycles: int = 4
+    spinup: int = 4
+    particles: int = 100_000
+    draws: int = 1000
+    seeds: int = 5
+    statistic: str = "mean"
+    source: str = "after Binder & Oberai (2026), arXiv:2603.21291, section 4.2; observations ours"
+    tuning: Tuning = field(default_factory=lambda: Tuning(score="w1"))
+    shown: tuple[str, ...] = ("w1", "w1/floor", "mode", "evaluations")
+
+    def prepare(self, seed: int) -> Posterior:
+        """Problem and reference of one seed."""
+        return _reference(
+            self.every, self.std, self.spinup, self.cycles, self.particles, self.draws, seed
+        )
+
+    def score(self, entry: Entry, posterior: Posterior, seed: int) -> dict[str, float]:
+        r"""Scores of one run, mean over the scored analyses.
+
+        w1: exact W1 between the members and draws of the reference, in units of the state;
+        w1/floor: over that of as many draws of the reference; mode: distance of the share of
+        members with x > 0 from 1/2; evaluations: of score or denoiser per analysis, where the
+        method has them; cycle_seconds: seconds of an analysis.
+        """
+        problem, sums = posterior.problem, dict[str, float]()
+        initial = Lorenz63().prior(entry.members, rng.at((seed, 1), 0))
+        problem = replace(problem, initial=initial)
+        for cycle in entry.method.run(problem, entry.members, rng.at((seed, 2), 0)):
+            if cycle.step not in posterior.reference:
+                continue
+            reference = posterior.reference[cycle.step]
+            x = cycle.ensemble
+            found = {
+                "w1": float(wasserstein(reference, x)),
+                "floor": float(wasserstein(reference, posterior.second[cycle.step][: len(x)])),
+                "mode": abs(float((x[:, 0] > 0).to(x).mean()) - 0.5),
+                "cycle_seconds": float(cycle.info["seconds"]),
+            }
+            if "evaluations" in cycle.info:
+                found["evaluations"] = float(cycle.info["evaluations"])
+            for name, value in found.items():
+                sums[name] = sums.get(name, 0.0) + value / len(posterior.reference)
+        sums["w1/floor"] = sums["w1"] / sums.pop("floor")
+        return sums
+
+    def shortened(self) -> Bimodal:
+        """Few particles: a test that it runs, whose scores mean nothing."""
+        entries = tuple(replace(entry, grid=entry.grid[:2]) for entry in self.entries)
+        quick = replace(self.tuning, seeds=self.tuning.seeds[:1])
+        return replace(
+            self,
+            entries=entries,
+            particles=2000,
+            draws=100,
+            cycles=1,
+            spinup=1,
+            seeds=1,
+            tuning=quick,
+        )
+
+    def trial(self) -> Bimodal:
+        """The set-up as it is when options are chosen: the same, on other seeds."""
+        return self
+
+
+def lorenz63_bimodal() -> Sweep:
+    """Lorenz-63 with model error, z observed every 0.2 time units with unit error.
+
+    Members start as independent states of the attractor. Scored are the last 4 of 8 analyses.
+    """
+    bandwidths = (0.05, 0.1, 0.15, 0.2, 0.3, 0.45)
+    closed = grid(bandwidth=bandwidths)
+    ends = grid(eps_alpha=(0.05, 0.5), eps_beta=(0.025, 0.1, 0.3))
+    inflations = grid(inflation=(1.0, 1.02, 1.05, 1.1, 1.2, 1.4))
+    kernels = grid(prior=[EnsembleKernel(width) for width in (0.2, 0.4, 0.7, 1.0, 1.5, 2.5)])
+    points = {
+        f"N={n}": Bimodal(
+            (
+                Entry("EnKF", EnKF(), n, inflations),
+                Entry("particle filter", ParticleFilter(1.0), n, grid(jitter=bandwidths)),
+                Entry("closed form", ClosedFormFilter(), n, closed),
+                Entry("closed form, coupled", ClosedFormFilter(draw="coupled"), n, closed),
+                Entry("EnSF", EnSF(scale="spread", euler_steps=100), n, ends),
+                Entry("MASF bridge, Gaussian", MASF(), n, inflations),
+                Entry("MASF bridge, kernel", MASF(EnsembleKernel(1.0)), n, kernels),
+            )
+        )
+        for n in MEMBERS
+    }
+    return Sweep(points, points["N=50"].source)
+
+
+@cache
+def _reference(
+    every: int, std: float, spinup: int, cycles: int, particles: int, draws: int, seed: int
+) -> Posterior:
+    """All points of a sweep share it; it takes seconds to make."""
+    system, steps = Lorenz63(), every * (spinup + cycles)
+    twin, start, run, pick = rng.spawn(rng.at((seed, 3), 0), 4)
+    model = ObservationModel(Select([2]), std=std)
+    _, problem = twin_experiment(system, model, steps, every, twin)
+    large = replace(problem, initial=system.prior(particles, start))
+    scored, reference, second = range(every * (spinup + 1), steps + 1, every), {}, {}
+    for cycle in ParticleFilter(resample=1.0).run(large, particles, run):
+        if cycle.step in scored:
+            order = torch.randperm(particles, generator=pick)[: 2 * draws]
+            x = cycle.ensemble[order].double()
+            reference[cycle.step], second[cycle.step] = x[:draws], x[draws:]
+    return Posterior(problem, reference, second)

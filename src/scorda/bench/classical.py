@@ -1,0 +1,83 @@
+"""Set-ups whose scores others have published: Lorenz-63 and Lorenz-96 of Sakov, and of EnSF."""
+
+from __future__ import annotations
+
+import torch
+
+from scorda.bench.entry import Entry
+from scorda.bench.filtering import Setup
+from scorda.methods.enkf import ETKF, EnKF
+from scorda.methods.ensf import EnSF
+from scorda.methods.letkf import LETKF
+from scorda.methods.particle import ParticleFilter
+from scorda.observe import ObservationModel, Pointwise, Select
+from scorda.systems import Lorenz63, Lorenz96
+
+__all__ = ["lorenz63_sakov", "lorenz96_arctan", "lorenz96_sakov"]
+
+
+def lorenz96_sakov() -> Setup:
+    """Lorenz-96 with 40 sites, all observed each step of 0.05 with unit error.
+
+    Source: Sakov & Oke (2008), Tellus A 60, 361-371. 1000 cycles after 20 time units.
+    """
+    return Setup(
+        system=Lorenz96(dim=40, forcing=8.0, dt=0.05),
+        model=ObservationModel(Select(range(40)), std=1.0),
+        every=1,
+        cycles=1000,
+        spinup=400,
+        start_std=0.001**0.5,
+        entries=(
+            Entry("EnKF, N=40, inflation 1.06", EnKF(inflation=1.06), 40),
+            Entry("ETKF, N=28, inflation 1.02, rotation", ETKF(1.02, rotation=True), 28),
+            Entry("LETKF, N=7, inflation 1.04, radius 4", LETKF(1.04, radius=4.0), 7),
+        ),
+        source="Sakov & Oke (2008), Tellus A 60, 361-371",
+    )
+
+
+def lorenz63_sakov() -> Setup:
+    """Lorenz-63 without model error, all observed every 0.25 time units with variance 2.
+
+    Source: Sakov, Oliver & Bertino (2012), Mon. Wea. Rev. 140, 1988-2004. 1000 cycles after 16
+    time units.
+    """
+    particles = ParticleFilter(resample=0.2, jitter=0.35)
+    return Setup(
+        system=Lorenz63(dt=0.01, noise_std=0.0),
+        model=ObservationModel(Select(range(3)), std=2.0**0.5),
+        every=25,
+        cycles=1000,
+        spinup=64,
+        start_std=0.001**0.5,
+        entries=(
+            Entry("ETKF, N=10, inflation 1.02, rotation", ETKF(1.02, rotation=True), 10),
+            Entry("EnKF, N=100, inflation 1.01", EnKF(inflation=1.01), 100),
+            Entry("ParticleFilter, N=800, resample 0.2, jitter 0.35", particles, 800),
+        ),
+        source="Sakov, Oliver & Bertino (2012), Mon. Wea. Rev. 140, 1988-2004",
+    )
+
+
+def lorenz96_arctan() -> Setup:
+    """Lorenz-96 with 100 sites, the arctangent of all observed every 0.1 with error 0.05.
+
+    The set-up of EnSF without shocks: members start as N(0, I), whatever the truth. The last 100
+    of 150 analyses count: which the authors average over is not known. Their best scores are
+    0.193 for EnSF and 0.138 for an LETKF; the one here was tuned on other seeds.
+    """
+    return Setup(
+        system=Lorenz96(dim=100, forcing=8.0, dt=0.01),
+        model=ObservationModel(Pointwise(torch.atan), std=0.05),
+        every=10,
+        cycles=100,
+        spinup=50,
+        start_std=1.0,
+        start_mean=0.0,
+        entries=(
+            Entry("EnSF, N=20, ends (0.5, 0.025)", EnSF(eps_alpha=0.5, eps_beta=0.025), 20),
+            Entry("LETKF, N=20, inflation 1.1, radius 2.5", LETKF(1.1, radius=2.5), 20),
+        ),
+        source="Bao, Zhang & Zhang (2024), CMAME 432, 117447, and their public code",
+    )

@@ -1,0 +1,199 @@
+r"""Twin experiments of filters: set-up, and scores taken from the stream of cycles.
+
+What is scored is the analysis at each observed step after the spin-up:
+
+* ``rmse``: spatial RMSE of the mean, time mean;
+* ``spread``, and ``spread_skill``, the ratio of mean squares of Fortin et al. (2014);
+* ``crps``: fair continuous ranked probability score;
+* ``coverage``: share of the truth inside the central 90 % of the members;
+* ``rmse_path``: the RMSE over all steps, forecasts between the analyses included;
+* ``cycle_seconds``: seconds of one analysis; ``evaluations``: of the score or denoiser per
+  analysis and member, where the method has them.
+
+Sums are kept, no ensembles, so the memory does not grow with the run. The definitions are those of
+`scorda.metrics`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from scorda import rng
+from scorda.assimilate import Filter
+from scorda.assimilate.filter import Cycle
+from scorda.bench.entry import Entry
+from scorda.bench.tuning import Tuning
+from scorda.metrics import coverage, crps, rmse, spread
+from scorda.observe import ObservationModel
+from scorda.problem import Problem, twin_experiment
+from scorda.shapes import Float, Tensor
+from scorda.systems import System
+
+__all__ = ["RunningScores", "Setup"]
+
+# Cycles of spin-up and of scores in a shortened set-up.
+QUICK_CYCLES = 20
+LEVEL = 0.9
+
+Twin = tuple[Tensor, Problem]
+
+
+@dataclass(frozen=True)
+class Setup:
+    r"""A twin experiment with a name.
+
+    Truth and members start as draws of :math:`N(m, \mathrm{start\_std}^2 I)`, where m is a state
+    of the attractor. That is how the published scores start; small ensembles without
+    localization may never find the truth from independent states of the attractor.
+
+    Arguments:
+        system: Truth and forecast model.
+        model: Observation model.
+        every: Steps between observations.
+        cycles: Observed steps that are scored.
+        spinup: Observed steps before them, left out of the scores.
+        start_std: Standard deviation of truth and members at step 0 about a common state.
+        start_mean: Instead of that, mean of all components of the members at step 0, whatever
+            the truth, a state of the attractor.
+        entries: What is run.
+        source: Where the set-up is from.
+        seeds: Number of twin experiments.
+        statistic: What is taken over them, "mean" or "median".
+        tuning: How the options of entries with a grid are chosen.
+        shown: Scores that the command prints; the table has all of them.
+        drawn: Cycles at the end of one run whose means the command draws against the truth.
+    """
+
+    system: System
+    model: ObservationModel
+    every: int
+    cycles: int
+    spinup: int
+    start_std: float
+    entries: tuple[Entry, ...]
+    source: str
+    seeds: int = 3
+    statistic: str = "mean"
+    start_mean: float | None = None
+    tuning: Tuning = field(default_factory=Tuning)
+    shown: tuple[str, ...] = ("rmse", "crps", "spread_skill", "coverage")
+    drawn: int = 0
+
+    def prepare(self, seed: int) -> Twin:
+        """Truth and problem of one seed, the same for all methods."""
+        steps = self.every * (self.spinup + self.cycles)
+        return twin_experiment(self.system, self.model, steps, self.every, rng.seeded(seed))
+
+    def score(self, entry: Entry, twin: Twin, seed: int) -> dict[str, float]:
+        """Scores of one run, see the module.
+
+        Raises:
+            FloatingPointError: If the run diverges, or its ensemble degenerates after the first
+                cycle so that the method cannot go on.
+        """
+        scores = RunningScores()
+        for cycle in self._run(entry, twin, seed):
+            if cycle.step > self.every * self.spinup:
+                scores.add(cycle, twin[0][cycle.step])
+        return scores.result()
+
+    def means(self, entry: Entry, twin: Twin, seed: int) -> Float[Tensor, "time *state"]:
+        """Ensemble means over the last steps of a run, those of the cycles that are drawn."""
+        last, means = len(twin[0]) - self.every * self.drawn, []
+        for cycle in self._run(entry, twin, seed):
+            if cycle.step >= last:
+                w = cycle.weights
+                x = cycle.ensemble
+                means.append(x.mean(0) if w is None else torch.tensordot(w.to(x), x, 1))
+        return torch.stack(means)
+
+    def _run(self, entry: Entry, twin: Twin, seed: int) -> Iterator[Cycle]:
+        truth, problem = twin
+        problem = replace(problem, initial=self.initial(truth, entry.members, seed))
+        method: Filter = entry.method
+        cycles = 0
+        try:
+            for cycle in method.run(problem, entry.members, rng.at((seed, 2), 0)):
+                yield cycle
+                cycles += bool(cycle.info)
+        except (ValueError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
+            if cycles == 0:
+                raise
+            raise FloatingPointError(f"Degenerate after {cycles} cycles: {error}") from error
+
+    def shortened(self) -> Setup:
+        """The set-up with few cycles: a test that it runs, whose scores mean nothing."""
+        entries = tuple(replace(entry, grid=entry.grid[:2]) for entry in self.entries)
+        quick = Tuning(self.tuning.seeds[:1], 1, 0, self.tuning.score)
+        return replace(
+            self,
+            cycles=QUICK_CYCLES,
+            spinup=QUICK_CYCLES,
+            seeds=1,
+            entries=entries,
+            tuning=quick,
+        )
+
+    def trial(self) -> Setup:
+        """The set-up as it is when options are chosen."""
+        return replace(self, cycles=self.tuning.cycles, spinup=self.tuning.spinup)
+
+    def initial(
+        self, truth: Float[Tensor, "time *state"], members: int, seed: int
+    ) -> Float[Tensor, "ensemble *state"]:
+        """Members at step 0; of the truth they know what they know of each other, or nothing."""
+        # Row 0 is the truth's own deviation from the common mean m.
+        noise = rng.normal(members + 1, self.system.space.shape, rng.at((seed, 1), 0), like=truth)
+        if self.start_mean is not None:
+            return self.start_mean + self.start_std * noise[1:]
+        return truth[0] + self.start_std * (noise[1:] - noise[0])
+
+
+class RunningScores:
+    """Time means of the scores of a run, one step at a time."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, cycle: Cycle, truth: Float[Tensor, "*state"]) -> None:
+        """Take in one step of a run.
+
+        Arguments:
+            cycle: The step; only one with an analysis counts for more than ``rmse_path``.
+            truth: Truth at this step.
+        """
+        # With an axis of time, since a truth of several axes would be read as one.
+        x, y = cycle.ensemble[:, None], truth[None]
+        weights = None if cycle.weights is None else cycle.weights[:, None]
+        error = float(rmse(x, y, weights))
+        self._count("rmse_path", error)
+        if not cycle.info:
+            return
+        width = float(spread(x, weights=weights))
+        share = 1 / len(x) if weights is None else float(weights.square().sum())
+        self._count("rmse", error)
+        self._count("spread", width)
+        self._count("mse", error**2)
+        self._count("variance", (1 + share) * width**2)
+        self._count("crps", float(crps(x, y, weights)))
+        self._count("coverage", float(coverage(x, y, weights, LEVEL)))
+        self._count("cycle_seconds", float(cycle.info["seconds"]))
+        if "evaluations" in cycle.info:
+            self._count("evaluations", float(cycle.info["evaluations"]))
+
+    def result(self) -> dict[str, float]:
+        """The means so far."""
+        mean = {name: total / self._counts[name] for name, total in self._sums.items()}
+        mse, variance = mean.pop("mse"), mean.pop("variance")
+        path = mean.pop("rmse_path")
+        ratio = math.sqrt(variance / mse) if mse > 0 else math.nan
+        return {**mean, "spread_skill": ratio, "rmse_path": path}
+
+    def _count(self, name: str, value: float) -> None:
+        self._sums[name] = self._sums.get(name, 0.0) + value
+        self._counts[name] = self._counts.get(name, 0) + 1

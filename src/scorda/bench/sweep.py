@@ -1,0 +1,91 @@
+"""One set-up at several values of something: members, dimension, forcing, gap."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from scorda.bench.entry import Entry
+from scorda.bench.tuning import Tunable, Tuning
+
+__all__ = ["Sweep"]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Set-ups side by side; the label of an entry begins with that of its point.
+
+    Arguments:
+        points: Set-ups by label, of the form ``name=value``; the number of seeds and the way of
+            tuning are those of the first.
+        source: Where the set-up is from.
+    """
+
+    points: Mapping[str, Tunable]
+    source: str
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """The entries of all points."""
+        return tuple(
+            replace(entry, label=f"{point}, {entry.label}")
+            for point, setup in self.points.items()
+            for entry in setup.entries
+        )
+
+    @property
+    def seeds(self) -> int:
+        """Number of twin experiments."""
+        return self._first.seeds
+
+    @property
+    def statistic(self) -> str:
+        """What is taken over the seeds."""
+        return self._first.statistic
+
+    @property
+    def tuning(self) -> Tuning:
+        """Seeds and score of the trials; their length is that of each point."""
+        return self._first.tuning
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """Scores that the command prints."""
+        return self._first.shown
+
+    def prepare(self, seed: int) -> _Prepared:
+        """What each point prepares, made when it is asked for."""
+        return _Prepared(self, seed)
+
+    def score(self, entry: Entry, prepared: _Prepared, seed: int) -> dict[str, float]:
+        """Scores of one run."""
+        point = entry.label.split(",", 1)[0]
+        return self.points[point].score(entry, prepared[point], seed)
+
+    def shortened(self) -> Sweep:
+        """The first point, with few cycles."""
+        point, setup = next(iter(self.points.items()))
+        return replace(self, points={point: setup.shortened()})
+
+    def trial(self) -> Sweep:
+        """The set-ups as they are when options are chosen."""
+        return replace(self, points={name: s.trial() for name, s in self.points.items()})
+
+    @cached_property
+    def _first(self) -> Tunable:
+        return next(iter(self.points.values()))
+
+
+class _Prepared:
+    """What one seed of each point needs; only that of the point last asked for is kept."""
+
+    def __init__(self, sweep: Sweep, seed: int) -> None:
+        self._sweep, self._seed = sweep, seed
+        self._last: tuple[str, Any] | None = None
+
+    def __getitem__(self, point: str) -> Any:
+        if self._last is None or self._last[0] != point:
+            self._last = point, self._sweep.points[point].prepare(self._seed)
+        return self._last[1]

@@ -1,0 +1,172 @@
+"""Choosing options of the methods by the benchmark itself, with equal effort for all.
+
+Every point of an entry's grid runs the set-up with fewer cycles on seeds that are not reported;
+the one with the smallest mean score is taken. A run that diverges counts as infinitely bad. All
+grids of a benchmark have as many points: `check_effort`.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from scorda.bench.entry import Benchmark, Entry, in_words
+from scorda.files import atomic
+
+__all__ = ["Trials", "Tunable", "Tuning", "check_effort", "tune"]
+
+COLUMNS = ("entry", "options", "seed", "score", "value", "seconds", "failure", "chosen")
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How options are chosen.
+
+    Arguments:
+        seeds: Seeds of the trials; none of those that are reported.
+        cycles: Observed steps of a trial that are scored.
+        spinup: Observed steps before them.
+        score: What is minimised: "crps", since the RMSE of a mean rewards too little spread.
+    """
+
+    seeds: tuple[int, ...] = (1000, 1001)
+    cycles: int = 100
+    spinup: int = 50
+    score: str = "crps"
+
+
+@runtime_checkable
+class Tunable(Benchmark, Protocol):
+    """A benchmark whose entries may have a grid; `trial` is what it is when options are chosen."""
+
+    @property
+    def shown(self) -> tuple[str, ...]: ...
+    @property
+    def tuning(self) -> Tuning: ...
+    def shortened(self) -> Tunable: ...
+    def trial(self) -> Tunable: ...
+
+
+@dataclass
+class Trials:
+    """The trials so far, kept in a file so that an interrupted benchmark resumes.
+
+    Arguments:
+        path: CSV file, or None to keep them in memory only.
+        rows: Finished trials by (entry, options, seed).
+    """
+
+    path: Path | None = None
+    rows: dict[tuple[str, str, int], dict[str, str]] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, path: Path | None, resume: bool) -> Trials:
+        """The trials of a file, or none."""
+        trials = cls(path)
+        if path is not None and resume and path.is_file():
+            with path.open(newline="", encoding="utf-8") as file:
+                for line in csv.DictReader(file):
+                    trials.rows[line["entry"], line["options"], int(line["seed"])] = line
+        return trials
+
+    def add(self, entry: str, options: str, seed: int, **values: str) -> None:
+        """Add a trial and write the file."""
+        line = {"entry": entry, "options": options, "seed": str(seed), "chosen": "", **values}
+        self.rows[entry, options, seed] = line
+        self.write()
+
+    def choose(self, entry: str, options: str) -> None:
+        """Mark the options of an entry that were taken."""
+        for (label, words, _), line in self.rows.items():
+            if label == entry:
+                line["chosen"] = "yes" if words == options else ""
+        self.write()
+
+    def write(self) -> None:
+        """Write the file, if there is one."""
+        if self.path is None:
+            return
+        with atomic(self.path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.rows.values())
+
+
+def tune(
+    setup: Tunable,
+    entry: Entry,
+    trials: Trials | None = None,
+    prepared: dict[int, Any] | None = None,
+    progress: Callable[[], None] | None = None,
+) -> tuple[Entry, str]:
+    """Return the entry with the options chosen for it, and these in words.
+
+    Arguments:
+        setup: The set-up that is to be reported; trials run its `trial`.
+        entry: The entry; without a grid it is returned as it is.
+        trials: Trials done before, to which new ones are added.
+        prepared: What `prepare` returned by seed, shared by the entries of a set-up.
+        progress: Called after each trial.
+    """
+    if not entry.grid:
+        return entry, ""
+    trials = Trials() if trials is None else trials
+    prepared = {} if prepared is None else prepared
+    trial, means = setup.trial(), []
+    for point, options in enumerate(entry.grid):
+        words, values = in_words(options), []
+        for seed in setup.tuning.seeds:
+            if (entry.label, words, seed) not in trials.rows:
+                if seed not in prepared:
+                    prepared[seed] = trial.prepare(seed)
+                value, seconds, failure = attempt(trial, entry.at(point), prepared[seed], seed)
+                trials.add(
+                    entry.label,
+                    words,
+                    seed,
+                    score=setup.tuning.score,
+                    value=repr(value.get(setup.tuning.score, math.nan)),
+                    seconds=f"{seconds:.3g}",
+                    failure=failure,
+                )
+            if progress is not None:
+                progress()
+            values.append(float(trials.rows[entry.label, words, seed]["value"]))
+        mean = sum(values) / len(values)
+        means.append(mean if math.isfinite(mean) else math.inf)
+    best = min(range(len(means)), key=means.__getitem__)
+    chosen = in_words(entry.grid[best])
+    trials.choose(entry.label, chosen)
+    return entry.at(best), chosen
+
+
+def attempt(
+    setup: Benchmark, entry: Entry, prepared: Any, seed: int
+) -> tuple[dict[str, float], float, str]:
+    """Scores of a run, its seconds, and how it diverged: no scores then."""
+    begin = time.perf_counter()
+    try:
+        scores, failure = setup.score(entry, prepared, seed), ""
+    except FloatingPointError as error:
+        scores, failure = {}, str(error)
+    return scores, time.perf_counter() - begin, failure
+
+
+def check_effort(entries: Sequence[Entry]) -> None:
+    """Check that no method is tuned harder than another.
+
+    Raises:
+        ValueError: If grids differ in their number of points.
+    """
+    points = {entry.label: len(entry.grid) for entry in entries if entry.grid}
+    if len(set(points.values())) > 1:
+        raise ValueError(
+            f"Got grids of {sorted(set(points.values()))} points, such as for "
+            f"{min(points, key=points.__getitem__)!r} and {max(points, key=points.__getitem__)!r}:"
+            " give every method as many, or leave its grid out."
+        )

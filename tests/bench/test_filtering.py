@@ -1,0 +1,106 @@
+"""Scores from the stream of cycles are those of `scorda.metrics` on the whole run."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from scorda import metrics, rng
+from scorda.assimilate import Filter
+from scorda.bench.entry import Entry
+from scorda.bench.filtering import RunningScores, Setup
+from scorda.methods.closed_form import ClosedFormFilter
+from scorda.methods.enkf import EnKF
+from scorda.methods.particle import ParticleFilter
+from scorda.observe import ObservationModel, Select
+from scorda.systems import Lorenz63
+
+
+class Blowing(Filter):
+    """Leaves the numbers after the second analysis."""
+
+    def analyse(self, forecast, y, model, generator=None):
+        return forecast * (1e30 if forecast.abs().max() > 1e20 else 1e25), {}
+
+
+class Collapsing(Filter):
+    """Finds its second forecast degenerate."""
+
+    def __init__(self, at):
+        self.at, self.calls = at, 0
+
+    def analyse(self, forecast, y, model, generator=None):
+        self.calls += 1
+        if self.calls == self.at:
+            raise ValueError("The ensemble has no spread.")
+        return forecast, {}
+
+
+def small(**changes):
+    setup = Setup(
+        system=Lorenz63(),
+        model=ObservationModel(Select([0]), std=1.0),
+        every=3,
+        cycles=6,
+        spinup=2,
+        start_std=1.0,
+        entries=(),
+        source="test",
+    )
+    return replace(setup, **changes)
+
+
+@pytest.mark.parametrize("method", [EnKF(), ParticleFilter(resample=0.3), ClosedFormFilter()])
+def test_scores_equal_those_of_the_stored_run(method):
+    setup, entry = small(), Entry("a", method, 20)
+    truth, problem = twin = setup.prepare(3)
+    scores = setup.score(entry, twin, 3)
+    problem = replace(problem, initial=setup.initial(truth, 20, 3))
+    analysis = method.assimilate(problem, 20, rng.at((3, 2), 0))
+    late = slice(setup.every * setup.spinup + 1, None)
+    observed = slice(setup.every * (setup.spinup + 1), None, setup.every)
+    x, y = analysis.states[:, observed], truth[observed]
+    w = None if analysis.weights is None else analysis.weights[:, observed]
+    path = None if analysis.weights is None else analysis.weights[:, late]
+    expected = {
+        "rmse": metrics.rmse(x, y, w),
+        "spread": metrics.spread(x, weights=w),
+        "crps": metrics.crps(x, y, w),
+        "spread_skill": metrics.spread_skill(x, y, w),
+        "coverage": metrics.coverage(x, y, w, 0.9),
+        "rmse_path": metrics.rmse(analysis.states[:, late], truth[late], path),
+    }
+    # Sums of float64 in another order.
+    for name, value in expected.items():
+        assert scores[name] == pytest.approx(float(value), rel=1e-9), name
+    if "evaluations" in analysis.info:
+        evaluations = analysis.info["evaluations"][setup.spinup :].double().mean()
+        assert scores["evaluations"] == pytest.approx(float(evaluations))
+    else:
+        assert "evaluations" not in scores
+    assert scores["cycle_seconds"] > 0
+
+
+def test_divergence_is_raised_by_name_and_so_is_a_degenerate_ensemble():
+    setup = small()
+    twin = setup.prepare(0)
+    with pytest.raises(FloatingPointError, match="diverged"):
+        setup.score(Entry("a", Blowing(), 5), twin, 0)
+    with pytest.raises(FloatingPointError, match="after 1 cycles: The ensemble has no spread"):
+        setup.score(Entry("a", Collapsing(2), 5), twin, 0)
+    # What fails at once is a mistake of the caller, not of the method.
+    with pytest.raises(ValueError, match="no spread"):
+        setup.score(Entry("a", Collapsing(1), 5), twin, 0)
+
+
+def test_running_scores_hold_sums_only():
+    """The state does not grow with the cycles."""
+    setup, entry, sizes = small(), Entry("a", EnKF(), 20), []
+    truth, problem = setup.prepare(0)
+    scores = RunningScores()
+    for cycle in entry.method.run(problem, 20, rng.seeded(0)):
+        scores.add(cycle, truth[cycle.step])
+        if cycle.info:
+            sizes.append(len(scores._sums))
+    assert len(set(sizes)) == 1
+    assert not any(isinstance(value, torch.Tensor) for value in scores._sums.values())
