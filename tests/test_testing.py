@@ -26,6 +26,7 @@ from scorda.methods.masf import MASF
 from scorda.methods.particle import ParticleFilter, ParticleSmoother
 from scorda.methods.sda import SDA
 from scorda.methods.variational import FourDVar
+from scorda.network_prior import NetworkPrior
 from scorda.observe import (
     Average,
     Blur,
@@ -140,6 +141,7 @@ FILTERS = [
     MASF(EnsembleGaussian(GaspariCohn(2.0)), inflation=1.1),
     MASF(EnsembleKernel(0.2), sampler=BridgeSDE(), inflation=1.1),
     MASF(mode="published", inflation=1.1),
+    MASF(NetworkPrior(steps=10, fine_tune=5, width=8, batch=8)),
     EnSF(euler_steps=20),
     EnSF("mixture", euler_steps=20, scale="spread"),
     ClosedFormFilter(),

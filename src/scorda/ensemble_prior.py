@@ -8,7 +8,7 @@ approximation.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,6 +18,7 @@ from scorda.assimilate import GaspariCohn
 from scorda.bridge import EnsembleDenoiser
 from scorda.denoise import GaussianDenoiser
 from scorda.modes import Modes
+from scorda.problem import Problem
 from scorda.process import VarianceExploding
 from scorda.shapes import Float, Tensor
 from scorda.space import StateSpace
@@ -40,6 +41,17 @@ class EnsemblePrior(ABC):
         Raises:
             ValueError: If it has not.
         """
+
+    def begin(self, problem: Problem) -> EnsemblePrior:
+        """Return self, or a copy that owns what one run needs: a network and its weights.
+
+        What `fit` of such a copy returns has a `report`: what a filter reports of its cycle, with
+        the tensors to carry to the next one under ``carried``.
+        """
+        return self
+
+    def restore(self, carried: Mapping[str, Tensor]) -> None:  # noqa: B027
+        """Take up what an earlier cycle carried, in a copy of `begin`."""
 
     @abstractmethod
     def fit(

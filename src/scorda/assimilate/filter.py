@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -36,12 +36,15 @@ class Cycle:
         ensemble: ``(ensemble, *state)``: the analysis where observed, else the forecast.
         weights: Weights of the members, ``(ensemble,)``, or None where all are equal.
         info: What is reported of the analysis; empty where nothing was observed.
+        carried: Tensors that the method hands from one analysis to the next (a network's
+            weights), or None.
     """
 
     step: int
     ensemble: Float[Tensor, "ensemble ..."]
     weights: Float[Tensor, "ensemble"] | None = None
     info: dict[str, Any] = field(default_factory=dict)
+    carried: dict[str, Tensor] | None = None
 
 
 class Filter(Assimilator):
@@ -59,6 +62,9 @@ class Filter(Assimilator):
                 and reports them as ``info["weights"]``, in full, so that a continued run is exact.
         """
         return self
+
+    def restore(self, carried: Mapping[str, Tensor]) -> None:
+        """Take up what an earlier analysis carried, after `begin`, where a run is continued."""
 
     @abstractmethod
     def analyse(
@@ -78,7 +84,8 @@ class Filter(Assimilator):
 
         Returns:
             Members, and a dictionary of numbers and tensors, the same keys in each cycle.
-            The key ``weights`` stands for the weights of the members from here on.
+            The key ``weights`` stands for the weights of the members from here on, ``carried``
+            for tensors that `restore` needs to go on from here.
         """
 
     @final
@@ -126,6 +133,9 @@ class Filter(Assimilator):
             first, weights, ensemble = start.step + 1, start.weights, start.ensemble
             _check_start(start, members, problem)
         method = self.begin(problem, weights)
+        carried = None if start is None else start.carried
+        if carried is not None:
+            method.restore(carried)
         forecast_seconds = 0.0
         for step in range(first, problem.steps + 1):
             info: dict[str, Any] = {}
@@ -138,11 +148,13 @@ class Filter(Assimilator):
             if step in observed:
                 clock = time.perf_counter()
                 y, model = observed[step]
-                ensemble, info = method.analyse(
-                    ensemble, y.to(ensemble), model, rng.at(analysis, step)
-                )
+                forecast, before, y = ensemble, weights, y.to(ensemble)
+                ensemble, info = method.analyse(forecast, y, model, rng.at(analysis, step))
                 _check_finite(self, ensemble, step, "analysis")
                 weights = info.pop("weights", weights)
+                carried = info.pop("carried", carried)
+                if "innovation" not in info:
+                    info["innovation"] = _innovation(forecast, before, y, model)
                 info = {
                     "step": step,
                     "spread": _spread(ensemble, weights),
@@ -151,7 +163,7 @@ class Filter(Assimilator):
                     "forecast_seconds": forecast_seconds,
                 }
                 forecast_seconds = 0.0
-            yield Cycle(step, ensemble, weights, info)
+            yield Cycle(step, ensemble, weights, info, carried)
 
     @final
     def assimilate(
@@ -164,8 +176,10 @@ class Filter(Assimilator):
         """Run the cycle over all steps of the problem and keep each ensemble [final].
 
         ``info`` holds, with one entry per cycle, the observed ``step``, the ``spread`` of the
-        analysis, the ``seconds`` of the analysis and the ``forecast_seconds`` before it, and
-        what the method reports.
+        analysis, the ``innovation`` (root mean square of y less the forecast mean of h(x), in
+        standard deviations of the error), the ``seconds`` of the analysis and the
+        ``forecast_seconds`` before it, and what the method reports: ``evaluations`` of a
+        denoiser per member, ``ess``, the ``loss`` of a network.
 
         Arguments:
             problem: What is to be assimilated.
@@ -208,6 +222,17 @@ def _check_finite(method: Assimilator, ensemble: Tensor, step: int, stage: str) 
         f"finite after the {stage} of step {step}, the first is member {broken[0]}; raise the "
         "inflation or the members, localize, or shorten the time step of the system."
     )
+
+
+def _innovation(
+    forecast: Tensor, weights: Tensor | None, y: Tensor, model: ObservationModel
+) -> Tensor:
+    predicted = model.operator(forecast).flatten(1)
+    if weights is None:
+        mean = predicted.mean(0)
+    else:
+        mean = torch.tensordot(weights.to(predicted), predicted, 1)
+    return model.whiten((y - mean)[None]).square().mean().sqrt()
 
 
 def _spread(ensemble: Tensor, weights: Tensor | None) -> Tensor:

@@ -31,6 +31,7 @@ forecast members (`bridge`).
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
@@ -184,7 +185,7 @@ class MASF(Filter):
             )
 
     def begin(self, problem: Problem, weights: Float[Tensor, "ensemble"] | None = None) -> MASF:
-        """Return a copy that knows the space.
+        """Return a copy that knows the space, with a prior of its own.
 
         Raises:
             ValueError: If the prior needs a space with coordinates and this one has none.
@@ -192,7 +193,11 @@ class MASF(Filter):
         self.prior.check(problem.space)
         run = copy.copy(self)
         object.__setattr__(run, "_space", problem.space)
+        object.__setattr__(run, "prior", self.prior.begin(problem))
         return run
+
+    def restore(self, carried: Mapping[str, Tensor]) -> None:
+        self.prior.restore(carried)
 
     def analyse(
         self,
@@ -201,7 +206,11 @@ class MASF(Filter):
         model: ObservationModel,
         generator: torch.Generator | None = None,
     ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
-        """Return the analysis, and ``innovation``, ``chi2`` and ``evaluations`` of this cycle."""
+        """Return the analysis, and what is reported of this cycle.
+
+        ``innovation``, ``chi2``, ``evaluations`` of the denoiser per member, and what the prior
+        reports: the losses of a network.
+        """
         assert self.sampler is not None
         # In double precision: precisions of modes span many orders of magnitude.
         states, values = forecast.double(), y.double()
@@ -220,6 +229,7 @@ class MASF(Filter):
         analysis = modes.inverse(moved).to(forecast)
         statistics = innovation_statistics(*white_innovation(forecast, y, model))
         info = {**statistics, "evaluations": self.sampler.evaluations}
+        info |= getattr(denoiser, "report", {})
         return inflate(analysis, self.inflation), info
 
     @staticmethod
