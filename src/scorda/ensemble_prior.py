@@ -15,6 +15,7 @@ from functools import cached_property
 import torch
 
 from scorda.assimilate import GaspariCohn
+from scorda.augment import AugmentedSpace
 from scorda.bridge import EnsembleDenoiser
 from scorda.denoise import GaussianDenoiser
 from scorda.modes import Modes
@@ -58,7 +59,7 @@ class EnsemblePrior(ABC):
         self,
         ensemble: Float[Tensor, "ensemble ..."],
         modes: Modes | None = None,
-        space: StateSpace | None = None,
+        space: StateSpace | AugmentedSpace | None = None,
     ) -> EnsembleDenoiser:
         """Return the denoiser of the distribution.
 
@@ -142,7 +143,7 @@ class EnsembleGaussian(EnsemblePrior):
         self,
         ensemble: Float[Tensor, "ensemble ..."],
         modes: Modes | None = None,
-        space: StateSpace | None = None,
+        space: StateSpace | AugmentedSpace | None = None,
     ) -> FittedGaussian:
         shape = ensemble.shape[1:]
         mean = ensemble.mean(0, keepdim=True)
@@ -251,7 +252,7 @@ class EnsembleKernel(EnsemblePrior):
         self,
         ensemble: Float[Tensor, "ensemble ..."],
         modes: Modes | None = None,
-        space: StateSpace | None = None,
+        space: StateSpace | AugmentedSpace | None = None,
     ) -> FittedKernel:
         return FittedKernel(ensemble if modes is None else modes.forward(ensemble), self.bandwidth)
 

@@ -30,6 +30,7 @@ from torch import nn
 
 from scorda import rng
 from scorda.assimilate import GaspariCohn
+from scorda.augment import AugmentedSpace
 from scorda.denoise import GaussianDenoiser
 from scorda.ensemble_prior import EnsembleGaussian, EnsemblePrior, FittedGaussian
 from scorda.modes import Modes
@@ -200,7 +201,7 @@ class NetworkPrior(EnsemblePrior):
         self,
         ensemble: Float[Tensor, "ensemble ..."],
         modes: Modes | None = None,
-        space: StateSpace | None = None,
+        space: StateSpace | AugmentedSpace | None = None,
     ) -> FittedNetwork:
         if len(ensemble) < LEAST_MEMBERS:
             raise ValueError(
@@ -213,7 +214,11 @@ class NetworkPrior(EnsemblePrior):
         return self._fit(memory, ensemble, modes, space)
 
     def _fit(
-        self, memory: _Memory, ensemble: Tensor, modes: Modes | None, space: StateSpace | None
+        self,
+        memory: _Memory,
+        ensemble: Tensor,
+        modes: Modes | None,
+        space: StateSpace | AugmentedSpace | None,
     ) -> FittedNetwork:
         axis = self._axis(modes, space)
         base = EnsembleGaussian(self.localization)
@@ -245,7 +250,7 @@ class NetworkPrior(EnsemblePrior):
         base: EnsembleGaussian,
         ensemble: Tensor,
         modes: Modes | None,
-        space: StateSpace | None,
+        space: StateSpace | AugmentedSpace | None,
         axis: int | None,
         fits: int,
     ) -> dict[str, Any]:
@@ -287,7 +292,7 @@ class NetworkPrior(EnsemblePrior):
             seed=self.seed + 2 * fits,
         )
 
-    def _axis(self, modes: Modes | None, space: StateSpace | None) -> int | None:
+    def _axis(self, modes: Modes | None, space: StateSpace | AugmentedSpace | None) -> int | None:
         if self.axis is None:
             return None
         if space is None:
@@ -297,6 +302,11 @@ class NetworkPrior(EnsemblePrior):
                 f"NetworkPrior(axis={self.axis!r}) takes observations of entries of the state "
                 "(masks, strides, selections with independent errors), whose modes have places "
                 "on the ring: leave the axis out for any other operator."
+            )
+        if isinstance(space, AugmentedSpace):
+            raise ValueError(
+                f"NetworkPrior(axis={self.axis!r}) takes linear observations: simulated ones have "
+                "no place on the ring; leave the axis out."
             )
         return space.axes.index(self.axis) + space.has_channels
 

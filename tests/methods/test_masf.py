@@ -392,8 +392,8 @@ def test_published_form_refuses_what_its_process_cannot_do(model, words):
 def test_masf_says_what_it_needs():
     model = ObservationModel(Function(torch.sin), std=1.0)
     problem = Problem(Lorenz96(dim=8), Observations(model, (1,), torch.zeros(1, 8)), 2)
-    with pytest.raises(ValueError, match=r"MASF needs a linear observation operator.*EnKF"):
-        MASF().assimilate(problem, 10)
+    with pytest.raises(ValueError, match=r"takes linear operators: use mode=.bridge"):
+        MASF(mode="published").assimilate(problem, 10)
     with pytest.raises(ValueError, match="no spread in 2 of 3 modes"):
         still = torch.tensor([[1.0, 2.0, 3.0], [2.0, 2.0, 3.0]])
         MASF().update(still, torch.zeros(1), ObservationModel(Select([0]), std=1.0))
