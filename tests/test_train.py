@@ -196,7 +196,7 @@ def test_bad_input_is_refused():
 
 
 def test_observed_levels_are_those_of_observations():
-    """1 / nu_i^2 - 1 / nu^2 is the precision of an error that one component keeps, at its times."""
+    """1 / nu_i^2 - 1 / nu^2 is the precision of an error, which a component keeps."""
     noise = torch.logspace(-2, 1, 400)
     level = observed_levels(noise, (400, 3), 0.7, torch.Generator().manual_seed(0))
     precision = level**-2 - noise[:, None, None] ** -2

@@ -101,16 +101,20 @@ class FittedGaussian:
         """The members themselves."""
         return members
 
-    def outside(self, noise: Callable[[], Tensor]) -> Tensor | float:
-        """Where P has not full rank, noise in the directions that it lacks."""
+    def carry(
+        self, numbers: Float[Tensor, "ensemble ..."], clock: Float[Tensor, "..."]
+    ) -> Float[Tensor, "ensemble ..."]:
+        """Turned by as little as takes one span to the other."""
         size, rank = self.basis.shape
         if rank >= size:
-            return 0.0
-        weights = self.var.flatten().rsqrt()[:, None]
-        span = torch.linalg.qr(weights * self.basis * self.spectrum.sqrt())[0]
-        drawn = noise()
-        flat = drawn.flatten(1)
-        return (flat - (flat @ span) @ span.mT).view_as(drawn)
+            return numbers
+        before, after = (
+            torch.linalg.qr(root.flatten()[:, None] * self.basis)[0]
+            for root in (self.var.rsqrt(), clock.sqrt())
+        )
+        left, _, right = torch.linalg.svd(after.mT @ before)
+        turned = numbers.flatten(1) @ before @ (left @ right).mT @ after.mT
+        return turned.view_as(numbers)
 
     @cached_property
     def _denoiser(self) -> GaussianDenoiser:
@@ -225,9 +229,11 @@ class FittedKernel:
         """The members, each moved within its kernel."""
         return members + self.bandwidth * noise()
 
-    def outside(self, noise: Callable[[], Tensor]) -> Tensor | float:
-        """Nothing: the kernels reach in every direction."""
-        return 0.0
+    def carry(
+        self, numbers: Float[Tensor, "ensemble ..."], clock: Float[Tensor, "..."]
+    ) -> Float[Tensor, "ensemble ..."]:
+        """As they are: the kernels reach in every direction."""
+        return numbers
 
 
 @dataclass(frozen=True)

@@ -88,9 +88,11 @@ class FittedNetwork:
         """The members themselves."""
         return members
 
-    def outside(self, noise: Callable[[], Tensor]) -> Tensor | float:
-        """Noise in the directions that the covariance lacks, where it is in use."""
-        return 0.0 if self.network.gaussian is None else self.gaussian.outside(noise)
+    def carry(
+        self, numbers: Float[Tensor, "ensemble ..."], clock: Float[Tensor, "..."]
+    ) -> Float[Tensor, "ensemble ..."]:
+        """As the covariance has it, where it is in use."""
+        return numbers if self.network.gaussian is None else self.gaussian.carry(numbers, clock)
 
 
 @dataclass

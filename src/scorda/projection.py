@@ -81,14 +81,18 @@ def heads_of(
             return w @ x + a * rest, w @ h + b * rest
 
         return kernel
-    fitted = prior.fit(torch.cat((x, h), 1), None, space)
+    joint = torch.cat((x, h), 1)
+    varies = joint.std(0) > 0
+    fitted = prior.fit(joint[:, varies], None, space if varies.all() else None)
     if not isinstance(fitted, FittedGaussian):
         raise ValueError(
-            f'MASF with mode="nonlinear" takes EnsembleGaussian or EnsembleKernel; got '
+            'MASF with mode="nonlinear" takes EnsembleGaussian or EnsembleKernel; got '
             f'{type(prior).__name__}: use mode="bridge", which takes any prior.'
         )
-    roots = fitted.basis * fitted.spectrum.sqrt()
-    (xm, hm), (xr, hr) = fitted.mean.split(entries), roots.split(entries)
+    mean, roots = joint[0].clone(), joint.new_zeros(2 * entries, len(fitted.spectrum))
+    mean[varies] = fitted.mean
+    roots[varies] = fitted.basis * fitted.spectrum.sqrt()
+    (xm, hm), (xr, hr) = mean.split(entries), roots.split(entries)
 
     def gaussian(c: Tensor, a: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         b = 1 - a
