@@ -27,6 +27,7 @@ from scorda.methods.masf import MASF, PublishedSDE
 from scorda.methods.particle import ParticleFilter, ParticleSmoother
 from scorda.methods.sda import SDA
 from scorda.methods.variational import FourDVar
+from scorda.network_prior import NetworkPrior
 from scorda.observe import (
     Average,
     Blur,
@@ -44,6 +45,7 @@ from scorda.observe import (
 from scorda.prior import GaussianPrior
 from scorda.problem import twin_experiment
 from scorda.process import VarianceExploding, VariancePreserving
+from scorda.projection import ProjectionSDE
 from scorda.sample import Ancestral, Multistep, PredictorCorrector
 from scorda.space import StateSpace
 from scorda.systems import FunctionSystem, LinearGaussian, Lorenz63, Lorenz96
@@ -143,6 +145,8 @@ FILTERS = [
     MASF(EnsembleGaussian(GaspariCohn(2.0)), inflation=1.1),
     MASF(EnsembleKernel(0.2), sampler=BridgeSDE(), inflation=1.1),
     MASF(mode="published", inflation=1.1),
+    MASF(mode="nonlinear", sampler=ProjectionSDE(steps=50), inflation=1.1),
+    MASF(NetworkPrior(steps=10, fine_tune=5, width=8, batch=8)),
     EnSF(euler_steps=20),
     EnSF("mixture", euler_steps=20, scale="spread"),
     ClosedFormFilter(),

@@ -184,7 +184,13 @@ def test_bad_input_is_refused():
         run(trajectories=broken)
     with pytest.raises(FloatingPointError, match="not finite at step"):
         run(replace(SETTINGS, rate=1e200, warmup=1))
-    for wrong in ({"steps": 0}, {"batch": 0}, {"low": 2.0, "high": 1.0}, {"validation": 1.0}, {"precision": "half"}):
+    for wrong in (
+        {"steps": 0},
+        {"batch": 0},
+        {"low": 2.0, "high": 1.0},
+        {"validation": 1.0},
+        {"precision": "half"},
+    ):
         with pytest.raises(ValueError, match="Got"):
             Training(**wrong)
 
@@ -201,7 +207,7 @@ def test_bfloat16_products_train_as_well():
 
 
 def test_observed_levels_are_those_of_observations():
-    """1 / nu_i^2 - 1 / nu^2 is the precision of an error that one component keeps, at its times."""
+    """1 / nu_i^2 - 1 / nu^2 is the precision of an error, which a component keeps."""
     noise = torch.logspace(-2, 1, 400)
     level = observed_levels(noise, (400, 3), 0.7, torch.Generator().manual_seed(0))
     precision = level**-2 - noise[:, None, None] ** -2

@@ -28,6 +28,7 @@ from scorda.methods.particle import ParticleFilter, ParticleSmoother
 from scorda.methods.sda import SDA
 from scorda.methods.variational import FourDVar
 from scorda.modes import Modes
+from scorda.network_prior import NetworkPrior
 from scorda.observe import (
     Average,
     Blur,
@@ -97,6 +98,7 @@ __all__ = [
     "Modes",
     "Multistep",
     "NetworkDenoiser",
+    "NetworkPrior",
     "ObservationModel",
     "Observations",
     "Operator",

@@ -79,8 +79,19 @@ class EnsembleDenoiser(Protocol):
         """The members as draws of this prior: a kernel density adds its bandwidth."""
         ...
 
-    def outside(self, noise: Callable[[], Tensor]) -> Tensor | float:
-        """Noise without the directions in which members differ, in units of `var`; 0 if none."""
+    def carry(
+        self, numbers: Float[Tensor, "ensemble ..."], clock: Float[Tensor, "..."]
+    ) -> Float[Tensor, "ensemble ..."]:
+        """The standard normal numbers of the members, as numbers of another clock.
+
+        Where a prior has not full rank they lie in the span of :math:`P^{-1/2}` times its
+        directions, and those of the posterior in that of :math:`g^{1/2}` times them: they are
+        turned there. Otherwise they stay.
+
+        Arguments:
+            numbers: Those of the prior's own clock, 1 / var.
+            clock: g of the posterior.
+        """
         ...
 
 
@@ -236,7 +247,7 @@ class BridgeODE(BridgeSampler):
         prior = _Flow(denoiser, torch.zeros_like(precision), torch.zeros_like(information))
         w = denoiser.draws(forecast, noise) - prior.mean
         numbers = self._solve(prior, w, True) * prior.clock.sqrt()
-        numbers = numbers + denoiser.outside(noise)
+        numbers = denoiser.carry(numbers, posterior.clock)
         return posterior.mean + self._solve(posterior, posterior.start(numbers), False)
 
     def _solve(self, flow: _Flow, w: Tensor, backwards: bool) -> Tensor:

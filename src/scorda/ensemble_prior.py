@@ -8,16 +8,18 @@ approximation.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 
 from scorda.assimilate import DegenerateEnsemble, GaspariCohn
+from scorda.augment import AugmentedSpace
 from scorda.bridge import EnsembleDenoiser
 from scorda.denoise import GaussianDenoiser, KernelDenoiser
 from scorda.modes import Modes
+from scorda.problem import Problem
 from scorda.process import VarianceExploding
 from scorda.shapes import Float, Tensor
 from scorda.space import StateSpace
@@ -41,12 +43,23 @@ class EnsemblePrior(ABC):
             ValueError: If it has not.
         """
 
+    def begin(self, problem: Problem) -> EnsemblePrior:
+        """Return self, or a copy that owns what one run needs: a network and its weights.
+
+        What `fit` of such a copy returns has a `report`: what a filter reports of its cycle, with
+        the tensors to carry to the next one under ``carried``.
+        """
+        return self
+
+    def restore(self, carried: Mapping[str, Tensor]) -> None:  # noqa: B027
+        """Take up what an earlier cycle carried, in a copy of `begin`."""
+
     @abstractmethod
     def fit(
         self,
         ensemble: Float[Tensor, "ensemble ..."],
         modes: Modes | None = None,
-        space: StateSpace | None = None,
+        space: StateSpace | AugmentedSpace | None = None,
     ) -> EnsembleDenoiser:
         """Return the denoiser of the distribution.
 
@@ -89,16 +102,20 @@ class FittedGaussian:
         """The members themselves."""
         return members
 
-    def outside(self, noise: Callable[[], Tensor]) -> Tensor | float:
-        """Where P has not full rank, noise in the directions that it lacks."""
+    def carry(
+        self, numbers: Float[Tensor, "ensemble ..."], clock: Float[Tensor, "..."]
+    ) -> Float[Tensor, "ensemble ..."]:
+        """Turned by as little as takes one span to the other."""
         size, rank = self.basis.shape
         if rank >= size:
-            return 0.0
-        weights = self.var.flatten().rsqrt()[:, None]
-        span = torch.linalg.qr(weights * self.basis * self.spectrum.sqrt())[0]
-        drawn = noise()
-        flat = drawn.flatten(1)
-        return (flat - (flat @ span) @ span.mT).view_as(drawn)
+            return numbers
+        before, after = (
+            torch.linalg.qr(root.flatten()[:, None] * self.basis)[0]
+            for root in (self.var.rsqrt(), clock.sqrt())
+        )
+        left, _, right = torch.linalg.svd(after.mT @ before)
+        turned = numbers.flatten(1) @ before @ (left @ right).mT @ after.mT
+        return turned.view_as(numbers)
 
     @cached_property
     def _denoiser(self) -> GaussianDenoiser:
@@ -131,7 +148,7 @@ class EnsembleGaussian(EnsemblePrior):
         self,
         ensemble: Float[Tensor, "ensemble ..."],
         modes: Modes | None = None,
-        space: StateSpace | None = None,
+        space: StateSpace | AugmentedSpace | None = None,
     ) -> FittedGaussian:
         shape = ensemble.shape[1:]
         mean = ensemble.mean(0, keepdim=True)
@@ -199,9 +216,11 @@ class FittedKernel:
         """The members, each moved within its kernel."""
         return members + self.bandwidth * noise()
 
-    def outside(self, noise: Callable[[], Tensor]) -> Tensor | float:
-        """Nothing: the kernels reach in every direction."""
-        return 0.0
+    def carry(
+        self, numbers: Float[Tensor, "ensemble ..."], clock: Float[Tensor, "..."]
+    ) -> Float[Tensor, "ensemble ..."]:
+        """As they are: the kernels reach in every direction."""
+        return numbers
 
     @cached_property
     def _denoiser(self) -> KernelDenoiser:
@@ -231,7 +250,7 @@ class EnsembleKernel(EnsemblePrior):
         self,
         ensemble: Float[Tensor, "ensemble ..."],
         modes: Modes | None = None,
-        space: StateSpace | None = None,
+        space: StateSpace | AugmentedSpace | None = None,
     ) -> FittedKernel:
         return FittedKernel(ensemble if modes is None else modes.forward(ensemble), self.bandwidth)
 

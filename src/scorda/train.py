@@ -34,7 +34,7 @@ from scorda.files import read_tensors, write_tensors
 from scorda.process import align
 from scorda.shapes import Float, Tensor
 
-__all__ = ["Training", "denoising_loss", "fit", "observed_levels"]
+__all__ = ["Training", "denoising_loss", "fit", "observed_levels", "validation_loss"]
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class Training:
         observed: Share of segments with observed entries, for a network that takes them.
         validation: Share of the trajectories held back; the last ones.
         every: Steps between validations.
-        precision: "float32", or "bfloat16" for the products and convolutions of training: faster on
-            processors that have it; the weights and the loss stay in the data's own type.
+        precision: "float32", or "bfloat16" for the products and convolutions of training: faster
+            on processors that have it; weights and loss stay in the type of the data.
         seed: Seed of weights, batches and noise.
     """
 
@@ -122,6 +122,8 @@ def fit(
     checkpoint: str | Path | None = None,
     report: Callable[[dict[str, float]], None] | None = None,
     seconds: float = 60.0,
+    keep: bool = False,
+    patience: int | None = None,
 ) -> list[dict[str, float]]:
     """Train a network in place; it ends with the averaged weights of the lowest validation loss.
 
@@ -133,6 +135,9 @@ def fit(
             needed. One of another run is refused.
         report: Called at every validation with step, loss, validation loss.
         seconds: Time between checkpoints.
+        keep: Whether the initial weights are validated too, as those of step 0, and stay where
+            none are better: what fine-tuning wants.
+        patience: Stop after so many validations in a row without a lower loss; None: never.
 
     Returns:
         One entry per validation: step, loss (mean since the last), validation (loss of the
@@ -161,11 +166,11 @@ def fit(
     key = rng.key(rng.seeded(settings.seed))
     per_entry = bool(getattr(network, "per_entry", False))
     half = settings.precision == "bfloat16"
-    held_back = _batch(
-        validation, settings, rng.key(rng.seeded(settings.seed + 1)), 0, per_entry, 8
-    )
+    held_back = _held_back(validation, settings, per_entry)
+    if keep and not state.history:
+        _validate(state, held_back, math.nan)
     saved, total = clock.monotonic(), 0.0
-    while state.step < settings.steps:
+    while state.step < settings.steps and not _stalled(state.history, patience):
         for group in optimiser.param_groups:
             group["lr"] = _rate(state.step, settings)
         batch = _batch(training, settings, key, state.step + 1, per_entry)
@@ -197,6 +202,15 @@ def fit(
                 saved = clock.monotonic()
     _load(network, state.best)
     return state.history
+
+
+def validation_loss(
+    network: nn.Module, trajectories: Float[Tensor, "series time ..."], settings: Training
+) -> float:
+    """The validation loss of a network as it is, of the very samples and noise of `fit`."""
+    _, validation = _split(trajectories.to(next(network.parameters())), settings)
+    per_entry = bool(getattr(network, "per_entry", False))
+    return _mean_loss(network, _held_back(validation, settings, per_entry))
 
 
 def _split(trajectories: Tensor, settings: Training) -> tuple[Tensor, Tensor]:
@@ -237,6 +251,13 @@ def _batch(
     return x0, noise.to(x0), eps.to(x0)
 
 
+def _held_back(
+    validation: Tensor, settings: Training, per_entry: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    key = rng.key(rng.seeded(settings.seed + 1))
+    return _batch(validation, settings, key, 0, per_entry, 8)
+
+
 def observed_levels(
     noise: Float[Tensor, "ensemble"],
     shape: tuple[int, ...],
@@ -246,8 +267,9 @@ def observed_levels(
     """Lower the noise of some entries as observations of them would.
 
     Each component is observed or not, with an error between 0.01 and 1 standard deviation. Times
-    are regular in half of the segments and at random in the others, 1 to 64 steps apart; in half of
-    the segments all components share them; in a quarter there is a hole, which may reach an end.
+    are regular in half of the segments and at random in the others, 1 to 64 steps apart; in half
+    of the segments all components share them; in a quarter there is a hole, which may reach an
+    end.
     """
     size, states, components = len(noise), shape[0], math.prod(shape[1:])
 
@@ -279,14 +301,25 @@ def _rate(step: int, settings: Training) -> float:
 def _validate(state: _State, batch: tuple[Tensor, Tensor, Tensor], loss: float) -> None:
     current = {name: p.detach().clone() for name, p in state.network.named_parameters()}
     _load(state.network, state.average)
-    with torch.no_grad():
-        parts = zip(*(part.split(64) for part in batch), strict=True)
-        validation = torch.cat([denoising_loss(state.network, *part) for part in parts])
+    validation = _mean_loss(state.network, batch)
     _load(state.network, current)
-    entry = {"step": state.step, "loss": loss, "validation": validation.mean().item()}
+    entry = {"step": state.step, "loss": loss, "validation": validation}
     if entry["validation"] <= min((e["validation"] for e in state.history), default=math.inf):
         state.best = {name: w.clone() for name, w in state.average.items()}
     state.history.append(entry)
+
+
+def _mean_loss(network: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> float:
+    with torch.no_grad():
+        parts = zip(*(part.split(64) for part in batch), strict=True)
+        return torch.cat([denoising_loss(network, *part) for part in parts]).mean().item()
+
+
+def _stalled(history: list[dict[str, float]], patience: int | None) -> bool:
+    if patience is None or not history:
+        return False
+    losses = [entry["validation"] for entry in history]
+    return len(losses) - 1 - losses.index(min(losses)) >= patience
 
 
 def _load(network: nn.Module, weights: dict[str, Tensor]) -> None:

@@ -393,7 +393,7 @@ def test_masf_says_what_it_needs():
     model = ObservationModel(Function(torch.sin), std=1.0)
     problem = Problem(Lorenz96(dim=8), Observations(model, (1,), torch.zeros(1, 8)), 2)
     with pytest.raises(ValueError, match=r"MASF needs a linear observation operator.*EnKF"):
-        MASF().assimilate(problem, 10)
+        MASF(mode="published").assimilate(problem, 10)
     with pytest.raises(DegenerateEnsemble, match="no spread in any of 3 modes"):
         still = torch.tensor([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]])
         MASF().update(still, torch.zeros(1), ObservationModel(Select([0]), std=1.0))

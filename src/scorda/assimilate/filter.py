@@ -14,7 +14,7 @@ import math
 import time
 from abc import abstractmethod
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, final
@@ -50,12 +50,15 @@ class Cycle:
         ensemble: ``(ensemble, *state)``: the analysis where observed, else the forecast.
         weights: Weights of the members, ``(ensemble,)``, or None where all are equal.
         info: What is reported of the analysis; empty where nothing was observed.
+        carried: Tensors that the method hands from one analysis to the next (a network's
+            weights), or None.
     """
 
     step: int
     ensemble: Float[Tensor, "ensemble ..."]
     weights: Float[Tensor, "ensemble"] | None = None
     info: dict[str, Any] = field(default_factory=dict)
+    carried: dict[str, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,9 @@ class Filter(Assimilator):
         """
         return self
 
+    def restore(self, carried: Mapping[str, Tensor]) -> None:
+        """Take up what an earlier analysis carried, after `begin`, where a run is continued."""
+
     @abstractmethod
     def analyse(
         self,
@@ -107,7 +113,8 @@ class Filter(Assimilator):
 
         Returns:
             Members, and a dictionary of numbers and tensors, the same keys in each cycle.
-            The key ``weights`` stands for the weights of the members from here on.
+            The key ``weights`` stands for the weights of the members from here on, ``carried``
+            for tensors that `restore` needs to go on from here.
         """
 
     @final
@@ -160,6 +167,9 @@ class Filter(Assimilator):
             first, weights, ensemble = start.step + 1, start.weights, start.ensemble
             _check_start(start, members, problem)
         method = self.begin(problem, weights)
+        carried = None if start is None else start.carried
+        if carried is not None:
+            method.restore(carried)
         forecast_seconds = 0.0
         for step in range(first, problem.steps + 1):
             info: dict[str, Any] = {}
@@ -177,6 +187,7 @@ class Filter(Assimilator):
                     )
             if step in observed:
                 weights = info.pop("weights", weights)
+                carried = info.pop("carried", carried)
                 info = {
                     "step": step,
                     "spread": _spread(ensemble, weights),
@@ -185,7 +196,7 @@ class Filter(Assimilator):
                     "forecast_seconds": forecast_seconds,
                 }
                 forecast_seconds = 0.0
-            yield Cycle(step, ensemble, weights, info)
+            yield Cycle(step, ensemble, weights, info, carried)
 
     def _observe(
         self,
@@ -209,6 +220,8 @@ class Filter(Assimilator):
         try:
             analysis, info = self.analyse(forecast, y, model, generator)
             check_finite(analysis, "analysis")
+            if "innovation" not in info:
+                info["innovation"] = _innovation(forecast, weights, y, model)
             if not math.isfinite(info.get("innovation", 0.0)):
                 raise DivergenceError(
                     "The innovation is too large to square in standard deviations of the "
@@ -231,8 +244,10 @@ class Filter(Assimilator):
         """Run the cycle over all steps of the problem and keep each ensemble [final].
 
         ``info`` holds, with one entry per cycle, the observed ``step``, the ``spread`` of the
-        analysis, the ``seconds`` of the analysis and the ``forecast_seconds`` before it, and
-        what the method reports.
+        analysis, the ``innovation`` (root mean square of y less the forecast mean of h(x), in
+        standard deviations of the error), the ``seconds`` of the analysis and the
+        ``forecast_seconds`` before it, and what the method reports: ``evaluations`` of a
+        denoiser per member, ``ess``, the ``loss`` of a network.
 
         Arguments:
             problem: What is to be assimilated.
@@ -294,6 +309,17 @@ def _check_predicted(forecast: Tensor, model: ObservationModel) -> None:
             "system may reach.",
             members=tuple(broken),
         )
+
+
+def _innovation(
+    forecast: Tensor, weights: Tensor | None, y: Tensor, model: ObservationModel
+) -> Tensor:
+    predicted = model.operator(forecast).flatten(1)
+    if weights is None:
+        mean = predicted.mean(0)
+    else:
+        mean = torch.tensordot(weights.to(predicted), predicted, 1)
+    return model.whiten((y - mean)[None]).square().mean().sqrt()
 
 
 def _spread(ensemble: Tensor, weights: Tensor | None) -> Tensor:

@@ -80,7 +80,7 @@ class Train:
     """Steps between validations."""
 
     precision: str | None = None
-    """Of products and convolutions in training: float32, or bfloat16 where the processor has it."""
+    """Of products and convolutions in training: float32, or bfloat16 if the processor has it."""
 
     seed: int = 0
     """Seed of data, weights, batches and noise."""

@@ -31,22 +31,26 @@ forecast members (`bridge`).
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from scorda import rng
 from scorda.assimilate import Cost, Filter, check_inflation, inflate
 from scorda.assimilate.ensemble import innovation_statistics, white_innovation
+from scorda.augment import AugmentedSpace, augment
 from scorda.bridge import BridgeODE, BridgeSampler, EnsembleDenoiser
 from scorda.ensemble_prior import EnsembleGaussian, EnsemblePrior
 from scorda.measurement_aware import MeasurementAware
 from scorda.modes import Modes
 from scorda.observe import ObservationModel
 from scorda.problem import Problem
+from scorda.projection import ProjectionSDE, heads_of, ramp
 from scorda.shapes import Float, Tensor
 from scorda.space import StateSpace
 
@@ -125,26 +129,31 @@ class PublishedSDE:
             prior = (A * denoiser.denoise(x / A, var.sqrt() / A) - x) / var
             M, _, S = process.transition(s, last)
             guidance = M * (z - M * x) / S
-            score = _scale(self.prior_scale, s) * prior
-            score = score + _scale(self.guidance_scale, 1 - s) * guidance
+            score = ramp(self.prior_scale, s) * prior
+            score = score + ramp(self.guidance_scale, 1 - s) * guidance
             M, _, delta = process.transition(s, t)
             x = M * x - delta * score + delta.abs().sqrt() * noise()
         return x
 
 
-def _scale(scale: tuple[float, float, float], tau: Tensor) -> Tensor:
-    low, high, power = scale
-    return low + (high - low) * tau**power
+# Of each mode: which samplers it takes, its own, and what it needs of a problem.
+SAMPLERS: dict[str, tuple[type, Callable[[], Any], tuple[str, ...]]] = {
+    "bridge": (BridgeSampler, BridgeODE, ()),
+    "published": (PublishedSDE, PublishedSDE, ("linear_operator", "independent_errors")),
+    "nonlinear": (ProjectionSDE, ProjectionSDE, ("independent_errors",)),
+}
 
 
 @dataclass(frozen=True)
 class MASF(Filter):
-    r"""Measurement-aware score-based filter for linear observations.
+    r"""Measurement-aware score-based filter.
 
     ``mode="bridge"`` (default) starts the time reversal of the measurement-aware process at the
     observation and adds no guidance: exact for the prior that it is given, up to the steps of the
     sampler, for every linear operator and every R. By default the analysis is coupled to the
-    members of the forecast; no sampling error is added then.
+    members of the forecast; no sampling error is added then. Any other operator, a black box too,
+    is linear in the state augmented with its simulated observation (`augment`): exact for the
+    prior of the pairs, which is what the members and their simulated observations make of it.
 
     ``mode="published"`` adds the likelihood's score, as the public code does, which counts the
     observation twice: where the observation is at least as precise as the prior, the variance is
@@ -152,22 +161,27 @@ class MASF(Filter):
     paper's process can do: operators that pick entries, or symmetric matrices with eigenvalues in
     [0, 1], and one error std. It is here for comparison.
 
+    ``mode="nonlinear"`` is the published form for nonlinear operators (`projection`): for black
+    boxes too, of any number of values, with independent errors. States and values are
+    standardised; where there are fewer values than entries the remaining ones are noise, where
+    there are more the state is filled up with zeros. Where h is linear, and elsewhere with the
+    same prior, ``mode="bridge"`` is exact and this is not. It, too, is here for comparison.
+
     Source and derivation: the module's docstring.
 
     Arguments:
         prior: What is made of the forecast ensemble.
-        mode: "bridge" or "published".
-        sampler: A `BridgeSampler`, or a `PublishedSDE` (default: the mode's own).
+        mode: "bridge", "published" or "nonlinear".
+        sampler: A `BridgeSampler`, a `PublishedSDE` or a `ProjectionSDE` (default: the mode's
+            own).
         inflation: Factor of the analysis anomalies, at least 1.
     """
 
     prior: EnsemblePrior = field(default_factory=EnsembleGaussian)
-    mode: Literal["bridge", "published"] = "bridge"
-    sampler: BridgeSampler | PublishedSDE | None = None
+    mode: Literal["bridge", "published", "nonlinear"] = "bridge"
+    sampler: BridgeSampler | PublishedSDE | ProjectionSDE | None = None
     inflation: float = 1.0
-    needs: tuple[str, ...] = field(
-        default=("simulator", "linear_operator"), init=False, repr=False, compare=False
-    )
+    needs: tuple[str, ...] = field(default=("simulator",), init=False, repr=False, compare=False)
     _space: StateSpace | None = field(default=None, init=False, repr=False, compare=False)
 
     least_members = 2
@@ -176,21 +190,19 @@ class MASF(Filter):
 
     def __post_init__(self) -> None:
         check_inflation(self.inflation)
-        if self.mode not in ("bridge", "published"):
-            raise ValueError(f'Got mode = {self.mode!r}: choose "bridge" or "published".')
-        if self.mode == "published":
-            object.__setattr__(self, "needs", (*self.needs, "independent_errors"))
-        kind = BridgeSampler if self.mode == "bridge" else PublishedSDE
+        if self.mode not in SAMPLERS:
+            raise ValueError(f"Got mode = {self.mode!r}: choose one of {list(SAMPLERS)}.")
+        kind, default, needs = SAMPLERS[self.mode]
+        object.__setattr__(self, "needs", ("simulator", *needs))
         if self.sampler is None:
-            sampler = BridgeODE() if self.mode == "bridge" else PublishedSDE()
-            object.__setattr__(self, "sampler", sampler)
+            object.__setattr__(self, "sampler", default())
         elif not isinstance(self.sampler, kind):
             raise ValueError(
                 f'Got {self.sampler} for mode="{self.mode}": its samplers are of {kind.__name__}.'
             )
 
     def begin(self, problem: Problem, weights: Float[Tensor, "ensemble"] | None = None) -> MASF:
-        """Return a copy that knows the space.
+        """Return a copy that knows the space, with a prior of its own.
 
         Raises:
             ValueError: If the prior needs a space with coordinates and this one has none.
@@ -198,7 +210,11 @@ class MASF(Filter):
         self.prior.check(problem.space)
         run = copy.copy(self)
         object.__setattr__(run, "_space", problem.space)
+        object.__setattr__(run, "prior", self.prior.begin(problem))
         return run
+
+    def restore(self, carried: Mapping[str, Tensor]) -> None:
+        self.prior.restore(carried)
 
     def analyse(
         self,
@@ -207,26 +223,81 @@ class MASF(Filter):
         model: ObservationModel,
         generator: torch.Generator | None = None,
     ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
-        """Return the analysis, and ``innovation``, ``chi2`` and ``evaluations`` of this cycle."""
+        """Return the analysis, and what is reported of this cycle.
+
+        ``innovation``, ``chi2``, ``evaluations`` of the denoiser per member, and what the prior
+        reports: the losses of a network.
+        """
         assert self.sampler is not None
         # In double precision: precisions of modes span many orders of magnitude.
         states, values = forecast.double(), y.double()
-        modes = model.modes(tuple(forecast.shape[1:]))
-        denoiser = self.prior.fit(states, modes, self._space)
+        report: dict[str, Any] = {}
+        if isinstance(self.sampler, ProjectionSDE):
+            moved = self._projected(self.sampler, states, values, model, generator)
+        elif model.operator.linear:
+            moved, report = self._linear(states, values, model, self._space, generator)
+        elif (joint := augment(states, values, model)) is not None:
+            space = self._space and AugmentedSpace(self._space, model.operator, joint.used)
+            moved, report = self._linear(joint.ensemble, joint.y, joint.model, space, generator)
+            moved = joint.states(moved)
+        else:
+            moved = states
+        statistics = innovation_statistics(*white_innovation(forecast, y, model))
+        info = {**statistics, "evaluations": self.sampler.evaluations, **report}
+        return inflate(moved.to(forecast), self.inflation), info
+
+    def _linear(
+        self,
+        states: Tensor,
+        y: Tensor,
+        model: ObservationModel,
+        space: StateSpace | AugmentedSpace | None,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, dict[str, Any]]:
+        modes = model.modes(tuple(states.shape[1:]))
+        denoiser = self.prior.fit(states, modes, space)
         members = modes.forward(states)
         if isinstance(self.sampler, PublishedSDE):
-            moved = self._published(
-                self.sampler, denoiser, modes, members, values, model, generator
-            )
+            moved = self._published(self.sampler, denoiser, modes, members, y, model, generator)
         else:
+            assert isinstance(self.sampler, BridgeSampler)
             precision = modes.precision.to(members)
             moved = self.sampler.sample(
-                denoiser, precision, modes.information(values), members, generator
+                denoiser, precision, modes.information(y), members, generator
             )
-        analysis = modes.inverse(moved).to(forecast)
-        statistics = innovation_statistics(*white_innovation(forecast, y, model))
-        info = {**statistics, "evaluations": self.sampler.evaluations}
-        return inflate(analysis, self.inflation), info
+        return modes.inverse(moved), getattr(denoiser, "report", {})
+
+    def _projected(
+        self,
+        sampler: ProjectionSDE,
+        states: Tensor,
+        y: Tensor,
+        model: ObservationModel,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        if model.cov is not None:
+            raise ValueError(
+                'MASF with mode="nonlinear" takes independent errors of observation: give `std` '
+                'instead of `cov`, or use mode="bridge".'
+            )
+        flat = states.flatten(1)
+        predicted = model.operator(states).flatten(1).to(flat)
+        x, centre, unit = _standardised(flat)
+        h, level, scale = _standardised(predicted)
+        entries = max(x.shape[1], h.shape[1])
+        std = model.error_std(tuple(y.shape), flat) / scale
+        space = None
+        if self._space is not None and x.shape == h.shape:
+            every = torch.arange(entries)
+            space = AugmentedSpace(self._space, model.operator, every)
+        x, h = _filled(x, entries), _filled(h, entries)
+        seen = _filled(torch.ones_like(std), entries)
+        std = torch.where(seen > 0, _filled(std, entries), std.mean())
+        z = _filled((y - level) / scale, entries)
+        heads = heads_of(self.prior, x, h, space)
+        noise = rng.Stream(rng.key(generator), 0, len(x), (entries,), x)
+        moved = sampler.sample(heads, z, std, (x, h), seen, noise)[:, : flat.shape[1]]
+        return (centre + unit * moved).view_as(states)
 
     @staticmethod
     def _published(
@@ -245,6 +316,17 @@ class MASF(Filter):
         # What is not observed is measured as noise of the same std, alike for all members.
         z = torch.where(seen, z, std * rng.normal(1, shape, generator, like=members)[0])
         return sampler.sample(denoiser, process, z, members, noise)
+
+
+def _standardised(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Entries with mean 0 and variance 1 (a constant one stays 0), their mean and their unit."""
+    mean, std = x.mean(0), x.std(0)
+    unit = torch.where(std > 0, std, 1.0)
+    return (x - mean) / unit, mean, unit
+
+
+def _filled(x: Tensor, entries: int) -> Tensor:
+    return F.pad(x, (0, entries - x.shape[-1]))
 
 
 def _square_form(

@@ -1,9 +1,10 @@
 """Runs in units of work, each written in full or done again: a run survives any kill.
 
 A filter is cut into blocks of steps; each is a function of the configuration and of the stored
-last ensemble of the block before. A smoother whose members are independent is cut into blocks of
-members; any other method is one unit. A marker per finished unit is written after its data, so
-that what is left to do after a kill is the set of units without a marker.
+last ensemble of the block before, with what the filter carries (the weights of a network). A
+smoother whose members are independent is cut into blocks of members; any other method is one unit.
+A marker per finished unit is written after its data, so that what is left to do after a kill is
+the set of units without a marker.
 
 A filter that diverges, or whose ensemble degenerates, leaves what it made before: the store opens
 with the steps so far.
@@ -29,6 +30,7 @@ import zarr
 
 from scorda import rng
 from scorda.assimilate import Assimilator, Cycle, Filter, RunError, check_needs
+from scorda.files import read_tensors, write_tensors
 from scorda.observe import Observations
 from scorda.problem import Analysis, Problem
 from scorda.shapes import Float, Tensor
@@ -139,6 +141,10 @@ class _Run:
     def marker(self, unit: int) -> Path:
         return self.folder / f"unit-{unit:06d}.json"
 
+    def carried(self, unit: int) -> Path:
+        """What a filter hands to the block after this one, beside its members."""
+        return self.marker(unit).with_suffix(".safetensors")
+
     def compute(
         self,
         record: str,
@@ -151,7 +157,7 @@ class _Run:
             if self.marker(unit).exists():
                 continue
             begin = time.perf_counter()
-            states, weights, report = self._unit(unit, progress)
+            states, weights, report, carried = self._unit(unit, progress)
             stopped = report.pop("stopped", None)
             if states is not None:
                 if not (self.folder / "created").exists():
@@ -160,6 +166,8 @@ class _Run:
             if stopped is not None:
                 self._record_stop(unit, states, report, stopped)
                 raise stopped
+            if carried is not None:
+                write_tensors(self.carried(unit), carried, {"kind": "carried"})
             report |= {"seconds": time.perf_counter() - begin, "weighted": weights is not None}
             layout.write_json(self.marker(unit), report)
             if progress is not None:
@@ -167,18 +175,22 @@ class _Run:
 
     def _unit(
         self, unit: int, progress: Progress | None
-    ) -> tuple[Tensor | None, Tensor | None, dict[str, Any]]:
-        """States and weights of a unit, and its report; with the error that ``stopped`` it."""
+    ) -> tuple[Tensor | None, Tensor | None, dict[str, Any], dict[str, Tensor] | None]:
+        """States and weights of a unit, its report, and what its method carries on.
+
+        The report has the error that ``stopped`` it, if one did.
+        """
         first, last = self.plan.bounds(unit)
         generator = rng.seeded(self.seed)
         if isinstance(self.method, Filter):
             start = self._stored(unit - 1) if unit else None
-            states, weights = [], []
+            states, weights, carried = [], [], None
             report: dict[str, Any] = {"cycles": []}
             try:
                 for cycle in self.method.run(self.problem, self.members, generator, start):
                     states.append(cycle.ensemble)
                     weights.append(cycle.weights)
+                    carried = cycle.carried
                     if cycle.info:
                         report["cycles"].append(_scalars(cycle.info))
                     if progress is not None:
@@ -192,12 +204,12 @@ class _Run:
             if known:
                 equal = torch.full_like(known[0], 1 / self.members)
                 joint = torch.stack([equal if w is None else w for w in weights], 1)
-            return torch.stack(states, 1) if states else None, joint, report
+            return torch.stack(states, 1) if states else None, joint, report, carried
         if isinstance(self.method, MemberSampler):
             analysis = self.method.assimilate_members(self.problem, first, last, generator)
         else:
             analysis = self.method.assimilate(self.problem, self.members, generator)
-        return analysis.states, analysis.weights, {"report": _scalars(analysis.info)}
+        return analysis.states, analysis.weights, {"report": _scalars(analysis.info)}, None
 
     def _record_stop(
         self, unit: int, states: Tensor | None, report: dict[str, Any], error: RunError
@@ -229,7 +241,10 @@ class _Run:
         weights = None
         if json.loads(self.marker(unit).read_text())["weighted"]:
             weights = torch.from_numpy(np.asarray(layout.array(root, "weight")[:, step]))
-        return Cycle(step, ensemble, weights)
+        carried = None
+        if self.carried(unit).exists():
+            carried = read_tensors(self.carried(unit))[0]
+        return Cycle(step, ensemble, weights, carried=carried)
 
     def _create(
         self, states: Tensor, truth: Tensor | None, record: str, configuration: Mapping[str, Any]

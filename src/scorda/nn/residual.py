@@ -1,0 +1,141 @@
+r"""Small networks that correct a denoiser, for states whose entries have their own noise levels.
+
+Both see three numbers per entry, each of order 1 at every noise level: the noisy state, what the
+denoiser that they correct makes of it, and the log of the noise level. They return one, and start
+from zero.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from scorda.denoise import GaussianDenoiser
+from scorda.shapes import Float, Tensor
+
+__all__ = ["Corrected", "DenseCorrection", "RingCorrection"]
+
+# Numbers per entry that a correction sees.
+FEATURES = 3
+KERNEL = 5
+
+
+class Corrected(nn.Module):
+    """A Gaussian denoiser and its correction, as `denoise.precondition` wants a network.
+
+    States have the layout ``(ensemble, points, channels)``.
+
+    Arguments:
+        correction: Maps features to the correction.
+        low: Smallest noise level of training.
+        high: Largest noise level of training.
+    """
+
+    per_entry = True
+
+    def __init__(self, correction: nn.Module, low: float, high: float) -> None:
+        super().__init__()
+        self.correction, self.low, self.high = correction, low, high
+        self.gaussian: GaussianDenoiser | None = None
+        self.corrects = True
+
+    def forward(
+        self, x: Float[Tensor, "ensemble points channels"], noise: Float[Tensor, "..."]
+    ) -> Float[Tensor, "ensemble points channels"]:
+        """Unit-variance target; levels may be infinite, where x means nothing."""
+        # In double precision: at low noise the Gaussian's part is a small difference.
+        z, nu = x.double(), noise.double()
+        kappa = nu.square().reciprocal()
+        z = torch.where(kappa > 0, z, 0.0)
+        linear = torch.zeros_like(z)
+        if self.gaussian is not None:
+            rest = self.gaussian.denoise(z, nu) - z * kappa / (1 + kappa)
+            linear = rest * (1 + kappa).sqrt()
+        if not self.corrects:
+            return linear.to(x)
+        seen = z * (kappa / (1 + kappa)).sqrt()
+        ends = math.log(self.low), math.log(self.high)
+        level = nu.clamp(self.low, self.high).log().expand_as(z)
+        level = (2 * level - sum(ends)) / (ends[1] - ends[0])
+        features = torch.stack((seen, linear, level), -1)
+        weight = next(self.correction.parameters())
+        return (linear + self.correction(features.to(weight)).to(linear)).to(x)
+
+
+class DenseCorrection(nn.Module):
+    """Fully connected network on the flattened state.
+
+    Arguments:
+        size: Entries of a state.
+        width: Hidden features.
+        blocks: Residual blocks of two layers.
+    """
+
+    def __init__(self, size: int, width: int = 64, blocks: int = 2) -> None:
+        super().__init__()
+        self.first = nn.Linear(FEATURES * size, width)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.LayerNorm(width, elementwise_affine=False),
+                nn.Linear(width, width),
+                nn.SiLU(),
+                nn.Linear(width, width),
+            )
+            for _ in range(blocks)
+        )
+        self.last = nn.Linear(width, size)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(
+        self, features: Float[Tensor, "ensemble points channels features"]
+    ) -> Float[Tensor, "ensemble points channels"]:
+        h = self.first(features.flatten(1))
+        for block in self.blocks:
+            h = h + block(h)
+        return self.last(F.silu(h)).reshape(features.shape[:-1])
+
+
+class RingCorrection(nn.Module):
+    """Convolutions along a ring: the last point is the neighbour of the first.
+
+    Equivariant: a state turned by some points gives the output turned by as many.
+
+    Arguments:
+        channels: Entries per point.
+        width: Hidden channels.
+        blocks: Residual blocks of two convolutions with kernel 5; one output depends on
+            4 * blocks + 2 points on either side.
+    """
+
+    def __init__(self, channels: int, width: int = 32, blocks: int = 2) -> None:
+        super().__init__()
+        self.first = nn.Conv1d(FEATURES * channels, width, KERNEL)
+        self.blocks = nn.ModuleList(
+            nn.ModuleList(nn.Conv1d(width, width, KERNEL) for _ in range(2)) for _ in range(blocks)
+        )
+        self.last = nn.Conv1d(width, channels, 1)
+        nn.init.zeros_(self.last.weight)
+        assert self.last.bias is not None
+        nn.init.zeros_(self.last.bias)
+
+    def forward(
+        self, features: Float[Tensor, "ensemble points channels features"]
+    ) -> Float[Tensor, "ensemble points channels"]:
+        z = _around(self.first, features.flatten(2).mT)
+        for block in self.blocks:
+            inner, outer = cast(nn.ModuleList, block)
+            h = _around(cast(nn.Conv1d, inner), F.silu(z))
+            z = z + _around(cast(nn.Conv1d, outer), F.silu(h))
+        return self.last(F.silu(z)).mT.reshape(features.shape[:-1])
+
+
+def _around(layer: nn.Conv1d, z: Tensor) -> Tensor:
+    """Apply a convolution on a ring, which may have fewer points than the kernel."""
+    reach = KERNEL // 2
+    points = torch.arange(-reach, z.shape[-1] + reach, device=z.device) % z.shape[-1]
+    return layer(z[..., points])
