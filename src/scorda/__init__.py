@@ -18,6 +18,7 @@ from scorda.methods.ensf import EnSF
 from scorda.methods.kalman import KalmanFilter, KalmanSmoother
 from scorda.methods.letkf import LETKF
 from scorda.methods.masf import MASF, PublishedSDE
+from scorda.methods.mixture import GaussianMixtureFilter
 from scorda.methods.particle import ParticleFilter, ParticleSmoother
 from scorda.methods.sda import SDA
 from scorda.methods.variational import FourDVar
@@ -75,6 +76,7 @@ __all__ = [
     "FourDVar",
     "Function",
     "GaspariCohn",
+    "GaussianMixtureFilter",
     "GaussianDenoiser",
     "GaussianPrior",
     "Guidance",

@@ -23,6 +23,7 @@ EXACT = {
     "ETKF": "linear-Gaussian, N → ∞",
     "LETKF": "linear-Gaussian, N and radius → ∞",
     "EnKS": "linear-Gaussian, N → ∞",
+    "GaussianMixtureFilter": "linear-Gaussian, N → ∞ (any problem: bandwidth → 0)",
     "KalmanFilter": "linear-Gaussian",
     "KalmanSmoother": "linear-Gaussian",
     "ParticleFilter": "any problem, N → ∞",
