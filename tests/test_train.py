@@ -184,13 +184,7 @@ def test_bad_input_is_refused():
         run(trajectories=broken)
     with pytest.raises(FloatingPointError, match="not finite at step"):
         run(replace(SETTINGS, rate=1e200, warmup=1))
-    for wrong in (
-        {"steps": 0},
-        {"batch": 0},
-        {"low": 2.0, "high": 1.0},
-        {"validation": 1.0},
-        {"precision": "half"},
-    ):
+    for wrong in ({"steps": 0}, {"batch": 0}, {"low": 2.0, "high": 1.0}, {"validation": 1.0}, {"precision": "half"}):
         with pytest.raises(ValueError, match="Got"):
             Training(**wrong)
 

@@ -160,8 +160,11 @@ class BandwidthMemory:
         self.evidence, self.inverse_ess = torch.zeros_like(GRID), torch.zeros_like(GRID)
 
     def bandwidth(self, floor: float) -> Float[Tensor, ""]:
-        r"""Of the bandwidths with :math:`\beta \ge \mathrm{floor} \, \overline{1 / \mathrm{ESS}}`
-        that of most evidence; 1 before the first cycle, or if there is no other."""
+        r"""The bandwidth of most evidence, of those with enough effective members.
+
+        These have :math:`\beta \ge \mathrm{floor} \, \overline{1 / \mathrm{ESS}}`. Before the
+        first cycle, and if there is no other, 1.
+        """
         if self.cycles == 0:
             return GRID[-1]
         enough = floor * self.inverse_ess <= GRID * self.cycles

@@ -123,7 +123,7 @@ def test_the_upper_end_is_the_etkf(members, size):
 def test_the_upper_end_is_the_letkf_with_localization():
     system = Lorenz96(dim=12)
     model = ObservationModel(Select(range(0, 12, 2)), std=1.0)
-    truth, problem = twin_experiment(system, model, 3, 1, rng.seeded(0))
+    _, problem = twin_experiment(system, model, 3, 1, rng.seeded(0))
     runs = [
         method.assimilate(problem, 6, rng.seeded(1)).states
         for method in (
@@ -223,7 +223,7 @@ def test_nonlinear_cycle_with_localization():
     """Runs where some points see nothing, with an adaptive bandwidth and a black box."""
     system = Lorenz96(dim=16)
     model = ObservationModel(Chain(Pointwise(torch.atan), Select([0, 1, 2])), std=0.3)
-    truth, problem = twin_experiment(system, model, 6, 2, rng.seeded(0))
+    _, problem = twin_experiment(system, model, 6, 2, rng.seeded(0))
     method = GaussianMixtureFilter(localization=GaspariCohn(2.0))
     analysis = method.assimilate(problem, 10, rng.seeded(1))
     assert torch.isfinite(analysis.states).all()

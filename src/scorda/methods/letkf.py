@@ -19,7 +19,6 @@ from scorda.assimilate.local import Geometry
 from scorda.observe import ObservationModel
 from scorda.problem import Problem
 from scorda.shapes import Float, Tensor
-from scorda.space import StateSpace
 
 __all__ = ["LETKF"]
 

@@ -45,9 +45,9 @@ class GaussianMixtureFilter(Filter):
     mixture. With :math:`\beta = 1` and without `rotation` this is the `ETKF` (for a linear h).
 
     With localization each grid point has its own mixture, from the observations near it and with
-    their errors localized as in the `LETKF`. Its mean and covariance are again exact, but its shape
-    is not drawn from: the analysis is the linear transform of the members with the symmetric
-    root, which changes little from point to point. With :math:`\beta = 1` this is the `LETKF`. It
+    their errors localized as in the `LETKF`. Its mean and covariance are again exact, but its
+    shape is not drawn from: the analysis is the linear transform of the members with the
+    symmetric root, which changes little from point to point. With :math:`\beta = 1` this is the `LETKF`. It
     takes a matrix ``(ensemble, ensemble)`` per point, in batches; without localization nothing is
     larger than the ensemble or, if it has fewer, a square of its components.
 
@@ -57,8 +57,8 @@ class GaussianMixtureFilter(Filter):
     .. math:: \beta = \arg\max \sum_{j \ge 1} \varphi^j \log p_\beta(y_{k-j}), \quad
         \beta \, / \, \overline{\sum_i w_i^2} \ge \mathrm{floor}
 
-    where the bar is the mean over past cycles with the same forgetting :math:`\varphi = 0.98`; with
-    localization both are means over grid points. The first cycle has :math:`\beta = 1`. No truth
+    where the bar is the mean over past cycles with the same forgetting :math:`\varphi = 0.98`;
+    with localization both are means over grid points. The first cycle has :math:`\beta = 1`. No truth
     is used, and no observation twice. A run that is continued from a stored step starts
     this choice anew.
 
@@ -239,8 +239,8 @@ def _whitened(
     kept = values > max(A.shape) * torch.finfo(A.dtype).eps * values[-1]
     if not kept.any():
         raise ValueError(
-            "The forecast has no spread, so no mixture can be made of it: add model error or start "
-            "from an ensemble with spread."
+            "The forecast has no spread, so no mixture can be made of it: add model error or "
+            "start from an ensemble with spread."
         )
     scale = values[kept].sqrt() / (members - 1) ** 0.5
     if members <= size:
