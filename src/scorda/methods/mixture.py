@@ -47,9 +47,10 @@ class GaussianMixtureFilter(Filter):
     With localization each grid point has its own mixture, from the observations near it and with
     their errors localized as in the `LETKF`. Its mean and covariance are again exact, but its
     shape is not drawn from: the analysis is the linear transform of the members with the
-    symmetric root, which changes little from point to point. With :math:`\beta = 1` this is the `LETKF`. It
-    takes a matrix ``(ensemble, ensemble)`` per point, in batches; without localization nothing is
-    larger than the ensemble or, if it has fewer, a square of its components.
+    symmetric root, which changes little from point to point. With :math:`\beta = 1` this is the
+    `LETKF`. It takes a matrix ``(ensemble, ensemble)`` per point, in batches; without localization
+    nothing is larger than the ensemble or a square of its members or components, whichever are
+    fewer.
 
     bandwidth="adaptive" takes in each cycle, of 17 values from 0.01 to 1, the one under which the
     observations of past cycles were most probable, among those with enough members to go on:
@@ -58,8 +59,8 @@ class GaussianMixtureFilter(Filter):
         \beta \, / \, \overline{\sum_i w_i^2} \ge \mathrm{floor}
 
     where the bar is the mean over past cycles with the same forgetting :math:`\varphi = 0.98`;
-    with localization both are means over grid points. The first cycle has :math:`\beta = 1`. No truth
-    is used, and no observation twice. A run that is continued from a stored step starts
+    with localization both are means over grid points. The first cycle has :math:`\beta = 1`. No
+    truth is used, and no observation twice. A run that is continued from a stored step starts
     this choice anew.
 
     Exact for a linear h and the mixture as prior, but for the shape of the draw; otherwise the
