@@ -59,6 +59,8 @@ __all__ = ["BandwidthMemory", "MixturePosterior", "Projection"]
 GRID = torch.logspace(-2, 0, 17, dtype=torch.float64)
 # Weight of a cycle in the choice against the next one: a memory of 50 cycles.
 FORGET = 0.98
+# Most log evidence that a bandwidth can lose in one cycle: a single outlier does not decide.
+LOSS = 0.3
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +154,8 @@ class MixturePosterior:
 class BandwidthMemory:
     r"""Evidence and inverse effective sample size of past cycles for each of 17 bandwidths.
 
-    Both are summed with the weight :math:`\varphi^j` for the cycle before j others.
+    Both are summed with the weight :math:`\varphi^j` for the cycle before j others. The log
+    evidence of a cycle counts relative to its best bandwidth, and as -0.3 at least.
     """
 
     def __init__(self) -> None:
@@ -185,5 +188,6 @@ class BandwidthMemory:
             squares = log_weights.exp().square().sum(-1)
             inverse_ess += squares.reshape(len(GRID), -1).sum(1).to(evidence) / count
         self.cycles = FORGET * self.cycles + 1
-        self.evidence = FORGET * self.evidence + evidence
+        lost = (evidence - evidence.max()).clamp_min(-LOSS)
+        self.evidence = FORGET * self.evidence + lost
         self.inverse_ess = FORGET * self.inverse_ess + inverse_ess

@@ -59,9 +59,10 @@ class GaussianMixtureFilter(Filter):
         \beta \, / \, \overline{\sum_i w_i^2} \ge \mathrm{floor}
 
     where the bar is the mean over past cycles with the same forgetting :math:`\varphi = 0.98`;
-    with localization both are means over grid points. The first cycle has :math:`\beta = 1`. No
-    truth is used, and no observation twice. A run that is continued from a stored step starts
-    this choice anew.
+    with localization both are means over grid points. In no cycle does a bandwidth lose more than
+    0.3 of log evidence to the best one, so that single outliers do not decide. The first cycle has
+    :math:`\beta = 1`. No truth is used, and no observation twice. A run that is continued from a
+    stored step starts this choice anew.
 
     Exact for a linear h and the mixture as prior, but for the shape of the draw; otherwise the
     kernels see the regression of h on the members, as in the EnKF. Derived here.
