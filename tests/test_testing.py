@@ -24,6 +24,7 @@ from scorda.methods.ensf import EnSF
 from scorda.methods.kalman import KalmanFilter, KalmanSmoother
 from scorda.methods.letkf import LETKF
 from scorda.methods.masf import MASF, PublishedSDE
+from scorda.methods.mixture import GaussianMixtureFilter
 from scorda.methods.particle import ParticleFilter, ParticleSmoother
 from scorda.methods.sda import SDA
 from scorda.methods.variational import FourDVar
@@ -152,6 +153,10 @@ FILTERS = [
     ClosedFormFilter(),
     ClosedFormFilter("likelihood", "variances", sigma_y=0.5, draw="coupled"),
     ClosedFormFilter(0.2, "isotropic", draw="mixture"),
+    GaussianMixtureFilter(),
+    GaussianMixtureFilter(0.3),
+    GaussianMixtureFilter(0.3, rotation=False),
+    GaussianMixtureFilter(0.3, localization=GaspariCohn(2.0)),
 ]
 
 

@@ -24,6 +24,7 @@ from scorda.methods.ensf import EnSF
 from scorda.methods.kalman import KalmanFilter, KalmanSmoother
 from scorda.methods.letkf import LETKF
 from scorda.methods.masf import MASF, PublishedSDE
+from scorda.methods.mixture import GaussianMixtureFilter
 from scorda.methods.particle import ParticleFilter, ParticleSmoother
 from scorda.methods.sda import SDA
 from scorda.methods.variational import FourDVar
@@ -85,6 +86,7 @@ __all__ = [
     "Function",
     "GaspariCohn",
     "GaussianDenoiser",
+    "GaussianMixtureFilter",
     "GaussianPrior",
     "Guidance",
     "InflatedLikelihood",

@@ -12,7 +12,7 @@ import torch
 
 from scorda.shapes import Float, Tensor
 
-__all__ = ["gaussian_condition", "gaussian_log_density", "psd_root"]
+__all__ = ["gaussian_condition", "gaussian_log_density", "psd_root", "symmetric_map"]
 
 
 def psd_root(cov: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]:
@@ -79,3 +79,22 @@ def gaussian_condition(
     posterior = rest @ cov @ rest.mT + K @ noise_cov @ K.mT
     evidence = gaussian_log_density(y, matrix @ mean, S)
     return mean + K @ (y - matrix @ mean), posterior, evidence
+
+
+def symmetric_map(
+    source: Float[Tensor, "n n"], target: Float[Tensor, "n n"]
+) -> Float[Tensor, "n n"]:
+    r"""The symmetric M with :math:`M C M = T` that moves :math:`N(0, C)` onto :math:`N(0, T)`.
+
+    .. math:: M = C^{-1/2} (C^{1/2} T C^{1/2})^{1/2} C^{-1/2}
+
+    is the optimal transport between the two. Where C is singular its inverse is that on its
+    range, and T is matched there alone.
+
+    Source: Olkin & Pukelsheim (1982), Linear Algebra Appl. 48, 257-263.
+    """
+    values, vectors = torch.linalg.eigh(source)
+    kept = values > len(source) * torch.finfo(source.dtype).eps * values[-1]
+    root = vectors[:, kept] * values[kept].sqrt()
+    inverse = vectors[:, kept] / values[kept].sqrt()
+    return inverse @ psd_root(root.mT @ target @ root) @ inverse.mT

@@ -1,0 +1,193 @@
+r"""A Gaussian mixture on an ensemble, conditioned on an observation, in the space of the ensemble.
+
+With N members, let :math:`a_i = x_i - \bar x` be the anomalies of the forecast, P their sample
+covariance, and Y, d the anomalies of the predicted observations and the innovation, white
+(multiplied by :math:`R^{-1/2}`). The state and its prediction (x, h(x)) together have the prior
+
+.. math:: p(x) = \frac1N \sum_i N(x; c_i, B), \quad
+    B = \left[\frac{P^{-1} + H^T R^{-1} H}{\beta} - H^T R^{-1} H\right]^{-1}, \quad
+    c_i = \bar x + \left(\tfrac{N}{N - 1}\right)^{1/2} (I - B P^{-1})^{1/2} a_i .
+
+Its mean and covariance are those of the ensemble for every :math:`\beta`. The kernels are such
+that conditioned on y they have :math:`\beta` times the covariance of the Kalman filter's analysis:
+
+.. math:: p(x \mid y) = \sum_i w_i \, N(x; m_i, \beta (P^{-1} + H^T R^{-1} H)^{-1}), \quad
+    w_i \propto N(y; H c_i, H B H^T + R), \quad m_i = c_i + K (y - H c_i) .
+
+:math:`\beta = 1`: all centres are the mean, and this is the Kalman analysis. :math:`\beta \to 0`:
+the kernels shrink to points, and this is the particle filter on the members (moved away from
+their mean by :math:`(N / (N - 1))^{1/2}`, which keeps the covariance). Kernels of a fixed fraction
+of P would be far wider than the posterior where the observation is precise.
+
+H enters through Y alone. For a linear h all of this is exact; for any other, the mixture is that
+of the pairs (x, h(x)): the centres are exact for :math:`\beta \to 0`, and h within a kernel is
+replaced by its regression over all members, as in the EnKF.
+
+With :math:`Y = U s V^T`, the projections :math:`Z = Y V` and :math:`v = V^T d`,
+:math:`\lambda = s^2 / (N - 1)`, and
+
+.. math:: \rho = \frac{1 + \lambda}{1 + (1 - \beta) \lambda}, \quad
+    \kappa = \frac{\beta}{1 + (1 - \beta) \lambda}, \quad
+    \gamma^2 = (1 - \beta) \frac{N}{N - 1}
+
+(:math:`\kappa` are the eigenvalues of :math:`B P^{-1}` and :math:`\rho` those of
+:math:`H B H^T + I`) one finds
+
+.. math:: \log w_i = \gamma \sum_r \frac{Z_{ir} v_r}{\sqrt{\rho_r}}
+    - \frac{\gamma^2}{2} \sum_r Z_{ir}^2 + \mathrm{const}, \quad
+    m_i = \bar x + \gamma a_i + \sum_r q_{ir} (Z^T A)_r,
+
+.. math:: q_{ir} = \frac{\kappa_r}{N - 1} \left[\frac{v_r}{\rho_r}
+    - \frac{\gamma Z_{ir}}{\sqrt{\rho_r} (1 + \sqrt{\rho_r})}\right] .
+
+Nothing is divided by a singular value. Derived here; mixtures between the two filters: Frei &
+Künsch (2013), Biometrika 100, 781-800, whose B is likewise what a part of the information leaves.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from scorda.shapes import Float, Tensor
+
+__all__ = ["BandwidthMemory", "MixturePosterior", "Projection"]
+
+# Bandwidths that the adaptive choice is among, equally spaced in the logarithm.
+GRID = torch.logspace(-2, 0, 17, dtype=torch.float64)
+# Weight of a cycle in the choice against the next one: a memory of 50 cycles.
+FORGET = 0.98
+# Most log evidence that a bandwidth can lose in one cycle: a single outlier does not decide.
+LOSS = 0.3
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    r"""An ensemble in the modes of its white observation.
+
+    Arguments:
+        anomalies: Z, the projected anomalies; columns are orthogonal.
+        innovation: v, the projected innovation.
+        values: :math:`\lambda`, prior over error variance of each mode.
+    """
+
+    anomalies: Float[Tensor, "*batch ensemble rank"]
+    innovation: Float[Tensor, "*batch rank"]
+    values: Float[Tensor, "*batch rank"]
+
+    @classmethod
+    def of(
+        cls,
+        anomalies: Float[Tensor, "*batch ensemble obs"],
+        innovation: Float[Tensor, "*batch obs"],
+    ) -> Projection:
+        """From white anomalies Y and the white innovation d; one symmetric eigenproblem."""
+        members, observations = anomalies.shape[-2:]
+        d = innovation.unsqueeze(-1)
+        if observations < members:
+            values, V = torch.linalg.eigh(anomalies.mT @ anomalies)
+            z, v = anomalies @ V, V.mT @ d
+        else:
+            values, U = torch.linalg.eigh(anomalies @ anomalies.mT)
+            root = values.clamp_min(0).sqrt().unsqueeze(-2)
+            # The mean takes one mode away, whose root is rounding.
+            seen = root > members * torch.finfo(root.dtype).eps * root.amax(-1, keepdim=True)
+            z = U * root * seen
+            v = torch.where(seen.mT, (U.mT @ (anomalies @ d)) / root.mT, 0.0)
+        return cls(z, v.squeeze(-1), values.clamp_min(0) / (members - 1))
+
+
+@dataclass(frozen=True, eq=False)
+class MixturePosterior:
+    r"""The conditioned mixture for given :math:`\beta`, one or a batch in front of the ensembles.
+
+    Arguments:
+        prior: The ensemble.
+        beta: :math:`\beta` in (0, 1], shape broadcastable to ``(*batch,)``.
+    """
+
+    prior: Projection
+    beta: Float[Tensor, "*batch"]
+
+    @property
+    def shrinkage(self) -> Float[Tensor, "*batch 1"]:
+        r""":math:`\gamma`."""
+        members = self.prior.anomalies.shape[-2]
+        return ((1 - self.beta) * members / (members - 1)).sqrt().unsqueeze(-1)
+
+    @property
+    def evidence_var(self) -> Float[Tensor, "*batch rank"]:
+        r""":math:`\rho`."""
+        return (1 + self.prior.values) / (1 + (1 - self.beta.unsqueeze(-1)) * self.prior.values)
+
+    def log_weights(self) -> tuple[Float[Tensor, "*batch ensemble"], Float[Tensor, "*batch"]]:
+        r"""Log of the normalised weights, and the log evidence of y.
+
+        The evidence lacks what does not depend on :math:`\beta`: the density of the part of d
+        that the ensemble cannot reach.
+        """
+        Z, v, rho = self.prior.anomalies, self.prior.innovation, self.evidence_var
+        logits = self.shrinkage * (Z @ (v / rho.sqrt()).unsqueeze(-1)).squeeze(-1)
+        logits = logits - 0.5 * self.shrinkage.square() * Z.square().sum(-1)
+        total = logits.logsumexp(-1)
+        evidence = total - math.log(Z.shape[-2]) - 0.5 * (v.square() / rho + rho.log()).sum(-1)
+        return logits - total.unsqueeze(-1), evidence
+
+    def shifts(self) -> Float[Tensor, "*batch ensemble rank"]:
+        r"""q, which moves the centres: :math:`m_i = \bar x + \gamma a_i + q_i Z^T A`."""
+        members = self.prior.anomalies.shape[-2]
+        rho, beta = self.evidence_var.unsqueeze(-2), self.beta[..., None, None]
+        kappa = beta / (1 + (1 - beta) * self.prior.values.unsqueeze(-2))
+        gamma = self.shrinkage.unsqueeze(-1)
+        moved = self.prior.innovation.unsqueeze(-2) / rho
+        moved = moved - gamma * self.prior.anomalies / (rho.sqrt() * (1 + rho.sqrt()))
+        return kappa / (members - 1) * moved
+
+    def reduction(self) -> Float[Tensor, "*batch rank"]:
+        r"""Diagonal of D in the kernels' covariance :math:`\beta A^T (I - Z D Z^T) A / (N-1)`."""
+        members = self.prior.anomalies.shape[-2]
+        return 1 / ((members - 1) * (1 + self.prior.values))
+
+
+class BandwidthMemory:
+    r"""Evidence and inverse effective sample size of past cycles for each of 17 bandwidths.
+
+    Both are summed with the weight :math:`\varphi^j` for the cycle before j others. The log
+    evidence of a cycle counts relative to its best bandwidth, and as -0.3 at least.
+    """
+
+    def __init__(self) -> None:
+        self.cycles = 0.0
+        self.evidence, self.inverse_ess = torch.zeros_like(GRID), torch.zeros_like(GRID)
+
+    def bandwidth(self, floor: float) -> Float[Tensor, ""]:
+        r"""The bandwidth of most evidence, of those with enough effective members.
+
+        These have :math:`\beta \ge \mathrm{floor} \, \overline{1 / \mathrm{ESS}}`. Before the
+        first cycle, and if there is no other, 1.
+        """
+        if self.cycles == 0:
+            return GRID[-1]
+        enough = floor * self.inverse_ess <= GRID * self.cycles
+        enough[-1] = True
+        return GRID[self.evidence.masked_fill(~enough, -torch.inf).argmax()]
+
+    def add(self, priors: list[Projection]) -> None:
+        """Add a cycle: the mean over the batches of ensembles."""
+        if not priors:
+            return
+        evidence, inverse_ess = torch.zeros_like(GRID), torch.zeros_like(GRID)
+        count = sum(prior.innovation[..., 0].numel() for prior in priors)
+        for prior in priors:
+            single = (1,) * (prior.innovation.ndim - 1)
+            beta = GRID.to(prior.values).view(-1, *single)
+            log_weights, more = MixturePosterior(prior, beta).log_weights()
+            evidence += more.reshape(len(GRID), -1).sum(1).to(evidence) / count
+            squares = log_weights.exp().square().sum(-1)
+            inverse_ess += squares.reshape(len(GRID), -1).sum(1).to(evidence) / count
+        self.cycles = FORGET * self.cycles + 1
+        lost = (evidence - evidence.max()).clamp_min(-LOSS)
+        self.evidence = FORGET * self.evidence + lost
+        self.inverse_ess = FORGET * self.inverse_ess + inverse_ess

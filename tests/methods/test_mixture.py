@@ -1,0 +1,255 @@
+"""The Gaussian-mixture filter against quadrature, and against the two filters at its ends."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from scorda import rng
+from scorda.assimilate import GaspariCohn
+from scorda.methods.enkf import ETKF
+from scorda.methods.letkf import LETKF
+from scorda.methods.mixture import GaussianMixtureFilter
+from scorda.methods.particle import ParticleFilter
+from scorda.mixture import MixturePosterior, Projection
+from scorda.observe import Chain, Function, Linear, ObservationModel, Pointwise, Select
+from scorda.problem import twin_experiment
+from scorda.systems import Lorenz96
+
+H = torch.tensor([[1.0, 0.4], [0.3, -0.8]], dtype=torch.float64)
+COV = torch.tensor([[0.5, 0.1], [0.1, 0.3]], dtype=torch.float64)
+MODEL = ObservationModel(Linear(H), cov=COV)
+Y = torch.tensor([0.9, -0.4], dtype=torch.float64)
+
+
+@pytest.fixture(autouse=True)
+def double():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def forecast(members, size=2, seed=0):
+    """Members in two groups, on top of a common shift."""
+    x = rng.normal(members, (size,), rng.seeded(seed))
+    x[: members // 2, 0] += 3
+    return x + 0.5
+
+
+def mixture(x, beta, H, cov):
+    """Centres and kernel of the prior, from the definition in the docstring, with inverses."""
+    mean, n = x.mean(0), len(x)
+    P = x.T.cov()
+    information = H.T @ torch.linalg.solve(cov, H)
+    B = torch.linalg.inv((torch.linalg.inv(P) + information) / beta - information)
+    # The root of I - B P^-1 in the coordinates where P is the identity, where it is symmetric.
+    values, vectors = torch.linalg.eigh(P)
+    W = vectors * values.sqrt()
+    inverse = torch.linalg.inv(W)
+    rest, modes = torch.linalg.eigh(torch.eye(len(P)) - inverse @ B @ inverse.T)
+    root = W @ (modes * rest.clamp_min(0).sqrt()) @ modes.T @ inverse
+    return mean + (n / (n - 1)) ** 0.5 * (x - mean) @ root.T, B
+
+
+def quadrature(x, beta):
+    """Mean, covariance and evidence of the posterior, on a grid of 801 x 801 points."""
+    centres, B = mixture(x, beta, H, COV)
+    axis = torch.linspace(-12, 14, 801)
+    points = torch.cartesian_prod(axis, axis)
+    kernel = torch.distributions.MultivariateNormal(centres[:, None], B)
+    error = torch.distributions.MultivariateNormal(Y, COV)
+    logs = kernel.log_prob(points).logsumexp(0) - math.log(len(x)) + error.log_prob(points @ H.T)
+    cell = (axis[1] - axis[0]) ** 2
+    evidence = (logs.logsumexp(0) + cell.log()).item()
+    w = (logs - logs.logsumexp(0)).exp()
+    mean = w @ points
+    return mean, (points - mean).T @ (w[:, None] * (points - mean)), evidence
+
+
+@pytest.mark.parametrize("beta", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("local", [False, True])
+def test_moments_and_evidence_are_those_of_the_mixture_by_quadrature(beta, local):
+    """The grid is finer than a tenth of the kernels: the rectangle rule has converged."""
+    x = forecast(9)
+    mean, cov, evidence = quadrature(x, beta)
+    method = GaussianMixtureFilter(beta, localization=GaspariCohn(math.inf) if local else None)
+    if local:
+        # Localization takes independent errors: the same observation, made white.
+        root = torch.linalg.inv(torch.linalg.cholesky(COV))
+        system = Lorenz96(dim=4)
+        problem = twin_experiment(system, ObservationModel(Select([0]), std=1.0), 2, 1)[1]
+        method = method.begin(problem)
+        wide = torch.cat((x, x), 1)
+        matrix = torch.cat((root @ H, torch.zeros(2, 2)), 1)
+        model = ObservationModel(Linear(matrix, positions=torch.zeros(2, 1)), std=1.0)
+        analysis = method.update(wide, root @ Y, model, rng.seeded(0))[:, :2]
+    else:
+        analysis = method.update(x, Y, MODEL, rng.seeded(0))
+    torch.testing.assert_close(analysis.mean(0), mean, atol=1e-9, rtol=0)
+    torch.testing.assert_close(analysis.T.cov(), cov, atol=1e-9, rtol=0)
+    white = MODEL.whiten(torch.cat((x @ H.T - (x @ H.T).mean(0), (Y - (x @ H.T).mean(0))[None])))
+    found = MixturePosterior(Projection.of(white[:-1], white[-1]), torch.tensor(beta))
+    constant = -math.log(2 * math.pi) - 0.5 * COV.logdet()
+    assert found.log_weights()[1].item() + constant == pytest.approx(evidence, abs=1e-9)
+
+
+@pytest.mark.parametrize("beta", [0.02, 0.4, 1.0])
+def test_the_prior_has_the_moments_of_the_ensemble(beta):
+    """So an observation of no weight leaves both as they are."""
+    x = forecast(12)
+    analysis = GaussianMixtureFilter(beta).update(
+        x, Y, ObservationModel(Linear(H), std=1e7), rng.seeded(0)
+    )
+    torch.testing.assert_close(analysis.mean(0), x.mean(0), atol=1e-9, rtol=0)
+    torch.testing.assert_close(analysis.T.cov(), x.T.cov(), atol=1e-9, rtol=0)
+    centres, B = mixture(x, beta, H, COV)
+    torch.testing.assert_close(centres.T.cov(correction=0) + B, x.T.cov())
+
+
+@pytest.mark.parametrize(("members", "size"), [(12, 4), (4, 12)])
+def test_the_upper_end_is_the_etkf(members, size):
+    x = forecast(members, size)
+    model = ObservationModel(Select([0, 2, 3]), std=0.7)
+    y = torch.tensor([0.3, -0.5, 1.0])
+    kalman = ETKF(1.1).update(x, y, model)
+    method = GaussianMixtureFilter(1.0, 1.1, rotation=False)
+    torch.testing.assert_close(method.update(x, y, model, rng.seeded(0)), kalman)
+    turned = replace(method, rotation=True).update(x, y, model, rng.seeded(0))
+    torch.testing.assert_close(turned.mean(0), kalman.mean(0))
+    torch.testing.assert_close(turned.T.cov(), kalman.T.cov())
+
+
+def test_the_upper_end_is_the_letkf_with_localization():
+    system = Lorenz96(dim=12)
+    model = ObservationModel(Select(range(0, 12, 2)), std=1.0)
+    _, problem = twin_experiment(system, model, 3, 1, rng.seeded(0))
+    runs = [
+        method.assimilate(problem, 6, rng.seeded(1)).states
+        for method in (
+            LETKF(1.05, radius=2.0),
+            GaussianMixtureFilter(1.0, 1.05, localization=GaspariCohn(2.0)),
+        )
+    ]
+    torch.testing.assert_close(*runs)
+
+
+def test_the_lower_end_is_the_particle_filter():
+    """Weights on members moved away from their mean, which keeps their covariance."""
+    x = forecast(11)
+    white = MODEL.whiten(torch.cat((x @ H.T - (x @ H.T).mean(0), (Y - (x @ H.T).mean(0))[None])))
+    found = MixturePosterior(Projection.of(white[:-1], white[-1]), torch.tensor(1e-12))
+    wider = x.mean(0) + (11 / 10) ** 0.5 * (x - x.mean(0))
+    info = ParticleFilter(0.0).analyse(wider, Y, MODEL)[1]
+    torch.testing.assert_close(found.log_weights()[0].exp(), info["weights"])
+    analysis = GaussianMixtureFilter(1e-12).update(x, Y, MODEL, rng.seeded(0))
+    torch.testing.assert_close(analysis.mean(0), info["weights"] @ wider, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("rotation", [False, True])
+def test_coordinates_of_state_and_observation_do_not_matter(rotation):
+    x, L = forecast(10), torch.tensor([[2.0, 0.3], [-1.0, 0.5]])
+    method = GaussianMixtureFilter(0.3, rotation=rotation)
+    plain = method.update(x, Y, MODEL, rng.seeded(0))
+    G = torch.tensor([[1.0, 2.0], [0.0, -3.0]])
+    moved = ObservationModel(Linear(G @ H @ torch.linalg.inv(L)), cov=G @ COV @ G.T)
+    found = method.update(x @ L.T, G @ Y, moved, rng.seeded(0)) @ torch.linalg.inv(L).T
+    torch.testing.assert_close(found.mean(0), plain.mean(0))
+    torch.testing.assert_close(found.T.cov(), plain.T.cov())
+
+
+def test_more_observations_than_members():
+    """Both eigenproblems give the same; copies of an observation are one of smaller error."""
+    x = forecast(5, 3)
+    y = torch.tensor([0.4, -0.2])
+    one = ObservationModel(Select([0, 2]), std=0.5)
+    many = ObservationModel(Select([0, 2] * 8), std=0.5 * 8**0.5)
+    found = [
+        GaussianMixtureFilter(0.3).update(x, *arguments, rng.seeded(2))
+        for arguments in ((y, one), (y.repeat(8), many))
+    ]
+    torch.testing.assert_close(found[0].mean(0), found[1].mean(0))
+    torch.testing.assert_close(found[0].T.cov(), found[1].T.cov())
+
+
+def test_a_black_box_is_a_component_of_the_state():
+    """h enters through its values on the members: as if h(x) were observed of (x, h(x))."""
+    x = forecast(9)
+    box = Function(lambda u: u.prod(1, keepdim=True).sin(), differentiable=False)
+    method, y = GaussianMixtureFilter(0.3, rotation=False), torch.tensor([0.2])
+    plain = method.update(x, y, ObservationModel(box, std=0.4), rng.seeded(0))
+    wide = torch.cat((x, box(x)), 1)
+    found = method.update(wide, y, ObservationModel(Select([2]), std=0.4), rng.seeded(0))
+    torch.testing.assert_close(plain.mean(0), found.mean(0)[:2])
+    torch.testing.assert_close(plain.T.cov(), found.T.cov()[:2, :2])
+
+
+def test_members_that_are_drawn_stay_in_their_place():
+    """Kernels without width leave each member where its own particle is, up to the map."""
+    x = forecast(40, 1)
+    model = ObservationModel(Select([0]), std=3.0)
+    analysis = GaussianMixtureFilter(1e-8).update(x, torch.tensor([2.0]), model, rng.seeded(0))
+    gap = ((analysis - x).abs() < 0.5).double().mean()
+    assert gap > 0.6
+
+
+def test_the_bandwidth_follows_the_innovations():
+    """Two narrow groups: observations at them are unlikely under one Gaussian."""
+    model = ObservationModel(Select([0]), std=0.1)
+    system = Lorenz96(dim=4)
+    problem = twin_experiment(system, ObservationModel(Select([0]), std=1.0), 2, 1)[1]
+    method = GaussianMixtureFilter().begin(problem)
+    chosen = {}
+    for name, separation in (("groups", 4.0), ("one", 0.0)):
+        run = method.begin(problem)
+        betas = []
+        for cycle in range(12):
+            x = rng.normal(400, (4,), rng.seeded(cycle))
+            x[:, 0] = 0.2 * x[:, 0] if separation else x[:, 0]
+            x[:200, 0] += separation
+            y = torch.tensor([separation * (cycle % 2)]) if separation else x[5, :1]
+            betas.append(float(run.analyse(x, y, model, rng.seeded(9))[1]["bandwidth"]))
+        assert betas[0] == 1
+        chosen[name] = betas[-1]
+    assert chosen["groups"] < 0.3
+    few = method.begin(problem)
+    for cycle in range(5):
+        x = rng.normal(4, (4,), rng.seeded(cycle))
+        beta = few.analyse(x, x[0, :1], model, rng.seeded(9))[1]["bandwidth"]
+    assert beta == 1
+
+
+def test_nonlinear_cycle_with_localization():
+    """Runs where some points see nothing, with an adaptive bandwidth and a black box."""
+    system = Lorenz96(dim=16)
+    model = ObservationModel(Chain(Pointwise(torch.atan), Select([0, 1, 2])), std=0.3)
+    _, problem = twin_experiment(system, model, 6, 2, rng.seeded(0))
+    method = GaussianMixtureFilter(localization=GaspariCohn(2.0))
+    analysis = method.assimilate(problem, 10, rng.seeded(1))
+    assert torch.isfinite(analysis.states).all()
+    assert (analysis.info["ess"] <= 10 + 1e-9).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"bandwidth": 0.0}, "adaptive"),
+        ({"bandwidth": 1.5}, "adaptive"),
+        ({"inflation": 0.9}, "inflation"),
+        ({"floor": 0.0}, "floor"),
+    ],
+)
+def test_settings_out_of_range_are_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        GaussianMixtureFilter(**options)
+
+
+def test_a_forecast_without_spread_is_refused():
+    with pytest.raises(ValueError, match="no spread"):
+        GaussianMixtureFilter().update(torch.full((5, 2), 0.3), Y, MODEL)
+
+
+def test_localization_needs_the_space():
+    method = GaussianMixtureFilter(localization=GaspariCohn(2.0))
+    with pytest.raises(ValueError, match="begin"):
+        method.update(forecast(5), Y, MODEL)
