@@ -20,6 +20,8 @@ from scorda.methods.letkf import LETKF
 from scorda.methods.masf import MASF, PublishedSDE
 from scorda.methods.particle import ParticleFilter, ParticleSmoother
 from scorda.methods.sda import SDA
+from scorda.methods.sf import SF
+from scorda.methods.ssls import SSLS
 from scorda.methods.variational import FourDVar
 from scorda.modes import Modes
 from scorda.network_prior import NetworkPrior
@@ -54,6 +56,8 @@ __all__ = [
     "MASF",
     "MMPS",
     "SDA",
+    "SF",
+    "SSLS",
     "Analysis",
     "Ancestral",
     "Assimilator",
