@@ -11,8 +11,9 @@ from scorda import rng, store
 from scorda.assimilate import GaspariCohn
 from scorda.bridge import EnsembleDenoiser
 from scorda.ensemble_prior import EnsembleGaussian, EnsembleKernel
+from scorda.measurement_aware import MeasurementAware
 from scorda.methods.masf import MASF
-from scorda.network_prior import NetworkPrior
+from scorda.network_prior import NetworkPrior, _bridge_levels
 from scorda.nn.residual import DenseCorrection, RingCorrection
 from scorda.observe import Average, Linear, ObservationModel, Select
 from scorda.problem import twin_experiment
@@ -152,6 +153,19 @@ def test_where_there_is_nothing_to_learn_the_gaussian_remains():
         pytest.fail("the network was believed for three ensembles of twenty Gaussian members")
 
 
+def test_levels_of_one_observing_network_are_those_of_its_bridge():
+    """Every other one: precision + (precision + 1) r, and r alone, as `MeasurementAware.of`."""
+    precision, noise = torch.tensor([[0.0], [4.0]]), torch.logspace(-1, 1, 6)
+    level = _bridge_levels(precision, noise, (2, 1), rng.seeded(0))
+    process = MeasurementAware.of(precision, torch.ones(2, 1))
+    for i, nu in enumerate(noise):
+        expected = process.precision(nu**-2) if i % 2 else (nu**-2).expand(2, 1)
+        assert_close(level[i] ** -2, expected)
+    modes = ObservationModel(Select([0]), std=1.0).modes((2,))
+    these = replace(SMALL, levels="these").fit(bent(50), modes).report
+    assert these["loss"] != SMALL.fit(bent(50), modes).report["loss"]
+
+
 def twin(steps=12):
     system = Lorenz96(dim=8, spinup=5.0)
     model = ObservationModel(Select(range(0, 8, 2)), std=1.0)
@@ -233,10 +247,11 @@ def test_the_bridge_with_a_silent_network_is_the_kalman_update():
         ({"pretrain": 1}, "draws"),
         ({"steps": -1}, "negative"),
         ({"low": 2.0, "high": 1.0}, "low"),
+        ({"levels": "all"}, "any"),
         ({"validation": 1.0}, "validation"),
     ],
 )
-def test_settings_out_of_range_are_refused(options, words):
+def test_settings_out_of_range_are_refused(unchecked, options, words):
     with pytest.raises(ValueError, match=words):
         NetworkPrior(**options)
 

@@ -27,6 +27,8 @@ from scorda.methods.masf import MASF, PublishedSDE
 from scorda.methods.mixture import GaussianMixtureFilter
 from scorda.methods.particle import ParticleFilter, ParticleSmoother
 from scorda.methods.sda import SDA
+from scorda.methods.sf import SF
+from scorda.methods.ssls import SSLS
 from scorda.methods.variational import FourDVar
 from scorda.network_prior import NetworkPrior
 from scorda.observe import (
@@ -148,6 +150,10 @@ FILTERS = [
     MASF(mode="published", inflation=1.1),
     MASF(mode="nonlinear", sampler=ProjectionSDE(steps=50), inflation=1.1),
     MASF(NetworkPrior(steps=10, fine_tune=5, width=8, batch=8)),
+    SF(EnsembleGaussian(), euler_steps=60),
+    SF(NetworkPrior(steps=10, fine_tune=5, width=8, batch=8), euler_steps=60, inflation=1.1),
+    SSLS(EnsembleGaussian(), langevin_steps=20),
+    SSLS(NetworkPrior(steps=10, fine_tune=5, width=8, batch=8), langevin_steps=20, inflation=1.1),
     EnSF(euler_steps=20),
     EnSF("mixture", euler_steps=20, scale="spread"),
     ClosedFormFilter(),

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from scorda import rng
 from scorda.files import read_tensors, write_tensors
 from scorda.nn import TemporalConv
-from scorda.train import Training, fit, observed_levels
+from scorda.train import Training, fit, observed_levels, validation_loss
 
 SETTINGS = Training(steps=30, batch=4, segment=6, warmup=5, every=5, rate=1e-2)
 
@@ -248,3 +248,25 @@ def test_a_network_per_entry_trains_on_observed_entries():
     assert_close(
         plain.first.weight[:, new] / untouched, torch.ones_like(untouched), atol=1e-2, rtol=0
     )
+
+
+def test_initial_weights_stay_where_none_are_better():
+    """A rate that ruins the network: the weights that it came with are the best."""
+    ruin = replace(SETTINGS, steps=20, rate=3.0, warmup=1)
+    before = weights(network())
+    after, history = run(ruin, keep=True)
+    assert history[0]["step"] == 0 and torch.equal(before, after)
+    assert not torch.equal(before, run(ruin)[0])
+
+
+def test_patience_ends_a_training_that_no_longer_improves():
+    ruin = replace(SETTINGS, steps=100, rate=3.0, warmup=1)
+    steps = [entry["step"] for entry in run(ruin, keep=True, patience=2)[1]]
+    assert steps == [0, 5, 10]
+    assert run(ruin, keep=True)[1][-1]["step"] == 100
+
+
+def test_validation_loss_is_that_of_the_training():
+    net = network(per_entry=True)
+    history = fit(net, data(), SETTINGS, keep=True)
+    assert validation_loss(net, data(), SETTINGS) == min(e["validation"] for e in history)

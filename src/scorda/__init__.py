@@ -27,6 +27,8 @@ from scorda.methods.masf import MASF, PublishedSDE
 from scorda.methods.mixture import GaussianMixtureFilter
 from scorda.methods.particle import ParticleFilter, ParticleSmoother
 from scorda.methods.sda import SDA
+from scorda.methods.sf import SF
+from scorda.methods.ssls import SSLS
 from scorda.methods.variational import FourDVar
 from scorda.modes import Modes
 from scorda.network_prior import NetworkPrior
@@ -61,6 +63,8 @@ __all__ = [
     "MASF",
     "MMPS",
     "SDA",
+    "SF",
+    "SSLS",
     "Analysis",
     "Ancestral",
     "Assimilator",

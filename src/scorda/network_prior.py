@@ -1,16 +1,10 @@
 r"""A network prior: the Gaussian of an ensemble, and what a small network learns beyond it.
 
-In units of its standard deviation about the mean, per entry, let :math:`z = (x - m) / s` and
-:math:`\nu` a noise level for each entry. The denoiser is
-
-.. math:: E[z \mid z + \nu \varepsilon = u] \approx G(u, \nu)
-    + \frac{\nu}{(1 + \nu^2)^{1/2}} \, N_\theta(u, G, \nu) ,
-
-with G the exact denoiser of the Gaussian with the ensemble's covariance, localized where asked,
-and N a network that starts from zero: a few tens of members say little beyond their covariance,
-and where they say nothing the filter is that of the Gaussian. The network is trained by the loss
-of `train`, on all noise levels and on levels as observations of some of the entries make them
-(`train.observed_levels`): one network serves every observing network that picks entries.
+The denoiser (`network_denoiser`) is exact where the network says nothing, and the network starts
+from zero: a few tens of members say little beyond their covariance, and where they say nothing the
+filter is that of the Gaussian. The network is trained by the loss of `train`, on all noise levels
+and on levels as observations of some of the entries make them (`train.observed_levels`): one
+network serves every observing network that picks entries.
 
 Members are held back in each cycle. Training starts from the weights of the cycle before, which
 are kept where no later ones have a lower loss on the members held back; and where none is below
@@ -21,9 +15,10 @@ is that of the other members, in the analysis that of all.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -34,65 +29,18 @@ from scorda.augment import AugmentedSpace
 from scorda.denoise import GaussianDenoiser
 from scorda.ensemble_prior import EnsembleGaussian, EnsemblePrior, FittedGaussian
 from scorda.modes import Modes
-from scorda.nn.residual import Corrected, DenseCorrection, RingCorrection
+from scorda.network_denoiser import Corrected, FittedNetwork, laid_out
+from scorda.nn.residual import DenseCorrection, RingCorrection
 from scorda.problem import Problem
 from scorda.process import VarianceExploding
 from scorda.shapes import Float, Tensor
 from scorda.space import StateSpace
 from scorda.train import Training, fit, validation_loss
 
-__all__ = ["FittedNetwork", "NetworkPrior"]
+__all__ = ["NetworkPrior"]
 
 # One member is held back, and a covariance needs two.
 LEAST_MEMBERS = 3
-
-
-@dataclass(frozen=True, eq=False)
-class FittedNetwork:
-    """The denoiser of one cycle, in the modes of an observation.
-
-    Arguments:
-        network: Correction and Gaussian, in the layout ``(ensemble, points, channels)``.
-        gaussian: The Gaussian of the ensemble, in the modes.
-        axis: Axis of the state that is the ring, or None for a dense network.
-        report: What the training reports, and the weights to carry to the next cycle.
-    """
-
-    network: Corrected
-    gaussian: FittedGaussian
-    axis: int | None
-    report: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def var(self) -> Float[Tensor, "..."]:
-        """Variance of each mode: the ensemble's."""
-        return self.gaussian.var
-
-    def denoise(
-        self, u: Float[Tensor, "ensemble ..."], noise: Float[Tensor, "..."]
-    ) -> Float[Tensor, "ensemble ..."]:
-        """Approximate, as good as the training; for any levels, also infinite ones."""
-        mean, std = self.gaussian.mean, self.var.sqrt()
-        level = noise.reshape((1,) * (u.ndim - noise.ndim) + noise.shape)
-        level = level.expand(len(level), *u.shape[1:])
-        z, nu = _laid_out((u - mean) / std, self.axis), _laid_out(level / std, self.axis)
-        kappa = nu.square().reciprocal()
-        with torch.no_grad():
-            target = self.network(z, nu)
-        D = torch.where(kappa > 0, z * kappa, 0.0) / (1 + kappa) + target / (1 + kappa).sqrt()
-        return mean + std * _laid_back(D, u.shape, self.axis)
-
-    def draws(
-        self, members: Float[Tensor, "ensemble ..."], noise: Callable[[], Tensor]
-    ) -> Float[Tensor, "ensemble ..."]:
-        """The members themselves."""
-        return members
-
-    def carry(
-        self, numbers: Float[Tensor, "ensemble ..."], clock: Float[Tensor, "..."]
-    ) -> Float[Tensor, "ensemble ..."]:
-        """As the covariance has it, where it is in use."""
-        return numbers if self.network.gaussian is None else self.gaussian.carry(numbers, clock)
 
 
 @dataclass
@@ -140,6 +88,8 @@ class NetworkPrior(EnsemblePrior):
         low: Smallest noise level, in standard deviations of the ensemble.
         high: Largest one.
         observed: Share of samples some of whose entries may have less noise.
+        levels: "any" for all noise levels and the levels of many observing networks; "these" for
+            those of the bridge with the observations of this cycle alone.
         validation: Share of members held back.
         every: Steps between validations.
         patience: Validations without improvement that stop the training.
@@ -159,6 +109,7 @@ class NetworkPrior(EnsemblePrior):
     low: float = 1e-2
     high: float = 30.0
     observed: float = 1.0
+    levels: Literal["any", "these"] = "any"
     validation: float = 0.2
     every: int = 25
     patience: int = 4
@@ -167,6 +118,8 @@ class NetworkPrior(EnsemblePrior):
 
     def __post_init__(self) -> None:
         self._training(max(self.steps, 1), 1, 0)
+        if self.levels not in ("any", "these"):
+            raise ValueError(f'Got levels = {self.levels!r}: choose "any" or "these".')
         for name in ("steps", "fine_tune", "pretrain", "blocks"):
             if getattr(self, name) < 0:
                 raise ValueError(f"Got {name} = {getattr(self, name)}: it must not be negative.")
@@ -225,7 +178,7 @@ class NetworkPrior(EnsemblePrior):
         axis = self._axis(modes, space)
         base = EnsembleGaussian(self.localization)
         whole = base.fit(ensemble, modes, space)
-        inner = self._network(_laid_out(ensemble, axis), ensemble.device)
+        inner = self._network(laid_out(ensemble, axis), ensemble.device)
         if memory.weights is not None:
             inner.load_state_dict(memory.weights)
         network = Corrected(inner, self.low, self.high)
@@ -262,15 +215,19 @@ class NetworkPrior(EnsemblePrior):
         part = base.fit(ensemble[:-held], modes, space)
         network.gaussian = self._bound(part, axis)
         members = ensemble if modes is None else modes.forward(ensemble)
-        z = _laid_out((members - part.mean) / part.var.sqrt(), axis).float()
+        z = laid_out((members - part.mean) / part.var.sqrt(), axis).float()
         settings = self._training(max(steps, 1), z.shape[1], fits)
+        levels = None
+        if self.levels == "these" and modes is not None:
+            precision = modes.precision.to(part.var) * part.var
+            levels = partial(_bridge_levels, laid_out(precision[None], axis)[0].float())
         history: list[dict[str, float]] = []
         if steps:
-            history = fit(network, z, settings, keep=True, patience=self.patience)
+            history = fit(network, z, settings, keep=True, patience=self.patience, levels=levels)
         network.corrects = False
-        gaussian = validation_loss(network, z, settings)
+        gaussian = validation_loss(network, z, settings, levels)
         network.corrects = True
-        loss = validation_loss(network, z, settings)
+        loss = validation_loss(network, z, settings, levels)
         network.corrects = loss < gaussian
         return {
             "loss": loss,
@@ -329,24 +286,17 @@ class NetworkPrior(EnsemblePrior):
             return None
         shape = fitted.var.shape
         basis = fitted.basis / fitted.var.sqrt().flatten()[:, None]
-        rows = _laid_out(basis.mT.reshape(-1, *shape), axis)
+        rows = laid_out(basis.mT.reshape(-1, *shape), axis)
         mean = torch.zeros_like(rows[0]).double()
         spectrum = fitted.spectrum.double()
         # Its columns need not be orthonormal for `denoise`, whose process plays no part.
         return GaussianDenoiser(mean, rows.flatten(1).mT.double(), spectrum, VarianceExploding())
 
 
-def _laid_out(x: Float[Tensor, "ensemble ..."], axis: int | None) -> Tensor:
-    """Points along the ring and everything else as channels; without a ring, entries."""
-    if axis is None:
-        return x.flatten(1)[..., None]
-    moved = x.movedim(1 + axis, 1)
-    return moved.reshape(*moved.shape[:2], -1)
-
-
-def _laid_back(x: Tensor, shape: torch.Size, axis: int | None) -> Tensor:
-    """Undo `_laid_out`."""
-    if axis is None:
-        return x.reshape(shape)
-    others = [n for i, n in enumerate(shape[1:]) if i != axis]
-    return x.reshape(len(x), shape[1 + axis], *others).movedim(1, 1 + axis)
+def _bridge_levels(
+    precision: Tensor, noise: Tensor, shape: tuple[int, ...], generator: torch.Generator
+) -> Tensor:
+    """Levels of the bridge, and every other time those of its encoding, at r = 1 / noise^2."""
+    r = noise.double().square().reciprocal().reshape(-1, *(1,) * len(shape))
+    seen = precision.to(r) * (torch.arange(len(noise)) % 2).reshape(r.shape)
+    return (seen + (1 + seen) * r).rsqrt().expand(-1, *shape)

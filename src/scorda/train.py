@@ -36,6 +36,8 @@ from scorda.shapes import Float, Tensor
 
 __all__ = ["Training", "denoising_loss", "fit", "observed_levels", "validation_loss"]
 
+Levels = Callable[[Tensor, tuple[int, ...], torch.Generator], Tensor]
+
 
 @dataclass(frozen=True)
 class Training:
@@ -124,6 +126,7 @@ def fit(
     seconds: float = 60.0,
     keep: bool = False,
     patience: int | None = None,
+    levels: Levels | None = None,
 ) -> list[dict[str, float]]:
     """Train a network in place; it ends with the averaged weights of the lowest validation loss.
 
@@ -138,6 +141,8 @@ def fit(
         keep: Whether the initial weights are validated too, as those of step 0, and stay where
             none are better: what fine-tuning wants.
         patience: Stop after so many validations in a row without a lower loss; None: never.
+        levels: Makes levels per entry of one level per segment, of the shape of a segment and a
+            generator (default: `observed_levels`), for a network that takes them.
 
     Returns:
         One entry per validation: step, loss (mean since the last), validation (loss of the
@@ -164,16 +169,16 @@ def fit(
     if checkpoint is not None and Path(checkpoint).exists():
         _restore(state, Path(checkpoint), settings)
     key = rng.key(rng.seeded(settings.seed))
-    per_entry = bool(getattr(network, "per_entry", False))
+    levels = _levels(network, settings, levels)
     half = settings.precision == "bfloat16"
-    held_back = _held_back(validation, settings, per_entry)
+    held_back = _held_back(validation, settings, levels)
     if keep and not state.history:
         _validate(state, held_back, math.nan)
     saved, total = clock.monotonic(), 0.0
     while state.step < settings.steps and not _stalled(state.history, patience):
         for group in optimiser.param_groups:
             group["lr"] = _rate(state.step, settings)
-        batch = _batch(training, settings, key, state.step + 1, per_entry)
+        batch = _batch(training, settings, key, state.step + 1, levels)
         with torch.autocast(trajectories.device.type, torch.bfloat16, enabled=half):
             loss = denoising_loss(network, *batch).mean()
         optimiser.zero_grad()
@@ -205,12 +210,23 @@ def fit(
 
 
 def validation_loss(
-    network: nn.Module, trajectories: Float[Tensor, "series time ..."], settings: Training
+    network: nn.Module,
+    trajectories: Float[Tensor, "series time ..."],
+    settings: Training,
+    levels: Levels | None = None,
 ) -> float:
     """The validation loss of a network as it is, of the very samples and noise of `fit`."""
     _, validation = _split(trajectories.to(next(network.parameters())), settings)
-    per_entry = bool(getattr(network, "per_entry", False))
-    return _mean_loss(network, _held_back(validation, settings, per_entry))
+    levels = _levels(network, settings, levels)
+    return _mean_loss(network, _held_back(validation, settings, levels))
+
+
+def _levels(network: nn.Module, settings: Training, levels: Levels | None) -> Levels | None:
+    """What makes levels per entry; None for a network with one level per segment."""
+    if not getattr(network, "per_entry", False):
+        return None
+    share = settings.observed
+    return levels or (lambda noise, shape, at: observed_levels(noise, shape, share, at))
 
 
 def _split(trajectories: Tensor, settings: Training) -> tuple[Tensor, Tensor]:
@@ -233,7 +249,7 @@ def _batch(
     settings: Training,
     key: rng.Key,
     step: int,
-    per_entry: bool,
+    levels: Levels | None,
     batches: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Segments, noise levels and noise of a step: a function of (key, step)."""
@@ -246,16 +262,16 @@ def _batch(
     u = (torch.arange(size) + torch.rand(1, generator=generator)) / size
     noise = torch.exp(math.log(settings.low) + u * math.log(settings.high / settings.low))
     eps = torch.randn(x0.shape, generator=generator, dtype=x0.dtype)
-    if per_entry:
-        noise = observed_levels(noise, tuple(x0.shape[1:]), settings.observed, generator)
+    if levels is not None:
+        noise = levels(noise, tuple(x0.shape[1:]), generator)
     return x0, noise.to(x0), eps.to(x0)
 
 
 def _held_back(
-    validation: Tensor, settings: Training, per_entry: bool
+    validation: Tensor, settings: Training, levels: Levels | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     key = rng.key(rng.seeded(settings.seed + 1))
-    return _batch(validation, settings, key, 0, per_entry, 8)
+    return _batch(validation, settings, key, 0, levels, 8)
 
 
 def observed_levels(

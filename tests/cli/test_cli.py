@@ -289,6 +289,12 @@ TRAINING_FREE = {
     "closed-form-filter --bandwidth 0.2 --draw coupled --sigma-y 0.5 --flow-tolerance 0.01": (
         scorda.ClosedFormFilter(0.2, sigma_y=0.5, draw="coupled", flow_tolerance=0.01)
     ),
+    "sf --prior ensemble-gaussian --euler-steps 50": scorda.SF(
+        scorda.EnsembleGaussian(), euler_steps=50
+    ),
+    "ssls --prior network-prior:steps=5,width=8,fine_tune=2 --langevin-steps 10": scorda.SSLS(
+        scorda.NetworkPrior(steps=5, width=8, fine_tune=2), langevin_steps=10
+    ),
     "closed-form-filter --bandwidth likelihood": scorda.ClosedFormFilter("likelihood"),
 }
 

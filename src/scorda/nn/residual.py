@@ -7,63 +7,19 @@ from zero.
 
 from __future__ import annotations
 
-import math
 from typing import cast
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from scorda.denoise import GaussianDenoiser
 from scorda.shapes import Float, Tensor
 
-__all__ = ["Corrected", "DenseCorrection", "RingCorrection"]
+__all__ = ["DenseCorrection", "RingCorrection"]
 
 # Numbers per entry that a correction sees.
 FEATURES = 3
 KERNEL = 5
-
-
-class Corrected(nn.Module):
-    """A Gaussian denoiser and its correction, as `denoise.precondition` wants a network.
-
-    States have the layout ``(ensemble, points, channels)``.
-
-    Arguments:
-        correction: Maps features to the correction.
-        low: Smallest noise level of training.
-        high: Largest noise level of training.
-    """
-
-    per_entry = True
-
-    def __init__(self, correction: nn.Module, low: float, high: float) -> None:
-        super().__init__()
-        self.correction, self.low, self.high = correction, low, high
-        self.gaussian: GaussianDenoiser | None = None
-        self.corrects = True
-
-    def forward(
-        self, x: Float[Tensor, "ensemble points channels"], noise: Float[Tensor, "..."]
-    ) -> Float[Tensor, "ensemble points channels"]:
-        """Unit-variance target; levels may be infinite, where x means nothing."""
-        # In double precision: at low noise the Gaussian's part is a small difference.
-        z, nu = x.double(), noise.double()
-        kappa = nu.square().reciprocal()
-        z = torch.where(kappa > 0, z, 0.0)
-        linear = torch.zeros_like(z)
-        if self.gaussian is not None:
-            rest = self.gaussian.denoise(z, nu) - z * kappa / (1 + kappa)
-            linear = rest * (1 + kappa).sqrt()
-        if not self.corrects:
-            return linear.to(x)
-        seen = z * (kappa / (1 + kappa)).sqrt()
-        ends = math.log(self.low), math.log(self.high)
-        level = nu.clamp(self.low, self.high).log().expand_as(z)
-        level = (2 * level - sum(ends)) / (ends[1] - ends[0])
-        features = torch.stack((seen, linear, level), -1)
-        weight = next(self.correction.parameters())
-        return (linear + self.correction(features.to(weight)).to(linear)).to(x)
 
 
 class DenseCorrection(nn.Module):

@@ -1,0 +1,132 @@
+r"""The denoiser of a Gaussian, corrected by a network: any noise level for each entry.
+
+In units of its standard deviation about the mean, per entry, let :math:`z = (x - m) / s` and
+:math:`\nu` a noise level for each entry. The denoiser is
+
+.. math:: E[z \mid z + \nu \varepsilon = u] \approx G(u, \nu)
+    + \frac{\nu}{(1 + \nu^2)^{1/2}} \, N_\theta(u, G, \nu) ,
+
+with G the exact denoiser of a Gaussian and N the network; where it returns zero, G is left.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from scorda.denoise import GaussianDenoiser
+from scorda.ensemble_prior import FittedGaussian
+from scorda.shapes import Float, Tensor
+
+__all__ = ["Corrected", "FittedNetwork", "laid_back", "laid_out"]
+
+
+class Corrected(nn.Module):
+    """A Gaussian denoiser and its correction, as `denoise.precondition` wants a network.
+
+    States have the layout ``(ensemble, points, channels)``.
+
+    Arguments:
+        correction: Maps features to the correction.
+        low: Smallest noise level of training.
+        high: Largest noise level of training.
+    """
+
+    per_entry = True
+
+    def __init__(self, correction: nn.Module, low: float, high: float) -> None:
+        super().__init__()
+        self.correction, self.low, self.high = correction, low, high
+        self.gaussian: GaussianDenoiser | None = None
+        self.corrects = True
+
+    def forward(
+        self, x: Float[Tensor, "ensemble points channels"], noise: Float[Tensor, "..."]
+    ) -> Float[Tensor, "ensemble points channels"]:
+        """Unit-variance target; levels may be infinite, where x means nothing."""
+        # In double precision: at low noise the Gaussian's part is a small difference.
+        z, nu = x.double(), noise.double()
+        kappa = nu.square().reciprocal()
+        z = torch.where(kappa > 0, z, 0.0)
+        linear = torch.zeros_like(z)
+        if self.gaussian is not None:
+            rest = self.gaussian.denoise(z, nu) - z * kappa / (1 + kappa)
+            linear = rest * (1 + kappa).sqrt()
+        if not self.corrects:
+            return linear.to(x)
+        seen = z * (kappa / (1 + kappa)).sqrt()
+        ends = math.log(self.low), math.log(self.high)
+        level = nu.clamp(self.low, self.high).log().expand_as(z)
+        level = (2 * level - sum(ends)) / (ends[1] - ends[0])
+        features = torch.stack((seen, linear, level), -1)
+        weight = next(self.correction.parameters())
+        return (linear + self.correction(features.to(weight)).to(linear)).to(x)
+
+
+@dataclass(frozen=True, eq=False)
+class FittedNetwork:
+    """The denoiser of one cycle, in the modes of an observation.
+
+    Arguments:
+        network: Correction and Gaussian, in the layout ``(ensemble, points, channels)``.
+        gaussian: The Gaussian of the ensemble, in the modes.
+        axis: Axis of the state that is the ring, or None for a dense network.
+        report: What the training reports, and the weights to carry to the next cycle.
+    """
+
+    network: Corrected
+    gaussian: FittedGaussian
+    axis: int | None
+    report: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def var(self) -> Float[Tensor, "..."]:
+        """Variance of each mode: the ensemble's."""
+        return self.gaussian.var
+
+    def denoise(
+        self, u: Float[Tensor, "ensemble ..."], noise: Float[Tensor, "..."]
+    ) -> Float[Tensor, "ensemble ..."]:
+        """Approximate, as good as the training; for any levels, also infinite ones."""
+        mean, std = self.gaussian.mean, self.var.sqrt()
+        level = noise.reshape((1,) * (u.ndim - noise.ndim) + noise.shape)
+        level = level.expand(len(level), *u.shape[1:])
+        z, nu = laid_out((u - mean) / std, self.axis), laid_out(level / std, self.axis)
+        kappa = nu.square().reciprocal()
+        with torch.no_grad():
+            target = self.network(z, nu)
+        D = torch.where(kappa > 0, z * kappa, 0.0) / (1 + kappa) + target / (1 + kappa).sqrt()
+        return mean + std * laid_back(D, u.shape, self.axis)
+
+    def draws(
+        self, members: Float[Tensor, "ensemble ..."], noise: Callable[[], Tensor]
+    ) -> Float[Tensor, "ensemble ..."]:
+        """The members themselves."""
+        return members
+
+    def carry(
+        self, numbers: Float[Tensor, "ensemble ..."], clock: Float[Tensor, "..."]
+    ) -> Float[Tensor, "ensemble ..."]:
+        """As the covariance has it, where it is in use."""
+        return numbers if self.network.gaussian is None else self.gaussian.carry(numbers, clock)
+
+
+def laid_out(x: Float[Tensor, "ensemble ..."], axis: int | None) -> Tensor:
+    """Points along the ring and everything else as channels; without a ring, entries."""
+    if axis is None:
+        return x.flatten(1)[..., None]
+    moved = x.movedim(1 + axis, 1)
+    return moved.reshape(*moved.shape[:2], -1)
+
+
+def laid_back(x: Tensor, shape: torch.Size, axis: int | None) -> Tensor:
+    """Undo `laid_out`."""
+    if axis is None:
+        return x.reshape(shape)
+    others = [n for i, n in enumerate(shape[1:]) if i != axis]
+    return x.reshape(len(x), shape[1 + axis], *others).movedim(1, 1 + axis)

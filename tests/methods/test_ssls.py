@@ -1,0 +1,166 @@
+"""SSLS: its Langevin steps are an affine recursion where the score is exact and Gaussian."""
+
+import math
+from unittest import mock
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from scorda import rng
+from scorda.ensemble_prior import EnsembleGaussian
+from scorda.methods.ssls import SSLS, _curvature
+from scorda.network_prior import NetworkPrior
+from scorda.observe import Linear, ObservationModel, Pointwise, Select
+from scorda.problem import twin_experiment
+from scorda.systems import Lorenz96
+
+
+class UnitNoise(rng.Stream):
+    """Instead of noise: member 0 sees zeros, each other one a single unit in a single draw."""
+
+    def __init__(self, key, first, last, shape, like=None):
+        self.members, self.shape, self.draws = torch.arange(first, last), shape, 0
+
+    def __call__(self):
+        inputs = 1 + self.draws * math.prod(self.shape) + torch.arange(math.prod(self.shape))
+        self.draws += 1
+        return (self.members[:, None] == inputs).double().view(-1, *self.shape)
+
+
+def forecast(members, cov, mean=0.3):
+    """Members with exactly this covariance and mean."""
+    cov = cov.double()
+    x = rng.normal(members, (len(cov),), rng.seeded(1))
+    x = x - x.mean(0)
+    root = torch.linalg.cholesky(x.T @ x / (members - 1))
+    white = torch.linalg.solve_triangular(root, x.T, upper=False).T
+    return mean + white @ torch.linalg.cholesky(cov).T
+
+
+def recursion(C, H, R, y, noise, h, steps, pulls):
+    """A, b and V of z_end = A z_0 + b + N(0, V) for a standardised prior N(0, C)."""
+    eye = torch.eye(len(C))
+    A, b, V = eye, torch.zeros(len(C)), torch.zeros_like(C)
+    precision = torch.linalg.inv(C + noise**2 * eye) + H.T @ H / R
+    for pull in pulls:
+        phi = (1 - math.exp(-pull * h)) / pull if pull else h
+        twice = (1 - math.exp(-2 * pull * h)) / (2 * pull) if pull else h
+        a = math.exp(-pull * h) * eye - phi * precision
+        for _ in range(steps):
+            A, b, V = a @ A, a @ b + phi * H.T @ y / R, a @ V @ a.T + 2 * twice * eye
+    return A, b, V
+
+
+COVARIANCES = {
+    "one": torch.eye(1),
+    "two": torch.tensor([[1.0, 0.8], [0.8, 1.0]]),
+    "two, of other sizes": torch.tensor([[4.0, -0.6], [-0.6, 0.25]]),
+}
+
+
+@pytest.mark.parametrize(("stages", "confinement"), [(1, 0.0), (1, 0.5), (3, 2.0)])
+@pytest.mark.parametrize("cov", COVARIANCES.values(), ids=COVARIANCES.keys())
+def test_moments_are_those_of_the_recursion(cov, stages, confinement):
+    """To rounding: responses to unit noise, less what the start of each member explains."""
+    cov = cov.double()
+    steps, h, R, y, size = 12, 0.01, 0.7, torch.tensor([1.7]), len(cov)
+    x = forecast(1 + stages * steps * size, cov)
+    std, mean, H = cov.diagonal().sqrt(), x.mean(0), torch.eye(1, len(cov))
+    method = SSLS(EnsembleGaussian(), 0.2, steps, h, stages, confinement, clip=None, inflation=1.0)
+    model = ObservationModel(Linear(H), std=R**0.5)
+    with mock.patch.object(rng, "Stream", UnitNoise):
+        found = (method.update(x, y, model) - mean) / std
+    pulls = [confinement * 0.5**stage for stage in range(stages)]
+    C = cov / std / std[:, None]
+    A, b, V = recursion(C, H * std, R, y - H @ mean, 0.2, h, steps, pulls)
+    responses = found - ((x - mean) / std) @ A.T - b
+    assert responses[0].abs().max() < 1e-9
+    assert_close(responses.T @ responses, V, rtol=1e-8, atol=1e-9)
+
+
+def test_the_long_run_has_the_precision_of_the_smoothed_prior():
+    """1 / (P + noise^2) + 1 / R, inflated by 1 / (1 - h c / 2)."""
+    R, noise, h = 0.7, 0.3, 0.02
+    c = 1 / (1 + noise**2) + 1 / R
+    A, b, V = recursion(torch.eye(1), torch.eye(1), R, torch.tensor([1.0]), noise, h, 3000, [0.0])
+    assert A.abs().max() < 1e-9
+    assert_close(V.item(), 1 / c / (1 - h * c / 2), rtol=1e-9, atol=0)
+    assert_close(b.item(), 1 / R / c, rtol=1e-9, atol=0)
+
+
+def test_samples_follow_the_recursion():
+    """5 standard errors of 20 000 draws, at the default step: 0.1 of the bound."""
+    members, R = 20_000, 0.5
+    x = forecast(members, torch.eye(1))
+    method = SSLS(EnsembleGaussian(), langevin_steps=60, clip=None, confinement=0.0)
+    model = ObservationModel(Select([0]), std=R**0.5)
+    found, info = method.analyse(x, torch.tensor([1.7]), model, rng.seeded(3))
+    h = 0.1 * 2 / (1 / R + 100)
+    assert_close(info["step_size"], h, rtol=1e-6, atol=0)
+    A, b, V = recursion(torch.eye(1), torch.eye(1), R, torch.tensor([1.4]), 0.1, h, 60, [0.0])
+    var = (A @ A.T + V).item()
+    assert abs(found.mean() - 0.3 - b.item()) < 5 * (var / members) ** 0.5
+    assert abs(found.var() - var) < 5 * var * (2 / members) ** 0.5
+
+
+def test_curvature_of_linear_and_nonlinear_likelihoods():
+    """Within 5 % from below: 12 power iterations."""
+    H = torch.randn(3, 5, generator=rng.seeded(0))
+    z = rng.normal(6, (5,), rng.seeded(1))
+    exact = torch.linalg.eigvalsh(H.T @ H).max()
+    found = _curvature(lambda x: x @ H.T, z)
+    assert 0.95 * exact < found <= exact * (1 + 1e-9)
+    cubic = _curvature(lambda x: 2 * x**3, z)
+    assert 0.95 < cubic / (36 * z**4).max() <= 1 + 1e-9
+    assert _curvature(lambda x: 0 * x, z) == 0
+
+
+def test_a_step_that_is_not_stable_is_refused():
+    x = forecast(50, torch.eye(1))
+    model = ObservationModel(Select([0]), std=0.1)
+    bound = 2 / (100 + 100)
+    SSLS(EnsembleGaussian(), step_size=0.99 * bound).update(x, torch.tensor([0.0]), model)
+    with pytest.raises(ValueError, match=r"stable below 0\.01 only"):
+        SSLS(EnsembleGaussian(), step_size=1.01 * bound).update(x, torch.tensor([0.0]), model)
+
+
+def test_the_bound_keeps_large_scores_in_place():
+    x = forecast(50, torch.eye(1))
+    model = ObservationModel(Select([0]), std=0.1)
+    method = SSLS(EnsembleGaussian(), langevin_steps=20, clip=1.0)
+    near, far = (method.update(x, torch.tensor([v]), model, rng.seeded(0)) for v in (1e4, 1e6))
+    assert_close(near, far, rtol=1e-6, atol=1e-6)
+
+
+def test_a_nonlinear_observation_with_a_network_in_cycles():
+    """Lorenz-96 through its arctangent: better than the forecast alone, and with a report."""
+    model = ObservationModel(Pointwise(torch.atan), std=0.2)
+    system = Lorenz96(dim=8, spinup=5.0)
+    truth, problem = twin_experiment(system, model, 20, 2, rng.seeded(0))
+    network = NetworkPrior(steps=20, fine_tune=5, width=16, blocks=1, batch=16)
+    found = SSLS(network, langevin_steps=60).assimilate(problem, 40, rng.seeded(1))
+    free = system.trajectory(system.prior(40, rng.seeded(1)), 20)
+    error, without = (
+        (s[:, 8:].mean(0) - truth[8:]).square().mean().sqrt() for s in (found.states, free)
+    )
+    assert error < 0.85 * without
+    assert {"innovation", "loss", "evaluations", "step_size", "seconds"} <= found.info.keys()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"noise": 0.0}, "noise level"),
+        ({"langevin_steps": 0}, "one step"),
+        ({"stages": 0}, "stage"),
+        ({"confinement": -1.0}, "confinement"),
+        ({"decay": 0.0}, "decay"),
+        ({"step_size": 0.0}, "step_size"),
+        ({"clip": -1.0}, "clip"),
+        ({"inflation": 0.9}, "inflation"),
+    ],
+)
+def test_settings_out_of_range_are_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        SSLS(**options)
