@@ -134,7 +134,7 @@ class SF(Filter):
     _space: StateSpace | None = field(default=None, init=False, repr=False, compare=False)
 
     exact = "no problem"
-    cost = Cost(250, 500, "a network trained per cycle")
+    cost = Cost(249, 500, "a network trained per cycle")
     least_members = 3
 
     def __post_init__(self) -> None:

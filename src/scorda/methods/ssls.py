@@ -99,7 +99,7 @@ class SSLS(Filter):
     _space: StateSpace | None = field(default=None, init=False, repr=False, compare=False)
 
     exact = "no problem"
-    cost = Cost(500, 500, "a network trained per cycle")
+    cost = Cost(524, 500, "a network trained per cycle")
     least_members = 3
 
     def __post_init__(self) -> None:
