@@ -47,6 +47,7 @@ Künsch (2013), Biometrika 100, 781-800, whose B is likewise what a part of the 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -161,6 +162,16 @@ class BandwidthMemory:
     def __init__(self) -> None:
         self.cycles = 0.0
         self.evidence, self.inverse_ess = torch.zeros_like(GRID), torch.zeros_like(GRID)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What `restore` takes."""
+        cycles = torch.tensor(self.cycles, dtype=torch.float64)
+        return {"cycles": cycles, "evidence": self.evidence, "inverse_ess": self.inverse_ess}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Remember what another memory did."""
+        self.cycles = float(tensors["cycles"])
+        self.evidence, self.inverse_ess = tensors["evidence"], tensors["inverse_ess"]
 
     def bandwidth(self, floor: float) -> Float[Tensor, ""]:
         r"""The bandwidth of most evidence, of those with enough effective members.

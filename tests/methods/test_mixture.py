@@ -15,7 +15,7 @@ from scorda.methods.particle import ParticleFilter
 from scorda.mixture import MixturePosterior, Projection
 from scorda.observe import Chain, Function, Linear, ObservationModel, Pointwise, Select
 from scorda.problem import twin_experiment
-from scorda.systems import Lorenz96
+from scorda.systems import Lorenz63, Lorenz96
 
 H = torch.tensor([[1.0, 0.4], [0.3, -0.8]], dtype=torch.float64)
 COV = torch.tensor([[0.5, 0.1], [0.1, 0.3]], dtype=torch.float64)
@@ -253,3 +253,13 @@ def test_localization_needs_the_space():
     method = GaussianMixtureFilter(localization=GaspariCohn(2.0))
     with pytest.raises(ValueError, match="begin"):
         method.update(forecast(5), Y, MODEL)
+
+
+def test_a_continued_run_remembers_its_bandwidth():
+    model = ObservationModel(Select(range(3)), std=2.0)
+    _, problem = twin_experiment(Lorenz63(), model, 40, 4, rng.seeded(0))
+    method = GaussianMixtureFilter()
+    whole = list(method.run(problem, 60, rng.seeded(1)))
+    rest = list(method.run(problem, 60, rng.seeded(1), whole[25]))
+    assert min(float(cycle.info["bandwidth"]) for cycle in rest if cycle.info) < 1
+    assert torch.equal(rest[-1].ensemble, whole[-1].ensemble)

@@ -9,6 +9,7 @@ these two is made in any cycle.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -61,8 +62,7 @@ class GaussianMixtureFilter(Filter):
     where the bar is the mean over past cycles with the same forgetting :math:`\varphi = 0.98`;
     with localization both are means over grid points. In no cycle does a bandwidth lose more than
     0.3 of log evidence to the best one, so that single outliers do not decide. The first cycle has
-    :math:`\beta = 1`. No truth is used, and no observation twice. A run that is continued from a
-    stored step starts this choice anew.
+    :math:`\beta = 1`. No truth is used, and no observation twice.
 
     Exact for a linear h and the mixture as prior, but for the shape of the draw; otherwise the
     kernels see the regression of h on the members, as in the EnKF. Derived here.
@@ -115,6 +115,10 @@ class GaussianMixtureFilter(Filter):
             object.__setattr__(run, "_geometry", Geometry(problem.space, self.localization, 1))
         return run
 
+    def restore(self, carried: Mapping[str, Tensor]) -> None:
+        assert self._memory is not None
+        self._memory.restore(carried)
+
     def analyse(
         self,
         forecast: Float[Tensor, "ensemble ..."],
@@ -136,7 +140,8 @@ class GaussianMixtureFilter(Filter):
             memory.add([prior])
         else:
             analysis, ess = self._local(forecast, white, beta.to(forecast), model, memory)
-        return analysis, {**innovation_statistics(*white), "bandwidth": beta, "ess": ess}
+        info = {**innovation_statistics(*white), "bandwidth": beta, "ess": ess}
+        return analysis, {**info, "carried": memory.tensors()}
 
     def _drawn(
         self, forecast: Tensor, posterior: MixturePosterior, generator: torch.Generator | None
