@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from scorda import rng
-from scorda.assimilate import Cost, Filter, GaspariCohn, check_needs
+from scorda.assimilate import Filter, GaspariCohn
 from scorda.bridge import BridgeODE, BridgeSDE
 from scorda.cli import catalogue
 from scorda.denoise import GaussianDenoiser, KernelDenoiser, NetworkDenoiser
@@ -378,11 +378,9 @@ class _Greedy(_Broken):
 
 
 class _Modest(_Broken):
-    needs = ("simulator", "linear_operator")
-    cost = Cost(0)
-
     def begin(self, problem, weights=None):
-        check_needs(EnKF(localization=GaspariCohn(1.0)), problem)
+        if not problem.observed()[1][1].operator.linear:
+            raise ValueError("No.")
         return self
 
 
@@ -441,7 +439,7 @@ BROKEN = {
     "agreement": (check_robust, (_Careless(),), "moves a component in which"),
     "units": (check_robust, (_InMetres(),), "in Pa and single precision"),
     "cost": (check_declaration, (_Greedy(),), "2 evaluations of the operator per member, not 1"),
-    "needs": (check_declaration, (_Modest(),), "refuses a space without coordinates without"),
+    "needs": (check_declaration, (_Modest(),), "refuses a black-box operator without"),
     "absence": (check_assimilator, (_IgnoresAbsence(), linear_problem), "row of NaN"),
     "transition": (check_process, (_WrongTransition(),), "does not lead to its own"),
     "batch": (check_denoiser, (_BatchNorm(VariancePreserving()), (2, 3)), "influence another"),

@@ -245,7 +245,7 @@ class Fragile(systems.Lorenz63):
 
 
 def make():
-    return Fragile(spinup=0.5)
+    return Fragile(spinup=0.25)
 """
 
 
@@ -314,7 +314,7 @@ def test_methods_are_listed_with_what_they_need(capsys):
     assert main(["methods"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     (kalman,) = (line for line in lines if line[:1] == ["kalman-filter"])
-    assert kalman[1:6] == ["past", "data", "linear-Gaussian", "linear", "std"]
+    assert kalman[1:6] == ["past", "data", "linear-Gaussian", "linear", "std,"]
     (letkf,) = (line for line in lines if line[:1] == ["letkf"])
     assert letkf[1:8] == ["past", "data", "simulator", "black", "box", "std", "yes"]
     assert main(["methods", "EnKF"]) == 0

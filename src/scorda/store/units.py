@@ -13,14 +13,10 @@ with the steps so far.
 from __future__ import annotations
 
 import json
-import platform
-import resource
 import shutil
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -35,6 +31,7 @@ from scorda.observe import Observations
 from scorda.problem import Analysis, Problem
 from scorda.shapes import Float, Tensor
 from scorda.store import groups, layout
+from scorda.store.circumstances import circumstances
 from scorda.store.posterior import Posterior, info_path
 from scorda.times import Start, parse_start
 
@@ -163,12 +160,12 @@ class _Run:
                 if not (self.folder / "created").exists():
                     self._create(states, truth, record, configuration)
                 self._write(unit, states, weights)
+            report |= {"seconds": time.perf_counter() - begin, "weighted": weights is not None}
             if stopped is not None:
                 self._record_stop(unit, states, report, stopped)
                 raise stopped
             if carried is not None:
                 write_tensors(self.carried(unit), carried, {"kind": "carried"})
-            report |= {"seconds": time.perf_counter() - begin, "weighted": weights is not None}
             layout.write_json(self.marker(unit), report)
             if progress is not None:
                 progress(self.plan.bounds(unit)[1], self.plan.total)
@@ -218,8 +215,8 @@ class _Run:
         made = self.plan.bounds(unit)[0] + (0 if states is None else states.shape[1])
         if not made:
             return
-        done = [json.loads(self.marker(u).read_text()) for u in range(unit)]
-        cycles = [cycle for part in [*done, report] for cycle in part["cycles"]]
+        reports = [*(json.loads(self.marker(u).read_text()) for u in range(unit)), report]
+        cycles = [cycle for part in reports for cycle in part["cycles"]]
         stopped = {
             "error": type(error).__name__,
             "reason": str(error),
@@ -228,7 +225,8 @@ class _Run:
             "members": list(error.members),
             "states": made,
         }
-        layout.write_json(info_path(self.path), {"stopped": stopped, "report": _columns(cycles)})
+        record = {"stopped": stopped, "report": _columns(cycles)}
+        layout.write_json(info_path(self.path), circumstances(reports) | record)
         error.add_note(f"Steps 0 to {made - 1} are in {self.path}.")
 
     def _stored(self, unit: int) -> Cycle:
@@ -337,8 +335,6 @@ def _prepare(work: _Run, record: str, resume: bool, overwrite: bool) -> bool:
 
 
 def _finish(work: _Run, withheld: tuple[Observations, ...]) -> None:
-    from scorda import __version__
-
     root = zarr.open_group(work.path, mode="r+")
     if withheld:
         groups.write_withheld(root, work.problem.space, withheld)
@@ -347,20 +343,7 @@ def _finish(work: _Run, withheld: tuple[Observations, ...]) -> None:
     report = _columns(cycles) if cycles else _merged([r.pop("report", {}) for r in reports])
     layout.write_json(
         info_path(work.path),
-        {
-            "seconds": sum(r["seconds"] for r in reports),
-            "units": work.plan.units,
-            "peak_memory_mb": _peak_memory_mb(),
-            "threads": torch.get_num_threads(),
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "versions": {
-                "scorda": __version__,
-                "python": platform.python_version(),
-                **{name: version(name) for name in ("torch", "numpy", "zarr", "xarray")},
-            },
-            "platform": platform.platform(terse=True),
-            "report": report,
-        },
+        circumstances(reports) | {"report": report},
     )
     layout.complete(work.path)
     shutil.rmtree(work.folder)
@@ -413,8 +396,3 @@ def _differences(before: Any, now: Any, prefix: str = "") -> list[str]:
         for key in sorted({*before, *now})
         for name in _differences(before.get(key), now.get(key), f"{prefix}.{key}".lstrip("."))
     ]
-
-
-def _peak_memory_mb() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)

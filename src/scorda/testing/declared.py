@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 
 from scorda import rng
@@ -23,8 +21,8 @@ SIZE = 4
 def check_declaration(method: Filter, members: int = 12, costs: bool = True) -> None:
     """Check `needs` and `cost` of a filter against what it does.
 
-    Promises: a black-box operator, a nonlinear one with a gradient, a full covariance of the
-    error and a space without coordinates each give a finite run, or an error before the run that
+    Promises: a black-box operator, a nonlinear one with a gradient, one without positions
+    and a full covariance of the error each give a finite run, or an error before the run that
     starts with the name of the method and "needs", if and only if `needs` says so; `cost` has the
     evaluations of the operator in an analysis, and those that are reported.
 
@@ -41,20 +39,22 @@ def check_declaration(method: Filter, members: int = 12, costs: bool = True) -> 
     black_box = Function(_numpy, differentiable=False, positions=positions)
     curved = Function(_curved, positions=positions)
     pick, error = Select([0, 2]), torch.tensor([[0.5, 0.2], [0.2, 0.5]])
-    bare = StateSpace((SIZE,), variables=("q",))
-    cases: dict[str, tuple[Operator, Tensor | None, StateSpace, set[str]]] = {
+    cases: dict[str, tuple[Operator, Tensor | None, set[str]]] = {
         "a black-box operator": (
             black_box,
             None,
-            _space(),
             {"linear_operator", "differentiable_operator"},
         ),
-        "a nonlinear operator": (curved, None, _space(), {"linear_operator"}),
-        "a full covariance of the error": (pick, error, _space(), {"independent_errors"}),
-        "a space without coordinates": (pick, None, bare, {"positions"}),
+        "a nonlinear operator": (curved, None, {"linear_operator"}),
+        "an operator without positions": (
+            Function(_curved),
+            None,
+            {"linear_operator", "positions"},
+        ),
+        "a full covariance of the error": (pick, error, {"independent_errors"}),
     }
-    for what, (operator, cov, space, needs) in cases.items():
-        problem = _problem(operator, cov, space, members)
+    for what, (operator, cov, needs) in cases.items():
+        problem = _problem(operator, cov, members)
         refused = _refused(method, problem, members, what)
         promise(
             refused == bool(needs & set(method.needs)),
@@ -73,13 +73,13 @@ def _check_cost(method: Filter, members: int) -> None:
             calls.append(len(x))
             return super().__call__(x)
 
-    problem = _problem(Counting([0, 2]), None, _space(), members)
+    problem = _problem(Counting([0, 2]), None, members)
     run = method.begin(problem)
     assert problem.initial is not None
     y, model = problem.observed()[1]
     calls.clear()
     info = run.analyse(problem.initial, y, model, rng.seeded(0))[1]
-    made = math.ceil(sum(calls) / members)
+    made = round(sum(calls) / members)
     promise(
         made == method.cost.operator,
         method,
@@ -99,21 +99,21 @@ def _refused(method: Filter, problem: Problem, members: int, what: str) -> bool:
     try:
         states = method.assimilate(problem, members, rng.seeded(0)).states
     except ValueError as error:
-        named = f"{method.name} needs" in str(error) or "needs a space" in str(error)
+        named = str(error).startswith(f"{method.name} needs")
         promise(named, method, f"refuses {what} without saying what it needs: {error}")
         return True
     promise(states.isfinite().all(), method, f"is not finite with {what}")
     return False
 
 
-def _problem(operator: Operator, cov: Tensor | None, space: StateSpace, members: int) -> Problem:
+def _problem(operator: Operator, cov: Tensor | None, members: int) -> Problem:
     def initial(members: int, seed: int) -> Tensor:
         return rng.normal(members, (SIZE,), rng.seeded(seed))
 
     def step(x: Tensor) -> Tensor:
         return 0.9 * x.roll(1, -1)
 
-    system = FunctionSystem(step, initial, space, noise_std=0.3, library="torch")
+    system = FunctionSystem(step, initial, _space(), noise_std=0.3, library="torch")
     if cov is None:
         model = ObservationModel(operator, std=0.7)
     else:
