@@ -196,6 +196,9 @@ DEFAULTS = [
     MASF(),
     EnSF(),
     ClosedFormFilter(),
+    GaussianMixtureFilter(),
+    SF(),
+    SSLS(),
 ]
 
 

@@ -36,6 +36,8 @@ __all__ = [
 class EnsemblePrior(ABC):
     """A way to make a distribution of an ensemble; subclasses write `fit`."""
 
+    least_members: int = 2
+
     def check(self, space: StateSpace) -> None:  # noqa: B027 (most have nothing to check)
         """Check before a run that a space has what the prior needs.
 

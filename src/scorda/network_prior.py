@@ -116,6 +116,8 @@ class NetworkPrior(EnsemblePrior):
     seed: int = 0
     _memory: _Memory | None = field(default=None, init=False, repr=False, compare=False)
 
+    least_members = LEAST_MEMBERS
+
     def __post_init__(self) -> None:
         self._training(max(self.steps, 1), 1, 0)
         if self.levels not in ("any", "these"):

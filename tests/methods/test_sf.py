@@ -153,12 +153,15 @@ def test_a_cubic_observation_with_a_network_in_cycles():
     assert {"innovation", "loss", "evaluations", "spread", "seconds"} <= found.info.keys()
 
 
-def test_degenerate_and_wrong_input_is_refused():
+def test_a_component_in_which_members_agree_keeps_its_value():
     x = forecast(10, torch.eye(2))
     x[:, 1] = 2.0
     model = ObservationModel(Select([0]), std=1.0)
-    with pytest.raises(ValueError, match="no spread in 1 components"):
-        SF(EnsembleGaussian()).update(x, torch.tensor([0.0]), model)
+    analysis = SF(EnsembleGaussian()).update(x, torch.tensor([0.0]), model, rng.seeded(0))
+    assert (analysis[:, 1] == 2).all()
+
+
+def test_wrong_input_is_refused():
     box = ObservationModel(Function(lambda s: s.detach(), differentiable=False), std=1.0)
     _, problem = twin_experiment(Lorenz63(spinup=0.5), box, 4, 2, rng.seeded(0))
     with pytest.raises(ValueError, match="gradient"):

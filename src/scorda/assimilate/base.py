@@ -120,6 +120,12 @@ REQUIREMENTS: dict[str, tuple[Callable[[Problem], bool], str]] = {
         "a space with coordinates and the positions of the observations (`positions` of the "
         "operator), for localization",
     ),
+    "nonlinear_positions": (
+        lambda problem: (
+            all(model.operator.linear for model in _models(problem)) or _has_positions(problem)
+        ),
+        "the positions of nonlinear observations (`positions` of the operator), for localization",
+    ),
     "linear_operator": (
         lambda problem: all(model.operator.linear for model in _models(problem)),
         "a linear observation operator",

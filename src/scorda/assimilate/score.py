@@ -7,24 +7,19 @@ import torch
 from scorda.observe import ObservationModel
 from scorda.shapes import Float, Tensor
 
-__all__ = ["bounded", "likelihood_score", "standardised"]
+__all__ = ["bounded", "likelihood_score", "settled", "standardised"]
 
 
 def standardised(
     ensemble: Float[Tensor, "ensemble ..."],
 ) -> tuple[Float[Tensor, "ensemble ..."], Float[Tensor, "..."], Float[Tensor, "..."]]:
-    """Standardised members, and the mean and standard deviation of each component.
+    """Standardised members, and the mean and unit of each component: its standard deviation.
 
-    Raises:
-        ValueError: If a component has no spread.
+    A component in which all members agree keeps its unit.
     """
     mean, std = ensemble.mean(0), ensemble.std(0)
-    if not (std > 0).all():
-        raise ValueError(
-            f"The forecast has no spread in {int((~(std > 0)).sum())} components, so it cannot be "
-            "standardised: add model error, inflation or jitter."
-        )
-    return (ensemble - mean) / std, mean, std
+    unit = torch.where(std > 0, std, 1.0)
+    return (ensemble - mean) / unit, mean, unit
 
 
 def likelihood_score(
@@ -50,3 +45,10 @@ def bounded(
     size = score.flatten(1).square().mean(1).sqrt()
     factor = torch.where(size > largest, largest / size, 1.0)
     return score * factor.reshape(-1, *(1,) * (score.ndim - 1))
+
+
+def settled(
+    analysis: Float[Tensor, "ensemble ..."], forecast: Float[Tensor, "ensemble ..."]
+) -> Float[Tensor, "ensemble ..."]:
+    """The analysis, where a component in which all members of the forecast agree stays."""
+    return torch.where((forecast == forecast[:1]).all(0), forecast, analysis)

@@ -190,9 +190,12 @@ class MASF(Filter):
 
     def __post_init__(self) -> None:
         check_inflation(self.inflation)
+        object.__setattr__(self, "least_members", self.prior.least_members)
         if self.mode not in SAMPLERS:
             raise ValueError(f"Got mode = {self.mode!r}: choose one of {list(SAMPLERS)}.")
         kind, default, needs = SAMPLERS[self.mode]
+        if getattr(self.prior, "localization", None) is not None:
+            needs = (*needs, "nonlinear_positions")
         object.__setattr__(self, "needs", ("simulator", *needs))
         if self.sampler is None:
             object.__setattr__(self, "sampler", default())

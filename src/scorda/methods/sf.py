@@ -26,7 +26,7 @@ import torch
 
 from scorda import rng
 from scorda.assimilate import Cost, Filter, check_inflation, inflate
-from scorda.assimilate.score import bounded, likelihood_score, standardised
+from scorda.assimilate.score import bounded, likelihood_score, settled, standardised
 from scorda.ensemble_prior import EnsemblePrior
 from scorda.network_prior import NetworkPrior
 from scorda.observe import ObservationModel
@@ -190,4 +190,4 @@ class SF(Filter):
                 score = score + (1 - t / self.reach) * likelihood
             moved = z + process.diffusion(t) * dt * bounded(score, self.clip)
         info = {"evaluations": self.euler_steps, **getattr(denoiser, "report", {})}
-        return inflate(mean + std * moved, self.inflation), info
+        return inflate(settled(mean + std * moved, forecast), self.inflation), info

@@ -26,7 +26,7 @@ from torch.autograd import functional
 
 from scorda import rng
 from scorda.assimilate import Cost, Filter, check_inflation, inflate
-from scorda.assimilate.score import bounded, likelihood_score, standardised
+from scorda.assimilate.score import bounded, likelihood_score, settled, standardised
 from scorda.ensemble_prior import EnsemblePrior
 from scorda.network_prior import NetworkPrior
 from scorda.observe import ObservationModel
@@ -160,7 +160,7 @@ class SSLS(Filter):
                 z = shrink * z + drift * bounded(score, self.clip) + spread * draw()
         info = {"evaluations": self.stages * self.langevin_steps, "step_size": h}
         info |= getattr(denoiser, "report", {})
-        return inflate(mean + std * z, self.inflation), info
+        return inflate(settled(mean + std * z, forecast), self.inflation), info
 
     def _step_size(self, z: Tensor, mean: Tensor, std: Tensor, model: ObservationModel) -> float:
         curvature = _curvature(

@@ -49,7 +49,7 @@ def check_declaration(method: Filter, members: int = 12, costs: bool = True) -> 
         "an operator without positions": (
             Function(_curved),
             None,
-            {"linear_operator", "positions"},
+            {"linear_operator", "positions", "nonlinear_positions"},
         ),
         "a full covariance of the error": (pick, error, {"independent_errors"}),
     }
