@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from scorda import rng
-from scorda.assimilate import GaspariCohn
-from scorda.methods import letkf
+from scorda.assimilate import GaspariCohn, local
 from scorda.methods.enkf import ETKF
 from scorda.methods.letkf import LETKF
 from scorda.observe import ObservationModel, Observations, Select
@@ -102,7 +101,7 @@ def test_points_without_observations_keep_the_forecast_bit_for_bit():
 def test_small_batches_change_nothing(monkeypatch):
     forecast, y, model, problem = case()
     whole = LETKF(radius=1.5).begin(problem).update(forecast, y, model)
-    monkeypatch.setattr(letkf, "BATCH", 700)
+    monkeypatch.setattr(local, "BATCH", 700)
     method = LETKF(radius=1.5).begin(problem)
     torch.testing.assert_close(method.update(forecast, y, model), whole, atol=1e-12, rtol=0)
     assert len(method._geometry.batches) > 5
