@@ -22,7 +22,7 @@ from scorda.train import Training, fit
 # How far beyond the largest simulated value a denoised one may lie.
 MARGIN = 1.25
 # 61 evaluations. Chosen on Lorenz-63, on other test cases than `scorda bench lorenz63-sda` has.
-SAMPLER = Ancestral(steps=16, corrections=3, tau=0.5, low=8e-3, high=20.0, upper=0.5)
+SAMPLER = Ancestral(steps=16, corrections=3, tau=0.5, low=8e-3, high=20.0)
 
 __all__ = ["Recipe", "train_on_system"]
 

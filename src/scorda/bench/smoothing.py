@@ -140,7 +140,7 @@ def lorenz63_sda(prior: str = "lorenz63") -> Smoothing:
 
 
 def _ancestral(base: Sampler, steps: int, corrections: int) -> Ancestral:
-    return Ancestral(steps, corrections, base.tau, low=base.low, high=base.high, upper=base.upper)
+    return Ancestral(steps, corrections, base.tau, low=base.low, high=base.high)
 
 
 @cache

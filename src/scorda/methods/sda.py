@@ -31,10 +31,6 @@ from scorda.space import Standardisation
 
 __all__ = ["SDA"]
 
-PAPER = InflatedLikelihood()
-# Below the handover, where it starts from merged entries; chosen on Lorenz-63, as the handover.
-BELOW = InflatedLikelihood(gamma=2e-2)
-
 
 @dataclass(frozen=True)
 class SDA(Assimilator):
@@ -133,12 +129,11 @@ class SDA(Assimilator):
         prior: Denoiser = self.prior.denoiser(shape[0])
         instruments = problem.instruments
         chosen = self.guidance or self.prior.guidance
+        guidance = chosen or InflatedLikelihood()
 
-        def guided(
-            denoiser: Denoiser, parts: tuple[Observations, ...], default: Guidance = PAPER
-        ) -> Denoiser:
+        def guided(denoiser: Denoiser, parts: tuple[Observations, ...]) -> Denoiser:
             y, model = trajectory_model(parts, self.prior.standardisation)
-            return (chosen or default).bind(denoiser, y, model) if len(y) else denoiser
+            return guidance.bind(denoiser, y, model) if len(y) else denoiser
 
         entries = tuple(part for part in instruments if _observes_entries(part))
         if chosen is not None or not entries or not isinstance(prior, AnyNoise):
@@ -150,7 +145,7 @@ class SDA(Assimilator):
         above = guided(merged, rest)
         if self.prior.handover == 0:
             return above
-        return Handover(above, guided(prior, instruments, BELOW), self.prior.handover)
+        return Handover(above, guided(prior, instruments), self.prior.handover)
 
 
 def merge_entries(
