@@ -15,10 +15,10 @@ from scorda.measurement_aware import MeasurementAware
 from scorda.methods.masf import MASF
 from scorda.network_prior import NetworkPrior, _bridge_levels
 from scorda.nn.residual import DenseCorrection, RingCorrection
-from scorda.observe import Average, Linear, ObservationModel, Select
+from scorda.observe import Average, Linear, ObservationModel, Pointwise, Select
 from scorda.problem import twin_experiment
 from scorda.space import StateSpace
-from scorda.systems import Lorenz96
+from scorda.systems import Lorenz63, Lorenz96
 
 RING = StateSpace((12,), variables=("x",), period={"site": 12.0})
 SMALL = NetworkPrior(steps=20, fine_tune=10, width=16, blocks=1, batch=16, every=5)
@@ -266,3 +266,17 @@ def test_what_a_ring_cannot_do_is_refused():
         replace(SMALL, axis="site").fit(correlated(10), modes, RING)
     with pytest.raises(ValueError, match="at least 3"):
         SMALL.fit(correlated(2))
+
+
+def test_a_nonlinear_observation_may_lose_values():
+    """The network of the pairs is another one then, and trained anew."""
+    model = ObservationModel(Pointwise(lambda v: torch.atan(v / 8)), std=0.1)
+    _, problem = twin_experiment(Lorenz63(), model, 12, 4, rng.seeded(0))
+    values = problem.instruments[0].values.clone()
+    values[1, 0] = torch.nan
+    gappy = replace(problem, observations=replace(problem.instruments[0], values=values))
+    tiny = NetworkPrior(steps=10, fine_tune=5, width=8, batch=8, every=5)
+    found = MASF(tiny).assimilate(gappy, 20, rng.seeded(1))
+    assert found.states.isfinite().all() and max(found.info["training_steps"]) <= 10
+    with pytest.raises(ValueError, match="leave pretrain out"):
+        MASF(replace(tiny, pretrain=20)).assimilate(gappy, 20, rng.seeded(1))

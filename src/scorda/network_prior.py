@@ -77,7 +77,8 @@ class NetworkPrior(EnsemblePrior):
         axis: Name of a periodic coordinate to convolve along, or None for a dense network.
         localization: Taper of the Gaussian's covariance by distance, or None.
         gaussian: Whether the network corrects the Gaussian, or variances alone.
-        steps: Optimiser steps of the first training, or of the pre-training.
+        steps: Optimiser steps of the first training, or of the pre-training; again where a
+            nonlinear observation has another number of values.
         fine_tune: Optimiser steps of each later one; 0 keeps the weights.
         pretrain: Draws of the system, advanced to the first observation, to train on before the
             run; 0: none.
@@ -165,6 +166,11 @@ class NetworkPrior(EnsemblePrior):
                 f"Got {len(ensemble)} members: NetworkPrior holds some back and needs at least "
                 f"{LEAST_MEMBERS}."
             )
+        if self.pretrain and isinstance(space, AugmentedSpace):
+            raise ValueError(
+                f"Got NetworkPrior(pretrain={self.pretrain}) for a nonlinear observation: its "
+                "draws are of the state alone; leave pretrain out."
+            )
         memory = _Memory() if self._memory is None else self._memory
         if self.pretrain and memory.weights is None and memory.problem is not None:
             self._fit(memory, self._draws(memory.problem), None, space)
@@ -181,10 +187,13 @@ class NetworkPrior(EnsemblePrior):
         base = EnsembleGaussian(self.localization)
         whole = base.fit(ensemble, modes, space)
         inner = self._network(laid_out(ensemble, axis), ensemble.device)
-        if memory.weights is not None:
-            inner.load_state_dict(memory.weights)
+        # Of a nonlinear observation some values may be absent: another size, another network.
+        known = memory.weights
+        tuned = known is not None and _fits(inner, known)
+        if known is not None and tuned:
+            inner.load_state_dict(known)
         network = Corrected(inner, self.low, self.high)
-        report = self._train(network, base, ensemble, modes, space, axis, memory.fits)
+        report = self._train(network, base, ensemble, modes, space, axis, memory.fits, tuned)
         network.gaussian = self._bound(whole, axis)
         memory.fits += 1
         memory.weights = {name: w.detach().clone() for name, w in inner.state_dict().items()}
@@ -210,9 +219,10 @@ class NetworkPrior(EnsemblePrior):
         space: StateSpace | AugmentedSpace | None,
         axis: int | None,
         fits: int,
+        tuned: bool,
     ) -> dict[str, Any]:
         """Train on all but the last members, and say whether that helped with those."""
-        steps = self.steps if fits == 0 else self.fine_tune
+        steps = self.fine_tune if tuned else self.steps
         held = max(1, round(self.validation * len(ensemble)))
         part = base.fit(ensemble[:-held], modes, space)
         network.gaussian = self._bound(part, axis)
@@ -293,6 +303,11 @@ class NetworkPrior(EnsemblePrior):
         spectrum = fitted.spectrum.double()
         # Its columns need not be orthonormal for `denoise`, whose process plays no part.
         return GaussianDenoiser(mean, rows.flatten(1).mT.double(), spectrum, VarianceExploding())
+
+
+def _fits(network: nn.Module, weights: Mapping[str, Tensor]) -> bool:
+    """Whether weights are of a network of this size."""
+    return all(weights[name].shape == w.shape for name, w in network.state_dict().items())
 
 
 def _bridge_levels(
