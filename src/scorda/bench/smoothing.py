@@ -78,9 +78,10 @@ class Smoothing:
 
         w1: W1 to 1024 reference paths (raw units, flattened), over that of as many paths of
         the second draw. spread: root-mean-square standard deviation over the reference's.
-        log_prior, log_likelihood: medians, minus the reference's. outlier: largest distance of
-        a component from the reference's mean, over the reference's own. evaluations: of the
-        network, per member. sampling_seconds: of the method alone.
+        log_prior, log_likelihood: medians, minus the reference's; lowest_...: the same of the
+        members that are lowest. outlier: largest distance of a component from the reference's
+        mean, over the reference's own. evaluations: of the network, per member.
+        sampling_seconds: of the method alone.
         """
         case = cases[entry.label.split(",")[0]]
         analysis: Analysis = entry.method.assimilate(
@@ -89,15 +90,21 @@ class Smoothing:
         x, reference = analysis.states, case.reference
         floor = wasserstein(reference, case.second[: entry.members])
         system, observations = case.problem.system, case.problem.instruments[0]
-        prior = log_prior(x, system).median() - log_prior(reference, system).median()
-        likelihood = observations.log_likelihood(x).median()
-        likelihood = likelihood - observations.log_likelihood(reference).median()
+        densities = {
+            "log_prior": (log_prior(x, system), log_prior(reference, system)),
+            "log_likelihood": (
+                observations.log_likelihood(x),
+                observations.log_likelihood(reference),
+            ),
+        }
+        median = {name: float(a.median() - b.median()) for name, (a, b) in densities.items()}
+        lowest = {f"lowest_{name}": float(a.min() - b.min()) for name, (a, b) in densities.items()}
         mean = reference.mean(0)
         return {
             "w1": float(wasserstein(reference, x) / floor),
             "spread": float(x.var(0).mean().sqrt() / reference.var(0).mean().sqrt()),
-            "log_prior": float(prior),
-            "log_likelihood": float(likelihood),
+            **median,
+            **lowest,
             "outlier": float((x - mean).abs().max() / (reference - mean).abs().max()),
             "evaluations": float(analysis.info["evaluations"]),
             "sampling_seconds": float(analysis.info["seconds"]),
