@@ -299,7 +299,7 @@ def test_observed_entries_are_exact_with_every_sampler():
     assert ((mean - exact.means).abs() < 0.01 * std).all()
     assert ((cov[n, :, n].diagonal(dim1=1, dim2=2) / std**2 - 1).abs() < 0.01).all()
     # First order, so many steps; its mean is exact at any number of them.
-    first = replace(method, sampler=Ancestral(400, 0, high=1e3, low=1e-3, upper=0.5))
+    first = replace(method, sampler=Ancestral(200, 0, high=1e3, low=1e-3, upper=0.5))
     mean, cov = exactness.affine_moments(first, problem)
     assert ((mean - exact.means).abs() < 0.01 * std).all()
     assert ((cov[n, :, n].diagonal(dim1=1, dim2=2) / std**2 - 1).abs() < 0.02).all()
