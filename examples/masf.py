@@ -16,9 +16,10 @@ from scorda import rng
 from scorda.bridge import BridgeODE, BridgeSDE
 from scorda.ensemble_prior import EnsembleGaussian, EnsemblePrior, FittedGaussian
 from scorda.linalg import gaussian_condition
-from scorda.methods.masf import MASF, PublishedSDE
+from scorda.methods.masf import MASF
 from scorda.modes import Modes
 from scorda.observe import ObservationModel, Select
+from scorda.published import PublishedSDE
 from scorda.space import StateSpace
 
 

@@ -6,9 +6,10 @@ from torch.testing import assert_close
 
 from scorda import rng
 from scorda.ensemble_prior import EnsembleGaussian, EnsembleKernel
-from scorda.methods.masf import MASF, PublishedSDE
+from scorda.methods.masf import MASF
 from scorda.observe import Function, ObservationModel, Select
 from scorda.projection import ProjectionSDE, heads_of
+from scorda.published import PublishedSDE
 
 A, V = torch.tensor(0.6, dtype=torch.float64), torch.tensor([0.2, 0.2], dtype=torch.float64)
 

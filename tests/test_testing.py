@@ -23,7 +23,7 @@ from scorda.methods.enks import EnKS
 from scorda.methods.ensf import EnSF
 from scorda.methods.kalman import KalmanFilter, KalmanSmoother
 from scorda.methods.letkf import LETKF
-from scorda.methods.masf import MASF, PublishedSDE
+from scorda.methods.masf import MASF
 from scorda.methods.mixture import GaussianMixtureFilter
 from scorda.methods.particle import ParticleFilter, ParticleSmoother
 from scorda.methods.sda import SDA
@@ -49,6 +49,7 @@ from scorda.prior import GaussianPrior
 from scorda.problem import twin_experiment
 from scorda.process import VarianceExploding, VariancePreserving
 from scorda.projection import ProjectionSDE
+from scorda.published import PublishedSDE
 from scorda.sample import Ancestral, Multistep, PredictorCorrector
 from scorda.space import StateSpace
 from scorda.systems import FunctionSystem, LinearGaussian, Lorenz63, Lorenz96

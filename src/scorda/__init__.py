@@ -23,7 +23,7 @@ from scorda.methods.enks import EnKS
 from scorda.methods.ensf import EnSF
 from scorda.methods.kalman import KalmanFilter, KalmanSmoother
 from scorda.methods.letkf import LETKF
-from scorda.methods.masf import MASF, PublishedSDE
+from scorda.methods.masf import MASF
 from scorda.methods.mixture import GaussianMixtureFilter
 from scorda.methods.particle import ParticleFilter, ParticleSmoother
 from scorda.methods.sda import SDA
@@ -50,6 +50,7 @@ from scorda.observe import (
 from scorda.prior import GaussianPrior, Prior, TrajectoryPrior, load
 from scorda.problem import Analysis, Problem, twin_experiment
 from scorda.process import ForwardProcess, VarianceExploding, VariancePreserving
+from scorda.published import PublishedSDE
 from scorda.sample import Ancestral, Multistep, PredictorCorrector, Sampler
 from scorda.space import Standardisation, StateSpace
 from scorda.store import open_posterior as open

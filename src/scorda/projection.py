@@ -41,10 +41,11 @@ import torch
 from scorda import rng
 from scorda.augment import AugmentedSpace
 from scorda.ensemble_prior import EnsembleKernel, EnsemblePrior, FittedGaussian
+from scorda.published import ScaledSDE
 from scorda.shapes import Float, Tensor
 from scorda.space import StateSpace
 
-__all__ = ["Heads", "ProjectionSDE", "heads_of", "ramp"]
+__all__ = ["Heads", "ProjectionSDE", "heads_of"]
 
 Heads = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -106,14 +107,13 @@ def heads_of(
 
 
 @dataclass(frozen=True)
-class ProjectionSDE:
+class ProjectionSDE(ScaledSDE):
     r"""Euler steps of the reverse SDE of the projection, with the endpoint Gaussian added.
 
     .. math:: x_t = x_s + (a_t - a_s) (m_1 - m_2) - \Delta \, (k_s \nabla \log p_s + k_g g_s)
         + |\Delta|^{1/2} \varepsilon, \quad \Delta = s^2 (a_s^2 - a_t^2),
 
-    from the forecast noised to `end`, on the times :math:`(1 - j/n)^2`, scaled; the factors k are
-    those of `PublishedSDE`.
+    from the forecast noised to `end`, on the times of `published` and with its factors k.
 
     Deviations: scores and guidance are taken at the same time s, the terminal amplitude is 0, and
     entries that the instrument does not fill are given no guidance.
@@ -128,18 +128,7 @@ class ProjectionSDE:
     """
 
     steps: int = 200
-    end: float = 0.992
-    offset: float = 0.008
     prior_scale: tuple[float, float, float] = (0.95, 1.5, 1.0)
-    guidance_scale: tuple[float, float, float] = (1.1, 1.5, 2.0)
-    floor: float = 1e-5
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or not 0 < self.floor < self.end < 1:
-            raise ValueError(
-                f"Got steps = {self.steps}, end = {self.end}, floor = {self.floor}: need steps "
-                ">= 1 and 0 < floor < end < 1."
-            )
 
     @property
     def evaluations(self) -> int:
@@ -165,8 +154,7 @@ class ProjectionSDE:
             seen: 1 where z is a measurement, 0 where it is noise.
             noise: Draws of the noise.
         """
-        grid = torch.linspace(1, 0, self.steps + 1, dtype=torch.float64).square()
-        times = (self.floor + (self.end - self.floor) * grid).to(z)
+        times = self.times(self.end, z)
         members, predicted = forecast
         a, var = self._amplitude(times[0]), std.square()
         x = a * members + (1 - a) * predicted + ((1 - a**2) * var).sqrt() * noise()
@@ -180,8 +168,8 @@ class ProjectionSDE:
                 density = -0.5 * (misfit.square() / (a**2 * var)).sum()
             (guidance,) = torch.autograd.grad(density, x)
             x, m1, m2 = x.detach(), m1.detach(), m2.detach()
-            score = ramp(self.prior_scale, s) * (a * m1 + (1 - a) * m2 - x) / noised
-            score = score + ramp(self.guidance_scale, 1 - s) * guidance
+            k_prior, k_guidance = self.factors(s)
+            score = k_prior * (a * m1 + (1 - a) * m2 - x) / noised + k_guidance * guidance
             delta = var * (a**2 - after**2)
             x = x + (after - a) * (m1 - m2) - delta * score + delta.abs().sqrt() * noise()
         return x
@@ -190,9 +178,3 @@ class ProjectionSDE:
         start = 0.5 * math.pi * self.offset / (1 + self.offset)
         angle = 0.5 * math.pi * (t + self.offset) / (1 + self.offset)
         return torch.cos(angle) / math.cos(start)
-
-
-def ramp(scale: tuple[float, float, float], tau: Tensor) -> Tensor:
-    r""":math:`k_0 + (k_1 - k_0) \tau^p`, a factor of a published score."""
-    low, high, power = scale
-    return low + (high - low) * tau**power

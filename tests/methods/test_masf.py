@@ -12,13 +12,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from moments import UnitNoise
 from scorda import rng
 from scorda.assimilate import DegenerateEnsemble, GaspariCohn
 from scorda.bridge import BridgeODE, BridgeSDE
 from scorda.ensemble_prior import EnsembleGaussian, EnsembleKernel, EnsemblePrior, FittedKernel
 from scorda.linalg import gaussian_condition
 from scorda.methods.enkf import ETKF, EnKF
-from scorda.methods.masf import MASF, PublishedSDE
+from scorda.methods.masf import MASF
 from scorda.metrics import wasserstein
 from scorda.observe import (
     Average,
@@ -32,19 +33,8 @@ from scorda.observe import (
     Stride,
 )
 from scorda.problem import Problem, twin_experiment
+from scorda.published import PublishedSDE
 from scorda.systems import Lorenz63, Lorenz96
-
-
-class UnitNoise(rng.Stream):
-    """Instead of noise: member 0 sees zeros, each other one a single unit in a single draw."""
-
-    def __init__(self, key, first, last, shape, like=None):
-        self.members, self.shape, self.draws = torch.arange(first, last), shape, 0
-
-    def __call__(self):
-        inputs = 1 + self.draws * math.prod(self.shape) + torch.arange(math.prod(self.shape))
-        self.draws += 1
-        return (self.members[:, None] == inputs).double().view(-1, *self.shape)
 
 
 @dataclass(frozen=True)

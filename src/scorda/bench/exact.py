@@ -14,10 +14,11 @@ from scorda.methods.closed_form import ClosedFormFilter
 from scorda.methods.enkf import ETKF, EnKF
 from scorda.methods.ensf import EnSF
 from scorda.methods.kalman import KalmanFilter, KalmanMoments
-from scorda.methods.masf import MASF, PublishedSDE
+from scorda.methods.masf import MASF
 from scorda.methods.particle import ParticleFilter
 from scorda.observe import ObservationModel, Select
 from scorda.problem import Problem, twin_experiment
+from scorda.published import PublishedSDE
 from scorda.shapes import Float, Tensor
 from scorda.systems import LinearGaussian
 

@@ -30,18 +30,15 @@ forecast members (`bridge`).
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch.nn import functional as F
 
 from scorda import rng
-from scorda.assimilate import Cost, Filter, check_inflation, inflate
+from scorda.assimilate import Cost, inflate
 from scorda.assimilate.ensemble import innovation_statistics, white_innovation
 from scorda.augment import AugmentedSpace, augment
 from scorda.bridge import BridgeODE, BridgeSampler, EnsembleDenoiser
@@ -49,91 +46,13 @@ from scorda.ensemble_prior import EnsembleGaussian, EnsemblePrior
 from scorda.measurement_aware import MeasurementAware
 from scorda.modes import Modes
 from scorda.observe import ObservationModel
-from scorda.problem import Problem
-from scorda.projection import ProjectionSDE, heads_of, ramp
+from scorda.prior_filter import PriorFilter
+from scorda.projection import ProjectionSDE, heads_of
+from scorda.published import PublishedSDE, square_form
 from scorda.shapes import Float, Tensor
 from scorda.space import StateSpace
 
-__all__ = ["MASF", "PublishedSDE"]
-
-
-@dataclass(frozen=True)
-class PublishedSDE:
-    r"""The reverse SDE of MASF's public code, with the likelihood score added.
-
-    .. math:: x_t = M x_s - \Delta \, (k_s \nabla \log p_s + k_g g_s) + |\Delta|^{1/2} \varepsilon,
-        \quad M = A_t / A_s, \quad \Delta = \Sigma_t - M^2 \Sigma_s,
-
-    from the forecast members noised to `end`, on the times :math:`(1 - j/n)^2`, scaled. The
-    factors are :math:`k = k_0 + (k_1 - k_0) \, \tau^p` with :math:`\tau = s` for the prior's score
-    and 1 - s for the likelihood's. Both tune a biased sampler, they do not mend it: see `MASF`.
-
-    Deviation: regularisers of 1e-5 in divisions are left out.
-
-    Arguments:
-        steps: n.
-        end: T.
-        twice: Whether the integration starts at T^2, and the likelihood refers to T, as in the
-            code; else it starts at T and refers to 1.
-        offset: Offset of the cosine schedule.
-        prior_scale: k_0, k_1 and p of the prior's score.
-        guidance_scale: The same of the likelihood's; (1, 1, 1) is the paper's plain sum.
-        floor: Last time.
-    """
-
-    steps: int = 150
-    end: float = 0.992
-    twice: bool = True
-    offset: float = 0.008
-    prior_scale: tuple[float, float, float] = (0.95, 1.6, 1.5)
-    guidance_scale: tuple[float, float, float] = (1.1, 1.5, 2.0)
-    floor: float = 1e-5
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or not 0 < self.floor < self.end < 1:
-            raise ValueError(
-                f"Got steps = {self.steps}, end = {self.end}, floor = {self.floor}: need steps "
-                ">= 1 and 0 < floor < end < 1."
-            )
-
-    @property
-    def evaluations(self) -> int:
-        """Evaluations of the denoiser per member."""
-        return self.steps
-
-    def sample(
-        self,
-        denoiser: EnsembleDenoiser,
-        process: MeasurementAware,
-        z: Float[Tensor, "..."],
-        forecast: Float[Tensor, "ensemble ..."],
-        noise: rng.Stream,
-    ) -> Float[Tensor, "ensemble ..."]:
-        """Run it.
-
-        Arguments:
-            denoiser: Denoiser of the prior, in the modes.
-            process: The published process, in the modes.
-            z: The measurement in the modes, of the shape of the state.
-            forecast: Members in the modes.
-            noise: Draws of the noise.
-        """
-        start = self.end**2 if self.twice else self.end
-        last = z.new_tensor(self.end if self.twice else 1.0)
-        grid = torch.linspace(1, 0, self.steps + 1, dtype=torch.float64).square()
-        times = (self.floor + (start - self.floor) * grid).to(z)
-        x = process.mean(forecast, z.new_tensor(self.end))
-        x = x + process.var(z.new_tensor(self.end)).sqrt() * noise()
-        for s, t in pairwise(times):
-            A, var = process.scale(s), process.var(s)
-            prior = (A * denoiser.denoise(x / A, var.sqrt() / A) - x) / var
-            M, _, S = process.transition(s, last)
-            guidance = M * (z - M * x) / S
-            score = ramp(self.prior_scale, s) * prior
-            score = score + ramp(self.guidance_scale, 1 - s) * guidance
-            M, _, delta = process.transition(s, t)
-            x = M * x - delta * score + delta.abs().sqrt() * noise()
-        return x
+__all__ = ["MASF"]
 
 
 # Of each mode: which samplers it takes, its own, and what it needs of a problem.
@@ -145,7 +64,7 @@ SAMPLERS: dict[str, tuple[type, Callable[[], Any], tuple[str, ...]]] = {
 
 
 @dataclass(frozen=True)
-class MASF(Filter):
+class MASF(PriorFilter):
     r"""Measurement-aware score-based filter.
 
     ``mode="bridge"`` (default) starts the time reversal of the measurement-aware process at the
@@ -180,17 +99,14 @@ class MASF(Filter):
     prior: EnsemblePrior = field(default_factory=EnsembleGaussian)
     mode: Literal["bridge", "published", "nonlinear"] = "bridge"
     sampler: BridgeSampler | PublishedSDE | ProjectionSDE | None = None
-    inflation: float = 1.0
     needs: tuple[str, ...] = field(default=("simulator",), init=False, repr=False, compare=False)
-    _space: StateSpace | None = field(default=None, init=False, repr=False, compare=False)
 
     least_members = 2
     exact = "linear-Gaussian, N → ∞ (bridge)"
     cost = Cost(1, 74)
 
     def __post_init__(self) -> None:
-        check_inflation(self.inflation)
-        object.__setattr__(self, "least_members", self.prior.least_members)
+        super().__post_init__()
         if self.mode not in SAMPLERS:
             raise ValueError(f"Got mode = {self.mode!r}: choose one of {list(SAMPLERS)}.")
         kind, default, needs = SAMPLERS[self.mode]
@@ -203,21 +119,6 @@ class MASF(Filter):
             raise ValueError(
                 f'Got {self.sampler} for mode="{self.mode}": its samplers are of {kind.__name__}.'
             )
-
-    def begin(self, problem: Problem, weights: Float[Tensor, "ensemble"] | None = None) -> MASF:
-        """Return a copy that knows the space, with a prior of its own.
-
-        Raises:
-            ValueError: If the prior needs a space with coordinates and this one has none.
-        """
-        self.prior.check(problem.space)
-        run = copy.copy(self)
-        object.__setattr__(run, "_space", problem.space)
-        object.__setattr__(run, "prior", self.prior.begin(problem))
-        return run
-
-    def restore(self, carried: Mapping[str, Tensor]) -> None:
-        self.prior.restore(carried)
 
     def analyse(
         self,
@@ -313,7 +214,7 @@ class MASF(Filter):
         generator: torch.Generator | None,
     ) -> Tensor:
         shape = tuple(members.shape[1:])
-        gain, z, seen, std = _square_form(model, modes, y, shape)
+        gain, z, seen, std = square_form(model, modes, y, shape)
         process = MeasurementAware(gain, torch.full_like(gain, std), offset=sampler.offset)
         noise = rng.Stream(rng.key(generator), 0, len(members), shape, members)
         # What is not observed is measured as noise of the same std, alike for all members.
@@ -330,35 +231,3 @@ def _standardised(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _filled(x: Tensor, entries: int) -> Tensor:
     return F.pad(x, (0, entries - x.shape[-1]))
-
-
-def _square_form(
-    model: ObservationModel, modes: Modes, y: Tensor, shape: tuple[int, ...]
-) -> tuple[Tensor, Tensor, Tensor, float]:
-    """Eigenvalues of H, y in its eigenvectors, what is observed, and the std of the error."""
-    rows = model.operator.as_matrix(shape)
-    std = model.error_std(tuple(y.shape), y)
-    if model.cov is not None or not torch.allclose(std, std[:1]):
-        raise ValueError(
-            'MASF with mode="published" takes one error std for all observations: use '
-            'mode="bridge" for any other error.'
-        )
-    sigma = float(std[0])
-    columns = np.unique(rows.indices)
-    picks = len(rows.data) == rows.shape[0] == len(columns) and bool((rows.data == 1).all())
-    if picks:
-        seen = modes.precision.to(y) > 0
-        z = (modes.information(y) * sigma**2).to(y)
-        return seen.to(y), z, seen, sigma
-    dense = torch.from_numpy(rows.toarray())
-    if dense.shape[0] != dense.shape[1] or not torch.allclose(dense, dense.T):
-        raise ValueError(
-            'MASF with mode="published" takes operators that pick entries of the state, or '
-            f'symmetric matrices; got one of shape {tuple(dense.shape)}. Use mode="bridge", '
-            "which takes every linear operator."
-        )
-    # The eigenvectors of H^T H are those of H where no eigenvalue is negative.
-    MeasurementAware(torch.linalg.eigvalsh(dense), torch.ones(len(dense)).to(dense))
-    gain = modes.precision.to(y).sqrt() * sigma
-    z = modes.forward(y.reshape(1, *shape))[0]
-    return gain, z, torch.ones_like(gain, dtype=torch.bool), sigma

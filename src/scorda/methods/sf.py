@@ -16,24 +16,21 @@ the last of them without noise. The likelihood enters at the noisy state, for t 
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from scorda import rng
-from scorda.assimilate import Cost, Filter, check_inflation, inflate
+from scorda.assimilate import Cost, inflate
 from scorda.assimilate.score import bounded, likelihood_score, settled, standardised
 from scorda.ensemble_prior import EnsemblePrior
 from scorda.network_prior import NetworkPrior
 from scorda.observe import ObservationModel
-from scorda.problem import Problem
+from scorda.prior_filter import PriorFilter
 from scorda.process import ScalarProcess
 from scorda.shapes import Float, Tensor
-from scorda.space import StateSpace
 
 __all__ = ["SF", "PowerExploding"]
 
@@ -69,7 +66,7 @@ class PowerExploding(ScalarProcess):
 
 
 @dataclass(frozen=True)
-class SF(Filter):
+class SF(PriorFilter):
     r"""Score-based filter: one reverse diffusion per member from fresh noise.
 
     The damping is a heuristic, so the filter is not exact, for Gaussian problems and an exact
@@ -124,21 +121,19 @@ class SF(Filter):
     end: float = 1e-3
     clip: float | None = 50.0
     standardise: bool = True
-    inflation: float = 1.0
     needs: tuple[str, ...] = field(
         default=("simulator", "density", "differentiable_operator"),
         init=False,
         repr=False,
         compare=False,
     )
-    _space: StateSpace | None = field(default=None, init=False, repr=False, compare=False)
 
     exact = "no problem"
     cost = Cost(249, 500, "a network trained per cycle")
-    least_members = 3
+    least_members = NetworkPrior.least_members
 
     def __post_init__(self) -> None:
-        check_inflation(self.inflation)
+        super().__post_init__()
         PowerExploding(self.base)
         if self.euler_steps < 1 or not 0 < self.end < 1 or not 0 < self.reach <= 1:
             raise ValueError(
@@ -147,21 +142,6 @@ class SF(Filter):
             )
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"Got clip = {self.clip}: give a positive bound, or None.")
-
-    def begin(self, problem: Problem, weights: Float[Tensor, "ensemble"] | None = None) -> SF:
-        """Return a copy that knows the space, with a prior of its own.
-
-        Raises:
-            ValueError: If the prior needs what the space lacks.
-        """
-        self.prior.check(problem.space)
-        run = copy.copy(self)
-        object.__setattr__(run, "_space", problem.space)
-        object.__setattr__(run, "prior", self.prior.begin(problem))
-        return run
-
-    def restore(self, carried: Mapping[str, Tensor]) -> None:
-        self.prior.restore(carried)
 
     def analyse(
         self,

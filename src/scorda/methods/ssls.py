@@ -15,9 +15,8 @@ the Langevin equation.
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,14 +24,13 @@ import torch
 from torch.autograd import functional
 
 from scorda import rng
-from scorda.assimilate import Cost, Filter, check_inflation, inflate
+from scorda.assimilate import Cost, inflate
 from scorda.assimilate.score import bounded, likelihood_score, settled, standardised
 from scorda.ensemble_prior import EnsemblePrior
 from scorda.network_prior import NetworkPrior
 from scorda.observe import ObservationModel
-from scorda.problem import Problem
+from scorda.prior_filter import PriorFilter
 from scorda.shapes import Float, Tensor
-from scorda.space import StateSpace
 
 __all__ = ["SSLS"]
 
@@ -43,7 +41,7 @@ ITERATIONS = 12
 
 
 @dataclass(frozen=True)
-class SSLS(Filter):
+class SSLS(PriorFilter):
     r"""Score-based sequential Langevin sampling.
 
     What it samples, in the limit of small steps and long walks, is the posterior of the prior
@@ -89,21 +87,19 @@ class SSLS(Filter):
     confinement: float = 1e-3
     decay: float = 0.5
     clip: float | None = 10.0
-    inflation: float = 1.0
     needs: tuple[str, ...] = field(
         default=("simulator", "density", "differentiable_operator"),
         init=False,
         repr=False,
         compare=False,
     )
-    _space: StateSpace | None = field(default=None, init=False, repr=False, compare=False)
 
     exact = "no problem"
     cost = Cost(524, 500, "a network trained per cycle")
-    least_members = 3
+    least_members = NetworkPrior.least_members
 
     def __post_init__(self) -> None:
-        check_inflation(self.inflation)
+        super().__post_init__()
         if not self.noise > 0 or self.langevin_steps < 1 or self.stages < 1:
             raise ValueError(
                 f"Got noise = {self.noise}, langevin_steps = {self.langevin_steps}, stages = "
@@ -118,21 +114,6 @@ class SSLS(Filter):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"Got {name} = {value}: give a positive number, or None.")
-
-    def begin(self, problem: Problem, weights: Float[Tensor, "ensemble"] | None = None) -> SSLS:
-        """Return a copy that knows the space, with a prior of its own.
-
-        Raises:
-            ValueError: If the prior needs what the space lacks.
-        """
-        self.prior.check(problem.space)
-        run = copy.copy(self)
-        object.__setattr__(run, "_space", problem.space)
-        object.__setattr__(run, "prior", self.prior.begin(problem))
-        return run
-
-    def restore(self, carried: Mapping[str, Tensor]) -> None:
-        self.prior.restore(carried)
 
     def analyse(
         self,
