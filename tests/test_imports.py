@@ -13,9 +13,9 @@ SOURCE = Path(__file__).parents[1] / "src" / "scorda"
 ORDER = (
     "shapes rng linalg space files times fields metrics systems operators gridded tables "
     "modes likelihood observe problem process measurement_aware denoise condition nn train "
-    "sample guide prior bridge published assimilate augment ensemble_prior prior_filter "
-    "projection mixture network_denoiser network_prior learn emulate methods testing store "
-    "weights bench plot report cli"
+    "sample guide prior bridge published assimilate augment ensemble_prior mixture_prior "
+    "prior_filter projection mixture network_denoiser network_prior learn emulate methods testing "
+    "store weights bench plot report cli"
 ).split()
 HEIGHT = {name: height for height, name in enumerate(ORDER)}
 # These use the library as its users do, through the package.

@@ -30,6 +30,7 @@ from scorda.methods.sda import SDA
 from scorda.methods.sf import SF
 from scorda.methods.ssls import SSLS
 from scorda.methods.variational import FourDVar
+from scorda.mixture_prior import EnsembleMixture
 from scorda.network_prior import NetworkPrior
 from scorda.observe import (
     Average,
@@ -148,6 +149,8 @@ FILTERS = [
     MASF(sampler=BridgeODE(coupled=False)),
     MASF(EnsembleGaussian(GaspariCohn(2.0)), inflation=1.1),
     MASF(EnsembleKernel(0.2), sampler=BridgeSDE(), inflation=1.1),
+    MASF(EnsembleMixture(0.2)),
+    MASF(EnsembleMixture(0.5, 0.1, GaspariCohn(2.0), GaspariCohn(1.0)), inflation=1.1),
     MASF(mode="published", inflation=1.1),
     MASF(mode="nonlinear", sampler=ProjectionSDE(steps=50), inflation=1.1),
     MASF(NetworkPrior(steps=10, fine_tune=5, width=8, batch=8)),

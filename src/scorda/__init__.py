@@ -30,6 +30,7 @@ from scorda.methods.sda import SDA
 from scorda.methods.sf import SF
 from scorda.methods.ssls import SSLS
 from scorda.methods.variational import FourDVar
+from scorda.mixture_prior import EnsembleMixture
 from scorda.modes import Modes
 from scorda.network_prior import NetworkPrior
 from scorda.observe import (
@@ -84,6 +85,7 @@ __all__ = [
     "EnSF",
     "EnsembleGaussian",
     "EnsembleKernel",
+    "EnsembleMixture",
     "EnsemblePrior",
     "Filter",
     "ForwardProcess",

@@ -3,37 +3,57 @@ r"""A Gaussian mixture on the members of an ensemble, as a prior in the modes of
 Between the Gaussian of the ensemble and its members as points: with N members
 :math:`\bar x + a_i`, their sample covariance P and a taper :math:`\rho`,
 
-.. math:: p(x) = \frac1N \sum_i N(x; c_i, B), \qquad B = \beta \, (\rho \circ P), \qquad
-    c_i = \bar x + \gamma a_i, \quad \gamma^2 = (1 - \beta) \frac{N}{N - 1} .
+.. math:: p(x) = \frac{1 - \epsilon}{N} \sum_i N(x; c_i, \beta C) + \epsilon \, N(x; \bar x, C),
+    \quad C = \rho \circ P, \quad c_i = \bar x + \gamma a_i, \quad
+    \gamma^2 = (1 - \beta) \frac{N}{N - 1} .
 
-The mean is that of the ensemble and the covariance is
-:math:`\beta \, (\rho \circ P) + (1 - \beta) P`: without localization that of the ensemble too,
-for every :math:`\beta`. Of u = x + noise of variances Q, one per mode,
+The mean is that of the ensemble; without localization the covariance is too, for every
+:math:`\beta` and :math:`\epsilon`. The Gaussian's share :math:`\epsilon` bounds the harm of
+kernels none of which reaches the observation: it has the weight then, and the analysis is that of
+a Kalman filter instead of copies of the nearest member.
 
-.. math:: E[x \mid u] = c_w + B F^T F (u - c_w), \quad c_w = \sum_i w_i c_i, \quad
-    w_i \propto \exp(-\tfrac12 |F (u - c_i)|^2), \quad F^T F = (B + Q)^{-1} .
+Of u = x + noise of variances Q, one per mode, let
+:math:`E_i(u) = c_i + \beta C F^T F (u - c_i)` with :math:`F^T F = (\beta C + Q)^{-1}`, which is
+what the kernel i expects, and likewise :math:`E_0` with the factor :math:`F_0` of the Gaussian:
+
+.. math:: E[x \mid u] = \sum_{i \ge 0} w_i E_i(u), \quad
+    w_i \propto \frac{1 - \epsilon}{N} |F| \exp(-\tfrac12 |F (u - c_i)|^2), \quad
+    w_0 \propto \epsilon |F_0| \exp(-\tfrac12 |F_0 (u - \bar x)|^2) .
 
 With :math:`W = Q^{-1/2}`, which is 0 where nothing is known, F is found without a difference of
-large numbers: as :math:`G^{-1} W` with the Cholesky factor G of :math:`1 + W B W`, or where B has
-the root L of a lower rank as :math:`(1 + S^2)^{-1/2} U^T W` with the singular values
+large numbers: as :math:`G^{-1} W` with the Cholesky factor G of :math:`1 + \beta W C W`, or where
+C has the root L of a lower rank as :math:`(1 + \beta S^2)^{-1/2} U^T W` with the singular values
 :math:`W L = U S V^T`. The centres lie in the span of L, so that what this leaves out of u is the
-same for all of them; the cost is linear in the size of the state.
+same for all kernels, and |W| is; the cost is linear in the size of the state.
+
+The weights see all that is known of u at once, and with many modes they leave one member. With a
+taper :math:`r` of the evidence each mode j has weights of its own,
+
+.. math:: \log w_{ij} = \sum_k r_{kj} \left(-\log G_{kk} - \tfrac12 [F (u - c_i)]_k^2\right)
+    + \mathrm{const}, \quad E[x \mid u]_j \approx \sum_i w_{ij} [E_i(u)]_j :
+
+the terms are the log densities of the modes, each given those before it, so that evidence that
+is shared counts once. This is no denoiser of any law, as a localized filter has no law of its
+forecast; it is the one above where r = 1, and the Gaussian's where :math:`\beta = 1`.
 
 Derived here. The law without localization: `scorda.mixture`, with other kernels.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 
 from scorda.assimilate import GaspariCohn
 from scorda.augment import AugmentedSpace
 from scorda.ensemble_prior import EnsembleGaussian, EnsemblePrior, FittedGaussian
-from scorda.modes import Modes
+from scorda.linalg import symmetric_map
+from scorda.modes import FourierModes, Modes
 from scorda.shapes import Float, Tensor
 from scorda.space import StateSpace
 
@@ -48,41 +68,75 @@ class FittedMixture:
         gaussian: Gaussian with the mean :math:`\bar x` and the covariance :math:`\rho \circ P`.
         anomalies: a_i; in the span of the Gaussian's basis where that is not all.
         beta: :math:`\beta` in (0, 1].
+        share: :math:`\epsilon` in [0, 1).
+        taper: r, or None for the weights of the law. It needs a basis of full rank.
+        rotation: Whether `draws` are new ones.
     """
 
     gaussian: FittedGaussian
     anomalies: Float[Tensor, "members ..."]
     beta: float
+    share: float = 0.0
+    taper: Float[Tensor, "size size"] | None = None
+    rotation: bool = False
 
     @cached_property
     def var(self) -> Float[Tensor, "..."]:
         """Variance of each mode."""
         between = self.anomalies.square().sum(0) / (len(self.anomalies) - 1)
-        return self.beta * self.gaussian.var + (1 - self.beta) * between
+        kernels = self.beta * self.gaussian.var + (1 - self.beta) * between
+        return (1 - self.share) * kernels + self.share * self.gaussian.var
 
-    @cached_property
-    def centres(self) -> Float[Tensor, "members size"]:
-        r""":math:`c_i - \bar x`."""
+    @property
+    def gamma(self) -> float:
+        r""":math:`\gamma`."""
         members = len(self.anomalies)
-        return ((1 - self.beta) * members / (members - 1)) ** 0.5 * self.anomalies.flatten(1)
+        return ((1 - self.beta) * members / (members - 1)) ** 0.5
 
     def denoise(
         self, u: Float[Tensor, "ensemble ..."], noise: Float[Tensor, "..."]
     ) -> Float[Tensor, "ensemble ..."]:
-        """Exact for any levels, also infinite ones."""
+        """Exact for any levels, also infinite ones, but for a taper of the evidence."""
         W = noise.expand(1, *u.shape[1:]).flatten().reciprocal()
-        mean, centres = self.gaussian.mean.to(u), self.centres.to(u)
-        white, gain = (self._full if self._has_full_rank else self._thin)(W)
-        queries, keys = white((u - mean).flatten(1)), white(centres)
-        w = (queries @ keys.mT - 0.5 * keys.square().sum(1)).softmax(1)
-        moved = w @ centres + gain(queries - w @ keys)
+        mean, centres = self.gaussian.mean.to(u), self.gamma * self.anomalies.to(u).flatten(1)
+        kernel, gaussian = (self._full if self._has_full_rank else self._thin)(W)
+        moved = (u - mean).flatten(1)
+        queries, keys, whole = kernel.white(moved), kernel.white(centres), gaussian.white(moved)
+        r = queries.new_ones(queries.shape[1], 1) if self.taper is None else self.taper.to(u)
+        # All less the logit of the Gaussian; one number for all modes, or one for each.
+        farther = 0.5 * (whole - queries) * (whole + queries)
+        near = (kernel.log_det - gaussian.log_det + farther) @ r
+        products = queries @ keys.mT if self.taper is None else (queries[:, None] * keys) @ r
+        logits = products.view(len(u), len(keys), -1) - 0.5 * keys.square() @ r + near[:, None]
+        share = self.share / (1 - self.share) * len(keys)
+        rest = torch.full_like(logits[:, :1], math.log(share) if share > 0 else -math.inf)
+        w = torch.cat((logits, rest), 1).softmax(1)
+        own, other = w[:, :-1], w[:, -1]
+        shift = centres - kernel.gain(keys)
+        between = own[..., 0] @ shift if self.taper is None else (own * shift).sum(1)
+        moved = between + (1 - other) * kernel.gain(queries) + other * gaussian.gain(whole)
         return mean + moved.view_as(u)
 
     def draws(
         self, members: Float[Tensor, "ensemble ..."], noise: Callable[[], Tensor]
     ) -> Float[Tensor, "ensemble ..."]:
-        """The members themselves: without localization mean and covariance are the mixture's."""
-        return members
+        """The members as draws: themselves, or with `rotation` each moved within its kernel.
+
+        Those are made to have exactly the mean and covariance of the mixture again, by the
+        symmetric map in the coordinates in which that covariance is 1. None is drawn from the
+        Gaussian's share.
+        """
+        if not self.rotation:
+            return members
+        rank = self.gaussian.basis.shape[1]
+        root = self.gaussian.basis * self.gaussian.spectrum.sqrt()
+        mean = self.gaussian.mean
+        own = (members - mean).flatten(1) @ (root / self.gaussian.spectrum)
+        x = self.gamma * own + self.beta**0.5 * noise().flatten(1)[:, :rank]
+        x = x - x.mean(0)
+        cov = x.mT @ x / (len(x) - 1)
+        x = x @ symmetric_map(cov, torch.eye(rank).to(cov))
+        return mean + (x @ root.mT).view_as(members)
 
     def carry(
         self, numbers: Float[Tensor, "ensemble ..."], clock: Float[Tensor, "..."]
@@ -97,71 +151,105 @@ class FittedMixture:
 
     @cached_property
     def _cov(self) -> Float[Tensor, "size size"]:
-        """B, of full rank up to rounding."""
-        basis, spectrum = self.gaussian.basis, self.gaussian.spectrum
-        B = self.beta * (basis * spectrum) @ basis.mT
+        """C, of full rank up to rounding."""
+        basis = self.gaussian.basis
+        C = (basis * self.gaussian.spectrum) @ basis.mT
         # What is singular but for rounding has a Cholesky factor then, whatever W.
-        B.diagonal().mul_(1 + 10 * len(B) * torch.finfo(B.dtype).eps)
-        return B
+        C.diagonal().mul_(1 + 10 * len(C) * torch.finfo(C.dtype).eps)
+        return C
 
-    def _full(self, W: Float[Tensor, "size"]) -> tuple[_Map, _Map]:
-        B = self._cov.to(W)
-        G = torch.linalg.cholesky(torch.eye(len(W)).to(W) + W[:, None] * B * W)
+    def _full(self, W: Float[Tensor, "size"]) -> tuple[_Whitening, ...]:
+        """Of the kernels, and of the Gaussian."""
+        C = self._cov.to(W)
+        return tuple(_by_cholesky(beta * C, W) for beta in (self.beta, 1.0))
 
-        def white(x: Tensor) -> Tensor:
-            return torch.linalg.solve_triangular(G, (x * W).mT, upper=False).mT
-
-        def gain(y: Tensor) -> Tensor:
-            return (torch.linalg.solve_triangular(G.mT, y.mT, upper=True).mT * W) @ B
-
-        return white, gain
-
-    def _thin(self, W: Float[Tensor, "size"]) -> tuple[_Map, _Map]:
-        basis, spectrum = self.gaussian.basis.to(W), self.gaussian.spectrum.to(W)
-        L = basis * (self.beta * spectrum).sqrt()
+    def _thin(self, W: Float[Tensor, "size"]) -> tuple[_Whitening, ...]:
+        L = self.gaussian.basis.to(W) * self.gaussian.spectrum.to(W).sqrt()
         U, S, Vt = torch.linalg.svd(W[:, None] * L, full_matrices=False)
         # Modes without information leave directions of rounding, in which u may be far away.
         seen = S > S[0] * max(L.shape) * torch.finfo(S.dtype).eps
         U, S, V = U[:, seen], S[seen], Vt[seen].mT
-        scale = (1 + S.square()).rsqrt()
-
-        def white(x: Tensor) -> Tensor:
-            return ((x * W) @ U) * scale
-
-        def gain(y: Tensor) -> Tensor:
-            return ((y * (S * scale)) @ V.mT) @ L.mT
-
-        return white, gain
+        return tuple(_by_values(beta, U * W[:, None], S, L, V) for beta in (self.beta, 1.0))
 
 
-_Map = Callable[[Tensor], Tensor]
+class _Whitening(NamedTuple):
+    """x to y = F x; y to B F^T y; and the log of the determinant of F / W, term by term."""
+
+    white: Callable[[Tensor], Tensor]
+    gain: Callable[[Tensor], Tensor]
+    log_det: Tensor
+
+
+def _by_cholesky(B: Tensor, W: Tensor) -> _Whitening:
+    G = torch.linalg.cholesky(torch.eye(len(W)).to(W) + W[:, None] * B * W)
+
+    def white(x: Tensor) -> Tensor:
+        return torch.linalg.solve_triangular(G, (x * W).mT, upper=False).mT
+
+    def gain(y: Tensor) -> Tensor:
+        return (torch.linalg.solve_triangular(G.mT, y.mT, upper=True).mT * W) @ B
+
+    return _Whitening(white, gain, -G.diagonal().log())
+
+
+def _by_values(beta: float, WU: Tensor, S: Tensor, L: Tensor, V: Tensor) -> _Whitening:
+    scale = (1 + beta * S.square()).rsqrt()
+
+    def white(x: Tensor) -> Tensor:
+        return (x @ WU) * scale
+
+    def gain(y: Tensor) -> Tensor:
+        return ((y * (beta * S * scale)) @ V.mT) @ L.mT
+
+    return _Whitening(white, gain, scale.log())
 
 
 @dataclass(frozen=True)
 class EnsembleMixture(EnsemblePrior):
     r"""The Gaussian mixture on the members with kernels of a fraction of their covariance.
 
-    .. math:: p(x) = \frac1N \sum_i N(x; c_i, \beta \, (\rho \circ P))
+    .. math:: p(x) = \frac{1 - \epsilon}{N} \sum_i N(x; c_i, \beta \, (\rho \circ P))
+        + \epsilon \, N(x; \bar x, \rho \circ P)
 
     with centres that leave mean and covariance as they are (see the module). :math:`\beta = 1` is
     `EnsembleGaussian`; :math:`\beta \to 0` are the members as points, moved away from their mean
     by :math:`(N / (N - 1))^{1/2}`: a particle filter. Unlike those of `EnsembleKernel` the kernels
     have the shape of the ensemble, so it needs no unit, and fewer members where that is close to
-    Gaussian. The taper concerns the kernels: the weights of the members see all observations at
-    once, and with many of these a small :math:`\beta` leaves weight to few members.
+    Gaussian. Exact as N grows and :math:`\beta` falls.
+
+    The localization concerns the kernels: the weights of the members see all observations at
+    once, and with many of these a small :math:`\beta` leaves weight to few members. `evidence`
+    gives each mode weights of its own from what is known near it: not exact for any law.
 
     Arguments:
         bandwidth: :math:`\beta` in (0, 1].
-        localization: Taper of the kernels' covariance by distance, or None.
+        share: :math:`\epsilon` in [0, 1): weight of the Gaussian of the ensemble.
+        localization: Taper of the covariances by distance, or None.
+        evidence: Taper of what each mode's weights see by distance, or None for all of it.
+        rotation: Whether a coupled bridge starts from new draws of the mixture, each member moved
+            within its kernel, with exactly the mixture's mean and covariance; else, and with
+            localization, from the members themselves.
     """
 
     bandwidth: float = 0.3
+    share: float = 0.1
     localization: GaspariCohn | None = None
+    evidence: GaspariCohn | None = None
+    rotation: bool = True
 
     def __post_init__(self) -> None:
         if not 0 < self.bandwidth <= 1:
             raise ValueError(
                 f"Got bandwidth = {self.bandwidth}: an EnsembleMixture takes a number in (0, 1]."
+            )
+        if not 0 <= self.share < 1:
+            raise ValueError(
+                f"Got share = {self.share}: an EnsembleMixture takes a number in [0, 1)."
+            )
+        if self.evidence is not None and self.localization is None:
+            raise ValueError(
+                "Got an EnsembleMixture with `evidence` by distance and no `localization`: give "
+                "both, or leave the evidence whole."
             )
 
     def check(self, space: StateSpace) -> None:
@@ -179,4 +267,22 @@ class EnsembleMixture(EnsemblePrior):
     ) -> FittedMixture:
         gaussian = EnsembleGaussian(self.localization).fit(ensemble, modes, space)
         A = ensemble - ensemble.mean(0, keepdim=True)
-        return FittedMixture(gaussian, A if modes is None else modes.forward(A), self.bandwidth)
+        taper = None
+        if self.evidence is not None:
+            taper = self._evidence(modes, space).to(A)
+        rotation = self.rotation and self.localization is None
+        A = A if modes is None else modes.forward(A)
+        return FittedMixture(gaussian, A, self.bandwidth, self.share, taper, rotation)
+
+    def _evidence(
+        self, modes: Modes | None, space: StateSpace | AugmentedSpace | None
+    ) -> Float[Tensor, "size size"]:
+        assert self.evidence is not None and space is not None
+        if isinstance(modes, FourierModes):
+            raise ValueError(
+                "Got a Blur for an EnsembleMixture with `evidence` by distance: its modes are "
+                "waves, which have no place; leave the evidence whole."
+            )
+        distance = space.distance(space.positions(), space.positions())
+        repeats = space.size // len(distance)
+        return self.evidence(distance).repeat(repeats, repeats)
