@@ -292,6 +292,9 @@ TRAINING_FREE = {
     "sf --prior ensemble-gaussian --euler-steps 50": scorda.SF(
         scorda.EnsembleGaussian(), euler_steps=50
     ),
+    "masf --prior ensemble-mixture:bandwidth=0.2,share=0.05 --inflation 1.02": scorda.MASF(
+        scorda.EnsembleMixture(0.2, 0.05), inflation=1.02
+    ),
     "ssls --prior network-prior:steps=5,width=8,fine_tune=2 --langevin-steps 10": scorda.SSLS(
         scorda.NetworkPrior(steps=5, width=8, fine_tune=2), langevin_steps=10
     ),

@@ -18,6 +18,7 @@ from scorda.methods.ensf import EnSF
 from scorda.methods.masf import MASF
 from scorda.methods.particle import ParticleFilter
 from scorda.metrics import wasserstein
+from scorda.mixture_prior import EnsembleMixture
 from scorda.observe import ObservationModel, Select
 from scorda.problem import Problem, twin_experiment
 from scorda.shapes import Float, Tensor
@@ -137,6 +138,7 @@ def lorenz63_bimodal() -> Sweep:
     ends = grid(eps_alpha=(0.05, 0.5), eps_beta=(0.025, 0.1, 0.3))
     inflations = grid(inflation=(1.0, 1.02, 1.05, 1.1, 1.2, 1.4))
     kernels = grid(prior=[EnsembleKernel(width) for width in (0.2, 0.4, 0.7, 1.0, 1.5, 2.5)])
+    mixtures = grid(prior=[EnsembleMixture(beta) for beta in (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)])
     points = {
         f"N={n}": Bimodal(
             (
@@ -147,6 +149,7 @@ def lorenz63_bimodal() -> Sweep:
                 Entry("EnSF", EnSF(scale="spread", euler_steps=100), n, ends),
                 Entry("MASF bridge, Gaussian", MASF(), n, inflations),
                 Entry("MASF bridge, kernel", MASF(EnsembleKernel(1.0)), n, kernels),
+                Entry("MASF bridge, mixture", MASF(EnsembleMixture()), n, mixtures),
             )
         )
         for n in MEMBERS

@@ -22,6 +22,7 @@ from scorda.methods.masf import MASF
 from scorda.methods.particle import ParticleFilter
 from scorda.methods.sf import SF
 from scorda.methods.ssls import SSLS
+from scorda.mixture_prior import EnsembleMixture
 from scorda.network_prior import NetworkPrior
 from scorda.observe import ObservationModel, Select
 from scorda.systems import Lorenz63, Lorenz96
@@ -51,6 +52,7 @@ def lorenz63_masf() -> Setup:
     kernels = grid(prior=[EnsembleKernel(width) for width in (0.3, 0.5, 1.0, 1.5, 2.5, 4.0)])
     reaches = grid(reach=(0.25, 0.5, 1.0), inflation=(1.0, 1.1))
     noises = grid(noise=(0.05, 0.1, 0.2), inflation=(1.0, 1.1))
+    mixtures = grid(prior=[EnsembleMixture(beta) for beta in (0.02, 0.04, 0.08, 0.15, 0.3, 0.6)])
     return Setup(
         system=Lorenz63(dt=0.01, noise_std=0.0),
         model=ObservationModel(Select(range(3)), std=1.0),
@@ -69,6 +71,7 @@ def lorenz63_masf() -> Setup:
             Entry("MASF bridge, Gaussian", MASF(), members, plain),
             Entry("MASF bridge, kernel", MASF(EnsembleKernel(1.0)), members, kernels),
             Entry("MASF bridge, network", MASF(NetworkPrior()), members, plain),
+            Entry("MASF bridge, mixture", MASF(EnsembleMixture()), members, mixtures),
         ),
         source=SOURCE,
         seeds=5,
@@ -104,6 +107,10 @@ def _lorenz96(dim: int = 40, forcing: float = 8.0, gap: int = 4) -> Setup:
     localized = grid(
         prior=[EnsembleGaussian(GaspariCohn(radius)) for radius in tapers], inflation=inflations
     )
+    near = {"localization": GaspariCohn(4.0), "evidence": GaspariCohn(2.0)}
+    mixtures = grid(
+        prior=[EnsembleMixture(beta, **near) for beta in (0.3, 0.45, 0.8)], inflation=inflations
+    )
     ends = grid(eps_alpha=(0.05, 0.5), eps_beta=(0.025, 0.1, 0.3))
     letkf = grid(radius=tapers, inflation=inflations)
     enkf = grid(localization=[GaspariCohn(radius) for radius in tapers], inflation=inflations)
@@ -113,6 +120,7 @@ def _lorenz96(dim: int = 40, forcing: float = 8.0, gap: int = 4) -> Setup:
         Entry("EnSF", EnSF(scale="spread", euler_steps=100), MEMBERS, ends),
         Entry("MASF published", MASF(mode="published"), MEMBERS, localized),
         Entry("MASF bridge", MASF(sampler=BridgeODE()), MEMBERS, localized),
+        Entry("MASF bridge, mixture", MASF(), MEMBERS, mixtures),
     ]
     if dim <= NETWORK_SITES:
         networks = [_network(radius) for radius in tapers]
