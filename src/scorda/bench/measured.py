@@ -7,6 +7,8 @@ each set-up states them.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from scorda.assimilate import GaspariCohn
 from scorda.bench.entry import Entry, grid
 from scorda.bench.filtering import Setup
@@ -107,9 +109,9 @@ def _lorenz96(dim: int = 40, forcing: float = 8.0, gap: int = 4) -> Setup:
     localized = grid(
         prior=[EnsembleGaussian(GaspariCohn(radius)) for radius in tapers], inflation=inflations
     )
-    near = {"localization": GaspariCohn(4.0), "evidence": GaspariCohn(2.0)}
+    near = EnsembleMixture(localization=GaspariCohn(4.0), evidence=GaspariCohn(2.0))
     mixtures = grid(
-        prior=[EnsembleMixture(beta, **near) for beta in (0.3, 0.45, 0.8)], inflation=inflations
+        prior=[replace(near, bandwidth=beta) for beta in (0.3, 0.45, 0.8)], inflation=inflations
     )
     ends = grid(eps_alpha=(0.05, 0.5), eps_beta=(0.025, 0.1, 0.3))
     letkf = grid(radius=tapers, inflation=inflations)
