@@ -13,9 +13,10 @@ from scorda.bridge import EnsembleDenoiser
 from scorda.ensemble_prior import EnsembleGaussian, EnsembleKernel
 from scorda.measurement_aware import MeasurementAware
 from scorda.methods.masf import MASF
-from scorda.network_prior import NetworkPrior, _bridge_levels
+from scorda.network_prior import NetworkPrior
 from scorda.nn.residual import DenseCorrection, RingCorrection
 from scorda.observe import Average, Linear, ObservationModel, Pointwise, Select
+from scorda.pool import bridge_levels
 from scorda.problem import twin_experiment
 from scorda.space import StateSpace
 from scorda.systems import Lorenz63, Lorenz96
@@ -156,7 +157,7 @@ def test_where_there_is_nothing_to_learn_the_gaussian_remains():
 def test_levels_of_one_observing_network_are_those_of_its_bridge():
     """Every other one: precision + (precision + 1) r, and r alone, as `MeasurementAware.of`."""
     precision, noise = torch.tensor([[0.0], [4.0]]), torch.logspace(-1, 1, 6)
-    level = _bridge_levels(precision, noise, (2, 1), rng.seeded(0))
+    level = bridge_levels(precision.expand(6, 2, 1), noise)
     process = MeasurementAware.of(precision, torch.ones(2, 1))
     for i, nu in enumerate(noise):
         expected = process.precision(nu**-2) if i % 2 else (nu**-2).expand(2, 1)

@@ -77,13 +77,14 @@ class GaussianDenoiser:
 
     Arguments:
         mean: Mean m, shape ``(*shape)``, in the sampler's coordinates.
-        basis: Orthonormal columns Q, ``(size, rank)``.
+        basis: Orthonormal columns Q, ``(size, rank)``; for `denoise` also one matrix per sample,
+            ``(ensemble, size, rank)``.
         spectrum: Variances Lambda, ``(rank,)``.
         process: The forward process.
     """
 
     mean: Float[Tensor, "..."]
-    basis: Float[Tensor, "size rank"]
+    basis: Float[Tensor, "*ensemble size rank"]
     spectrum: Float[Tensor, "rank"]
     process: ScalarProcess
     any_noise = True
@@ -124,7 +125,7 @@ class GaussianDenoiser:
         shared = noise.ndim < u.ndim or noise.shape[0] == 1
         levels = noise.expand((1 if shared else len(u), *u.shape[1:])).flatten(1)
         scaled = root / levels[..., None]
-        matrix = torch.eye(root.shape[1]).to(u) + scaled.mT @ scaled
+        matrix = torch.eye(root.shape[-1]).to(u) + scaled.mT @ scaled
         rhs = scaled.mT @ ((u - mean).flatten(1) / levels)[..., None]
         weights = torch.cholesky_solve(rhs, torch.linalg.cholesky(matrix))
         return mean + (root @ weights)[..., 0].view_as(u)

@@ -6,7 +6,9 @@ In units of its standard deviation about the mean, per entry, let :math:`z = (x 
 .. math:: E[z \mid z + \nu \varepsilon = u] \approx G(u, \nu)
     + \frac{\nu}{(1 + \nu^2)^{1/2}} \, N_\theta(u, G, \nu) ,
 
-with G the exact denoiser of a Gaussian and N the network; where it returns zero, G is left.
+with G the exact denoiser of a Gaussian and N the network; where it returns zero, G is left. What
+changes with the flow from forecast to forecast is in m, s and G; a network for many forecasts also
+sees m and log s, in units of the climate: how far from Gaussian a forecast is depends on them.
 """
 
 from __future__ import annotations
@@ -21,9 +23,39 @@ from torch import nn
 
 from scorda.denoise import GaussianDenoiser
 from scorda.ensemble_prior import FittedGaussian
+from scorda.process import VarianceExploding
 from scorda.shapes import Float, Tensor
 
-__all__ = ["Corrected", "FittedNetwork", "laid_back", "laid_out"]
+__all__ = ["Climate", "Corrected", "FittedNetwork", "laid_back", "laid_out", "standardised"]
+
+
+@dataclass(frozen=True, eq=False)
+class Climate:
+    """Mean and standard deviation over many forecasts, in the layout of a network.
+
+    Arguments:
+        centre: The mean: of every channel on a ring, else of every entry.
+        scale: The standard deviation, alike.
+    """
+
+    centre: Float[Tensor, "points channels"]
+    scale: Float[Tensor, "points channels"]
+
+    @classmethod
+    def of(cls, ensembles: Float[Tensor, "cycles ensemble ..."], axis: int | None) -> Climate:
+        """From forecast ensembles of many cycles."""
+        states = laid_out(ensembles.flatten(0, 1), axis)
+        over = (0,) if axis is None else (0, 1)
+        scale = states.std(over, keepdim=True)[0]
+        return cls(states.mean(over, keepdim=True)[0], torch.where(scale > 0, scale, 1.0))
+
+    def context(
+        self, fitted: FittedGaussian, axis: int | None
+    ) -> Float[Tensor, "points channels two"]:
+        """Mean and log of the standard deviation of an ensemble."""
+        mean, std = (laid_out(part[None], axis)[0] for part in (fitted.mean, fitted.var.sqrt()))
+        centre, scale = self.centre.to(mean), self.scale.to(mean)
+        return torch.stack(((mean - centre) / scale, (std / scale).log()), -1)
 
 
 class Corrected(nn.Module):
@@ -43,6 +75,8 @@ class Corrected(nn.Module):
         super().__init__()
         self.correction, self.low, self.high = correction, low, high
         self.gaussian: GaussianDenoiser | None = None
+        # What the correction is told of the ensemble, for all samples or each.
+        self.context: Tensor | None = None
         self.corrects = True
 
     def forward(
@@ -64,6 +98,9 @@ class Corrected(nn.Module):
         level = nu.clamp(self.low, self.high).log().expand_as(z)
         level = (2 * level - sum(ends)) / (ends[1] - ends[0])
         features = torch.stack((seen, linear, level), -1)
+        if self.context is not None:
+            context = self.context.to(features).expand(*z.shape, -1)
+            features = torch.cat((features, context), -1)
         weight = next(self.correction.parameters())
         return (linear + self.correction(features.to(weight)).to(linear)).to(x)
 
@@ -114,6 +151,17 @@ class FittedNetwork:
     ) -> Float[Tensor, "ensemble ..."]:
         """As the covariance has it, where it is in use."""
         return numbers if self.network.gaussian is None else self.gaussian.carry(numbers, clock)
+
+
+def standardised(fitted: FittedGaussian, axis: int | None) -> GaussianDenoiser:
+    """The Gaussian about its mean, in standard deviations, in the layout of a network."""
+    basis = fitted.basis / fitted.var.sqrt().flatten()[:, None]
+    rows = laid_out(basis.mT.reshape(-1, *fitted.var.shape), axis)
+    mean = torch.zeros_like(rows[0]).double()
+    # Its columns need not be orthonormal for `denoise`, whose process plays no part.
+    return GaussianDenoiser(
+        mean, rows.flatten(1).mT.double(), fitted.spectrum.double(), VarianceExploding()
+    )
 
 
 def laid_out(x: Float[Tensor, "ensemble ..."], axis: int | None) -> Tensor:

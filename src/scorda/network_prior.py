@@ -8,16 +8,18 @@ network serves every observing network that picks entries.
 
 Members are held back in each cycle. Training starts from the weights of the cycle before, which
 are kept where no later ones have a lower loss on the members held back; and where none is below
-that of the Gaussian alone, the network is left out of this analysis. During training the Gaussian
-is that of the other members, in the analysis that of all.
+that of the Gaussian alone, the network is left out of this analysis. During training each member
+meets the Gaussian of other members (`pool`), in the analysis that of all.
+
+Or the network is trained once, on the forecasts of many cycles, and serves as it is from then on
+(`NetworkPrior.amortised`).
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -26,30 +28,26 @@ from torch import nn
 from scorda import rng
 from scorda.assimilate import GaspariCohn
 from scorda.augment import AugmentedSpace
-from scorda.denoise import GaussianDenoiser
-from scorda.ensemble_prior import EnsembleGaussian, EnsemblePrior, FittedGaussian
+from scorda.ensemble_prior import EnsembleGaussian, EnsemblePrior
+from scorda.fine_tuning import Memory, learn
+from scorda.likelihood import ObservationModel
 from scorda.modes import Modes
-from scorda.network_denoiser import Corrected, FittedNetwork, laid_out
-from scorda.nn.residual import DenseCorrection, RingCorrection
+from scorda.network_denoiser import Climate, Corrected, FittedNetwork, laid_out, standardised
+from scorda.network_heads import FittedHeads, Margins, TwoHeads, heads_loss
+from scorda.nn.residual import FEATURES, DenseCorrection, RingCorrection
+from scorda.pool import Pool, folds
 from scorda.problem import Problem
-from scorda.process import VarianceExploding
+from scorda.projection import Pairs, heads_of
 from scorda.shapes import Float, Tensor
 from scorda.space import StateSpace
-from scorda.train import Training, fit, validation_loss
+from scorda.train import Levels, Loss, Training, observed_levels
 
 __all__ = ["NetworkPrior"]
 
 # One member is held back, and a covariance needs two.
 LEAST_MEMBERS = 3
-
-
-@dataclass
-class _Memory:
-    """What one run hands from analysis to analysis, and what it may be pre-trained on."""
-
-    problem: Problem | None = None
-    weights: dict[str, Tensor] | None = None
-    fits: int = 0
+# What an amortised network sees beside the features of every network: mean and spread.
+CONTEXT = 2
 
 
 @dataclass(frozen=True)
@@ -95,6 +93,7 @@ class NetworkPrior(EnsemblePrior):
         every: Steps between validations.
         patience: Validations without improvement that stop the training.
         seed: Seed of the first weights and of all training noise.
+        weights: Weights to start from, as `amortised` makes them; None for those of the seed.
     """
 
     axis: str | None = None
@@ -115,7 +114,8 @@ class NetworkPrior(EnsemblePrior):
     every: int = 25
     patience: int = 4
     seed: int = 0
-    _memory: _Memory | None = field(default=None, init=False, repr=False, compare=False)
+    weights: Mapping[str, Tensor] | None = field(default=None, repr=False, compare=False)
+    _memory: Memory | None = field(default=None, init=False, repr=False, compare=False)
 
     least_members = LEAST_MEMBERS
 
@@ -145,7 +145,7 @@ class NetworkPrior(EnsemblePrior):
     def begin(self, problem: Problem) -> NetworkPrior:
         """Return a copy that remembers its weights from one `fit` to the next."""
         run = copy.copy(self)
-        object.__setattr__(run, "_memory", _Memory(problem))
+        object.__setattr__(run, "_memory", self._recalled(problem))
         return run
 
     def restore(self, carried: Mapping[str, Tensor]) -> None:
@@ -161,44 +161,133 @@ class NetworkPrior(EnsemblePrior):
         modes: Modes | None = None,
         space: StateSpace | AugmentedSpace | None = None,
     ) -> FittedNetwork:
-        if len(ensemble) < LEAST_MEMBERS:
-            raise ValueError(
-                f"Got {len(ensemble)} members: NetworkPrior holds some back and needs at least "
-                f"{LEAST_MEMBERS}."
-            )
+        self._check_members(ensemble)
         if self.pretrain and isinstance(space, AugmentedSpace):
             raise ValueError(
                 f"Got NetworkPrior(pretrain={self.pretrain}) for a nonlinear observation: its "
                 "draws are of the state alone; leave pretrain out."
             )
-        memory = _Memory() if self._memory is None else self._memory
+        memory = self._recalled() if self._memory is None else self._memory
         if self.pretrain and memory.weights is None and memory.problem is not None:
             self._fit(memory, self._draws(memory.problem), None, space)
         return self._fit(memory, ensemble, modes, space)
 
+    def amortised(
+        self,
+        ensembles: Float[Tensor, "cycles ensemble ..."],
+        space: StateSpace | None = None,
+        model: ObservationModel | None = None,
+    ) -> NetworkPrior:
+        """Return a copy that is trained, once and for all, and is not fine-tuned in a run.
+
+        `steps` optimiser steps on forecasts of many cycles, of which a share of `validation` is
+        held back from the Gaussians and trained on; beside the usual features the network sees
+        the mean and the spread of the ensemble. With the levels of many observing networks it
+        serves them all. ``dataclasses.replace(prior, fine_tune=50)`` fine-tunes it all the same.
+
+        Arguments:
+            ensembles: Forecasts, for instance those of another filter in a run of its own.
+            space: Space of the states, for a ring or localization.
+            model: The observing network of ``levels="these"``.
+        """
+        if (self.levels == "these") != (model is not None):
+            raise ValueError(
+                f'Got levels = {self.levels!r} and model = {model}: levels="these" are those of '
+                'the model, which levels="any" has no use for.'
+            )
+        modes = None if model is None else model.modes(tuple(ensembles.shape[2:]))
+        axis = self._axis(modes, space)
+        climate = Climate.of(ensembles, axis)
+        base, held = EnsembleGaussian(self.localization), self._held(ensembles[0])
+        parts = [
+            (
+                base.fit(e[:-held], modes, space),
+                e[-held:] if modes is None else modes.forward(e[-held:]),
+            )
+            for e in ensembles.double()
+        ]
+        precision = None if modes is None else modes.precision
+        pool = Pool.of(parts, axis, self.gaussian, climate, precision)
+        network = self._corrected(pool.members[..., :-1], CONTEXT)
+        memory = Memory()
+        self._learn(memory, network, pool.members, self._levels(), pool.loss)
+        assert memory.weights is not None
+        weights = {**memory.weights, "centre": climate.centre, "scale": climate.scale}
+        return replace(self, weights=weights, fine_tune=0, levels="any", pretrain=0)
+
+    def heads(
+        self,
+        pairs: Pairs,
+        space: StateSpace | AugmentedSpace | None = None,
+        simulate: Callable[[Tensor], Pairs] | None = None,
+    ) -> FittedHeads:
+        """Return trained heads of the pairs of states and simulated observations.
+
+        As in `fit`, with the weights of heads: fully connected, for the errors of this cycle.
+
+        Arguments:
+            pairs: States, simulated observations and the std of their errors, standardised.
+            space: Space of the pairs, for localization.
+            simulate: Makes pairs of draws of the system, for `pretrain`.
+
+        Raises:
+            ValueError: If there are too few members, or the network is a ring or amortised.
+        """
+        self._check_members(pairs[0])
+        if self.axis is not None or self.weights is not None:
+            raise ValueError(
+                "The two heads of a nonlinear observation are a dense network of their own: leave "
+                "`axis` and `weights` of the NetworkPrior out."
+            )
+        memory = self._recalled() if self._memory is None else self._memory
+        if self.pretrain and memory.weights is None and memory.problem is not None and simulate:
+            self._fit_heads(memory, simulate(self._draws(memory.problem)), None)
+        return self._fit_heads(memory, pairs, space)
+
+    def _fit_heads(
+        self, memory: Memory, pairs: Pairs, space: StateSpace | AugmentedSpace | None
+    ) -> FittedHeads:
+        x, h, std = pairs
+        base = EnsembleGaussian(self.localization)
+        held = self._held(x)
+        inner = self._network(2 * x.shape[1], 1, FEATURES, x.device)
+        network = TwoHeads(inner, Margins.of(x, h), self.low)
+        if self.gaussian:
+            network.gaussian = heads_of(base, x[:-held], h[:-held], space)
+        report = self._learn(
+            memory, network, torch.cat((x, h), 1)[..., None], None, heads_loss(std)
+        )
+        if self.gaussian:
+            network.gaussian = heads_of(base, x, h, space)
+        return FittedHeads(network, report)
+
     def _fit(
         self,
-        memory: _Memory,
+        memory: Memory,
         ensemble: Tensor,
         modes: Modes | None,
         space: StateSpace | AugmentedSpace | None,
     ) -> FittedNetwork:
         axis = self._axis(modes, space)
         base = EnsembleGaussian(self.localization)
+        climate = self._climate(modes, space)
         whole = base.fit(ensemble, modes, space)
-        inner = self._network(laid_out(ensemble, axis), ensemble.device)
-        # Of a nonlinear observation some values may be absent: another size, another network.
-        known = memory.weights
-        tuned = known is not None and _fits(inner, known)
-        if known is not None and tuned:
-            inner.load_state_dict(known)
-        network = Corrected(inner, self.low, self.high)
-        report = self._train(network, base, ensemble, modes, space, axis, memory.fits, tuned)
-        network.gaussian = self._bound(whole, axis)
-        memory.fits += 1
-        memory.weights = {name: w.detach().clone() for name, w in inner.state_dict().items()}
-        report["carried"] = {**memory.weights, "fits": torch.tensor(memory.fits)}
+        members = ensemble if modes is None else modes.forward(ensemble)
+        network = self._corrected(laid_out(members, axis), 0 if climate is None else CONTEXT)
+        parts = [
+            (base.fit(ensemble[others], modes, space), members[own])
+            for others, own in folds(len(ensemble), self._held(ensemble))
+        ]
+        these = modes is not None and self.levels == "these"
+        precision = modes.precision if modes is not None and these else None
+        pool = Pool.of(parts, axis, self.gaussian, climate, precision)
+        report = self._learn(memory, network, pool.members, self._levels(), pool.loss)
+        network.gaussian = standardised(whole, axis) if self.gaussian else None
+        network.context = None if climate is None else climate.context(whole, axis)
         return FittedNetwork(network, whole, axis, report)
+
+    def _held(self, ensemble: Tensor) -> int:
+        return max(1, round(self.validation * len(ensemble)))
 
     def _draws(self, problem: Problem) -> Tensor:
         """States of the system as they are at the first observation."""
@@ -210,42 +299,35 @@ class NetworkPrior(EnsemblePrior):
             draws = problem.system.step(draws, generator)
         return draws
 
-    def _train(
+    def _learn(
         self,
-        network: Corrected,
-        base: EnsembleGaussian,
-        ensemble: Tensor,
-        modes: Modes | None,
-        space: StateSpace | AugmentedSpace | None,
-        axis: int | None,
-        fits: int,
-        tuned: bool,
+        memory: Memory,
+        network: Corrected | TwoHeads,
+        members: Tensor,
+        levels: Levels | None,
+        loss: Loss,
     ) -> dict[str, Any]:
-        """Train on all but the last members, and say whether that helped with those."""
-        steps = self.fine_tune if tuned else self.steps
-        held = max(1, round(self.validation * len(ensemble)))
-        part = base.fit(ensemble[:-held], modes, space)
-        network.gaussian = self._bound(part, axis)
-        members = ensemble if modes is None else modes.forward(ensemble)
-        z = laid_out((members - part.mean) / part.var.sqrt(), axis).float()
-        settings = self._training(max(steps, 1), z.shape[1], fits)
-        levels = None
-        if self.levels == "these" and modes is not None:
-            precision = modes.precision.to(part.var) * part.var
-            levels = partial(_bridge_levels, laid_out(precision[None], axis)[0].float())
-        history: list[dict[str, float]] = []
-        if steps:
-            history = fit(network, z, settings, keep=True, patience=self.patience, levels=levels)
-        network.corrects = False
-        gaussian = validation_loss(network, z, settings, levels)
-        network.corrects = True
-        loss = validation_loss(network, z, settings, levels)
-        network.corrects = loss < gaussian
-        return {
-            "loss": loss,
-            "gaussian_loss": gaussian,
-            "training_steps": int(history[-1]["step"]) if history else 0,
-        }
+        known = memory.knows(network.correction)
+        if self.weights is not None and not known:
+            raise ValueError(
+                "The weights of this NetworkPrior are those of another width, number of blocks or "
+                "state: give it the settings that they were trained with."
+            )
+        steps = self.fine_tune if known else self.steps
+        settings = self._training(max(steps, 1), members.shape[1], memory.fits)
+        return learn(memory, network, members, settings, steps, self.patience, levels, loss)
+
+    def _levels(self) -> Levels:
+        share = self.observed
+
+        def levels(noise: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+            # The last channel is no entry of the state.
+            entries = (shape[0], shape[1] - 1)
+            if self.levels == "these":
+                return noise
+            return observed_levels(noise, entries, share, generator)
+
+        return levels
 
     def _training(self, steps: int, points: int, fits: int) -> Training:
         return Training(
@@ -281,39 +363,40 @@ class NetworkPrior(EnsemblePrior):
             )
         return space.axes.index(self.axis) + space.has_channels
 
-    def _network(self, layout: Tensor, device: torch.device) -> nn.Module:
+    def _corrected(self, layout: Tensor, context: int) -> Corrected:
+        points, channels = layout.shape[1:]
+        inner = self._network(points, channels, FEATURES + context, layout.device)
+        return Corrected(inner, self.low, self.high)
+
+    def _network(self, points: int, channels: int, seen: int, device: torch.device) -> nn.Module:
         """The network with its first weights, a function of the seed; in single precision."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             network: nn.Module
             if self.axis is None:
-                network = DenseCorrection(layout[0].numel(), self.width, self.blocks)
+                network = DenseCorrection(points * channels, self.width, self.blocks, seen)
             else:
-                network = RingCorrection(layout.shape[2], self.width, self.blocks)
+                network = RingCorrection(channels, self.width, self.blocks, seen)
         return network.to(device, torch.float32)
 
-    def _bound(self, fitted: FittedGaussian, axis: int | None) -> GaussianDenoiser | None:
-        """The Gaussian in standard deviations, in the layout of the network."""
-        if not self.gaussian:
+    def _recalled(self, problem: Problem | None = None) -> Memory:
+        return Memory(problem, None if self.weights is None else dict(self.weights))
+
+    def _climate(
+        self, modes: Modes | None, space: StateSpace | AugmentedSpace | None
+    ) -> Climate | None:
+        if self.weights is None:
             return None
-        shape = fitted.var.shape
-        basis = fitted.basis / fitted.var.sqrt().flatten()[:, None]
-        rows = laid_out(basis.mT.reshape(-1, *shape), axis)
-        mean = torch.zeros_like(rows[0]).double()
-        spectrum = fitted.spectrum.double()
-        # Its columns need not be orthonormal for `denoise`, whose process plays no part.
-        return GaussianDenoiser(mean, rows.flatten(1).mT.double(), spectrum, VarianceExploding())
+        if isinstance(space, AugmentedSpace) or (modes is not None and not modes.trivial):
+            raise ValueError(
+                "An amortised NetworkPrior takes observations of entries of the state (masks, "
+                "strides, selections with independent errors): use another prior here."
+            )
+        return Climate(self.weights["centre"], self.weights["scale"])
 
-
-def _fits(network: nn.Module, weights: Mapping[str, Tensor]) -> bool:
-    """Whether weights are of a network of this size."""
-    return all(weights[name].shape == w.shape for name, w in network.state_dict().items())
-
-
-def _bridge_levels(
-    precision: Tensor, noise: Tensor, shape: tuple[int, ...], generator: torch.Generator
-) -> Tensor:
-    """Levels of the bridge, and every other time those of its encoding, at r = 1 / noise^2."""
-    r = noise.double().square().reciprocal().reshape(-1, *(1,) * len(shape))
-    seen = precision.to(r) * (torch.arange(len(noise)) % 2).reshape(r.shape)
-    return (seen + (1 + seen) * r).rsqrt().expand(-1, *shape)
+    def _check_members(self, ensemble: Tensor) -> None:
+        if len(ensemble) < LEAST_MEMBERS:
+            raise ValueError(
+                f"Got {len(ensemble)} members: NetworkPrior holds some back and needs at least "
+                f"{LEAST_MEMBERS}."
+            )

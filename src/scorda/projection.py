@@ -23,8 +23,8 @@ to the drift of the unconditional process (`methods.masf` says why this counts i
 h(x) = x the sampler is the published linear one with H = 1 and has its variances. It is here for
 comparison: the bridge in the augmented state (`augment`) has none of the three.
 
-The heads are exact for what is fitted to the pairs (x, h(x)): their Gaussian or their kernel
-density.
+The heads are exact for what is fitted to the pairs (x, h(x)), their Gaussian or their kernel
+density; or they are those of a network that is trained on the pairs (`network_heads`).
 
 Source: MASF v2 (arXiv 2604.02889) and its public code, whose networks have the two heads.
 """
@@ -35,6 +35,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -45,9 +46,27 @@ from scorda.published import ScaledSDE
 from scorda.shapes import Float, Tensor
 from scorda.space import StateSpace
 
-__all__ = ["Heads", "ProjectionSDE", "heads_of"]
+__all__ = ["Heads", "LearnsHeads", "Pairs", "ProjectionSDE", "heads_of"]
 
 Heads = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+# Members, their simulated observations and the errors' std, as `heads_of` takes them.
+Pairs = tuple[Tensor, Tensor, Tensor]
+
+
+@runtime_checkable
+class LearnsHeads(Protocol):
+    """A prior that makes its own heads."""
+
+    def heads(
+        self,
+        pairs: Pairs,
+        space: StateSpace | AugmentedSpace | None = None,
+        simulate: Callable[[Tensor], Pairs] | None = None,
+    ) -> Heads:
+        """Arguments as those of `heads_of`."""
+        ...
 
 
 def heads_of(
@@ -55,14 +74,20 @@ def heads_of(
     x: Float[Tensor, "ensemble entries"],
     h: Float[Tensor, "ensemble entries"],
     space: StateSpace | AugmentedSpace | None = None,
+    std: Float[Tensor, "entries"] | None = None,
+    simulate: Callable[[Tensor], Pairs] | None = None,
 ) -> Heads:
     r"""Return the map from :math:`c = a x_0 + (1 - a) h(x_0) + N(0, v)`, a and v to m_1 and m_2.
 
+    c is ``(ensemble, entries)``, a one number or ``(ensemble, 1)``, and v broadcasts to c.
+
     Arguments:
-        prior: A Gaussian or a kernel density, fitted to the pairs.
+        prior: A Gaussian or a kernel density, fitted to the pairs, or a prior that `LearnsHeads`.
         x: Members.
         h: Their simulated observations.
         space: Space of the pairs, for localization.
+        std: Standard deviation of the errors of the observations (default: 1), for training.
+        simulate: Makes pairs, with their std, of other states: to train on before the run.
 
     Raises:
         ValueError: If it is another prior.
@@ -82,13 +107,15 @@ def heads_of(
             return w @ x + a * rest, w @ h + b * rest
 
         return kernel
+    if isinstance(prior, LearnsHeads):
+        return prior.heads((x, h, torch.ones_like(x[0]) if std is None else std), space, simulate)
     joint = torch.cat((x, h), 1)
     varies = joint.std(0) > 0
     fitted = prior.fit(joint[:, varies], None, space if varies.all() else None)
     if not isinstance(fitted, FittedGaussian):
         raise ValueError(
-            'MASF with mode="nonlinear" takes EnsembleGaussian or EnsembleKernel; got '
-            f'{type(prior).__name__}: use mode="bridge", which takes any prior.'
+            'MASF with mode="nonlinear" takes EnsembleGaussian, EnsembleKernel or NetworkPrior; '
+            f'got {type(prior).__name__}: use mode="bridge", which takes any prior.'
         )
     mean, roots = joint[0].clone(), joint.new_zeros(2 * entries, len(fitted.spectrum))
     mean[varies] = fitted.mean
@@ -96,11 +123,12 @@ def heads_of(
     (xm, hm), (xr, hr) = mean.split(entries), roots.split(entries)
 
     def gaussian(c: Tensor, a: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        b = 1 - a
-        root = a * xr + b * hr
-        cov = root @ root.mT + torch.diag_embed(v.expand(entries))
-        solved = torch.linalg.solve(cov, (c - a * xm - b * hm).mT)
-        weights = (root.mT @ solved).mT
+        # One matrix for each amplitude: for all samples, or for each.
+        b, each = 1 - a, a.reshape(-1, 1, 1)
+        root = each * xr + (1 - each) * hr
+        cov = root @ root.mT + torch.diag_embed(v.expand(len(root), entries))
+        rest = (c - a * xm - b * hm).unflatten(0, (len(root), -1))
+        weights = (torch.linalg.solve(cov, rest.mT).mT @ root).flatten(0, 1)
         return xm + weights @ xr.mT, hm + weights @ hr.mT
 
     return gaussian

@@ -37,6 +37,7 @@ from scorda.shapes import Float, Tensor
 __all__ = ["Training", "denoising_loss", "fit", "observed_levels", "validation_loss"]
 
 Levels = Callable[[Tensor, tuple[int, ...], torch.Generator], Tensor]
+Loss = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ class _State:
     optimiser: torch.optim.AdamW
     average: dict[str, Tensor]
     best: dict[str, Tensor]
+    loss: Loss
     history: list[dict[str, float]] = field(default_factory=list)
     step: int = 0
 
@@ -127,6 +129,7 @@ def fit(
     keep: bool = False,
     patience: int | None = None,
     levels: Levels | None = None,
+    loss: Loss = denoising_loss,
 ) -> list[dict[str, float]]:
     """Train a network in place; it ends with the averaged weights of the lowest validation loss.
 
@@ -143,6 +146,7 @@ def fit(
         patience: Stop after so many validations in a row without a lower loss; None: never.
         levels: Makes levels per entry of one level per segment, of the shape of a segment and a
             generator (default: `observed_levels`), for a network that takes them.
+        loss: Loss per segment of a network, as `denoising_loss` has it.
 
     Returns:
         One entry per validation: step, loss (mean since the last), validation (loss of the
@@ -165,7 +169,7 @@ def fit(
         network.parameters(), lr=settings.rate, weight_decay=settings.weight_decay, eps=1e-8
     )
     weights = {name: p.detach().clone() for name, p in network.named_parameters()}
-    state = _State(network, optimiser, weights, {n: w.clone() for n, w in weights.items()})
+    state = _State(network, optimiser, weights, {n: w.clone() for n, w in weights.items()}, loss)
     if checkpoint is not None and Path(checkpoint).exists():
         _restore(state, Path(checkpoint), settings)
     key = rng.key(rng.seeded(settings.seed))
@@ -180,13 +184,13 @@ def fit(
             group["lr"] = _rate(state.step, settings)
         batch = _batch(training, settings, key, state.step + 1, levels)
         with torch.autocast(trajectories.device.type, torch.bfloat16, enabled=half):
-            loss = denoising_loss(network, *batch).mean()
+            mean = loss(network, *batch).mean()
         optimiser.zero_grad()
-        loss.backward()
+        mean.backward()
         nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
         optimiser.step()
         state.step += 1
-        total += loss.item()
+        total += mean.item()
         if not math.isfinite(total):
             raise FloatingPointError(
                 f"The loss is not finite at step {state.step}: lower the learning rate."
@@ -214,11 +218,12 @@ def validation_loss(
     trajectories: Float[Tensor, "series time ..."],
     settings: Training,
     levels: Levels | None = None,
+    loss: Loss = denoising_loss,
 ) -> float:
     """The validation loss of a network as it is, of the very samples and noise of `fit`."""
     _, validation = _split(trajectories.to(next(network.parameters())), settings)
     levels = _levels(network, settings, levels)
-    return _mean_loss(network, _held_back(validation, settings, levels))
+    return _mean_loss(network, _held_back(validation, settings, levels), loss)
 
 
 def _levels(network: nn.Module, settings: Training, levels: Levels | None) -> Levels | None:
@@ -317,7 +322,7 @@ def _rate(step: int, settings: Training) -> float:
 def _validate(state: _State, batch: tuple[Tensor, Tensor, Tensor], loss: float) -> None:
     current = {name: p.detach().clone() for name, p in state.network.named_parameters()}
     _load(state.network, state.average)
-    validation = _mean_loss(state.network, batch)
+    validation = _mean_loss(state.network, batch, state.loss)
     _load(state.network, current)
     entry = {"step": state.step, "loss": loss, "validation": validation}
     if entry["validation"] <= min((e["validation"] for e in state.history), default=math.inf):
@@ -325,10 +330,10 @@ def _validate(state: _State, batch: tuple[Tensor, Tensor, Tensor], loss: float) 
     state.history.append(entry)
 
 
-def _mean_loss(network: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> float:
+def _mean_loss(network: nn.Module, batch: tuple[Tensor, Tensor, Tensor], loss: Loss) -> float:
     with torch.no_grad():
         parts = zip(*(part.split(64) for part in batch), strict=True)
-        return torch.cat([denoising_loss(network, *part) for part in parts]).mean().item()
+        return torch.cat([loss(network, *part) for part in parts]).mean().item()
 
 
 def _stalled(history: list[dict[str, float]], patience: int | None) -> bool:

@@ -137,7 +137,7 @@ class MASF(PriorFilter):
         states, values = forecast.double(), y.double()
         report: dict[str, Any] = {}
         if isinstance(self.sampler, ProjectionSDE):
-            moved = self._projected(self.sampler, states, values, model, generator)
+            moved, report = self._projected(self.sampler, states, values, model, generator)
         elif model.operator.linear:
             moved, report = self._linear(states, values, model, self._space, generator)
         elif (joint := augment(states, values, model)) is not None:
@@ -178,7 +178,7 @@ class MASF(PriorFilter):
         y: Tensor,
         model: ObservationModel,
         generator: torch.Generator | None,
-    ) -> Tensor:
+    ) -> tuple[Tensor, dict[str, Any]]:
         if model.cov is not None:
             raise ValueError(
                 'MASF with mode="nonlinear" takes independent errors of observation: give `std` '
@@ -186,22 +186,26 @@ class MASF(PriorFilter):
             )
         flat = states.flatten(1)
         predicted = model.operator(states).flatten(1).to(flat)
-        x, centre, unit = _standardised(flat)
-        h, level, scale = _standardised(predicted)
-        entries = max(x.shape[1], h.shape[1])
-        std = model.error_std(tuple(y.shape), flat) / scale
+        entries = max(flat.shape[1], predicted.shape[1])
+        std = model.error_std(tuple(y.shape), flat)
+        x, h, errors = _pairs(flat, predicted, std)
+        (_, centre, unit), (_, level, scale) = _standardised(flat), _standardised(predicted)
         space = None
-        if self._space is not None and x.shape == h.shape:
+        if self._space is not None and flat.shape == predicted.shape:
             every = torch.arange(entries)
             space = AugmentedSpace(self._space, model.operator, every)
-        x, h = _filled(x, entries), _filled(h, entries)
         seen = _filled(torch.ones_like(std), entries)
-        std = torch.where(seen > 0, _filled(std, entries), std.mean())
         z = _filled((y - level) / scale, entries)
-        heads = heads_of(self.prior, x, h, space)
+
+        def simulate(draws: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            return _pairs(
+                draws.to(flat).flatten(1), model.operator(draws).flatten(1).to(flat), std
+            )
+
+        heads = heads_of(self.prior, x, h, space, errors, simulate)
         noise = rng.Stream(rng.key(generator), 0, len(x), (entries,), x)
-        moved = sampler.sample(heads, z, std, (x, h), seen, noise)[:, : flat.shape[1]]
-        return (centre + unit * moved).view_as(states)
+        moved = sampler.sample(heads, z, errors, (x, h), seen, noise)[:, : flat.shape[1]]
+        return (centre + unit * moved).view_as(states), getattr(heads, "report", {})
 
     @staticmethod
     def _published(
@@ -227,6 +231,15 @@ def _standardised(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     mean, std = x.mean(0), x.std(0)
     unit = torch.where(std > 0, std, 1.0)
     return (x - mean) / unit, mean, unit
+
+
+def _pairs(flat: Tensor, predicted: Tensor, std: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """States, simulated observations and errors in standardised vectors of one length."""
+    (x, _, _), (h, _, scale) = _standardised(flat), _standardised(predicted)
+    entries = max(x.shape[1], h.shape[1])
+    seen, std = _filled(torch.ones_like(std), entries), std / scale
+    filled = torch.where(seen > 0, _filled(std, entries), std.mean())
+    return _filled(x, entries), _filled(h, entries), filled
 
 
 def _filled(x: Tensor, entries: int) -> Tensor:

@@ -1,8 +1,8 @@
 r"""Small networks that correct a denoiser, for states whose entries have their own noise levels.
 
 Both see three numbers per entry, each of order 1 at every noise level: the noisy state, what the
-denoiser that they correct makes of it, and the log of the noise level. They return one, and start
-from zero.
+denoiser that they correct makes of it, and the log of the noise level; or more, where the caller
+has more to tell. They return one, and start from zero.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from scorda.shapes import Float, Tensor
 
 __all__ = ["DenseCorrection", "RingCorrection"]
 
-# Numbers per entry that a correction sees.
+# Numbers per entry that a correction sees at least.
 FEATURES = 3
 KERNEL = 5
 
@@ -29,11 +29,14 @@ class DenseCorrection(nn.Module):
         size: Entries of a state.
         width: Hidden features.
         blocks: Residual blocks of two layers.
+        features: Numbers per entry that it sees.
     """
 
-    def __init__(self, size: int, width: int = 64, blocks: int = 2) -> None:
+    def __init__(
+        self, size: int, width: int = 64, blocks: int = 2, features: int = FEATURES
+    ) -> None:
         super().__init__()
-        self.first = nn.Linear(FEATURES * size, width)
+        self.first = nn.Linear(features * size, width)
         self.blocks = nn.ModuleList(
             nn.Sequential(
                 nn.LayerNorm(width, elementwise_affine=False),
@@ -66,11 +69,14 @@ class RingCorrection(nn.Module):
         width: Hidden channels.
         blocks: Residual blocks of two convolutions with kernel 5; one output depends on
             4 * blocks + 2 points on either side.
+        features: Numbers per entry that it sees.
     """
 
-    def __init__(self, channels: int, width: int = 32, blocks: int = 2) -> None:
+    def __init__(
+        self, channels: int, width: int = 32, blocks: int = 2, features: int = FEATURES
+    ) -> None:
         super().__init__()
-        self.first = nn.Conv1d(FEATURES * channels, width, KERNEL)
+        self.first = nn.Conv1d(features * channels, width, KERNEL)
         self.blocks = nn.ModuleList(
             nn.ModuleList(nn.Conv1d(width, width, KERNEL) for _ in range(2)) for _ in range(blocks)
         )

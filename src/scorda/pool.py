@@ -1,0 +1,129 @@
+r"""Forecast ensembles as training data: each member beside the Gaussian of others.
+
+A network that corrects a Gaussian would learn to trust it too much from the members that the
+Gaussian was made of. So each member meets the Gaussian of other members of the same forecast: of
+the other folds of one ensemble, or, where there are many ensembles, of the rest of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from scorda.denoise import GaussianDenoiser
+from scorda.ensemble_prior import FittedGaussian
+from scorda.network_denoiser import Climate, Corrected, laid_out, standardised
+from scorda.process import VarianceExploding
+from scorda.shapes import Float, Int, Tensor
+from scorda.train import denoising_loss
+
+__all__ = ["Pool", "bridge_levels", "folds"]
+
+# Each member is trained on with the Gaussian of the other folds.
+FOLDS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Members to denoise, each with its own Gaussian, in the layout of the network.
+
+    Arguments:
+        members: ``(members, points, channels + 1)``: states in the units of their Gaussian, and
+            in the last channel which Gaussian that is.
+        roots: Square roots of the covariances, ``(gaussians, size, rank)``; None for a network
+            without.
+        context: What the network is told of the ensembles, ``(gaussians, points, channels, 2)``.
+        precision: Precision of one observing network in these units, ``(gaussians, points,
+            channels)``: levels are those of its bridge then, else those of the batch.
+    """
+
+    members: Float[Tensor, "members points channels_and_which"]
+    roots: Float[Tensor, "gaussians size rank"] | None
+    context: Float[Tensor, "gaussians points channels two"] | None
+    precision: Float[Tensor, "gaussians points channels"] | None
+
+    @classmethod
+    def of(
+        cls,
+        parts: Sequence[tuple[FittedGaussian, Tensor]],
+        axis: int | None,
+        gaussian: bool = True,
+        climate: Climate | None = None,
+        precision: Float[Tensor, "..."] | None = None,
+    ) -> Pool:
+        """Gaussians and members to denoise with them, both in the modes.
+
+        Arguments:
+            parts: The pairs: a Gaussian, and members ``(ensemble, *shape)``.
+            axis: Axis of the state that is the ring, or None.
+            gaussian: Whether the network corrects the Gaussian, or variances alone.
+            climate: Makes the context, or None for none.
+            precision: Precision of the modes of one observing network, or None for many.
+        """
+        members, roots, contexts, precisions = [], [], [], []
+        for number, (fitted, states) in enumerate(parts):
+            z = laid_out((states - fitted.mean) / fitted.var.sqrt(), axis).float()
+            members.append(F.pad(z, (0, 1), value=float(number)))
+            bound = standardised(fitted, axis)
+            roots.append(bound.basis * bound.spectrum.sqrt())
+            if climate is not None:
+                contexts.append(climate.context(fitted, axis))
+            if precision is not None:
+                precisions.append(laid_out((precision.to(fitted.var) * fitted.var)[None], axis)[0])
+        rank = max(root.shape[1] for root in roots)
+        return cls(
+            torch.cat(members),
+            torch.stack([F.pad(r, (0, rank - r.shape[1])) for r in roots]) if gaussian else None,
+            torch.stack(contexts) if contexts else None,
+            torch.stack(precisions).float() if precisions else None,
+        )
+
+    def loss(
+        self,
+        network: nn.Module,
+        x0: Float[Tensor, "ensemble points channels"],
+        noise: Float[Tensor, "ensemble ..."],
+        eps: Float[Tensor, "ensemble points channels"],
+    ) -> Float[Tensor, "ensemble"]:
+        """`denoising_loss`, each member with its own Gaussian."""
+        corrected = cast(Corrected, network)
+        which = x0[:, 0, -1].long()
+        x0, eps = x0[..., :-1], eps[..., :-1]
+        if self.roots is not None:
+            roots = self.roots[which]
+            ones, mean = roots.new_ones(roots.shape[-1]), torch.zeros_like(x0[0]).double()
+            # The process of a denoiser plays no part in `denoise`.
+            corrected.gaussian = GaussianDenoiser(mean, roots, ones, VarianceExploding())
+        if self.context is not None:
+            corrected.context = self.context[which]
+        if self.precision is not None:
+            noise = bridge_levels(self.precision[which], noise)
+        return denoising_loss(corrected, x0, noise, eps)
+
+
+def folds(members: int, held: int) -> list[tuple[Int[Tensor, "a"], Int[Tensor, "b"]]]:
+    """Members to make a Gaussian of, and members to denoise with it; the last are those held back.
+
+    Of fewer than four that are not held back, each is denoised with the Gaussian of all of them.
+    """
+    rest, back = torch.arange(members).split((members - held, held))
+    parts = min(FOLDS, len(rest) // 2)
+    if parts < 2:
+        return [(rest, rest), (rest, back)]
+    own = [rest[i::parts] for i in range(parts)]
+    others = [torch.cat(own[:i] + own[i + 1 :]) for i in range(parts)]
+    return [*zip(others, own, strict=True), (rest, back)]
+
+
+def bridge_levels(
+    precision: Float[Tensor, "ensemble points channels"], noise: Float[Tensor, "ensemble"]
+) -> Float[Tensor, "ensemble points channels"]:
+    """Levels of the bridge, and every other time those of its encoding, at r = 1 / noise^2."""
+    r = noise.double().square().reciprocal().reshape(-1, 1, 1)
+    seen = precision.to(r) * (torch.arange(len(noise)) % 2).to(r.device).reshape(r.shape)
+    return (seen + (1 + seen) * r).rsqrt()
