@@ -154,6 +154,12 @@ FILTERS = [
     MASF(mode="published", inflation=1.1),
     MASF(mode="nonlinear", sampler=ProjectionSDE(steps=50), inflation=1.1),
     MASF(NetworkPrior(steps=10, fine_tune=5, width=8, batch=8)),
+    MASF(
+        NetworkPrior(steps=10, fine_tune=5, width=8, batch=8),
+        mode="nonlinear",
+        sampler=ProjectionSDE(steps=50),
+        inflation=1.1,
+    ),
     SF(EnsembleGaussian(), euler_steps=60),
     SF(NetworkPrior(steps=10, fine_tune=5, width=8, batch=8), euler_steps=60, inflation=1.1),
     SSLS(EnsembleGaussian(), langevin_steps=20),

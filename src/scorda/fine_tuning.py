@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from scorda import rng
 from scorda.network_denoiser import Corrected
 from scorda.network_heads import TwoHeads
 from scorda.problem import Problem
@@ -44,6 +45,22 @@ class Memory:
             for name, w in network.state_dict().items()
         )
 
+    def draws(self, members: int, seed: int) -> Float[Tensor, "ensemble ..."]:
+        """States of the system as they are at the first observation."""
+        assert self.problem is not None
+        problem, generator = self.problem, rng.seeded(seed)
+        draws = problem.system.prior(members, generator)
+        if problem.initial is not None:
+            draws = draws.to(problem.initial)
+        for _ in range(min(problem.observed(), default=0)):
+            draws = problem.system.step(draws, generator)
+        return draws
+
+    def load(self, network: nn.Module) -> None:
+        """Give a network of this size its weights."""
+        assert self.weights is not None
+        network.load_state_dict({name: self.weights[name] for name in network.state_dict()})
+
 
 def learn(
     memory: Memory,
@@ -72,7 +89,7 @@ def learn(
     """
     inner, known = network.correction, memory.weights or {}
     if memory.knows(inner):
-        inner.load_state_dict({name: known[name] for name in inner.state_dict()})
+        memory.load(inner)
     network.corrects = True
     history: list[dict[str, float]] = []
     if steps:

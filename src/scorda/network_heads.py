@@ -20,7 +20,7 @@ linear at every noise level. The loss is the squared error over :math:`\rho^2`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -112,7 +112,12 @@ class TwoHeads(nn.Module):
         v: Float[Tensor, "..."],
     ) -> tuple[Float[Tensor, "ensemble entries"], Float[Tensor, "ensemble entries"]]:
         """m_1 and m_2 of noisy pairs, for one amplitude or, with shape (ensemble, 1), for each."""
-        G = self.gaussian(c, a, v)
+        return self.corrected(self.gaussian(c, a, v), c, a, v)
+
+    def corrected(
+        self, G: tuple[Tensor, Tensor], c: Tensor, a: Tensor, v: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Heads G with their correction."""
         if not self.corrects:
             return G
         alone, seen = self.margins.heads(c, a, v), self.margins.seen(c, a, v)
@@ -147,23 +152,32 @@ class FittedHeads:
 
 
 def heads_loss(
-    std: Float[Tensor, "entries"],
+    std: Float[Tensor, "entries"], gaussians: Sequence[Heads]
 ) -> Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]:
-    r"""Loss of pairs, ``(ensemble, 2 entries, 1)``, at the amplitudes of noise levels.
+    r"""Loss of pairs, ``(ensemble, 2 entries, 2)``, at the amplitudes of noise levels.
 
     .. math:: a = (1 + \nu^2)^{-1/2}, \qquad v = s^2 (1 - a^2)
 
     with s the standard deviation of the observation's errors.
+
+    Arguments:
+        std: s.
+        gaussians: Heads of Gaussians of other members; the second channel says which are a pair's.
     """
 
     def loss(network: nn.Module, x0: Tensor, noise: Tensor, eps: Tensor) -> Tensor:
-        heads = cast(TwoHeads, network)
+        heads, which = cast(TwoHeads, network), x0[:, 0, 1]
         x, h = x0[..., 0].double().chunk(2, 1)
         nu = noise.double()[:, None]
         a, share = (1 + nu**2).rsqrt(), nu**2 / (1 + nu**2)
         v = std.to(x).square() * share
         c = a * x + (1 - a) * h + v.sqrt() * eps[:, : x.shape[1], 0].double()
-        found, scales = heads(c, a, v), heads.margins.scales(a, v)
+        G = torch.empty_like(x), torch.empty_like(h)
+        for number, gaussian in enumerate(gaussians):
+            own = which == number
+            if own.any():
+                G[0][own], G[1][own] = gaussian(c[own], a[own], v[own])
+        found, scales = heads.corrected(G, c, a, v), heads.margins.scales(a, v)
         errors = [
             _over(m - target, scale)
             for m, target, scale in zip(found, (x, h), scales, strict=True)

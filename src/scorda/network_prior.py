@@ -25,10 +25,9 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from scorda import rng
 from scorda.assimilate import GaspariCohn
 from scorda.augment import AugmentedSpace
-from scorda.ensemble_prior import EnsembleGaussian, EnsemblePrior
+from scorda.ensemble_prior import EnsembleGaussian, EnsemblePrior, FittedGaussian
 from scorda.fine_tuning import Memory, learn
 from scorda.likelihood import ObservationModel
 from scorda.modes import Modes
@@ -37,10 +36,10 @@ from scorda.network_heads import FittedHeads, Margins, TwoHeads, heads_loss
 from scorda.nn.residual import FEATURES, DenseCorrection, RingCorrection
 from scorda.pool import Pool, folds
 from scorda.problem import Problem
-from scorda.projection import Pairs, heads_of
+from scorda.projection import Heads, Pairs, heads_of
 from scorda.shapes import Float, Tensor
 from scorda.space import StateSpace
-from scorda.train import Levels, Loss, Training, observed_levels
+from scorda.train import Levels, Loss, Training
 
 __all__ = ["NetworkPrior"]
 
@@ -169,7 +168,7 @@ class NetworkPrior(EnsemblePrior):
             )
         memory = self._recalled() if self._memory is None else self._memory
         if self.pretrain and memory.weights is None and memory.problem is not None:
-            self._fit(memory, self._draws(memory.problem), None, space)
+            self._fit(memory, memory.draws(self.pretrain, self.seed), None, space)
         return self._fit(memory, ensemble, modes, space)
 
     def amortised(
@@ -210,7 +209,7 @@ class NetworkPrior(EnsemblePrior):
         pool = Pool.of(parts, axis, self.gaussian, climate, precision)
         network = self._corrected(pool.members[..., :-1], CONTEXT)
         memory = Memory()
-        self._learn(memory, network, pool.members, self._levels(), pool.loss)
+        self._learn(memory, network, pool.members, pool.levels(self.observed), pool.loss)
         assert memory.weights is not None
         weights = {**memory.weights, "centre": climate.centre, "scale": climate.scale}
         return replace(self, weights=weights, fine_tune=0, levels="any", pretrain=0)
@@ -241,25 +240,30 @@ class NetworkPrior(EnsemblePrior):
             )
         memory = self._recalled() if self._memory is None else self._memory
         if self.pretrain and memory.weights is None and memory.problem is not None and simulate:
-            self._fit_heads(memory, simulate(self._draws(memory.problem)), None)
+            self._fit_heads(memory, simulate(memory.draws(self.pretrain, self.seed)), space)
         return self._fit_heads(memory, pairs, space)
 
     def _fit_heads(
         self, memory: Memory, pairs: Pairs, space: StateSpace | AugmentedSpace | None
     ) -> FittedHeads:
         x, h, std = pairs
-        base = EnsembleGaussian(self.localization)
-        held = self._held(x)
+        base, margins = EnsembleGaussian(self.localization), Margins.of(x, h)
+
+        def gaussian(members: Tensor) -> Heads:
+            if not self.gaussian:
+                return margins.heads
+            return heads_of(base, x[members], h[members], space)
+
+        joint = torch.stack((torch.cat((x, h), 1), torch.zeros(len(x), 2 * x.shape[1]).to(x)), -1)
+        parts = folds(len(x), self._held(x))
+        for number, (_, own) in enumerate(parts):
+            joint[own, :, 1] = number
+        loss = heads_loss(std, [gaussian(others) for others, _ in parts])
         inner = self._network(2 * x.shape[1], 1, FEATURES, x.device)
-        network = TwoHeads(inner, Margins.of(x, h), self.low)
-        if self.gaussian:
-            network.gaussian = heads_of(base, x[:-held], h[:-held], space)
-        report = self._learn(
-            memory, network, torch.cat((x, h), 1)[..., None], None, heads_loss(std)
-        )
-        if self.gaussian:
-            network.gaussian = heads_of(base, x, h, space)
-        return FittedHeads(network, report)
+        network = TwoHeads(inner, margins, self.low, gaussian(torch.arange(len(x))))
+        report = self._learn(memory, network, joint, None, loss)
+        # A sampler wants gradients by the state alone.
+        return FittedHeads(network.requires_grad_(False), report)
 
     def _fit(
         self,
@@ -274,6 +278,12 @@ class NetworkPrior(EnsemblePrior):
         whole = base.fit(ensemble, modes, space)
         members = ensemble if modes is None else modes.forward(ensemble)
         network = self._corrected(laid_out(members, axis), 0 if climate is None else CONTEXT)
+        # Held to many forecasts in training: a few members of one could not tell.
+        if climate is not None and self.fine_tune == 0:
+            self._check_known(memory, network.correction)
+            memory.load(network.correction)
+            self._use(network, whole, axis, climate)
+            return FittedNetwork(network, whole, axis)
         parts = [
             (base.fit(ensemble[others], modes, space), members[own])
             for others, own in folds(len(ensemble), self._held(ensemble))
@@ -281,23 +291,18 @@ class NetworkPrior(EnsemblePrior):
         these = modes is not None and self.levels == "these"
         precision = modes.precision if modes is not None and these else None
         pool = Pool.of(parts, axis, self.gaussian, climate, precision)
-        report = self._learn(memory, network, pool.members, self._levels(), pool.loss)
-        network.gaussian = standardised(whole, axis) if self.gaussian else None
-        network.context = None if climate is None else climate.context(whole, axis)
+        report = self._learn(memory, network, pool.members, pool.levels(self.observed), pool.loss)
+        self._use(network, whole, axis, climate)
         return FittedNetwork(network, whole, axis, report)
+
+    def _use(
+        self, network: Corrected, fitted: FittedGaussian, axis: int | None, climate: Climate | None
+    ) -> None:
+        network.gaussian = standardised(fitted, axis) if self.gaussian else None
+        network.context = None if climate is None else climate.context(fitted, axis)
 
     def _held(self, ensemble: Tensor) -> int:
         return max(1, round(self.validation * len(ensemble)))
-
-    def _draws(self, problem: Problem) -> Tensor:
-        """States of the system as they are at the first observation."""
-        generator = rng.seeded(self.seed)
-        draws = problem.system.prior(self.pretrain, generator)
-        if problem.initial is not None:
-            draws = draws.to(problem.initial)
-        for _ in range(min(problem.observed(), default=0)):
-            draws = problem.system.step(draws, generator)
-        return draws
 
     def _learn(
         self,
@@ -307,27 +312,19 @@ class NetworkPrior(EnsemblePrior):
         levels: Levels | None,
         loss: Loss,
     ) -> dict[str, Any]:
-        known = memory.knows(network.correction)
+        known = self._check_known(memory, network.correction)
+        steps = self.fine_tune if known else self.steps
+        settings = self._training(max(steps, 1), members.shape[1], memory.fits)
+        return learn(memory, network, members, settings, steps, self.patience, levels, loss)
+
+    def _check_known(self, memory: Memory, network: nn.Module) -> bool:
+        known = memory.knows(network)
         if self.weights is not None and not known:
             raise ValueError(
                 "The weights of this NetworkPrior are those of another width, number of blocks or "
                 "state: give it the settings that they were trained with."
             )
-        steps = self.fine_tune if known else self.steps
-        settings = self._training(max(steps, 1), members.shape[1], memory.fits)
-        return learn(memory, network, members, settings, steps, self.patience, levels, loss)
-
-    def _levels(self) -> Levels:
-        share = self.observed
-
-        def levels(noise: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-            # The last channel is no entry of the state.
-            entries = (shape[0], shape[1] - 1)
-            if self.levels == "these":
-                return noise
-            return observed_levels(noise, entries, share, generator)
-
-        return levels
+        return known
 
     def _training(self, steps: int, points: int, fits: int) -> Training:
         return Training(

@@ -20,7 +20,7 @@ from scorda.ensemble_prior import FittedGaussian
 from scorda.network_denoiser import Climate, Corrected, laid_out, standardised
 from scorda.process import VarianceExploding
 from scorda.shapes import Float, Int, Tensor
-from scorda.train import denoising_loss
+from scorda.train import Levels, denoising_loss, observed_levels
 
 __all__ = ["Pool", "bridge_levels", "folds"]
 
@@ -82,6 +82,17 @@ class Pool:
             torch.stack(contexts) if contexts else None,
             torch.stack(precisions).float() if precisions else None,
         )
+
+    def levels(self, share: float) -> Levels:
+        """Levels for `loss`: of one observing network, or of many in a share of samples."""
+
+        def levels(noise: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+            if self.precision is not None:
+                return noise
+            # The last channel is no entry of the state.
+            return observed_levels(noise, (shape[0], shape[1] - 1), share, generator)
+
+        return levels
 
     def loss(
         self,
