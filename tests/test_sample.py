@@ -114,6 +114,37 @@ def test_order_of_convergence(build, order, process):
     assert abs(slope - order) < 0.15
 
 
+@pytest.mark.parametrize(
+    ("build", "n", "error"), [(PredictorCorrector, 512, 0.05), (Multistep, 64, 2e-3)]
+)
+def test_what_is_encoded_comes_back(build, n, error, process):
+    """Numbers are those of the exact flow, and lead back: to the order of the steps."""
+    denoiser, x = gaussian(process), rng.normal(32, (D,), rng.seeded(2))
+    sampler, counted = build(n, 0, high=50.0, low=2e-3), Counted(denoiser)
+    numbers = sampler.encode(counted, x)
+    assert counted.rows == 32 * (n - 1)
+    exact = flow(denoiser, x, 2e-3, 50.0) / math.hypot(1, 50.0)
+    assert_close(numbers, exact, rtol=error, atol=error)
+    back = sampler.sample(denoiser, (D,), 32, rng.seeded(0), start=numbers)
+    assert_close(back, x, rtol=0, atol=error)
+
+
+def test_a_start_of_its_own_is_used_in_chunks_too(process):
+    """Given the numbers that would have been drawn, the samples are the same."""
+    sampler, denoiser = Multistep(6, 0), gaussian(process)
+    numbers = rng.Stream(rng.key(rng.seeded(0)), 0, 11, (D,))()
+    drawn = sampler.sample(denoiser, (D,), 11, rng.seeded(0))
+    for chunk in (3, None):
+        given = sampler.sample(denoiser, (D,), 11, rng.seeded(5), chunk, start=numbers)
+        assert_close(given, drawn, rtol=1e-9, atol=1e-10)
+
+
+def test_a_sampler_that_draws_noise_does_not_encode(process):
+    for sampler in (Ancestral(6, 0), Multistep(6, 1)):
+        with pytest.raises(ValueError, match="draws noise"):
+            sampler.encode(gaussian(process), torch.zeros(2, D))
+
+
 @pytest.mark.parametrize("tau", [0.25, 0.5, 1.0])
 def test_corrector_inflates_the_variance_of_white_noise(tau):
     """Stationary variance v = (1 - tau / v)^2 v + 2 tau / v, so v = 1 + tau / 2.

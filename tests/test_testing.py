@@ -26,6 +26,7 @@ from scorda.methods.letkf import LETKF
 from scorda.methods.masf import MASF
 from scorda.methods.mixture import GaussianMixtureFilter
 from scorda.methods.particle import ParticleFilter, ParticleSmoother
+from scorda.methods.score import ScoreFilter
 from scorda.methods.sda import SDA
 from scorda.methods.sf import SF
 from scorda.methods.ssls import SSLS
@@ -137,6 +138,7 @@ def test_operators(operator, shape):
     check_operator(operator, shape)
 
 
+FEW = Multistep(8, 0, low=1e-2, high=1e2)
 FILTERS = [
     EnKF(),
     ETKF(),
@@ -164,6 +166,12 @@ FILTERS = [
     SF(NetworkPrior(steps=10, fine_tune=5, width=8, batch=8), euler_steps=60, inflation=1.1),
     SSLS(EnsembleGaussian(), langevin_steps=20),
     SSLS(NetworkPrior(steps=10, fine_tune=5, width=8, batch=8), langevin_steps=20, inflation=1.1),
+    ScoreFilter(guidance=MMPS(1), sampler=FEW),
+    ScoreFilter(
+        NetworkPrior(steps=10, fine_tune=5, width=8, batch=8), guidance=MMPS(1), sampler=FEW
+    ),
+    ScoreFilter(EnsembleGaussian(GaspariCohn(2.0)), guidance=MMPS(1), sampler=FEW, coupled=False),
+    ScoreFilter(EnsembleKernel(0.2), guidance=InflatedLikelihood(), sampler=FEW, inflation=1.1),
     EnSF(euler_steps=20),
     EnSF("mixture", euler_steps=20, scale="spread"),
     ClosedFormFilter(),
@@ -209,6 +217,7 @@ DEFAULTS = [
     GaussianMixtureFilter(),
     SF(),
     SSLS(),
+    ScoreFilter(),
 ]
 
 

@@ -26,6 +26,7 @@ from scorda.methods.letkf import LETKF
 from scorda.methods.masf import MASF
 from scorda.methods.mixture import GaussianMixtureFilter
 from scorda.methods.particle import ParticleFilter, ParticleSmoother
+from scorda.methods.score import ScoreFilter
 from scorda.methods.sda import SDA
 from scorda.methods.sf import SF
 from scorda.methods.ssls import SSLS
@@ -119,6 +120,7 @@ __all__ = [
     "Problem",
     "PublishedSDE",
     "Sampler",
+    "ScoreFilter",
     "Select",
     "Standardisation",
     "StateSpace",

@@ -135,7 +135,8 @@ class FittedNetwork:
         level = level.expand(len(level), *u.shape[1:])
         z, nu = laid_out((u - mean) / std, self.axis), laid_out(level / std, self.axis)
         kappa = nu.square().reciprocal()
-        with torch.no_grad():
+        # A guidance may ask for the gradient with respect to u; without one nothing is kept.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and u.requires_grad):
             target = self.network(z, nu)
         D = torch.where(kappa > 0, z * kappa, 0.0) / (1 + kappa) + target / (1 + kappa).sqrt()
         return mean + std * laid_back(D, u.shape, self.axis)

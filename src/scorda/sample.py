@@ -52,6 +52,9 @@ class Sampler(ABC):
     low: float = 4e-3
     high: float = 10.0
 
+    # Whether `move` draws noise.
+    noisy = False
+
     def __post_init__(self) -> None:
         if self.steps < 2 or self.corrections < 0 or not 0 < self.tau < 2:
             raise ValueError(
@@ -68,6 +71,11 @@ class Sampler(ABC):
     def evaluations(self) -> int:
         """Evaluations of the denoiser per sample."""
         return self.steps + self.corrections * (self.steps - 1)
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether a sample is a function of its start alone [final]."""
+        return self.corrections == 0 and not self.noisy
 
     def times(self, process: ScalarProcess) -> Float[Tensor, "steps"]:
         """Diffusion times of the levels, from noise to data."""
@@ -106,6 +114,7 @@ class Sampler(ABC):
         like: Tensor | None = None,
         report: Callable[[int, int], None] | None = None,
         first: int = 0,
+        start: Float[Tensor, "ensemble ..."] | None = None,
     ) -> Float[Tensor, "ensemble ..."]:
         """Draw samples ``(members, *shape)`` [final].
 
@@ -121,24 +130,51 @@ class Sampler(ABC):
             like: Tensor whose dtype and device the samples take.
             report: Called with (evaluations done, evaluations in all).
             first: Number of the first member, where these are part of a larger ensemble.
+            start: Standard normal numbers to start from, ``(members, *shape)`` (default: drawn).
         """
         key, chunk = rng.key(generator), chunk or members
         last = first + members
         chunks = range(first, last, chunk)
         total, done = len(chunks) * self.evaluations, 0
         samples = []
-        for start in chunks:
-            stream = rng.Stream(key, start, min(start + chunk, last), shape, like)
-            for x in self._walk(denoiser, stream):  # noqa: B007 - the last one is the sample
+        for low in chunks:
+            high = min(low + chunk, last)
+            stream = rng.Stream(key, low, high, shape, like)
+            numbers = stream() if start is None else start[low - first : high - first]
+            # The last one is the sample.
+            for x in self._walk(denoiser, numbers, stream):  # noqa: B007
                 done += 1
                 if report is not None:
                     report(done, total)
             samples.append(x)
         return torch.cat(samples)
 
-    def _walk(self, denoiser: Denoiser, noise: rng.Stream) -> Iterator[Tensor]:
+    def encode(
+        self, denoiser: Denoiser, x: Float[Tensor, "ensemble ..."]
+    ) -> Float[Tensor, "ensemble ..."]:
+        """The numbers from which `sample` comes back to x, to the order of the steps [final].
+
+        They are standard normal where the x are samples of the denoiser's prior. The steps are
+        those of `sample` in reverse, one evaluation each, ``steps - 1`` in all.
+
+        Raises:
+            ValueError: If the sampler draws noise, so that no numbers belong to x.
+        """
+        if not self.deterministic:
+            raise ValueError(f"Got {self}, which draws noise: only a deterministic one encodes.")
+        process = denoiser.process
+        times = self.times(process).flip(0).to(x)
+        nu = process.noise_level(times).tolist()
+        previous: Tensor | None = None
+        for i, t in enumerate(times[:-1]):
+            mean = denoiser(process.alpha(t) * x, t)
+            levels = (nu[max(i - 1, 0)], nu[i], nu[i + 1])
+            x, previous = self.move(x, mean, previous, levels, lambda: torch.zeros(())), mean
+        return x / math.hypot(1, nu[-1])
+
+    def _walk(self, denoiser: Denoiser, x: Tensor, noise: rng.Stream) -> Iterator[Tensor]:
         """Yield after each evaluation of the denoiser; the last value is the sample."""
-        process, x = denoiser.process, noise()
+        process = denoiser.process
         times = self.times(process).to(x)
         nu = process.noise_level(times)
         x = x * (process.var(times[0]) + process.alpha(times[0]).square()).sqrt()
@@ -203,6 +239,8 @@ class Ancestral(Sampler):
     """
 
     upper: float = 0.0
+
+    noisy = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

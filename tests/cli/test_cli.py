@@ -298,6 +298,13 @@ TRAINING_FREE = {
     "ssls --prior network-prior:steps=5,width=8,fine_tune=2 --langevin-steps 10": scorda.SSLS(
         scorda.NetworkPrior(steps=5, width=8, fine_tune=2), langevin_steps=10
     ),
+    "score-filter --prior ensemble-kernel:bandwidth=0.3 --guidance mmps:iterations=1"
+    " --coupled false --sampler ancestral:steps=16,corrections=0": scorda.ScoreFilter(
+        scorda.EnsembleKernel(0.3),
+        guidance=scorda.MMPS(1),
+        coupled=False,
+        sampler=scorda.Ancestral(16, corrections=0),
+    ),
     "closed-form-filter --bandwidth likelihood": scorda.ClosedFormFilter("likelihood"),
 }
 
