@@ -14,8 +14,8 @@ ORDER = (
     "shapes rng linalg space files times fields metrics systems operators gridded tables "
     "modes likelihood observe problem process measurement_aware denoise condition nn train "
     "sample guide prior bridge published assimilate augment ensemble_prior mixture_prior "
-    "prior_filter projection mixture network_denoiser pool network_heads fine_tuning network_prior "
-    "learn emulate methods testing store weights bench plot report cli"
+    "prior_filter projection mixture network_denoiser pool network_heads fine_tuning "
+    "network_prior learn emulate methods testing store weights bench plot report cli"
 ).split()
 HEIGHT = {name: height for height, name in enumerate(ORDER)}
 # These use the library as its users do, through the package.
