@@ -86,6 +86,10 @@ class MASF(PriorFilter):
     there are more the state is filled up with zeros. Where h is linear, and elsewhere with the
     same prior, ``mode="bridge"`` is exact and this is not. It, too, is here for comparison.
 
+    For a nonlinear h take ``mode="bridge"`` with a kernel prior, or with a Gaussian where members
+    are few, rather than ``mode="nonlinear"``; `ScoreFilter` where h has a gradient, members are
+    many and the observation is precise (docs/nonlinear.md).
+
     Source and derivation: the module's docstring.
 
     Arguments:
