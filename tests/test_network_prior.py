@@ -114,7 +114,7 @@ def test_training_approaches_the_exact_denoiser_of_a_large_gaussian_sample():
     bound leaves room for other threads.
     """
     x = correlated(4000, 4)
-    prior = NetworkPrior(gaussian=False, steps=600, width=64, blocks=1, observed=0.5, rate=1e-2)
+    prior = NetworkPrior(gaussian=False, steps=600, width=64, blocks=1, rate=1e-2)
     fitted, exact = prior.fit(x), EnsembleGaussian().fit(x)
     fresh = correlated(1000, 4, seed=5)
     for noise in (torch.full((1, 4), 1.0), torch.tensor([[0.2, 2.0, 2.0, 2.0]])):

@@ -20,9 +20,9 @@ from scorda.ensemble_prior import FittedGaussian
 from scorda.network_denoiser import Climate, Corrected, laid_out, standardised
 from scorda.process import VarianceExploding
 from scorda.shapes import Float, Int, Tensor
-from scorda.train import Levels, denoising_loss, observed_levels
+from scorda.train import Levels, denoising_loss
 
-__all__ = ["Pool", "bridge_levels", "folds"]
+__all__ = ["Pool", "bridge_levels", "folds", "observing_networks"]
 
 # Each member is trained on with the Gaussian of the other folds.
 FOLDS = 4
@@ -39,7 +39,7 @@ class Pool:
             without.
         context: What the network is told of the ensembles, ``(gaussians, points, channels, 2)``.
         precision: Precision of one observing network in these units, ``(gaussians, points,
-            channels)``: levels are those of its bridge then, else those of the batch.
+            channels)``, or None for many.
     """
 
     members: Float[Tensor, "members points channels_and_which"]
@@ -84,13 +84,14 @@ class Pool:
         )
 
     def levels(self, share: float) -> Levels:
-        """Levels for `loss`: of one observing network, or of many in a share of samples."""
+        """Levels for `loss`: of one observing network, or each time of another."""
 
         def levels(noise: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
             if self.precision is not None:
                 return noise
             # The last channel is no entry of the state.
-            return observed_levels(noise, (shape[0], shape[1] - 1), share, generator)
+            size = len(noise), shape[0], shape[1] - 1
+            return bridge_levels(observing_networks(size, share, generator), noise)
 
         return levels
 
@@ -129,6 +130,31 @@ def folds(members: int, held: int) -> list[tuple[Int[Tensor, "a"], Int[Tensor, "
     own = [rest[i::parts] for i in range(parts)]
     others = [torch.cat(own[:i] + own[i + 1 :]) for i in range(parts)]
     return [*zip(others, own, strict=True), (rest, back)]
+
+
+def observing_networks(
+    size: tuple[int, int, int], share: float, generator: torch.Generator
+) -> Float[Tensor, "ensemble points channels"]:
+    """Precisions of observing networks drawn at random, for a share of samples; 0 for the others.
+
+    Entries are observed at random with any density, on a stride of up to 8 points, or along one
+    arc, in a third of the samples each; a channel is left out now and then. The errors have
+    standard deviations from a tenth to ten times that of the ensemble, alike in a sample.
+    """
+    samples, points, channels = size
+
+    def uniform(*axes: int) -> Tensor:
+        return torch.rand(samples, *axes, generator=generator)
+
+    place, kind = torch.arange(points)[:, None], uniform(1, 1)
+    at_random = uniform(points, channels) < uniform(1, 1)
+    stride = 1 + (8 * uniform(1, 1)).floor()
+    strided = (place + (stride * uniform(1, 1)).floor()) % stride == 0
+    arc = (place + (points * uniform(1, 1)).floor()) % points < points * uniform(1, 1)
+    seen = torch.where(kind < 1 / 3, at_random, torch.where(kind < 2 / 3, strided, arc))
+    seen = seen & (uniform(1, channels) < (1.0 if channels == 1 else 0.8))
+    seen = seen & (uniform(1, 1) < share)
+    return seen * 10 ** (4 * uniform(1, 1) - 2)
 
 
 def bridge_levels(
