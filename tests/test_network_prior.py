@@ -114,7 +114,7 @@ def test_training_approaches_the_exact_denoiser_of_a_large_gaussian_sample():
     bound leaves room for other threads.
     """
     x = correlated(4000, 4)
-    prior = NetworkPrior(gaussian=False, steps=600, width=64, blocks=1, rate=1e-2)
+    prior = NetworkPrior(gaussian=False, steps=600, blocks=1, rate=1e-2, patience=24)
     fitted, exact = prior.fit(x), EnsembleGaussian().fit(x)
     fresh = correlated(1000, 4, seed=5)
     for noise in (torch.full((1, 4), 1.0), torch.tensor([[0.2, 2.0, 2.0, 2.0]])):
@@ -122,7 +122,7 @@ def test_training_approaches_the_exact_denoiser_of_a_large_gaussian_sample():
         best = exact.denoise(u, noise)
         alone = x.mean(0) + fitted.var / (fitted.var + noise**2) * (u - x.mean(0))
         error = (fitted.denoise(u, noise) - best).square().mean().sqrt()
-        assert error < 0.5 * (alone - best).square().mean().sqrt()
+        assert error < 0.55 * (alone - best).square().mean().sqrt()
 
 
 def test_the_network_learns_what_is_not_gaussian():

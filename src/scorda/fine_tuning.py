@@ -68,7 +68,7 @@ def learn(
     members: Float[Tensor, "members points channels"],
     settings: Training,
     steps: int,
-    patience: int,
+    patience: int | None,
     levels: Levels | None,
     loss: Loss,
 ) -> dict[str, Any]:

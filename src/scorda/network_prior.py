@@ -209,7 +209,8 @@ class NetworkPrior(EnsemblePrior):
         pool = Pool.of(parts, axis, self.gaussian, climate, precision)
         network = self._corrected(pool.members[..., :-1], CONTEXT)
         memory = Memory()
-        self._learn(memory, network, pool.members, pool.levels(self.observed), pool.loss)
+        # The rate falls to zero over all steps: to stop before would be to stop half-way.
+        self._learn(memory, network, pool.members, pool.levels(self.observed), pool.loss, None)
         assert memory.weights is not None
         weights = {**memory.weights, "centre": climate.centre, "scale": climate.scale}
         return replace(self, weights=weights, fine_tune=0, levels="any", pretrain=0)
@@ -261,7 +262,7 @@ class NetworkPrior(EnsemblePrior):
         loss = heads_loss(std, [gaussian(others) for others, _ in parts])
         inner = self._network(2 * x.shape[1], 1, FEATURES, x.device)
         network = TwoHeads(inner, margins, self.low, gaussian(torch.arange(len(x))))
-        report = self._learn(memory, network, joint, None, loss)
+        report = self._learn(memory, network, joint, None, loss, self.patience)
         # A sampler wants gradients by the state alone.
         return FittedHeads(network.requires_grad_(False), report)
 
@@ -291,7 +292,8 @@ class NetworkPrior(EnsemblePrior):
         these = modes is not None and self.levels == "these"
         precision = modes.precision if modes is not None and these else None
         pool = Pool.of(parts, axis, self.gaussian, climate, precision)
-        report = self._learn(memory, network, pool.members, pool.levels(self.observed), pool.loss)
+        levels, patience = pool.levels(self.observed), self.patience
+        report = self._learn(memory, network, pool.members, levels, pool.loss, patience)
         self._use(network, whole, axis, climate)
         return FittedNetwork(network, whole, axis, report)
 
@@ -311,11 +313,12 @@ class NetworkPrior(EnsemblePrior):
         members: Tensor,
         levels: Levels | None,
         loss: Loss,
+        patience: int | None,
     ) -> dict[str, Any]:
         known = self._check_known(memory, network.correction)
         steps = self.fine_tune if known else self.steps
         settings = self._training(max(steps, 1), members.shape[1], memory.fits)
-        return learn(memory, network, members, settings, steps, self.patience, levels, loss)
+        return learn(memory, network, members, settings, steps, patience, levels, loss)
 
     def _check_known(self, memory: Memory, network: nn.Module) -> bool:
         known = memory.knows(network)
