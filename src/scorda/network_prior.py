@@ -60,7 +60,8 @@ class NetworkPrior(EnsemblePrior):
 
     Weights are those of coordinates: the modes of the observation, which for masks, strides and
     selections are the entries of the state. With other operators the network is one in the modes,
-    so it has to learn anew when the operator changes, and a ring is refused.
+    so it has to learn anew when the operator changes, and a ring is refused. Nonlinear ones are
+    linear in the pairs of states and values (`augment`), or `heads` are trained on them.
 
     The Gaussian's part costs a Cholesky factor per noisy sample, of the size of the state where
     localized, of the number of members otherwise: for states of some hundreds of components, or
@@ -90,7 +91,7 @@ class NetworkPrior(EnsemblePrior):
             those of the bridge with the observations of this cycle alone.
         validation: Share of members held back.
         every: Steps between validations.
-        patience: Validations without improvement that stop the training.
+        patience: Validations without improvement that stop a training in a run.
         seed: Seed of the first weights and of all training noise.
         weights: Weights to start from, as `amortised` makes them; None for those of the seed.
     """
@@ -137,8 +138,7 @@ class NetworkPrior(EnsemblePrior):
         if self.axis is not None and self.axis not in space.period:
             raise ValueError(
                 f"NetworkPrior(axis={self.axis!r}) convolves along a ring: the periodic "
-                f"coordinates of this space are {list(space.period)}; name one of them, or leave "
-                "the axis out for a dense network."
+                f"coordinates of this space are {list(space.period)}; name one, or leave it out."
             )
 
     def begin(self, problem: Problem) -> NetworkPrior:
@@ -148,11 +148,10 @@ class NetworkPrior(EnsemblePrior):
         return run
 
     def restore(self, carried: Mapping[str, Tensor]) -> None:
-        memory = self._memory
-        assert memory is not None
+        assert self._memory is not None
         weights = dict(carried)
-        memory.fits = int(weights.pop("fits"))
-        memory.weights = weights
+        self._memory.fits = int(weights.pop("fits"))
+        self._memory.weights = weights
 
     def fit(
         self,
@@ -289,8 +288,7 @@ class NetworkPrior(EnsemblePrior):
             (base.fit(ensemble[others], modes, space), members[own])
             for others, own in folds(len(ensemble), self._held(ensemble))
         ]
-        these = modes is not None and self.levels == "these"
-        precision = modes.precision if modes is not None and these else None
+        precision = modes.precision if modes is not None and self.levels == "these" else None
         pool = Pool.of(parts, axis, self.gaussian, climate, precision)
         levels, patience = pool.levels(self.observed), self.patience
         report = self._learn(memory, network, pool.members, levels, pool.loss, patience)
