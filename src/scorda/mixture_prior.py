@@ -45,7 +45,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Protocol
 
 import torch
 
@@ -160,8 +160,12 @@ class FittedMixture:
 
     def _full(self, W: Float[Tensor, "size"]) -> tuple[_Whitening, ...]:
         """Of the kernels, and of the Gaussian."""
-        C = self._cov.to(W)
-        return tuple(_by_cholesky(beta * C, W) for beta in (self.beta, 1.0))
+        C, one = self._cov.to(W), torch.eye(len(W)).to(W)
+        scaled = W[:, None] * C * W
+        return tuple(
+            _ByCholesky(beta * C, W, torch.linalg.cholesky(one + beta * scaled))
+            for beta in (self.beta, 1.0)
+        )
 
     def _thin(self, W: Float[Tensor, "size"]) -> tuple[_Whitening, ...]:
         L = self.gaussian.basis.to(W) * self.gaussian.spectrum.to(W).sqrt()
@@ -169,39 +173,62 @@ class FittedMixture:
         # Modes without information leave directions of rounding, in which u may be far away.
         seen = S > S[0] * max(L.shape) * torch.finfo(S.dtype).eps
         U, S, V = U[:, seen], S[seen], Vt[seen].mT
-        return tuple(_by_values(beta, U * W[:, None], S, L, V) for beta in (self.beta, 1.0))
+        return tuple(_ByValues(beta, U * W[:, None], S, L, V) for beta in (self.beta, 1.0))
 
 
-class _Whitening(NamedTuple):
-    """x to y = F x; y to B F^T y; and the log of the determinant of F / W, term by term."""
+class _Whitening(Protocol):
+    """A factor F of the inverse covariance of noisy samples."""
 
-    white: Callable[[Tensor], Tensor]
-    gain: Callable[[Tensor], Tensor]
-    log_det: Tensor
+    @property
+    def log_det(self) -> Tensor:
+        """Log of the determinant of F / W, term by term."""
+        ...
 
+    def white(self, x: Tensor) -> Tensor:
+        """F x."""
+        ...
 
-def _by_cholesky(B: Tensor, W: Tensor) -> _Whitening:
-    G = torch.linalg.cholesky(torch.eye(len(W)).to(W) + W[:, None] * B * W)
-
-    def white(x: Tensor) -> Tensor:
-        return torch.linalg.solve_triangular(G, (x * W).mT, upper=False).mT
-
-    def gain(y: Tensor) -> Tensor:
-        return (torch.linalg.solve_triangular(G.mT, y.mT, upper=True).mT * W) @ B
-
-    return _Whitening(white, gain, -G.diagonal().log())
+    def gain(self, y: Tensor) -> Tensor:
+        """B F^T y."""
+        ...
 
 
-def _by_values(beta: float, WU: Tensor, S: Tensor, L: Tensor, V: Tensor) -> _Whitening:
-    scale = (1 + beta * S.square()).rsqrt()
+@dataclass(frozen=True, eq=False)
+class _ByCholesky:
+    B: Tensor
+    W: Tensor
+    G: Tensor
 
-    def white(x: Tensor) -> Tensor:
-        return (x @ WU) * scale
+    @property
+    def log_det(self) -> Tensor:
+        return -self.G.diagonal().log()
 
-    def gain(y: Tensor) -> Tensor:
-        return ((y * (beta * S * scale)) @ V.mT) @ L.mT
+    def white(self, x: Tensor) -> Tensor:
+        return torch.linalg.solve_triangular(self.G, (x * self.W).mT, upper=False).mT
 
-    return _Whitening(white, gain, scale.log())
+    def gain(self, y: Tensor) -> Tensor:
+        solved = torch.linalg.solve_triangular(self.G.mT, y.mT, upper=True).mT
+        return (solved * self.W) @ self.B
+
+
+@dataclass(frozen=True, eq=False)
+class _ByValues:
+    beta: float
+    WU: Tensor
+    S: Tensor
+    L: Tensor
+    V: Tensor
+
+    @property
+    def log_det(self) -> Tensor:
+        return -0.5 * (self.beta * self.S.square()).log1p()
+
+    def white(self, x: Tensor) -> Tensor:
+        return (x @ self.WU) * self.log_det.exp()
+
+    def gain(self, y: Tensor) -> Tensor:
+        scale = self.beta * self.S * self.log_det.exp()
+        return ((y * scale) @ self.V.mT) @ self.L.mT
 
 
 @dataclass(frozen=True)
