@@ -2,8 +2,8 @@ r"""The Gaussian-mixture filter: between the particle filter and the ensemble Ka
 
 The forecast is a mixture of Gaussians on the members, whose bandwidth :math:`\beta` runs from the
 particle filter (0) to the ensemble Kalman filter (1); its posterior is known (`scorda.mixture`).
-The members of the analysis have exactly its mean and covariance, so that no sampling error of
-these two is made in any cycle.
+The members of the analysis have exactly its mean, and its covariance with the sampling error of
+its weights, so that no further sampling error of these two is made in any cycle.
 """
 
 from __future__ import annotations
@@ -43,11 +43,17 @@ class GaussianMixtureFilter(Filter):
     localization, members are drawn systematically in proportion to the weights, a member that is
     drawn keeping its place, moved to :math:`m_i`, and spread by their kernel; then the symmetric
     map between the two covariances makes mean and covariance of the analysis exactly those of the
-    mixture. With :math:`\beta = 1` and without `rotation` this is the `ETKF` (for a linear h).
+    mixture, but for a factor of the covariance,
+
+    .. math:: f = \frac{1 + \sum_i w_i^2}{1 + 1 / N} .
+
+    It stands for the sampling error of the weighted mean, which as many members of equal weight
+    would not make: without it, few effective members are overconfident and the filter may lose
+    the truth. For equal weights it is 1. With :math:`\beta = 1` and without `rotation` this is the `ETKF` (for a linear h).
 
     With localization each grid point has its own mixture, from the observations near it and with
-    their errors localized as in the `LETKF`. Its mean and covariance are again exact, but its
-    shape is not drawn from: the analysis is the linear transform of the members with the
+    their errors localized as in the `LETKF`. Its mean and covariance are again exact (but for f,
+    of each point), but its shape is not drawn from: the analysis is the linear transform of the members with the
     symmetric root, which changes little from point to point. With :math:`\beta = 1` this is the
     `LETKF`. It takes a matrix ``(ensemble, ensemble)`` per point, in batches; without localization
     nothing is larger than the ensemble or a square of its members or components, whichever are
@@ -165,7 +171,8 @@ class GaussianMixtureFilter(Filter):
         spread = centres[_draw(weights, choice)] + own @ symmetric_map(_cov(own), kernel)
         spread = spread - spread.mean(0)
         spread = spread @ symmetric_map(_cov(spread), cov)
-        moved = (centre + self.inflation * spread).to(back) @ back
+        factor = self.inflation * _sampling(weights)
+        moved = (centre + factor * spread).to(back) @ back
         return mean + moved.reshape(forecast.shape), 1 / weights.square().sum()
 
     def _local(
@@ -196,7 +203,8 @@ class GaussianMixtureFilter(Filter):
             x = states[points]
             mean = x.mean(1, keepdim=True)
             A = x - mean
-            analysis[points] = mean + mean_weights @ A + self.inflation * (transform @ A)
+            factor = self.inflation * _sampling(weights)[:, None, None]
+            analysis[points] = mean + mean_weights @ A + factor * (transform @ A)
             priors.append(prior)
             sizes.append(1 / weights.square().sum(-1))
         memory.add(priors)
@@ -218,6 +226,11 @@ def _transform(posterior: MixturePosterior) -> tuple[Tensor, Tensor, Tensor]:
     kernel = identity - 1 / members - (Z * posterior.reduction().unsqueeze(-2)) @ Z.mT
     cov = (centres.mT * w) @ centres + posterior.beta / (members - 1) * kernel
     return weights, mean_weights, (members - 1) ** 0.5 * psd_root(cov)
+
+
+def _sampling(weights: Float[Tensor, "*batch ensemble"]) -> Float[Tensor, "*batch"]:
+    """Factor of the spread for the sampling error of a weighted mean, 1 for equal weights."""
+    return ((1 + weights.square().sum(-1)) / (1 + 1 / weights.shape[-1])).sqrt()
 
 
 def _cov(x: Float[Tensor, "ensemble rank"]) -> Float[Tensor, "rank rank"]:
