@@ -16,6 +16,7 @@ from scorda.methods.closed_form import ClosedFormFilter
 from scorda.methods.enkf import EnKF
 from scorda.methods.ensf import EnSF
 from scorda.methods.masf import MASF
+from scorda.methods.mixture import GaussianMixtureFilter
 from scorda.methods.particle import ParticleFilter
 from scorda.metrics import wasserstein
 from scorda.mixture_prior import EnsembleMixture
@@ -139,6 +140,7 @@ def lorenz63_bimodal() -> Sweep:
     inflations = grid(inflation=(1.0, 1.02, 1.05, 1.1, 1.2, 1.4))
     kernels = grid(prior=[EnsembleKernel(width) for width in (0.2, 0.4, 0.7, 1.0, 1.5, 2.5)])
     mixtures = grid(prior=[EnsembleMixture(beta) for beta in (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)])
+    betas = grid(bandwidth=(0.1, 0.2, 0.35, 0.5, 0.7, "adaptive"))
     points = {
         f"N={n}": Bimodal(
             (
@@ -146,6 +148,7 @@ def lorenz63_bimodal() -> Sweep:
                 Entry("particle filter", ParticleFilter(1.0), n, grid(jitter=bandwidths)),
                 Entry("closed form", ClosedFormFilter(), n, closed),
                 Entry("closed form, coupled", ClosedFormFilter(draw="coupled"), n, closed),
+                Entry("mixture", GaussianMixtureFilter(), n, betas),
                 Entry("EnSF", EnSF(scale="spread", euler_steps=100), n, ends),
                 Entry("MASF bridge, Gaussian", MASF(), n, inflations),
                 Entry("MASF bridge, kernel", MASF(EnsembleKernel(1.0)), n, kernels),

@@ -15,6 +15,7 @@ from scorda.methods.enkf import ETKF, EnKF
 from scorda.methods.ensf import EnSF
 from scorda.methods.kalman import KalmanFilter, KalmanMoments
 from scorda.methods.masf import MASF
+from scorda.methods.mixture import GaussianMixtureFilter
 from scorda.methods.particle import ParticleFilter
 from scorda.observe import ObservationModel, Select
 from scorda.problem import Problem, twin_experiment
@@ -123,6 +124,8 @@ def linear_gaussian() -> Exactness:
         "closed form": ClosedFormFilter(),
         "closed form, bandwidth 0.1": ClosedFormFilter(bandwidth=0.1),
         "closed form, simulated observations, sigma_y 0.5": ClosedFormFilter(0.1, sigma_y=0.5),
+        "mixture": GaussianMixtureFilter(),
+        "mixture, bandwidth 0.1": GaussianMixtureFilter(0.1),
         "EnSF, paired": EnSF(),
         "EnSF, mixture": EnSF(form="mixture"),
         "MASF bridge": MASF(),

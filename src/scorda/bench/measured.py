@@ -21,6 +21,7 @@ from scorda.methods.enkf import EnKF
 from scorda.methods.ensf import EnSF
 from scorda.methods.letkf import LETKF
 from scorda.methods.masf import MASF
+from scorda.methods.mixture import GaussianMixtureFilter
 from scorda.methods.particle import ParticleFilter
 from scorda.methods.sf import SF
 from scorda.methods.ssls import SSLS
@@ -55,6 +56,7 @@ def lorenz63_masf() -> Setup:
     reaches = grid(reach=(0.25, 0.5, 1.0), inflation=(1.0, 1.1))
     noises = grid(noise=(0.05, 0.1, 0.2), inflation=(1.0, 1.1))
     mixtures = grid(prior=[EnsembleMixture(beta) for beta in (0.02, 0.04, 0.08, 0.15, 0.3, 0.6)])
+    betas = grid(bandwidth=(0.1, 0.2, 0.35, 0.5, 0.7, "adaptive"))
     return Setup(
         system=Lorenz63(dt=0.01, noise_std=0.0),
         model=ObservationModel(Select(range(3)), std=1.0),
@@ -66,6 +68,7 @@ def lorenz63_masf() -> Setup:
             Entry("EnKF", EnKF(), members, plain),
             Entry("particle filter", ParticleFilter(0.5), members, grid(jitter=bandwidths)),
             Entry("closed form", ClosedFormFilter(), members, grid(bandwidth=bandwidths)),
+            Entry("mixture", GaussianMixtureFilter(), members, betas),
             Entry("EnSF", EnSF(scale="spread", euler_steps=100), members, ends),
             Entry("SF", SF(euler_steps=200), members, reaches),
             Entry("SSLS", SSLS(), members, noises),
@@ -116,9 +119,12 @@ def _lorenz96(dim: int = 40, forcing: float = 8.0, gap: int = 4) -> Setup:
     ends = grid(eps_alpha=(0.05, 0.5), eps_beta=(0.025, 0.1, 0.3))
     letkf = grid(radius=tapers, inflation=inflations)
     enkf = grid(localization=[GaspariCohn(radius) for radius in tapers], inflation=inflations)
+    # Bandwidths below 1 inflate by themselves, so that one inflation does for all.
+    betas = grid(localization=[GaspariCohn(radius) for radius in tapers], bandwidth=(0.6, 1.0))
     entries = [
         Entry("EnKF", EnKF(), MEMBERS, enkf),
         Entry("LETKF", LETKF(radius=4.0), MEMBERS, letkf),
+        Entry("mixture", GaussianMixtureFilter(inflation=1.02), MEMBERS, betas),
         Entry("EnSF", EnSF(scale="spread", euler_steps=100), MEMBERS, ends),
         Entry("MASF published", MASF(mode="published"), MEMBERS, localized),
         Entry("MASF bridge", MASF(sampler=BridgeODE()), MEMBERS, localized),

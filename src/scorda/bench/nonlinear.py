@@ -13,6 +13,7 @@ from scorda.methods.closed_form import ClosedFormFilter
 from scorda.methods.enkf import EnKF
 from scorda.methods.ensf import EnSF
 from scorda.methods.letkf import LETKF
+from scorda.methods.mixture import GaussianMixtureFilter
 from scorda.methods.particle import ParticleFilter
 from scorda.observe import ObservationModel, Pointwise
 from scorda.shapes import Float, Tensor
@@ -69,11 +70,13 @@ def _entries(members: int) -> tuple[Entry, ...]:
     inflations = (1.0, 1.05, 1.15)
     ends = grid(eps_alpha=(0.05, 0.5), eps_beta=(0.025, 0.1, 0.3))
     closed = grid(bandwidth=BANDWIDTHS)
+    mixtures = grid(bandwidth=(0.2, 0.35, 0.5, 0.7, 1.0, "adaptive"))
     return (
         Entry("EnKF", EnKF(), members, grid(inflation=inflations, localization=tapers)),
         Entry("LETKF", LETKF(radius=2.0), members, grid(inflation=inflations, radius=(2.0, 4.0))),
         Entry("particle filter", ParticleFilter(0.5), members, grid(jitter=BANDWIDTHS)),
         Entry("closed form", ClosedFormFilter(), members, closed),
         Entry("closed form, coupled", ClosedFormFilter(draw="coupled"), members, closed),
+        Entry("mixture", GaussianMixtureFilter(), members, mixtures),
         Entry("EnSF", EnSF(scale="spread", euler_steps=100), members, ends),
     )

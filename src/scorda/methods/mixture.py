@@ -47,17 +47,18 @@ class GaussianMixtureFilter(Filter):
 
     .. math:: f = \frac{1 + \sum_i w_i^2}{1 + 1 / N} .
 
-    It stands for the sampling error of the weighted mean, which as many members of equal weight
-    would not make: without it, few effective members are overconfident and the filter may lose
-    the truth. For equal weights it is 1. With :math:`\beta = 1` and without `rotation` this is the `ETKF` (for a linear h).
+    It is there for the sampling error of the weighted mean, which as many members of equal weight
+    would not make, and covers a part of it; without it few effective members are overconfident,
+    and the filter may lose the truth. For equal weights it is 1. With :math:`\beta = 1` and
+    without `rotation` this is the `ETKF` (for a linear h).
 
     With localization each grid point has its own mixture, from the observations near it and with
     their errors localized as in the `LETKF`. Its mean and covariance are again exact (but for f,
-    of each point), but its shape is not drawn from: the analysis is the linear transform of the members with the
-    symmetric root, which changes little from point to point. With :math:`\beta = 1` this is the
-    `LETKF`. It takes a matrix ``(ensemble, ensemble)`` per point, in batches; without localization
-    nothing is larger than the ensemble or a square of its members or components, whichever are
-    fewer.
+    of each point), but its shape is not drawn from: the analysis is the linear transform of the
+    members with the symmetric root, which changes little from point to point. With
+    :math:`\beta = 1` this is the `LETKF`. It takes a matrix ``(ensemble, ensemble)`` per point,
+    in batches; without localization nothing is larger than the ensemble or a square of its
+    members or components, whichever are fewer.
 
     bandwidth="adaptive" takes in each cycle, of 17 values from 0.01 to 1, the one under which the
     observations of past cycles were most probable, among those with enough members to go on:
