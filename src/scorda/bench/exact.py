@@ -9,7 +9,7 @@ import torch
 from scorda import rng
 from scorda.bench.entry import Entry
 from scorda.bridge import BridgeODE, BridgeSDE
-from scorda.ensemble_prior import EnsembleKernel
+from scorda.ensemble_prior import EnsembleGaussian, EnsembleKernel
 from scorda.methods.closed_form import ClosedFormFilter
 from scorda.methods.enkf import ETKF, EnKF
 from scorda.methods.ensf import EnSF
@@ -17,6 +17,10 @@ from scorda.methods.kalman import KalmanFilter, KalmanMoments
 from scorda.methods.masf import MASF
 from scorda.methods.mixture import GaussianMixtureFilter
 from scorda.methods.particle import ParticleFilter
+from scorda.methods.score import ScoreFilter
+from scorda.methods.sf import SF
+from scorda.methods.ssls import SSLS
+from scorda.mixture_prior import EnsembleMixture
 from scorda.observe import ObservationModel, Select
 from scorda.problem import Problem, twin_experiment
 from scorda.published import PublishedSDE
@@ -112,7 +116,8 @@ def linear_gaussian() -> Exactness:
     """Four variables, two of them observed with std 0.5; forecasts correlated 0.5 to 0.6.
 
     Nothing is tuned: settings are the defaults. 500 members, so that what is seen is the bias of
-    the method more than the sampling error of the ensemble. An LETKF of infinite radius is the
+    the method more than the sampling error of the ensemble; SF and SSLS have the Gaussian of the
+    ensemble as their prior in place of a network, for the same reason. An LETKF of infinite radius is the
     ETKF; with a finite one it needs coordinates, which this system has none of.
     """
     plain = PublishedSDE(prior_scale=(1, 1, 1), guidance_scale=(1, 1, 1))
@@ -132,8 +137,13 @@ def linear_gaussian() -> Exactness:
         "MASF bridge, uncoupled": MASF(sampler=BridgeODE(coupled=False)),
         "MASF bridge, SDE": MASF(sampler=BridgeSDE()),
         "MASF bridge, kernel prior 0.2": MASF(EnsembleKernel(0.2)),
+        "MASF bridge, mixture prior 0.3": MASF(EnsembleMixture(0.3)),
         "MASF published, plain sum": MASF(mode="published", sampler=plain),
         "MASF published, its scales": MASF(mode="published"),
+        "MASF nonlinear": MASF(mode="nonlinear"),
+        "ScoreFilter, MMPS": ScoreFilter(),
+        "SF, Gaussian prior": SF(EnsembleGaussian()),
+        "SSLS, Gaussian prior": SSLS(EnsembleGaussian()),
     }
     entries = tuple(Entry(label, method, 500) for label, method in methods.items())
     return Exactness(entries, _system(), ObservationModel(Select(OBSERVED), std=0.5))
