@@ -117,8 +117,8 @@ def linear_gaussian() -> Exactness:
 
     Nothing is tuned: settings are the defaults. 500 members, so that what is seen is the bias of
     the method more than the sampling error of the ensemble; SF and SSLS have the Gaussian of the
-    ensemble as their prior in place of a network, for the same reason. An LETKF of infinite radius is the
-    ETKF; with a finite one it needs coordinates, which this system has none of.
+    ensemble as their prior in place of a network, for the same reason. An LETKF of infinite
+    radius is the ETKF; with a finite one it needs coordinates, which this system has none of.
     """
     plain = PublishedSDE(prior_scale=(1, 1, 1), guidance_scale=(1, 1, 1))
     methods = {
