@@ -113,8 +113,9 @@ def _lorenz96(dim: int = 40, forcing: float = 8.0, gap: int = 4) -> Setup:
         prior=[EnsembleGaussian(GaspariCohn(radius)) for radius in tapers], inflation=inflations
     )
     near = EnsembleMixture(localization=GaspariCohn(4.0), evidence=GaspariCohn(2.0))
+    # Members drawn with weights of their own at each site have too little spread.
     mixtures = grid(
-        prior=[replace(near, bandwidth=beta) for beta in (0.3, 0.45, 0.8)], inflation=inflations
+        prior=[replace(near, bandwidth=beta) for beta in (0.3, 0.45, 0.8)], inflation=(1.1, 1.2)
     )
     ends = grid(eps_alpha=(0.05, 0.5), eps_beta=(0.025, 0.1, 0.3))
     letkf = grid(radius=tapers, inflation=inflations)
