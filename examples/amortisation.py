@@ -52,7 +52,7 @@ class Size(NamedTuple):
     tuned: int  # Seeds with fine-tuning.
 
 
-FULL = Size(60, 300, 2000, 45, 10, 4, 2)
+FULL = Size(60, 300, 2000, 45, 10, 8, 3)
 QUICK = Size(20, 24, 50, 6, 2, 2, 2)
 
 
