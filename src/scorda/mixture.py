@@ -40,8 +40,20 @@ With :math:`Y = U s V^T`, the projections :math:`Z = Y V` and :math:`v = V^T d`,
 .. math:: q_{ir} = \frac{\kappa_r}{N - 1} \left[\frac{v_r}{\rho_r}
     - \frac{\gamma Z_{ir}}{\sqrt{\rho_r} (1 + \sqrt{\rho_r})}\right] .
 
-Nothing is divided by a singular value. Derived here; mixtures between the two filters: Frei &
-Künsch (2013), Biometrika 100, 781-800, whose B is likewise what a part of the information leaves.
+Nothing is divided by a singular value.
+
+**The Gaussian's share.** With the weight :math:`\epsilon` the prior is the Gaussian
+:math:`N(\bar x, P)` itself, so that mean and covariance stay as they are. Its posterior is the
+Kalman analysis, with the weight
+
+.. math:: w_0 = \frac{\epsilon \, p_1(y)}{\epsilon \, p_1(y) + (1 - \epsilon) \, p_\beta(y)},
+    \quad p_\beta(y) = \text{evidence of the kernels with } \beta .
+
+Where no kernel reaches the observation it has the weight, and the analysis is that of a Kalman
+filter in place of copies of the nearest member.
+
+Derived here; mixtures between the two filters: Frei & Künsch (2013), Biometrika 100, 781-800,
+whose B is likewise what a part of the information leaves.
 """
 
 from __future__ import annotations
@@ -107,10 +119,12 @@ class MixturePosterior:
     Arguments:
         prior: The ensemble.
         beta: :math:`\beta` in (0, 1], shape broadcastable to ``(*batch,)``.
+        share: :math:`\epsilon` in [0, 1).
     """
 
     prior: Projection
     beta: Float[Tensor, "*batch"]
+    share: float = 0.0
 
     @property
     def shrinkage(self) -> Float[Tensor, "*batch 1"]:
@@ -124,7 +138,7 @@ class MixturePosterior:
         return (1 + self.prior.values) / (1 + (1 - self.beta.unsqueeze(-1)) * self.prior.values)
 
     def log_weights(self) -> tuple[Float[Tensor, "*batch ensemble"], Float[Tensor, "*batch"]]:
-        r"""Log of the normalised weights, and the log evidence of y.
+        r"""Log of the weights of the kernels, normalised, and the log evidence of y under them.
 
         The evidence lacks what does not depend on :math:`\beta`: the density of the part of d
         that the ensemble cannot reach.
@@ -135,6 +149,26 @@ class MixturePosterior:
         total = logits.logsumexp(-1)
         evidence = total - math.log(Z.shape[-2]) - 0.5 * (v.square() / rho + rho.log()).sum(-1)
         return logits - total.unsqueeze(-1), evidence
+
+    def gaussian_weight(self) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
+        r""":math:`w_0`, and the log evidence of y under kernels and Gaussian."""
+        kernels = self.log_weights()[1]
+        if self.share == 0:
+            return torch.zeros_like(kernels), kernels
+        one = torch.ones_like(self.beta)
+        gaussian = MixturePosterior(self.prior, one).log_weights()[1] + math.log(self.share)
+        kernels = kernels + math.log1p(-self.share)
+        return (gaussian - kernels).sigmoid(), torch.logaddexp(gaussian, kernels)
+
+    def inverse_ess(self) -> Float[Tensor, "*batch"]:
+        """Sum of the squared weights; that of the Gaussian is one of all members alike."""
+        w0 = self.gaussian_weight()[0].unsqueeze(-1)
+        weights = (1 - w0) * self.log_weights()[0].exp() + w0 / self.prior.anomalies.shape[-2]
+        return weights.square().sum(-1)
+
+    def gaussian_shift(self) -> Float[Tensor, "*batch rank"]:
+        r"""What moves the mean of the Gaussian: its posterior has :math:`\bar x + q_0 Z^T A`."""
+        return self.reduction() * self.prior.innovation
 
     def shifts(self) -> Float[Tensor, "*batch ensemble rank"]:
         r"""q, which moves the centres: :math:`m_i = \bar x + \gamma a_i + q_i Z^T A`."""
@@ -159,7 +193,8 @@ class BandwidthMemory:
     evidence of a cycle counts relative to its best bandwidth, and as -0.3 at least.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, share: float = 0.0) -> None:
+        self.share = share
         self.cycles = 0.0
         self.evidence, self.inverse_ess = torch.zeros_like(GRID), torch.zeros_like(GRID)
 
@@ -194,9 +229,10 @@ class BandwidthMemory:
         for prior in priors:
             single = (1,) * (prior.innovation.ndim - 1)
             beta = GRID.to(prior.values).view(-1, *single)
-            log_weights, more = MixturePosterior(prior, beta).log_weights()
+            posterior = MixturePosterior(prior, beta, self.share)
+            more = posterior.gaussian_weight()[1]
             evidence += more.reshape(len(GRID), -1).sum(1).to(evidence) / count
-            squares = log_weights.exp().square().sum(-1)
+            squares = posterior.inverse_ess()
             inverse_ess += squares.reshape(len(GRID), -1).sum(1).to(evidence) / count
         self.cycles = FORGET * self.cycles + 1
         lost = (evidence - evidence.max()).clamp_min(-LOSS)

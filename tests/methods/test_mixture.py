@@ -52,14 +52,17 @@ def mixture(x, beta, H, cov):
     return mean + (n / (n - 1)) ** 0.5 * (x - mean) @ root.T, B
 
 
-def quadrature(x, beta):
+def quadrature(x, beta, share):
     """Mean, covariance and evidence of the posterior, on a grid of 801 x 801 points."""
     centres, B = mixture(x, beta, H, COV)
+    whole = torch.distributions.MultivariateNormal(x.mean(0), x.T.cov())
     axis = torch.linspace(-12, 14, 801)
     points = torch.cartesian_prod(axis, axis)
     kernel = torch.distributions.MultivariateNormal(centres[:, None], B)
     error = torch.distributions.MultivariateNormal(Y, COV)
-    logs = kernel.log_prob(points).logsumexp(0) - math.log(len(x)) + error.log_prob(points @ H.T)
+    prior = (1 - share) / len(x) * kernel.log_prob(points).exp().sum(0)
+    prior = prior + share * whole.log_prob(points).exp()
+    logs = prior.log() + error.log_prob(points @ H.T)
     cell = (axis[1] - axis[0]) ** 2
     evidence = (logs.logsumexp(0) + cell.log()).item()
     w = (logs - logs.logsumexp(0)).exp()
@@ -68,12 +71,14 @@ def quadrature(x, beta):
 
 
 @pytest.mark.parametrize("beta", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("share", [0.0, 0.3])
 @pytest.mark.parametrize("local", [False, True])
-def test_moments_and_evidence_are_those_of_the_mixture_by_quadrature(beta, local):
+def test_moments_and_evidence_are_those_of_the_mixture_by_quadrature(beta, local, share):
     """The grid is finer than a tenth of the kernels: the rectangle rule has converged."""
     x = forecast(9)
-    mean, cov, evidence = quadrature(x, beta)
-    method = GaussianMixtureFilter(beta, localization=GaspariCohn(math.inf) if local else None)
+    mean, cov, evidence = quadrature(x, beta, share)
+    taper = GaspariCohn(math.inf) if local else None
+    method = GaussianMixtureFilter(beta, localization=taper, share=share)
     if local:
         # Localization takes independent errors: the same observation, made white.
         root = torch.linalg.inv(torch.linalg.cholesky(COV))
@@ -87,13 +92,14 @@ def test_moments_and_evidence_are_those_of_the_mixture_by_quadrature(beta, local
     else:
         analysis = method.update(x, Y, MODEL, rng.seeded(0))
     white = MODEL.whiten(torch.cat((x @ H.T - (x @ H.T).mean(0), (Y - (x @ H.T).mean(0))[None])))
-    found = MixturePosterior(Projection.of(white[:-1], white[-1]), torch.tensor(beta))
-    weights = found.log_weights()[0].exp()
+    found = MixturePosterior(Projection.of(white[:-1], white[-1]), torch.tensor(beta), share)
+    w0, evidence_found = found.gaussian_weight()
+    weights = (1 - w0) * found.log_weights()[0].exp() + w0 / len(x)
     sampling = (1 + weights.square().sum()) / (1 + 1 / len(x))
     torch.testing.assert_close(analysis.mean(0), mean, atol=1e-9, rtol=0)
     torch.testing.assert_close(analysis.T.cov(), sampling * cov, atol=1e-9, rtol=0)
     constant = -math.log(2 * math.pi) - 0.5 * COV.logdet()
-    assert found.log_weights()[1].item() + constant == pytest.approx(evidence, abs=1e-9)
+    assert evidence_found.item() + constant == pytest.approx(evidence, abs=1e-9)
 
 
 @pytest.mark.parametrize("beta", [0.02, 0.4, 1.0])
@@ -144,7 +150,7 @@ def test_the_lower_end_is_the_particle_filter():
     wider = x.mean(0) + (11 / 10) ** 0.5 * (x - x.mean(0))
     info = ParticleFilter(0.0).analyse(wider, Y, MODEL)[1]
     torch.testing.assert_close(found.log_weights()[0].exp(), info["weights"])
-    analysis = GaussianMixtureFilter(1e-12).update(x, Y, MODEL, rng.seeded(0))
+    analysis = GaussianMixtureFilter(1e-12, share=0.0).update(x, Y, MODEL, rng.seeded(0))
     torch.testing.assert_close(analysis.mean(0), info["weights"] @ wider, atol=1e-5, rtol=0)
 
 
@@ -184,6 +190,18 @@ def test_a_black_box_is_a_component_of_the_state():
     found = method.update(wide, y, ObservationModel(Select([2]), std=0.4), rng.seeded(0))
     torch.testing.assert_close(plain.mean(0), found.mean(0)[:2])
     torch.testing.assert_close(plain.T.cov(), found.T.cov()[:2, :2])
+
+
+def test_where_no_kernel_reaches_the_gaussian_has_the_weight():
+    """Then the analysis is the Kalman filter's, not copies of the nearest member."""
+    x = forecast(30, 1)
+    model, y = ObservationModel(Select([0]), std=0.1), torch.tensor([15.0])
+    found = GaussianMixtureFilter(0.01).update(x, y, model, rng.seeded(0))
+    kalman = GaussianMixtureFilter(1.0).update(x, y, model, rng.seeded(0))
+    torch.testing.assert_close(found.mean(0), kalman.mean(0), atol=1e-6, rtol=0)
+    torch.testing.assert_close(found.std(0), kalman.std(0), atol=1e-6, rtol=0)
+    alone = GaussianMixtureFilter(0.01, share=0.0).update(x, y, model, rng.seeded(0))
+    assert alone.std() < 0.2 * kalman.std()
 
 
 def test_members_that_are_drawn_stay_in_their_place():
@@ -239,6 +257,7 @@ def test_nonlinear_cycle_with_localization():
         ({"bandwidth": 1.5}, "adaptive"),
         ({"inflation": 0.9}, "inflation"),
         ({"floor": 0.0}, "floor"),
+        ({"share": 1.0}, "share"),
     ],
 )
 def test_settings_out_of_range_are_refused(options, words):

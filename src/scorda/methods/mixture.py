@@ -36,10 +36,12 @@ __all__ = ["GaussianMixtureFilter"]
 class GaussianMixtureFilter(Filter):
     r"""Posterior of a Gaussian mixture on the forecast, by a transform that keeps two moments.
 
-    .. math:: p(x \mid y) = \sum_i w_i \, N(x; m_i, \beta P^a), \quad
-        w_i \propto N(y; H c_i, H B H^T + R), \quad m_i = c_i + K (y - H c_i)
+    .. math:: p(x \mid y) = (1 - w_0) \sum_i w_i \, N(x; m_i, \beta P^a) + w_0 \, N(x; m^a, P^a),
+        \quad w_i \propto N(y; H c_i, H B H^T + R), \quad m_i = c_i + K (y - H c_i)
 
-    with :math:`P^a` the covariance of the Kalman filter's analysis (see `scorda.mixture`). Without
+    with :math:`m^a, P^a` mean and covariance of the Kalman filter's analysis and :math:`w_0` the
+    weight left to the Gaussian of the ensemble, which has the share :math:`\epsilon` of the prior:
+    where no kernel reaches the observation it takes over (see `scorda.mixture`). Without
     localization, members are drawn systematically in proportion to the weights, a member that is
     drawn keeping its place, moved to :math:`m_i`, and spread by their kernel; then the symmetric
     map between the two covariances makes mean and covariance of the analysis exactly those of the
@@ -81,6 +83,7 @@ class GaussianMixtureFilter(Filter):
         rotation: Whether kernels are spread by new random numbers (with as many members as
             dimensions, or fewer: by a random rotation); else by the members' own anomalies. It
             prevents the outliers that deterministic filters grow. Not used with localization.
+        share: :math:`\epsilon` in [0, 1).
         floor: Least :math:`\beta` times effective sample size of an adaptive bandwidth.
 
     Raises:
@@ -91,6 +94,7 @@ class GaussianMixtureFilter(Filter):
     inflation: float = 1.0
     localization: GaspariCohn | None = None
     rotation: bool = True
+    share: float = 0.1
     floor: float = 8.0
     needs: tuple[str, ...] = field(default=("simulator",), init=False, repr=False, compare=False)
     _geometry: Geometry | None = field(default=None, init=False, repr=False, compare=False)
@@ -108,6 +112,8 @@ class GaussianMixtureFilter(Filter):
             )
         if not self.floor > 0:
             raise ValueError(f"Got floor = {self.floor}: give a positive number of members.")
+        if not 0 <= self.share < 1:
+            raise ValueError(f"Got share = {self.share}: give a number in [0, 1).")
         if self.localization is not None:
             needs = ("simulator", "positions", "independent_errors")
             object.__setattr__(self, "needs", needs)
@@ -117,7 +123,7 @@ class GaussianMixtureFilter(Filter):
     ) -> GaussianMixtureFilter:
         """Return a copy that owns the geometry of the space and the memory of the bandwidth."""
         run = copy.copy(self)
-        object.__setattr__(run, "_memory", BandwidthMemory())
+        object.__setattr__(run, "_memory", BandwidthMemory(self.share))
         if self.localization is not None:
             object.__setattr__(run, "_geometry", Geometry(problem.space, self.localization, 1))
         return run
@@ -135,7 +141,7 @@ class GaussianMixtureFilter(Filter):
     ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
         """Return the analysis, and ``innovation``, ``chi2``, ``bandwidth`` and ``ess``."""
         white = white_innovation(forecast, y, model)
-        memory = BandwidthMemory() if self._memory is None else self._memory
+        memory = BandwidthMemory(self.share) if self._memory is None else self._memory
         if isinstance(self.bandwidth, str):
             beta = memory.bandwidth(self.floor).to(forecast.device)
         else:
@@ -143,7 +149,9 @@ class GaussianMixtureFilter(Filter):
         if self.localization is None:
             # In double precision, with few numbers: eigenvalues span many orders of magnitude.
             prior = Projection.of(white[0].double(), white[1].double())
-            analysis, ess = self._drawn(forecast, MixturePosterior(prior, beta), generator)
+            analysis, ess = self._drawn(
+                forecast, MixturePosterior(prior, beta, self.share), generator
+            )
             memory.add([prior])
         else:
             analysis, ess = self._local(forecast, white, beta.to(forecast), model, memory)
@@ -157,24 +165,30 @@ class GaussianMixtureFilter(Filter):
         mean = forecast.mean(0, keepdim=True)
         x, back = _whitened((forecast - mean).flatten(1))
         members, rank = x.shape
-        weights = posterior.log_weights()[0].exp()
+        weights, w0 = posterior.log_weights()[0].exp(), posterior.gaussian_weight()[0]
         seen = posterior.prior.anomalies.mT @ x
+        # The Gaussian of the whole ensemble is one more, behind the members'.
         centres = posterior.shrinkage * x + posterior.shifts() @ seen
+        centres = torch.cat((centres, (posterior.gaussian_shift() @ seen)[None]))
+        weights = torch.cat(((1 - w0) * weights, w0[None]))
         centre = weights @ centres
         centres = centres - centre
-        narrowed = (seen.mT * posterior.reduction()) @ seen / (members - 1)
-        kernel = posterior.beta * (torch.eye(rank).to(x) - narrowed)
-        cov = (centres.mT * weights) @ centres + kernel
+        kalman = torch.eye(rank).to(x) - (seen.mT * posterior.reduction()) @ seen / (members - 1)
+        widths = torch.where(torch.arange(members + 1).to(w0) < members, posterior.beta, 1.0)
+        cov = (centres.mT * weights) @ centres + (weights @ widths) * kalman
         own = x
         if self.rotation:
             own = rng.normal(members, (rank,), noise, like=x)
             own = own - own.mean(0)
-        spread = centres[_draw(weights, choice)] + own @ symmetric_map(_cov(own), kernel)
+        drawn = _draw(weights, members, choice)
+        own = widths[drawn, None].sqrt() * (own @ symmetric_map(_cov(own), kalman))
+        spread = centres[drawn] + own
         spread = spread - spread.mean(0)
         spread = spread @ symmetric_map(_cov(spread), cov)
-        factor = self.inflation * _sampling(weights)
+        inverse_ess = posterior.inverse_ess()
+        factor = self.inflation * _sampling(inverse_ess, members)
         moved = (centre + factor * spread).to(back) @ back
-        return mean + moved.reshape(forecast.shape), 1 / weights.square().sum()
+        return mean + moved.reshape(forecast.shape), 1 / inverse_ess
 
     def _local(
         self,
@@ -199,39 +213,47 @@ class GaussianMixtureFilter(Filter):
             local = local.to(forecast)
             near = both[local.observations] * local.root_weights.unsqueeze(-1)
             prior = Projection.of(near[..., :-1].mT, near[..., -1])
-            weights, mean_weights, transform = _transform(MixturePosterior(prior, beta))
+            posterior = MixturePosterior(prior, beta, self.share)
+            mean_weights, transform = _transform(posterior)
             points = local.points[:, 0]
             x = states[points]
             mean = x.mean(1, keepdim=True)
             A = x - mean
-            factor = self.inflation * _sampling(weights)[:, None, None]
+            inverse_ess = posterior.inverse_ess()
+            factor = self.inflation * _sampling(inverse_ess, members)[:, None, None]
             analysis[points] = mean + mean_weights @ A + factor * (transform @ A)
             priors.append(prior)
-            sizes.append(1 / weights.square().sum(-1))
+            sizes.append(1 / inverse_ess)
         memory.add(priors)
         ess = torch.cat(sizes).mean() if sizes else torch.tensor(float(members))
         return analysis.permute(1, 2, 0).reshape(forecast.shape), ess
 
 
-def _transform(posterior: MixturePosterior) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights; the analysis mean's weights of the anomalies; the symmetric transform of these."""
+def _transform(posterior: MixturePosterior) -> tuple[Tensor, Tensor]:
+    """The analysis mean's weights of the anomalies; the symmetric transform of these."""
     Z = posterior.prior.anomalies
     members = Z.shape[-2]
-    weights = posterior.log_weights()[0].exp()
+    w0 = posterior.gaussian_weight()[0][..., None, None]
+    w = posterior.log_weights()[0].exp().unsqueeze(-2)
     gamma, shifts = posterior.shrinkage.unsqueeze(-1), posterior.shifts()
-    w = weights.unsqueeze(-2)
-    mean_weights = gamma * w + (w @ shifts) @ Z.mT
-    identity = torch.eye(members).to(Z)
-    centres = gamma * identity + shifts @ Z.mT - mean_weights
     # Less 1 / N, which anomalies do not see: the root then keeps their mean.
-    kernel = identity - 1 / members - (Z * posterior.reduction().unsqueeze(-2)) @ Z.mT
-    cov = (centres.mT * w) @ centres + posterior.beta / (members - 1) * kernel
-    return weights, mean_weights, (members - 1) ** 0.5 * psd_root(cov)
+    centred = torch.eye(members).to(Z) - 1 / members
+    # Rows: what each kernel's centre takes of the anomalies, and behind them the Gaussian's.
+    centres = torch.cat(
+        (gamma * centred + shifts @ Z.mT, posterior.gaussian_shift().unsqueeze(-2) @ Z.mT), -2
+    )
+    weights = torch.cat(((1 - w0) * w, w0), -1)
+    mean_weights = weights @ centres
+    centres = centres - mean_weights
+    kalman = centred - (Z * posterior.reduction().unsqueeze(-2)) @ Z.mT
+    width = posterior.beta * (1 - w0) + w0
+    cov = (centres.mT * weights) @ centres + width / (members - 1) * kalman
+    return mean_weights, (members - 1) ** 0.5 * psd_root(cov)
 
 
-def _sampling(weights: Float[Tensor, "*batch ensemble"]) -> Float[Tensor, "*batch"]:
+def _sampling(inverse_ess: Float[Tensor, "*batch"], members: int) -> Float[Tensor, "*batch"]:
     """Factor of the spread for the sampling error of a weighted mean, 1 for equal weights."""
-    return ((1 + weights.square().sum(-1)) / (1 + 1 / weights.shape[-1])).sqrt()
+    return ((1 + inverse_ess) / (1 + 1 / members)).sqrt()
 
 
 def _cov(x: Float[Tensor, "ensemble rank"]) -> Float[Tensor, "rank rank"]:
@@ -239,16 +261,19 @@ def _cov(x: Float[Tensor, "ensemble rank"]) -> Float[Tensor, "rank rank"]:
     return x.mT @ x / (len(x) - 1)
 
 
-def _draw(weights: Float[Tensor, "ensemble"], generator: torch.Generator) -> Int[Tensor, "draws"]:
-    """Systematic draw of as many indices as members; an index that is drawn stays in its place."""
+def _draw(
+    weights: Float[Tensor, "parts"], members: int, generator: torch.Generator
+) -> Int[Tensor, "members"]:
+    """Systematic draw of as many parts as members; a member that is drawn stays in its place."""
     start = rng.uniform(1, (), generator, like=weights)
-    steps = torch.arange(len(weights), device=weights.device)
+    places = torch.arange(members, device=weights.device)
     total = weights.cumsum(0)
-    drawn = torch.searchsorted(total, (steps + start) / len(weights) * total[-1], right=True)
+    drawn = torch.searchsorted(total, (places + start) / members * total[-1], right=True)
     counts = drawn.clamp_max(len(weights) - 1).bincount(minlength=len(weights))
-    return torch.where(counts > 0, steps, 0).masked_scatter(
-        counts == 0, steps.repeat_interleave((counts - 1).clamp_min(0))
-    )
+    taken = counts[:members] > 0
+    counts[:members] -= taken.to(counts)
+    rest = torch.arange(len(weights), device=weights.device).repeat_interleave(counts)
+    return torch.where(taken, places, 0).masked_scatter(~taken, rest)
 
 
 def _whitened(
