@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test test-benchmarks lint clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo   install into $(VENV), run the demo, write demo/report.html"
 	@echo "make test   install with the test tools, run the tests"
+	@echo "make test-benchmarks   the tests that run benchmarks: published scores are reached"
 	@echo "make lint   formatting, lint, types"
 	@echo "make clean  remove what the others made"
 
@@ -19,7 +20,10 @@ demo: $(VENV)/.installed
 
 # One thread per worker: two workers of two threads each would only wait for each other.
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m "not benchmark"
+
+test-benchmarks: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m benchmark
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -37,6 +37,7 @@ def test_effort_is_equal_and_labels_are_unique(name):
     assert not set(range(setup.seeds)) & set(setup.tuning.seeds)
 
 
+@pytest.mark.benchmark
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NEW)
 def test_the_quick_form_runs_and_has_a_figure(name, monkeypatch, tmp_path):

@@ -13,6 +13,7 @@ from scorda.metrics import rmse
 from scorda.problem import twin_experiment
 from scorda.rng import seeded
 
+pytestmark = pytest.mark.benchmark
 SEEDS = (0, 1, 2)
 ENTRIES = [
     pytest.param(name, entry, id=f"{name}: {entry.label}")
