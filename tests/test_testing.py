@@ -139,6 +139,7 @@ def test_operators(operator, shape):
 
 
 FEW = Multistep(8, 0, low=1e-2, high=1e2)
+NETWORK = NetworkPrior(steps=5, fine_tune=2, width=8, batch=8)
 FILTERS = [
     EnKF(),
     ETKF(),
@@ -151,25 +152,23 @@ FILTERS = [
     MASF(sampler=BridgeODE(coupled=False)),
     MASF(EnsembleGaussian(GaspariCohn(2.0)), inflation=1.1),
     MASF(EnsembleKernel(0.2), sampler=BridgeSDE(), inflation=1.1),
-    MASF(EnsembleMixture(0.2)),
+    MASF(EnsembleMixture(0.2), sampler=BridgeODE(steps=5)),
     MASF(EnsembleMixture(0.5, 0.1, GaspariCohn(2.0), GaspariCohn(1.0)), inflation=1.1),
     MASF(mode="published", inflation=1.1),
     MASF(mode="nonlinear", sampler=ProjectionSDE(steps=50), inflation=1.1),
-    MASF(NetworkPrior(steps=10, fine_tune=5, width=8, batch=8)),
+    MASF(NETWORK),
     MASF(
-        NetworkPrior(steps=10, fine_tune=5, width=8, batch=8),
+        NETWORK,
         mode="nonlinear",
         sampler=ProjectionSDE(steps=50),
         inflation=1.1,
     ),
-    SF(EnsembleGaussian(), euler_steps=60),
-    SF(NetworkPrior(steps=10, fine_tune=5, width=8, batch=8), euler_steps=60, inflation=1.1),
+    SF(EnsembleGaussian(), euler_steps=30),
+    SF(NETWORK, euler_steps=30, inflation=1.1),
     SSLS(EnsembleGaussian(), langevin_steps=20),
-    SSLS(NetworkPrior(steps=10, fine_tune=5, width=8, batch=8), langevin_steps=20, inflation=1.1),
+    SSLS(NETWORK, langevin_steps=20, inflation=1.1),
     ScoreFilter(guidance=MMPS(1), sampler=FEW),
-    ScoreFilter(
-        NetworkPrior(steps=10, fine_tune=5, width=8, batch=8), guidance=MMPS(1), sampler=FEW
-    ),
+    ScoreFilter(NETWORK, guidance=MMPS(1), sampler=FEW),
     ScoreFilter(EnsembleGaussian(GaspariCohn(2.0)), guidance=MMPS(1), sampler=FEW, coupled=False),
     ScoreFilter(EnsembleKernel(0.2), guidance=InflatedLikelihood(), sampler=FEW, inflation=1.1),
     EnSF(euler_steps=20),
