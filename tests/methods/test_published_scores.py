@@ -43,7 +43,7 @@ def test_every_expected_score_has_its_entry_and_source():
 def test_published_score_is_reached(name, entry, twins):
     """Mean of three seeds of 1000 cycles; tolerances are those of the table.
 
-    Of the arctangents one seed: 100 sites leave the mean of 100 cycles a standard error of .003.
+    Of the arctangents one seed: its 100 sites average out what a few cycles would leave.
     """
     setup = PROBLEMS[name]()
     scores = []
