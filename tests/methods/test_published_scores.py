@@ -41,13 +41,10 @@ def test_every_expected_score_has_its_entry_and_source():
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "entry"), ENTRIES)
 def test_published_score_is_reached(name, entry, twins):
-    """Mean of three seeds of 1000 cycles; tolerances are those of the table.
-
-    Of the arctangents one seed: its 100 sites average out what a few cycles would leave.
-    """
+    """Mean of three seeds of 1000 cycles; tolerances are those of the table."""
     setup = PROBLEMS[name]()
     scores = []
-    for seed in SEEDS[:1] if name == "lorenz96-arctan" else SEEDS:
+    for seed in SEEDS:
         if (name, seed) not in twins:
             twins[name, seed] = setup.prepare(seed)
         scores.append(setup.score(entry, twins[name, seed], seed)["rmse"])
