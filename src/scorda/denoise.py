@@ -121,13 +121,16 @@ class GaussianDenoiser:
     ) -> Float[Tensor, "ensemble ..."]:
         # m + L (I + L^T N^-1 L)^-1 L^T N^-1 (u - m) with L = Q Lambda^1/2, N the squared levels.
         mean, root = self.mean.to(u), self.basis.to(u) * self.spectrum.to(u).sqrt()
-        # One matrix for all members where they share the levels.
+        # One matrix for all members where they share the levels and the basis.
         shared = noise.ndim < u.ndim or noise.shape[0] == 1
         levels = noise.expand((1 if shared else len(u), *u.shape[1:])).flatten(1)
         scaled = root / levels[..., None]
         matrix = torch.eye(root.shape[-1]).to(u) + scaled.mT @ scaled
-        rhs = scaled.mT @ ((u - mean).flatten(1) / levels)[..., None]
-        weights = torch.cholesky_solve(rhs, torch.linalg.cholesky(matrix))
+        factor, rest = torch.linalg.cholesky(matrix), (u - mean).flatten(1) / levels
+        if shared and root.ndim == 2:
+            weights = torch.cholesky_solve((rest @ scaled[0]).mT, factor[0])
+            return mean + (root @ weights).mT.view_as(u)
+        weights = torch.cholesky_solve(scaled.mT @ rest[..., None], factor)
         return mean + (root @ weights)[..., 0].view_as(u)
 
 

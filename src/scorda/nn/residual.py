@@ -99,5 +99,6 @@ class RingCorrection(nn.Module):
 def _around(layer: nn.Conv1d, z: Tensor) -> Tensor:
     """Apply a convolution on a ring, which may have fewer points than the kernel."""
     reach = KERNEL // 2
-    points = torch.arange(-reach, z.shape[-1] + reach, device=z.device) % z.shape[-1]
-    return layer(z[..., points])
+    # A ring of one point is its own neighbour on both sides.
+    ends = z if z.shape[-1] >= reach else z.expand(*z.shape[:-1], reach)
+    return layer(torch.cat((ends[..., -reach:], z, ends[..., :reach]), -1))
