@@ -37,6 +37,14 @@ class Posterior:
     problem: Problem
     reference: dict[int, Float[Tensor, "draws 3"]]
     second: dict[int, Float[Tensor, "draws 3"]]
+    floors: dict[tuple[int, int], float] = field(default_factory=dict)
+
+    def floor(self, step: int, members: int) -> float:
+        """W1 between the draws and as many of the second draw as there are members."""
+        if (step, members) not in self.floors:
+            distance = wasserstein(self.reference[step], self.second[step][:members])
+            self.floors[step, members] = float(distance)
+        return self.floors[step, members]
 
 
 @dataclass(frozen=True)
@@ -98,7 +106,7 @@ class Bimodal:
             x = cycle.ensemble
             found = {
                 "w1": float(wasserstein(reference, x)),
-                "floor": float(wasserstein(reference, posterior.second[cycle.step][: len(x)])),
+                "floor": posterior.floor(cycle.step, len(x)),
                 "mode": abs(float((x[:, 0] > 0).to(x).mean()) - 0.5),
                 "cycle_seconds": float(cycle.info["seconds"]),
             }
