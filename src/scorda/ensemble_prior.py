@@ -23,6 +23,7 @@ from scorda.problem import Problem
 from scorda.process import VarianceExploding
 from scorda.shapes import Float, Tensor
 from scorda.space import StateSpace
+from scorda.whitening import ByCholesky, Latest
 
 __all__ = [
     "EnsembleGaussian",
@@ -96,7 +97,28 @@ class FittedGaussian:
         self, u: Float[Tensor, "ensemble ..."], noise: Float[Tensor, "..."]
     ) -> Float[Tensor, "ensemble ..."]:
         """Exact for any levels, also infinite ones."""
-        return self._denoiser.denoise(u, noise)
+        shared = noise.ndim < u.ndim or len(noise) == 1
+        if not (shared and self.has_full_rank):
+            return self._denoiser.denoise(u, noise)
+        W = noise.expand(1, *u.shape[1:]).flatten().reciprocal()
+        factor = self._latest(W, lambda W: ByCholesky.of(self.cov.to(W), W))
+        mean = self.mean.to(u)
+        moved = factor.gain(factor.white((u - mean).flatten(1)))
+        return mean + moved.view_as(u)
+
+    @property
+    def has_full_rank(self) -> bool:
+        """Whether a matrix of the size of the state is no larger than the basis."""
+        size, rank = self.basis.shape
+        return rank >= size
+
+    @cached_property
+    def cov(self) -> Float[Tensor, "size size"]:
+        """P as a matrix, of full rank up to rounding."""
+        C = (self.basis * self.spectrum) @ self.basis.mT
+        # What is singular but for rounding has a Cholesky factor then, whatever the noise.
+        C.diagonal().mul_(1 + 10 * len(C) * torch.finfo(C.dtype).eps)
+        return C
 
     def draws(
         self, members: Float[Tensor, "ensemble ..."], noise: Callable[[], Tensor]
@@ -108,8 +130,7 @@ class FittedGaussian:
         self, numbers: Float[Tensor, "ensemble ..."], clock: Float[Tensor, "..."]
     ) -> Float[Tensor, "ensemble ..."]:
         """Turned by as little as takes one span to the other."""
-        size, rank = self.basis.shape
-        if rank >= size:
+        if self.has_full_rank:
             return numbers
         before, after = (
             torch.linalg.qr(root.flatten()[:, None] * self.basis)[0]
@@ -118,6 +139,10 @@ class FittedGaussian:
         left, _, right = torch.linalg.svd(after.mT @ before)
         turned = numbers.flatten(1) @ before @ (left @ right).mT @ after.mT
         return turned.view_as(numbers)
+
+    @cached_property
+    def _latest(self) -> Latest[ByCholesky]:
+        return Latest()
 
     @cached_property
     def _denoiser(self) -> GaussianDenoiser:

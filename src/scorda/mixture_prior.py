@@ -20,16 +20,14 @@ what the kernel i expects, and likewise :math:`E_0` with the factor :math:`F_0` 
     w_i \propto \frac{1 - \epsilon}{N} |F| \exp(-\tfrac12 |F (u - c_i)|^2), \quad
     w_0 \propto \epsilon |F_0| \exp(-\tfrac12 |F_0 (u - \bar x)|^2) .
 
-With :math:`W = Q^{-1/2}`, which is 0 where nothing is known, F is found without a difference of
-large numbers: as :math:`G^{-1} W` with the Cholesky factor G of :math:`1 + \beta W C W`, or where
-C has the root L of a lower rank as :math:`(1 + \beta S^2)^{-1/2} U^T W` with the singular values
-:math:`W L = U S V^T`. The centres lie in the span of L, so that what this leaves out of u is the
-same for all kernels, and |W| is; the cost is linear in the size of the state.
+F is a `scorda.whitening`: a Cholesky factor, or with fewer members than modes and no localization
+one of low rank, whose cost is linear in the size of the state. The centres lie in the span of the
+members, so that what the latter leaves out of u is the same for all kernels.
 
 The weights see all that is known of u at once, and with many modes they leave one member. With a
 taper :math:`r` of the evidence each mode j has weights of its own,
 
-.. math:: \log w_{ij} = \sum_k r_{kj} \left(-\log G_{kk} - \tfrac12 [F (u - c_i)]_k^2\right)
+.. math:: \log w_{ij} = \sum_k r_{kj} \left(\log |F|_k - \tfrac12 [F (u - c_i)]_k^2\right)
     + \mathrm{const}, \quad E[x \mid u]_j \approx \sum_i w_{ij} [E_i(u)]_j :
 
 the terms are the log densities of the modes, each given those before it, so that evidence that
@@ -45,7 +43,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 import torch
 
@@ -54,10 +51,30 @@ from scorda.augment import AugmentedSpace
 from scorda.ensemble_prior import EnsembleGaussian, EnsemblePrior, FittedGaussian
 from scorda.linalg import symmetric_map
 from scorda.modes import FourierModes, Modes
-from scorda.shapes import Float, Tensor
+from scorda.shapes import Float, Int, Tensor
 from scorda.space import StateSpace
+from scorda.whitening import ByCholesky, ByValues, Latest, Whitening
 
 __all__ = ["EnsembleMixture", "FittedMixture"]
+
+
+@dataclass(frozen=True, eq=False)
+class Nearby:
+    """A taper by its columns: the modes near each mode and their weights.
+
+    Arguments:
+        modes: k, as many as any mode has near it.
+        weights: :math:`r_{kj}`, 0 for those that are there to fill up.
+    """
+
+    modes: Int[Tensor, "size near"]
+    weights: Float[Tensor, "size near"]
+
+    @classmethod
+    def of(cls, taper: Float[Tensor, "size size"]) -> Nearby:
+        """Of a matrix r."""
+        weights, modes = taper.mT.topk(int((taper > 0).sum(0).max()))
+        return cls(modes, weights)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +86,8 @@ class FittedMixture:
         anomalies: a_i; in the span of the Gaussian's basis where that is not all.
         beta: :math:`\beta` in (0, 1].
         share: :math:`\epsilon` in [0, 1).
-        taper: r, or None for the weights of the law. It needs a basis of full rank.
+        nearby: Taper of the evidence, or None for the weights of the law. It needs a basis of
+            full rank.
         rotation: Whether `draws` are new ones.
     """
 
@@ -77,7 +95,7 @@ class FittedMixture:
     anomalies: Float[Tensor, "members ..."]
     beta: float
     share: float = 0.0
-    taper: Float[Tensor, "size size"] | None = None
+    nearby: Nearby | None = None
     rotation: bool = False
 
     @cached_property
@@ -99,23 +117,34 @@ class FittedMixture:
         """Exact for any levels, also infinite ones, but for a taper of the evidence."""
         W = noise.expand(1, *u.shape[1:]).flatten().reciprocal()
         mean, centres = self.gaussian.mean.to(u), self.gamma * self.anomalies.to(u).flatten(1)
-        kernel, gaussian = (self._full if self._has_full_rank else self._thin)(W)
+        kernel, gaussian = self._latest(W, self._whitenings)
         moved = (u - mean).flatten(1)
         queries, keys, whole = kernel.white(moved), kernel.white(centres), gaussian.white(moved)
-        r = queries.new_ones(queries.shape[1], 1) if self.taper is None else self.taper.to(u)
-        # All less the logit of the Gaussian; one number for all modes, or one for each.
-        farther = 0.5 * (whole - queries) * (whole + queries)
-        near = (kernel.log_det - gaussian.log_det + farther) @ r
-        products = queries @ keys.mT if self.taper is None else (queries[:, None] * keys) @ r
-        logits = products.view(len(u), len(keys), -1) - 0.5 * keys.square() @ r + near[:, None]
-        share = self.share / (1 - self.share) * len(keys)
-        rest = torch.full_like(logits[:, :1], math.log(share) if share > 0 else -math.inf)
-        w = torch.cat((logits, rest), 1).softmax(1)
-        own, other = w[:, :-1], w[:, -1]
-        shift = centres - kernel.gain(keys)
-        between = own[..., 0] @ shift if self.taper is None else (own * shift).sum(1)
+        # All less the logit of the Gaussian.
+        terms = kernel.log_det - gaussian.log_det + 0.5 * (whole - queries) * (whole + queries)
+        r = 1.0 if self.nearby is None else self.nearby.weights[:, None]
+        near, own = self._gathered(terms) * r, self._gathered(keys)
+        logits = (self._gathered(queries) * r) @ own.mT
+        logits = logits + near.sum(-1, keepdim=True) - 0.5 * (own.square() * r).sum(-1)[:, None]
+        rest = math.log(self.share * len(keys) / (1 - self.share)) if self.share else -math.inf
+        top = logits.amax(-1, keepdim=True).clamp_min(rest)
+        w, other = (logits - top).exp(), (rest - top).exp()
+        total = w.sum(-1, keepdim=True) + other
+        shift, other = centres - kernel.gain(keys), (other / total)[..., 0].mT
+        if self.nearby is None:
+            between = (w @ shift / total)[0]
+        else:
+            between = (w @ shift.mT[..., None] / total)[..., 0].mT
         moved = between + (1 - other) * kernel.gain(queries) + other * gaussian.gain(whole)
         return mean + moved.view_as(u)
+
+    def _gathered(self, x: Float[Tensor, "rows size"]) -> Float[Tensor, "places rows near"]:
+        """What each mode sees of the others; all see all without a taper, as one place."""
+        return x[None] if self.nearby is None else x[:, self.nearby.modes].movedim(0, 1)
+
+    @cached_property
+    def _latest(self) -> Latest[tuple[Whitening, Whitening]]:
+        return Latest()
 
     def draws(
         self, members: Float[Tensor, "ensemble ..."], noise: Callable[[], Tensor]
@@ -144,91 +173,17 @@ class FittedMixture:
         """As those of the Gaussian, whose span is that of the mixture."""
         return self.gaussian.carry(numbers, clock)
 
-    @property
-    def _has_full_rank(self) -> bool:
-        size, rank = self.gaussian.basis.shape
-        return rank >= size
-
-    @cached_property
-    def _cov(self) -> Float[Tensor, "size size"]:
-        """C, of full rank up to rounding."""
-        basis = self.gaussian.basis
-        C = (basis * self.gaussian.spectrum) @ basis.mT
-        # What is singular but for rounding has a Cholesky factor then, whatever W.
-        C.diagonal().mul_(1 + 10 * len(C) * torch.finfo(C.dtype).eps)
-        return C
-
-    def _full(self, W: Float[Tensor, "size"]) -> tuple[_Whitening, ...]:
+    def _whitenings(self, W: Float[Tensor, "size"]) -> tuple[Whitening, Whitening]:
         """Of the kernels, and of the Gaussian."""
-        C, one = self._cov.to(W), torch.eye(len(W)).to(W)
-        scaled = W[:, None] * C * W
-        return tuple(
-            _ByCholesky(beta * C, W, torch.linalg.cholesky(one + beta * scaled))
-            for beta in (self.beta, 1.0)
-        )
-
-    def _thin(self, W: Float[Tensor, "size"]) -> tuple[_Whitening, ...]:
+        if self.gaussian.has_full_rank:
+            cov = self.gaussian.cov.to(W)
+            return ByCholesky.of(self.beta * cov, W), ByCholesky.of(cov, W)
         L = self.gaussian.basis.to(W) * self.gaussian.spectrum.to(W).sqrt()
         U, S, Vt = torch.linalg.svd(W[:, None] * L, full_matrices=False)
         # Modes without information leave directions of rounding, in which u may be far away.
         seen = S > S[0] * max(L.shape) * torch.finfo(S.dtype).eps
-        U, S, V = U[:, seen], S[seen], Vt[seen].mT
-        return tuple(_ByValues(beta, U * W[:, None], S, L, V) for beta in (self.beta, 1.0))
-
-
-class _Whitening(Protocol):
-    """A factor F of the inverse covariance of noisy samples."""
-
-    @property
-    def log_det(self) -> Tensor:
-        """Log of the determinant of F / W, term by term."""
-        ...
-
-    def white(self, x: Tensor) -> Tensor:
-        """F x."""
-        ...
-
-    def gain(self, y: Tensor) -> Tensor:
-        """B F^T y."""
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class _ByCholesky:
-    B: Tensor
-    W: Tensor
-    G: Tensor
-
-    @property
-    def log_det(self) -> Tensor:
-        return -self.G.diagonal().log()
-
-    def white(self, x: Tensor) -> Tensor:
-        return torch.linalg.solve_triangular(self.G, (x * self.W).mT, upper=False).mT
-
-    def gain(self, y: Tensor) -> Tensor:
-        solved = torch.linalg.solve_triangular(self.G.mT, y.mT, upper=True).mT
-        return (solved * self.W) @ self.B
-
-
-@dataclass(frozen=True, eq=False)
-class _ByValues:
-    beta: float
-    WU: Tensor
-    S: Tensor
-    L: Tensor
-    V: Tensor
-
-    @property
-    def log_det(self) -> Tensor:
-        return -0.5 * (self.beta * self.S.square()).log1p()
-
-    def white(self, x: Tensor) -> Tensor:
-        return (x @ self.WU) * self.log_det.exp()
-
-    def gain(self, y: Tensor) -> Tensor:
-        scale = self.beta * self.S * self.log_det.exp()
-        return ((y * scale) @ self.V.mT) @ self.L.mT
+        WU, S, V = U[:, seen] * W[:, None], S[seen], Vt[seen].mT
+        return ByValues(self.beta, WU, S, L, V), ByValues(1.0, WU, S, L, V)
 
 
 @dataclass(frozen=True)
@@ -294,12 +249,12 @@ class EnsembleMixture(EnsemblePrior):
     ) -> FittedMixture:
         gaussian = EnsembleGaussian(self.localization).fit(ensemble, modes, space)
         A = ensemble - ensemble.mean(0, keepdim=True)
-        taper = None
+        nearby = None
         if self.evidence is not None:
-            taper = self._evidence(modes, space).to(A)
+            nearby = Nearby.of(self._evidence(modes, space).to(A))
         rotation = self.rotation and self.localization is None
         A = A if modes is None else modes.forward(A)
-        return FittedMixture(gaussian, A, self.bandwidth, self.share, taper, rotation)
+        return FittedMixture(gaussian, A, self.bandwidth, self.share, nearby, rotation)
 
     def _evidence(
         self, modes: Modes | None, space: StateSpace | AugmentedSpace | None
