@@ -100,7 +100,7 @@ class FittedGaussian:
         shared = noise.ndim < u.ndim or len(noise) == 1
         if not (shared and self.has_full_rank):
             return self._denoiser.denoise(u, noise)
-        W = noise.expand(1, *u.shape[1:]).flatten().reciprocal()
+        W = noise.to(u).expand(1, *u.shape[1:]).flatten().reciprocal()
         factor = self._latest(W, lambda W: ByCholesky.of(self.cov.to(W), W))
         mean = self.mean.to(u)
         moved = factor.gain(factor.white((u - mean).flatten(1)))

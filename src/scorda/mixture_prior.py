@@ -115,7 +115,7 @@ class FittedMixture:
         self, u: Float[Tensor, "ensemble ..."], noise: Float[Tensor, "..."]
     ) -> Float[Tensor, "ensemble ..."]:
         """Exact for any levels, also infinite ones, but for a taper of the evidence."""
-        W = noise.expand(1, *u.shape[1:]).flatten().reciprocal()
+        W = noise.to(u).expand(1, *u.shape[1:]).flatten().reciprocal()
         mean, centres = self.gaussian.mean.to(u), self.gamma * self.anomalies.to(u).flatten(1)
         kernel, gaussian = self._latest(W, self._whitenings)
         moved = (u - mean).flatten(1)
