@@ -64,6 +64,7 @@ class Setup:
         seeds: Number of twin experiments.
         statistic: What is taken over them, "mean" or "median".
         tuning: How the options of entries with a grid are chosen.
+        pilot: Set-up that they are chosen in, where this one takes too long (default: this one).
         shown: Scores that the command prints; the table has all of them.
         drawn: Cycles at the end of one run whose means the command draws against the truth.
     """
@@ -80,6 +81,7 @@ class Setup:
     statistic: str = "mean"
     start_mean: float | None = None
     tuning: Tuning = field(default_factory=Tuning)
+    pilot: Setup | None = None
     shown: tuple[str, ...] = ("rmse", "crps", "spread_skill", "coverage")
     drawn: int = 0
 
@@ -136,11 +138,13 @@ class Setup:
             seeds=1,
             entries=entries,
             tuning=quick,
+            pilot=None,
         )
 
     def trial(self) -> Setup:
         """The set-up as it is when options are chosen."""
-        return replace(self, cycles=self.tuning.cycles, spinup=self.tuning.spinup)
+        cycles, spinup = self.tuning.cycles, self.tuning.spinup
+        return replace(self.pilot or self, cycles=cycles, spinup=spinup)
 
     def initial(
         self, truth: Float[Tensor, "time *state"], members: int, seed: int
