@@ -280,11 +280,7 @@ class EnsembleMixture(EnsemblePrior):
             )
 
     def check(self, space: StateSpace) -> None:
-        if self.localization is not None and not space.axes:
-            raise ValueError(
-                "A localized EnsembleMixture needs a space with coordinates: give the system's "
-                "space some, or leave the localization out."
-            )
+        EnsembleGaussian(self.localization).check(space)
 
     def fit(
         self,
