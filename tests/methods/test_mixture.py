@@ -40,7 +40,7 @@ def forecast(members, size=2, seed=0):
 def mixture(x, beta, H, cov):
     """Centres and kernel of the prior, from the definition in the docstring, with inverses."""
     mean, n = x.mean(0), len(x)
-    P = x.T.cov()
+    P = torch.atleast_2d(x.T.cov())
     information = H.T @ torch.linalg.solve(cov, H)
     B = torch.linalg.inv((torch.linalg.inv(P) + information) / beta - information)
     # The root of I - B P^-1 in the coordinates where P is the identity, where it is symmetric.
@@ -202,6 +202,30 @@ def test_where_no_kernel_reaches_the_gaussian_has_the_weight():
     torch.testing.assert_close(found.std(0), kalman.std(0), atol=1e-6, rtol=0)
     alone = GaussianMixtureFilter(0.01, share=0.0).update(x, y, model, rng.seeded(0))
     assert alone.std() < 0.2 * kalman.std()
+
+
+def test_draws_of_the_gaussian_have_its_width():
+    """Between two narrow groups there is only what is drawn from the Gaussian's share."""
+    members, share, std = 2000, 0.5, 3.0
+    x = 0.01 * rng.normal(members, (1,), rng.seeded(3))
+    x[::2] += 3
+    x[1::2] -= 3
+    y, cov = torch.tensor([0.5]), torch.tensor([[std**2]])
+    method = GaussianMixtureFilter(1e-8, share=share)
+    analysis = method.update(x, y, ObservationModel(Select([0]), std=std), rng.seeded(0))
+
+    centres, B = mixture(x, 1e-8, torch.eye(1), cov)
+    mean, var = x.mean(), x.var()
+    kernels = torch.distributions.Normal(centres[:, 0], (B[0, 0] + std**2).sqrt())
+    near = (1 - share) * kernels.log_prob(y).exp().mean()
+    far = share * torch.distributions.Normal(mean, (var + std**2).sqrt()).log_prob(y).exp()[0]
+    w0, gain = far / (near + far), var / (var + std**2)
+    kalman = torch.distributions.Normal(mean + gain * (y - mean), gain.sqrt() * std)
+    inside = (kalman.cdf(torch.tensor(1.5)) - kalman.cdf(torch.tensor(-1.5))).item()
+    found = (analysis.abs() < 1.5).double().mean().item()
+    # How many are drawn from the Gaussian is not random, as the draw is systematic; where is.
+    error = (w0.item() * inside * (1 - inside) / members) ** 0.5
+    assert found == pytest.approx(w0.item() * inside, abs=3 * error)
 
 
 def test_members_that_are_drawn_stay_in_their_place():
