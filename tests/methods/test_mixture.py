@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from scorda import rng
+from scorda import rng, store
 from scorda.assimilate import GaspariCohn
 from scorda.methods.enkf import ETKF
 from scorda.methods.letkf import LETKF
@@ -308,3 +308,23 @@ def test_a_continued_run_remembers_its_bandwidth():
     rest = list(method.run(problem, 60, rng.seeded(1), whole[25]))
     assert min(float(cycle.info["bandwidth"]) for cycle in rest if cycle.info) < 1
     assert torch.equal(rest[-1].ensemble, whole[-1].ensemble)
+
+
+def test_a_stored_run_that_is_resumed_has_the_same_bytes(tmp_path):
+    model = ObservationModel(Select(range(3)), std=2.0)
+    _, problem = twin_experiment(Lorenz63(), model, 40, 4, rng.seeded(0))
+    store.run(GaussianMixtureFilter(), problem, 60, tmp_path / "a.zarr", block=8)
+
+    def stop(done, total):
+        if done >= 26:
+            raise KeyboardInterrupt
+
+    path = tmp_path / "b.zarr"
+    with pytest.raises(KeyboardInterrupt):
+        store.run(GaussianMixtureFilter(), problem, 60, path, block=8, progress=stop)
+    store.run(GaussianMixtureFilter(), problem, 60, path, block=8, resume=True)
+    whole, resumed = (
+        {str(f.relative_to(path)): f.read_bytes() for f in path.rglob("*") if f.is_file()}
+        for path in (tmp_path / "a.zarr", path)
+    )
+    assert whole == resumed
