@@ -12,6 +12,7 @@ from scorda.ensemble_prior import EnsembleGaussian, EnsembleKernel
 from scorda.methods.masf import MASF
 from scorda.observe import Function, Linear, ObservationModel, Observations, Pointwise, Select
 from scorda.problem import Problem
+from scorda.space import StateSpace
 from scorda.systems import Lorenz96
 
 
@@ -121,3 +122,37 @@ def test_bridge_finds_both_modes_of_a_squared_observation():
     assert abs(share - right) < 4 * (right * (1 - right) / 2000) ** 0.5
     mean = float((weights * x.abs()).sum())
     assert abs(float(analysis.abs().mean()) - mean) < 0.02
+
+
+def test_only_values_that_vary_are_left():
+    """Any of them, in their order: each with its own unit, error and position."""
+    space = StateSpace((2, 3), variables=("u", "v"))
+    x = ensemble(30, 6).view(30, 2, 3)
+
+    def h(s):
+        still = torch.full_like(s[:, 0, 0], 0.2)
+        return torch.stack((still, s[:, 0, 1], 2 * still, 5 * s[:, 1, 2].square()), 1)
+
+    operator = Function(h, positions=torch.tensor([[0.0], [1.0], [0.0], [2.0]]))
+    y = torch.tensor([0.5, 1.0, -0.3, 2.0], dtype=torch.float64)
+    root = torch.eye(4).double() + 0.3 * ensemble(4, 4, seed=2)
+    cov, std = root @ root.T, torch.tensor([1.0, 2.0, 3.0, 4.0]).double()
+    correlated, independent = (
+        augment(x, y, ObservationModel(operator, **errors))
+        for errors in ({"cov": cov}, {"std": std})
+    )
+    unit = h(x)[:, [1, 3]].std(0) / x.flatten(1).var(0).mean().sqrt()
+    for joint in (correlated, independent):
+        assert joint.used.tolist() == [1, 3]
+        assert_close(joint.ensemble[:, 6:] * unit, h(x)[:, [1, 3]])
+    assert_close(independent.y * unit, y[[1, 3]])
+    assert_close(independent.model.error_std((2,), y) * unit, std[[1, 3]])
+    # The law of two errors, given the two that are known.
+    known = torch.tensor([0, 2])
+    precision = torch.linalg.inv(cov)[[1, 3]]
+    conditional = torch.linalg.inv(precision[:, [1, 3]])
+    expected = -conditional @ precision[:, known] @ (y[known] - h(x)[0, known])
+    assert_close(correlated.y * unit, y[[1, 3]] - expected)
+    assert_close(correlated.model.cov * unit[:, None] * unit, conditional)
+    places = AugmentedSpace(space, operator, independent.used).positions()
+    assert places[:, 0].tolist() == [0, 1, 2, 0, 1, 2, 1, 2]

@@ -293,7 +293,7 @@ def test_bad_input_is_named():
         EnsembleMixture().fit(still)
     model = ObservationModel(Select([0]), 1.0)
     problem = Problem(Lorenz63(), Observations(model, (1,), torch.zeros(1, 1)), 2)
-    with pytest.raises(ValueError, match="EnsembleMixture needs a space with coordinates"):
+    with pytest.raises(ValueError, match="localization needs a space with coordinates"):
         MASF(EnsembleMixture(localization=TAPER)).assimilate(problem, 10)
     blur = ObservationModel(Blur(torch.tensor([2.0, 1, 0, 0, 0, 0, 0, 1])), std=1.0).modes((8,))
     with pytest.raises(ValueError, match="waves, which have no place"):

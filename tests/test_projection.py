@@ -1,5 +1,7 @@
 """The published nonlinear form: its heads are exact, and with h(x) = x it is the linear one."""
 
+import math
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -45,6 +47,45 @@ def test_kernel_heads_are_integrals():
         w = density * torch.exp(-((c[i] - A * X - (1 - A) * H) ** 2) / (2 * V[0]))
         assert_close(m1[i, 0], (w * X).sum() / w.sum(), rtol=1e-6, atol=1e-6)
         assert_close(m2[i, 0], (w * H).sum() / w.sum(), rtol=1e-6, atol=1e-6)
+
+
+def test_gaussian_heads_where_an_entry_does_not_vary():
+    """As if it did by next to nothing."""
+    x, h = pairs()
+    x[:, 0] = 0.7
+    c = rng.normal(5, (2,), rng.seeded(1), like=V)
+    joint = torch.cat((x, h), 1)
+    P, mean = joint.T.cov(), joint.mean(0)
+    B = torch.cat((A * torch.eye(2), (1 - A) * torch.eye(2)), 1).double()
+    gain = P @ B.T @ torch.linalg.inv(B @ P @ B.T + torch.diag(V))
+    expected = mean + (c - B @ mean) @ gain.T
+    assert_close(torch.cat(heads_of(EnsembleGaussian(), x, h)(c, A, V), 1), expected)
+
+
+def test_one_step_is_the_formula():
+    """Heads that differ, are linear in x, and see one entry of two."""
+    x, h = pairs(4)
+    z, std = torch.tensor([0.8, -0.5]).double(), torch.tensor([0.5, 2.0]).double()
+    noise, same = (rng.Stream(rng.key(rng.seeded(2)), 0, 4, (2,), V) for _ in range(2))
+    seen, draws = torch.tensor([1.0, 0.0]).double(), (same(), same())
+    sampler = ProjectionSDE(
+        steps=1, end=0.6, offset=0.0, prior_scale=(1, 1, 1), guidance_scale=(1, 1, 1)
+    )
+
+    def heads(x, a, v):
+        return 0.7 + 0.5 * x, 0.1 - 0.2 * x
+
+    found = sampler.sample(heads, z, std, (x, h), seen, noise)
+    a, b = (math.cos(0.5 * math.pi * t) for t in (0.6, sampler.floor))
+    start = a * x + (1 - a) * h + (1 - a**2) ** 0.5 * std * draws[0]
+    m1, m2 = heads(start, a, None)
+    score = (a * m1 + (1 - a) * m2 - start) / (std**2 * (1 - a**2))
+    # The gradient of -(z - x + a (0.6 + 0.7 x))^2 / (2 s^2 a^2).
+    misfit = z - start + a * (0.6 + 0.7 * start)
+    score = score + seen * (1 - 0.7 * a) * misfit / (std**2 * a**2)
+    delta = std**2 * (a**2 - b**2)
+    step = (b - a) * (m1 - m2) - delta * score + delta.abs().sqrt() * draws[1]
+    assert_close(found, start + step)
 
 
 @pytest.mark.parametrize("scales", [(1.0, 1.0, 1.0), (0.9, 1.4, 2.0)])

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from scorda import rng
 from scorda.files import read_tensors, write_tensors
 from scorda.nn import TemporalConv
-from scorda.train import Training, fit, observed_levels, validation_loss
+from scorda.train import Training, denoising_loss, fit, observed_levels, validation_loss
 
 SETTINGS = Training(steps=30, batch=4, segment=6, warmup=5, every=5, rate=1e-2)
 
@@ -196,12 +196,20 @@ def test_bad_input_is_refused():
 
 
 def test_bfloat16_products_train_as_well():
-    losses = []
+    losses, products = [], []
+
+    def loss(*batch):
+        one = torch.ones(2, 2, dtype=torch.float32)
+        products.append((one @ one).dtype)
+        return denoising_loss(*batch)
+
     for precision in ("float32", "bfloat16"):
         net = network().float()
-        history = fit(net, data(), replace(SETTINGS, precision=precision))
+        history = fit(net, data(), replace(SETTINGS, precision=precision), loss=loss)
         assert weights(net).dtype == torch.float32
         losses.append(history[-1]["validation"])
+    # The first step of each.
+    assert products[0] == torch.float32 and products[len(products) // 2] == torch.bfloat16
     # 8 bits: each product is off by up to 0.4%.
     assert losses[0] != losses[1] and abs(losses[1] / losses[0] - 1) < 0.02
 
@@ -215,7 +223,7 @@ def test_observed_levels_are_those_of_observations():
     # 0.7 of the segments, half of the components, less the 3% that a hole empties: 1200 of them in
     # 400 segments, 3 standard errors.
     assert abs(used.any(1).double().mean() - 0.34) < 0.045
-    gaps, regular, shared = [], [], []
+    gaps, regular, shared, at_once, other = [], [], [], [], []
     for segment, present in zip(precision, used, strict=True):
         columns = [c for c in range(3) if present[:, c].sum() > 2]
         for c in columns:
@@ -223,8 +231,11 @@ def test_observed_levels_are_those_of_observations():
             error = segment[times, c]
             assert_close(error, error[:1].expand(len(times)), rtol=1e-4, atol=0)
             gaps.append(float(times.diff().double().median()))
+            at_once.append(bool(times[0] == 0))
             regular.append(len(set(times.diff().tolist())) <= 1 + (times.diff().max() > gaps[-1]))
         if len(columns) > 1:
+            own = gaps[-len(columns) :]
+            other.append(max(own) > 2 * min(own))
             shared.append(torch.equal(present[:, columns[0]], present[:, columns[1]]))
     # Gaps are uniform in log from 1 to 64; 3 standard errors of about 400 of them, some dense ones
     # alike by chance.
@@ -232,6 +243,10 @@ def test_observed_levels_are_those_of_observations():
     assert abs(torch.tensor(gaps).log2().mean() - 3) < 0.5
     assert 0.4 < torch.tensor(regular).double().mean() < 0.7
     assert 0.35 < torch.tensor(shared).double().mean() < 0.7
+    # Times start anywhere: at the first state with the mean of 1 / gap, (1 - 1 / 64) / log 64.
+    assert abs(torch.tensor(at_once).double().mean() - 0.24) < 0.08
+    # Components of their own times have gaps of their own: half of the segments, 0.69 of pairs.
+    assert torch.tensor(other).double().mean() > 0.2
     error = precision[used].rsqrt()
     assert 0.0099 < error.min() < 0.02 and 0.5 < error.max() < 1.01
 

@@ -167,7 +167,7 @@ class EnsembleGaussian(EnsemblePrior):
     def check(self, space: StateSpace) -> None:
         if self.localization is not None and not space.axes:
             raise ValueError(
-                "A localized EnsembleGaussian needs a space with coordinates: give the system's "
+                "A prior with localization needs a space with coordinates: give the system's "
                 "space some, or leave the localization out."
             )
 

@@ -194,10 +194,10 @@ class EnsembleMixture(EnsemblePrior):
         + \epsilon \, N(x; \bar x, \rho \circ P)
 
     with centres that leave mean and covariance as they are (see the module). :math:`\beta = 1` is
-    `EnsembleGaussian`; :math:`\beta \to 0` are the members as points, moved away from their mean
-    by :math:`(N / (N - 1))^{1/2}`: a particle filter. Unlike those of `EnsembleKernel` the kernels
-    have the shape of the ensemble, so it needs no unit, and fewer members where that is close to
-    Gaussian. Exact as N grows and :math:`\beta` falls.
+    `EnsembleGaussian`; :math:`\beta, \epsilon \to 0` are the members as points, moved away from
+    their mean by :math:`(N / (N - 1))^{1/2}`: a particle filter. Unlike those of `EnsembleKernel`
+    the kernels have the shape of the ensemble, so it needs no unit, and fewer members where that
+    is close to Gaussian. Exact as N grows and :math:`\beta` and :math:`\epsilon` fall.
 
     The localization concerns the kernels: the weights of the members see all observations at
     once, and with many of these a small :math:`\beta` leaves weight to few members. `evidence`
@@ -235,11 +235,7 @@ class EnsembleMixture(EnsemblePrior):
             )
 
     def check(self, space: StateSpace) -> None:
-        if self.localization is not None and not space.axes:
-            raise ValueError(
-                "A localized EnsembleMixture needs a space with coordinates: give the system's "
-                "space some, or leave the localization out."
-            )
+        EnsembleGaussian(self.localization).check(space)
 
     def fit(
         self,

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from scorda import rng
+from scorda import rng, store
 from scorda.assimilate import GaspariCohn
 from scorda.methods.enkf import ETKF
 from scorda.methods.letkf import LETKF
@@ -40,7 +40,7 @@ def forecast(members, size=2, seed=0):
 def mixture(x, beta, H, cov):
     """Centres and kernel of the prior, from the definition in the docstring, with inverses."""
     mean, n = x.mean(0), len(x)
-    P = x.T.cov()
+    P = torch.atleast_2d(x.T.cov())
     information = H.T @ torch.linalg.solve(cov, H)
     B = torch.linalg.inv((torch.linalg.inv(P) + information) / beta - information)
     # The root of I - B P^-1 in the coordinates where P is the identity, where it is symmetric.
@@ -204,6 +204,30 @@ def test_where_no_kernel_reaches_the_gaussian_has_the_weight():
     assert alone.std() < 0.2 * kalman.std()
 
 
+def test_draws_of_the_gaussian_have_its_width():
+    """Between two narrow groups there is only what is drawn from the Gaussian's share."""
+    members, share, std = 2000, 0.5, 3.0
+    x = 0.01 * rng.normal(members, (1,), rng.seeded(3))
+    x[::2] += 3
+    x[1::2] -= 3
+    y, cov = torch.tensor([0.5]), torch.tensor([[std**2]])
+    method = GaussianMixtureFilter(1e-8, share=share)
+    analysis = method.update(x, y, ObservationModel(Select([0]), std=std), rng.seeded(0))
+
+    centres, B = mixture(x, 1e-8, torch.eye(1), cov)
+    mean, var = x.mean(), x.var()
+    kernels = torch.distributions.Normal(centres[:, 0], (B[0, 0] + std**2).sqrt())
+    near = (1 - share) * kernels.log_prob(y).exp().mean()
+    far = share * torch.distributions.Normal(mean, (var + std**2).sqrt()).log_prob(y).exp()[0]
+    w0, gain = far / (near + far), var / (var + std**2)
+    kalman = torch.distributions.Normal(mean + gain * (y - mean), gain.sqrt() * std)
+    inside = (kalman.cdf(torch.tensor(1.5)) - kalman.cdf(torch.tensor(-1.5))).item()
+    found = (analysis.abs() < 1.5).double().mean().item()
+    # How many are drawn from the Gaussian is not random, as the draw is systematic; where is.
+    error = (w0.item() * inside * (1 - inside) / members) ** 0.5
+    assert found == pytest.approx(w0.item() * inside, abs=3 * error)
+
+
 def test_members_that_are_drawn_stay_in_their_place():
     """Kernels without width leave each member where its own particle is, up to the map."""
     x = forecast(40, 1)
@@ -284,3 +308,24 @@ def test_a_continued_run_remembers_its_bandwidth():
     rest = list(method.run(problem, 60, rng.seeded(1), whole[25]))
     assert min(float(cycle.info["bandwidth"]) for cycle in rest if cycle.info) < 1
     assert torch.equal(rest[-1].ensemble, whole[-1].ensemble)
+
+
+@pytest.mark.parametrize("floor", [8.0, 0.1])
+def test_a_stored_run_that_is_resumed_has_the_same_bits(tmp_path, floor):
+    """Blocks start from what is on disk, so that the reference is a run without any.
+
+    The sizes decide over the bandwidth with the one floor, with the other the evidence.
+    """
+    model = ObservationModel(Select(range(3)), std=2.0)
+    _, problem = twin_experiment(Lorenz63(), model, 40, 4, rng.seeded(0))
+    method, path = GaussianMixtureFilter(floor=floor), tmp_path / "b.zarr"
+    whole = method.assimilate(problem, 60, rng.seeded(0))
+
+    def stop(done, total):
+        if done >= 26:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.run(method, problem, 60, path, block=8, progress=stop)
+    resumed = store.run(method, problem, 60, path, block=8, resume=True)
+    assert torch.equal(resumed.analysis.states, whole.states)

@@ -14,6 +14,7 @@ from torch.testing import assert_close
 from moments import UnitNoise, forecast
 from scorda import rng
 from scorda.assimilate import GaspariCohn
+from scorda.assimilate.score import settled
 from scorda.ensemble_prior import EnsembleGaussian, EnsembleKernel
 from scorda.guide import DPS, MMPS, InflatedLikelihood
 from scorda.linalg import gaussian_condition
@@ -242,3 +243,16 @@ def test_a_black_box_is_refused_before_the_run():
     _, problem = twin_experiment(Lorenz63(spinup=0.5), box, 4, 2, rng.seeded(0))
     with pytest.raises(ValueError, match=re.compile("ScoreFilter needs .*gradient")):
         ScoreFilter().assimilate(problem, 5)
+
+
+def test_components_in_which_members_agree_stay():
+    x = torch.tensor([[1.0, 2.0, 3.0], [1.0, 2.0, 4.0], [1.0, 2.5, 5.0]])
+    moved = settled(x + 10, x)
+    assert torch.equal(moved, x + torch.tensor([0.0, 10.0, 10.0]))
+    # Kernels have a width there too, so that the walk alone would move it.
+    still = forecast(10, torch.eye(2)).double()
+    still[:, 1] = 2.0
+    model = ObservationModel(Select([0]), std=1.0)
+    method = ScoreFilter(EnsembleKernel(0.5))
+    analysis = method.update(still, torch.zeros(1), model, rng.seeded(0))
+    assert (analysis[:, 1] == 2).all() and not torch.equal(analysis, still)

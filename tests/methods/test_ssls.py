@@ -143,3 +143,11 @@ def test_a_nonlinear_observation_with_a_network_in_cycles():
 def test_settings_out_of_range_are_refused(options, words):
     with pytest.raises(ValueError, match=words):
         SSLS(**options)
+
+
+def test_a_component_in_which_members_agree_keeps_its_value():
+    x = forecast(10, torch.eye(2))
+    x[:, 1] = 2.0
+    model = ObservationModel(Select([0]), std=1.0)
+    analysis = SSLS(EnsembleGaussian()).update(x, torch.tensor([0.0]), model, rng.seeded(0))
+    assert (analysis[:, 1] == 2).all()

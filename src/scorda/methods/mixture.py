@@ -101,7 +101,7 @@ class GaussianMixtureFilter(Filter):
     _memory: BandwidthMemory | None = field(default=None, init=False, repr=False, compare=False)
 
     least_members = 2
-    exact = "linear-Gaussian, N → ∞ (any problem: bandwidth → 0)"
+    exact = "linear-Gaussian, N → ∞ (any problem: bandwidth, share → 0)"
 
     def __post_init__(self) -> None:
         check_inflation(self.inflation)
