@@ -59,21 +59,15 @@ whose B is likewise what a part of the information leaves.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
 from scorda.shapes import Float, Tensor
 
-__all__ = ["BandwidthMemory", "MixturePosterior", "Projection"]
+__all__ = ["MixturePosterior", "Projection", "adaptive_bandwidth"]
 
-# Bandwidths that the adaptive choice is among, equally spaced in the logarithm.
-GRID = torch.logspace(-2, 0, 17, dtype=torch.float64)
-# Weight of a cycle in the choice against the next one: a memory of 50 cycles.
-FORGET = 0.98
-# Most log evidence that a bandwidth can lose in one cycle: a single outlier does not decide.
-LOSS = 0.3
+BISECTIONS = 12
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,55 +180,23 @@ class MixturePosterior:
         return 1 / ((members - 1) * (1 + self.prior.values))
 
 
-class BandwidthMemory:
-    r"""Evidence and inverse effective sample size of past cycles for each of 17 bandwidths.
+def adaptive_bandwidth(prior: Projection, share: float, floor: float) -> Float[Tensor, "*batch"]:
+    r"""The solution of :math:`\beta \, \mathrm{ESS}(\beta) = \mathrm{floor}` for each ensemble.
 
-    Both are summed with the weight :math:`\varphi^j` for the cycle before j others. The log
-    evidence of a cycle counts relative to its best bandwidth, and as -0.3 at least.
+    By 12 bisections of its logarithm between floor / N, whose product is at most that, and 1,
+    where all members count. The value is at most :math:`(N / \mathrm{floor})^{1 / 4096}` times
+    the solution.
+
+    Arguments:
+        prior: The ensembles.
+        share: :math:`\epsilon` in [0, 1).
+        floor: In (0, N].
     """
-
-    def __init__(self, share: float = 0.0) -> None:
-        self.share = share
-        self.cycles = 0.0
-        self.evidence, self.inverse_ess = torch.zeros_like(GRID), torch.zeros_like(GRID)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """What `restore` takes."""
-        cycles = torch.tensor(self.cycles, dtype=torch.float64)
-        return {"cycles": cycles, "evidence": self.evidence, "inverse_ess": self.inverse_ess}
-
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Remember what another memory did."""
-        self.cycles = float(tensors["cycles"])
-        self.evidence, self.inverse_ess = tensors["evidence"], tensors["inverse_ess"]
-
-    def bandwidth(self, floor: float) -> Float[Tensor, ""]:
-        r"""The bandwidth of most evidence, of those with enough effective members.
-
-        These have :math:`\beta \ge \mathrm{floor} \, \overline{1 / \mathrm{ESS}}`. Before the
-        first cycle, and if there is no other, 1.
-        """
-        if self.cycles == 0:
-            return GRID[-1]
-        enough = floor * self.inverse_ess <= GRID * self.cycles
-        enough[-1] = True
-        return GRID[self.evidence.masked_fill(~enough, -torch.inf).argmax()]
-
-    def add(self, priors: list[Projection]) -> None:
-        """Add a cycle: the mean over the batches of ensembles."""
-        if not priors:
-            return
-        evidence, inverse_ess = torch.zeros_like(GRID), torch.zeros_like(GRID)
-        count = sum(prior.innovation[..., 0].numel() for prior in priors)
-        for prior in priors:
-            single = (1,) * (prior.innovation.ndim - 1)
-            beta = GRID.to(prior.values).view(-1, *single)
-            posterior = MixturePosterior(prior, beta, self.share)
-            more = posterior.gaussian_weight()[1]
-            evidence += more.reshape(len(GRID), -1).sum(1).to(evidence) / count
-            squares = posterior.inverse_ess()
-            inverse_ess += squares.reshape(len(GRID), -1).sum(1).to(evidence) / count
-        self.cycles = FORGET * self.cycles + 1
-        lost = (evidence - evidence.max()).clamp_min(-LOSS)
-        self.evidence = FORGET * self.evidence + lost
-        self.inverse_ess = FORGET * self.inverse_ess + inverse_ess
+    high = torch.zeros_like(prior.innovation[..., 0])
+    low = high + math.log(floor / prior.anomalies.shape[-2])
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        beta = middle.exp()
+        enough = floor * MixturePosterior(prior, beta, share).inverse_ess() <= beta
+        low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
+    return high.exp()

@@ -12,7 +12,7 @@ from scorda.methods.enkf import ETKF
 from scorda.methods.letkf import LETKF
 from scorda.methods.mixture import GaussianMixtureFilter
 from scorda.methods.particle import ParticleFilter
-from scorda.mixture import MixturePosterior, Projection
+from scorda.mixture import MixturePosterior, Projection, adaptive_bandwidth
 from scorda.observe import Chain, Function, Linear, ObservationModel, Pointwise, Select
 from scorda.problem import twin_experiment
 from scorda.systems import Lorenz63, Lorenz96
@@ -237,30 +237,60 @@ def test_members_that_are_drawn_stay_in_their_place():
     assert gap > 0.6
 
 
-def test_the_bandwidth_follows_the_innovations():
-    """Two narrow groups: observations at them are unlikely under one Gaussian."""
-    model = ObservationModel(Select([0]), std=0.1)
-    system = Lorenz96(dim=4)
-    problem = twin_experiment(system, ObservationModel(Select([0]), std=1.0), 2, 1)[1]
-    method = GaussianMixtureFilter().begin(problem)
-    chosen = {}
-    for name, separation in (("groups", 4.0), ("one", 0.0)):
-        run = method.begin(problem)
-        betas = []
-        for cycle in range(12):
-            x = rng.normal(400, (4,), rng.seeded(cycle))
-            x[:, 0] = 0.2 * x[:, 0] if separation else x[:, 0]
-            x[:200, 0] += separation
-            y = torch.tensor([separation * (cycle % 2)]) if separation else x[5, :1]
-            betas.append(float(run.analyse(x, y, model, rng.seeded(9))[1]["bandwidth"]))
-        assert betas[0] == 1
-        chosen[name] = betas[-1]
-    assert chosen["groups"] < 0.3
-    few = method.begin(problem)
-    for cycle in range(5):
-        x = rng.normal(4, (4,), rng.seeded(cycle))
-        beta = few.analyse(x, x[0, :1], model, rng.seeded(9))[1]["bandwidth"]
-    assert beta == 1
+def balance(x, beta, share):
+    """Beta times the effective sample size, from the definitions with inverses."""
+    centres, B = mixture(x, beta, H, COV)
+    kernels = torch.distributions.MultivariateNormal(centres @ H.T, H @ B @ H.T + COV)
+    whole = torch.distributions.MultivariateNormal(H @ x.mean(0), H @ x.T.cov() @ H.T + COV)
+    parts = (1 - share) / len(x) * kernels.log_prob(Y).exp()
+    gaussian = share * whole.log_prob(Y).exp()
+    weights = (parts + gaussian / len(x)) / (parts.sum() + gaussian)
+    return beta / float(weights.square().sum())
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3])
+@pytest.mark.parametrize("local", [False, True])
+def test_the_adaptive_bandwidth_balances_the_effective_members(local, share):
+    """Two components: 0.8 members. Bisections leave (30 / 0.8)^(1 / 4096) - 1 < 0.1 %."""
+    x = forecast(30)
+    taper = GaspariCohn(math.inf) if local else None
+    method = GaussianMixtureFilter(share=share, localization=taper)
+    if local:
+        # Every point sees everything: the same bandwidth at all, and half of c for twice as many
+        # components. Localization takes independent errors: the observation made white.
+        root = torch.linalg.inv(torch.linalg.cholesky(COV))
+        problem = twin_experiment(Lorenz96(dim=4), ObservationModel(Select([0]), std=1.0), 2, 1)[1]
+        matrix = torch.cat((root @ H, torch.zeros(2, 2)), 1)
+        model = ObservationModel(Linear(matrix, positions=torch.zeros(2, 1)), std=1.0)
+        method = replace(method, width=0.2).begin(problem)
+        info = method.analyse(torch.cat((x, x), 1), root @ Y, model, rng.seeded(0))[1]
+    else:
+        info = method.analyse(x, Y, MODEL, rng.seeded(0))[1]
+    beta = float(info["bandwidth"])
+    assert 0.8 / 30 < beta < 1
+    assert balance(x, beta, share) == pytest.approx(0.8, rel=1e-3)
+    assert float(info["ess"]) == pytest.approx(0.8 / beta, rel=1e-3)
+
+
+def test_each_place_has_its_own_adaptive_bandwidth():
+    """Three ensembles at once, as with localization; no information gives floor / N."""
+    Z = torch.stack([forecast(20, 3, seed) for seed in range(3)])
+    Z = Z - Z.mean(1, keepdim=True)
+    Z[2] *= 1e-6
+    d = rng.normal(3, (3,), rng.seeded(9))
+    alone = [adaptive_bandwidth(Projection.of(*pair), 0.1, 2.0) for pair in zip(Z, d, strict=True)]
+    found = adaptive_bandwidth(Projection.of(Z, d), 0.1, 2.0)
+    torch.testing.assert_close(found, torch.stack(alone))
+    assert float(found[2]) == pytest.approx(0.1, rel=1e-3)
+    assert found[:2].min() > 0.12
+
+
+def test_fewer_members_than_components_have_wide_kernels():
+    """r is N - 1 then: c (N - 1) / N without information; and it falls as 1 / N beyond."""
+    model, y = ObservationModel(Select([0]), std=1e6), torch.zeros(1)
+    for members, expected in ((10, 0.4 * 9 / 10), (200, 0.4 * 12 / 200)):
+        info = GaussianMixtureFilter().analyse(forecast(members, 12), y, model, rng.seeded(0))[1]
+        assert float(info["bandwidth"]) == pytest.approx(expected, rel=2e-3)
 
 
 def test_nonlinear_cycle_with_localization():
@@ -280,7 +310,8 @@ def test_nonlinear_cycle_with_localization():
         ({"bandwidth": 0.0}, "adaptive"),
         ({"bandwidth": 1.5}, "adaptive"),
         ({"inflation": 0.9}, "inflation"),
-        ({"floor": 0.0}, "floor"),
+        ({"width": 0.0}, "width"),
+        ({"width": 1.5}, "width"),
         ({"share": 1.0}, "share"),
     ],
 )
@@ -300,7 +331,7 @@ def test_localization_needs_the_space():
         method.update(forecast(5), Y, MODEL)
 
 
-def test_a_continued_run_remembers_its_bandwidth():
+def test_a_continued_run_goes_on_with_the_same_bandwidth():
     model = ObservationModel(Select(range(3)), std=2.0)
     _, problem = twin_experiment(Lorenz63(), model, 40, 4, rng.seeded(0))
     method = GaussianMixtureFilter()

@@ -9,7 +9,6 @@ its weights, so that no further sampling error of these two is made in any cycle
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -24,7 +23,7 @@ from scorda.assimilate.ensemble import (
 )
 from scorda.assimilate.local import Geometry
 from scorda.linalg import psd_root, symmetric_map
-from scorda.mixture import BandwidthMemory, MixturePosterior, Projection
+from scorda.mixture import MixturePosterior, Projection, adaptive_bandwidth
 from scorda.observe import ObservationModel
 from scorda.problem import Problem
 from scorda.shapes import Float, Int, Tensor
@@ -62,16 +61,17 @@ class GaussianMixtureFilter(Filter):
     in batches; without localization nothing is larger than the ensemble or a square of its
     members or components, whichever are fewer.
 
-    bandwidth="adaptive" takes in each cycle, of 17 values from 0.01 to 1, the one under which the
-    observations of past cycles were most probable, among those with enough members to go on:
+    bandwidth="adaptive" takes in each cycle, and at each point where localized, the solution of
 
-    .. math:: \beta = \arg\max \sum_{j \ge 1} \varphi^j \log p_\beta(y_{k-j}), \quad
-        \beta \, / \, \overline{\sum_i w_i^2} \ge \mathrm{floor}
+    .. math:: \beta \, \mathrm{ESS}(\beta) = c \, r, \quad
+        \mathrm{ESS} = 1 / \sum_i w_i^2, \quad r = \min(N - 1, \text{components}) .
 
-    where the bar is the mean over past cycles with the same forgetting :math:`\varphi = 0.98`;
-    with localization both are means over grid points. In no cycle does a bandwidth lose more than
-    0.3 of log evidence to the best one, so that single outliers do not decide. The first cycle has
-    :math:`\beta = 1`. No truth is used, and no observation twice.
+    where the weight of the Gaussian counts as one of all members alike. A covariance of r
+    dimensions from ESS members has a relative error of the order r / ESS: the kernels, which have
+    :math:`\beta` of the Kalman filter's, are as wide as what the weights leave unknown. Where the
+    observation leaves few members this goes to the ensemble Kalman filter, and with many to the
+    particle filter. It sees the observation by the weights alone: no truth, no past cycle.
+    :math:`\beta` is at least c r / N, with fewer members than components c (N - 1) / N.
 
     Exact for a linear h and the mixture as prior, but for the shape of the draw; otherwise the
     kernels see the regression of h on the members, as in the EnKF. Derived here.
@@ -84,7 +84,7 @@ class GaussianMixtureFilter(Filter):
             dimensions, or fewer: by a random rotation); else by the members' own anomalies. It
             prevents the outliers that deterministic filters grow. Not used with localization.
         share: :math:`\epsilon` in [0, 1).
-        floor: Least :math:`\beta` times effective sample size of an adaptive bandwidth.
+        width: c in (0, 1], for an adaptive bandwidth.
 
     Raises:
         ValueError: If a setting is out of range, or the forecast has no spread.
@@ -95,10 +95,9 @@ class GaussianMixtureFilter(Filter):
     localization: GaspariCohn | None = None
     rotation: bool = True
     share: float = 0.1
-    floor: float = 8.0
+    width: float = 0.4
     needs: tuple[str, ...] = field(default=("simulator",), init=False, repr=False, compare=False)
     _geometry: Geometry | None = field(default=None, init=False, repr=False, compare=False)
-    _memory: BandwidthMemory | None = field(default=None, init=False, repr=False, compare=False)
 
     least_members = 2
     exact = "linear-Gaussian, N → ∞ (any problem: bandwidth, share → 0)"
@@ -110,8 +109,8 @@ class GaussianMixtureFilter(Filter):
             raise ValueError(
                 f"Got bandwidth = {self.bandwidth!r}: give 'adaptive' or a number in (0, 1]."
             )
-        if not self.floor > 0:
-            raise ValueError(f"Got floor = {self.floor}: give a positive number of members.")
+        if not 0 < self.width <= 1:
+            raise ValueError(f"Got width = {self.width}: give a number in (0, 1].")
         if not 0 <= self.share < 1:
             raise ValueError(f"Got share = {self.share}: give a number in [0, 1).")
         if self.localization is not None:
@@ -121,16 +120,11 @@ class GaussianMixtureFilter(Filter):
     def begin(
         self, problem: Problem, weights: Float[Tensor, "ensemble"] | None = None
     ) -> GaussianMixtureFilter:
-        """Return a copy that owns the geometry of the space and the memory of the bandwidth."""
+        """Return a copy that owns the geometry of the space, where localized."""
         run = copy.copy(self)
-        object.__setattr__(run, "_memory", BandwidthMemory(self.share))
         if self.localization is not None:
             object.__setattr__(run, "_geometry", Geometry(problem.space, self.localization, 1))
         return run
-
-    def restore(self, carried: Mapping[str, Tensor]) -> None:
-        assert self._memory is not None
-        self._memory.restore(carried)
 
     def analyse(
         self,
@@ -139,24 +133,30 @@ class GaussianMixtureFilter(Filter):
         model: ObservationModel,
         generator: torch.Generator | None = None,
     ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
-        """Return the analysis, and ``innovation``, ``chi2``, ``bandwidth`` and ``ess``."""
+        """Return the analysis, and ``innovation``, ``chi2``, ``bandwidth`` and ``ess``.
+
+        The last two are means over the grid points that see anything, where localized.
+        """
         white = white_innovation(forecast, y, model)
-        memory = BandwidthMemory(self.share) if self._memory is None else self._memory
-        if isinstance(self.bandwidth, str):
-            beta = memory.bandwidth(self.floor).to(forecast.device)
-        else:
-            beta = torch.tensor(self.bandwidth, dtype=torch.float64, device=forecast.device)
         if self.localization is None:
             # In double precision, with few numbers: eigenvalues span many orders of magnitude.
             prior = Projection.of(white[0].double(), white[1].double())
-            analysis, ess = self._drawn(
-                forecast, MixturePosterior(prior, beta, self.share), generator
-            )
-            memory.add([prior])
+            posterior = self._posterior(prior, forecast)
+            analysis, ess = self._drawn(forecast, posterior, generator)
+            beta = posterior.beta
         else:
-            analysis, ess = self._local(forecast, white, beta.to(forecast), model, memory)
-        info = {**innovation_statistics(*white), "bandwidth": beta, "ess": ess}
-        return analysis, {**info, "carried": memory.tensors()}
+            analysis, ess, beta = self._local(forecast, white, model)
+        return analysis, {**innovation_statistics(*white), "bandwidth": beta, "ess": ess}
+
+    def _posterior(
+        self, prior: Projection, forecast: Float[Tensor, "ensemble ..."]
+    ) -> MixturePosterior:
+        if isinstance(self.bandwidth, str):
+            rank = min(len(forecast) - 1, forecast[0].numel())
+            beta = adaptive_bandwidth(prior, self.share, self.width * rank)
+        else:
+            beta = torch.tensor(self.bandwidth, dtype=torch.float64).to(prior.values)
+        return MixturePosterior(prior, beta, self.share)
 
     def _drawn(
         self, forecast: Tensor, posterior: MixturePosterior, generator: torch.Generator | None
@@ -194,10 +194,8 @@ class GaussianMixtureFilter(Filter):
         self,
         forecast: Tensor,
         white: tuple[Tensor, Tensor],
-        beta: Tensor,
         model: ObservationModel,
-        memory: BandwidthMemory,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         geometry = self._geometry
         if geometry is None:
             raise ValueError(
@@ -208,12 +206,12 @@ class GaussianMixtureFilter(Filter):
         both = torch.cat((white[0], white[1][None])).mT.contiguous()
         states = forecast.reshape(members, -1, geometry.points).permute(2, 0, 1)
         analysis = states.clone(memory_format=torch.contiguous_format)
-        priors, sizes = [], []
+        sizes, betas = [], []
         for local in geometry.local(model.operator.coordinates(geometry.space), members):
             local = local.to(forecast)
             near = both[local.observations] * local.root_weights.unsqueeze(-1)
             prior = Projection.of(near[..., :-1].mT, near[..., -1])
-            posterior = MixturePosterior(prior, beta, self.share)
+            posterior = self._posterior(prior, forecast)
             mean_weights, transform = _transform(posterior)
             points = local.points[:, 0]
             x = states[points]
@@ -222,11 +220,12 @@ class GaussianMixtureFilter(Filter):
             inverse_ess = posterior.inverse_ess()
             factor = self.inflation * _sampling(inverse_ess, members)[:, None, None]
             analysis[points] = mean + mean_weights @ A + factor * (transform @ A)
-            priors.append(prior)
             sizes.append(1 / inverse_ess)
-        memory.add(priors)
+            betas.append(posterior.beta.expand(len(points)))
+        # Nothing is seen anywhere: all members count, whatever the bandwidth.
         ess = torch.cat(sizes).mean() if sizes else torch.tensor(float(members))
-        return analysis.permute(1, 2, 0).reshape(forecast.shape), ess
+        beta = torch.cat(betas).mean() if betas else torch.tensor(1.0)
+        return analysis.permute(1, 2, 0).reshape(forecast.shape), ess, beta
 
 
 def _transform(posterior: MixturePosterior) -> tuple[Tensor, Tensor]:
@@ -246,7 +245,7 @@ def _transform(posterior: MixturePosterior) -> tuple[Tensor, Tensor]:
     mean_weights = weights @ centres
     centres = centres - mean_weights
     kalman = centred - (Z * posterior.reduction().unsqueeze(-2)) @ Z.mT
-    width = posterior.beta * (1 - w0) + w0
+    width = posterior.beta[..., None, None] * (1 - w0) + w0
     cov = (centres.mT * weights) @ centres + width / (members - 1) * kalman
     return mean_weights, (members - 1) ** 0.5 * psd_root(cov)
 
