@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from scorda import rng, store
+from scorda import rng
 from scorda.assimilate import GaspariCohn
 from scorda.methods.enkf import ETKF
 from scorda.methods.letkf import LETKF
@@ -339,24 +339,3 @@ def test_a_continued_run_goes_on_with_the_same_bandwidth():
     rest = list(method.run(problem, 60, rng.seeded(1), whole[25]))
     assert min(float(cycle.info["bandwidth"]) for cycle in rest if cycle.info) < 1
     assert torch.equal(rest[-1].ensemble, whole[-1].ensemble)
-
-
-@pytest.mark.parametrize("floor", [8.0, 0.1])
-def test_a_stored_run_that_is_resumed_has_the_same_bits(tmp_path, floor):
-    """Blocks start from what is on disk, so that the reference is a run without any.
-
-    The sizes decide over the bandwidth with the one floor, with the other the evidence.
-    """
-    model = ObservationModel(Select(range(3)), std=2.0)
-    _, problem = twin_experiment(Lorenz63(), model, 40, 4, rng.seeded(0))
-    method, path = GaussianMixtureFilter(floor=floor), tmp_path / "b.zarr"
-    whole = method.assimilate(problem, 60, rng.seeded(0))
-
-    def stop(done, total):
-        if done >= 26:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        store.run(method, problem, 60, path, block=8, progress=stop)
-    resumed = store.run(method, problem, 60, path, block=8, resume=True)
-    assert torch.equal(resumed.analysis.states, whole.states)
