@@ -313,11 +313,64 @@ def test_nonlinear_cycle_with_localization():
         ({"width": 0.0}, "width"),
         ({"width": 1.5}, "width"),
         ({"share": 1.0}, "share"),
+        ({"evidence": GaspariCohn(1.0)}, "localization"),
     ],
 )
 def test_settings_out_of_range_are_refused(options, words):
     with pytest.raises(ValueError, match=words):
         GaussianMixtureFilter(**options)
+
+
+def test_evidence_from_nearby_weighs_and_all_observations_move():
+    """At one site of a ring, from the definition: weights of its own observation alone."""
+    system = Lorenz96(dim=8)
+    model = ObservationModel(Select(range(8)), std=1.0)
+    _, problem = twin_experiment(system, model, 2, 1)
+    x, y, beta, share = rng.normal(12, (8,), rng.seeded(3)), torch.linspace(-1, 2, 8), 0.3, 0.2
+    x[:6, 3] += 2
+    reach = GaspariCohn(1.0)
+    method = GaussianMixtureFilter(
+        beta, localization=reach, share=share, evidence=GaspariCohn(0.5)
+    )
+    found = method.begin(problem).update(x, y, model)[:, 3]
+    own = x[:, [2, 3, 4]]
+    taper = reach(torch.tensor([1.0, 0.0, 1.0]))
+
+    def parts(H, cov, y):
+        """Log of the weights of kernels and Gaussian; their posterior means and variances."""
+        centres, B = mixture(own, beta, H, cov)
+        centres = torch.cat((centres, own.mean(0, keepdim=True)))
+        logs, means, variances = [], [], []
+        for i, c in enumerate(centres):
+            C, share_i = (B, (1 - share) / 12) if i < 12 else (own.T.cov(), share)
+            S = H @ C @ H.T + cov
+            K = torch.linalg.solve(S, H @ C).T
+            error = torch.distributions.MultivariateNormal(H @ c, S)
+            logs.append(error.log_prob(y) + math.log(share_i))
+            means.append((c + K @ (y - H @ c))[1])
+            variances.append((C - K @ H @ C)[1, 1])
+        return torch.stack(logs), torch.stack(means), torch.stack(variances)
+
+    w = parts(torch.eye(3)[1:2], torch.eye(1), y[3:4])[0].softmax(0)
+    _, means, variances = parts(torch.eye(3), (1 / taper).diag(), y[2:5])
+    mean = w @ means
+    var = w @ (variances + (means - mean).square())
+    inverse_ess = (w[:-1] + w[-1] / 12).square().sum()
+    torch.testing.assert_close(found.mean(), mean)
+    torch.testing.assert_close(found.var(), var * (1 + inverse_ess) / (1 + 1 / 12))
+
+
+def test_evidence_as_far_as_the_analysis_is_nothing_new():
+    system, reach = Lorenz96(dim=8), GaspariCohn(2.0)
+    model = ObservationModel(Select([0, 3, 4]), std=1.0)
+    _, problem = twin_experiment(system, model, 3, 1, rng.seeded(0))
+    runs = [
+        GaussianMixtureFilter(localization=reach, evidence=evidence)
+        .assimilate(problem, 6, rng.seeded(1))
+        .states
+        for evidence in (None, reach)
+    ]
+    torch.testing.assert_close(*runs)
 
 
 def test_a_forecast_without_spread_is_refused():

@@ -21,13 +21,14 @@ class Local:
     """A batch of local analyses: which points, which observations, with which weights.
 
     Lists of unequal length are padded: points where `exists` is False, observations where the
-    weight is 0.
+    weight is 0. The weights are those of the taper at the distances from the block's centre.
     """
 
     points: Int[Tensor, "blocks points"]
     exists: Bool[Tensor, "blocks points"]
     observations: Int[Tensor, "blocks near"]
     root_weights: Float[Tensor, "blocks near"]
+    distances: Float[Tensor, "blocks near"]
 
     def to(self, like: Tensor) -> Local:
         """The same on the device and in the precision of another tensor."""
@@ -37,6 +38,7 @@ class Local:
             self.exists.to(device),
             self.observations.to(device),
             self.root_weights.to(like),
+            self.distances.to(like),
         )
 
 
@@ -67,21 +69,21 @@ class Geometry:
         batches = []
         width = len(where) * (where.shape[1] + 1)
         for rows in torch.arange(len(self.centres)).split(max(1, BATCH // width)):
-            weights = self.taper(self.space.distance(self.centres[rows], where))
+            far = self.space.distance(self.centres[rows], where)
+            weights = self.taper(far)
             counts = (weights > 0).sum(1)
-            rows, weights, counts = (part[counts > 0] for part in (rows, weights, counts))
+            rows, far, weights, counts = (
+                part[counts > 0] for part in (rows, far, weights, counts)
+            )
             if not len(rows):
                 continue
             near = int(counts.max())
             # Sorted by weight, so that what is cut off has weight 0.
             values, indices = weights.topk(near, dim=1)
-            batches += [
-                Local(self.members[r], self.exists[r], i, v.sqrt())
-                for r, i, v in zip(
-                    *(part.split(self._batch(ensemble, near)) for part in (rows, indices, values)),
-                    strict=True,
-                )
-            ]
+            parts = rows, indices, values.sqrt(), far.gather(1, indices)
+            size = self._batch(ensemble, near)
+            for r, *rest in zip(*(part.split(size) for part in parts), strict=True):
+                batches.append(Local(self.members[r], self.exists[r], *rest))
         return batches
 
     @staticmethod

@@ -21,7 +21,7 @@ from scorda.assimilate.ensemble import (
     innovation_statistics,
     white_innovation,
 )
-from scorda.assimilate.local import Geometry
+from scorda.assimilate.local import Geometry, Local
 from scorda.linalg import psd_root, symmetric_map
 from scorda.mixture import MixturePosterior, Projection, adaptive_bandwidth
 from scorda.observe import ObservationModel
@@ -58,7 +58,9 @@ class GaussianMixtureFilter(Filter):
     of each point), but its shape is not drawn from: the analysis is the linear transform of the
     members with the symmetric root, which changes little from point to point. With
     :math:`\beta = 1` this is the `LETKF`. It takes a matrix ``(ensemble, ensemble)`` per point,
-    in batches; without localization nothing is larger than the ensemble or a square of its
+    in batches. With many observations near a point few members keep weight there; `evidence` with
+    a shorter reach lets the weights see the nearest alone, while kernels and centres still move
+    by all: not exact for any law, as localization is not. Without localization nothing is larger than the ensemble or a square of its
     members or components, whichever are fewer.
 
     bandwidth="adaptive" takes in each cycle, and at each point where localized, the solution of
@@ -85,6 +87,7 @@ class GaussianMixtureFilter(Filter):
             prevents the outliers that deterministic filters grow. Not used with localization.
         share: :math:`\epsilon` in [0, 1).
         width: c in (0, 1], for an adaptive bandwidth.
+        evidence: Localization of what the weights see, or None for that of the analysis.
 
     Raises:
         ValueError: If a setting is out of range, or the forecast has no spread.
@@ -96,6 +99,7 @@ class GaussianMixtureFilter(Filter):
     rotation: bool = True
     share: float = 0.1
     width: float = 0.4
+    evidence: GaspariCohn | None = None
     needs: tuple[str, ...] = field(default=("simulator",), init=False, repr=False, compare=False)
     _geometry: Geometry | None = field(default=None, init=False, repr=False, compare=False)
 
@@ -113,6 +117,11 @@ class GaussianMixtureFilter(Filter):
             raise ValueError(f"Got width = {self.width}: give a number in (0, 1].")
         if not 0 <= self.share < 1:
             raise ValueError(f"Got share = {self.share}: give a number in [0, 1).")
+        if self.evidence is not None and self.localization is None:
+            raise ValueError(
+                "Got a GaussianMixtureFilter with `evidence` by distance and no `localization`: "
+                "give both, or leave the evidence whole."
+            )
         if self.localization is not None:
             needs = ("simulator", "positions", "independent_errors")
             object.__setattr__(self, "needs", needs)
@@ -209,15 +218,18 @@ class GaussianMixtureFilter(Filter):
         sizes, betas = [], []
         for local in geometry.local(model.operator.coordinates(geometry.space), members):
             local = local.to(forecast)
-            near = both[local.observations] * local.root_weights.unsqueeze(-1)
-            prior = Projection.of(near[..., :-1].mT, near[..., -1])
-            posterior = self._posterior(prior, forecast)
-            mean_weights, transform = _transform(posterior)
+            prior = _near(both, local, local.root_weights)
+            weighed = prior
+            if self.evidence is not None:
+                weighed = _near(both, local, self.evidence(local.distances).sqrt())
+            judge = self._posterior(weighed, forecast)
+            posterior = MixturePosterior(prior, judge.beta, self.share)
+            mean_weights, transform = _transform(posterior, judge)
             points = local.points[:, 0]
             x = states[points]
             mean = x.mean(1, keepdim=True)
             A = x - mean
-            inverse_ess = posterior.inverse_ess()
+            inverse_ess = judge.inverse_ess()
             factor = self.inflation * _sampling(inverse_ess, members)[:, None, None]
             analysis[points] = mean + mean_weights @ A + factor * (transform @ A)
             sizes.append(1 / inverse_ess)
@@ -228,12 +240,25 @@ class GaussianMixtureFilter(Filter):
         return analysis.permute(1, 2, 0).reshape(forecast.shape), ess, beta
 
 
-def _transform(posterior: MixturePosterior) -> tuple[Tensor, Tensor]:
-    """The analysis mean's weights of the anomalies; the symmetric transform of these."""
+def _near(
+    both: Float[Tensor, "obs columns"], local: Local, root_weights: Float[Tensor, "blocks near"]
+) -> Projection:
+    """The white anomalies and the innovation near each point, with localized errors."""
+    near = both[local.observations] * root_weights.unsqueeze(-1)
+    return Projection.of(near[..., :-1].mT, near[..., -1])
+
+
+def _transform(posterior: MixturePosterior, judge: MixturePosterior) -> tuple[Tensor, Tensor]:
+    """The analysis mean's weights of the anomalies; the symmetric transform of these.
+
+    Arguments:
+        posterior: What moves the centres and narrows the kernels.
+        judge: What weighs them: the same, or one that sees less.
+    """
     Z = posterior.prior.anomalies
     members = Z.shape[-2]
-    w0 = posterior.gaussian_weight()[0][..., None, None]
-    w = posterior.log_weights()[0].exp().unsqueeze(-2)
+    w0 = judge.gaussian_weight()[0][..., None, None]
+    w = judge.log_weights()[0].exp().unsqueeze(-2)
     gamma, shifts = posterior.shrinkage.unsqueeze(-1), posterior.shifts()
     # Less 1 / N, which anomalies do not see: the root then keeps their mean.
     centred = torch.eye(members).to(Z) - 1 / members
