@@ -328,10 +328,9 @@ def test_evidence_from_nearby_weighs_and_all_observations_move():
     _, problem = twin_experiment(system, model, 2, 1)
     x, y, beta, share = rng.normal(12, (8,), rng.seeded(3)), torch.linspace(-1, 2, 8), 0.3, 0.2
     x[:6, 3] += 2
-    reach = GaspariCohn(1.0)
-    method = GaussianMixtureFilter(
-        beta, localization=reach, share=share, evidence=GaspariCohn(0.5)
-    )
+    # They end 1.8 and 0.9 sites away.
+    reach, near = GaspariCohn(0.5), GaspariCohn(0.25)
+    method = GaussianMixtureFilter(beta, localization=reach, share=share, evidence=near)
     found = method.begin(problem).update(x, y, model)[:, 3]
     own = x[:, [2, 3, 4]]
     taper = reach(torch.tensor([1.0, 0.0, 1.0]))

@@ -60,8 +60,8 @@ class GaussianMixtureFilter(Filter):
     :math:`\beta = 1` this is the `LETKF`. It takes a matrix ``(ensemble, ensemble)`` per point,
     in batches. With many observations near a point few members keep weight there; `evidence` with
     a shorter reach lets the weights see the nearest alone, while kernels and centres still move
-    by all: not exact for any law, as localization is not. Without localization nothing is larger than the ensemble or a square of its
-    members or components, whichever are fewer.
+    by all: not exact for any law, as localization is not. Without localization nothing is larger
+    than the ensemble or a square of its members or components, whichever are fewer.
 
     bandwidth="adaptive" takes in each cycle, and at each point where localized, the solution of
 
