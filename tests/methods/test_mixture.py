@@ -256,13 +256,13 @@ def test_the_adaptive_bandwidth_balances_the_effective_members(local, share):
     taper = GaspariCohn(math.inf) if local else None
     method = GaussianMixtureFilter(share=share, localization=taper)
     if local:
-        # Every point sees everything: the same bandwidth at all, and half of c for twice as many
-        # components. Localization takes independent errors: the observation made white.
+        # Every point sees everything: the same bandwidth at all, with r = N - 1. Localization
+        # takes independent errors: the observation made white.
         root = torch.linalg.inv(torch.linalg.cholesky(COV))
         problem = twin_experiment(Lorenz96(dim=4), ObservationModel(Select([0]), std=1.0), 2, 1)[1]
         matrix = torch.cat((root @ H, torch.zeros(2, 2)), 1)
         model = ObservationModel(Linear(matrix, positions=torch.zeros(2, 1)), std=1.0)
-        method = replace(method, width=0.2).begin(problem)
+        method = replace(method, width=0.8 / 29).begin(problem)
         info = method.analyse(torch.cat((x, x), 1), root @ Y, model, rng.seeded(0))[1]
     else:
         info = method.analyse(x, Y, MODEL, rng.seeded(0))[1]

@@ -148,7 +148,7 @@ def lorenz63_bimodal() -> Sweep:
     inflations = grid(inflation=(1.0, 1.02, 1.05, 1.1, 1.2, 1.4))
     kernels = grid(prior=[EnsembleKernel(width) for width in (0.2, 0.4, 0.7, 1.0, 1.5, 2.5)])
     mixtures = grid(prior=[EnsembleMixture(beta) for beta in (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)])
-    betas = grid(bandwidth=(0.1, 0.2, 0.35, 0.5, 0.7, "adaptive"))
+    betas = grid(bandwidth=(0.01, 0.03, 0.1, 0.3, 0.7, "adaptive"))
     points = {
         f"N={n}": Bimodal(
             (

@@ -57,8 +57,8 @@ def lorenz63_sakov() -> Setup:
             Entry("ETKF, N=10, inflation 1.02, rotation", ETKF(1.02, rotation=True), 10),
             Entry("EnKF, N=100, inflation 1.01", EnKF(inflation=1.01), 100),
             Entry("ParticleFilter, N=800, resample 0.2, jitter 0.35", particles, 800),
-            Entry("mixture, N=100, bandwidth 0.1", GaussianMixtureFilter(0.1), 100),
-            Entry("mixture, N=800, bandwidth 0.02", GaussianMixtureFilter(0.02), 800),
+            Entry("mixture, N=100", GaussianMixtureFilter(), 100),
+            Entry("mixture, N=800", GaussianMixtureFilter(), 800),
         ),
         source="Sakov, Oliver & Bertino (2012), Mon. Wea. Rev. 140, 1988-2004",
     )

@@ -60,7 +60,7 @@ def lorenz63_masf() -> Setup:
     reaches = grid(reach=(0.25, 0.5, 1.0), inflation=(1.0, 1.1))
     noises = grid(noise=(0.05, 0.1, 0.2), inflation=(1.0, 1.1))
     mixtures = grid(prior=[EnsembleMixture(beta) for beta in (0.02, 0.04, 0.08, 0.15, 0.3, 0.6)])
-    betas = grid(bandwidth=(0.1, 0.2, 0.35, 0.5, 0.7, "adaptive"))
+    betas = grid(bandwidth=(0.03, 0.05, 0.1, 0.2, 0.4, "adaptive"))
     return Setup(
         system=Lorenz63(dt=0.01, noise_std=0.0),
         model=ObservationModel(Select(range(3)), std=1.0),
@@ -124,21 +124,32 @@ def _lorenz96(dim: int = 40, forcing: float = 8.0, gap: int = 4) -> Setup:
     localized = grid(
         prior=[EnsembleGaussian(GaspariCohn(radius)) for radius in tapers], inflation=inflations
     )
-    near = EnsembleMixture(localization=GaspariCohn(4.0), evidence=GaspariCohn(2.0))
+    base = EnsembleMixture(localization=GaspariCohn(4.0), evidence=GaspariCohn(2.0))
     # The narrower the kernels, the more the members of few weights lack in spread.
     chosen = ((0.3, 1.1), (0.3, 1.2), (0.45, 1.1), (0.6, 1.05), (0.8, 1.02), (1.0, 1.02))
     mixtures = tuple(
-        {"prior": replace(near, bandwidth=beta), "inflation": factor} for beta, factor in chosen
+        {"prior": replace(base, bandwidth=beta), "inflation": factor} for beta, factor in chosen
     )
     ends = grid(eps_alpha=(0.05, 0.5), eps_beta=(0.025, 0.1, 0.3))
     letkf = grid(radius=tapers, inflation=inflations)
     enkf = grid(localization=[GaspariCohn(radius) for radius in tapers], inflation=inflations)
-    # Bandwidths below 1 inflate by themselves, so that one inflation does for all.
-    betas = grid(localization=[GaspariCohn(radius) for radius in tapers], bandwidth=(0.6, 1.0))
+    # Localization, evidence, bandwidth, inflation.
+    near, far = GaspariCohn(4.0), GaspariCohn(8.0)
+    kernels = tuple(
+        dict(zip(("localization", "evidence", "bandwidth", "inflation"), options, strict=True))
+        for options in (
+            (near, None, "adaptive", 1.02),
+            (near, GaspariCohn(2.0), "adaptive", 1.1),
+            (near, GaspariCohn(2.0), 0.6, 1.02),
+            (near, None, 1.0, 1.02),
+            (far, near, "adaptive", 1.1),
+            (far, None, 1.0, 1.1),
+        )
+    )
     entries = [
         Entry("EnKF", EnKF(), MEMBERS, enkf),
         Entry("LETKF", LETKF(radius=4.0), MEMBERS, letkf),
-        Entry("mixture", GaussianMixtureFilter(inflation=1.02), MEMBERS, betas),
+        Entry("mixture", GaussianMixtureFilter(), MEMBERS, kernels),
         Entry("EnSF", EnSF(scale="spread", euler_steps=100), MEMBERS, ends),
         Entry("MASF published", MASF(mode="published"), MEMBERS, localized),
         Entry("MASF bridge", MASF(sampler=BridgeODE()), MEMBERS, localized),

@@ -70,7 +70,15 @@ def _entries(members: int) -> tuple[Entry, ...]:
     inflations = (1.0, 1.05, 1.15)
     ends = grid(eps_alpha=(0.05, 0.5), eps_beta=(0.025, 0.1, 0.3))
     closed = grid(bandwidth=BANDWIDTHS)
-    mixtures = grid(bandwidth=(0.2, 0.35, 0.5, 0.7, 1.0, "adaptive"))
+    local = {"localization": GaspariCohn(4.0)}
+    mixtures = (
+        {"bandwidth": 0.2},
+        {"bandwidth": 0.6},
+        {"inflation": 1.0},
+        {"inflation": 1.1},
+        {"inflation": 1.1, **local},
+        {"inflation": 1.1, **local, "evidence": GaspariCohn(2.0)},
+    )
     return (
         Entry("EnKF", EnKF(), members, grid(inflation=inflations, localization=tapers)),
         Entry("LETKF", LETKF(radius=2.0), members, grid(inflation=inflations, radius=(2.0, 4.0))),
