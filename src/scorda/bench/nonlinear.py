@@ -22,6 +22,8 @@ from scorda.systems import Lorenz96
 __all__ = ["lorenz96_10", "lorenz96_20"]
 
 MEMBERS = (50, 100, 250, 500, 1000)
+# Up to these local analyses are among the options of the mixture filter.
+LOCAL = 100
 BANDWIDTHS = (0.1, 0.2, 0.3, 0.4, 0.55, 0.7)
 SOURCE = (
     "after Binder & Oberai (2026), arXiv:2603.21291, section 4.3; operator, gap and error ours"
@@ -70,14 +72,15 @@ def _entries(members: int) -> tuple[Entry, ...]:
     inflations = (1.0, 1.05, 1.15)
     ends = grid(eps_alpha=(0.05, 0.5), eps_beta=(0.025, 0.1, 0.3))
     closed = grid(bandwidth=BANDWIDTHS)
-    local = {"localization": GaspariCohn(4.0)}
+    # A local analysis takes a root of a matrix of the members at each site.
+    local = {"inflation": 1.1, "localization": GaspariCohn(4.0)}
     mixtures = (
         {"bandwidth": 0.2},
         {"bandwidth": 0.6},
         {"inflation": 1.0},
         {"inflation": 1.1},
-        {"inflation": 1.1, **local},
-        {"inflation": 1.1, **local, "evidence": GaspariCohn(2.0)},
+        local if members <= LOCAL else {"bandwidth": 0.1},
+        {**local, "evidence": GaspariCohn(2.0)} if members <= LOCAL else {"bandwidth": 0.35},
     )
     return (
         Entry("EnKF", EnKF(), members, grid(inflation=inflations, localization=tapers)),

@@ -46,6 +46,9 @@ PROBLEMS: dict[str, Callable[..., Benchmark]] = {
 
 
 def expected_scores(problem: str) -> dict[str, dict[str, Any]]:
-    """Expected scores of a problem: score, ``tolerance`` and ``source`` per label."""
+    """Expected scores of a problem: score, ``tolerance`` and ``source`` per label.
+
+    Where options are chosen, also those that the scores belong to.
+    """
     text = files("scorda.bench").joinpath("expected.toml").read_text()
     return tomllib.loads(text).get(problem, {})

@@ -21,6 +21,8 @@ __all__ = ["Row", "run_benchmark", "write_table"]
 Progress = Callable[[int, int], None]
 # What stands beside the scores in the file of runs, in front of them and behind.
 BEFORE, AFTER = ("entry", "seed", "options", "failure"), ("seconds",)
+# What stands beside the scores in the table of expected ones.
+ABOUT = ("tolerance", "source", "options")
 
 
 @dataclass(frozen=True)
@@ -211,9 +213,7 @@ def _row(
             for name, v in values.items()
         },
         seconds=float(np.mean([run.seconds for run in runs.values()])),
-        expected={
-            name: value for name, value in expected.items() if name not in ("tolerance", "source")
-        },
+        expected={name: value for name, value in expected.items() if name not in ABOUT},
         tolerance=expected.get("tolerance", math.inf),
         entry=entry,
         options=next(iter(runs.values())).options,
