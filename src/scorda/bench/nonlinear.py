@@ -72,15 +72,16 @@ def _entries(members: int) -> tuple[Entry, ...]:
     inflations = (1.0, 1.05, 1.15)
     ends = grid(eps_alpha=(0.05, 0.5), eps_beta=(0.025, 0.1, 0.3))
     closed = grid(bandwidth=BANDWIDTHS)
-    # A local analysis takes a root of a matrix of the members at each site.
+    # Adaptive where no bandwidth is given. A local analysis takes a root of a matrix of the
+    # members at each site.
     local = {"inflation": 1.1, "localization": GaspariCohn(4.0)}
     mixtures = (
-        {"bandwidth": 0.2},
-        {"bandwidth": 0.6},
         {"inflation": 1.0},
+        {"inflation": 1.05},
         {"inflation": 1.1},
-        local if members <= LOCAL else {"bandwidth": 0.1},
-        {**local, "evidence": GaspariCohn(2.0)} if members <= LOCAL else {"bandwidth": 0.35},
+        {"bandwidth": 0.6, "inflation": 1.05},
+        local if members <= LOCAL else {"inflation": 1.02},
+        {**local, "evidence": GaspariCohn(2.0)} if members <= LOCAL else {"inflation": 1.15},
     )
     return (
         Entry("EnKF", EnKF(), members, grid(inflation=inflations, localization=tapers)),
