@@ -7,6 +7,10 @@ import jaxtyping
 import pytest
 import torch
 
+from scorda.cli.allocator import keep_freed_memory
+
+# As the command does.
+keep_freed_memory()
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 

@@ -28,8 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from scorda import __version__
     from scorda.assimilate import RunError
+    from scorda.cli.allocator import keep_freed_memory
     from scorda.cli.settings import UserError, expand
 
+    keep_freed_memory()
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     app = App(
         name="scorda",
