@@ -143,7 +143,7 @@ def _lorenz96(dim: int = 40, forcing: float = 8.0, gap: int = 4) -> Setup:
             (near, GaspariCohn(2.0), 0.6, 1.02),
             (near, None, 1.0, 1.02),
             (far, near, "adaptive", 1.1),
-            (far, None, 1.0, 1.1),
+            (far, None, "adaptive", 1.02),
         )
     )
     entries = [
