@@ -31,6 +31,7 @@ __all__ = [
     "EnsemblePrior",
     "FittedGaussian",
     "FittedKernel",
+    "taper_matrix",
 ]
 
 
@@ -191,9 +192,7 @@ class EnsembleGaussian(EnsemblePrior):
         else:
             if space is None:
                 raise ValueError("A localized Gaussian needs the space of the states.")
-            distance = space.distance(space.positions(), space.positions())
-            repeats = space.size // len(distance)
-            taper = self.localization(distance).to(A).repeat(repeats, repeats)
+            taper = taper_matrix(self.localization, space).to(A)
             cov = taper * (A.flatten(1).mT @ A.flatten(1)) / (len(A) - 1)
             if modes is not None and not modes.trivial:
                 for _ in range(2):
@@ -280,6 +279,15 @@ class EnsembleKernel(EnsemblePrior):
         space: StateSpace | AugmentedSpace | None = None,
     ) -> FittedKernel:
         return FittedKernel(ensemble if modes is None else modes.forward(ensemble), self.bandwidth)
+
+
+def taper_matrix(
+    taper: GaspariCohn, space: StateSpace | AugmentedSpace
+) -> Float[Tensor, "size size"]:
+    """A taper between all components of a state; variables at a place are at no distance."""
+    distance = space.distance(space.positions(), space.positions())
+    repeats = space.size // len(distance)
+    return taper(distance).repeat(repeats, repeats)
 
 
 def _clocks(var: Tensor) -> Tensor:

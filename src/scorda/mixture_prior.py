@@ -48,7 +48,7 @@ import torch
 
 from scorda.assimilate import GaspariCohn
 from scorda.augment import AugmentedSpace
-from scorda.ensemble_prior import EnsembleGaussian, EnsemblePrior, FittedGaussian
+from scorda.ensemble_prior import EnsembleGaussian, EnsemblePrior, FittedGaussian, taper_matrix
 from scorda.linalg import symmetric_map
 from scorda.modes import FourierModes, Modes
 from scorda.shapes import Float, Int, Tensor
@@ -122,7 +122,7 @@ class FittedMixture:
         queries, keys, whole = kernel.white(moved), kernel.white(centres), gaussian.white(moved)
         # All less the logit of the Gaussian.
         terms = kernel.log_det - gaussian.log_det + 0.5 * (whole - queries) * (whole + queries)
-        r = 1.0 if self.nearby is None else self.nearby.weights[:, None]
+        r = 1.0 if self.nearby is None else self.nearby.weights[:, None].to(u)
         near, own = self._gathered(terms) * r, self._gathered(keys)
         logits = (self._gathered(queries) * r) @ own.mT
         logits = logits + near.sum(-1, keepdim=True) - 0.5 * (own.square() * r).sum(-1)[:, None]
@@ -261,6 +261,4 @@ class EnsembleMixture(EnsemblePrior):
                 "Got a Blur for an EnsembleMixture with `evidence` by distance: its modes are "
                 "waves, which have no place; leave the evidence whole."
             )
-        distance = space.distance(space.positions(), space.positions())
-        repeats = space.size // len(distance)
-        return self.evidence(distance).repeat(repeats, repeats)
+        return taper_matrix(self.evidence, space)

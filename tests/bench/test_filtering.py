@@ -9,6 +9,7 @@ from scorda import metrics, rng
 from scorda.assimilate import Filter
 from scorda.bench.entry import Entry
 from scorda.bench.filtering import RunningScores, Setup
+from scorda.bench.measured import lorenz96_masf_dim, lorenz96_masf_forcing
 from scorda.methods.closed_form import ClosedFormFilter
 from scorda.methods.enkf import EnKF
 from scorda.methods.particle import ParticleFilter
@@ -104,3 +105,17 @@ def test_running_scores_hold_sums_only():
             sizes.append(len(scores._sums))
     assert len(set(sizes)) == 1
     assert not any(isinstance(value, torch.Tensor) for value in scores._sums.values())
+
+
+def test_options_of_large_problems_are_chosen_in_a_pilot():
+    points = lorenz96_masf_dim().points
+    small, large = points["dimension=100"], points["dimension=1000"]
+    assert large.trial() == replace(large.pilot, cycles=20, spinup=10)
+    assert large.trial().system.space.size == small.trial().system.space.size == 100
+    assert large.system.space.size == 1000 and large.shortened().pilot is None
+
+
+def test_a_stronger_forcing_takes_more_steps_in_the_same_time():
+    points = lorenz96_masf_forcing().points.values()
+    assert {setup.every * setup.system.dt for setup in points} == {0.2}
+    assert len({setup.system.dt for setup in points}) == 2

@@ -116,8 +116,8 @@ def _lorenz96(dim: int = 40, forcing: float = 8.0, gap: int = 4) -> Setup:
 
     40 analyses after a spin-up of 20. Networks: convolutions along the ring with 16 channels that
     correct the localized Gaussian, 10 steps of fine-tuning per cycle. A bridge with such a network
-    is not among the entries: it takes ten times as long as with the mixture, and had 7 % less CRPS
-    than with the Gaussian alone where the mixture had 20 % less (gap 8).
+    is not among the entries: it takes eight times as long as with the mixture, and had 7 % less
+    CRPS than with the Gaussian alone where the mixture had 20 % less (gap 8).
     """
     tapers = (2.0, 4.0, 8.0)
     inflations = (1.02, 1.1)
