@@ -1,10 +1,13 @@
 """Priors from ensembles: numbers of the members, carried to the posterior's clock."""
 
+import numpy as np
 import torch
 from torch.testing import assert_close
 
 from scorda import rng
-from scorda.ensemble_prior import EnsembleGaussian
+from scorda.assimilate import GaspariCohn
+from scorda.ensemble_prior import EnsembleGaussian, taper_matrix
+from scorda.space import StateSpace
 
 
 def test_numbers_are_turned_by_as_little_as_takes_one_span_to_the_other():
@@ -22,3 +25,12 @@ def test_numbers_are_turned_by_as_little_as_takes_one_span_to_the_other():
     singular = torch.linalg.svdvals(after.T @ before)
     assert_close((before.T * carried).sum(), singular.sum())
     assert_close(fitted.carry(before.T, 1 / fitted.var), before.T)
+
+
+def test_the_taper_of_several_variables_is_that_of_their_places():
+    space = StateSpace((2, 5), variables=("u", "v"), coordinates={"x": np.arange(5.0)})
+    taper = taper_matrix(GaspariCohn(1.0), space).reshape(2, 5, 2, 5)
+    near = GaspariCohn(1.0)(torch.tensor([0.0, 1.0, 2.0]))
+    for a in range(2):
+        for b in range(2):
+            assert torch.allclose(taper[a, 1, b, 1:4], near.to(taper))

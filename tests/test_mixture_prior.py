@@ -298,3 +298,30 @@ def test_bad_input_is_named():
     blur = ObservationModel(Blur(torch.tensor([2.0, 1, 0, 0, 0, 0, 0, 1])), std=1.0).modes((8,))
     with pytest.raises(ValueError, match="waves, which have no place"):
         EnsembleMixture(0.3, 0.1, TAPER, TAPER).fit(members(5, 8), blur, RING)
+
+
+def test_weights_by_distance_are_the_plain_formula():
+    """Each mode weighs by the terms of the modes near it; several levels of one fitted prior."""
+    ensemble, beta, share = members(9, 8), 0.3, 0.2
+    taper, reach = TAPER, GaspariCohn(0.5)
+    fitted = EnsembleMixture(beta, share, taper, reach).fit(ensemble, None, RING)
+    distance = RING.distance(RING.positions(), RING.positions())
+    r, C = reach(distance), taper(distance) * ensemble.T.cov()
+    assert 0 < r[0, 1] < 1 and r[0, 4] == 0
+    mean = ensemble.mean(0)
+    centres = mean + math.sqrt((1 - beta) * 9 / 8) * (ensemble - mean)
+    u = ensemble[:3] + 0.4 * matrix(3, 8, seed=1)
+    for noise in (torch.linspace(0.5, 2, 8), torch.linspace(3, 1, 8)):
+        logs, expected = [], []
+        for centre, scale, weight in [
+            *((c, beta, (1 - share) / 9) for c in centres),
+            (mean, 1.0, share),
+        ]:
+            W = (1 / noise).diag()
+            F = torch.linalg.inv(torch.linalg.cholesky(torch.eye(8) + scale * W @ C @ W)) @ W
+            log_det = (F.diagonal() * noise).log()
+            terms = log_det - 0.5 * ((u - centre) @ F.T).square()
+            logs.append(math.log(weight) + terms @ r)
+            expected.append(centre + scale * (u - centre) @ F.T @ F @ C)
+        w = torch.stack(logs).softmax(0)
+        assert_close(fitted.denoise(u, noise[None]), (w * torch.stack(expected)).sum(0))
