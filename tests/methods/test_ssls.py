@@ -112,6 +112,27 @@ def test_the_bound_keeps_large_scores_in_place():
     assert_close(near, far, rtol=1e-6, atol=1e-6)
 
 
+class Outwards(EnsembleGaussian):
+    """A prior whose estimates lie farther out than the states, as untrained networks' do."""
+
+    def fit(self, ensemble, modes=None, space=None):
+        return mock.Mock(denoise=lambda z, level: 1.2 * z, report={})
+
+
+def test_a_prior_that_drives_away_is_held_near_the_members():
+    """Its estimate ends at 1.5 times the largest deviation L, so the walk ends around there.
+
+    Unheld, z grows by e^(0.2 T / sigma^2) = e^6 at T = 3. Held at 1.5 L the stationary law is
+    N(1.5 L, sigma^2): 6 sigma beyond it is room for the largest of 80 numbers.
+    """
+    x = forecast(40, torch.eye(2))
+    model = ObservationModel(Select([0]), std=1e6)
+    largest = ((x - x.mean(0)) / x.std(0)).abs().max()
+    method = SSLS(Outwards(), noise=0.3, langevin_steps=600, step_size=0.005, clip=None)
+    z = (method.update(x, torch.zeros(1), model, rng.seeded(0)) - x.mean(0)) / x.std(0)
+    assert 1.2 * largest < z.abs().max() < 1.5 * largest + 6 * 0.3
+
+
 def test_a_nonlinear_observation_with_a_network_in_cycles():
     """Lorenz-96 through its arctangent: better than the forecast alone, and with a report."""
     model = ObservationModel(Pointwise(torch.atan), std=0.2)

@@ -7,7 +7,11 @@ import torch
 from scorda.observe import ObservationModel
 from scorda.shapes import Float, Tensor
 
-__all__ = ["bounded", "likelihood_score", "settled", "standardised"]
+__all__ = ["bounded", "held", "likelihood_score", "settled", "standardised"]
+
+# Largest estimate, in units of the largest deviation of any member: a network has learned nothing
+# farther out.
+HOLD = 1.5
 
 
 def standardised(
@@ -34,6 +38,20 @@ def likelihood_score(
         z = z.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(model.log_likelihood(y, mean + std * z).sum(), z)
     return gradient
+
+
+def held(
+    estimate: Float[Tensor, "ensemble ..."], members: Float[Tensor, "ensemble ..."]
+) -> Float[Tensor, "ensemble ..."]:
+    r"""Hold estimates :math:`E[z_0 \mid z]` near the members, component by component.
+
+    No farther from their mean than 1.5 times the largest deviation of any member in any component:
+    so the score of the prior, :math:`(E[z_0 \mid z] - z) / \sigma^2`, points inwards far from
+    the members, where a network says anything.
+    """
+    mean = members.mean(0)
+    largest = HOLD * (members - mean).abs().max()
+    return estimate.clamp(mean - largest, mean + largest)
 
 
 def bounded(
