@@ -57,12 +57,15 @@ LINEAR = [
     (FIELD, Interpolate(points(FIELD, 2), FIELD, ("v", "u"))),
     (RING, Chain(Average(2), Stride(2))),
     (FIELD, Chain(Select([1, 0]), Average(2))),
+    (
+        FIELD,
+        Chain(Chain(Mask(np.arange(12).reshape(2, 1, 6) > 3), Average((2, 1))), Stride((2, 1))),
+    ),
 ]
 
 
 # No positions of their own.
 UNPLACED = [operator for _, operator in LINEAR if isinstance(operator, Linear)]
-UNPLACED += [o for _, o in LINEAR if isinstance(o, Chain) and isinstance(o.outer, Average)]
 
 
 def name(case):
@@ -207,8 +210,8 @@ def test_speed_at_stations():
 def test_chain_of_a_selection_places_it_among_the_inner_observations():
     operator = Chain(Select([1, 2]), Stride(3))
     assert operator.coordinates(RING)[:, 0].tolist() == [3.0, 6.0]
-    with pytest.raises(ValueError, match="Chain does not know where"):
-        Chain(Average(2), Stride(2)).coordinates(PLANE)
+    with pytest.raises(ValueError, match="Linear does not know where"):
+        Chain(Linear(torch.eye(6)), Stride(2)).coordinates(PLANE)
 
 
 def test_black_box_passes_no_gradient_and_keeps_dtype():

@@ -100,13 +100,10 @@ class Average(Operator):
         weights = np.full(columns.shape, 1 / columns.shape[1])
         return sparse_rows(columns, weights, math.prod(shape))
 
-    def coordinates(self, space: StateSpace) -> Float[Tensor, "obs axes"]:
-        self.check(space)
-        if not space.axes:
-            return torch.zeros(self(torch.zeros(1, *space.shape)).numel(), 0)
-        positions = space.positions().T.reshape(-1, *space.grid)
-        blocks = Average(self.n, channels=False)(positions).flatten(1).T
-        return blocks.repeat(space.shape[0] if space.has_channels else 1, 1)
+    def placed(
+        self, positions: Float[Tensor, "entries axes"], shape: tuple[int, ...]
+    ) -> Float[Tensor, "obs axes"]:
+        return self(positions.T.reshape(positions.shape[1], *shape)).flatten(1).T
 
     def variables(self, space: StateSpace) -> tuple[str, ...]:
         if not space.axes:
@@ -151,10 +148,10 @@ class Blur(Operator):
         self._check_shape(shape)
         return torch.fft.fftn(self.kernel.double())
 
-    def coordinates(self, space: StateSpace) -> Float[Tensor, "obs axes"]:
-        self.check(space)
-        positions = space.positions()
-        return positions.repeat(space.size // len(positions), 1)
+    def placed(
+        self, positions: Float[Tensor, "entries axes"], shape: tuple[int, ...]
+    ) -> Float[Tensor, "obs axes"]:
+        return positions
 
     def _check_shape(self, shape: tuple[int, ...]) -> None:
         if shape[-self.kernel.ndim :] != tuple(self.kernel.shape):
@@ -251,6 +248,11 @@ class Interpolate(Operator):
         self.check(space)
         points = torch.as_tensor(self.points, dtype=torch.get_default_dtype())
         return points.repeat(len(space.variables) if self.variable is None else 1, 1)
+
+    def placed(
+        self, positions: Float[Tensor, "entries axes"], shape: tuple[int, ...]
+    ) -> Float[Tensor, "obs axes"]:
+        return self.coordinates(self.space)
 
     def variables(self, space: StateSpace) -> tuple[str, ...]:
         self.check(space)

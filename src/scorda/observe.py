@@ -20,9 +20,11 @@ import numpy as np
 import torch
 
 from scorda import tables
+from scorda.flow import Difference, Speed, Vorticity
 from scorda.gridded import Average, Blur, Interpolate, Stride
 from scorda.likelihood import ObservationModel, Present, check_std, stack
-from scorda.operators import Chain, Function, Linear, Mask, Operator, Pointwise, Select
+from scorda.masks import Mask
+from scorda.operators import Chain, Function, Linear, Operator, Pointwise, Select
 from scorda.shapes import Float, Int, Tensor
 from scorda.space import StateSpace
 from scorda.times import Start
@@ -31,6 +33,7 @@ __all__ = [
     "Average",
     "Blur",
     "Chain",
+    "Difference",
     "Function",
     "Interpolate",
     "Linear",
@@ -40,7 +43,9 @@ __all__ = [
     "Operator",
     "Pointwise",
     "Select",
+    "Speed",
     "Stride",
+    "Vorticity",
     "stack",
 ]
 

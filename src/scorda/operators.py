@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from scipy.sparse import csr_array
 
-from scorda.shapes import Bool, Float, Int, Tensor
+from scorda.shapes import Float, Int, Tensor
 from scorda.space import StateSpace
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
     "Function",
     "Gather",
     "Linear",
-    "Mask",
     "Operator",
     "Pointwise",
     "Select",
@@ -96,6 +95,22 @@ class Operator(ABC):
         Raises:
             ValueError: If the operator has no positions.
         """
+        self.check(space)
+        points = space.positions()
+        return self.placed(points.repeat(space.size // len(points), 1), space.shape)
+
+    def placed(
+        self, positions: Float[Tensor, "entries axes"], shape: tuple[int, ...]
+    ) -> Float[Tensor, "obs axes"]:
+        """Position of each observation of an input whose entries are at given positions.
+
+        Arguments:
+            positions: One row per entry of the flattened input.
+            shape: Shape of one input.
+
+        Raises:
+            ValueError: If the operator has no positions.
+        """
         raise ValueError(
             f"{type(self).__name__} does not know where its observations are: give it "
             "`positions`, one row per observation, or use a method without localization."
@@ -126,10 +141,10 @@ class Gather(Operator):
         columns = self.entries(shape).numpy(force=True)
         return sparse_rows(columns[:, None], np.ones((len(columns), 1)), math.prod(shape))
 
-    def coordinates(self, space: StateSpace) -> Float[Tensor, "obs axes"]:
-        self.check(space)
-        positions = space.positions()
-        return positions[self.entries(space.shape) % len(positions)]
+    def placed(
+        self, positions: Float[Tensor, "entries axes"], shape: tuple[int, ...]
+    ) -> Float[Tensor, "obs axes"]:
+        return positions[self.entries(shape)]
 
     def variables(self, space: StateSpace) -> tuple[str, ...]:
         self.check(space)
@@ -163,47 +178,6 @@ class Select(Gather):
             raise ValueError(
                 f"Got index {self._largest} for states of shape {shape} with {math.prod(shape)} "
                 "components: indices must be smaller."
-            )
-        return self._index
-
-    def check(self, space: StateSpace) -> None:
-        self.entries(space.shape)
-
-    def __call__(self, x: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble obs"]:
-        return x.flatten(1)[:, self.entries(tuple(x.shape[1:])).to(x.device)]
-
-
-@dataclass(frozen=True, eq=False)
-class Mask(Gather):
-    """Observe the components where a mask is true, flattened.
-
-    Arguments:
-        mask: Truth values, shape ``(*state)``.
-    """
-
-    mask: Bool[Tensor, "..."] | np.ndarray
-
-    _index: Tensor = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        mask = torch.as_tensor(self.mask)
-        if mask.dtype != torch.bool:
-            raise ValueError(
-                f"Got a mask of {mask.dtype}: give truth values, for instance `weights > 0`."
-            )
-        if not mask.any():
-            raise ValueError(
-                f"Got a mask of shape {tuple(mask.shape)} without a true entry: at least one "
-                "component must be observed."
-            )
-        object.__setattr__(self, "mask", mask)
-        object.__setattr__(self, "_index", mask.flatten().nonzero()[:, 0])
-
-    def entries(self, shape: tuple[int, ...]) -> Int[Tensor, "obs"]:
-        if tuple(shape) != tuple(self.mask.shape):
-            raise ValueError(
-                f"Got states of shape {tuple(shape)} for a mask of shape "
-                f"{tuple(self.mask.shape)}: they must be equal."
             )
         return self._index
 
@@ -249,6 +223,11 @@ class Linear(Operator):
     def coordinates(self, space: StateSpace) -> Float[Tensor, "obs axes"]:
         return super().coordinates(space) if self.positions is None else self.positions
 
+    def placed(
+        self, positions: Float[Tensor, "entries axes"], shape: tuple[int, ...]
+    ) -> Float[Tensor, "obs axes"]:
+        return super().placed(positions, shape) if self.positions is None else self.positions
+
     def _check_size(self, components: int) -> None:
         if components != self.matrix.shape[1]:
             raise ValueError(
@@ -276,9 +255,10 @@ class Pointwise(Operator):
             )
         return y
 
-    def coordinates(self, space: StateSpace) -> Float[Tensor, "obs axes"]:
-        positions = space.positions()
-        return positions.repeat(space.size // len(positions), 1)
+    def placed(
+        self, positions: Float[Tensor, "entries axes"], shape: tuple[int, ...]
+    ) -> Float[Tensor, "obs axes"]:
+        return positions
 
 
 @dataclass(frozen=True, eq=False)
@@ -313,6 +293,11 @@ class Function(Operator):
 
     def coordinates(self, space: StateSpace) -> Float[Tensor, "obs axes"]:
         return super().coordinates(space) if self.positions is None else self.positions
+
+    def placed(
+        self, positions: Float[Tensor, "entries axes"], shape: tuple[int, ...]
+    ) -> Float[Tensor, "obs axes"]:
+        return super().placed(positions, shape) if self.positions is None else self.positions
 
 
 @dataclass(frozen=True)
@@ -350,16 +335,17 @@ class Chain(Operator):
         return self.outer(self.inner(x))
 
     def coordinates(self, space: StateSpace) -> Float[Tensor, "obs axes"]:
-        if isinstance(self.outer, Pointwise):
-            return self.inner.coordinates(space)
-        if isinstance(self.outer, Gather):
-            observed = tuple(self.inner(torch.zeros(1, *space.shape)).shape[1:])
-            return self.inner.coordinates(space)[self.outer.entries(observed)]
-        # Linear and Function carry their own positions or say that they have none; the positions
-        # of any other operator would be those of a state, not of an observation.
-        if isinstance(self.outer, Linear | Function):
-            return self.outer.coordinates(space)
-        return super().coordinates(space)
+        # Linear and Function carry their own positions, wherever those of their input are.
+        if isinstance(self.outer, Linear | Function) and self.outer.positions is not None:
+            return self.outer.positions
+        between = tuple(self.inner(torch.zeros(1, *space.shape)).shape[1:])
+        return self.outer.placed(self.inner.coordinates(space), between)
+
+    def placed(
+        self, positions: Float[Tensor, "entries axes"], shape: tuple[int, ...]
+    ) -> Float[Tensor, "obs axes"]:
+        between = tuple(self.inner(torch.zeros(1, *shape)).shape[1:])
+        return self.outer.placed(self.inner.placed(positions, shape), between)
 
 
 def _sparse(matrix: np.ndarray) -> csr_array:
