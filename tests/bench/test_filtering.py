@@ -56,7 +56,7 @@ def test_scores_equal_those_of_the_stored_run(method):
     setup, entry = small(), Entry("a", method, 20)
     truth, problem = twin = setup.prepare(3)
     scores = setup.score(entry, twin, 3)
-    problem = replace(problem, initial=setup.initial(truth, 20, 3))
+    problem = replace(problem, initial=setup.initial(twin, 20, 3))
     analysis = method.assimilate(problem, 20, rng.at((3, 2), 0))
     late = slice(setup.every * setup.spinup + 1, None)
     observed = slice(setup.every * (setup.spinup + 1), None, setup.every)
@@ -80,6 +80,30 @@ def test_scores_equal_those_of_the_stored_run(method):
     else:
         assert "evaluations" not in scores
     assert scores["cycle_seconds"] > 0
+
+
+def test_members_from_the_climate_know_nothing_of_the_truth():
+    """Other streams: none is the truth at step 0, nor the prior that the problem draws itself."""
+    entries = tuple(Entry(str(n), EnKF(), n) for n in (5, 30))
+    setup = small(start_std=None, entries=entries)
+    truth, _ = twin = setup.prepare(3)
+    few, many = (setup.initial(twin, n, 3) for n in (5, 30))
+    assert torch.equal(few, many[:5])
+    others = torch.cat((truth[:1], setup.system.prior(30, rng.seeded(3))))
+    # Two draws of a continuous law are never equal; neighbours on the attractor are 0.01 apart.
+    assert torch.cdist(many, others).min() > 1e-4
+    assert not torch.equal(setup.initial(setup.prepare(4), 5, 4), few)
+
+
+def test_further_scores_are_means_over_the_analyses():
+    setup = small(further={"first": lambda x, y: float((x.mean(0) - y)[0])})
+    twin = setup.prepare(3)
+    problem = replace(twin[1], initial=setup.initial(twin, 20, 3))
+    states = EnKF().assimilate(problem, 20, rng.at((3, 2), 0)).states
+    observed = slice(setup.every * (setup.spinup + 1), None, setup.every)
+    error = (states.mean(0) - twin[0])[observed, 0].mean()
+    found = setup.score(Entry("a", EnKF(), 20), twin, 3)
+    assert found["first"] == pytest.approx(float(error), rel=1e-9)
 
 
 def test_divergence_is_raised_by_name_and_so_is_a_degenerate_ensemble():

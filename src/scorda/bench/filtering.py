@@ -17,7 +17,7 @@ Sums are kept, no ensembles, so the memory does not grow with the run. The defin
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -40,6 +40,7 @@ QUICK_CYCLES = 20
 LEVEL = 0.9
 
 Twin = tuple[Tensor, Problem]
+Score = Callable[[Tensor, Tensor], float]
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,9 @@ class Setup:
     r"""A twin experiment with a name.
 
     Truth and members start as draws of :math:`N(m, \mathrm{start\_std}^2 I)`, where m is a state
-    of the attractor. That is how the published scores start; small ensembles without
-    localization may never find the truth from independent states of the attractor.
+    of the attractor. That is how the published scores of small systems start; small ensembles
+    without localization may never find the truth from independent states of the attractor, which
+    is where they start if `start_std` is None.
 
     Arguments:
         system: Truth and forecast model.
@@ -56,7 +58,8 @@ class Setup:
         every: Steps between observations.
         cycles: Observed steps that are scored.
         spinup: Observed steps before them, left out of the scores.
-        start_std: Standard deviation of truth and members at step 0 about a common state.
+        start_std: Standard deviation of truth and members at step 0 about a common state; None:
+            independent draws of the system, of which one stream is the truth's alone.
         start_mean: Instead of that, mean of all components of the members at step 0, whatever
             the truth, a state of the attractor.
         entries: What is run.
@@ -67,6 +70,8 @@ class Setup:
         pilot: Set-up that they are chosen in, where this one takes too long (default: this one).
         shown: Scores that the command prints; the table has all of them.
         drawn: Cycles at the end of one run whose means the command draws against the truth.
+        further: Further scores by name, functions of an analysis ``(ensemble, *state)`` and the
+            truth; the mean over the cycles is taken.
     """
 
     system: System
@@ -74,7 +79,7 @@ class Setup:
     every: int
     cycles: int
     spinup: int
-    start_std: float
+    start_std: float | None
     entries: tuple[Entry, ...]
     source: str
     seeds: int = 3
@@ -84,11 +89,19 @@ class Setup:
     pilot: Setup | None = None
     shown: tuple[str, ...] = ("rmse", "crps", "spread_skill", "coverage")
     drawn: int = 0
+    further: Mapping[str, Score] = field(default_factory=dict)
 
     def prepare(self, seed: int) -> Twin:
         """Truth and problem of one seed, the same for all methods."""
         steps = self.every * (self.spinup + self.cycles)
-        return twin_experiment(self.system, self.model, steps, self.every, rng.seeded(seed))
+        generator = rng.seeded(seed)
+        truth, problem = twin_experiment(self.system, self.model, steps, self.every, generator)
+        if self.start_std is None:
+            # Once for all entries: such draws take long. Member i is the same in any number.
+            most = max(entry.members for entry in self.entries)
+            draws = self.system.prior(most, rng.at((seed, 1), 0))
+            problem = replace(problem, initial=draws)
+        return truth, problem
 
     def score(self, entry: Entry, twin: Twin, seed: int) -> dict[str, float]:
         """Scores of one run, see the module.
@@ -97,7 +110,7 @@ class Setup:
             FloatingPointError: If the run diverges, or its ensemble degenerates after the first
                 cycle so that the method cannot go on.
         """
-        scores = RunningScores()
+        scores = RunningScores(self.further)
         for cycle in self._run(entry, twin, seed):
             if cycle.step > self.every * self.spinup:
                 scores.add(cycle, twin[0][cycle.step])
@@ -114,8 +127,8 @@ class Setup:
         return torch.stack(means)
 
     def _run(self, entry: Entry, twin: Twin, seed: int) -> Iterator[Cycle]:
-        truth, problem = twin
-        problem = replace(problem, initial=self.initial(truth, entry.members, seed))
+        _, problem = twin
+        problem = replace(problem, initial=self.initial(twin, entry.members, seed))
         method: Filter = entry.method
         cycles = 0
         try:
@@ -146,10 +159,12 @@ class Setup:
         cycles, spinup = self.tuning.cycles, self.tuning.spinup
         return replace(self.pilot or self, cycles=cycles, spinup=spinup)
 
-    def initial(
-        self, truth: Float[Tensor, "time *state"], members: int, seed: int
-    ) -> Float[Tensor, "ensemble *state"]:
+    def initial(self, twin: Twin, members: int, seed: int) -> Float[Tensor, "ensemble *state"]:
         """Members at step 0; of the truth they know what they know of each other, or nothing."""
+        truth, problem = twin
+        if self.start_std is None:
+            assert problem.initial is not None
+            return problem.initial[:members]
         # Row 0 is the truth's own deviation from the common mean m.
         noise = rng.normal(members + 1, self.system.space.shape, rng.at((seed, 1), 0), like=truth)
         if self.start_mean is not None:
@@ -160,7 +175,8 @@ class Setup:
 class RunningScores:
     """Time means of the scores of a run, one step at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, further: Mapping[str, Score] | None = None) -> None:
+        self._further = further or {}
         self._sums: dict[str, float] = {}
         self._counts: dict[str, int] = {}
 
@@ -186,6 +202,8 @@ class RunningScores:
         self._count("variance", (1 + share) * width**2)
         self._count("crps", float(crps(x, y, weights)))
         self._count("coverage", float(coverage(x, y, weights, LEVEL)))
+        for name, score in self._further.items():
+            self._count(name, score(cycle.ensemble, truth))
         self._count("cycle_seconds", float(cycle.info["seconds"]))
         if "evaluations" in cycle.info:
             self._count("evaluations", float(cycle.info["evaluations"]))
