@@ -14,6 +14,7 @@ from scorda.ensemble_prior import EnsembleGaussian, EnsembleKernel
 from scorda.measurement_aware import MeasurementAware
 from scorda.methods.masf import MASF
 from scorda.network_prior import NetworkPrior
+from scorda.network_denoiser import laid_back, laid_out
 from scorda.nn.residual import DenseCorrection, RingCorrection
 from scorda.observe import Average, Linear, ObservationModel, Pointwise, Select
 from scorda.pool import bridge_levels
@@ -104,6 +105,37 @@ def test_the_ring_lies_along_the_named_axis():
     assert_close(turned, out.roll(2, 3), rtol=1e-4, atol=1e-4)  # The network: single precision.
     turned = across.denoise(x.roll(2, 2), noise.roll(2, 2))
     assert (turned - out.roll(2, 2)).abs().max() > 0.1
+
+
+def test_a_network_along_two_axes_moves_with_the_field():
+    """By even numbers of points: the patches are 2 x 2; by odd ones it is another function."""
+    space = StateSpace((2, 4, 6), variables=("u", "v"), period={"x": 6.0, "y": 4.0})
+    x = rng.normal(30, (2, 4, 6), rng.seeded(0))
+    noise = torch.rand(1, 2, 4, 6, generator=rng.seeded(2))
+    prior = silent(axis=("y", "x"), gaussian=False)
+
+    def out(dy: int, dx: int):
+        fitted = prior.fit(x.roll((dy, dx), (2, 3)), None, space)
+        fitted.network.corrects = True
+        for p in fitted.network.parameters():
+            torch.nn.init.normal_(p, std=0.3, generator=rng.seeded(0))
+        moved = fitted.denoise(x.roll((dy, dx), (2, 3)), noise.roll((dy, dx), (2, 3)))
+        return moved.roll((-dy, -dx), (2, 3))
+
+    assert_close(out(2, 4), out(0, 0), rtol=1e-4, atol=1e-4)  # The network: single precision.
+    assert (out(1, 0) - out(0, 0)).abs().max() > 1e-2
+    with pytest.raises(ValueError, match="even numbers"):
+        odd = StateSpace((4, 5), period={"x": 5.0, "y": 4.0})
+        prior.fit(rng.normal(9, (4, 5), rng.seeded(0)), None, odd)
+
+
+@pytest.mark.parametrize("axes", [(), (1,), (2,), (1, 2), (2, 1), (0, 1, 2)])
+def test_what_is_laid_out_is_laid_back(axes):
+    x = rng.normal(5, (2, 3, 4), rng.seeded(0))
+    out = laid_out(x, axes)
+    assert torch.equal(laid_back(out, x.shape, axes), x)
+    if axes == (2, 1):
+        assert torch.equal(out, x.permute(0, 3, 2, 1).reshape(5, 12, 2))
 
 
 def test_training_approaches_the_exact_denoiser_of_a_large_gaussian_sample():

@@ -47,9 +47,9 @@ def test_no_member_is_held_to_a_gaussian_of_itself(members, held):
 def test_the_loss_is_that_of_each_member_with_its_own_gaussian():
     """One by one with the network of a single Gaussian; exact but for the pool's float32."""
     x = rings()
-    base, climate = EnsembleGaussian(GaspariCohn(2.0)), Climate.of(x, 0)
+    base, climate = EnsembleGaussian(GaspariCohn(2.0)), Climate.of(x, (0,))
     parts = [(base.fit(e[:9], None, RING), e[9:]) for e in x]
-    pool = Pool.of(parts, 0, climate=climate)
+    pool = Pool.of(parts, (0,), climate=climate)
     network = Corrected(RingCorrection(1, 8, 1, features=5), 1e-2, 30.0)
     for p in network.parameters():
         torch.nn.init.normal_(p, std=0.3, generator=rng.seeded(1))
@@ -57,9 +57,9 @@ def test_the_loss_is_that_of_each_member_with_its_own_gaussian():
     eps = rng.normal(3, (8, 2), rng.seeded(3))
     found = pool.loss(network, pool.members[which].double(), noise, eps)
     for i, row in enumerate(which.tolist()):
-        alone = Pool.of(parts[row // 3 : row // 3 + 1], 0)
+        alone = Pool.of(parts[row // 3 : row // 3 + 1], (0,))
         network.gaussian = replace(network.gaussian, basis=alone.roots[0])
-        network.context = climate.context(parts[row // 3][0], 0)
+        network.context = climate.context(parts[row // 3][0], (0,))
         z = pool.members[row : row + 1, :, :1].double()
         expected = denoising_loss(network, z, noise[i : i + 1], eps[i : i + 1, :, :1])
         assert_close(found[i : i + 1], expected, rtol=1e-5, atol=1e-5)
@@ -77,6 +77,22 @@ def test_observing_networks_are_of_all_kinds():
     some = seen[seen.any(1) & ~seen.all(1)]
     assert ((some != some.roll(1, 1)).sum(1) == 2).double().mean() > 0.25  # Arcs.
     assert (observing_networks((400, 3, 4), 1.0, rng.seeded(0)) == 0).all(1).any()
+
+
+def test_observing_networks_on_a_grid_are_strides_and_boxes():
+    """A third each of entries at random, of strides of both axes, and of boxes."""
+    precision = observing_networks((6000, 48, 1), 1.0, rng.seeded(0), (8, 6))[..., 0]
+    seen = (precision > 0).view(-1, 8, 6)
+    rows, columns = seen.any(2), seen.any(1)
+    # Strides and boxes are products of what is seen along each axis; random entries hardly ever.
+    product = (seen == rows[:, :, None] & columns[:, None]).all((1, 2))
+    some = seen.any((1, 2)) & ~seen.all((1, 2))
+    # Five standard errors.
+    assert product[some].double().mean() == pytest.approx(2 / 3, abs=0.035)
+    # Of n points an arc has (n + 1) / 2 on average; a stride k has 1 / k^2 of the grid.
+    strides = sum(1 / k**2 for k in range(1, 9)) / 8
+    expected = (1 / 2 + strides + 9 / 16 * 7 / 12) / 3
+    assert seen.double().mean() == pytest.approx(expected, abs=0.023)
 
 
 def test_one_network_serves_many_forecasts_and_observing_networks():
@@ -120,10 +136,10 @@ def test_it_keeps_its_weights_and_says_what_it_cannot_do():
 def test_the_context_is_mean_and_spread_in_units_of_the_climate():
     x = 3 + 2 * rings()
     fitted = EnsembleGaussian().fit(x[1])
-    context = Climate.of(x, 0).context(fitted, 0)
+    context = Climate.of(x, (0,)).context(fitted, (0,))
     expected = (x[1].mean(0) - x.mean()) / x.reshape(-1).std()
     assert_close(context[:, 0, 0], expected)
     assert_close(context[:, 0, 1], (x[1].std(0) / x.reshape(-1).std()).log())
-    dense = Climate.of(x, None)
+    dense = Climate.of(x, ())
     assert_close(dense.centre[:, 0], x.mean((0, 1)))
     assert DenseCorrection(8, 4, 1, 5)(torch.zeros(2, 8, 1, 5)).shape == (2, 8, 1)

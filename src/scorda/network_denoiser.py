@@ -26,7 +26,18 @@ from scorda.ensemble_prior import FittedGaussian
 from scorda.process import VarianceExploding
 from scorda.shapes import Float, Tensor
 
-__all__ = ["Climate", "Corrected", "FittedNetwork", "laid_back", "laid_out", "standardised"]
+__all__ = [
+    "Axes",
+    "Climate",
+    "Corrected",
+    "FittedNetwork",
+    "laid_back",
+    "laid_out",
+    "standardised",
+]
+
+# Axes of the state that a network convolves along; none for a dense network.
+Axes = tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,18 +53,16 @@ class Climate:
     scale: Float[Tensor, "points channels"]
 
     @classmethod
-    def of(cls, ensembles: Float[Tensor, "cycles ensemble ..."], axis: int | None) -> Climate:
+    def of(cls, ensembles: Float[Tensor, "cycles ensemble ..."], axes: Axes) -> Climate:
         """From forecast ensembles of many cycles."""
-        states = laid_out(ensembles.flatten(0, 1), axis)
-        over = (0,) if axis is None else (0, 1)
+        states = laid_out(ensembles.flatten(0, 1), axes)
+        over = (0, 1) if axes else (0,)
         scale = states.std(over, keepdim=True)[0]
         return cls(states.mean(over, keepdim=True)[0], torch.where(scale > 0, scale, 1.0))
 
-    def context(
-        self, fitted: FittedGaussian, axis: int | None
-    ) -> Float[Tensor, "points channels two"]:
+    def context(self, fitted: FittedGaussian, axes: Axes) -> Float[Tensor, "points channels two"]:
         """Mean and log of the standard deviation of an ensemble."""
-        mean, std = (laid_out(part[None], axis)[0] for part in (fitted.mean, fitted.var.sqrt()))
+        mean, std = (laid_out(part[None], axes)[0] for part in (fitted.mean, fitted.var.sqrt()))
         centre, scale = self.centre.to(mean), self.scale.to(mean)
         return torch.stack(((mean - centre) / scale, (std / scale).log()), -1)
 
@@ -112,13 +121,13 @@ class FittedNetwork:
     Arguments:
         network: Correction and Gaussian, in the layout ``(ensemble, points, channels)``.
         gaussian: The Gaussian of the ensemble, in the modes.
-        axis: Axis of the state that is the ring, or None for a dense network.
+        axes: Axes that the network convolves along.
         report: What the training reports, and the weights to carry to the next cycle.
     """
 
     network: Corrected
     gaussian: FittedGaussian
-    axis: int | None
+    axes: Axes
     report: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -133,13 +142,13 @@ class FittedNetwork:
         mean, std = self.gaussian.mean, self.var.sqrt()
         level = noise.reshape((1,) * (u.ndim - noise.ndim) + noise.shape)
         level = level.expand(len(level), *u.shape[1:])
-        z, nu = laid_out((u - mean) / std, self.axis), laid_out(level / std, self.axis)
+        z, nu = laid_out((u - mean) / std, self.axes), laid_out(level / std, self.axes)
         kappa = nu.square().reciprocal()
         # A guidance may ask for the gradient with respect to u; without one nothing is kept.
         with torch.set_grad_enabled(torch.is_grad_enabled() and u.requires_grad):
             target = self.network(z, nu)
         D = torch.where(kappa > 0, z * kappa, 0.0) / (1 + kappa) + target / (1 + kappa).sqrt()
-        return mean + std * laid_back(D, u.shape, self.axis)
+        return mean + std * laid_back(D, u.shape, self.axes)
 
     def draws(
         self, members: Float[Tensor, "ensemble ..."], noise: Callable[[], Tensor]
@@ -154,10 +163,10 @@ class FittedNetwork:
         return numbers if self.network.gaussian is None else self.gaussian.carry(numbers, clock)
 
 
-def standardised(fitted: FittedGaussian, axis: int | None) -> GaussianDenoiser:
+def standardised(fitted: FittedGaussian, axes: Axes) -> GaussianDenoiser:
     """The Gaussian about its mean, in standard deviations, in the layout of a network."""
     basis = fitted.basis / fitted.var.sqrt().flatten()[:, None]
-    rows = laid_out(basis.mT.reshape(-1, *fitted.var.shape), axis)
+    rows = laid_out(basis.mT.reshape(-1, *fitted.var.shape), axes)
     mean = torch.zeros_like(rows[0]).double()
     # Its columns need not be orthonormal for `denoise`, whose process plays no part.
     return GaussianDenoiser(
@@ -165,17 +174,19 @@ def standardised(fitted: FittedGaussian, axis: int | None) -> GaussianDenoiser:
     )
 
 
-def laid_out(x: Float[Tensor, "ensemble ..."], axis: int | None) -> Tensor:
-    """Points along the ring and everything else as channels; without a ring, entries."""
-    if axis is None:
+def laid_out(x: Float[Tensor, "ensemble ..."], axes: Axes) -> Tensor:
+    """Points of the axes in one, and everything else as channels; without axes, entries."""
+    if not axes:
         return x.flatten(1)[..., None]
-    moved = x.movedim(1 + axis, 1)
+    moved = x.movedim([1 + axis for axis in axes], list(range(1, 1 + len(axes))))
+    moved = moved.flatten(1, len(axes))
     return moved.reshape(*moved.shape[:2], -1)
 
 
-def laid_back(x: Tensor, shape: torch.Size, axis: int | None) -> Tensor:
+def laid_back(x: Tensor, shape: torch.Size, axes: Axes) -> Tensor:
     """Undo `laid_out`."""
-    if axis is None:
+    if not axes:
         return x.reshape(shape)
-    others = [n for i, n in enumerate(shape[1:]) if i != axis]
-    return x.reshape(len(x), shape[1 + axis], *others).movedim(1, 1 + axis)
+    others = [n for i, n in enumerate(shape[1:]) if i not in axes]
+    x = x.reshape(len(x), *(shape[1 + axis] for axis in axes), *others)
+    return x.movedim(list(range(1, 1 + len(axes))), [1 + axis for axis in axes])

@@ -31,9 +31,9 @@ from scorda.ensemble_prior import EnsembleGaussian, EnsemblePrior, FittedGaussia
 from scorda.fine_tuning import Memory, learn
 from scorda.likelihood import ObservationModel
 from scorda.modes import Modes
-from scorda.network_denoiser import Climate, Corrected, FittedNetwork, laid_out, standardised
+from scorda.network_denoiser import Axes, Climate, Corrected, FittedNetwork, standardised
 from scorda.network_heads import FittedHeads, Margins, TwoHeads, heads_loss
-from scorda.nn.residual import FEATURES, DenseCorrection, RingCorrection
+from scorda.nn.residual import FEATURES, correction
 from scorda.pool import Pool, folds
 from scorda.problem import Problem
 from scorda.projection import Heads, Pairs, heads_of
@@ -72,7 +72,7 @@ class NetworkPrior(EnsemblePrior):
     held back, and leaving the network out where they say so.
 
     Arguments:
-        axis: Name of a periodic coordinate to convolve along, or None for a dense network.
+        axis: Name of a periodic coordinate to convolve along, or of two; None: a dense network.
         localization: Taper of the Gaussian's covariance by distance, or None.
         gaussian: Whether the network corrects the Gaussian, or variances alone.
         steps: Optimiser steps of the first training, or of the pre-training; again where a
@@ -96,7 +96,7 @@ class NetworkPrior(EnsemblePrior):
         weights: Weights to start from, as `amortised` makes them; None for those of the seed.
     """
 
-    axis: str | None = None
+    axis: str | tuple[str, str] | None = None
     localization: GaspariCohn | None = None
     gaussian: bool = True
     steps: int = 200
@@ -135,7 +135,7 @@ class NetworkPrior(EnsemblePrior):
 
     def check(self, space: StateSpace) -> None:
         EnsembleGaussian(self.localization).check(space)
-        if self.axis is not None and self.axis not in space.period:
+        if not set(self._names) <= set(space.period):
             raise ValueError(
                 f"NetworkPrior(axis={self.axis!r}) convolves along a ring: the periodic "
                 f"coordinates of this space are {list(space.period)}; name one, or leave it out."
@@ -194,8 +194,8 @@ class NetworkPrior(EnsemblePrior):
                 'the model, which levels="any" has no use for.'
             )
         modes = None if model is None else model.modes(tuple(ensembles.shape[2:]))
-        axis = self._axis(modes, space)
-        climate = Climate.of(ensembles, axis)
+        axes = self._axes(modes, space)
+        climate = Climate.of(ensembles, axes)
         base, held = EnsembleGaussian(self.localization), self._held(ensembles[0])
         parts = [
             (
@@ -205,8 +205,8 @@ class NetworkPrior(EnsemblePrior):
             for e in ensembles.double()
         ]
         precision = None if modes is None else modes.precision
-        pool = Pool.of(parts, axis, self.gaussian, climate, precision)
-        network = self._corrected(pool.members[..., :-1], CONTEXT)
+        pool = Pool.of(parts, axes, self.gaussian, climate, precision)
+        network = self._corrected(ensembles[0, :1], axes, CONTEXT)
         memory = Memory()
         # The rate falls to zero over all steps: to stop before would be to stop half-way.
         self._learn(memory, network, pool.members, pool.levels(self.observed), pool.loss, None)
@@ -259,7 +259,7 @@ class NetworkPrior(EnsemblePrior):
         for number, (_, own) in enumerate(parts):
             joint[own, :, 1] = number
         loss = heads_loss(std, [gaussian(others) for others, _ in parts])
-        inner = self._network(2 * x.shape[1], 1, FEATURES, x.device)
+        inner = self._network(2 * x.shape[1], (), FEATURES, x.device)
         network = TwoHeads(inner, margins, self.low, gaussian(torch.arange(len(x))))
         report = self._learn(memory, network, joint, None, loss, self.patience)
         # A sampler wants gradients by the state alone.
@@ -272,34 +272,34 @@ class NetworkPrior(EnsemblePrior):
         modes: Modes | None,
         space: StateSpace | AugmentedSpace | None,
     ) -> FittedNetwork:
-        axis = self._axis(modes, space)
+        axes = self._axes(modes, space)
         base = EnsembleGaussian(self.localization)
         climate = self._climate(modes, space)
         whole = base.fit(ensemble, modes, space)
         members = ensemble if modes is None else modes.forward(ensemble)
-        network = self._corrected(laid_out(members, axis), 0 if climate is None else CONTEXT)
+        network = self._corrected(members[:1], axes, 0 if climate is None else CONTEXT)
         # Held to many forecasts in training: a few members of one could not tell.
         if climate is not None and self.fine_tune == 0:
             self._check_known(memory, network.correction)
             memory.load(network.correction)
-            self._use(network, whole, axis, climate)
-            return FittedNetwork(network, whole, axis)
+            self._use(network, whole, axes, climate)
+            return FittedNetwork(network, whole, axes)
         parts = [
             (base.fit(ensemble[others], modes, space), members[own])
             for others, own in folds(len(ensemble), self._held(ensemble))
         ]
         precision = modes.precision if modes is not None and self.levels == "these" else None
-        pool = Pool.of(parts, axis, self.gaussian, climate, precision)
+        pool = Pool.of(parts, axes, self.gaussian, climate, precision)
         levels, patience = pool.levels(self.observed), self.patience
         report = self._learn(memory, network, pool.members, levels, pool.loss, patience)
-        self._use(network, whole, axis, climate)
-        return FittedNetwork(network, whole, axis, report)
+        self._use(network, whole, axes, climate)
+        return FittedNetwork(network, whole, axes, report)
 
     def _use(
-        self, network: Corrected, fitted: FittedGaussian, axis: int | None, climate: Climate | None
+        self, network: Corrected, fitted: FittedGaussian, axes: Axes, climate: Climate | None
     ) -> None:
-        network.gaussian = standardised(fitted, axis) if self.gaussian else None
-        network.context = None if climate is None else climate.context(fitted, axis)
+        network.gaussian = standardised(fitted, axes) if self.gaussian else None
+        network.context = None if climate is None else climate.context(fitted, axes)
 
     def _held(self, ensemble: Tensor) -> int:
         return max(1, round(self.validation * len(ensemble)))
@@ -343,38 +343,33 @@ class NetworkPrior(EnsemblePrior):
             seed=self.seed + 2 * fits,
         )
 
-    def _axis(self, modes: Modes | None, space: StateSpace | AugmentedSpace | None) -> int | None:
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return (self.axis,) if isinstance(self.axis, str) else self.axis or ()
+
+    def _axes(self, modes: Modes | None, space: StateSpace | AugmentedSpace | None) -> Axes:
         if self.axis is None:
-            return None
+            return ()
         if space is None:
             raise ValueError("A NetworkPrior along a ring needs the space of the states.")
-        if modes is not None and not modes.trivial:
+        if isinstance(space, AugmentedSpace) or (modes is not None and not modes.trivial):
             raise ValueError(
                 f"NetworkPrior(axis={self.axis!r}) takes observations of entries of the state "
-                "(masks, strides, selections with independent errors), whose modes have places "
-                "on the ring: leave the axis out for any other operator."
+                "(masks, strides, selections with independent errors), which have places on the "
+                "ring: leave the axis out for any other operator."
             )
-        if isinstance(space, AugmentedSpace):
-            raise ValueError(
-                f"NetworkPrior(axis={self.axis!r}) takes linear observations: simulated ones have "
-                "no place on the ring; leave the axis out."
-            )
-        return space.axes.index(self.axis) + space.has_channels
+        return tuple(space.axes.index(name) + space.has_channels for name in self._names)
 
-    def _corrected(self, layout: Tensor, context: int) -> Corrected:
-        points, channels = layout.shape[1:]
-        inner = self._network(points, channels, FEATURES + context, layout.device)
+    def _corrected(self, state: Tensor, axes: Axes, context: int) -> Corrected:
+        grid = tuple(state.shape[1 + axis] for axis in axes)
+        inner = self._network(state[0].numel(), grid, FEATURES + context, state.device)
         return Corrected(inner, self.low, self.high)
 
-    def _network(self, points: int, channels: int, seen: int, device: torch.device) -> nn.Module:
+    def _network(self, size: int, grid: Axes, seen: int, device: torch.device) -> nn.Module:
         """The network with its first weights, a function of the seed; in single precision."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            network: nn.Module
-            if self.axis is None:
-                network = DenseCorrection(points * channels, self.width, self.blocks, seen)
-            else:
-                network = RingCorrection(channels, self.width, self.blocks, seen)
+            network = correction(size, grid, self.width, self.blocks, seen)
         return network.to(device, torch.float32)
 
     def _recalled(self, problem: Problem | None = None) -> Memory:

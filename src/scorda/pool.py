@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from scorda.denoise import GaussianDenoiser
 from scorda.ensemble_prior import FittedGaussian
-from scorda.network_denoiser import Climate, Corrected, laid_out, standardised
+from scorda.network_denoiser import Axes, Climate, Corrected, laid_out, standardised
 from scorda.process import VarianceExploding
 from scorda.shapes import Float, Int, Tensor
 from scorda.train import Levels, denoising_loss
@@ -40,18 +40,20 @@ class Pool:
         context: What the network is told of the ensembles, ``(gaussians, points, channels, 2)``.
         precision: Precision of one observing network in these units, ``(gaussians, points,
             channels)``, or None for many.
+        grid: Points along each axis that the network convolves along, or all in one.
     """
 
     members: Float[Tensor, "members points channels_and_which"]
     roots: Float[Tensor, "gaussians size rank"] | None
     context: Float[Tensor, "gaussians points channels two"] | None
     precision: Float[Tensor, "gaussians points channels"] | None
+    grid: tuple[int, ...]
 
     @classmethod
     def of(
         cls,
         parts: Sequence[tuple[FittedGaussian, Tensor]],
-        axis: int | None,
+        axes: Axes,
         gaussian: bool = True,
         climate: Climate | None = None,
         precision: Float[Tensor, "..."] | None = None,
@@ -60,27 +62,28 @@ class Pool:
 
         Arguments:
             parts: The pairs: a Gaussian, and members ``(ensemble, *shape)``.
-            axis: Axis of the state that is the ring, or None.
+            axes: Axes of the state that the network convolves along.
             gaussian: Whether the network corrects the Gaussian, or variances alone.
             climate: Makes the context, or None for none.
             precision: Precision of the modes of one observing network, or None for many.
         """
         members, roots, contexts, precisions = [], [], [], []
         for number, (fitted, states) in enumerate(parts):
-            z = laid_out((states - fitted.mean) / fitted.var.sqrt(), axis).float()
+            z = laid_out((states - fitted.mean) / fitted.var.sqrt(), axes).float()
             members.append(F.pad(z, (0, 1), value=float(number)))
-            bound = standardised(fitted, axis)
+            bound = standardised(fitted, axes)
             roots.append(bound.basis * bound.spectrum.sqrt())
             if climate is not None:
-                contexts.append(climate.context(fitted, axis))
+                contexts.append(climate.context(fitted, axes))
             if precision is not None:
-                precisions.append(laid_out((precision.to(fitted.var) * fitted.var)[None], axis)[0])
+                precisions.append(laid_out((precision.to(fitted.var) * fitted.var)[None], axes)[0])
         rank = max(root.shape[1] for root in roots)
         return cls(
             torch.cat(members),
             torch.stack([F.pad(r, (0, rank - r.shape[1])) for r in roots]) if gaussian else None,
             torch.stack(contexts) if contexts else None,
             torch.stack(precisions).float() if precisions else None,
+            tuple(parts[0][1].shape[1 + axis] for axis in axes) or tuple(members[0].shape[1:2]),
         )
 
     def levels(self, share: float) -> Levels:
@@ -91,7 +94,7 @@ class Pool:
                 return noise
             # The last channel is no entry of the state.
             size = len(noise), shape[0], shape[1] - 1
-            return bridge_levels(observing_networks(size, share, generator), noise)
+            return bridge_levels(observing_networks(size, share, generator, self.grid), noise)
 
         return levels
 
@@ -133,24 +136,34 @@ def folds(members: int, held: int) -> list[tuple[Int[Tensor, "a"], Int[Tensor, "
 
 
 def observing_networks(
-    size: tuple[int, int, int], share: float, generator: torch.Generator
+    size: tuple[int, int, int],
+    share: float,
+    generator: torch.Generator,
+    grid: tuple[int, ...] = (),
 ) -> Float[Tensor, "ensemble points channels"]:
     """Precisions of observing networks drawn at random, for a share of samples; 0 for the others.
 
     Entries are observed at random with any density, on a stride of up to 8 points, or along one
-    arc, in a third of the samples each; a channel is left out now and then. The errors have
+    arc, in a third of the samples each; a channel is left out now and then. On a grid of several
+    axes the stride is that of all of them, and an arc along each bounds a box. The errors have
     standard deviations from a tenth to ten times that of the ensemble, alike in a sample.
     """
     samples, points, channels = size
+    grid = grid or (points,)
 
     def uniform(*axes: int) -> Tensor:
         return torch.rand(samples, *axes, generator=generator)
 
-    place, kind = torch.arange(points)[:, None], uniform(1, 1)
+    place = torch.cartesian_prod(*(torch.arange(n) for n in grid)).view(points, len(grid), 1)
+    kind = uniform(1, 1)
     at_random = uniform(points, channels) < uniform(1, 1)
     stride = 1 + (8 * uniform(1, 1)).floor()
-    strided = (place + (stride * uniform(1, 1)).floor()) % stride == 0
-    arc = (place + (points * uniform(1, 1)).floor()) % points < points * uniform(1, 1)
+    ones = torch.ones(samples, points, 1, dtype=torch.bool)
+    strided, arc = ones, ones
+    for axis in range(len(grid)):
+        strided = strided & ((place[:, axis] + (stride * uniform(1, 1)).floor()) % stride == 0)
+    for axis, n in enumerate(grid):
+        arc = arc & ((place[:, axis] + (n * uniform(1, 1)).floor()) % n < n * uniform(1, 1))
     seen = torch.where(kind < 1 / 3, at_random, torch.where(kind < 2 / 3, strided, arc))
     seen = seen & (uniform(1, channels) < (1.0 if channels == 1 else 0.8))
     seen = seen & (uniform(1, 1) < share)

@@ -7,6 +7,7 @@ has more to tell. They return one, and start from zero.
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
 import torch
@@ -15,11 +16,25 @@ from torch.nn import functional as F
 
 from scorda.shapes import Float, Tensor
 
-__all__ = ["DenseCorrection", "RingCorrection"]
+__all__ = ["DenseCorrection", "GridCorrection", "RingCorrection", "correction"]
 
 # Numbers per entry that a correction sees at least.
 FEATURES = 3
 KERNEL = 5
+# Points along each axis of a grid that make one point of the convolutions.
+PATCH = 2
+
+
+def correction(
+    size: int, grid: tuple[int, ...], width: int, blocks: int, features: int = FEATURES
+) -> nn.Module:
+    """The network for states of that size: along the axes of a grid, or dense without one."""
+    if not grid:
+        return DenseCorrection(size, width, blocks, features)
+    channels = size // math.prod(grid)
+    if len(grid) == 1:
+        return RingCorrection(channels, width, blocks, features)
+    return GridCorrection(channels, grid, width, blocks, features)
 
 
 class DenseCorrection(nn.Module):
@@ -94,6 +109,69 @@ class RingCorrection(nn.Module):
             h = _around(cast(nn.Conv1d, inner), F.silu(z))
             z = z + _around(cast(nn.Conv1d, outer), F.silu(h))
         return self.last(F.silu(z)).mT.reshape(features.shape[:-1])
+
+
+class GridCorrection(nn.Module):
+    """Convolutions on a grid of two periodic axes, whose points are patches of 2 x 2.
+
+    Equivariant: a state moved by an even number of points gives the output moved by as many.
+
+    Arguments:
+        channels: Entries per point.
+        grid: Points along each axis.
+        width: Hidden channels.
+        blocks: Residual blocks of two convolutions with kernel 3; one output depends on the
+            patch that it is in and 2 * blocks + 1 patches on either side.
+        features: Numbers per entry that it sees.
+
+    Raises:
+        ValueError: If an axis has an odd number of points.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        grid: tuple[int, ...],
+        width: int = 64,
+        blocks: int = 2,
+        features: int = FEATURES,
+    ) -> None:
+        super().__init__()
+        if any(n % PATCH for n in grid):
+            raise ValueError(
+                f"Got a grid of {grid} points: a network along two axes needs even numbers."
+            )
+        self.grid = grid
+        self.first = _Torus(features * channels * PATCH**2, width)
+        self.blocks = nn.ModuleList(
+            nn.ModuleList(_Torus(width, width) for _ in range(2)) for _ in range(blocks)
+        )
+        self.last = nn.Conv2d(width, channels * PATCH**2, 1)
+        nn.init.zeros_(self.last.weight)
+        assert self.last.bias is not None
+        nn.init.zeros_(self.last.bias)
+
+    def forward(
+        self, features: Float[Tensor, "ensemble points channels features"]
+    ) -> Float[Tensor, "ensemble points channels"]:
+        fields = features.flatten(2).mT.unflatten(2, self.grid)
+        z = self.first(F.pixel_unshuffle(fields, PATCH))
+        for block in self.blocks:
+            inner, outer = cast(nn.ModuleList, block)
+            z = z + outer(F.silu(inner(F.silu(z))))
+        out = F.pixel_shuffle(self.last(F.silu(z)), PATCH)
+        return out.flatten(2).mT.reshape(features.shape[:-1])
+
+
+class _Torus(nn.Conv2d):
+    """A convolution with kernel 3 on a periodic grid."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 3)
+
+    def forward(self, z: Tensor) -> Tensor:
+        z = torch.cat((z[..., -1:, :], z, z[..., :1, :]), -2)
+        return super().forward(torch.cat((z[..., -1:], z, z[..., :1]), -1))
 
 
 def _around(layer: nn.Conv1d, z: Tensor) -> Tensor:
