@@ -7,7 +7,7 @@ types cost nothing at run time; the tests check them with beartype.
 
 from __future__ import annotations
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor
 
-__all__ = ["Bool", "Float", "Int", "Tensor"]
+__all__ = ["Bool", "Complex", "Float", "Int", "Tensor"]

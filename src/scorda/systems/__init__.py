@@ -2,6 +2,7 @@
 
 from scorda.systems.base import AdditiveNoise, System
 from scorda.systems.function import FunctionSystem
+from scorda.systems.kolmogorov import KolmogorovFlow
 from scorda.systems.linear import LinearGaussian
 from scorda.systems.load import load_system
 from scorda.systems.lorenz import Lorenz63, Lorenz96
@@ -9,6 +10,7 @@ from scorda.systems.lorenz import Lorenz63, Lorenz96
 __all__ = [
     "AdditiveNoise",
     "FunctionSystem",
+    "KolmogorovFlow",
     "LinearGaussian",
     "Lorenz63",
     "Lorenz96",
