@@ -1,9 +1,9 @@
-r"""Kolmogorov flow: two-dimensional turbulence driven by a sinusoidal force."""
+r"""Kolmogorov flow: two-dimensional turbulence that a force of one wave number drives."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,10 +21,41 @@ __all__ = ["KolmogorovFlow"]
 PEAK, LOG_VARIANCE, FASTEST = 4.0, 0.25, 3.0
 # Points per axis of the noise that they are made of, whatever the resolution.
 NOISE = 64
+# Share of the spin-up at half the resolution, and the least resolution that is halved to.
+COARSE_SHARE, COARSEST = 0.75, 64
 
 
 @dataclass(frozen=True)
 class KolmogorovFlow(AdditiveNoise):
+    r"""Incompressible flow on a periodic square of side :math:`2 \pi`, forced along x.
+
+    .. math:: \partial_t (u, v) + (u, v) \cdot \nabla (u, v) = -\nabla p + \nu \nabla^2 (u, v)
+        - \mu (u, v) + (A \sin(m y), 0), \quad \nabla \cdot (u, v) = 0
+
+    States are velocities ``(2, y, x)`` at the points :math:`2 \pi j / \mathrm{size}`. A step takes
+    the divergence-free part of a state below wave number size / 2, advances it at `resolution`
+    (pseudo-spectral, RK4, `systems.vorticity`) and drops what is not below size / 2 again, so that
+    the chain is one of states of that size.
+
+    Source: the settings of Rozet & Louppe (2023), https://arxiv.org/abs/2306.10574, section 4.2,
+    whose states are means of 4 x 4 cells of a finite-volume solver on 256 x 256.
+
+    Arguments:
+        size: Points of a state along each axis.
+        resolution: Points of the solver's grid, at least `size`; wave numbers k with
+            3 k < resolution are kept.
+        viscosity: :math:`\nu`, one over the Reynolds number.
+        drag: :math:`\mu`.
+        forcing: A, zero for a flow that decays.
+        wavenumber: m.
+        dt: Length of one step.
+        noise_std: Standard deviation of the model error per step; what of it is not a flow of this
+            size is dropped by the next step.
+        spinup: Time that `prior` integrates before it returns a state.
+        speed: Largest :math:`|u| + |v|` that the usual number of substeps is made for; a member
+            that is faster takes twice as many, or four times, and so on.
+    """
+
     size: int = 64
     resolution: int = 128
     viscosity: float = 1e-3
@@ -34,56 +65,91 @@ class KolmogorovFlow(AdditiveNoise):
     dt: float = 0.2
     noise_std: float = 0.0
     spinup: float = 12.8
-    speed: float = 5.0
+    speed: float = 6.0
     space: StateSpace = field(init=False, repr=False)
     name: str = field(default="kolmogorov", init=False, repr=False)
 
     def __post_init__(self) -> None:
+        if not self.dt > 0:
+            raise ValueError(f"Got dt = {self.dt}: the time step must be positive.")
+        if not self.speed > 0:
+            raise ValueError(f"Got speed = {self.speed}: the assumed speed must be positive.")
+        for name in ("viscosity", "drag", "noise_std", "spinup"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"Got {name} = {getattr(self, name)}: it is not negative.")
+        if not 4 <= self.size <= self.resolution:
+            raise ValueError(
+                f"Got states of {self.size} points per axis for a grid of {self.resolution}: the "
+                "size must be at least 4 and at most the resolution."
+            )
+        if not 1 <= self.wavenumber <= self.flow.largest:
+            raise ValueError(
+                f"Got the wave number {self.wavenumber} of the force: a grid of "
+                f"{self.resolution} keeps 1 to {self.flow.largest}; raise `resolution`."
+            )
         length = 2 * math.pi
-        axis = length / self.size * np.arange(self.size)
+        points = length / self.size * np.arange(self.size)
         space = StateSpace(
             (2, self.size, self.size),
             self.dt,
             ("u", "v"),
-            {"y": axis, "x": axis},
+            {"y": points, "x": points},
             {"y": length, "x": length},
         )
         object.__setattr__(self, "space", space)
 
     @classmethod
     def sda(cls, size: int = 64, **settings: Any) -> KolmogorovFlow:
+        """The flow of the data of Rozet & Louppe (2023)."""
         return cls(**{"size": size, "resolution": 128, "viscosity": 1.5e-3} | settings)
 
     @property
     def flow(self) -> PeriodicFlow:
+        """The solver."""
         return PeriodicFlow(
-            self.resolution,
-            self.viscosity,
-            self.drag,
-            self.forcing,
-            self.wavenumber,
-            self.speed,
+            resolution=self.resolution,
+            viscosity=self.viscosity,
+            drag=self.drag,
+            force=self.forcing,
+            wavenumber=self.wavenumber,
+            speed=self.speed,
         )
 
-    def advance(self, x: Float[Tensor, "... 2 n n"]) -> Float[Tensor, "... 2 n n"]:
-        states = x.reshape(-1, *self.space.shape)
-        spectrum = self.flow.integrate(self.flow.spectrum(states), self.dt)
-        return self.flow.velocity(spectrum, self.size).reshape(x.shape)
+    def advance(self, x: Float[Tensor, "... 2 y x"]) -> Float[Tensor, "... 2 y x"]:
+        flow = self.flow
+        spectrum = flow.spectrum(x.reshape(-1, *self.space.shape))
+        return flow.velocity(flow.integrate(spectrum, self.dt), self.size).reshape(x.shape)
 
     def prior(
         self, members: int, generator: torch.Generator | None = None
-    ) -> Float[Tensor, "ensemble 2 n n"]:
-        spectrum = self.first(members, generator)
-        for _ in range(round(self.spinup / self.dt)):
-            spectrum = self.flow.integrate(spectrum, self.dt)
-        return self.flow.velocity(spectrum, self.size)
+    ) -> Float[Tensor, "ensemble 2 y x"]:
+        """Draw developed flows: random fields, then `spinup` time units without model error.
 
-    def first(self, members: int, generator=None):
-        noise = rng.normal(members, (2, NOISE, NOISE), generator)
-        spectrum = self.flow.spectrum(noise)
-        k = self.flow.wavenumbers(spectrum)
-        amplitude = torch.where(k > 0, torch.exp(-(k.clamp(min=1) / PEAK).log() ** 2 / (4 * LOG_VARIANCE)) / k.clamp(min=1).sqrt(), 0.0)
-        spectrum = spectrum * amplitude
-        v = self.flow.velocity(spectrum, self.resolution)
-        fastest = v.square().sum(1).amax((-2, -1)).sqrt()
-        return spectrum * (FASTEST / fastest)[:, None, None]
+        Three quarters of the spin-up are at half the resolution where that is at least 64.
+        """
+        flow, steps = self.flow, round(self.spinup / self.dt)
+        coarse = replace(flow, resolution=max(flow.resolution // 2, COARSEST))
+        spectrum = self._first_fields(members, generator)
+        if coarse.resolution < flow.resolution:
+            first = round(COARSE_SHARE * steps)
+            steps -= first
+            spectrum = coarse.spectrum(flow.velocity(spectrum, coarse.resolution))
+            for _ in range(first):
+                spectrum = coarse.integrate(spectrum, self.dt)
+            spectrum = flow.spectrum(coarse.velocity(spectrum, coarse.resolution))
+        for _ in range(steps):
+            spectrum = flow.integrate(spectrum, self.dt)
+        return flow.velocity(spectrum, self.size)
+
+    def _first_fields(
+        self, members: int, generator: torch.Generator | None
+    ) -> Complex[Tensor, "members k columns"]:
+        """White noise made divergence-free, its energy a log-normal function of wave number."""
+        flow = self.flow
+        spectrum = flow.spectrum(rng.normal(members, (2, NOISE, NOISE), generator))
+        k = flow.wavenumbers(spectrum)
+        energy = torch.exp(-(k / PEAK).log().square() / (2 * LOG_VARIANCE))
+        # A ring of radius k has 2 pi k wave numbers; the mean velocity is left out.
+        spectrum = spectrum * torch.where(k > 0, (energy / k).sqrt(), 0.0)
+        speed = flow.velocity(spectrum, flow.resolution).square().sum(-3).sqrt()
+        return spectrum * (FASTEST / speed.amax((-2, -1)))[:, None, None]

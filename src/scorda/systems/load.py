@@ -5,14 +5,21 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from scorda.systems.base import System
+from scorda.systems.kolmogorov import KolmogorovFlow
 from scorda.systems.lorenz import Lorenz63, Lorenz96
 
 __all__ = ["BUILT_IN", "load_system"]
 
-BUILT_IN: dict[str, type[System]] = {"lorenz63": Lorenz63, "lorenz96": Lorenz96}
+BUILT_IN: dict[str, Callable[..., System]] = {
+    "kolmogorov": KolmogorovFlow,
+    "kolmogorov-sda": KolmogorovFlow.sda,
+    "lorenz63": Lorenz63,
+    "lorenz96": Lorenz96,
+}
 
 
 def load_system(name: str, **options: Any) -> System:
