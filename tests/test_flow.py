@@ -14,6 +14,7 @@ from scorda.observe import (
     Mask,
     ObservationModel,
     Observations,
+    Operator,
     Pointwise,
     Select,
     Speed,
@@ -176,7 +177,7 @@ def test_the_difference_of_two_steps_closes_a_loop():
         (Chain(SOFTSIGN, Chain(Select([14]), Vorticity())), FLOW.positions()[[14]]),
         (Chain(Stride(2), Speed()), FLOW.positions()[Stride(2).entries((8, 12))]),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, Operator) else "positions",
 )
 def test_observations_of_flows_are_where_their_grid_points_are(operator, expected):
     # Single precision: positions made outside of a test are.

@@ -108,7 +108,8 @@ class Vorticity(Operator):
             return (field.roll(-1, axis) - field.roll(1, axis)) * (n / (2 * length))
         k = 2 * math.pi / length * torch.arange(n // 2 + 1, dtype=field.dtype, device=field.device)
         if n % 2 == 0:
-            # The derivative of the shortest wave vanishes at every grid point.
+            # The derivative of the shortest wave vanishes at every grid point; not every inverse
+            # transform drops an imaginary part there by itself.
             k[-1] = 0
         spectrum = torch.fft.rfft(field, dim=axis)
         return torch.fft.irfft(1j * (k if axis == -1 else k[:, None]) * spectrum, n, axis)
