@@ -129,6 +129,7 @@ socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
 import scorda
 
 heavy = {"xarray", "matplotlib", "zarr", "pandas", "h5netcdf", "h5py", "scoringrules", "rich"}
+heavy |= {"skimage", "PIL"}
 print(*sorted(heavy & sys.modules.keys()))
 """
 

@@ -16,21 +16,26 @@ Averages are taken in the order space, then time. Units are those of the state u
 from scorda.metrics.accuracy import crps, gaussian_crps, pointwise_crps, rmse, spread, spread_skill
 from scorda.metrics.calibration import RankHistogram, coverage, quantile, rank_histogram
 from scorda.metrics.distance import energy_score, wasserstein
-from scorda.metrics.trajectory import autocorrelation, log_prior
+from scorda.metrics.fields import csi, spectrum, ssim
+from scorda.metrics.trajectory import autocorrelation, log_prior, residual_std
 
 __all__ = [
     "RankHistogram",
     "autocorrelation",
     "coverage",
     "crps",
+    "csi",
     "energy_score",
     "gaussian_crps",
     "log_prior",
     "pointwise_crps",
     "quantile",
     "rank_histogram",
+    "residual_std",
     "rmse",
+    "spectrum",
     "spread",
     "spread_skill",
+    "ssim",
     "wasserstein",
 ]

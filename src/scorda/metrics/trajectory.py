@@ -1,4 +1,4 @@
-"""Statistics of trajectories: memory and density under the system."""
+"""Statistics of trajectories: memory, density under the system, residuals of observations."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 from scorda.shapes import Float, Tensor
 
-__all__ = ["HasTransition", "autocorrelation", "log_prior"]
+__all__ = ["HasPredictions", "HasTransition", "autocorrelation", "log_prior", "residual_std"]
 
 
 @runtime_checkable
@@ -17,6 +17,18 @@ class HasTransition(Protocol):
 
     def log_transition(self, x: Tensor, x_next: Tensor) -> Tensor:
         """Return log p(x_next | x) over the leading axes."""
+
+
+@runtime_checkable
+class HasPredictions(Protocol):
+    """Observations: values, and what trajectories predict of them."""
+
+    @property
+    def values(self) -> Tensor:
+        """Return y, ``(cycle, *obs)``, NaN where absent."""
+
+    def predict(self, trajectory: Tensor) -> Tensor:
+        """Return h(x), ``(ensemble, cycle, *obs)``."""
 
 
 def autocorrelation(
@@ -55,3 +67,29 @@ def log_prior(
     log-prior of an ensemble.
     """
     return system.log_transition(states[:, :-1], states[:, 1:]).sum(1)
+
+
+def residual_std(
+    states: Float[Tensor, "ensemble time *state"],
+    observations: HasPredictions,
+    per_cycle: bool = False,
+) -> Float[Tensor, "*cycles"]:
+    r"""Root mean square of what trajectories leave unexplained of the observations.
+
+    .. math:: \Big\langle (y - h(x_i))^2 \Big\rangle^{1/2}
+
+    over members, cycles and the present values. Given y, the truth and a sample of the exact
+    posterior have the same distribution, so the mean square is the variance of the error in
+    expectation over observations: less means overfitting, more means that the samples ignore
+    some of y. It says nothing of what was not observed. Unit: that of the observation.
+
+    Arguments:
+        states: Trajectories that reach the last observation.
+        observations: One instrument (`Observations`).
+        per_cycle: Return that of each cycle, shape ``(cycle,)``, NaN where nothing is present.
+    """
+    residuals = observations.predict(states) - observations.values.to(states)
+    squares = residuals.square().mean(0).flatten(1)
+    present = ~observations.values.to(states.device).isnan().flatten(1)
+    totals, counts = torch.where(present, squares, 0).sum(1), present.sum(1)
+    return (totals / counts if per_cycle else totals.sum() / counts.sum()).sqrt()
