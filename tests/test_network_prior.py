@@ -13,8 +13,8 @@ from scorda.bridge import EnsembleDenoiser
 from scorda.ensemble_prior import EnsembleGaussian, EnsembleKernel
 from scorda.measurement_aware import MeasurementAware
 from scorda.methods.masf import MASF
-from scorda.network_prior import NetworkPrior
 from scorda.network_denoiser import laid_back, laid_out
+from scorda.network_prior import NetworkPrior
 from scorda.nn.residual import DenseCorrection, RingCorrection
 from scorda.observe import Average, Linear, ObservationModel, Pointwise, Select
 from scorda.pool import bridge_levels
