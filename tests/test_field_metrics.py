@@ -84,7 +84,7 @@ def test_energies_of_all_shells_add_up_to_that_of_the_field(shape):
     assert_close(energies[..., 0], velocity.mean((-1, -2)).square().sum(-1) / 2)
 
 
-@pytest.mark.parametrize(("a", "b", "k"), [(3, 4, 5), (0, 7, 7), (1, 1, 1), (2, -1, 2), (3, 3, 4)])
+@pytest.mark.parametrize(("a", "b", "k"), [(3, 4, 5), (0, 7, 7), (1, 1, 1), (2, -1, 2), (2, 2, 3)])
 def test_a_wave_has_its_energy_in_the_shell_next_to_its_wavenumber(a, b, k):
     """A wave of amplitude A in u has A^2 / 4; rounding elsewhere, below 1e-20."""
     axis = 2 * math.pi * torch.arange(16) / 16

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 
@@ -66,10 +64,8 @@ def ssim(
         for values in ((w * x).sum(0), y)
     )
     scores = [
-        np.mean([_similarity(a, b, R) for a, b in zip(means[k], truths[k], strict=True)])
-        if complete[k]
-        else math.nan
-        for k in range(len(y))
+        np.mean([_similarity(a, b, R) for a, b in zip(*step, strict=True)])
+        for step in zip(means, truths, strict=True)
     ]
     series = y.new_tensor(np.array(scores))
     return series if per_step else time_mean(series, complete)
