@@ -1,0 +1,128 @@
+r"""Smoothing of flows with a trained prior: scenarios, and scores of whole trajectories.
+
+What is scored, over all states of a trajectory:
+
+* ``residual``: standard deviation of :math:`y - h(x)` over members and observations, in units of
+  the error of observation. Of draws of the posterior it is 1 in expectation, since truth and draw
+  are exchangeable given y;
+* ``rmse``, ``crps``, ``spread_skill``: against the truth, where there is one;
+* ``defect``: root mean square of :math:`x_{k+1} - M(x_k)`, what one step M of the system does not
+  explain, over that of :math:`x_{k+1} - x_k`;
+* ``evaluations`` of the denoiser per member, ``member_seconds``: seconds per member.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from scorda import rng
+from scorda.bench.entry import Entry
+from scorda.bench.tuning import Tuning
+from scorda.metrics import crps, rmse, spread_skill
+from scorda.observe import ObservationModel, Observations
+from scorda.problem import Analysis, Problem
+from scorda.shapes import Float, Tensor
+from scorda.systems import System
+
+__all__ = ["Given", "Scenario", "defect"]
+
+
+@dataclass(frozen=True)
+class Given:
+    """A problem, and the truth that was observed; None where nothing was simulated."""
+
+    problem: Problem
+    truth: Float[Tensor, "time *state"] | None
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Observations of a trajectory, and methods that draw trajectories given them.
+
+    Arguments:
+        system: What draws the truth; the methods know nothing of it but its space.
+        model: Observation model.
+        steps: Steps of the trajectories.
+        observed: What is observed: steps, or tuples of steps.
+        entries: What is run.
+        source: Where the set-up is from.
+        wanted: Instead of a simulated truth's, the value of all observations.
+        seeds: Number of truths and draws.
+        statistic: What is taken over them, "mean" or "median".
+        tuning: As in other benchmarks; no entry has options to choose.
+        shown: Scores that the command prints.
+    """
+
+    system: System
+    model: ObservationModel
+    steps: int
+    observed: Sequence[int | tuple[int, ...]]
+    entries: tuple[Entry, ...]
+    source: str
+    wanted: float | None = None
+    seeds: int = 3
+    statistic: str = "mean"
+    tuning: Tuning = field(default_factory=Tuning)
+    shown: tuple[str, ...] = (
+        "residual",
+        "rmse",
+        "crps",
+        "spread_skill",
+        "defect",
+        "evaluations",
+        "member_seconds",
+    )
+
+    def prepare(self, seed: int) -> Given:
+        """Truth and observations of one seed, the same for all methods."""
+        start, model_error, error = rng.spawn(rng.seeded(rng.key(rng.seeded(seed))[1]), 3)
+        truth = self.system.trajectory(self.system.prior(1, start), self.steps, model_error)
+        observations = Observations(self.model, self.observed, self._values(truth, error))
+        problem = Problem(self.system, observations, self.steps)
+        return Given(problem, truth[0] if self.wanted is None else None)
+
+    def score(self, entry: Entry, given: Given, seed: int) -> dict[str, float]:
+        """Scores of one run, see the module."""
+        analysis = self.run(entry, given, seed)
+        x, members = analysis.states, len(analysis.states)
+        scores = {"residual": self._residual(given, x), "defect": defect(x, self.system)}
+        if given.truth is not None:
+            compared = {"rmse": rmse, "crps": crps, "spread_skill": spread_skill}
+            scores |= {name: float(f(x, given.truth)) for name, f in compared.items()}
+        scores["evaluations"] = float(analysis.info["evaluations"])
+        scores["member_seconds"] = float(analysis.info["seconds"]) / members
+        return scores
+
+    def run(self, entry: Entry, given: Given, seed: int) -> Analysis:
+        """Trajectories of an entry."""
+        return entry.method.assimilate(given.problem, entry.members, rng.at((seed, 2), 0))
+
+    def shortened(self) -> Scenario:
+        """Few members of the first entry."""
+        return replace(self, entries=(replace(self.entries[0], members=2),), seeds=1)
+
+    def trial(self) -> Scenario:
+        """The scenario itself."""
+        return self
+
+    def _values(self, truth: Tensor, error: torch.Generator) -> Tensor:
+        rows = [truth[:, list(k) if isinstance(k, tuple) else k] for k in self.observed]
+        if self.wanted is None:
+            return self.model.sample(torch.cat(rows), error)
+        return torch.full_like(self.model.operator(torch.cat(rows)), self.wanted)
+
+    def _residual(self, given: Given, x: Float[Tensor, "ensemble time ..."]) -> float:
+        observations = given.problem.instruments[0]
+        residual = observations.values - observations.predict(x)
+        std = self.model.error_std(tuple(residual.shape[2:]), residual)
+        return float((residual / std).square().mean().sqrt())
+
+
+def defect(states: Float[Tensor, "ensemble time ..."], system: System) -> float:
+    """What one step of a deterministic system does not explain of the steps of trajectories."""
+    explained = torch.stack([system.step(states[:, k]) for k in range(states.shape[1] - 1)], 1)
+    missing = (states[:, 1:] - explained).square().mean().sqrt()
+    return float(missing / (states[:, 1:] - states[:, :-1]).square().mean().sqrt())
