@@ -15,7 +15,8 @@ ORDER = (
     "gridded flow tables modes likelihood observe problem process measurement_aware denoise "
     "condition nn train sample guide prior bridge published assimilate augment ensemble_prior "
     "mixture_prior prior_filter projection mixture network_denoiser pool network_heads "
-    "fine_tuning network_prior learn emulate methods testing store weights bench plot report cli"
+    "fine_tuning network_prior learn emulate methods testing store weights bench plot report "
+    "gallery cli"
 ).split()
 HEIGHT = {name: height for height, name in enumerate(ORDER)}
 # These use the library as its users do, through the package.

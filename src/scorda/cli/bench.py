@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -14,9 +14,14 @@ from cyclopts import Parameter
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from scorda.bench.entry import Entry
     from scorda.bench.run import Row
+    from scorda.bench.scenario import Scenario
 
 __all__ = ["Bench", "bench"]
+
+# States of a trajectory that are drawn side by side.
+PANELS = 6
 
 
 @dataclass
@@ -31,7 +36,7 @@ class Bench:
 
     out: Path = Path("bench")
     """Folder for NAME.csv, the table, NAME.runs.csv, the single runs, NAME.tuning.csv, the trials
-    that options were chosen from, and figures, NAME.png and NAME.paths.png, if any."""
+    that options were chosen from, and figures, if any, with gallery.html, a page of them."""
 
     quick: bool = False
     """A few cycles and one seed: shows that it runs, compares nothing."""
@@ -85,12 +90,23 @@ def bench(
         )
     write_table(rows, given.out / f"{stem}.csv", name)
     shown = getattr(setup, "shown", ())
-    if (figure := _figure(rows, shown)) is not None:
-        with atomic(given.out / f"{stem}.png") as partial:
+    pictures: dict[str, str] = {}
+
+    def save(figure: Figure, ending: str, caption: str) -> None:
+        with atomic(given.out / f"{stem}.{ending}") as partial:
             figure.savefig(partial, format="png")
+        pictures[f"{stem}.{ending}"] = caption
+
+    if (figure := _figure(rows, shown)) is not None:
+        save(figure, "png", f"Scores, {setup.statistic} of {len(seeds)} seeds")
     if getattr(setup, "drawn", 0):
-        with atomic(given.out / f"{stem}.paths.png") as partial:
-            _paths(setup, rows, seed=min(1, len(seeds) - 1)).savefig(partial, format="png")
+        seed = min(1, len(seeds) - 1)
+        save(_paths(setup, rows, seed), "paths.png", f"Truth and ensemble means, seed {seed}")
+    for label, scenario, entry in _scenarios(setup):
+        ending = "-".join(re.findall(r"\w+", label))
+        _draw(scenario, entry, given.out / f"{stem}.{ending}", pictures, save)
+    if pictures:
+        _record(name, given, make, rows, pictures)
     heading = f"{setup.statistic} of {len(seeds)} seeds"
     if shown:
         _print_wide(rows, shown, heading, compare=not given.quick)
@@ -130,6 +146,72 @@ def _paths(setup: Any, rows: Sequence[Row], seed: int) -> Figure:
             found[row.label] = None
     steps = setup.every * setup.drawn
     return means(twin[0][-steps:], found, setup.system.space.dt, setup.every)
+
+
+def _scenarios(setup: Any) -> Iterator[tuple[str, Scenario, Entry]]:
+    """Scenarios whose trajectories are drawn, with their first entry."""
+    from scorda.bench.scenario import Scenario
+    from scorda.bench.sweep import Sweep
+
+    points = setup.points if isinstance(setup, Sweep) else {"trajectories": setup}
+    for label, point in points.items():
+        if isinstance(point, Scenario):
+            yield label, point, point.entries[0]
+
+
+def _draw(
+    scenario: Scenario,
+    entry: Entry,
+    stem: Path,
+    pictures: dict[str, str],
+    save: Callable[[Figure, str, str], None],
+) -> None:
+    """Panels and an animation of one run of the seed 0."""
+    import numpy as np
+
+    from scorda.plot import animate, panels
+
+    given = scenario.prepare(0)
+    analysis = scenario.run(entry, given, 0)
+    steps = np.linspace(0, scenario.steps, min(PANELS, scenario.steps + 1)).round().astype(int)
+    info = analysis.info
+    budget = (
+        f"seed 0, {entry.members} members of {info['evaluations']} evaluations, "
+        f"{info['seconds'] / entry.members:.1f} s each"
+    )
+    figure = panels(analysis, steps.tolist(), given.truth, given.problem.instruments)
+    save(figure, stem.name.split(".", 1)[1] + ".png", f"Vorticity, {entry.label}: {budget}")
+    moving = animate(analysis, stem.with_name(f"{stem.name}.gif"), given.truth)
+    pictures[moving.name] = f"The same, all {scenario.steps + 1} states: {budget}"
+
+
+def _record(
+    name: str,
+    given: Bench,
+    make: Callable[..., Any],
+    rows: Sequence[Row],
+    pictures: dict[str, str],
+) -> None:
+    """Leave a record for the gallery of the folder."""
+    from inspect import getdoc
+
+    import torch
+
+    from scorda.cli.console import console
+    from scorda.gallery import Record, add_record
+
+    flags = {"seeds": given.seeds, "prior": given.prior}
+    words = [f"--{flag} {value}" for flag, value in flags.items() if value is not None]
+    words += ["--quick"] if given.quick else []
+    facts = {
+        "seeds": f"0 to {rows[0].seeds - 1}",
+        "seconds of all runs": f"{sum(row.seconds * row.seeds for row in rows):.0f}",
+        "threads": str(given.threads),
+        "torch": torch.__version__,
+    }
+    title = " ".join((getdoc(make) or name).split("\n\nArguments:")[0].split())
+    record = Record(name, title, " ".join(["scorda bench", name, *words]), facts, pictures)
+    console().print(f"gallery: {add_record(given.out, record)}")
 
 
 def _print_long(rows: Sequence[Row], heading: str, compare: bool) -> None:
