@@ -33,6 +33,7 @@ from scorda.shapes import Float, Tensor
 from scorda.store import groups, layout
 from scorda.store.circumstances import circumstances
 from scorda.store.posterior import Posterior, info_path
+from scorda.store.resume import prepare, progress_folder
 from scorda.times import Start, parse_start
 
 __all__ = ["MemberSampler", "run", "settings_of"]
@@ -113,7 +114,7 @@ def run(
     )
     plan = _plan(method, problem, members, block)
     work = _Run(method, problem, members, path, seed, plan, start)
-    if _prepare(work, record, resume, overwrite):
+    if prepare(path, work.folder, record, resume, overwrite):
         return Posterior(path)
     work.compute(record, truth, configuration or {}, progress)
     _finish(work, withheld)
@@ -133,7 +134,7 @@ class _Run:
     @property
     def folder(self) -> Path:
         """Where the markers are while the run goes on."""
-        return self.path.with_suffix(".progress")
+        return progress_folder(self.path)
 
     def marker(self, unit: int) -> Path:
         return self.folder / f"unit-{unit:06d}.json"
@@ -297,43 +298,6 @@ def _plan(method: Assimilator, problem: Problem, members: int, block: int | None
     return layout.plan_steps(problem.space, members, problem.steps, problem.steps + 1)
 
 
-def _prepare(work: _Run, record: str, resume: bool, overwrite: bool) -> bool:
-    """Bring what is on disk into a state to go on from; returns whether nothing is left to do."""
-    path, folder = work.path, work.folder
-    if overwrite:
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.rmtree(path, ignore_errors=True)
-        info_path(path).unlink(missing_ok=True)
-    if not path.exists() and not folder.exists():
-        return False
-    if not resume:
-        raise ValueError(
-            f"{path} is already there: continue it with --resume, replace it with --overwrite, "
-            "or choose another name."
-        )
-    if not (folder / "created").exists():
-        if path.exists() and not folder.exists():
-            if Posterior(path).complete:
-                return True
-            raise ValueError(
-                f"{path} is incomplete and its markers in {folder} are gone: use --overwrite."
-            )
-        # Killed while the empty store was made: nothing in it is of use.
-        shutil.rmtree(path, ignore_errors=True)
-        return False
-    before = json.loads((folder / "record.json").read_text(encoding="utf-8"))
-    changed = _differences(before, json.loads(record))
-    if changed:
-        raise ValueError(
-            f"The run to resume differs in {', '.join(changed)}: give the settings of its start, "
-            "or use --overwrite."
-        )
-    # What a kill leaves of files that were being written.
-    for leftover in [*path.rglob("*.partial"), *folder.glob("*.partial")]:
-        leftover.unlink()
-    return False
-
-
 def _finish(work: _Run, withheld: tuple[Observations, ...]) -> None:
     root = zarr.open_group(work.path, mode="r+")
     if withheld:
@@ -385,14 +349,3 @@ def _columns(cycles: list[dict[str, Any]]) -> dict[str, Any]:
 def _merged(reports: list[dict[str, Any]]) -> dict[str, Any]:
     """Reports of blocks of members: one as it is, several as a list per key."""
     return reports[0] if len(reports) == 1 else _columns(reports)
-
-
-def _differences(before: Any, now: Any, prefix: str = "") -> list[str]:
-    """Names of the settings that differ."""
-    if not (isinstance(before, dict) and isinstance(now, dict)):
-        return [] if before == now else [prefix]
-    return [
-        name
-        for key in sorted({*before, *now})
-        for name in _differences(before.get(key), now.get(key), f"{prefix}.{key}".lstrip("."))
-    ]

@@ -1,0 +1,81 @@
+"""What is on disk when work on a store begins: nothing, a part to go on from, or all of it.
+
+A store that is being written has a folder of markers beside it, one per finished unit of work, with
+the record of the settings; both are there until the store is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import zarr
+
+from scorda.store.posterior import info_path
+
+__all__ = ["prepare", "progress_folder"]
+
+
+def progress_folder(path: Path) -> Path:
+    """Where the markers of a store are while it is being written."""
+    return path.with_suffix(".progress")
+
+
+def prepare(path: Path, folder: Path, record: str, resume: bool, overwrite: bool) -> bool:
+    """Bring what is on disk into a state to go on from; returns whether nothing is left to do.
+
+    Arguments:
+        path: The store.
+        folder: Its folder of markers.
+        record: Settings of the run as JSON.
+        resume: Continue what was interrupted.
+        overwrite: Remove what is there.
+
+    Raises:
+        ValueError: If `path` is taken, or the run to resume had other settings.
+    """
+    if overwrite:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(path, ignore_errors=True)
+        info_path(path).unlink(missing_ok=True)
+    if not path.exists() and not folder.exists():
+        return False
+    if not resume:
+        raise ValueError(
+            f"{path} is already there: continue it with --resume, replace it with --overwrite, "
+            "or choose another name."
+        )
+    if not (folder / "created").exists():
+        if path.exists() and not folder.exists():
+            if zarr.open_group(path, mode="r").attrs.get("complete"):
+                return True
+            raise ValueError(
+                f"{path} is incomplete and its markers in {folder} are gone: use --overwrite."
+            )
+        # Killed while the empty store was made: nothing in it is of use.
+        shutil.rmtree(path, ignore_errors=True)
+        return False
+    before = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+    changed = _differences(before, json.loads(record))
+    if changed:
+        raise ValueError(
+            f"The run to resume differs in {', '.join(changed)}: give the settings of its start, "
+            "or use --overwrite."
+        )
+    # What a kill leaves of files that were being written.
+    for leftover in [*path.rglob("*.partial"), *folder.glob("*.partial")]:
+        leftover.unlink()
+    return False
+
+
+def _differences(before: Any, now: Any, prefix: str = "") -> list[str]:
+    """Names of the settings that differ."""
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return [] if before == now else [prefix]
+    return [
+        name
+        for key in sorted({*before, *now})
+        for name in _differences(before.get(key), now.get(key), f"{prefix}.{key}".lstrip("."))
+    ]
