@@ -56,6 +56,7 @@ def train_on_system(
     settings: Training,
     checkpoint: str | Path | None = None,
     report: Callable[[dict[str, float]], None] | None = None,
+    states: Float[Tensor, "series time *state"] | None = None,
 ) -> TrajectoryPrior:
     """Simulate a system, train a network on its trajectories, and return the prior.
 
@@ -68,12 +69,14 @@ def train_on_system(
         settings: Settings of the training.
         checkpoint: As in `train.fit`, like the next one.
         report: Called at every validation.
+        states: Trajectories to learn from, in place of simulated ones.
 
     Raises:
         ValueError: If the trajectories are too short for the segments.
     """
-    start, error = rng.spawn(rng.seeded(settings.seed), 2)
-    states = system.trajectory(system.prior(recipe.series, start), recipe.length - 1, error)
+    if states is None:
+        start, error = rng.spawn(rng.seeded(settings.seed), 2)
+        states = system.trajectory(system.prior(recipe.series, start), recipe.length - 1, error)
     standardisation = Standardisation.of(states, system.space)
     z = standardisation.forward(states)
     del states

@@ -47,8 +47,9 @@ class UserError(Exception):
 def expand(tokens: list[str]) -> list[str]:
     """Put the TOML file named by ``--config`` in the place of that flag, as flags.
 
-    Also rewrites ``--system.dt 0.01`` to ``--system-options.dt 0.01``, and gives the value "true"
-    to options of a method that stand alone, such as ``--rotation``.
+    Also rewrites ``--system.dt 0.01`` to ``--system-options.dt 0.01``, gives the value "true" to
+    options of a method that stand alone, such as ``--rotation``, and a first word without a flag
+    the flag that the command names for it.
 
     Raises:
         UserError: If the file is missing or malformed, or has an unknown key.
@@ -59,6 +60,9 @@ def expand(tokens: list[str]) -> list[str]:
     module = importlib.import_module(f"scorda.cli.{command}")
     kinds = getattr(module, SETTINGS[command])
     known = {field.name.replace("_", "-"): field for field in fields(kinds)}
+    first = getattr(module, "FIRST_WORD", None)
+    if first is not None and rest and not rest[0].startswith("--"):
+        rest = [f"--{first}", *rest]
     if "--config" in rest:
         at = rest.index("--config")
         if at + 1 == len(rest):

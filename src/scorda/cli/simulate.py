@@ -1,4 +1,4 @@
-"""``scorda simulate``: a truth and observations of it, as files."""
+"""``scorda simulate``: a truth and observations of it, or many trajectories, as files."""
 
 from __future__ import annotations
 
@@ -12,8 +12,13 @@ if TYPE_CHECKING:
     import torch
 
     from scorda.space import StateSpace
+    from scorda.systems import System
 
 __all__ = ["Simulate", "simulate"]
+
+# `scorda simulate kolmogorov` is `scorda simulate --system kolmogorov`.
+FIRST_WORD = "system"
+LENGTH = 64
 
 
 @dataclass
@@ -21,7 +26,19 @@ class Simulate:
     """Settings of a simulation."""
 
     system: str = "lorenz63"
-    """Built-in system, or your own as module:object."""
+    """Built-in system, or your own as module:object; the flag may be left out."""
+
+    series: int | None = None
+    """Store this many trajectories for `scorda train --data` instead, at --out NAME.zarr."""
+
+    length: int | None = None
+    """States of each of --series (default: 64)."""
+
+    resume: bool = False
+    """Continue --series that were interrupted."""
+
+    overwrite: bool = False
+    """Replace --series that are there."""
 
     steps: int = 128
     """Number of model steps."""
@@ -54,7 +71,7 @@ class Simulate:
     """Number of threads (default: all cores)."""
 
     out: Path = Path("simulation")
-    """Folder for truth.nc, observations.csv and simulate.toml."""
+    """Folder for truth.nc, observations.csv and simulate.toml; store of --series."""
 
     system_options: dict[str, str] = field(default_factory=dict)
     """Options of the system, as --system.NAME VALUE."""
@@ -64,22 +81,28 @@ class Simulate:
 
 
 def simulate(*, settings: Annotated[Simulate | None, Parameter(name="*")] = None) -> None:
-    """Simulate a truth and observations of it."""
+    """Simulate a truth and observations of it, or trajectories to learn from."""
     import torch
 
     import scorda.rng as rng
     from scorda import tables
     from scorda.cli.console import console
     from scorda.cli.run import make_system, use_torch, write_states
-    from scorda.cli.settings import plain, to_toml
+    from scorda.cli.settings import UserError, plain, to_toml
     from scorda.files import atomic
     from scorda.observe import ObservationModel
     from scorda.operators import Select
     from scorda.problem import twin_experiment
 
     given = settings or Simulate()
-    use_torch(given.dtype, given.threads)
+    threads = use_torch(given.dtype, given.threads)
     system = make_system(given.system, given.system_options)
+    if given.series is not None:
+        _simulate_series(given, system, threads)
+        return
+    for name in ("length", "resume", "overwrite"):
+        if getattr(given, name):
+            raise UserError(f"Got --{name}, which goes with --series only.")
     generator = rng.seeded(given.seed)
     twin, places = rng.spawn(generator, 2)
     operator = Select(_indices(given, system.space, places))
@@ -103,6 +126,28 @@ def simulate(*, settings: Annotated[Simulate | None, Parameter(name="*")] = None
         f"{given.out}/truth.nc: {given.steps + 1} states of {given.system}\n"
         f"{table}: {values} observations at {len(observations)} steps"
     )
+
+
+def _simulate_series(given: Simulate, system: System, threads: int) -> None:
+    from scorda.cli.console import console, progress
+    from scorda.store.series import simulate_series
+
+    length = LENGTH if given.length is None else given.length
+    assert given.series is not None
+    with progress("simulating") as update:
+        simulate_series(
+            system,
+            given.series,
+            length,
+            given.out,
+            given.seed,
+            configuration={"system": {"name": given.system, **given.system_options}},
+            resume=given.resume,
+            overwrite=given.overwrite,
+            threads=threads,
+            progress=update,
+        )
+    console().print(f"{given.out}: {given.series} series of {length} states of {given.system}")
 
 
 def _indices(given: Simulate, space: StateSpace, generator: torch.Generator) -> list[int]:

@@ -11,6 +11,8 @@ from cyclopts import Parameter
 
 if TYPE_CHECKING:
     from scorda.prior import TrajectoryPrior
+    from scorda.shapes import Tensor
+    from scorda.systems import System
 
 __all__ = ["Train", "train"]
 
@@ -29,7 +31,7 @@ class Train:
     """System to simulate and learn: a built-in one, or your own as module:object."""
 
     data: Path | None = None
-    """NetCDF file or zarr store of fields on regular times, to learn from instead."""
+    """Store of `scorda simulate --series`, or fields on regular times (NetCDF, zarr), instead."""
 
     variable: list[str] = field(default_factory=list)
     """Variables of --data (default: all on time); repeat the flag for several."""
@@ -110,6 +112,7 @@ def train(*, settings: Annotated[Train | None, Parameter(name="*")] = None) -> N
     from scorda.cli.run import use_torch
     from scorda.cli.settings import UserError, plain, to_toml
     from scorda.files import atomic
+    from scorda.store.series import holds_series
 
     given, out = settings or Train(), console()
     if (given.system is None) == (given.data is None):
@@ -121,7 +124,8 @@ def train(*, settings: Annotated[Train | None, Parameter(name="*")] = None) -> N
         given.steps, given.every = QUICK_STEPS, QUICK_STEPS // 2
         if given.system is not None:
             given.series, given.length = QUICK_SERIES, QUICK_LENGTH
-    learn = _from_system if given.data is None else _from_fields
+    stored = given.data is not None and holds_series(given.data)
+    learn = _from_system if given.data is None or stored else _from_fields
     checkpoint = given.out.with_suffix(".checkpoint")
     if not given.resume:
         checkpoint.unlink(missing_ok=True)
@@ -152,11 +156,31 @@ def _from_system(given: Train, checkpoint: Path, report: Report) -> TrajectoryPr
     from scorda.train import Training
 
     _refuse(given, ("variable", "since", "until", "modes", "corrected"), "--data")
-    system = make_system(str(given.system), given.system_options)
-    names = ("series", "length", "architecture", "width", "blocks", "half_width")
-    recipe = Recipe(**_given(given, *names))
+    names = ("architecture", "width", "blocks", "half_width")
+    recipe = Recipe(**_given(given, *names, "series", "length"))
     training = Training(**_given(given, *TRAINING, "seed"))
-    return train_on_system(system, recipe, training, checkpoint, report)
+    if given.data is None:
+        system, states = make_system(str(given.system), given.system_options), None
+    else:
+        _refuse(given, ("series", "length", "system_options"), "--system")
+        system, states = _stored(given.data)
+        recipe = replace(recipe, series=states.shape[0], length=states.shape[1])
+    return train_on_system(system, recipe, training, checkpoint, report, states)
+
+
+def _stored(path: Path) -> tuple[System, Tensor]:
+    """System of stored trajectories, and their states."""
+    import torch
+
+    from scorda.cli.run import make_system
+    from scorda.cli.settings import UserError
+    from scorda.store.series import read_series
+
+    states, _, record = read_series(path)
+    named = dict(record["configuration"].get("system", {}))
+    if "name" not in named:
+        raise UserError(f"{path} does not name its system: write it with `scorda simulate`.")
+    return make_system(named.pop("name"), named), states.to(torch.get_default_dtype())
 
 
 def _from_fields(given: Train, checkpoint: Path, report: Report) -> TrajectoryPrior:

@@ -1,7 +1,7 @@
 """What is on disk when work on a store begins: nothing, a part to go on from, or all of it.
 
-A store that is being written has a folder of markers beside it, one per finished unit of work, with
-the record of the settings; both are there until the store is complete.
+A store that is being written has a folder of markers beside it, one per finished unit of work, and
+in it the record of the settings, until the store is complete.
 """
 
 from __future__ import annotations
