@@ -6,7 +6,7 @@ import torch
 
 from scorda import plot, rng
 from scorda.bench.run import Row
-from scorda.observe import ObservationModel
+from scorda.observe import ObservationModel, Observations
 from scorda.operators import Select
 from scorda.plot.reliability import _binned
 from scorda.problem import Analysis, twin_experiment
@@ -91,6 +91,16 @@ def test_fields_have_one_panel_for_each_thing():
     ]  # fmt: skip
     with pytest.raises(ValueError, match="two"):
         plot.fields(*reliable()[:1], 0)
+
+
+def test_observations_of_another_variable_are_not_drawn():
+    space = StateSpace((2, 6, 5), variables=("u", "v"))
+    states = rng.normal(8, (3, 2, 6, 5), rng.seeded(0))
+    model = ObservationModel(Select([7, 31, 40]), std=1.0)
+    seen = Observations(model, [2], torch.tensor([[5.0, 6.0, 7.0]]))
+    figure = plot.fields(Analysis(states, space), 2, None, [seen], "v")
+    (dots,) = figure.axes[0].collections
+    assert dots.get_array().tolist() == [6.0, 7.0]
 
 
 def test_a_line_of_sites_over_time_shows_error_beside_spread():

@@ -31,7 +31,7 @@ STEPS = [0, 3]
 SIGMOID = Pointwise(torch.sigmoid)
 
 
-def observed(operator, steps=(0, 2)):
+def observed(operator, steps=(0, 4)):
     model = ObservationModel(operator, std=0.1)
     return Observations(model, steps, model.operator(TRUTH[list(steps)]))
 

@@ -89,6 +89,10 @@ def fields(
             if values is None:
                 assert table is not None
                 here = np.asarray(table["step"]) == step
+                if space.has_channels and "component" in table:
+                    # Those known to be of another variable are at the same places.
+                    of = np.asarray(table["component"]) // math.prod(space.grid)
+                    here &= (of == channel) | (of < 0)
                 panel.scatter(
                     np.asarray(table[space.axes[1]])[here],
                     np.asarray(table[space.axes[0]])[here],
