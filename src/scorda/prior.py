@@ -7,6 +7,7 @@ linear-Gaussian system, the oracle of the tests.
 
 from __future__ import annotations
 
+import math
 import platform
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -31,7 +32,7 @@ from scorda.space import Standardisation, StateSpace
 from scorda.systems.linear import LinearGaussian
 from scorda.times import Start
 
-__all__ = ["GaussianPrior", "Prior", "TrajectoryPrior", "load"]
+__all__ = ["GaussianPrior", "Prior", "TrajectoryPrior", "at_once", "load"]
 
 PROCESSES = {c.__name__: c for c in (VarianceExploding, VariancePreserving)}
 GUIDANCES = {c.__name__: c for c in (DPS, InflatedLikelihood, MMPS)}
@@ -40,6 +41,9 @@ SAMPLERS = {c.__name__: c for c in (Ancestral, Multistep, PredictorCorrector)}
 MAP = ("mean", "std")
 # Members computed at once: small enough to stay in the cache, large enough for the kernels.
 CHUNK = 128
+# Numbers of the trajectories that are computed at once, where these are large: a gradient keeps
+# some hundred times as many.
+NUMBERS = 2**18
 
 
 class Prior(ABC):
@@ -83,10 +87,9 @@ class Prior(ABC):
         """Draw trajectories of ``steps + 1`` states, unconditional, in their units [final]."""
         sampler = sampler or self.sampler
         shape = (steps + 1, *self.space.shape)
+        chunk, denoiser = at_once(shape), self.denoiser(steps + 1)
         with torch.no_grad():
-            z = sampler.sample(
-                self.denoiser(steps + 1), shape, members, generator, chunk=CHUNK, report=report
-            )
+            z = sampler.sample(denoiser, shape, members, generator, chunk=chunk, report=report)
         return self.standardisation.inverse(z)
 
 
@@ -217,6 +220,11 @@ class GaussianPrior(Prior):
                 f"{len(self.mean)}: make it with steps = {states - 1}."
             )
         return GaussianDenoiser.from_cov(self.mean, self.cov, process or self.process)
+
+
+def at_once(shape: tuple[int, ...]) -> int:
+    """Members of the shape of a trajectory that are computed at once."""
+    return max(1, min(CHUNK, NUMBERS // math.prod(shape)))
 
 
 def load(source: str | Path) -> TrajectoryPrior:

@@ -23,7 +23,7 @@ from scorda.denoise import AnyNoise, Denoiser
 from scorda.guide import Guidance, InflatedLikelihood
 from scorda.observe import ObservationModel, Observations, Operator
 from scorda.operators import Gather
-from scorda.prior import CHUNK, Prior
+from scorda.prior import Prior, at_once
 from scorda.problem import Analysis, Problem
 from scorda.sample import Sampler
 from scorda.shapes import Float, Tensor
@@ -48,12 +48,13 @@ class SDA(Assimilator):
             `handover`.
         sampler: Default: the prior's.
         chunk: Members computed at once; bounds the memory, leaves the samples as they are.
+            Default: 128 members, or as many as have 2^18 numbers in all, at least one.
     """
 
     prior: Prior
     guidance: Guidance | None = None
     sampler: Sampler | None = None
-    chunk: int = CHUNK
+    chunk: int | None = None
     smoother = True
     needs = ("differentiable_operator",)
     exact = "Gaussian prior with MMPS, steps → ∞"
@@ -114,7 +115,7 @@ class SDA(Assimilator):
                 shape,
                 last - first,
                 generator,
-                chunk=self.chunk,
+                chunk=self.chunk or at_once(shape),
                 report=report,
                 first=first,
             )
