@@ -122,12 +122,12 @@ def test_unknown_names_list_the_shipped_priors(tmp_path):
         load(tmp_path / "nope.safetensors")
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: a["name"])
 def test_large_trajectories_are_computed_few_at_once():
     shapes = {(65, 3): 128, (32, 2, 32, 32): 4, (127, 2, 64, 64): 1}
     assert {shape: scorda.prior.at_once(shape) for shape in shapes} == shapes
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: a["name"])
 def test_samples_do_not_depend_on_the_chunk_and_have_any_length(monkeypatch, architecture):
     prior = trained(architecture, torch.float64)
     for steps in (3, 8):
