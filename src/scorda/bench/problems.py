@@ -25,6 +25,7 @@ from scorda.bench.measured import (
 from scorda.bench.nonlinear import lorenz96_10, lorenz96_20
 from scorda.bench.prior import lorenz63_prior
 from scorda.bench.smoothing import lorenz63_sda
+from scorda.bench.turbulence import kolmogorov_masf
 
 __all__ = ["PROBLEMS", "expected_scores"]
 
@@ -42,6 +43,7 @@ PROBLEMS: dict[str, Callable[..., Benchmark]] = {
     "lorenz96-masf-dim": lorenz96_masf_dim,
     "lorenz96-masf-forcing": lorenz96_masf_forcing,
     "lorenz96-masf-gap": lorenz96_masf_gap,
+    "kolmogorov-masf": kolmogorov_masf,
 }
 
 
