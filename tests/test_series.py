@@ -168,3 +168,21 @@ def test_a_killed_process_is_resumed_to_the_same_bytes(tmp_path):
     subprocess.run([*command, "b.zarr", "--resume"], check=True, **options)
     assert contents(tmp_path / "a.zarr") == contents(tmp_path / "b.zarr")
     assert json.loads((tmp_path / "b.json").read_text())["units"] == 4
+
+
+def test_stored_fields_are_learned_at_another_size(tmp_path, monkeypatch, capsys):
+    """In slices: the unet of an 8 x 8 flow, from states at 12 x 12."""
+    monkeypatch.chdir(tmp_path)
+    flow = "--system.size 12 --system.resolution 12 --system.viscosity 0.05 --system.spinup 0.4"
+    store = f"simulate kolmogorov {flow} --system.wavenumber 2 --series 6 --length 6"
+    assert main([*store.split(), "--out", "set.zarr"]) == 0
+    training = "train --data set.zarr --system.size 8 --architecture unet --width 4 --blocks 1"
+    training += " --steps 4 --every 2 --batch 4 --minutes 0 --threads 1 --out p.safetensors"
+    assert main(training.split()) == 0
+    assert "stopped after step 2 of 4: continue with --resume" in capsys.readouterr().out
+    assert main([*training.split(), "--resume"]) == 0
+    assert "stopped" not in capsys.readouterr().out
+    prior = load("p.safetensors")
+    assert prior.space.shape == (2, 8, 8) and prior.architecture["name"] == "unet"
+    assert [entry["step"] for entry in prior.provenance["history"]] == [2, 4]
+    assert not (tmp_path / "p.checkpoint").exists()

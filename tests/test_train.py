@@ -12,7 +12,8 @@ from torch.testing import assert_close
 from scorda import rng
 from scorda.files import read_tensors, write_tensors
 from scorda.nn import TemporalConv
-from scorda.train import Training, denoising_loss, fit, observed_levels, validation_loss
+from scorda.observed import observed_levels
+from scorda.train import Training, denoising_loss, fit, validation_loss
 
 SETTINGS = Training(steps=30, batch=4, segment=6, warmup=5, every=5, rate=1e-2)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,13 +10,13 @@ from typing import Any
 
 import torch
 
-from scorda import rng
-from scorda.nn import build
+from scorda import parallel, rng
+from scorda.nn import UNet, build
 from scorda.prior import TrajectoryPrior
 from scorda.process import VarianceExploding
 from scorda.sample import Ancestral
 from scorda.shapes import Float, Tensor
-from scorda.space import Standardisation
+from scorda.space import Standardisation, StateSpace
 from scorda.systems import System
 from scorda.train import Training, fit
 
@@ -23,8 +24,18 @@ from scorda.train import Training, fit
 MARGIN = 1.25
 # 61 evaluations. Chosen on Lorenz-63, on other test cases than `scorda bench lorenz63-sda` has.
 SAMPLER = Ancestral(steps=16, corrections=3, tau=0.5, low=8e-3, high=20.0)
+# The largest scales of a field have far more than unit variance: it starts above them.
+FIELD_SAMPLER = Ancestral(steps=32, corrections=1, tau=0.5, low=2e-2, high=100.0)
+# Below the lowest level nothing but the Gaussian law is used, which needs no training.
+FIELD_TRAINING: dict[str, Any] = {"low": 2e-2, "high": 50.0, "batch": 32, "rate": 2e-3}
+# Sizes of each architecture where the recipe names none: width, blocks, half-width, levels.
+SIZES: dict[str, dict[str, int]] = {
+    "temporal-conv": {"width": 96, "blocks": 5},
+    "window-mlp": {"width": 96, "blocks": 5, "half_width": 4},
+    "unet": {"width": 48, "blocks": 2, "half_width": 2, "levels": 2},
+}
 
-__all__ = ["Recipe", "train_on_system"]
+__all__ = ["Recipe", "resampled", "train_on_system", "training_for"]
 
 
 @dataclass(frozen=True)
@@ -34,20 +45,51 @@ class Recipe:
     Arguments:
         series: Trajectories to simulate.
         length: States of each.
-        architecture: "temporal-conv" (fully convolutional, for half-widths above 4) or
-            "window-mlp" (fully connected windows, composed).
-        width: Hidden channels.
-        blocks: Residual blocks; for "temporal-conv" they set the half-width: 73 with five, as the
-            second convolution of each reaches twice as far as that of the block before.
-        half_width: k of "window-mlp", whose segments are its windows.
+        architecture: "temporal-conv" (fully convolutional, for half-widths above 4),
+            "window-mlp" (fully connected windows, composed) or "unet" (windows of fields on two
+            periodic axes, composed).
+        width: Hidden channels; of "unet" those of the finest level, and twice as many on each
+            coarser one. None, here and below: that of the architecture in `SIZES`.
+        blocks: Residual blocks, of "unet" per level and direction; for "temporal-conv" they set
+            the half-width: 73 with five, as the second convolution of each reaches twice as far
+            as that of the block before.
+        half_width: k of "window-mlp" and "unet", whose segments are their windows.
+        levels: Levels of "unet".
+
+    Raises:
+        ValueError: If the architecture is unknown, or does not have a size that is given.
     """
 
     series: int = 8192
     length: int = 1024
     architecture: str = "temporal-conv"
-    width: int = 96
-    blocks: int = 5
-    half_width: int = 4
+    width: int | None = None
+    blocks: int | None = None
+    half_width: int | None = None
+    levels: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.architecture not in SIZES:
+            raise ValueError(
+                f"Got architecture = {self.architecture!r}: it is one of {', '.join(SIZES)}."
+            )
+        for name in ("width", "blocks", "half_width", "levels"):
+            default, given = SIZES[self.architecture].get(name), getattr(self, name)
+            if default is None and given is not None:
+                raise ValueError(f"Got {name} = {given}: {self.architecture} has no {name}.")
+            object.__setattr__(self, name, default if given is None else given)
+
+    @property
+    def window(self) -> int | None:
+        """States of a window, which is what segments are; None where they are longer."""
+        return None if self.half_width is None else 2 * self.half_width + 1
+
+
+def training_for(recipe: Recipe) -> dict[str, Any]:
+    """Settings of `Training` that belong to an architecture."""
+    if recipe.architecture == "unet":
+        return {"segment": recipe.window} | FIELD_TRAINING
+    return {} if recipe.window is None else {"segment": recipe.window}
 
 
 def train_on_system(
@@ -57,6 +99,8 @@ def train_on_system(
     checkpoint: str | Path | None = None,
     report: Callable[[dict[str, float]], None] | None = None,
     states: Float[Tensor, "series time *state"] | None = None,
+    device: torch.device | str = "cpu",
+    slice_seconds: float = math.inf,
 ) -> TrajectoryPrior:
     """Simulate a system, train a network on its trajectories, and return the prior.
 
@@ -70,25 +114,34 @@ def train_on_system(
         checkpoint: As in `train.fit`, like the next one.
         report: Called at every validation.
         states: Trajectories to learn from, in place of simulated ones.
+        device: Where the network is trained; the prior is on the CPU.
+        slice_seconds: As in `train.fit`: `provenance` then tells how far the training is.
 
     Raises:
-        ValueError: If the trajectories are too short for the segments.
+        ValueError: If the trajectories are too short for the segments, or the architecture does
+            not fit the states.
     """
+    _check_grid(recipe, system.space)
     if states is None:
-        start, error = rng.spawn(rng.seeded(settings.seed), 2)
-        states = system.trajectory(system.prior(recipe.series, start), recipe.length - 1, error)
+        states = parallel.make_once(lambda: _simulate(system, recipe, settings))
+    system.space.check(states, "trajectories")
     standardisation = Standardisation.of(states, system.space)
     z = standardisation.forward(states)
     del states
-    architecture = _architecture(recipe, settings, z)
+    architecture = _architecture(recipe, settings, system, z)
     torch.manual_seed(settings.seed)
     network = build(architecture)
-    history = fit(network, z, settings, checkpoint, report)
+    if isinstance(network, UNet):
+        network.prepare(z, system.context)
+    network.to(device)
+    history = fit(network, z, settings, checkpoint, report, slice_seconds=slice_seconds)
+    network.to("cpu")
     provenance: dict[str, Any] = {
         "system": {"name": system.name, "settings": _plain(system)},
         "recipe": asdict(recipe),
         "training": asdict(settings),
         "threads": torch.get_num_threads(),
+        "processes": parallel.count(),
         "history": history,
     }
     return TrajectoryPrior(
@@ -97,15 +150,29 @@ def train_on_system(
         system.space,
         standardisation,
         process=VarianceExploding(1e-3, 1e3),
-        sampler=SAMPLER,
+        sampler=FIELD_SAMPLER if recipe.architecture == "unet" else SAMPLER,
         provenance=provenance,
         limit=MARGIN * float(z.abs().max()),
     )
 
 
 def _architecture(
-    recipe: Recipe, settings: Training, z: Float[Tensor, "series time ..."]
+    recipe: Recipe, settings: Training, system: System, z: Float[Tensor, "series time ..."]
 ) -> dict[str, Any]:
+    if recipe.architecture == "unet":
+        context = system.context
+        return {
+            "name": "unet",
+            "channels": z.shape[2],
+            "grid": list(z.shape[3:]),
+            "k": recipe.half_width,
+            "width": recipe.width,
+            "levels": recipe.levels,
+            "blocks": recipe.blocks,
+            "context": 0 if context is None else len(context),
+            "low": settings.low,
+            "high": settings.high,
+        }
     channels = z[0, 0].numel()
     common = {"channels": channels, "low": settings.low, "high": settings.high}
     if recipe.architecture == "window-mlp":
@@ -117,6 +184,39 @@ def _architecture(
     sizes = {"width": recipe.width, "blocks": recipe.blocks}
     features = {"differences": differences, "per_entry": settings.observed > 0, "dilation": 2}
     return {"name": recipe.architecture} | common | sizes | features
+
+
+def _simulate(
+    system: System, recipe: Recipe, settings: Training
+) -> Float[Tensor, "series time *state"]:
+    start, error = rng.spawn(rng.seeded(settings.seed), 2)
+    return system.trajectory(system.prior(recipe.series, start), recipe.length - 1, error)
+
+
+def _check_grid(recipe: Recipe, space: StateSpace) -> None:
+    """The U-Net is for variables on two periodic axes."""
+    periodic = [name for name in space.axes if name in space.period]
+    if recipe.architecture == "unet" and not (space.has_channels and len(periodic) == 2):
+        raise ValueError(
+            f"The architecture unet needs variables on two periodic axes: this system has states "
+            f"of shape {space.shape} with the periodic axes {periodic}; use temporal-conv."
+        )
+
+
+def resampled(
+    states: Float[Tensor, "*any rows columns"], grid: tuple[int, int]
+) -> Float[Tensor, "*any y x"]:
+    """Values on another grid of the periodic fields with the same low wave numbers.
+
+    Those that either grid cannot tell from others, half its points and above, are dropped.
+    """
+    kept = [(min(old, new) - 1) // 2 for old, new in zip(states.shape[-2:], grid, strict=True)]
+    spectrum = torch.fft.rfft2(states, norm="forward")[..., : kept[1] + 1]
+    wide = spectrum.new_zeros((*states.shape[:-2], grid[0], grid[1] // 2 + 1))
+    wide[..., : kept[0] + 1, : kept[1] + 1] = spectrum[..., : kept[0] + 1, :]
+    if kept[0]:
+        wide[..., -kept[0] :, : kept[1] + 1] = spectrum[..., -kept[0] :, :]
+    return torch.fft.irfft2(wide, s=grid, norm="forward")
 
 
 def _plain(system: System) -> dict[str, Any]:

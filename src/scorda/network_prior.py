@@ -3,7 +3,7 @@ r"""A network prior: the Gaussian of an ensemble, and what a small network learn
 The denoiser (`network_denoiser`) is exact where the network says nothing, and the network starts
 from zero: a few tens of members say little beyond their covariance, and where they say nothing the
 filter is that of the Gaussian. The network is trained by the loss of `train`, on all noise levels
-and on levels as observations of some of the entries make them (`train.observed_levels`): one
+and on levels as observations of some of the entries make them (`observed.observed_levels`): one
 network serves every observing network that picks entries.
 
 Members are held back in each cycle. Training starts from the weights of the cycle before, which

@@ -200,6 +200,8 @@ def test_quick_tries_few_members_on_a_part(simulated):
         ("train --data nothing.nc", "There is no nothing.nc"),
         ("train --system lorenz63 --modes 3", "goes with --data only"),
         ("train --system lorenz63 --out p.pt", "end in .safetensors"),
+        ("train --system lorenz63 --architecture unet", "two periodic axes"),
+        ("train --system lorenz63 --device tpu", "cpu or cuda"),
         ("methods enkff", "did you mean 'enkf'"),
         ("simulate --observe w", "Unknown variable 'w'"),
         ("simulate --std -1", "std"),

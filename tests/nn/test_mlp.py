@@ -49,8 +49,8 @@ def test_too_short_a_trajectory_is_refused():
 
 
 def test_unknown_architectures_are_refused():
-    with pytest.raises(ValueError, match="Unknown architecture 'unet'"):
-        build({"name": "unet"})
+    with pytest.raises(ValueError, match="Unknown architecture 'transformer'"):
+        build({"name": "transformer"})
     with pytest.raises(ValueError, match="do not fit"):
         build({"name": "window-mlp", "channels": 2, "blocks": 3})
 

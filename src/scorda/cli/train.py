@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
+    import torch
+
     from scorda.prior import TrajectoryPrior
     from scorda.shapes import Tensor
     from scorda.systems import System
@@ -17,10 +20,23 @@ if TYPE_CHECKING:
 __all__ = ["Train", "train"]
 
 Report = Callable[[dict[str, float]], None]
+# Settings of a run that do not decide what is learned.
+RUN = ("resume", "config", "minutes")
 QUICK_STEPS, QUICK_SERIES, QUICK_LENGTH = 20, 16, 100
 
 
-TRAINING = ("steps", "batch", "segment", "rate", "every", "precision")
+TRAINING = (
+    "steps",
+    "batch",
+    "segment",
+    "rate",
+    "low",
+    "high",
+    "average",
+    "every",
+    "precision",
+    "compile",
+)
 
 
 @dataclass
@@ -55,16 +71,19 @@ class Train:
     """States of each simulated trajectory."""
 
     architecture: str | None = None
-    """Network for --system: temporal-conv or window-mlp."""
+    """Network for --system: temporal-conv, window-mlp, or unet (fields on two periodic axes)."""
 
     half_width: int | None = None
-    """Half-width of the windows of window-mlp."""
+    """Half-width of the windows of window-mlp and unet."""
 
     width: int | None = None
     """Hidden channels of the network."""
 
     blocks: int | None = None
-    """Residual blocks of the network."""
+    """Residual blocks of the network; of unet per level and direction."""
+
+    levels: int | None = None
+    """Grids of unet, each half as fine as the one before."""
 
     steps: int | None = None
     """Optimiser steps."""
@@ -73,16 +92,34 @@ class Train:
     """Segments per step."""
 
     segment: int | None = None
-    """States per segment."""
+    """States per segment (default of window-mlp and unet: their windows)."""
 
     rate: float | None = None
     """Highest learning rate."""
+
+    low: float | None = None
+    """Smallest noise level, in standard deviations of the data."""
+
+    high: float | None = None
+    """Largest noise level."""
+
+    average: float | None = None
+    """Decay of the moving average of the weights."""
 
     every: int | None = None
     """Steps between validations."""
 
     precision: str | None = None
     """Of products and convolutions in training: float32, or bfloat16 if the processor has it."""
+
+    compile: bool | None = None
+    """Make a program of the network first, with torch.compile."""
+
+    device: str = "cpu"
+    """cpu or cuda; under torchrun each process takes a GPU of its own."""
+
+    minutes: float | None = None
+    """Stop at the first validation after so long, to be continued with --resume."""
 
     seed: int = 0
     """Seed of data, weights, batches and noise."""
@@ -107,14 +144,23 @@ class Train:
 
 
 def train(*, settings: Annotated[Train | None, Parameter(name="*")] = None) -> None:
-    """Train a prior on trajectories."""
+    """Train a prior on trajectories; with torchrun, in several processes together."""
+    from scorda import parallel
+
+    given = settings or Train()
+    with parallel.joined(given.device) as device:
+        _train(given, device)
+
+
+def _train(given: Train, device: torch.device) -> None:
+    from scorda import parallel
     from scorda.cli.console import console, progress
     from scorda.cli.run import use_torch
     from scorda.cli.settings import UserError, plain, to_toml
     from scorda.files import atomic
     from scorda.store.series import holds_series
 
-    given, out = settings or Train(), console()
+    out, first = console(), parallel.rank() == 0
     if (given.system is None) == (given.data is None):
         raise UserError("Give either --system, to simulate, or --data, a file of fields.")
     if given.out.suffix != ".safetensors":
@@ -127,8 +173,9 @@ def train(*, settings: Annotated[Train | None, Parameter(name="*")] = None) -> N
     stored = given.data is not None and holds_series(given.data)
     learn = _from_system if given.data is None or stored else _from_fields
     checkpoint = given.out.with_suffix(".checkpoint")
-    if not given.resume:
+    if not given.resume and first:
         checkpoint.unlink(missing_ok=True)
+    parallel.wait()
     with progress("training") as update:
 
         def report(entry: dict[str, float]) -> None:
@@ -137,57 +184,90 @@ def train(*, settings: Annotated[Train | None, Parameter(name="*")] = None) -> N
             losses = f"loss {entry['loss']:.4f}, validation {entry['validation']:.4f}"
             out.print(f"step {entry['step']:.0f}: {losses}")
 
-        prior = learn(given, checkpoint, report)
+        prior = learn(given, checkpoint, report, device)
+    if not first:
+        return
     given.out.parent.mkdir(parents=True, exist_ok=True)
     prior.save(given.out)
-    record = {k: plain(v) for k, v in vars(given).items() if k not in ("resume", "config")}
+    record = {k: plain(v) for k, v in vars(given).items() if k not in RUN}
     with atomic(given.out.with_suffix(".toml")) as partial:
         named = {k: v for k, v in record.items() if k not in ("system_options", "system")}
         if given.system is not None:
             named["system"] = {"name": given.system, **given.system_options}
         partial.write_text(to_toml(named), encoding="utf-8")
-    checkpoint.unlink(missing_ok=True)
     out.print(f"prior: {given.out}")
+    done = prior.provenance["history"][-1]["step"]
+    steps = prior.provenance["training"]["steps"]
+    if given.minutes is not None and done < steps:
+        out.print(f"stopped after step {done} of {steps}: continue with --resume")
+    else:
+        checkpoint.unlink(missing_ok=True)
 
 
-def _from_system(given: Train, checkpoint: Path, report: Report) -> TrajectoryPrior:
+def _from_system(
+    given: Train, checkpoint: Path, report: Report, device: torch.device
+) -> TrajectoryPrior:
     from scorda.cli.run import make_system
-    from scorda.emulate import Recipe, train_on_system
+    from scorda.emulate import Recipe, train_on_system, training_for
     from scorda.train import Training
 
     _refuse(given, ("variable", "since", "until", "modes", "corrected"), "--data")
-    names = ("architecture", "width", "blocks", "half_width")
-    recipe = Recipe(**_given(given, *names, "series", "length"))
-    training = Training(**_given(given, *TRAINING, "seed"))
+    names = ("series", "length", "architecture", "width", "blocks", "half_width", "levels")
+    recipe = Recipe(**_given(given, *names))
+    chosen = training_for(recipe) | _given(given, *TRAINING, "seed")
     if given.data is None:
         system, states = make_system(str(given.system), given.system_options), None
     else:
-        _refuse(given, ("series", "length", "system_options"), "--system")
-        system, states = _stored(given.data)
+        _refuse(given, ("series", "length"), "--system")
+        system, states = _stored(given.data, given.system_options)
         recipe = replace(recipe, series=states.shape[0], length=states.shape[1])
-    return train_on_system(system, recipe, training, checkpoint, report, states)
+    return train_on_system(
+        system,
+        recipe,
+        Training(**chosen),
+        checkpoint,
+        report,
+        states,
+        device=device,
+        slice_seconds=math.inf if given.minutes is None else 60 * given.minutes,
+    )
 
 
-def _stored(path: Path) -> tuple[System, Tensor]:
-    """System of stored trajectories, and their states."""
+def _stored(path: Path, options: dict[str, str]) -> tuple[System, Tensor]:
+    """System of stored trajectories, and their states, on its grid if options change that."""
     import torch
 
     from scorda.cli.run import make_system
     from scorda.cli.settings import UserError
+    from scorda.emulate import resampled
     from scorda.store.series import read_series
 
     states, _, record = read_series(path)
     named = dict(record["configuration"].get("system", {}))
     if "name" not in named:
         raise UserError(f"{path} does not name its system: write it with `scorda simulate`.")
-    return make_system(named.pop("name"), named), states.to(torch.get_default_dtype())
+    system = make_system(named.pop("name"), named | options)
+    states = states.to(torch.get_default_dtype())
+    space = system.space
+    fields = space.has_channels and len(space.period) == len(space.grid) == 2
+    if fields and space.shape != tuple(states.shape[2:]):
+        blocks = [resampled(block, (space.grid[0], space.grid[1])) for block in states.split(16)]
+        states = torch.cat(blocks)
+    return system, states
 
 
-def _from_fields(given: Train, checkpoint: Path, report: Report) -> TrajectoryPrior:
+def _from_fields(
+    given: Train, checkpoint: Path, report: Report, device: torch.device
+) -> TrajectoryPrior:
+    from scorda.cli.settings import UserError
     from scorda.fields import read_fields
     from scorda.learn import train_on_fields, training_for
 
-    _refuse(given, ("series", "length", "architecture", "half_width"), "--system")
+    _refuse(
+        given, ("series", "length", "architecture", "half_width", "levels", "minutes"), "--system"
+    )
+    if device.type != "cpu":
+        raise UserError("Got --device cuda, which goes with --system only.")
     assert given.data is not None
     if not given.data.exists():
         raise FileNotFoundError(f"There is no {given.data}: check the name after --data.")

@@ -8,12 +8,14 @@ from torch import nn
 from scorda.nn.conv import TemporalConv
 from scorda.nn.mlp import WindowMLP
 from scorda.nn.modes import ModeNetwork
+from scorda.nn.unet import UNet
 
-__all__ = ["ARCHITECTURES", "ModeNetwork", "TemporalConv", "WindowMLP", "build"]
+__all__ = ["ARCHITECTURES", "ModeNetwork", "TemporalConv", "UNet", "WindowMLP", "build"]
 
 ARCHITECTURES: dict[str, type[nn.Module]] = {
     "modes": ModeNetwork,
     "temporal-conv": TemporalConv,
+    "unet": UNet,
     "window-mlp": WindowMLP,
 }
 

@@ -31,6 +31,11 @@ class System(ABC):
     stochastic: bool = False
     differentiable: bool = False
 
+    @property
+    def context(self) -> Float[Tensor, "fields *grid"] | None:
+        """Constant fields that tell places apart, such as a force's: a network may see them."""
+        return None
+
     @abstractmethod
     def prior(
         self, members: int, generator: torch.Generator | None = None

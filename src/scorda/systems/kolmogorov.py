@@ -115,6 +115,15 @@ class KolmogorovFlow(AdditiveNoise):
             speed=self.speed,
         )
 
+    @property
+    def context(self) -> Float[Tensor, "1 y x"] | None:
+        """The force per unit amplitude, of unit variance; None without a force."""
+        if self.forcing == 0:
+            return None
+        y = torch.arange(self.size) * (2 * math.pi / self.size)
+        column = math.sqrt(2) * torch.sin(self.wavenumber * y)
+        return column[:, None].expand(1, self.size, self.size)
+
     def advance(self, x: Float[Tensor, "... 2 y x"]) -> Float[Tensor, "... 2 y x"]:
         flow = self.flow
         spectrum = flow.spectrum(x.reshape(-1, *self.space.shape))

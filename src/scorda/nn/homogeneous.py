@@ -1,0 +1,155 @@
+r"""The Gaussian law of windows of a homogeneous periodic field, and preconditioning with it.
+
+Where no place is special, Fourier modes of different wave number are uncorrelated. What is left
+of the covariance of a window is one small matrix per wave number, between its states and
+variables, :math:`C_q = E_q \Lambda_q E_q^T`: it knows the spectrum, how fast each scale forgets,
+and every linear constraint (of a divergence-free flow the directions without variance). It is
+real where the law is also that of the field seen upside down, x to -x; else its real part stands
+for it. In the basis E_q of every wave number the exact denoiser of this law, in the form of
+`denoise.precondition`, is a gain F, and the standard deviation of its error, in the same form, S:
+
+.. math:: F = \frac{\nu (\lambda - 1)}{(\lambda + \nu^2) \sqrt{1 + \nu^2}}, \qquad
+    S = \sqrt{\frac{\lambda (1 + \nu^2)}{\lambda + \nu^2}}.
+
+A network N that adds :math:`E S E^T N` has a target of unit variance in every direction at every
+noise level: the preconditioning of Karras et al. (2022) with a covariance in place of a variance.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from scorda.shapes import Float, Tensor
+
+__all__ = ["HomogeneousLaw"]
+
+# Series whose spectra are held at once while a covariance is estimated.
+BLOCK = 64
+
+Gains = Float[Tensor, "modes size 1 ensemble 1"]
+
+
+class HomogeneousLaw(nn.Module):
+    """Eigenvectors and variances of the modes of a window; white until `estimate` has been called.
+
+    Modes are those of `torch.fft.rfft2` with orthonormal scaling, flattened.
+
+    Arguments:
+        states: States of a window.
+        channels: Variables of a state.
+        grid: Points along y and x.
+    """
+
+    basis: Tensor
+    spectrum: Tensor
+
+    def __init__(self, states: int, channels: int, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.states, self.channels, self.grid = states, channels, grid
+        modes, size = grid[0] * (grid[1] // 2 + 1), states * channels
+        self.register_buffer("basis", torch.eye(size).expand(modes, size, size).clone())
+        self.register_buffer("spectrum", torch.ones(modes, size))
+
+    def estimate(self, trajectories: Float[Tensor, "series time channels y x"]) -> None:
+        """Set the law to that of the windows of standardised trajectories.
+
+        Raises:
+            ValueError: If the trajectories are shorter than a window, or of another grid.
+        """
+        length, shape = trajectories.shape[1], (self.channels, *self.grid)
+        if length < self.states or trajectories.shape[2:] != shape:
+            raise ValueError(
+                f"Got trajectories of {length} states of shape {tuple(trajectories.shape[2:])}: "
+                f"the law is of windows of {self.states} states of shape {shape}."
+            )
+        total = torch.zeros(self.basis.shape, dtype=torch.float64)
+        windows = length - self.states + 1
+        for part in trajectories.split(BLOCK):
+            spectra = modes_of(part)
+            # Windows that do not overlap say nearly as much as all.
+            for first in range(0, windows, self.states):
+                window = spectra[:, first : first + self.states].flatten(1, 2).flatten(2, 3)
+                rows = window.permute(2, 1, 0, 3).flatten(2)
+                total += (rows @ rows.mT).double().cpu()
+        total /= len(trajectories) * len(range(0, windows, self.states))
+        spectrum, basis = torch.linalg.eigh(total)
+        self.basis.copy_(basis)
+        self.spectrum.copy_(spectrum.clamp(min=0))
+
+    def coefficients(
+        self, windows: Float[Tensor, "ensemble windows size y x"]
+    ) -> Float[Tensor, "modes size windows ensemble 2"]:
+        """Coefficients of windows in the eigenvectors of the law; `size` is (state, channel)."""
+        spectra = modes_of(windows).permute(3, 4, 2, 1, 0, 5).flatten(0, 1)
+        return _apply(self.basis.to(windows).mT, spectra)
+
+    def slide(
+        self, x: Float[Tensor, "ensemble time channels y x"]
+    ) -> Float[Tensor, "modes size windows ensemble 2"]:
+        """The same of all windows of a trajectory, each state transformed once."""
+        spectra = modes_of(x).permute(3, 4, 1, 2, 0, 5).flatten(0, 1)
+        windows = spectra.unfold(1, self.states, 1).permute(0, 5, 2, 1, 3, 4).flatten(1, 2)
+        return _apply(self.basis.to(x).mT, windows)
+
+    def windows(
+        self, coefficients: Float[Tensor, "modes size windows ensemble 2"]
+    ) -> Float[Tensor, "ensemble windows size y x"]:
+        """Windows with given coefficients."""
+        spectra = _apply(self.basis.to(coefficients), coefficients)
+        return self._fields(spectra).permute(2, 1, 0, 3, 4)
+
+    def compose(
+        self, coefficients: Float[Tensor, "modes size windows ensemble 2"]
+    ) -> Float[Tensor, "ensemble time channels y x"]:
+        """The trajectory of windows with given coefficients: their centres, and the ends."""
+        half, c, last = self.states // 2, self.channels, coefficients.shape[2] - 1
+        rows = self.basis.to(coefficients).split((half * c, c, half * c), 1)
+        parts = [
+            _apply(part, coefficients[:, :, first : stop + 1])
+            for part, first, stop in zip(rows, (0, 0, last), (0, last, last), strict=True)
+        ]
+        states = [part.unflatten(1, (-1, c)).transpose(2, 3).flatten(1, 2) for part in parts]
+        fields = self._fields(torch.cat(states, 1).flatten(1, 2).unsqueeze(2))
+        return fields.unflatten(0, (-1, c)).squeeze(2).permute(2, 0, 1, 3, 4)
+
+    def gains(self, noise: Float[Tensor, "ensemble"]) -> tuple[Gains, Gains, Gains, Gains]:
+        r"""F, S, and what the network sees: the denoised mean, and the denoised white field.
+
+        .. math:: \lambda / (\lambda + \nu^2), \quad \lambda^{1/2} / (\lambda + \nu^2),
+
+        both over their root-mean-square: in the first large scales lead, in the second all
+        scales that stand out of the noise are alike.
+        """
+        variance, squared = self.spectrum.to(noise)[:, :, None, None, None], noise.square()
+        squared = squared[:, None]
+        total = variance + squared
+        linear = squared.sqrt() * (variance - 1) / (total * (1 + squared).sqrt())
+        learned = (variance * (1 + squared) / total).sqrt()
+        mean, white = variance / total, variance.sqrt() / total
+        mean, white = (
+            g / (g.square() * total).mean((0, 1), keepdim=True).sqrt() for g in (mean, white)
+        )
+        return linear, learned, mean, white
+
+    def _fields(
+        self, spectra: Float[Tensor, "modes rows windows ensemble 2"]
+    ) -> Float[Tensor, "rows windows ensemble y x"]:
+        grid = spectra.unflatten(0, (self.grid[0], -1)).permute(2, 3, 4, 0, 1, 5)
+        return fields_of(grid, self.grid[1])
+
+
+def _apply(matrices: Tensor, spectra: Tensor) -> Tensor:
+    """One matrix per mode, over windows, members, real and imaginary parts."""
+    return (matrices @ spectra.flatten(2)).unflatten(2, spectra.shape[2:])
+
+
+def modes_of(fields: Float[Tensor, "... y x"]) -> Float[Tensor, "... y modes 2"]:
+    """Orthonormal Fourier modes of real fields, real and imaginary parts last."""
+    return torch.view_as_real(torch.fft.rfft2(fields, norm="ortho"))
+
+
+def fields_of(modes: Float[Tensor, "... y modes 2"], columns: int) -> Float[Tensor, "... y x"]:
+    """Real fields of Fourier modes; `columns` is the number of points along x."""
+    shape = (modes.shape[-3], columns)
+    return torch.fft.irfft2(torch.view_as_complex(modes.contiguous()), s=shape, norm="ortho")
