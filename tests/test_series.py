@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from scorda.cli import main
+from scorda.prior import load
 from scorda.store.series import BLOCK, holds_series, read_series, simulate_series
 from scorda.systems import Lorenz96
 
@@ -119,8 +120,6 @@ def test_command_simulates_and_trains_on_what_it_stored(tmp_path, monkeypatch, c
     assert main([*command.split(), "--resume"]) == 0
     training = "train --data set.zarr --quick --width 8 --blocks 1 --segment 16 --threads 1"
     assert main(training.split()) == 0
-    from scorda import load
-
     provenance = load("prior.safetensors").provenance
     assert provenance["system"]["settings"]["dim"] == 6
     assert provenance["recipe"]["series"] == 8 and provenance["recipe"]["length"] == 40
