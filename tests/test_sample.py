@@ -220,6 +220,26 @@ def test_evaluations_are_counted_and_reported(build, corrections, process):
 
 
 @pytest.mark.parametrize("build", SAMPLERS)
+def test_corrections_below_a_level_leave_out_those_above(build):
+    """Levels 10, 1, 0.1, 0.01: two corrections at each of the last two, none at the others."""
+    process = VarianceExploding(1e-3, 100.0)
+    sampler = build(4, 2, low=0.01, high=10.0, correct=0.5)
+    denoiser, levels = Counted(gaussian(process)), []
+
+    def spy(x, t):
+        levels.append(round(float(process.noise_level(t)), 3))
+        return denoiser(x, t)
+
+    spy.process = process
+    sampler.sample(spy, (D,), 1, rng.seeded(0))
+    assert levels == [10.0, 1.0, 0.1, 0.1, 0.1, 0.01, 0.01, 0.01]
+    assert denoiser.rows == sampler.evaluations == 8
+    whole = build(4, 2, low=0.01, high=10.0, correct=1e9)
+    expected = build(4, 2, low=0.01, high=10.0).sample(denoiser, (D,), 3, rng.seeded(0))
+    assert torch.equal(whole.sample(denoiser, (D,), 3, rng.seeded(0)), expected)
+
+
+@pytest.mark.parametrize("build", SAMPLERS)
 def test_samples_do_not_depend_on_the_chunk(build, process):
     sampler, denoiser = build(6, 1), gaussian(process)
     whole = sampler.sample(denoiser, (D,), 11, rng.seeded(0))
@@ -252,4 +272,7 @@ def test_settings_are_checked():
             Ancestral(**wrong)
     for wrong in ({"grid": "rho"}, {"low": 0.0}, {"low": 20.0}):
         with pytest.raises(ValueError, match="the grid is"):
+            Ancestral(**wrong)
+    for wrong in ({"correct": 1e-4}, {"correct": 1.0, "grid": "time"}):
+        with pytest.raises(ValueError, match="noise level above the lowest"):
             Ancestral(**wrong)

@@ -15,7 +15,7 @@ from scorda.assimilate import (
 from scorda.bridge import BridgeODE, BridgeSampler, BridgeSDE
 from scorda.denoise import Denoiser, GaussianDenoiser, KernelDenoiser, NetworkDenoiser
 from scorda.ensemble_prior import EnsembleGaussian, EnsembleKernel, EnsemblePrior
-from scorda.guide import DPS, MMPS, Guidance, InflatedLikelihood
+from scorda.guide import DPS, MMPS, Guidance, InflatedLikelihood, Switched
 from scorda.measurement_aware import MeasurementAware
 from scorda.methods.closed_form import ClosedFormFilter
 from scorda.methods.enkf import ETKF, EnKF
@@ -130,6 +130,7 @@ __all__ = [
     "Standardisation",
     "StateSpace",
     "Stride",
+    "Switched",
     "TrajectoryPrior",
     "VarianceExploding",
     "VariancePreserving",

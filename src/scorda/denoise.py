@@ -264,6 +264,25 @@ class NetworkDenoiser:
     ) -> Float[Tensor, "ensemble ..."]:
         return self._denoise(u, noise.expand(u.shape))
 
+    def covariance(
+        self, v: Float[Tensor, "ensemble ..."], t: Float[Tensor, "..."]
+    ) -> Float[Tensor, "ensemble ..."]:
+        """Product with the covariance of x_0 given x_t under the Gaussian law of the network.
+
+        Raises:
+            TypeError: If the network has none.
+        """
+        product = getattr(self.network, "covariance", None)
+        if product is None:
+            raise TypeError(
+                f"{type(self.network).__name__} has no Gaussian law, whose covariance was asked "
+                'for: use MMPS(covariance="denoiser").'
+            )
+        like = next(self.network.parameters())
+        noise = self.process.noise_level(t).expand(v.shape[0])
+        found: Tensor = product(v.to(like.dtype), noise.to(like.dtype))
+        return found.to(v.dtype)
+
     def _denoise(self, u: Tensor, noise: Tensor) -> Tensor:
         like = next(self.network.parameters())
         mean = precondition(self.network, u.to(like.dtype), noise.to(like.dtype)).to(u.dtype)

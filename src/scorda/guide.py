@@ -23,11 +23,12 @@ from dataclasses import dataclass
 import torch
 
 from scorda.denoise import Denoiser
+from scorda.krylov import conjugate_gradients, gmres
 from scorda.observe import ObservationModel
 from scorda.process import ScalarProcess, align
 from scorda.shapes import Float, Tensor
 
-__all__ = ["DPS", "MMPS", "Guidance", "GuidedDenoiser", "InflatedLikelihood"]
+__all__ = ["DPS", "MMPS", "Guidance", "GuidedDenoiser", "InflatedLikelihood", "Switched"]
 
 
 class Guidance(ABC):
@@ -140,7 +141,7 @@ class InflatedLikelihood(Guidance):
             jacobian, adjoint = _linearise(model.operator, mean)
             gain = align(self.gamma * noise_var, residual)
             overlap = jacobian(adjoint(torch.ones_like(residual))).clamp(min=0)
-            return _solve(
+            return conjugate_gradients(
                 lambda q: _times_cov(model, q) + gain * jacobian(adjoint(q)),
                 residual,
                 iterations=16,
@@ -167,19 +168,31 @@ class MMPS(Guidance):
     symmetric: conjugate gradients then stop at the first direction of negative curvature, and
     GMRES, which needs no symmetry, is the safer choice.
 
-    Source: Rozet et al. (2024), arXiv:2405.13712, algorithm 2.
+    With the covariance of the law, V is that of the Gaussian law around which a network was
+    trained (`UNet`): without a product with the network, so that many iterations cost little. It
+    misses how the covariance differs from place to place and from flow to flow; exact where the
+    network adds nothing to the law.
+
+    Source: Rozet et al. (2024), arXiv:2405.13712, algorithm 2. Deviation: the law.
 
     Arguments:
-        iterations: Iterations of the solver; each costs one product with the denoiser's Jacobian.
+        iterations: Iterations of the solver; each costs one product with the denoiser's Jacobian,
+            or with the covariance of the law.
         solver: "cg" or "gmres".
         bound: As in `InflatedLikelihood`; None (default) keeps exactness.
+        covariance: What gives V: the "denoiser", or its "law".
     """
 
     iterations: int = 3
     solver: str = "gmres"
     bound: float | None = None
+    covariance: str = "denoiser"
 
     def __post_init__(self) -> None:
+        if self.covariance not in ("denoiser", "law"):
+            raise ValueError(
+                f'Got covariance = {self.covariance!r}: it is that of the "denoiser" or its "law".'
+            )
         if self.iterations < 1 or self.solver not in ("cg", "gmres"):
             raise ValueError(
                 f"Got iterations = {self.iterations}, solver = {self.solver!r}: need at least one "
@@ -188,7 +201,7 @@ class MMPS(Guidance):
 
     @property
     def products(self) -> int:
-        return self.iterations
+        return self.iterations if self.covariance == "denoiser" else 0
 
     def displacement(
         self,
@@ -208,10 +221,16 @@ class MMPS(Guidance):
         def pull_back(v: Tensor) -> Tensor:
             return scale * torch.autograd.grad(mean, x_t, v, retain_graph=True)[0]
 
+        def times_variance(v: Tensor) -> Tensor:
+            if self.covariance == "denoiser":
+                return pull_back(v)
+            product: Tensor = denoiser.covariance(v, t)  # type: ignore[attr-defined]
+            return product
+
         residual = y.to(mean) - model.operator(mean.detach())
-        solve = _solve if self.solver == "cg" else _gmres
+        solve = conjugate_gradients if self.solver == "cg" else gmres
         q = solve(
-            lambda q: _times_cov(model, q) + jacobian(pull_back(adjoint(q))),
+            lambda q: _times_cov(model, q) + jacobian(times_variance(adjoint(q))),
             residual,
             iterations=self.iterations,
             tolerance=1e-10 if residual.dtype == torch.float64 else 1e-5,
@@ -220,6 +239,51 @@ class MMPS(Guidance):
         if self.bound is not None:
             shift = _bounded(shift, self.bound * process.noise_level(t))
         return mean.detach(), shift
+
+
+@dataclass(frozen=True)
+class Switched(Guidance):
+    """One guidance while the noise is large, another one below.
+
+    Where the noise is large the covariance of x-hat decides which large scales an observation
+    moves, and where it is small Langevin corrections mend what a guidance gets wrong, the more
+    easily the more closely it holds to the observation: ``Switched(MMPS(8, covariance="law"),
+    InflatedLikelihood(), 3.0)`` with corrections below. Our own.
+
+    Arguments:
+        above: Guidance at noise levels of at least `level`.
+        below: Guidance at the others.
+        level: Noise level of the switch, in units of the data.
+    """
+
+    above: Guidance
+    below: Guidance
+    level: float
+
+    def __post_init__(self) -> None:
+        if not self.level > 0:
+            raise ValueError(f"Got level = {self.level}: a noise level is positive.")
+        if self.above.products != self.below.products:
+            raise ValueError(
+                f"Got {self.above} and {self.below}: both must take as many products with the "
+                "denoiser's Jacobian, for the evaluations to be known."
+            )
+
+    @property
+    def products(self) -> int:
+        return self.above.products
+
+    def displacement(
+        self,
+        denoiser: Denoiser,
+        x_t: Float[Tensor, "ensemble ..."],
+        t: Float[Tensor, "..."],
+        y: Float[Tensor, "obs"],
+        model: ObservationModel,
+    ) -> tuple[Tensor, Tensor]:
+        high = bool(denoiser.process.noise_level(t).max() >= self.level)
+        chosen = self.above if high else self.below
+        return chosen.displacement(denoiser, x_t, t, y, model)
 
 
 @dataclass(frozen=True)
@@ -288,68 +352,3 @@ def _times_cov(model: ObservationModel, q: Tensor) -> Tensor:
     if model.cov is not None:
         return q @ model.cov.to(q)
     return q * model.error_std(tuple(q.shape[1:]), q).square()
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a.double() * b.double()).sum(-1, keepdim=True)
-
-
-def _solve(
-    matrix: Callable[[Tensor], Tensor],
-    b: Tensor,
-    iterations: int,
-    tolerance: float,
-    scale: Tensor | float = 1.0,
-) -> Tensor:
-    """Conjugate gradients per member, preconditioned by a positive diagonal `scale`.
-
-    A member stops when it has converged or meets a direction of negative curvature, which a
-    positive definite matrix never has.
-    """
-    x, r = torch.zeros_like(b), b
-    p = r / scale
-    rr = _dot(r, p)
-    limit = tolerance**2 * rr
-    active = rr > limit
-    for _ in range(iterations):
-        if not active.any():
-            break
-        product = matrix(p)
-        curvature = _dot(p, product)
-        active = active & (curvature > 0)
-        step = torch.where(active, rr / curvature, 0).to(b)
-        x, r = x + step * p, r - step * product
-        z = r / scale
-        rr_next = _dot(r, z)
-        p = z + (rr_next / rr.clamp(min=1e-300)).to(b) * p
-        rr = rr_next
-        active = active & (rr > limit)
-    return x
-
-
-def _gmres(
-    matrix: Callable[[Tensor], Tensor], b: Tensor, iterations: int, tolerance: float
-) -> Tensor:
-    """Generalised minimal residuals per member (Saad & Schultz 1986), without restart."""
-    norm = b.double().norm(dim=-1, keepdim=True).clamp(min=1e-300)
-    basis = [(b / norm).to(b)]
-    columns: list[tuple[Tensor, ...]] = []
-    for _ in range(iterations):
-        v = matrix(basis[-1])
-        column: list[Tensor] = []
-        for u in basis:
-            h = _dot(u, v)
-            v = v - (h * u).to(b)
-            column.append(h)
-        size = v.double().norm(dim=-1, keepdim=True)
-        columns.append((*column, size))
-        basis.append((v / size.clamp(min=1e-30)).to(b))
-    rows, n = len(basis), len(columns)
-    hessenberg = b.new_zeros(b.shape[0], rows, n, dtype=torch.float64)
-    for j, entries in enumerate(columns):
-        hessenberg[:, : len(entries), j] = torch.cat(entries, -1)
-    rhs = torch.zeros_like(hessenberg[..., :1])
-    rhs[:, 0] = norm
-    # The minimal-norm solution: a Krylov space that is exhausted early leaves zero columns.
-    weights = torch.linalg.pinv(hessenberg, rtol=tolerance) @ rhs
-    return torch.einsum("nbm,bn->bm", torch.stack(basis[:-1]), weights[..., 0].to(b))

@@ -11,7 +11,7 @@ import math
 import platform
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from torch import nn
 from scorda.denoise import Denoiser, GaussianDenoiser, NetworkDenoiser
 from scorda.fields import phases_of
 from scorda.files import read_tensors, write_tensors
-from scorda.guide import DPS, MMPS, Guidance, InflatedLikelihood
+from scorda.guide import DPS, MMPS, Guidance, InflatedLikelihood, Switched
 from scorda.nn import build
 from scorda.process import ScalarProcess, VarianceExploding, VariancePreserving
 from scorda.sample import Ancestral, Multistep, PredictorCorrector, Sampler
@@ -35,7 +35,7 @@ from scorda.times import Start
 __all__ = ["GaussianPrior", "Prior", "TrajectoryPrior", "at_once", "load"]
 
 PROCESSES = {c.__name__: c for c in (VarianceExploding, VariancePreserving)}
-GUIDANCES = {c.__name__: c for c in (DPS, InflatedLikelihood, MMPS)}
+GUIDANCES = {c.__name__: c for c in (DPS, InflatedLikelihood, MMPS, Switched)}
 SAMPLERS = {c.__name__: c for c in (Ancestral, Multistep, PredictorCorrector)}
 # Tensors of a standardisation.
 MAP = ("mean", "std")
@@ -299,11 +299,16 @@ def versions() -> dict[str, str]:
 
 
 def _describe(settings: Any) -> dict[str, Any]:
-    return {"name": type(settings).__name__} | asdict(settings)
+    values = {f.name: getattr(settings, f.name) for f in fields(settings) if f.init}
+    values = {k: _describe(v) if is_dataclass(v) else v for k, v in values.items()}
+    return {"name": type(settings).__name__} | values
 
 
 def _rebuild(described: Mapping[str, Any], classes: Mapping[str, Any]) -> Any:
-    arguments = dict(described)
+    arguments = {
+        key: _rebuild(value, classes) if isinstance(value, dict) else value
+        for key, value in described.items()
+    }
     name = arguments.pop("name")
     if name not in classes:
         raise ValueError(f"The file names {name!r}, which this version of Scorda does not have.")

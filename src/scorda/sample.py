@@ -37,12 +37,13 @@ class Sampler(ABC):
 
     Arguments:
         steps: Number of noise levels at which the denoiser is called, at least 2.
-        corrections: Langevin corrections at each level but the first.
+        corrections: Langevin corrections at each level but the first, if it is below `correct`.
         tau: Size of a correction, in (0, 2).
         grid: "time": levels uniform in t; "log": uniform in the log of the noise level, from
             `high` to `low`.
         low: Smallest noise level of the "log" grid, in units of the data.
         high: Largest one.
+        correct: Noise level of the "log" grid above which nothing is corrected (default: none).
     """
 
     steps: int = 64
@@ -51,6 +52,7 @@ class Sampler(ABC):
     grid: str = "log"
     low: float = 4e-3
     high: float = 10.0
+    correct: float | None = None
 
     # Whether `move` draws noise.
     noisy = False
@@ -66,11 +68,16 @@ class Sampler(ABC):
                 f"Got grid = {self.grid!r}, low = {self.low}, high = {self.high}: the grid is "
                 '"time" or "log", and 0 < low < high.'
             )
+        if self.correct is not None and (self.grid != "log" or not self.correct > self.low):
+            raise ValueError(
+                f"Got correct = {self.correct}, grid = {self.grid!r}, low = {self.low}: it is a "
+                'noise level above the lowest one of the "log" grid.'
+            )
 
     @property
     def evaluations(self) -> int:
         """Evaluations of the denoiser per sample."""
-        return self.steps + self.corrections * (self.steps - 1)
+        return self.steps + self.corrections * sum(self._corrected)
 
     @property
     def deterministic(self) -> bool:
@@ -81,9 +88,20 @@ class Sampler(ABC):
         """Diffusion times of the levels, from noise to data."""
         if self.grid == "time":
             return torch.linspace(process.end, 0, self.steps)
+        return process.time(self._levels).clamp(0, process.end).to(torch.get_default_dtype())
+
+    @property
+    def _levels(self) -> Float[Tensor, "steps"]:
+        """Noise levels of the "log" grid."""
         ends = torch.tensor([self.high, self.low], dtype=torch.float64).log()
-        levels = torch.linspace(ends[0], ends[1], self.steps, dtype=torch.float64).exp()
-        return process.time(levels).clamp(0, process.end).to(torch.get_default_dtype())
+        return torch.linspace(ends[0], ends[1], self.steps, dtype=torch.float64).exp()
+
+    @property
+    def _corrected(self) -> list[bool]:
+        """Whether there are corrections at each level."""
+        if self.correct is None:
+            return [False] + [True] * (self.steps - 1)
+        return [False, *(self._levels[1:] < self.correct).tolist()]
 
     @abstractmethod
     def move(
@@ -178,10 +196,10 @@ class Sampler(ABC):
         times = self.times(process).to(x)
         nu = process.noise_level(times)
         x = x * (process.var(times[0]) + process.alpha(times[0]).square()).sqrt()
-        previous = None
+        previous, corrected = None, self._corrected
         for i, t in enumerate(times):
             alpha = process.alpha(t)
-            for _ in range(self.corrections if i else 0):
+            for _ in range(self.corrections if corrected[i] else 0):
                 x = self._correct(denoiser, x, t, noise())
                 yield x
             mean = denoiser(x, t)

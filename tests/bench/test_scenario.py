@@ -8,7 +8,7 @@ from scorda.bench.entry import Entry
 from scorda.bench.scenario import Scenario, defect
 from scorda.guide import MMPS
 from scorda.methods.sda import SDA
-from scorda.observe import Average, ObservationModel, Operator
+from scorda.observe import Average, Operator
 from scorda.prior import GaussianPrior
 from scorda.problem import Analysis
 from scorda.sample import Multistep
@@ -47,7 +47,8 @@ SYSTEM = LinearGaussian(
 def scenario(**changes):
     settings = {
         "system": SYSTEM,
-        "model": ObservationModel(Average(2), std=0.4),
+        "operator": Average(2),
+        "std": 0.4,
         "steps": 7,
         "observed": (0, 3, 6),
         "entries": (),
@@ -71,8 +72,8 @@ def test_the_truth_has_the_residual_of_its_errors_and_no_other_error():
     setup = scenario()
     given = setup.prepare(1)
     scores = setup.score(Entry("truth", Copies(given.truth.expand(4, -1, -1)), 4), given, 1)
-    y, model = given.problem.instruments[0].values, setup.model
-    errors = (y - model.operator(given.truth[[0, 3, 6]])) / 0.4
+    y = given.problem.instruments[0].values
+    errors = (y - setup.operator(given.truth[[0, 3, 6]])) / 0.4
     assert scores["residual"] == pytest.approx(float(errors.square().mean().sqrt()))
     assert scores["rmse"] == 0 and scores["crps"] == 0
     assert scores["evaluations"] == 3 and scores["member_seconds"] == 1.5
@@ -102,7 +103,7 @@ class Still(Lorenz63):
 
 
 def test_what_is_wanted_needs_no_truth():
-    setup = scenario(model=ObservationModel(Last(), std=0.1), observed=((0, 7),), wanted=2.0)
+    setup = scenario(operator=Last(), std=0.1, observed=((0, 7),), wanted=2.0)
     given = setup.prepare(0)
     assert given.truth is None
     assert torch.equal(given.problem.instruments[0].values, torch.full((1, SIZE), 2.0))

@@ -5,8 +5,10 @@ import torch
 from torch.testing import assert_close
 
 from scorda import rng
-from scorda.denoise import GaussianDenoiser, precondition
+from scorda.denoise import GaussianDenoiser, NetworkDenoiser, precondition
+from scorda.guide import MMPS, InflatedLikelihood, Switched
 from scorda.nn import UNet, build, unet
+from scorda.observe import Average, Function, ObservationModel
 from scorda.process import VarianceExploding
 from scorda.train import denoising_loss
 
@@ -173,3 +175,61 @@ def test_bad_input_is_refused():
         net.prepare(waves(2)[..., :4])
     with pytest.raises(ValueError, match="1 constant fields for a network made for 0"):
         net.prepare(waves(2), torch.zeros(1, *GRID))
+
+
+def test_what_was_learned_fades_out_below_the_levels_of_training():
+    """As the fourth power of the level; at them nothing changes."""
+    net, law = randomised(low=0.5), randomised(low=0.5)
+    torch.nn.init.zeros_(law.last.weight)
+    torch.nn.init.zeros_(law.last.bias)
+    x = waves(3)
+    levels = torch.tensor([0.5, 0.25, 0.05])
+    with torch.no_grad():
+        parts = (net(x, levels) - law(x, levels)).flatten(1)
+        # What the network itself says is the same at all of these levels, for the same features.
+        again = (net(x, torch.full((3,), 0.5)) - law(x, torch.full((3,), 0.5))).flatten(1)
+    assert_close(parts[0], again[0])
+    assert parts[1].norm() < 0.2 * again[1].norm() and parts[2].norm() < 1e-3 * again[2].norm()
+
+
+def test_the_covariance_of_the_law_is_that_of_its_denoiser():
+    """Tweedie: that denoiser, which is linear, times the squared noise level."""
+    net = UNet(2, GRID, **SIZES)
+    net.prepare(waves(40))
+    denoiser = NetworkDenoiser(net.double(), VarianceExploding(1e-3, 1e3))
+    for length in (3, 6):
+        x, t = noisy(length).double(), torch.tensor(0.5)
+        nu = denoiser.process.noise_level(t)
+        v = rng.normal(len(x), tuple(x.shape[1:]), rng.seeded(3)).double()
+        with torch.no_grad():
+            product = denoiser(x + v, t) - denoiser(x, t)
+        assert_close(denoiser.covariance(v, t), nu**2 * product, rtol=1e-8, atol=1e-10)
+    with pytest.raises(TypeError, match="no Gaussian law"):
+        NetworkDenoiser(torch.nn.Linear(2, 2), VarianceExploding()).covariance(v, t)
+
+
+def test_guidance_by_the_law_is_that_by_the_denoiser_where_nothing_was_learned():
+    """Of one window, whose covariance is symmetric; `Switched` is the one or the other."""
+    net = UNet(2, GRID, **SIZES)
+    net.prepare(waves(40))
+    denoiser = NetworkDenoiser(net.double(), VarianceExploding(1e-3, 1e3))
+    x, t = noisy(3).double(), torch.tensor(0.5)
+    y = torch.linspace(-1, 1, 3 * 2 * 2 * 3).double()
+    over = ObservationModel(
+        Function(lambda z: model.operator(z.flatten(0, 1)).reshape(2, -1)), 0.3
+    )
+    by_law, by_denoiser = (MMPS(4, covariance=kind) for kind in ("law", "denoiser"))
+    (mean, shift), (other, expected) = (
+        guidance.displacement(denoiser, x, t, y, over) for guidance in (by_law, by_denoiser)
+    )
+    assert_close(mean, other)
+    assert_close(shift, expected, rtol=1e-7, atol=1e-9)
+    assert by_law.products == 0 and by_denoiser.products == 4
+    plain, nu = InflatedLikelihood(), float(denoiser.process.noise_level(t))
+    for level, chosen in ((0.9 * nu, by_law), (1.1 * nu, plain)):
+        found = Switched(by_law, plain, level).displacement(denoiser, x, t, y, over)[1]
+        assert torch.equal(found, chosen.displacement(denoiser, x, t, y, over)[1])
+    with pytest.raises(ValueError, match="as many products"):
+        Switched(by_denoiser, plain, 1.0)
+    with pytest.raises(ValueError, match='"denoiser" or its "law"'):
+        MMPS(covariance="none")

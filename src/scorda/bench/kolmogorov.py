@@ -16,7 +16,7 @@ from scorda.bench.sweep import Sweep
 from scorda.flow import Difference, Vorticity
 from scorda.guide import DPS, MMPS, InflatedLikelihood
 from scorda.methods.sda import SDA
-from scorda.observe import Average, Chain, Mask, ObservationModel, Operator, Pointwise, Stride
+from scorda.observe import Average, Chain, Mask, Operator, Pointwise, Stride
 from scorda.prior import TrajectoryPrior, load
 from scorda.process import VariancePreserving
 from scorda.sample import Ancestral, PredictorCorrector
@@ -100,27 +100,25 @@ def _scenario(
     observed: range | list[int] | list[tuple[int, int]],
     compared: bool,
 ) -> Scenario:
-    model = ObservationModel(operator, std=std)
     entries = [Entry("SDA", SDA(prior), MEMBERS)]
     if compared:
         entries += [Entry(label, method, MEMBERS // 2) for label, method in _others(prior).items()]
     system = KolmogorovFlow(**prior.provenance["system"]["settings"])
-    return Scenario(system, model, steps, tuple(observed), tuple(entries), SOURCE)
+    return Scenario(system, operator, std, steps, tuple(observed), tuple(entries), SOURCE)
 
 
 def _others(prior: TrajectoryPrior) -> dict[str, SDA]:
-    """The paper's settings, and other guidances with as many evaluations as the first entry."""
+    """The paper's settings, and other guidances with about as many evaluations."""
     base = prior.sampler
-    budget = base.evaluations
     published = PredictorCorrector(256, 1, tau=0.5, grid="time")
     cosine = replace(prior, process=VariancePreserving())
-    plain = InflatedLikelihood(1e-2, bound=None)
-    half = Ancestral(budget // 2, 0, low=base.low, high=base.high)
+    twice = Ancestral(base.evaluations // 2, 0, low=base.low, high=base.high)
     return {
-        "SDA as published": SDA(cosine, plain, published),
-        "MMPS": SDA(prior, MMPS(1), half),
+        "likelihood of the paper": SDA(prior, InflatedLikelihood()),
+        "MMPS": SDA(prior, MMPS(1), twice),
         "DPS": SDA(prior, DPS()),
-        "DPS, sampler as published": SDA(cosine, DPS(), published),
+        "SDA as published": SDA(cosine, InflatedLikelihood(1e-2, bound=None), published),
+        "DPS as published": SDA(cosine, DPS(), published),
     }
 
 

@@ -16,6 +16,14 @@ from scorda.bench.bimodal import lorenz63_bimodal
 from scorda.bench.classical import lorenz63_sakov, lorenz96_arctan, lorenz96_sakov
 from scorda.bench.entry import Benchmark
 from scorda.bench.exact import linear_gaussian
+from scorda.bench.kolmogorov import (
+    kolmogorov_assimilation,
+    kolmogorov_extrapolation,
+    kolmogorov_loop,
+    kolmogorov_ring,
+    kolmogorov_saturation,
+    kolmogorov_subsampling,
+)
 from scorda.bench.measured import (
     lorenz63_masf,
     lorenz96_masf_dim,
@@ -43,6 +51,12 @@ PROBLEMS: dict[str, Callable[..., Benchmark]] = {
     "lorenz96-masf-dim": lorenz96_masf_dim,
     "lorenz96-masf-forcing": lorenz96_masf_forcing,
     "lorenz96-masf-gap": lorenz96_masf_gap,
+    "kolmogorov-assimilation": kolmogorov_assimilation,
+    "kolmogorov-extrapolation": kolmogorov_extrapolation,
+    "kolmogorov-saturation": kolmogorov_saturation,
+    "kolmogorov-subsampling": kolmogorov_subsampling,
+    "kolmogorov-ring": kolmogorov_ring,
+    "kolmogorov-loop": kolmogorov_loop,
     "kolmogorov-masf": kolmogorov_masf,
 }
 

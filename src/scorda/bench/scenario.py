@@ -21,8 +21,8 @@ import torch
 from scorda import rng
 from scorda.bench.entry import Entry
 from scorda.bench.tuning import Tuning
-from scorda.metrics import crps, rmse, spread_skill
-from scorda.observe import ObservationModel, Observations
+from scorda.metrics import crps, residual_std, rmse, spread_skill
+from scorda.observe import ObservationModel, Observations, Operator
 from scorda.problem import Analysis, Problem
 from scorda.shapes import Float, Tensor
 from scorda.systems import System
@@ -44,7 +44,8 @@ class Scenario:
 
     Arguments:
         system: What draws the truth; the methods know nothing of it but its space.
-        model: Observation model.
+        operator: What is observed.
+        std: Standard deviation of its error.
         steps: Steps of the trajectories.
         observed: What is observed: steps, or tuples of steps.
         entries: What is run.
@@ -57,7 +58,8 @@ class Scenario:
     """
 
     system: System
-    model: ObservationModel
+    operator: Operator
+    std: float
     steps: int
     observed: Sequence[int | tuple[int, ...]]
     entries: tuple[Entry, ...]
@@ -78,9 +80,10 @@ class Scenario:
 
     def prepare(self, seed: int) -> Given:
         """Truth and observations of one seed, the same for all methods."""
-        start, model_error, error = rng.spawn(rng.seeded(rng.key(rng.seeded(seed))[1]), 3)
+        start, model_error, error = rng.spawn(rng.at((seed, 3), 0), 3)
         truth = self.system.trajectory(self.system.prior(1, start), self.steps, model_error)
-        observations = Observations(self.model, self.observed, self._values(truth, error))
+        model = ObservationModel(self.operator, std=self.std)
+        observations = Observations(model, self.observed, self._values(truth, model, error))
         problem = Problem(self.system, observations, self.steps)
         return Given(problem, truth[0] if self.wanted is None else None)
 
@@ -88,7 +91,8 @@ class Scenario:
         """Scores of one run, see the module."""
         analysis = self.run(entry, given, seed)
         x, members = analysis.states, len(analysis.states)
-        scores = {"residual": self._residual(given, x), "defect": defect(x, self.system)}
+        residual = float(residual_std(x, given.problem.instruments[0])) / self.std
+        scores = {"residual": residual, "defect": defect(x, self.system)}
         if given.truth is not None:
             compared = {"rmse": rmse, "crps": crps, "spread_skill": spread_skill}
             scores |= {name: float(f(x, given.truth)) for name, f in compared.items()}
@@ -108,17 +112,11 @@ class Scenario:
         """The scenario itself."""
         return self
 
-    def _values(self, truth: Tensor, error: torch.Generator) -> Tensor:
+    def _values(self, truth: Tensor, model: ObservationModel, error: torch.Generator) -> Tensor:
         rows = [truth[:, list(k) if isinstance(k, tuple) else k] for k in self.observed]
         if self.wanted is None:
-            return self.model.sample(torch.cat(rows), error)
-        return torch.full_like(self.model.operator(torch.cat(rows)), self.wanted)
-
-    def _residual(self, given: Given, x: Float[Tensor, "ensemble time ..."]) -> float:
-        observations = given.problem.instruments[0]
-        residual = observations.values - observations.predict(x)
-        std = self.model.error_std(tuple(residual.shape[2:]), residual)
-        return float((residual / std).square().mean().sqrt())
+            return model.sample(torch.cat(rows), error)
+        return torch.full_like(self.operator(torch.cat(rows)), self.wanted)
 
 
 def defect(states: Float[Tensor, "ensemble time ..."], system: System) -> float:

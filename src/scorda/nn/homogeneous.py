@@ -132,6 +132,11 @@ class HomogeneousLaw(nn.Module):
         )
         return linear, learned, mean, white
 
+    def remaining(self, noise: Float[Tensor, "ensemble"]) -> Gains:
+        r"""Variance of each direction given noise, :math:`\lambda \nu^2 / (\lambda + \nu^2)`."""
+        variance, squared = self.spectrum.to(noise)[:, :, None, None, None], noise.square()
+        return variance * squared[:, None] / (variance + squared[:, None])
+
     def _fields(
         self, spectra: Float[Tensor, "modes rows windows ensemble 2"]
     ) -> Float[Tensor, "rows windows ensemble y x"]:

@@ -27,6 +27,8 @@ __all__ = ["UNet"]
 
 # Size of the embedding of the noise level.
 FEATURES = 128
+# Power of the noise level with which the network's part falls below the levels of training.
+FADING = 4
 # Grid points of the windows evaluated at once. More are taken in parts, of which a gradient keeps
 # the inputs alone and computes the rest again.
 POINTS = 2**18
@@ -143,12 +145,25 @@ class UNet(nn.Module):
                 "assimilate at least that many states, or use a prior with a smaller window."
             )
         linear, learned, *seen = law.gains(noise)
+        # Below the levels of training what was learned fades out, and the law is left.
+        learned = learned * (noise / self.embed.low).clamp(max=1).pow(FADING)[:, None]
         coefficients = law.slide(x)
         windows = torch.cat([law.windows(coefficients * gain) for gain in seen], 2)
         embedding = self.embed(noise)[:, None].expand(-1, windows.shape[1], -1)
         out = torch.cat(list(self._parts(windows.flatten(0, 1), embedding.flatten(0, 1))))
         out = out.unflatten(0, windows.shape[:2])
         return law.compose(coefficients * linear + law.coefficients(out) * learned)
+
+    def covariance(
+        self,
+        v: Float[Tensor, "ensemble time channels y x"],
+        noise: Float[Tensor, "ensemble"],
+    ) -> Float[Tensor, "ensemble time channels y x"]:
+        """Product with the covariance of the law given noisy states, composed of windows.
+
+        Symmetric for one window; of a longer trajectory as nearly as the composition allows.
+        """
+        return self.law.compose(self.law.slide(v) * self.law.remaining(noise))
 
     def _parts(self, windows: Tensor, embedding: Tensor) -> Iterator[Tensor]:
         size = max(1, POINTS // windows[0, 0].numel())
