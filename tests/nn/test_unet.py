@@ -215,9 +215,8 @@ def test_guidance_by_the_law_is_that_by_the_denoiser_where_nothing_was_learned()
     denoiser = NetworkDenoiser(net.double(), VarianceExploding(1e-3, 1e3))
     x, t = noisy(3).double(), torch.tensor(0.5)
     y = torch.linspace(-1, 1, 3 * 2 * 2 * 3).double()
-    over = ObservationModel(
-        Function(lambda z: model.operator(z.flatten(0, 1)).reshape(2, -1)), 0.3
-    )
+    averages = Function(lambda z: Average(4)(z.flatten(0, 1)).reshape(len(z), -1))
+    over = ObservationModel(averages, std=0.3)
     by_law, by_denoiser = (MMPS(4, covariance=kind) for kind in ("law", "denoiser"))
     (mean, shift), (other, expected) = (
         guidance.displacement(denoiser, x, t, y, over) for guidance in (by_law, by_denoiser)
