@@ -28,7 +28,7 @@ NEW = [
 ]
 
 
-@pytest.mark.parametrize("name", NEW)
+@pytest.mark.parametrize("name", [*NEW, "kolmogorov-masf"])
 def test_effort_is_equal_and_labels_are_unique(name):
     setup = PROBLEMS[name]()
     check_effort(setup.entries)
@@ -55,6 +55,22 @@ def test_the_quick_form_runs_and_has_a_figure(name, monkeypatch, tmp_path):
         steps = setup.drawn * setup.every
         assert {len(mean) for mean in found.values()} == {min(steps, len(twin[0]))}
         means(twin[0][-steps:], found, setup.system.space.dt, setup.every)
+
+
+@pytest.mark.benchmark
+@pytest.mark.slow
+def test_filters_of_a_flow_start_from_the_climate(monkeypatch, tmp_path):
+    """The first two of its methods, at the shortest gap: the others take minutes."""
+    pytest.importorskip("skimage")
+    monkeypatch.setattr(filtering, "QUICK_CYCLES", 1)
+    setup = PROBLEMS["kolmogorov-masf"]().shortened()
+    (point,) = setup.points.values()
+    assert point.start_std is None
+    point = replace(point, entries=point.entries[:2])
+    rows = run_benchmark("kolmogorov-masf", path=tmp_path / "runs.csv", setup=point)
+    for row in rows:
+        assert not row.failures and set(point.shown) <= set(row.mean)
+        assert row.mean["rmse"] < 1.0 and 0 < row.mean["ssim"] < 1
 
 
 def test_exact_draws_have_no_bias():

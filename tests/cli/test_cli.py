@@ -383,6 +383,20 @@ def test_a_trained_prior_serves_the_smoother(simulated, capsys):
     )
 
 
+@pytest.mark.benchmark
+@pytest.mark.slow
+def test_a_scenario_of_a_flow_leaves_pictures_and_a_page(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main("bench kolmogorov-extrapolation --quick --out out".split()) == 0
+    stem = "out/kolmogorov-extrapolation-quick.trajectories"
+    text = Path("out/gallery.html").read_text()
+    assert "scorda bench kolmogorov-extrapolation --quick" in text
+    for ending, head in ((".png", b"\x89PNG"), (".gif", b"GIF8")):
+        assert Path(stem + ending).read_bytes().startswith(head)
+        assert Path(stem + ending).name in text
+    assert "gallery" in capsys.readouterr().out
+
+
 def test_a_benchmark_is_short_when_quick_and_is_resumed(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     from dataclasses import replace
