@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import zarr
 
 from scorda.cli import main
 from scorda.prior import load
+from scorda.store.resume import prepare
 from scorda.store.series import BLOCK, holds_series, read_series, simulate_series
 from scorda.systems import Lorenz96
 
@@ -185,3 +187,19 @@ def test_stored_fields_are_learned_at_another_size(tmp_path, monkeypatch, capsys
     assert prior.space.shape == (2, 8, 8) and prior.architecture["name"] == "unet"
     assert [entry["step"] for entry in prior.provenance["history"]] == [2, 4]
     assert not (tmp_path / "p.checkpoint").exists()
+
+
+def test_a_kill_while_markers_are_removed_leaves_the_store_complete(tmp_path):
+    """A store that is complete is never made anew, whatever is left of its markers."""
+    path, folder = tmp_path / "a.zarr", tmp_path / "a.progress"
+    zarr.open_group(path, mode="w").attrs.update({"complete": 1, "kept": 7})
+    folder.mkdir()
+    (folder / "unit-000003.json").write_text("{}")
+    assert prepare(path, folder, "{}", resume=True, overwrite=False)
+    assert zarr.open_group(path, mode="r").attrs["kept"] == 7 and not folder.exists()
+    # Of one that is not complete the markers go with it, so that no unit passes for done.
+    zarr.open_group(path, mode="w").attrs.update({"complete": 0})
+    folder.mkdir()
+    (folder / "unit-000003.json").write_text("{}")
+    assert not prepare(path, folder, "{}", resume=True, overwrite=False)
+    assert not path.exists() and not folder.exists()

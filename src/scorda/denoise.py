@@ -270,11 +270,11 @@ class NetworkDenoiser:
         """Product with the covariance of x_0 given x_t under the Gaussian law of the network.
 
         Raises:
-            TypeError: If the network has none.
+            ValueError: If the network has none.
         """
         product = getattr(self.network, "covariance", None)
         if product is None:
-            raise TypeError(
+            raise ValueError(
                 f"{type(self.network).__name__} has no Gaussian law, whose covariance was asked "
                 'for: use MMPS(covariance="denoiser").'
             )

@@ -32,11 +32,11 @@ FIELD_SAMPLER = Ancestral(steps=50, corrections=2, tau=0.2, low=2e-3, high=100.0
 FIELD_GUIDANCE = Switched(MMPS(8, covariance="law"), InflatedLikelihood(), 3.0)
 # Below the lowest level nothing but the Gaussian law is used, which needs no training.
 FIELD_TRAINING: dict[str, Any] = {"low": 2e-2, "high": 50.0, "batch": 32, "rate": 2e-3}
-# Sizes of each architecture where the recipe names none: width, blocks, half-width, levels.
+# What a recipe has where it says nothing, for each architecture.
 SIZES: dict[str, dict[str, int]] = {
-    "temporal-conv": {"width": 96, "blocks": 5},
-    "window-mlp": {"width": 96, "blocks": 5, "half_width": 4},
-    "unet": {"width": 48, "blocks": 2, "half_width": 2, "levels": 2},
+    "temporal-conv": {"series": 8192, "length": 1024, "width": 96, "blocks": 5},
+    "window-mlp": {"series": 8192, "length": 1024, "width": 96, "blocks": 5, "half_width": 4},
+    "unet": {"series": 1024, "length": 64, "width": 48, "blocks": 2, "half_width": 2, "levels": 2},
 }
 
 __all__ = ["Recipe", "resampled", "train_on_system", "training_for"]
@@ -47,13 +47,13 @@ class Recipe:
     """What to simulate, and which network learns it.
 
     Arguments:
-        series: Trajectories to simulate.
+        series: Trajectories to simulate. None, here and below: as many as `SIZES` has.
         length: States of each.
         architecture: "temporal-conv" (fully convolutional, for half-widths above 4),
             "window-mlp" (fully connected windows, composed) or "unet" (windows of fields on two
             periodic axes, composed).
         width: Hidden channels; of "unet" those of the finest level, and twice as many on each
-            coarser one. None, here and below: that of the architecture in `SIZES`.
+            coarser one.
         blocks: Residual blocks, of "unet" per level and direction; for "temporal-conv" they set
             the half-width: 73 with five, as the second convolution of each reaches twice as far
             as that of the block before.
@@ -64,8 +64,8 @@ class Recipe:
         ValueError: If the architecture is unknown, or does not have a size that is given.
     """
 
-    series: int = 8192
-    length: int = 1024
+    series: int | None = None
+    length: int | None = None
     architecture: str = "temporal-conv"
     width: int | None = None
     blocks: int | None = None
@@ -77,11 +77,14 @@ class Recipe:
             raise ValueError(
                 f"Got architecture = {self.architecture!r}: it is one of {', '.join(SIZES)}."
             )
-        for name in ("width", "blocks", "half_width", "levels"):
+        for name in ("series", "length", "width", "blocks", "half_width", "levels"):
             default, given = SIZES[self.architecture].get(name), getattr(self, name)
             if default is None and given is not None:
                 raise ValueError(f"Got {name} = {given}: {self.architecture} has no {name}.")
             object.__setattr__(self, name, default if given is None else given)
+            least = 0 if name in ("blocks", "half_width") else 1
+            if default is not None and getattr(self, name) < least:
+                raise ValueError(f"Got {name} = {given}: it must be at least {least}.")
 
     @property
     def window(self) -> int | None:
@@ -195,6 +198,7 @@ def _simulate(
     system: System, recipe: Recipe, settings: Training
 ) -> Float[Tensor, "series time *state"]:
     start, error = rng.spawn(rng.seeded(settings.seed), 2)
+    assert recipe.series is not None and recipe.length is not None
     return system.trajectory(system.prior(recipe.series, start), recipe.length - 1, error)
 
 

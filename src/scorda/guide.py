@@ -227,6 +227,12 @@ class MMPS(Guidance):
             product: Tensor = denoiser.covariance(v, t)  # type: ignore[attr-defined]
             return product
 
+        if self.covariance == "law" and not hasattr(denoiser, "covariance"):
+            raise ValueError(
+                f"Got {type(denoiser).__name__}, which has no Gaussian law whose covariance "
+                'MMPS(covariance="law") could take: use covariance="denoiser".'
+            )
+
         residual = y.to(mean) - model.operator(mean.detach())
         solve = conjugate_gradients if self.solver == "cg" else gmres
         q = solve(

@@ -129,6 +129,8 @@ class FittedNetwork:
     gaussian: FittedGaussian
     axes: Axes
     report: dict[str, Any] = field(default_factory=dict)
+    # It knows nothing far from the members.
+    learned = True
 
     @property
     def var(self) -> Float[Tensor, "..."]:

@@ -135,7 +135,8 @@ class NetworkPrior(EnsemblePrior):
 
     def check(self, space: StateSpace) -> None:
         EnsembleGaussian(self.localization).check(space)
-        if not set(self._names) <= set(space.period):
+        names = self._names
+        if len(set(names)) != len(names) or len(names) > 2 or not set(names) <= set(space.period):
             raise ValueError(
                 f"NetworkPrior(axis={self.axis!r}) convolves along a ring: the periodic "
                 f"coordinates of this space are {list(space.period)}; name one, or leave it out."

@@ -386,10 +386,10 @@ def _restore(state: _State, path: Path, settings: Training) -> None:
             raise ValueError(f"{path} is a checkpoint of another network: delete it first.")
         with torch.no_grad():
             p.copy_(tensors[f"weight.{name}"])
-        state.average[name] = tensors[f"average.{name}"]
-        state.best[name] = tensors[f"best.{name}"]
+        state.average[name] = tensors[f"average.{name}"].to(p)
+        state.best[name] = tensors[f"best.{name}"].to(p)
         state.optimiser.state[p] = {
             "step": torch.tensor(float(state.step)),
-            "exp_avg": tensors[f"first.{name}"].clone(),
-            "exp_avg_sq": tensors[f"second.{name}"].clone(),
+            "exp_avg": tensors[f"first.{name}"].to(p, copy=True),
+            "exp_avg_sq": tensors[f"second.{name}"].to(p, copy=True),
         }

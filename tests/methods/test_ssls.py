@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 from moments import UnitNoise, forecast
 from scorda import rng
+from scorda.assimilate.score import held
 from scorda.ensemble_prior import EnsembleGaussian
 from scorda.methods.ssls import SSLS, _curvature
 from scorda.network_prior import NetworkPrior
@@ -116,7 +117,23 @@ class Outwards(EnsembleGaussian):
     """A prior whose estimates lie farther out than the states, as untrained networks' do."""
 
     def fit(self, ensemble, modes=None, space=None):
-        return mock.Mock(denoise=lambda z, level: 1.2 * z, report={})
+        return mock.Mock(denoise=lambda z, level: 1.2 * z, report={}, learned=True)
+
+
+def test_an_exact_prior_is_not_held():
+    """An observation far from the members: the limit of the smoothed Gaussian, not 1.5 of them."""
+    x = forecast(400, torch.eye(1))
+    mean, std, noise, R, y = x.mean(0), x.std(0), 0.3, 0.25, torch.tensor([8.0])
+    model = ObservationModel(Select([0]), std=R**0.5)
+    method = SSLS(EnsembleGaussian(), noise, langevin_steps=1500, clip=None)
+    found = method.update(x, y, model, rng.seeded(0)).mean()
+    var = (std**2 * (1 + noise**2)).item()
+    expected = mean.item() + var / (var + R) * (y - mean).item()
+    # Standard error of 400 draws of std 0.46: 0.023.
+    assert (
+        abs(found - expected) < 0.1
+        and held(torch.full_like(x, expected), x).max() < expected - 0.5
+    )
 
 
 def test_a_prior_that_drives_away_is_held_near_the_members():

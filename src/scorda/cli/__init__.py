@@ -45,7 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         app.command(f"scorda.cli.{name}:{name}", name=name, help=summary)
     try:
         app(expand(tokens) if tokens else ["--help"], exit_on_error=False, print_error=False)
-    except (CycloptsError, UserError, ValueError, FileNotFoundError, FloatingPointError) as error:
+    except (
+        CycloptsError,
+        UserError,
+        ValueError,
+        FileNotFoundError,
+        FloatingPointError,
+        ImportError,
+    ) as error:
         # The tests and the curious see where it came from: python -X dev -m scorda ...
         if sys.flags.dev_mode:
             raise

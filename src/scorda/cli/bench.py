@@ -106,7 +106,7 @@ def bench(
         ending = "-".join(re.findall(r"\w+", label))
         _draw(scenario, entry, given.out / f"{stem}.{ending}", pictures, save)
     if pictures:
-        _record(name, given, make, rows, pictures)
+        _record(stem, name, given, make, rows, pictures)
     heading = f"{setup.statistic} of {len(seeds)} seeds"
     if shown:
         _print_wide(rows, shown, heading, compare=not given.quick)
@@ -186,6 +186,7 @@ def _draw(
 
 
 def _record(
+    stem: str,
     name: str,
     given: Bench,
     make: Callable[..., Any],
@@ -210,7 +211,7 @@ def _record(
         "torch": torch.__version__,
     }
     title = " ".join((getdoc(make) or name).split("\n\nArguments:")[0].split())
-    record = Record(name, title, " ".join(["scorda bench", name, *words]), facts, pictures)
+    record = Record(stem, title, " ".join(["scorda bench", name, *words]), facts, pictures)
     console().print(f"gallery: {add_record(given.out, record)}")
 
 

@@ -246,6 +246,11 @@ def _stored(path: Path, options: dict[str, str]) -> tuple[System, Tensor]:
     named = dict(record["configuration"].get("system", {}))
     if "name" not in named:
         raise UserError(f"{path} does not name its system: write it with `scorda simulate`.")
+    if other := sorted(set(options) - {"size", "resolution"}):
+        raise UserError(
+            f"Got --system.{other[0]}, but {path} says what system it is of: only the size and "
+            "the resolution of a flow may change."
+        )
     system = make_system(named.pop("name"), named | options)
     states = states.to(torch.get_default_dtype())
     space = system.space

@@ -115,7 +115,7 @@ class SDA(Assimilator):
                 shape,
                 last - first,
                 generator,
-                chunk=self.chunk or at_once(shape),
+                chunk=at_once(shape) if self.chunk is None else self.chunk,
                 report=report,
                 first=first,
             )

@@ -135,11 +135,15 @@ class SSLS(PriorFilter):
         denoiser = self.prior.fit(members, None, self._space)
         draw = rng.Stream(rng.key(generator), 0, len(z), tuple(z.shape[1:]), z)
         level = torch.full_like(z[:1], self.noise)
+        learned = getattr(denoiser, "learned", False)
         for stage in range(self.stages):
             pull = self.confinement * self.decay**stage
             shrink, drift, spread = _coefficients(pull, h)
             for _ in range(self.langevin_steps):
-                score = (held(denoiser.denoise(z, level), members) - z) / self.noise**2
+                estimate = denoiser.denoise(z, level)
+                # An exact prior needs no hold, and a far observation may lead beyond it.
+                estimate = held(estimate, members) if learned else estimate
+                score = (estimate - z) / self.noise**2
                 score = score + likelihood_score(z, mean, std, y, model)
                 z = shrink * z + drift * bounded(score, self.clip) + spread * draw()
         info = {"evaluations": self.stages * self.langevin_steps, "step_size": h}

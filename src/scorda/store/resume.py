@@ -15,7 +15,7 @@ import zarr
 
 from scorda.store.posterior import info_path
 
-__all__ = ["prepare", "progress_folder"]
+__all__ = ["prepare", "progress_folder", "remove"]
 
 
 def progress_folder(path: Path) -> Path:
@@ -37,8 +37,8 @@ def prepare(path: Path, folder: Path, record: str, resume: bool, overwrite: bool
         ValueError: If `path` is taken, or the run to resume had other settings.
     """
     if overwrite:
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.rmtree(path, ignore_errors=True)
+        remove(folder)
+        remove(path)
         info_path(path).unlink(missing_ok=True)
     if not path.exists() and not folder.exists():
         return False
@@ -47,15 +47,18 @@ def prepare(path: Path, folder: Path, record: str, resume: bool, overwrite: bool
             f"{path} is already there: continue it with --resume, replace it with --overwrite, "
             "or choose another name."
         )
+    # Before anything is deleted: a kill may have left markers of a store that is complete.
+    if _complete(path):
+        remove(folder)
+        return True
     if not (folder / "created").exists():
-        if path.exists() and not folder.exists():
-            if zarr.open_group(path, mode="r").attrs.get("complete"):
-                return True
+        if not folder.exists():
             raise ValueError(
                 f"{path} is incomplete and its markers in {folder} are gone: use --overwrite."
             )
-        # Killed while the empty store was made: nothing in it is of use.
-        shutil.rmtree(path, ignore_errors=True)
+        # Killed while the empty store was made: nothing in it is of use, nor any marker.
+        remove(path)
+        remove(folder)
         return False
     before = json.loads((folder / "record.json").read_text(encoding="utf-8"))
     changed = _differences(before, json.loads(record))
@@ -68,6 +71,22 @@ def prepare(path: Path, folder: Path, record: str, resume: bool, overwrite: bool
     for leftover in [*path.rglob("*.partial"), *folder.glob("*.partial")]:
         leftover.unlink()
     return False
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder, which a kill leaves whole or gone."""
+    if not folder.exists():
+        return
+    gone = folder.with_name(f"{folder.name}.removed")
+    shutil.rmtree(gone, ignore_errors=True)
+    folder.rename(gone)
+    shutil.rmtree(gone)
+
+
+def _complete(path: Path) -> bool:
+    if not (path / "zarr.json").is_file():
+        return False
+    return bool(zarr.open_group(path, mode="r").attrs.get("complete"))
 
 
 def _differences(before: Any, now: Any, prefix: str = "") -> list[str]:

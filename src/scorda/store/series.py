@@ -9,7 +9,6 @@ bytes, with whatever number of threads.
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -27,7 +26,7 @@ from scorda.space import StateSpace
 from scorda.store import layout
 from scorda.store.circumstances import circumstances
 from scorda.store.posterior import info_path, space_from_json, space_to_json
-from scorda.store.resume import prepare, progress_folder
+from scorda.store.resume import prepare, progress_folder, remove
 from scorda.systems import System
 
 __all__ = ["holds_series", "read_series", "simulate_series"]
@@ -115,7 +114,7 @@ def simulate_series(
     reports = [json.loads(_marker(folder, unit).read_text()) for unit in range(units)]
     layout.write_json(info_path(path), circumstances(reports))
     layout.complete(path)
-    shutil.rmtree(folder)
+    remove(folder)
 
 
 def holds_series(path: str | Path) -> bool:
@@ -123,7 +122,11 @@ def holds_series(path: str | Path) -> bool:
     metadata = Path(path) / "zarr.json"
     if not metadata.is_file():
         return False
-    return json.loads(metadata.read_text(encoding="utf-8"))["attributes"].get("kind") == KIND
+    try:
+        found = json.loads(metadata.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{metadata} is not readable ({error}): simulate it again.") from error
+    return found.get("attributes", {}).get("kind") == KIND
 
 
 def read_series(

@@ -83,7 +83,7 @@ class KolmogorovFlow(AdditiveNoise):
         if not self.speed > 0:
             raise ValueError(f"Got speed = {self.speed}: the assumed speed must be positive.")
         for name in ("viscosity", "drag", "noise_std", "spinup"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"Got {name} = {getattr(self, name)}: it is not negative.")
         if not 4 <= self.size <= self.resolution:
             raise ValueError(
@@ -158,7 +158,7 @@ class KolmogorovFlow(AdditiveNoise):
         flow, steps = self.flow, round(self.spinup / self.dt)
         coarse = replace(flow, resolution=max(flow.resolution // 2, COARSEST))
         spectrum = self._first_fields(members, generator)
-        if coarse.resolution < flow.resolution:
+        if coarse.resolution < flow.resolution and self.wavenumber <= coarse.largest:
             first = round(COARSE_SHARE * steps)
             steps -= first
             spectrum = coarse.spectrum(flow.velocity(spectrum, coarse.resolution))

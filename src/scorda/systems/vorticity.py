@@ -178,6 +178,14 @@ class PeriodicFlow:
 @lru_cache(maxsize=32)
 def _factors(flow: PeriodicFlow, h: float, dtype: torch.dtype, device: torch.device) -> _Factors:
     """Computed in double precision, once per length of the substep, precision and device."""
+    # Kept for later calls, which may want gradients.
+    with torch.inference_mode(False):
+        return _make_factors(flow, h, dtype, device)
+
+
+def _make_factors(
+    flow: PeriodicFlow, h: float, dtype: torch.dtype, device: torch.device
+) -> _Factors:
     n, kept = flow.resolution, flow.largest
     kx, ky = _wavenumbers(n, kept, torch.zeros((), dtype=torch.complex128))
     inside = ky.abs() <= kept
