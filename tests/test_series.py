@@ -126,6 +126,10 @@ def test_command_simulates_and_trains_on_what_it_stored(tmp_path, monkeypatch, c
     assert provenance["system"]["settings"]["dim"] == 6
     assert provenance["recipe"]["series"] == 8 and provenance["recipe"]["length"] == 40
     capsys.readouterr()
+    series = "simulate lorenz96 --series 2 --length 4 --out other.zarr --stride 2"
+    assert main(series.split()) == 2 and "no use for" in capsys.readouterr().err
+    other = f"{training} --system.forcing 9"
+    assert main(other.split()) == 2 and "what system it is of" in capsys.readouterr().err
     for wrong in (f"{training} --series 4", "simulate lorenz96 --length 4"):
         assert main(wrong.split()) == 2
         assert "only" in capsys.readouterr().err

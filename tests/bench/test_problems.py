@@ -73,6 +73,18 @@ def test_filters_of_a_flow_start_from_the_climate(monkeypatch, tmp_path):
         assert row.mean["rmse"] < 1.0 and 0 < row.mean["ssim"] < 1
 
 
+@pytest.mark.benchmark
+@pytest.mark.slow
+def test_the_residual_of_a_scenario_is_the_expected_one(tmp_path):
+    """Half the members of the benchmark; three truths of 384 values: standard error 0.02."""
+    name = "kolmogorov-extrapolation"
+    setup = PROBLEMS[name]()
+    setup = replace(setup, entries=(replace(setup.entries[0], members=4),))
+    (row,) = run_benchmark(name, path=tmp_path / "runs.csv", setup=setup)
+    assert row.expected["residual"] == 1.0 and row.tolerance == 0.05 and row.passed
+    assert row.mean["evaluations"] <= 512 / 4
+
+
 def test_exact_draws_have_no_bias():
     """4000 draws: standard errors of a mean .016 / sqrt(2), of a variance .022 / sqrt(2)."""
     setup = replace(linear_gaussian(), cycles=4)

@@ -98,6 +98,10 @@ def simulate(*, settings: Annotated[Simulate | None, Parameter(name="*")] = None
     threads = use_torch(given.dtype, given.threads)
     system = make_system(given.system, given.system_options)
     if given.series is not None:
+        usual = Simulate()
+        for name in ("steps", "every", "std", "observe", "stride", "stations", "start"):
+            if getattr(given, name) != getattr(usual, name):
+                raise UserError(f"Got --{name}, which --series has no use for: leave it out.")
         _simulate_series(given, system, threads)
         return
     for name in ("length", "resume", "overwrite"):

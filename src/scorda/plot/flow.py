@@ -184,7 +184,9 @@ def _moments(states: Tensor, analysis: Analysis, steps: list[int]) -> tuple[Tens
 
 def _limit(fields: Tensor) -> float:
     """Largest absolute value of a symmetric scale."""
-    values = fields[~fields.isnan()].abs().numpy(force=True)
+    values = fields[fields.isfinite()].abs().numpy(force=True)
+    if not values.size:
+        raise ValueError("Got fields without a finite value: there is nothing to draw.")
     return max(float(np.quantile(values, SHOWN)), 1e-12)
 
 

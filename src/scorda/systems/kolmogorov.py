@@ -41,7 +41,8 @@ class KolmogorovFlow(AdditiveNoise):
 
     Error of one step of 0.2, relative, of 20 developed flows at viscosity 1e-3: of the substeps
     1e-5 in the median and 5e-5 at most (at resolution 64: 7e-5 and 2e-4, in single precision
-    too), against a quarter of them; of the grid 1.3e-3 (at 64: 9e-3), against 256 points.
+    too), against a quarter of them. Of the grid, against 256 points, median of 6 flows: 3e-4 for
+    states of 64, 3e-6 of 32; at resolution 64 2e-2 and 1e-3.
 
     Source: the settings of Rozet & Louppe (2023), https://arxiv.org/abs/2306.10574, section 4.2,
     whose states are means of 4 x 4 cells of a finite-volume solver on 256 x 256.
@@ -151,7 +152,8 @@ class KolmogorovFlow(AdditiveNoise):
     ) -> Float[Tensor, "ensemble 2 y x"]:
         """Draw developed flows: random fields, then `spinup` time units without model error.
 
-        Three quarters of the spin-up are at half the resolution where that is at least 64: the
+        Three quarters of the spin-up are at half the resolution, at 64 at least, if that keeps
+        the force: the
         first 8 states of `sda` then have 1.009 +- 0.011 of the energy in wave numbers 13-20 that
         64 states have, so that nothing is left of it.
         """
