@@ -78,9 +78,10 @@ def test_panels_show_the_vorticity_on_one_symmetric_scale():
         (Chain(Mask.ring((N, N), 0.3, 0.8), Vorticity()), Vorticity(), "vorticity"),
         (Chain(SIGMOID, Mask.centre(SPACE)), lambda x: x[:, 0].sigmoid(), "observed"),
         (Mask.grid(SPACE, 4), lambda x: x[:, 0], "u"),
+        (Stride(N // 2), lambda x: x[:, 0], "u"),
         (Vorticity(period=float(N)), Vorticity(period=float(N)), "observed"),
     ],
-    ids=["stride", "ring", "sigmoid", "grid", "unit spacing"],
+    ids=["stride", "ring", "sigmoid", "grid", "two points", "unit spacing"],
 )
 def test_any_observation_is_drawn_where_it_was_made(operator, expected, label):
     figure = plot.panels(Analysis(STATES, SPACE), [0], TRUTH, [observed(operator)], 0)

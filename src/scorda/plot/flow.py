@@ -210,7 +210,8 @@ def _as_field(operator: Operator, values: Tensor, space: StateSpace) -> tuple[Te
         return field, VORTICITY if known and operator.linear else "observed"
     if field.ndim != 3:
         return None
-    if operator.linear and len(field) == 2:
+    # Central differences need three points.
+    if operator.linear and len(field) == 2 and min(field.shape[1:]) > 2:
         curl = _vorticity(space)(field[None])[0]
         if not curl.isnan().all():
             return curl, VORTICITY
