@@ -63,7 +63,18 @@ def waves(a, b, c, d, ny=32, nx=32):
     return torch.from_numpy(state)[None], torch.from_numpy(vorticity)[None]
 
 
-@pytest.mark.parametrize("operator", LINEAR + NONLINEAR, ids=str)
+def named(value):
+    """Names of the operators from outside in, without what differs from process to process."""
+    if isinstance(value, Chain):
+        return f"{named(value.outer)} of {named(value.inner)}"
+    if not isinstance(value, Operator):
+        return str(value)
+    return type(value).__name__ + "".join(
+        f" {v}" for v in vars(value).values() if isinstance(v, int | float | str)
+    )
+
+
+@pytest.mark.parametrize("operator", LINEAR + NONLINEAR, ids=named)
 def test_operators_of_flows_keep_the_contract(operator):
     operator.check(FLOW)
     check_operator(operator, FLOW.shape)
@@ -79,13 +90,13 @@ def test_operators_of_flows_keep_the_contract(operator):
         (Vorticity(), (3, 2, 4, 6)),
         (Speed(), (3, 2, 4, 6)),
     ],
-    ids=str,
+    ids=named,
 )
 def test_operators_of_several_steps_keep_the_contract(operator, shape):
     check_operator(operator, shape)
 
 
-@pytest.mark.parametrize("operator", LINEAR, ids=str)
+@pytest.mark.parametrize("operator", LINEAR, ids=named)
 def test_the_matrix_and_the_adjoint_are_those_of_the_operator(operator):
     """Rounding: 1e-12."""
     x = normal(3, FLOW.shape, seeded(0), DOUBLE)
@@ -177,7 +188,7 @@ def test_the_difference_of_two_steps_closes_a_loop():
         (Chain(SOFTSIGN, Chain(Select([14]), Vorticity())), FLOW.positions()[[14]]),
         (Chain(Stride(2), Speed()), FLOW.positions()[Stride(2).entries((8, 12))]),
     ],
-    ids=lambda value: str(value) if isinstance(value, Operator) else "positions",
+    ids=lambda value: named(value) if isinstance(value, Operator) else "positions",
 )
 def test_observations_of_flows_are_where_their_grid_points_are(operator, expected):
     # Single precision: positions made outside of a test are.
