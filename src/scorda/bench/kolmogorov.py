@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from torch.nn.functional import softsign
+
 from scorda.bench.entry import Entry
 from scorda.bench.scenario import Scenario
 from scorda.bench.sweep import Sweep
@@ -25,7 +27,6 @@ from scorda.observe import Average, Chain, Mask, Operator, Pointwise, Stride
 from scorda.prior import TrajectoryPrior, load
 from scorda.process import VariancePreserving
 from scorda.sample import Ancestral, PredictorCorrector
-from scorda.shapes import Tensor
 from scorda.systems import KolmogorovFlow
 
 __all__ = [
@@ -67,7 +68,7 @@ def kolmogorov_saturation(prior: str = PRIOR) -> Scenario:
     """
     trained = _load(prior)
     middle = Mask.centre((16, 16), share=0.75, hole=False)
-    saturated = Chain(Pointwise(_saturation), Vorticity(period=16.0))
+    saturated = Chain(Pointwise(softsign), Vorticity(period=16.0))
     operator = Chain(middle, Chain(saturated, Average(_points(trained) // 16)))
     return _scenario(trained, operator, 0.05, 7, range(0, 8, 3), compared=True)
 
@@ -145,7 +146,3 @@ def _others(prior: TrajectoryPrior) -> dict[str, SDA]:
 
 def _points(prior: TrajectoryPrior) -> int:
     return prior.space.shape[-1]
-
-
-def _saturation(w: Tensor) -> Tensor:
-    return w / (1 + w.abs())
