@@ -18,7 +18,7 @@ from scorda.process import VarianceExploding
 from scorda.sample import Ancestral
 from scorda.shapes import Float, Tensor
 from scorda.space import Standardisation, StateSpace
-from scorda.systems import System
+from scorda.systems.base import System, plain_settings
 from scorda.train import Training, fit
 
 # How far beyond the largest simulated value a denoised one may lie.
@@ -144,7 +144,7 @@ def train_on_system(
     history = fit(network, z, settings, checkpoint, report, slice_seconds=slice_seconds)
     network.to("cpu")
     provenance: dict[str, Any] = {
-        "system": {"name": system.name, "settings": _plain(system)},
+        "system": {"name": system.name, "settings": plain_settings(system)},
         "recipe": asdict(recipe),
         "training": asdict(settings),
         "threads": torch.get_num_threads(),
@@ -226,8 +226,3 @@ def resampled(
     if kept[0]:
         wide[..., -kept[0] :, : kept[1] + 1] = spectrum[..., -kept[0] :, :]
     return torch.fft.irfft2(wide, s=grid, norm="forward")
-
-
-def _plain(system: System) -> dict[str, Any]:
-    """Settings of a system that are plain numbers and names."""
-    return {k: v for k, v in vars(system).items() if isinstance(v, int | float | str | bool)}

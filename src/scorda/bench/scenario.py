@@ -81,10 +81,14 @@ class Scenario:
     def prepare(self, seed: int) -> Given:
         """Truth and observations of one seed, the same for all methods."""
         start, model_error, error = rng.spawn(rng.at((seed, 3), 0), 3)
-        truth = self.system.trajectory(self.system.prior(1, start), self.steps, model_error)
         model = ObservationModel(self.operator, std=self.std)
-        observations = Observations(model, self.observed, self._values(truth, model, error))
-        problem = Problem(self.system, observations, self.steps)
+        if self.wanted is None:
+            truth = self.system.trajectory(self.system.prior(1, start), self.steps, model_error)
+            values = model.sample(self._seen(truth), error)
+        else:
+            nothing = torch.zeros(1, self.steps + 1, *self.system.space.shape)
+            values = torch.full_like(self.operator(self._seen(nothing)), self.wanted)
+        problem = Problem(self.system, Observations(model, self.observed, values), self.steps)
         return Given(problem, truth[0] if self.wanted is None else None)
 
     def score(self, entry: Entry, given: Given, seed: int) -> dict[str, float]:
@@ -112,11 +116,9 @@ class Scenario:
         """The scenario itself."""
         return self
 
-    def _values(self, truth: Tensor, model: ObservationModel, error: torch.Generator) -> Tensor:
-        rows = [truth[:, list(k) if isinstance(k, tuple) else k] for k in self.observed]
-        if self.wanted is None:
-            return model.sample(torch.cat(rows), error)
-        return torch.full_like(self.operator(torch.cat(rows)), self.wanted)
+    def _seen(self, path: Tensor) -> Tensor:
+        """The states that the operator gets, a row for each observation."""
+        return torch.cat([path[:, list(k) if isinstance(k, tuple) else k] for k in self.observed])
 
 
 def defect(states: Float[Tensor, "ensemble time ..."], system: System) -> float:

@@ -27,7 +27,7 @@ from scorda.store import layout
 from scorda.store.circumstances import circumstances
 from scorda.store.posterior import info_path, space_from_json, space_to_json
 from scorda.store.resume import prepare, progress_folder, remove
-from scorda.systems import System
+from scorda.systems.base import System, plain_settings
 
 __all__ = ["holds_series", "read_series", "simulate_series"]
 
@@ -76,7 +76,7 @@ def simulate_series(
     record = {
         "kind": KIND,
         "configuration": configuration or {},
-        "system": {"name": system.name, **_plain(system)},
+        "system": {"name": system.name, **plain_settings(system)},
         "series": series,
         "length": length,
         "seed": seed,
@@ -214,8 +214,3 @@ def _marker(folder: Path, unit: int) -> Path:
 
 def _size(series: int, unit: int) -> int:
     return min(BLOCK, series - unit * BLOCK)
-
-
-def _plain(system: System) -> dict[str, Any]:
-    """Settings of a system that are plain numbers and names."""
-    return {k: v for k, v in vars(system).items() if isinstance(v, int | float | str | bool)}

@@ -15,7 +15,7 @@ from scorda import rng
 from scorda.shapes import Float, Tensor
 from scorda.space import StateSpace
 
-__all__ = ["AdditiveNoise", "System"]
+__all__ = ["AdditiveNoise", "System", "plain_settings"]
 
 
 class System(ABC):
@@ -120,3 +120,8 @@ class AdditiveNoise(System):
         error = (x_next - self.advance(x)) / self.noise_std
         log_norm = self.space.size * (math.log(self.noise_std) + 0.5 * math.log(2 * math.pi))
         return -0.5 * error.square().sum(over) - log_norm
+
+
+def plain_settings(system: System) -> dict[str, int | float | str | bool]:
+    """Settings of a system that are plain numbers and names."""
+    return {k: v for k, v in vars(system).items() if isinstance(v, int | float | str | bool)}
