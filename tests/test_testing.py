@@ -17,6 +17,7 @@ from scorda.cli import catalogue
 from scorda.denoise import GaussianDenoiser, KernelDenoiser, NetworkDenoiser
 from scorda.ensemble_prior import EnsembleGaussian, EnsembleKernel
 from scorda.guide import DPS, MMPS, InflatedLikelihood
+from scorda.local_prior import LocalGaussian
 from scorda.methods.closed_form import ClosedFormFilter
 from scorda.methods.enkf import ETKF, EnKF
 from scorda.methods.enks import EnKS
@@ -151,6 +152,7 @@ FILTERS = [
     MASF(),
     MASF(sampler=BridgeODE(coupled=False)),
     MASF(EnsembleGaussian(GaspariCohn(2.0)), inflation=1.1),
+    MASF(LocalGaussian(GaspariCohn(2.0), block=2), inflation=1.1),
     MASF(EnsembleKernel(0.2), sampler=BridgeSDE(), inflation=1.1),
     MASF(EnsembleMixture(0.2), sampler=BridgeODE(steps=5)),
     MASF(EnsembleMixture(0.5, 0.1, GaspariCohn(2.0), GaspariCohn(1.0)), inflation=1.1),

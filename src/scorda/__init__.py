@@ -16,6 +16,7 @@ from scorda.bridge import BridgeODE, BridgeSampler, BridgeSDE
 from scorda.denoise import Denoiser, GaussianDenoiser, KernelDenoiser, NetworkDenoiser
 from scorda.ensemble_prior import EnsembleGaussian, EnsembleKernel, EnsemblePrior
 from scorda.guide import DPS, MMPS, Guidance, InflatedLikelihood, Switched
+from scorda.local_prior import LocalGaussian
 from scorda.measurement_aware import MeasurementAware
 from scorda.methods.closed_form import ClosedFormFilter
 from scorda.methods.enkf import ETKF, EnKF
@@ -107,6 +108,7 @@ __all__ = [
     "KalmanSmoother",
     "KernelDenoiser",
     "Linear",
+    "LocalGaussian",
     "Mask",
     "MeasurementAware",
     "Modes",

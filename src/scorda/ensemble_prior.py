@@ -31,6 +31,7 @@ __all__ = [
     "EnsemblePrior",
     "FittedGaussian",
     "FittedKernel",
+    "clocks",
     "taper_matrix",
 ]
 
@@ -202,7 +203,7 @@ class EnsembleGaussian(EnsemblePrior):
             spectrum = spectrum.clamp_min(0)
             var = (basis.square() @ spectrum).reshape(shape)
         centre = (mean if modes is None else modes.forward(mean))[0]
-        return FittedGaussian(centre, basis, spectrum, _clocks(var))
+        return FittedGaussian(centre, basis, spectrum, clocks(var))
 
 
 @dataclass(frozen=True, eq=False)
@@ -290,7 +291,7 @@ def taper_matrix(
     return taper(distance).repeat(repeats, repeats)
 
 
-def _clocks(var: Tensor) -> Tensor:
+def clocks(var: Tensor) -> Tensor:
     """Variances of the modes, positive: where members are all alike the clock must still run."""
     top = var.max()
     if not top > 0:

@@ -1,0 +1,202 @@
+"""The local Gaussian prior against inverses of matrices, block by block, and the Kalman update."""
+
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from scorda import rng
+from scorda.assimilate import DegenerateEnsemble, GaspariCohn
+from scorda.augment import AugmentedSpace
+from scorda.bridge import BridgeODE
+from scorda.local_prior import LocalGaussian
+from scorda.methods.masf import MASF
+from scorda.observe import Average, Chain, ObservationModel, Pointwise, Select, Stride
+from scorda.problem import twin_experiment
+from scorda.space import StateSpace
+from scorda.systems import Lorenz63, Lorenz96
+
+RING = Lorenz96(dim=10).space
+TORUS = StateSpace((2, 6, 5), variables=("u", "v"), period={"y": 6.0, "x": 5.0})
+EVERYWHERE = GaspariCohn(math.inf)
+
+
+def matrix(*shape, seed=0):
+    return torch.randn(shape, generator=rng.seeded(seed), dtype=torch.float64)
+
+
+def members(count, space, seed=0):
+    """Correlated, far from zero, and of unequal variances."""
+    mixed = matrix(count, space.size, seed=seed) @ (
+        matrix(space.size, space.size, seed=99)
+        * torch.logspace(-1, 1, space.size, dtype=torch.float64)
+    )
+    return 3 + mixed.view(count, *space.shape)
+
+
+def covariance(ensemble, diagonal):
+    P = ensemble.flatten(1).T.cov()
+    return (1 - diagonal) * P + diagonal * P.diagonal().diag()
+
+
+def plain(ensemble, diagonal, u, noise, weights):
+    """Each entry by itself, with its weights of all entries' precisions: inverses of matrices."""
+    C, mean = covariance(ensemble, diagonal), ensemble.flatten(1).mean(0)
+    found = []
+    for entry, rho in enumerate(weights):
+        seen = noise.flatten().isfinite() & (rho > 0)
+        S = C[seen][:, seen] + (noise.flatten()[seen].square() / rho[seen]).diag()
+        misfit = (u.flatten(1) - mean)[:, seen]
+        found.append(mean[entry] + torch.linalg.solve(S, misfit.T).T @ C[seen, entry])
+    return torch.stack(found, 1).view_as(u)
+
+
+def levels(space, kind):
+    noise = torch.logspace(-1, 1, space.size, dtype=torch.float64).view(space.shape)
+    if kind == "some infinite":
+        noise.flatten()[1::3] = math.inf
+    return noise
+
+
+@pytest.mark.parametrize("kind", ["finite", "some infinite"])
+@pytest.mark.parametrize("diagonal", [0.01, 0.4])
+@pytest.mark.parametrize("space", [RING, TORUS], ids=["ring", "torus"])
+@pytest.mark.parametrize("count", [5, 90])
+def test_points_by_themselves_are_the_plain_formula(kind, diagonal, space, count):
+    """Where a block is a point, its own entries have the weight 1, as the formula has it."""
+    ensemble, noise = members(count, space), levels(space, kind)
+    taper = GaspariCohn(0.8)
+    u = torch.where(noise.isfinite(), members(4, space, seed=1), 0.0)
+    at = space.positions().repeat(space.size // len(space.positions()), 1)
+    weights = taper(space.distance(at, at)).double()
+    assert (weights == 0).any()
+    fitted = LocalGaussian(taper, diagonal=diagonal).fit(ensemble, None, space)
+    found = fitted.denoise(u, noise[None])
+    # Distances are in single precision.
+    assert_close(found, plain(ensemble, diagonal, u, noise, weights), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["finite", "some infinite"])
+@pytest.mark.parametrize("block", [1, 2, 4])
+@pytest.mark.parametrize("space", [RING, TORUS], ids=["ring", "torus"])
+def test_without_a_taper_the_denoiser_is_exact(kind, block, space):
+    ensemble, noise = members(7, space), levels(space, kind)
+    u = torch.where(noise.isfinite(), members(4, space, seed=1), 0.0)
+    fitted = LocalGaussian(EVERYWHERE, block, 0.2).fit(ensemble, None, space)
+    weights = torch.ones(space.size, space.size, dtype=torch.float64)
+    assert_close(fitted.denoise(u, noise[None]), plain(ensemble, 0.2, u, noise, weights))
+    assert_close(fitted.var, ensemble.var(0))
+
+
+@pytest.mark.parametrize("block", [1, 2])
+def test_members_may_have_levels_of_their_own(block):
+    ensemble, u = members(7, TORUS), members(3, TORUS, seed=1)
+    fitted = LocalGaussian(GaspariCohn(1.0), block).fit(ensemble, None, TORUS)
+    noise = torch.stack([factor * levels(TORUS, "finite") for factor in (0.3, 1.0, 5.0)])
+    each = [fitted.denoise(u[i : i + 1], noise[i : i + 1])[0] for i in range(3)]
+    assert_close(fitted.denoise(u, noise), torch.stack(each))
+
+
+@pytest.mark.parametrize("radius", [0.3, 0.1])
+@pytest.mark.parametrize("block", [1, 2, 4])
+def test_the_ends_are_the_mean_and_the_identity(block, radius):
+    """With the shorter radius no point is near the centre of its block, between points."""
+    ensemble, u = members(7, TORUS), members(4, TORUS, seed=1)
+    fitted = LocalGaussian(GaspariCohn(radius), block).fit(ensemble, None, TORUS)
+    nothing = fitted.denoise(torch.zeros_like(u), torch.full((1, *TORUS.shape), math.inf))
+    assert_close(nothing, ensemble.mean(0).expand_as(u))
+    everything = fitted.denoise(u, torch.full((1, *TORUS.shape), 1e-7))
+    assert_close(everything, u, atol=1e-9, rtol=1e-9)
+
+
+def test_a_field_moved_around_is_denoised_alike():
+    ensemble, u = members(7, TORUS), members(4, TORUS, seed=1)
+    noise = levels(TORUS, "finite")
+    prior = LocalGaussian(GaspariCohn(0.8))
+
+    def moved(x):
+        return x.roll((2, 1), (-2, -1))
+
+    found = prior.fit(moved(ensemble), None, TORUS).denoise(moved(u), moved(noise)[None])
+    expected = moved(prior.fit(ensemble, None, TORUS).denoise(u, noise[None]))
+    assert_close(found, expected, atol=1e-6, rtol=1e-6)
+
+
+def test_simulated_observations_belong_to_a_block():
+    """Two values, on a point and between two, beside the entries of a ring."""
+    operator = Average(2)
+    space = AugmentedSpace(RING, operator, torch.tensor([0, 3]))
+    values = matrix(7, 2, seed=5)
+    ensemble = torch.cat((members(7, RING), values), 1)
+    noise = torch.logspace(-1, 1, 12, dtype=torch.float64)
+    u = ensemble[:3] + 1
+    fitted = LocalGaussian(EVERYWHERE, 3, 0.2).fit(ensemble, None, space)
+    weights = torch.ones(12, 12, dtype=torch.float64)
+    assert_close(fitted.denoise(u, noise[None]), plain(ensemble, 0.2, u, noise, weights))
+    at = space.positions()
+    near = LocalGaussian(GaspariCohn(0.7), 1, 0.2).fit(ensemble, None, space)
+    expected = plain(ensemble, 0.2, u, noise, GaspariCohn(0.7)(RING.distance(at, at)).double())
+    # Entries of the state: their block's centre is where they are.
+    assert_close(near.denoise(u, noise[None])[:, :10], expected[:, :10], atol=1e-5, rtol=1e-5)
+
+
+def begun(prior, model):
+    _, problem = twin_experiment(Lorenz96(dim=10), model, 2, 1, rng.seeded(0))
+    return MASF(prior).begin(problem)
+
+
+def test_masf_with_it_is_the_kalman_update_of_its_covariance():
+    """Bridge, not coupled: 8000 draws, so standard errors of 1.1 and 1.6 %."""
+    ensemble = members(40, RING) / 5
+    model = ObservationModel(Stride(2), std=0.7)
+    y = matrix(5, seed=3)
+    fitted = LocalGaussian(EVERYWHERE, 2, 0.2).fit(ensemble, None, RING)
+    modes = model.modes((10,))
+    draws = BridgeODE(coupled=False).sample(
+        fitted,
+        modes.precision.double(),
+        modes.information(y),
+        ensemble.repeat(200, 1),
+        rng.seeded(0),
+    )
+    C, H = covariance(ensemble, 0.2), torch.eye(10, dtype=torch.float64)[::2]
+    K = C @ H.T @ torch.linalg.inv(H @ C @ H.T + 0.49 * torch.eye(5))
+    mean, cov = ensemble.mean(0) + K @ (y - ensemble.mean(0) @ H.T), C - K @ H @ C
+    std = cov.diagonal().sqrt()
+    assert ((draws.mean(0) - mean).abs() < 0.045 * std).all()
+    assert ((draws.T.cov() - cov) / std / std[:, None]).abs().max() < 0.065
+
+
+def test_simulated_observations_move_what_is_near_them():
+    """Beyond the reach entries move with their neighbours alone, less with every reach."""
+    ensemble = members(20, RING)
+    taper = GaspariCohn(0.5)
+    model = ObservationModel(Chain(Select([2]), Pointwise(torch.atan)), std=0.01)
+    method = begun(LocalGaussian(taper), model)
+    y = model.operator(ensemble).mean(0)
+    moved, _ = method.analyse(ensemble, y, model, rng.seeded(0))
+    distance = RING.distance(RING.positions(), torch.tensor([[2.0]]))[:, 0]
+    shift = (moved - ensemble).abs().amax(0) / ensemble.std(0)
+    assert shift[2] > 0.1
+    assert shift[distance >= taper.reach].max() < 0.03
+    assert shift[distance >= 2 * taper.reach].max() < 1e-5
+
+
+def test_refusals():
+    ensemble = members(7, RING)
+    with pytest.raises(ValueError, match="block = 0"):
+        LocalGaussian(GaspariCohn(1.0), 0)
+    with pytest.raises(ValueError, match="diagonal = 1"):
+        LocalGaussian(GaspariCohn(1.0), diagonal=1.0)
+    with pytest.raises(ValueError, match="coordinates"):
+        LocalGaussian(GaspariCohn(1.0)).check(Lorenz63().space)
+    with pytest.raises(ValueError, match="space"):
+        LocalGaussian(GaspariCohn(1.0)).fit(ensemble)
+    modes = ObservationModel(Average(2), std=1.0).modes((10,))
+    with pytest.raises(ValueError, match="EnsembleGaussian"):
+        LocalGaussian(GaspariCohn(1.0)).fit(ensemble, modes, RING)
+    entries = ObservationModel(Select([3]), std=1.0).modes((10,))
+    assert LocalGaussian(GaspariCohn(1.0)).fit(ensemble, entries, RING) is not None
+    with pytest.raises(DegenerateEnsemble, match="spread"):
+        LocalGaussian(GaspariCohn(1.0)).fit(ensemble[:1].expand(7, 10), None, RING)
