@@ -189,3 +189,11 @@ def test_a_component_in_which_members_agree_keeps_its_value():
     model = ObservationModel(Select([0]), std=1.0)
     analysis = SSLS(EnsembleGaussian()).update(x, torch.tensor([0.0]), model, rng.seeded(0))
     assert (analysis[:, 1] == 2).all()
+
+
+def test_an_outlier_in_one_component_does_not_hold_the_door_of_others():
+    x = forecast(50, torch.eye(2))
+    x[0, 0] = 30.0
+    far = held(torch.full_like(x, 100.0), x)[0] - x.mean(0)
+    assert_close(far, 1.5 * (x - x.mean(0)).abs().amax(0))
+    assert far[1] < far[0] / 5

@@ -9,8 +9,8 @@ from scorda.shapes import Float, Tensor
 
 __all__ = ["bounded", "held", "likelihood_score", "settled", "standardised"]
 
-# Largest estimate, in units of the largest deviation of any member: a network has learned nothing
-# farther out.
+# Largest estimate, in units of the largest deviation of any member in that component: a network has
+# learned nothing farther out.
 HOLD = 1.5
 
 
@@ -45,12 +45,12 @@ def held(
 ) -> Float[Tensor, "ensemble ..."]:
     r"""Hold estimates :math:`E[z_0 \mid z]` near the members, component by component.
 
-    No farther from their mean than 1.5 times the largest deviation of any member in any component:
-    so the score of the prior, :math:`(E[z_0 \mid z] - z) / \sigma^2`, points inwards far from
-    the members, where a network says anything.
+    No farther from their mean than 1.5 times the largest deviation of any member: so the score of
+    the prior, :math:`(E[z_0 \mid z] - z) / \sigma^2`, points inwards far from the members,
+    where a network says anything.
     """
     mean = members.mean(0)
-    largest = HOLD * (members - mean).abs().max()
+    largest = HOLD * (members - mean).abs().amax(0)
     return estimate.clamp(mean - largest, mean + largest)
 
 

@@ -61,8 +61,9 @@ class SSLS(PriorFilter):
       too, so that the settings do not depend on units.
     * The network is held to members that it has not seen (`NetworkPrior`), and corrects the
       Gaussian of the ensemble, so that the score is defined away from the members. Far from them
-      the network's estimate is held near them: without that, single members walked off by 24
-      standard deviations (Lorenz-96, gap 8), and the next forecast blew up.
+      the network's estimate is held near them, component by component: without that, single
+      members walked off by 24 standard deviations (Lorenz-96, gap 8), and held to the largest
+      deviation in any component one member went farther each time (gap 4); forecasts blew up.
 
     Source: SSLS, https://arxiv.org/abs/2411.13443, and its public code for the settings: 500 steps
     of 1e-3, sigma_d = 0.1 (0.2 for flows), lambda = 1e-3, one stage, a bound of 10. Deviations:
