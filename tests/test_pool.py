@@ -1,5 +1,6 @@
 """Many forecasts as training data, and a network that is trained on them once."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ from torch.testing import assert_close
 from scorda import rng
 from scorda.assimilate import GaspariCohn
 from scorda.ensemble_prior import EnsembleGaussian, EnsembleKernel
+from scorda.local_prior import LocalGaussian
 from scorda.network_denoiser import Climate, Corrected
 from scorda.network_prior import NetworkPrior
 from scorda.nn.residual import DenseCorrection, RingCorrection
@@ -63,6 +65,59 @@ def test_the_loss_is_that_of_each_member_with_its_own_gaussian():
         z = pool.members[row : row + 1, :, :1].double()
         expected = denoising_loss(network, z, noise[i : i + 1], eps[i : i + 1, :, :1])
         assert_close(found[i : i + 1], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_members_of_an_item_share_a_level_and_a_local_gaussian():
+    """Items of 3 members, in float64, one by one with the denoiser of their own Gaussian."""
+    x = rings()
+    base, climate = LocalGaussian(GaspariCohn(1.0), 2, 0.1), Climate.of(x, (0,))
+    parts = [(base.fit(e[:9], None, RING), e[9:]) for e in x]
+    pool = Pool.of(parts, (0,), climate=climate)
+    assert pool.group == 3 and pool.members.shape == (4, 8, 4) and pool.roots is None
+    network = Corrected(RingCorrection(1, 8, 1, features=5), 1e-2, 30.0).double()
+    for p in network.parameters():
+        torch.nn.init.normal_(p, std=0.3, generator=rng.seeded(1))
+    which, noise = torch.tensor([0, 3]), torch.rand(2, 8, 1, generator=rng.seeded(2)) + 0.2
+    eps = rng.normal(2, (8, 4), rng.seeded(3)).double()
+    found = pool.loss(network, pool.members[which].double(), noise.double(), eps)
+    for i, row in enumerate(which.tolist()):
+        fitted, states = parts[row]
+        std, nu = fitted.var.sqrt(), noise[i, :, 0].double()
+        z = ((states - fitted.mean) / std).float().double()
+        u = z + nu * eps[i, :, :3].T
+        G = (fitted.denoise(fitted.mean + std * u, (std * nu)[None]) - fitted.mean) / std
+        root = (1 + nu**2).sqrt()
+        level = (2 * nu.log() - math.log(0.3)) / math.log(3000)
+        told = climate.context(fitted, (0,))[:, 0].T
+        seen = (u / root, (G - u / root**2) * root / nu, level, *told)
+        features = torch.stack([part.expand(3, 8) for part in seen], -1)[:, :, None]
+        D = G + nu / root * network.correction(features)[..., 0]
+        error = (D - z).square() * (1 + nu**2) / nu**2
+        assert_close(found[i], error.mean(), rtol=1e-6, atol=1e-6)
+
+
+def test_a_silent_network_leaves_the_local_gaussian():
+    x, local = rings(1)[0], LocalGaussian(GaspariCohn(1.0), 2, 0.1)
+    fitted = replace(SMALL, steps=0, axis="site", local=local).fit(x, None, RING)
+    exact = local.fit(x, None, RING)
+    noise = torch.tensor([[0.1, torch.inf, 1.0, 3.0, 0.2, torch.inf, 0.5, 0.7]])
+    u = torch.where(noise < torch.inf, x[:5] + 0.3, 0.0).double()
+    assert_close(fitted.denoise(u, noise.double()), exact.denoise(u, noise.double()))
+    assert_close(fitted.var, exact.var)
+
+
+def test_a_network_over_local_gaussians_learns_in_a_run_and_from_many_forecasts():
+    local = LocalGaussian(GaspariCohn(1.0), 2, 0.1)
+    prior = replace(SMALL, axis="site", local=local)
+    tuned = prior.fit(rings(1, 40)[0], None, RING)
+    assert tuned.report["loss"] <= tuned.report["gaussian_loss"]
+    amortised = prior.amortised(rings(40, 15), RING)
+    assert amortised.fine_tune == 0
+    again = amortised.fit(rings(1, 10, 9)[0], None, RING)
+    assert again.network.context.shape == (8, 1, 2)
+    for options in ({"axis": None}, {"localization": GaspariCohn(1.0)}, {"gaussian": False}):
+        with pytest.raises(ValueError, match="along an axis"):
+            replace(prior, **options)
 
 
 def test_observing_networks_are_of_all_kinds():

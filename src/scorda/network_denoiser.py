@@ -14,8 +14,8 @@ sees m and log s, in units of the climate: how far from Gaussian a forecast is d
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from torch import nn
 
 from scorda.denoise import GaussianDenoiser
 from scorda.ensemble_prior import FittedGaussian
+from scorda.local_prior import FittedLocal
 from scorda.process import VarianceExploding
 from scorda.shapes import Float, Tensor
 
@@ -31,6 +32,8 @@ __all__ = [
     "Climate",
     "Corrected",
     "FittedNetwork",
+    "LocalDenoiser",
+    "LocalDenoisers",
     "laid_back",
     "laid_out",
     "standardised",
@@ -60,7 +63,9 @@ class Climate:
         scale = states.std(over, keepdim=True)[0]
         return cls(states.mean(over, keepdim=True)[0], torch.where(scale > 0, scale, 1.0))
 
-    def context(self, fitted: FittedGaussian, axes: Axes) -> Float[Tensor, "points channels two"]:
+    def context(
+        self, fitted: FittedGaussian | FittedLocal, axes: Axes
+    ) -> Float[Tensor, "points channels two"]:
         """Mean and log of the standard deviation of an ensemble."""
         mean, std = (laid_out(part[None], axes)[0] for part in (fitted.mean, fitted.var.sqrt()))
         centre, scale = self.centre.to(mean), self.scale.to(mean)
@@ -83,7 +88,7 @@ class Corrected(nn.Module):
     def __init__(self, correction: nn.Module, low: float, high: float) -> None:
         super().__init__()
         self.correction, self.low, self.high = correction, low, high
-        self.gaussian: GaussianDenoiser | None = None
+        self.gaussian: GaussianDenoiser | LocalDenoiser | LocalDenoisers | None = None
         # What the correction is told of the ensemble, for all samples or each.
         self.context: Tensor | None = None
         self.corrects = True
@@ -126,7 +131,7 @@ class FittedNetwork:
     """
 
     network: Corrected
-    gaussian: FittedGaussian
+    gaussian: FittedGaussian | FittedLocal
     axes: Axes
     report: dict[str, Any] = field(default_factory=dict)
     # It knows nothing far from the members.
@@ -165,8 +170,55 @@ class FittedNetwork:
         return numbers if self.network.gaussian is None else self.gaussian.carry(numbers, clock)
 
 
-def standardised(fitted: FittedGaussian, axes: Axes) -> GaussianDenoiser:
-    """The Gaussian about its mean, in standard deviations, in the layout of a network."""
+@dataclass(frozen=True, eq=False)
+class LocalDenoiser:
+    """A local Gaussian about its mean, in standard deviations, in the layout of a network.
+
+    Arguments:
+        fitted: The Gaussian.
+        axes: Axes that the network convolves along.
+    """
+
+    fitted: FittedLocal
+    axes: Axes
+
+    def denoise(
+        self, z: Float[Tensor, "ensemble points channels"], nu: Float[Tensor, "..."]
+    ) -> Float[Tensor, "ensemble points channels"]:
+        """As that of the Gaussian, where all samples share the levels."""
+        mean, std = self.fitted.mean.to(z), self.fitted.var.sqrt().to(z)
+        shape = torch.Size((len(z), *mean.shape))
+        level = laid_back(nu[:1].expand(1, *z.shape[1:]), torch.Size((1, *mean.shape)), self.axes)
+        D = self.fitted.denoise(mean + std * laid_back(z, shape, self.axes), std * level)
+        return laid_out((D - mean) / std, self.axes)
+
+
+@dataclass(frozen=True, eq=False)
+class LocalDenoisers:
+    """Several of them, each for as many samples in a row.
+
+    Arguments:
+        parts: The denoisers.
+    """
+
+    parts: Sequence[LocalDenoiser]
+
+    def denoise(
+        self, z: Float[Tensor, "ensemble points channels"], nu: Float[Tensor, "ensemble ..."]
+    ) -> Float[Tensor, "ensemble points channels"]:
+        """Each part's samples share its levels."""
+        size = len(z) // len(self.parts)
+        samples = zip(self.parts, z.split(size), nu.split(size), strict=True)
+        # Copies, or each would keep the factors of its latest levels.
+        return torch.cat([replace(p, fitted=replace(p.fitted)).denoise(*of) for p, *of in samples])
+
+
+def standardised(
+    fitted: FittedGaussian | FittedLocal, axes: Axes
+) -> GaussianDenoiser | LocalDenoiser:
+    """A Gaussian about its mean, in standard deviations, in the layout of a network."""
+    if isinstance(fitted, FittedLocal):
+        return LocalDenoiser(fitted, axes)
     basis = fitted.basis / fitted.var.sqrt().flatten()[:, None]
     rows = laid_out(basis.mT.reshape(-1, *fitted.var.shape), axes)
     mean = torch.zeros_like(rows[0]).double()

@@ -30,6 +30,7 @@ from scorda.augment import AugmentedSpace
 from scorda.ensemble_prior import EnsembleGaussian, EnsemblePrior, FittedGaussian
 from scorda.fine_tuning import Memory, learn
 from scorda.likelihood import ObservationModel
+from scorda.local_prior import FittedLocal, LocalGaussian
 from scorda.modes import Modes
 from scorda.network_denoiser import Axes, Climate, Corrected, FittedNetwork, standardised
 from scorda.network_heads import FittedHeads, Margins, TwoHeads, heads_loss
@@ -64,8 +65,10 @@ class NetworkPrior(EnsemblePrior):
     linear in the pairs of states and values (`augment`), or `heads` are trained on them.
 
     The Gaussian's part costs a Cholesky factor per noisy sample, of the size of the state where
-    localized, of the number of members otherwise: for states of some hundreds of components, or
-    ``gaussian=False``, which leaves the variances alone.
+    localized, of the number of members otherwise: for states of some hundreds of components. For
+    larger ones `local` has one of the number of members for each block of the grid, in training
+    too, where the members of an ensemble that are denoised with the same Gaussian share their
+    noise levels; and ``gaussian=False`` leaves the variances alone.
 
     Source: fine-tuning from the cycle before, after SF (Bao, Zhang & Zhang 2024, JCP) and MASF
     (arXiv 2604.02889). Our own: the Gaussian under the network, levels per entry, the members
@@ -75,6 +78,7 @@ class NetworkPrior(EnsemblePrior):
         axis: Name of a periodic coordinate to convolve along, or of two; None: a dense network.
         localization: Taper of the Gaussian's covariance by distance, or None.
         gaussian: Whether the network corrects the Gaussian, or variances alone.
+        local: Local Gaussians in its place, for a network along coordinates; or None.
         steps: Optimiser steps of the first training, or of the pre-training; again where a
             nonlinear observation has another number of values.
         fine_tune: Optimiser steps of each later one; 0 keeps the weights.
@@ -99,6 +103,7 @@ class NetworkPrior(EnsemblePrior):
     axis: str | tuple[str, str] | None = None
     localization: GaspariCohn | None = None
     gaussian: bool = True
+    local: LocalGaussian | None = None
     steps: int = 200
     fine_tune: int = 50
     pretrain: int = 0
@@ -126,6 +131,14 @@ class NetworkPrior(EnsemblePrior):
         for name in ("steps", "fine_tune", "pretrain", "blocks"):
             if getattr(self, name) < 0:
                 raise ValueError(f"Got {name} = {getattr(self, name)}: it must not be negative.")
+        if self.local is not None and (
+            self.axis is None or self.localization is not None or not self.gaussian
+        ):
+            raise ValueError(
+                f"Got local = {self.local} with axis = {self.axis!r}, localization = "
+                f"{self.localization} and gaussian = {self.gaussian}: local Gaussians are for a "
+                "network along an axis, in place of a localization."
+            )
         if self.width < 1 or self.patience < 1 or 0 < self.pretrain < LEAST_MEMBERS:
             raise ValueError(
                 f"Got width = {self.width}, patience = {self.patience}, pretrain = "
@@ -134,7 +147,7 @@ class NetworkPrior(EnsemblePrior):
             )
 
     def check(self, space: StateSpace) -> None:
-        EnsembleGaussian(self.localization).check(space)
+        self._base().check(space)
         names = self._names
         if len(set(names)) != len(names) or len(names) > 2 or not set(names) <= set(space.period):
             raise ValueError(
@@ -197,7 +210,7 @@ class NetworkPrior(EnsemblePrior):
         modes = None if model is None else model.modes(tuple(ensembles.shape[2:]))
         axes = self._axes(modes, space)
         climate = Climate.of(ensembles, axes)
-        base, held = EnsembleGaussian(self.localization), self._held(ensembles[0])
+        base, held = self._base(), self._held(ensembles[0])
         parts = [
             (
                 base.fit(e[:-held], modes, space),
@@ -210,7 +223,8 @@ class NetworkPrior(EnsemblePrior):
         network = self._corrected(ensembles[0, :1], axes, CONTEXT)
         memory = Memory()
         # The rate falls to zero over all steps: to stop before would be to stop half-way.
-        self._learn(memory, network, pool.members, pool.levels(self.observed), pool.loss, None)
+        levels = pool.levels(self.observed)
+        self._learn(memory, network, pool.members, levels, pool.loss, None, pool.group)
         assert memory.weights is not None
         weights = {**memory.weights, "centre": climate.centre, "scale": climate.scale}
         return replace(self, weights=weights, fine_tune=0, levels="any", pretrain=0)
@@ -274,7 +288,7 @@ class NetworkPrior(EnsemblePrior):
         space: StateSpace | AugmentedSpace | None,
     ) -> FittedNetwork:
         axes = self._axes(modes, space)
-        base = EnsembleGaussian(self.localization)
+        base = self._base()
         climate = self._climate(modes, space)
         whole = base.fit(ensemble, modes, space)
         members = ensemble if modes is None else modes.forward(ensemble)
@@ -292,12 +306,22 @@ class NetworkPrior(EnsemblePrior):
         precision = modes.precision if modes is not None and self.levels == "these" else None
         pool = Pool.of(parts, axes, self.gaussian, climate, precision)
         levels, patience = pool.levels(self.observed), self.patience
-        report = self._learn(memory, network, pool.members, levels, pool.loss, patience)
+        report = self._learn(
+            memory, network, pool.members, levels, pool.loss, patience, pool.group
+        )
         self._use(network, whole, axes, climate)
         return FittedNetwork(network, whole, axes, report)
 
+    def _base(self) -> EnsembleGaussian | LocalGaussian:
+        """What makes the Gaussians; a local one keeps its blocks from one `fit` to the next."""
+        return EnsembleGaussian(self.localization) if self.local is None else replace(self.local)
+
     def _use(
-        self, network: Corrected, fitted: FittedGaussian, axes: Axes, climate: Climate | None
+        self,
+        network: Corrected,
+        fitted: FittedGaussian | FittedLocal,
+        axes: Axes,
+        climate: Climate | None,
     ) -> None:
         network.gaussian = standardised(fitted, axes) if self.gaussian else None
         network.context = None if climate is None else climate.context(fitted, axes)
@@ -313,10 +337,11 @@ class NetworkPrior(EnsemblePrior):
         levels: Levels | None,
         loss: Loss,
         patience: int | None,
+        group: int = 1,
     ) -> dict[str, Any]:
         known = self._check_known(memory, network.correction)
         steps = self.fine_tune if known else self.steps
-        settings = self._training(max(steps, 1), members.shape[1], memory.fits)
+        settings = self._training(max(steps, 1), members.shape[1], memory.fits, group)
         return learn(memory, network, members, settings, steps, patience, levels, loss)
 
     def _check_known(self, memory: Memory, network: nn.Module) -> bool:
@@ -328,10 +353,10 @@ class NetworkPrior(EnsemblePrior):
             )
         return known
 
-    def _training(self, steps: int, points: int, fits: int) -> Training:
+    def _training(self, steps: int, points: int, fits: int, group: int = 1) -> Training:
         return Training(
             steps=steps,
-            batch=self.batch,
+            batch=max(1, self.batch // group),
             segment=points,
             rate=self.rate,
             average=0.98,

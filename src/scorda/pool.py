@@ -17,7 +17,16 @@ from torch.nn import functional as F
 
 from scorda.denoise import GaussianDenoiser
 from scorda.ensemble_prior import FittedGaussian
-from scorda.network_denoiser import Axes, Climate, Corrected, laid_out, standardised
+from scorda.local_prior import FittedLocal
+from scorda.network_denoiser import (
+    Axes,
+    Climate,
+    Corrected,
+    LocalDenoiser,
+    LocalDenoisers,
+    laid_out,
+    standardised,
+)
 from scorda.process import VarianceExploding
 from scorda.shapes import Float, Int, Tensor
 from scorda.train import Levels, denoising_loss
@@ -33,18 +42,22 @@ class Pool:
     """Members to denoise, each with its own Gaussian, in the layout of the network.
 
     Arguments:
-        members: ``(members, points, channels + 1)``: states in the units of their Gaussian, and
-            in the last channel which Gaussian that is.
+        members: ``(items, points, group * channels + 1)``: states in the units of their Gaussian,
+            one item's beside each other, and in the last channel which Gaussian that is.
+        group: Members of an item, which share a noise level.
         roots: Square roots of the covariances, ``(gaussians, size, rank)``; None for a network
-            without.
+            without, or with local ones.
+        local: Local Gaussians, or None.
         context: What the network is told of the ensembles, ``(gaussians, points, channels, 2)``.
         precision: Precision of one observing network in these units, ``(gaussians, points,
             channels)``, or None for many.
         grid: Points along each axis that the network convolves along, or all in one.
     """
 
-    members: Float[Tensor, "members points channels_and_which"]
+    members: Float[Tensor, "items points channels_and_which"]
+    group: int
     roots: Float[Tensor, "gaussians size rank"] | None
+    local: tuple[LocalDenoiser, ...] | None
     context: Float[Tensor, "gaussians points channels two"] | None
     precision: Float[Tensor, "gaussians points channels"] | None
     grid: tuple[int, ...]
@@ -52,7 +65,7 @@ class Pool:
     @classmethod
     def of(
         cls,
-        parts: Sequence[tuple[FittedGaussian, Tensor]],
+        parts: Sequence[tuple[FittedGaussian | FittedLocal, Tensor]],
         axes: Axes,
         gaussian: bool = True,
         climate: Climate | None = None,
@@ -67,20 +80,30 @@ class Pool:
             climate: Makes the context, or None for none.
             precision: Precision of the modes of one observing network, or None for many.
         """
-        members, roots, contexts, precisions = [], [], [], []
+        members, roots, local, contexts, precisions = [], [], [], [], []
+        # A local Gaussian takes as long for one member as for many at the same noise level.
+        shared = isinstance(parts[0][0], FittedLocal)
+        group = min(len(states) for _, states in parts) if shared else 1
         for number, (fitted, states) in enumerate(parts):
             z = laid_out((states - fitted.mean) / fitted.var.sqrt(), axes).float()
-            members.append(F.pad(z, (0, 1), value=float(number)))
+            z = z[: len(z) // group * group].unflatten(0, (-1, group))
+            items = z.movedim(1, 2).flatten(2)
+            members.append(F.pad(items, (0, 1), value=float(number)))
             bound = standardised(fitted, axes)
-            roots.append(bound.basis * bound.spectrum.sqrt())
+            if isinstance(bound, LocalDenoiser):
+                local.append(bound)
+            elif gaussian:
+                roots.append(bound.basis * bound.spectrum.sqrt())
             if climate is not None:
                 contexts.append(climate.context(fitted, axes))
             if precision is not None:
                 precisions.append(laid_out((precision.to(fitted.var) * fitted.var)[None], axes)[0])
-        rank = max(root.shape[1] for root in roots)
+        rank = max((root.shape[1] for root in roots), default=0)
         return cls(
             torch.cat(members),
-            torch.stack([F.pad(r, (0, rank - r.shape[1])) for r in roots]) if gaussian else None,
+            group,
+            torch.stack([F.pad(r, (0, rank - r.shape[1])) for r in roots]) if roots else None,
+            tuple(local) or None,
             torch.stack(contexts) if contexts else None,
             torch.stack(precisions).float() if precisions else None,
             tuple(parts[0][1].shape[1 + axis] for axis in axes) or tuple(members[0].shape[1:2]),
@@ -93,7 +116,7 @@ class Pool:
             if self.precision is not None:
                 return noise
             # The last channel is no entry of the state.
-            size = len(noise), shape[0], shape[1] - 1
+            size = len(noise), shape[0], (shape[1] - 1) // self.group
             return bridge_levels(observing_networks(size, share, generator, self.grid), noise)
 
         return levels
@@ -105,20 +128,27 @@ class Pool:
         noise: Float[Tensor, "ensemble ..."],
         eps: Float[Tensor, "ensemble points channels"],
     ) -> Float[Tensor, "ensemble"]:
-        """`denoising_loss`, each member with its own Gaussian."""
+        """`denoising_loss`, the mean over an item's members, each with its own Gaussian."""
         corrected = cast(Corrected, network)
         which = x0[:, 0, -1].long()
-        x0, eps = x0[..., :-1], eps[..., :-1]
+        x0, eps = (self._apart(part[..., :-1]) for part in (x0, eps))
+        if self.local is not None:
+            corrected.gaussian = LocalDenoisers([self.local[i] for i in which.tolist()])
         if self.roots is not None:
             roots = self.roots[which]
             ones, mean = roots.new_ones(roots.shape[-1]), torch.zeros_like(x0[0]).double()
             # The process of a denoiser plays no part in `denoise`.
             corrected.gaussian = GaussianDenoiser(mean, roots, ones, VarianceExploding())
         if self.context is not None:
-            corrected.context = self.context[which]
+            corrected.context = self.context[which].repeat_interleave(self.group, 0)
         if self.precision is not None:
             noise = bridge_levels(self.precision[which], noise)
-        return denoising_loss(corrected, x0, noise, eps)
+        noise = noise.repeat_interleave(self.group, 0)
+        return denoising_loss(corrected, x0, noise, eps).unflatten(0, (-1, self.group)).mean(1)
+
+    def _apart(self, items: Float[Tensor, "items points beside"]) -> Tensor:
+        """The members of items, one after the other."""
+        return items.unflatten(2, (self.group, -1)).movedim(2, 1).flatten(0, 1)
 
 
 def folds(members: int, held: int) -> list[tuple[Int[Tensor, "a"], Int[Tensor, "b"]]]:

@@ -9,8 +9,8 @@ from scorda.shapes import Float, Tensor
 
 __all__ = ["bounded", "held", "likelihood_score", "settled", "standardised"]
 
-# Largest estimate, in units of the largest deviation of any member in that component: a network has
-# learned nothing farther out.
+# Largest estimate, in units of the largest deviation of any member in its component: a network
+# has learned nothing farther out.
 HOLD = 1.5
 
 
