@@ -200,3 +200,13 @@ def test_refusals():
     assert LocalGaussian(GaspariCohn(1.0)).fit(ensemble, entries, RING) is not None
     with pytest.raises(DegenerateEnsemble, match="spread"):
         LocalGaussian(GaspariCohn(1.0)).fit(ensemble[:1].expand(7, 10), None, RING)
+
+
+def test_single_precision_is_a_rounding_of_double():
+    """At low noise too, where the matrices of a block span many orders of magnitude."""
+    ensemble, u = members(7, TORUS), members(4, TORUS, seed=1)
+    fitted = LocalGaussian(GaspariCohn(0.8), 2).fit(ensemble, None, TORUS)
+    noise = torch.full((1, *TORUS.shape), 1e-4, dtype=torch.float64)
+    found = fitted.denoise(u.float(), noise.float())
+    assert found.dtype == torch.float32
+    assert_close(found.double(), fitted.denoise(u, noise), rtol=1e-4, atol=1e-4)

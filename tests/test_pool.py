@@ -103,6 +103,8 @@ def test_a_silent_network_leaves_the_local_gaussian():
     noise = torch.tensor([[0.1, torch.inf, 1.0, 3.0, 0.2, torch.inf, 0.5, 0.7]])
     u = torch.where(noise < torch.inf, x[:5] + 0.3, 0.0).double()
     assert_close(fitted.denoise(u, noise.double()), exact.denoise(u, noise.double()))
+    each = torch.rand(5, 8, generator=rng.seeded(4)).double() + 0.1
+    assert_close(fitted.denoise(u, each), exact.denoise(u, each))
     assert_close(fitted.var, exact.var)
 
 

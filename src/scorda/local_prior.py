@@ -84,19 +84,19 @@ class FittedLocal:
         if noise.ndim == u.ndim and len(noise) > 1:
             pairs = zip(u.split(1), noise.split(1), strict=True)
             return torch.cat([self.denoise(*pair) for pair in pairs])
-        Q = noise.to(u).expand(1, *self.mean.shape).flatten().square()
-        mean, root, v = self.mean.to(u), self.root.to(u), self.diagonal * self.var.to(u).flatten()
+        # In double precision: near its end a sampler's levels span many orders of magnitude.
+        Q = noise.double().expand(1, *self.mean.shape).flatten().square()
+        mean, root, var = self.mean.double(), self.root.double(), self.var.double().flatten()
         rest = (u - mean).flatten(1).mT
         # A block with no entry near its centre: each of them by itself.
-        var = self.var.to(u).flatten()
         moved = (var / (var + Q))[:, None] * rest
-        alone = (v / (v + Q))[:, None]
+        alone = (self.diagonal * var / (self.diagonal * var + Q))[:, None]
         for blocks, (W, factor) in zip(self.blocks, self._latest(Q, self._factors), strict=True):
             seen = root[blocks.near].mT @ (W[..., None] * rest[blocks.near])
             spanned = root[blocks.own] @ torch.cholesky_solve(seen, factor)
             found = spanned + alone[blocks.own] * (rest[blocks.own] - spanned)
             moved[blocks.own[blocks.exists]] = found[blocks.exists]
-        return mean + moved.mT.view_as(u)
+        return (mean + moved.mT.view_as(u)).to(u)
 
     def _factors(self, Q: Float[Tensor, "size"]) -> list[tuple[Tensor, Tensor]]:
         """W near each block and the Cholesky factor of 1 + Y^T W Y, a batch of blocks each."""

@@ -185,10 +185,10 @@ class LocalDenoiser:
     def denoise(
         self, z: Float[Tensor, "ensemble points channels"], nu: Float[Tensor, "..."]
     ) -> Float[Tensor, "ensemble points channels"]:
-        """As that of the Gaussian, where all samples share the levels."""
+        """As that of the Gaussian; fast where all samples share the levels."""
         mean, std = self.fitted.mean.to(z), self.fitted.var.sqrt().to(z)
-        shape = torch.Size((len(z), *mean.shape))
-        level = laid_back(nu[:1].expand(1, *z.shape[1:]), torch.Size((1, *mean.shape)), self.axes)
+        shape, levels = (torch.Size((len(x), *mean.shape)) for x in (z, nu))
+        level = laid_back(nu.expand(len(nu), *z.shape[1:]), levels, self.axes)
         D = self.fitted.denoise(mean + std * laid_back(z, shape, self.axes), std * level)
         return laid_out((D - mean) / std, self.axes)
 
@@ -208,7 +208,7 @@ class LocalDenoisers:
     ) -> Float[Tensor, "ensemble points channels"]:
         """Each part's samples share its levels."""
         size = len(z) // len(self.parts)
-        samples = zip(self.parts, z.split(size), nu.split(size), strict=True)
+        samples = zip(self.parts, z.split(size), nu[::size].split(1), strict=True)
         # Copies, or each would keep the factors of its latest levels.
         return torch.cat([replace(p, fitted=replace(p.fitted)).denoise(*of) for p, *of in samples])
 

@@ -28,7 +28,10 @@ NEW = [
 ]
 
 
-@pytest.mark.parametrize("name", [*NEW, "kolmogorov-masf"])
+FLOWS = [name for name in PROBLEMS if name.startswith("kolmogorov-masf")]
+
+
+@pytest.mark.parametrize("name", [*NEW, *FLOWS])
 def test_effort_is_equal_and_labels_are_unique(name):
     setup = PROBLEMS[name]()
     check_effort(setup.entries)

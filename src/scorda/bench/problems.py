@@ -33,7 +33,11 @@ from scorda.bench.measured import (
 from scorda.bench.nonlinear import lorenz96_10, lorenz96_20
 from scorda.bench.prior import lorenz63_prior
 from scorda.bench.smoothing import lorenz63_sda
-from scorda.bench.turbulence import kolmogorov_masf
+from scorda.bench.turbulence import (
+    kolmogorov_masf,
+    kolmogorov_masf_operators,
+    kolmogorov_masf_size,
+)
 
 __all__ = ["PROBLEMS", "expected_scores"]
 
@@ -58,6 +62,8 @@ PROBLEMS: dict[str, Callable[..., Benchmark]] = {
     "kolmogorov-ring": kolmogorov_ring,
     "kolmogorov-loop": kolmogorov_loop,
     "kolmogorov-masf": kolmogorov_masf,
+    "kolmogorov-masf-operators": kolmogorov_masf_operators,
+    "kolmogorov-masf-size": kolmogorov_masf_size,
 }
 
 
