@@ -15,15 +15,20 @@ from scorda.shapes import Float, Tensor
 __all__ = ["gaussian_condition", "gaussian_log_density", "psd_root", "symmetric_map"]
 
 
-def psd_root(cov: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]:
+def psd_root(cov: Float[Tensor, "*batch n n"], terms: float = 0.0) -> Float[Tensor, "*batch n n"]:
     r"""Symmetric square root :math:`C^{1/2}` of positive semidefinite matrices, singular or not.
+
+    Arguments:
+        cov: C.
+        terms: Size of what C is a difference of, where that is larger than C.
 
     Raises:
         ValueError: If an eigenvalue is negative beyond rounding.
     """
     values, vectors = torch.linalg.eigh(cov)
     # Rounding of a zero eigenvalue is of the order of the largest times n eps.
-    floor = -10 * cov.shape[-1] * torch.finfo(cov.dtype).eps * values.abs().amax(-1, keepdim=True)
+    largest = values.abs().amax(-1, keepdim=True).clamp_min(terms)
+    floor = -10 * cov.shape[-1] * torch.finfo(cov.dtype).eps * largest
     if (values < floor).any():
         raise ValueError(
             f"Got a matrix with the eigenvalue {float(values.min()):.3g} as a covariance: "

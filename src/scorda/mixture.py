@@ -93,15 +93,19 @@ class Projection:
         """From white anomalies Y and the white innovation d; one symmetric eigenproblem."""
         members, observations = anomalies.shape[-2:]
         d = innovation.unsqueeze(-1)
+        # Those of states in single precision have a mean, by rounding.
+        anomalies = anomalies - anomalies.mean(-2, keepdim=True)
         if observations < members:
             values, V = torch.linalg.eigh(anomalies.mT @ anomalies)
             z, v = anomalies @ V, V.mT @ d
         else:
             values, U = torch.linalg.eigh(anomalies @ anomalies.mT)
-            root = values.clamp_min(0).sqrt().unsqueeze(-2)
-            # The mean takes one mode away, whose root is rounding.
-            seen = root > members * torch.finfo(root.dtype).eps * root.amax(-1, keepdim=True)
-            z = U * root * seen
+            # The mean takes one mode away, whose value is rounding.
+            least = members * torch.finfo(values.dtype).eps * values.amax(-1, keepdim=True)
+            values = torch.where(values > least, values, 0.0)
+            root = values.sqrt().unsqueeze(-2)
+            seen = root > 0
+            z = U * root
             v = torch.where(seen.mT, (U.mT @ (anomalies @ d)) / root.mT, 0.0)
         return cls(z, v.squeeze(-1), values.clamp_min(0) / (members - 1))
 

@@ -391,3 +391,19 @@ def test_a_continued_run_goes_on_with_the_same_bandwidth():
     rest = list(method.run(problem, 60, rng.seeded(1), whole[25]))
     assert min(float(cycle.info["bandwidth"]) for cycle in rest if cycle.info) < 1
     assert torch.equal(rest[-1].ensemble, whole[-1].ensemble)
+
+
+@pytest.mark.parametrize("bandwidth", ["adaptive", 0.3, 1.0])
+@pytest.mark.parametrize("std", [1e-1, 1e-4])
+def test_precise_observations_near_every_point(std, bandwidth):
+    """Little is left of each member: in single precision as in double, and no refusal."""
+    model = ObservationModel(Select(range(30)), std=std)
+    _, problem = twin_experiment(Lorenz96(dim=30), model, 2, 1, rng.seeded(0))
+    method = GaussianMixtureFilter(bandwidth, localization=GaspariCohn(10.0)).begin(problem)
+    x = rng.normal(20, (30,), rng.seeded(1)).double()
+    y = torch.linspace(-1, 1, 30).double()
+    exact, _ = method.analyse(x, y, model)
+    found, _ = method.analyse(x.float(), y.float(), model)
+    assert exact.isfinite().all() and found.dtype == torch.float32
+    # White numbers are of the order 1 / std, in single precision.
+    torch.testing.assert_close(found.double(), exact, atol=2e-6 / std**0.5, rtol=0)

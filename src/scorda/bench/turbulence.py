@@ -101,7 +101,7 @@ def _flow(gap: int, size: int = SIZE, operator: Operator | None = None) -> Setup
     block = size // BLOCKS
     local = [LocalGaussian(taper, block) for taper in tapers]
     priors = grid(prior=local, inflation=inflations)
-    wide = [GaspariCohn(radius) for radius in (0.4, 0.8, 1.2)]
+    wide = [GaspariCohn(radius) for radius in (0.6, 0.8, 1.0)]
     network = NetworkPrior(
         ("y", "x"),
         local=local[1],
@@ -121,7 +121,7 @@ def _flow(gap: int, size: int = SIZE, operator: Operator | None = None) -> Setup
         spinup=3,
         start_std=None,
         entries=(
-            Entry("EnKF", EnKF(), MEMBERS, grid(localization=wide, inflation=(1.1, 1.2))),
+            Entry("EnKF", EnKF(), MEMBERS, grid(localization=wide, inflation=(1.15, 1.25))),
             Entry("LETKF", LETKF(radius=0.4), MEMBERS, grid(radius=radii, inflation=inflations)),
             Entry(
                 "mixture",

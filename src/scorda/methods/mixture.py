@@ -216,12 +216,13 @@ class GaussianMixtureFilter(Filter):
                 "`begin(problem)` first."
             )
         members = len(forecast)
-        both = torch.cat((white[0], white[1][None])).mT.contiguous()
+        # In double precision, as without localization.
+        both = torch.cat((white[0], white[1][None])).double().mT.contiguous()
         states = forecast.reshape(members, -1, geometry.points).permute(2, 0, 1)
         analysis = states.clone(memory_format=torch.contiguous_format)
         sizes, betas = [], []
         for local in geometry.local(model.operator.coordinates(geometry.space), members):
-            local = local.to(forecast)
+            local = local.to(both)
             prior = _near(both, local, local.root_weights)
             weighed = prior
             if self.evidence is not None:
@@ -230,12 +231,12 @@ class GaussianMixtureFilter(Filter):
             posterior = MixturePosterior(prior, judge.beta, self.share)
             mean_weights, transform = _transform(posterior, judge)
             points = local.points[:, 0]
-            x = states[points]
+            x = states[points].to(both)
             mean = x.mean(1, keepdim=True)
             A = x - mean
             inverse_ess = judge.inverse_ess()
             factor = self.inflation * _sampling(inverse_ess, members)[:, None, None]
-            analysis[points] = mean + mean_weights @ A + factor * (transform @ A)
+            analysis[points] = (mean + mean_weights @ A + factor * (transform @ A)).to(states)
             sizes.append(1 / inverse_ess)
             betas.append(posterior.beta.expand(len(points)))
         # Nothing is seen anywhere: all members count, whatever the bandwidth.
@@ -276,7 +277,8 @@ def _transform(posterior: MixturePosterior, judge: MixturePosterior) -> tuple[Te
     kalman = centred - (Z * posterior.reduction().unsqueeze(-2)) @ Z.mT
     width = posterior.beta[..., None, None] * (1 - w0) + w0
     cov = (centres.mT * weights) @ centres + width / (members - 1) * kalman
-    return mean_weights, (members - 1) ** 0.5 * psd_root(cov)
+    # Precise observations leave little of the terms that the covariance is a difference of.
+    return mean_weights, (members - 1) ** 0.5 * psd_root(cov, 1 / (members - 1))
 
 
 def _sampling(inverse_ess: Float[Tensor, "*batch"], members: int) -> Float[Tensor, "*batch"]:
