@@ -41,6 +41,9 @@ from scorda.whitening import Latest
 
 __all__ = ["FittedLocal", "LocalGaussian"]
 
+# Numbers near the blocks of a batch: what stays in a processor's cache is several times faster.
+BATCH = 2**18
+
 
 @dataclass(frozen=True, eq=False)
 class Blocks:
@@ -87,7 +90,7 @@ class FittedLocal:
         # In double precision: near its end a sampler's levels span many orders of magnitude.
         Q = noise.double().expand(1, *self.mean.shape).flatten().square()
         mean, root, var = self.mean.double(), self.root.double(), self.var.double().flatten()
-        rest = (u - mean).flatten(1).mT
+        rest = (u - mean).flatten(1).mT.contiguous()
         # A block with no entry near its centre: each of them by itself.
         moved = (var / (var + Q))[:, None] * rest
         alone = (self.diagonal * var / (self.diagonal * var + Q))[:, None]
@@ -212,7 +215,9 @@ class LocalGaussian(EnsemblePrior):
             number = block[local.points[:, 0]]
             taper = local.root_weights.square()
             parts = local.observations, taper, own[number], exists[number]
-            found.append(Blocks(*(part.to(ensemble.device) for part in parts)))
+            size = max(1, BATCH // (taper.shape[1] * len(ensemble)))
+            for batch in zip(*(part.split(size) for part in parts), strict=True):
+                found.append(Blocks(*(part.to(ensemble.device) for part in batch)))
         return tuple(found)
 
 
