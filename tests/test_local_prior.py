@@ -210,3 +210,16 @@ def test_single_precision_is_a_rounding_of_double():
     found = fitted.denoise(u.float(), noise.float())
     assert found.dtype == torch.float32
     assert_close(found.double(), fitted.denoise(u, noise), rtol=1e-4, atol=1e-4)
+
+
+def test_one_prior_serves_several_spaces():
+    """The same positions, on a ring and on a line."""
+    ensemble = members(7, RING)
+    line = StateSpace(
+        (10,), variables=("x",), coordinates={"site": RING.positions()[:, 0].numpy()}
+    )
+    noise, prior = levels(RING, "finite")[None], LocalGaussian(GaspariCohn(0.8))
+    ring = prior.fit(ensemble, None, RING).denoise(ensemble + 1, noise)
+    straight = prior.fit(ensemble, None, line).denoise(ensemble + 1, noise)
+    assert (ring - straight).abs()[:, [0, -1]].min() > 0
+    assert_close(ring[:, 5], straight[:, 5])

@@ -16,15 +16,17 @@ vanishes, but a projection on the members, another one in each block. With :math
 .. math:: l = Y (1 + Y^T W Y)^{-1} Y^T W (u - m), \quad
     E[x_b \mid u] = m_b + l_b + \frac{\eta v_b}{\eta v_b + \nu_b^2} (u_b - m_b - l_b) :
 
-a factor of size N for each block, and cost and memory linear in N and the size of the state.
+a factor of size N for each block, and memory linear in N and the size of the state. The taper
+of the block's own entries, outside the parentheses, is taken as 1.
 
 Derived here. The tapered errors: Hunt, Kostelich & Szunyogh (2007), Physica D 230, section 2.3.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -138,7 +140,7 @@ class LocalGaussian(EnsemblePrior):
     Exact for the covariance C, above, where the radius is infinite, and so for that of the
     ensemble as :math:`\eta \to 0`; else approximate, as the Gaussians of different blocks are not
     of one law. In two dimensions with many points it takes a fraction of the time of a tapered
-    covariance, and some tens of members gave better analyses with it (docs/kolmogorov.md).
+    covariance (docs/kolmogorov.md).
 
     For observations of entries (masks, strides, selections with independent errors), and for
     nonlinear ones through the augmented state.
@@ -152,9 +154,8 @@ class LocalGaussian(EnsemblePrior):
     localization: GaspariCohn
     block: int = 1
     diagonal: float = 0.01
-    # Of one run, whose space and entries seldom change.
-    _latest: Latest[tuple[Blocks, ...]] = field(
-        default_factory=Latest, init=False, repr=False, compare=False
+    _latest: Latest[tuple[Blocks, ...]] | None = field(
+        default=None, init=False, repr=False, compare=False
     )
 
     def __post_init__(self) -> None:
@@ -187,15 +188,21 @@ class LocalGaussian(EnsemblePrior):
             )
         where = space.positions()
         where = where.repeat(space.size // len(where), 1)
-        blocks = self._latest(where, lambda where: self._blocks(where, space, ensemble))
+        latest = self._latest or Latest[tuple[Blocks, ...]]()
+        blocks = latest(where, lambda where: self._blocks(where, space, ensemble))
         mean = ensemble.mean(0)
         scale = ((1 - self.diagonal) / (len(ensemble) - 1)) ** 0.5
         root = scale * (ensemble - mean).flatten(1).mT.contiguous()
         return FittedLocal(mean, root, clocks(ensemble.var(0)), self.diagonal, blocks)
 
     def begin(self, problem: Problem) -> LocalGaussian:
-        """Return a copy that keeps its blocks from one `fit` to the next."""
-        return replace(self)
+        return self.in_one_space()
+
+    def in_one_space(self) -> LocalGaussian:
+        """Return a copy that keeps its blocks from one `fit` to the next, in the same space."""
+        run = copy.copy(self)
+        object.__setattr__(run, "_latest", Latest())
+        return run
 
     def _blocks(
         self, where: Tensor, space: StateSpace | AugmentedSpace, ensemble: Tensor

@@ -313,8 +313,8 @@ class NetworkPrior(EnsemblePrior):
         return FittedNetwork(network, whole, axes, report)
 
     def _base(self) -> EnsembleGaussian | LocalGaussian:
-        """What makes the Gaussians; a local one keeps its blocks from one `fit` to the next."""
-        return EnsembleGaussian(self.localization) if self.local is None else replace(self.local)
+        """What makes the Gaussians; a local one keeps its blocks from one to the next."""
+        return EnsembleGaussian(self.localization) if not self.local else self.local.in_one_space()
 
     def _use(
         self,
