@@ -96,6 +96,24 @@ def test_members_of_an_item_share_a_level_and_a_local_gaussian():
         assert_close(found[i], error.mean(), rtol=1e-6, atol=1e-6)
 
 
+def test_few_items_meet_all_levels_with_and_without_observations():
+    """Four items per step, as `train` orders their levels: the bridge's in each quarter alike."""
+    base = LocalGaussian(GaspariCohn(1.0), 2, 0.1)
+    parts = [(base.fit(e[:9], None, RING), e[9:]) for e in rings()]
+    levels = Pool.of(parts, (0,)).levels(1.0)
+    generator, counts = rng.seeded(0), torch.zeros(4)
+    ordered = torch.tensor([0.1, 0.2, 0.4, 0.8])
+    for _ in range(2000):
+        found = levels(ordered, (8, 4), generator)
+        # Without observations an item has one level; of which quarter the largest tells.
+        bridge = (found.amin((1, 2)) < found.amax((1, 2)) * 0.999).nonzero()[:, 0].tolist()
+        for i in bridge:
+            counts[(ordered - found[i].max()).abs().argmin()] += 1
+    # Five standard errors of a binomial count about a quarter.
+    share, total = counts / counts.sum(), float(counts.sum())
+    assert (share - 0.25).abs().max() < 5 * (0.19 / total) ** 0.5
+
+
 def test_a_silent_network_leaves_the_local_gaussian():
     x, local = rings(1)[0], LocalGaussian(GaspariCohn(1.0), 2, 0.1)
     fitted = replace(SMALL, steps=0, axis="site", local=local).fit(x, None, RING)

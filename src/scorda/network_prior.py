@@ -356,7 +356,8 @@ class NetworkPrior(EnsemblePrior):
     def _training(self, steps: int, points: int, fits: int, group: int = 1) -> Training:
         return Training(
             steps=steps,
-            batch=max(1, self.batch // group),
+            # Two at least: one for the bridge and one for its encoding.
+            batch=max(min(2, self.batch), self.batch // group),
             segment=points,
             rate=self.rate,
             average=0.98,

@@ -113,6 +113,10 @@ class Pool:
         """Levels for `loss`: of one observing network, or each time of another."""
 
         def levels(noise: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+            if self.group > 1:
+                # They come in order, and every other one is for the bridge: with few items some
+                # levels would never be.
+                noise = noise[torch.randperm(len(noise), generator=generator)]
             if self.precision is not None:
                 return noise
             # The last channel is no entry of the state.
