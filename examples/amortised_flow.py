@@ -34,15 +34,15 @@ LOCAL = sc.LocalGaussian(sc.GaspariCohn(0.4), block=2)
 NETWORK = sc.NetworkPrior(("y", "x"), local=LOCAL, width=64, batch=32, rate=2e-3, every=20)
 
 
+RECORD: list[torch.Tensor] = []
+
+
 class Recorded(sc.LETKF):
     """An LETKF that keeps the forecasts that it is given."""
 
     def analyse(self, forecast, *rest):  # type: ignore[no-untyped-def]
         RECORD.append(forecast.clone())
         return super().analyse(forecast, *rest)
-
-
-RECORD: list[torch.Tensor] = []
 
 
 @contextmanager

@@ -51,7 +51,7 @@ class AugmentedSpace:
     def positions(self) -> Float[Tensor, "entries axes"]:
         """Position of every entry."""
         points = self.space.positions()
-        places = self.operator.coordinates(self.space)[self.used]
+        places = self.operator.coordinates(self.space)[self.used.cpu()]
         return torch.cat((points.repeat(self.space.size // len(points), 1), places))
 
     def distance(

@@ -16,8 +16,8 @@ vanishes, but a projection on the members, another one in each block. With :math
 .. math:: l = Y (1 + Y^T W Y)^{-1} Y^T W (u - m), \quad
     E[x_b \mid u] = m_b + l_b + \frac{\eta v_b}{\eta v_b + \nu_b^2} (u_b - m_b - l_b) :
 
-a factor of size N for each block, and memory linear in N and the size of the state. The taper
-of the block's own entries, outside the parentheses, is taken as 1.
+a factor of size N for each block, and :math:`N^2` numbers and one per entry near it. The taper of
+the block's own entries, outside the parentheses, is taken as 1.
 
 Derived here. The tapered errors: Hunt, Kostelich & Szunyogh (2007), Physica D 230, section 2.3.
 """
@@ -93,8 +93,7 @@ class FittedLocal:
         Q = noise.double().expand(1, *self.mean.shape).flatten().square()
         mean, root, var = self.mean.double(), self.root.double(), self.var.double().flatten()
         rest = (u - mean).flatten(1).mT.contiguous()
-        # A block with no entry near its centre: each of them by itself.
-        moved = (var / (var + Q))[:, None] * rest
+        moved = torch.empty_like(rest)
         alone = (self.diagonal * var / (self.diagonal * var + Q))[:, None]
         for blocks, (W, factor) in zip(self.blocks, self._latest(Q, self._factors), strict=True):
             seen = root[blocks.near].mT @ (W[..., None] * rest[blocks.near])
@@ -125,7 +124,11 @@ class FittedLocal:
     def carry(
         self, numbers: Float[Tensor, "ensemble ..."], clock: Float[Tensor, "..."]
     ) -> Float[Tensor, "ensemble ..."]:
-        """As they are: the diagonal reaches in every direction."""
+        """As they are.
+
+        With fewer members than entries they do not fill the space that the diagonal reaches: the
+        analysis of a coupled bridge then has less variance than that of C.
+        """
         return numbers
 
     @cached_property
@@ -147,7 +150,7 @@ class LocalGaussian(EnsemblePrior):
 
     Arguments:
         localization: Taper by distance from the centre of a block.
-        block: Grid points along each axis of a block.
+        block: Grid points along each axis of a block, which must lie within the taper's reach.
         diagonal: :math:`\eta` in (0, 1).
     """
 
@@ -159,6 +162,11 @@ class LocalGaussian(EnsemblePrior):
     )
 
     def __post_init__(self) -> None:
+        if not isinstance(self.localization, GaspariCohn):
+            raise ValueError(
+                f"Got localization = {self.localization!r}: give a taper, such as "
+                "GaspariCohn(0.4)."
+            )
         if self.block < 1 or not 0 < self.diagonal < 1:
             raise ValueError(
                 f"Got block = {self.block} and diagonal = {self.diagonal}: a LocalGaussian takes "
@@ -179,7 +187,10 @@ class LocalGaussian(EnsemblePrior):
         space: StateSpace | AugmentedSpace | None = None,
     ) -> FittedLocal:
         if space is None:
-            raise ValueError("A LocalGaussian needs the space of the states.")
+            raise ValueError(
+                "A LocalGaussian needs the space of the states: run the filter or call "
+                '`begin(problem)` first; it has no place in mode="nonlinear".'
+            )
         if modes is not None and not modes.trivial:
             raise ValueError(
                 "A LocalGaussian takes observations of entries of the state (masks, strides, "
@@ -218,6 +229,14 @@ class LocalGaussian(EnsemblePrior):
         of = torch.cat((block.repeat(grid.size // geometry.points), block[nearest]))
         own, exists = _grouped(of, len(geometry.members))
         found = []
+        corners = grid.positions()[geometry.members]
+        far = (corners - geometry.centres[:, None]).square().sum(-1).sqrt()[geometry.exists].max()
+        if far >= self.localization.reach:
+            raise ValueError(
+                f"Got blocks of {self.block} points, up to {float(far):.3g} from their centres, "
+                f"for a taper that reaches {self.localization.reach:.3g}: give smaller blocks or "
+                "a larger radius."
+            )
         for local in geometry.local(where, len(ensemble)):
             number = block[local.points[:, 0]]
             taper = local.root_weights.square()

@@ -159,6 +159,8 @@ class NetworkPrior(EnsemblePrior):
         """Return a copy that remembers its weights from one `fit` to the next."""
         run = copy.copy(self)
         object.__setattr__(run, "_memory", self._recalled(problem))
+        if self.local is not None:
+            object.__setattr__(run, "local", self.local.begin(problem))
         return run
 
     def restore(self, carried: Mapping[str, Tensor]) -> None:
@@ -314,7 +316,9 @@ class NetworkPrior(EnsemblePrior):
 
     def _base(self) -> EnsembleGaussian | LocalGaussian:
         """What makes the Gaussians; a local one keeps its blocks from one to the next."""
-        return EnsembleGaussian(self.localization) if not self.local else self.local.in_one_space()
+        if self.local is None:
+            return EnsembleGaussian(self.localization)
+        return self.local if self._memory is not None else self.local.in_one_space()
 
     def _use(
         self,

@@ -74,7 +74,9 @@ class Pool:
         """Gaussians and members to denoise with them, both in the modes.
 
         Arguments:
-            parts: The pairs: a Gaussian, and members ``(ensemble, *shape)``.
+            parts: The pairs: a Gaussian, and members ``(ensemble, *shape)``; with local Gaussians
+                items are of as many members as the smallest pair has, and what does not fill one
+                is left out.
             axes: Axes of the state that the network convolves along.
             gaussian: Whether the network corrects the Gaussian, or variances alone.
             climate: Makes the context, or None for none.

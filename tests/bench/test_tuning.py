@@ -71,6 +71,20 @@ def test_the_best_point_of_a_known_grid_is_taken(known):
     assert tune(known, known.entries[1]) == (known.entries[1], "")
 
 
+def test_a_trial_takes_the_entry_of_its_own_set_up(known):
+    """The same options of another method; reported with that of the large set-up."""
+
+    @dataclass(frozen=True)
+    class Large(Known):
+        def trial(self):
+            return known
+
+    shifted = Entry("a", Method(shift=1), 10, FACTORS)
+    entry, _ = tune(Large((shifted,), []), shifted)
+    assert entry.method == Method(2.5, 1)
+    assert known.calls and all(method.shift == 0 for _, method, _ in known.calls)
+
+
 def test_a_method_that_always_diverges_takes_its_first_point(known):
     entry = Entry("a", Method(), 1, grid(factor=(5.0,), shift=(0, 1)))
     assert tune(known, entry)[0].method == Method(5.0, 0)

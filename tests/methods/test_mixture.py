@@ -405,5 +405,5 @@ def test_precise_observations_near_every_point(std, bandwidth):
     exact, _ = method.analyse(x, y, model)
     found, _ = method.analyse(x.float(), y.float(), model)
     assert exact.isfinite().all() and found.dtype == torch.float32
-    # White numbers are of the order 1 / std, in single precision.
+    # Of single precision's 1e-7 the small matrices, of condition 1 / std^2, make this at most.
     torch.testing.assert_close(found.double(), exact, atol=2e-6 / std**0.5, rtol=0)

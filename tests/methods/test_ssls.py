@@ -191,7 +191,7 @@ def test_a_component_in_which_members_agree_keeps_its_value():
     assert (analysis[:, 1] == 2).all()
 
 
-def test_an_outlier_in_one_component_does_not_hold_the_door_of_others():
+def test_an_outlier_in_one_component_leaves_the_bounds_of_others():
     x = forecast(50, torch.eye(2))
     x[0, 0] = 30.0
     far = held(torch.full_like(x, 100.0), x)[0] - x.mean(0)
