@@ -27,10 +27,14 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from scorda.projection import Heads
+from scorda.augment import AugmentedSpace
+from scorda.ensemble_prior import EnsemblePrior
+from scorda.pool import folds
+from scorda.projection import Heads, Pairs, heads_of
 from scorda.shapes import Float, Tensor
+from scorda.space import StateSpace
 
-__all__ = ["FittedHeads", "Margins", "TwoHeads", "heads_loss"]
+__all__ = ["FittedHeads", "HeadsPool", "Margins", "TwoHeads", "heads_loss"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,6 +153,48 @@ class FittedHeads:
 
     def __call__(self, c: Tensor, a: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         return cast(tuple[Tensor, Tensor], self.network(c, a, v))
+
+
+@dataclass(frozen=True, eq=False)
+class HeadsPool:
+    """Pairs as training data, each beside the Gaussian of others, as in `pool.Pool`.
+
+    Arguments:
+        pairs: ``(ensemble, 2 entries, 2)``: states and observations beside each other, and in the
+            second channel which Gaussian is theirs.
+        margins: Of the pairs.
+        whole: Heads of the Gaussian of all of them.
+        loss: Of a network on these pairs.
+    """
+
+    pairs: Float[Tensor, "ensemble entries two"]
+    margins: Margins
+    whole: Heads
+    loss: Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
+
+    @classmethod
+    def of(
+        cls,
+        pairs: Pairs,
+        held: int,
+        prior: EnsemblePrior | None,
+        space: StateSpace | AugmentedSpace | None,
+    ) -> HeadsPool:
+        """Pairs of which the last are held back; without a prior each pair of entries is alone."""
+        x, h, std = pairs
+        margins = Margins.of(x, h)
+
+        def gaussian(members: Tensor) -> Heads:
+            if prior is None:
+                return margins.heads
+            return heads_of(prior, x[members], h[members], space)
+
+        joint = torch.stack((torch.cat((x, h), 1), torch.zeros(len(x), 2 * x.shape[1]).to(x)), -1)
+        parts = folds(len(x), held)
+        for number, (_, own) in enumerate(parts):
+            joint[own, :, 1] = number
+        loss = heads_loss(std, [gaussian(others) for others, _ in parts])
+        return cls(joint, margins, gaussian(torch.arange(len(x))), loss)
 
 
 def heads_loss(

@@ -33,11 +33,11 @@ from scorda.likelihood import ObservationModel
 from scorda.local_prior import FittedLocal, LocalGaussian
 from scorda.modes import Modes
 from scorda.network_denoiser import Axes, Climate, Corrected, FittedNetwork, standardised
-from scorda.network_heads import FittedHeads, Margins, TwoHeads, heads_loss
+from scorda.network_heads import FittedHeads, HeadsPool, TwoHeads
 from scorda.nn.residual import FEATURES, correction
 from scorda.pool import Pool, folds
 from scorda.problem import Problem
-from scorda.projection import Heads, Pairs, heads_of
+from scorda.projection import Pairs
 from scorda.shapes import Float, Tensor
 from scorda.space import StateSpace
 from scorda.train import Levels, Loss, Training
@@ -263,22 +263,11 @@ class NetworkPrior(EnsemblePrior):
     def _fit_heads(
         self, memory: Memory, pairs: Pairs, space: StateSpace | AugmentedSpace | None
     ) -> FittedHeads:
-        x, h, std = pairs
-        base, margins = EnsembleGaussian(self.localization), Margins.of(x, h)
-
-        def gaussian(members: Tensor) -> Heads:
-            if not self.gaussian:
-                return margins.heads
-            return heads_of(base, x[members], h[members], space)
-
-        joint = torch.stack((torch.cat((x, h), 1), torch.zeros(len(x), 2 * x.shape[1]).to(x)), -1)
-        parts = folds(len(x), self._held(x))
-        for number, (_, own) in enumerate(parts):
-            joint[own, :, 1] = number
-        loss = heads_loss(std, [gaussian(others) for others, _ in parts])
-        inner = self._network(2 * x.shape[1], (), FEATURES, x.device)
-        network = TwoHeads(inner, margins, self.low, gaussian(torch.arange(len(x))))
-        report = self._learn(memory, network, joint, None, loss, self.patience)
+        base = EnsembleGaussian(self.localization) if self.gaussian else None
+        pool = HeadsPool.of(pairs, self._held(pairs[0]), base, space)
+        inner = self._network(pool.pairs.shape[1], (), FEATURES, pool.pairs.device)
+        network = TwoHeads(inner, pool.margins, self.low, pool.whole)
+        report = self._learn(memory, network, pool.pairs, None, pool.loss, self.patience)
         # A sampler wants gradients by the state alone.
         return FittedHeads(network.requires_grad_(False), report)
 
@@ -397,11 +386,7 @@ class NetworkPrior(EnsemblePrior):
         return Corrected(inner, self.low, self.high)
 
     def _network(self, size: int, grid: Axes, seen: int, device: torch.device) -> nn.Module:
-        """The network with its first weights, a function of the seed; in single precision."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            network = correction(size, grid, self.width, self.blocks, seen)
-        return network.to(device, torch.float32)
+        return correction(size, grid, self.width, self.blocks, seen, self.seed).to(device)
 
     def _recalled(self, problem: Problem | None = None) -> Memory:
         return Memory(problem, None if self.weights is None else dict(self.weights))

@@ -26,15 +26,28 @@ PATCH = 2
 
 
 def correction(
-    size: int, grid: tuple[int, ...], width: int, blocks: int, features: int = FEATURES
+    size: int,
+    grid: tuple[int, ...],
+    width: int,
+    blocks: int,
+    features: int = FEATURES,
+    seed: int = 0,
 ) -> nn.Module:
-    """The network for states of that size: along the axes of a grid, or dense without one."""
-    if not grid:
-        return DenseCorrection(size, width, blocks, features)
-    channels = size // math.prod(grid)
-    if len(grid) == 1:
-        return RingCorrection(channels, width, blocks, features)
-    return GridCorrection(channels, grid, width, blocks, features)
+    """The network for states of that size: along the axes of a grid, or dense without one.
+
+    Its first weights, in single precision, are a function of the seed.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network: nn.Module
+        if not grid:
+            network = DenseCorrection(size, width, blocks, features)
+        elif len(grid) == 1:
+            network = RingCorrection(size // grid[0], width, blocks, features)
+        else:
+            channels = size // math.prod(grid)
+            network = GridCorrection(channels, grid, width, blocks, features)
+    return network.to(torch.float32)
 
 
 class DenseCorrection(nn.Module):
