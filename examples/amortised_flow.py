@@ -10,7 +10,7 @@ Gaussians of the ensemble (`LocalGaussian`). Its weights are:
   of the cycle before.
 
 Run this file to print CRPS of the analyses, spread/skill, and wall-clock seconds per analysis;
-+- is the standard error over the twin experiments. About 40 minutes on one core.
++- is the standard error over the twin experiments. About 25 minutes on one core.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from scorda.bench.entry import Entry
 from scorda.bench.problems import PROBLEMS
 
 MEMBERS = 40
-FORECASTS, STEPS, FINE_TUNE = 240, 1600, (20, 60)
+FORECASTS, STEPS, FINE_TUNE = 240, 1600, (20,)
 LOCAL = sc.LocalGaussian(sc.GaspariCohn(0.4), block=2)
 NETWORK = sc.NetworkPrior(("y", "x"), local=LOCAL, width=64, batch=32, rate=2e-3, every=20)
 
