@@ -93,6 +93,17 @@ class Corrected(nn.Module):
         self.context: Tensor | None = None
         self.corrects = True
 
+    def meets(
+        self,
+        fitted: FittedGaussian | FittedLocal,
+        axes: Axes,
+        climate: Climate | None,
+        gaussian: bool,
+    ) -> None:
+        """Take an ensemble's Gaussian to correct, if any, and what to tell of the ensemble."""
+        self.gaussian = standardised(fitted, axes) if gaussian else None
+        self.context = None if climate is None else climate.context(fitted, axes)
+
     def forward(
         self, x: Float[Tensor, "ensemble points channels"], noise: Float[Tensor, "..."]
     ) -> Float[Tensor, "ensemble points channels"]:

@@ -27,12 +27,12 @@ from torch import nn
 
 from scorda.assimilate import GaspariCohn
 from scorda.augment import AugmentedSpace
-from scorda.ensemble_prior import EnsembleGaussian, EnsemblePrior, FittedGaussian
+from scorda.ensemble_prior import EnsembleGaussian, EnsemblePrior
 from scorda.fine_tuning import Memory, learn
 from scorda.likelihood import ObservationModel
-from scorda.local_prior import FittedLocal, LocalGaussian
+from scorda.local_prior import LocalGaussian
 from scorda.modes import Modes
-from scorda.network_denoiser import Axes, Climate, Corrected, FittedNetwork, standardised
+from scorda.network_denoiser import Axes, Climate, Corrected, FittedNetwork
 from scorda.network_heads import FittedHeads, HeadsPool, TwoHeads
 from scorda.nn.residual import FEATURES, correction
 from scorda.pool import Pool, folds
@@ -288,7 +288,7 @@ class NetworkPrior(EnsemblePrior):
         if climate is not None and self.fine_tune == 0:
             self._check_known(memory, network.correction)
             memory.load(network.correction)
-            self._use(network, whole, axes, climate)
+            network.meets(whole, axes, climate, self.gaussian)
             return FittedNetwork(network, whole, axes)
         parts = [
             (base.fit(ensemble[others], modes, space), members[own])
@@ -300,24 +300,13 @@ class NetworkPrior(EnsemblePrior):
         report = self._learn(
             memory, network, pool.members, levels, pool.loss, patience, pool.group
         )
-        self._use(network, whole, axes, climate)
+        network.meets(whole, axes, climate, self.gaussian)
         return FittedNetwork(network, whole, axes, report)
 
     def _base(self) -> EnsembleGaussian | LocalGaussian:
         """What makes the Gaussians; a local one keeps its blocks from one to the next."""
-        if self.local is None:
-            return EnsembleGaussian(self.localization)
-        return self.local if self._memory is not None else self.local.in_one_space()
-
-    def _use(
-        self,
-        network: Corrected,
-        fitted: FittedGaussian | FittedLocal,
-        axes: Axes,
-        climate: Climate | None,
-    ) -> None:
-        network.gaussian = standardised(fitted, axes) if self.gaussian else None
-        network.context = None if climate is None else climate.context(fitted, axes)
+        local = self.local and (self.local if self._memory else self.local.in_one_space())
+        return local or EnsembleGaussian(self.localization)
 
     def _held(self, ensemble: Tensor) -> int:
         return max(1, round(self.validation * len(ensemble)))
