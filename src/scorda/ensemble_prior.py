@@ -40,6 +40,8 @@ class EnsemblePrior(ABC):
     """A way to make a distribution of an ensemble; subclasses write `fit`."""
 
     least_members: int = 2
+    # Whether the modes of an observation must be entries of the state.
+    of_entries: bool = False
 
     def check(self, space: StateSpace) -> None:  # noqa: B027 (most have nothing to check)
         """Check before a run that a space has what the prior needs.

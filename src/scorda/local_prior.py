@@ -161,6 +161,8 @@ class LocalGaussian(EnsemblePrior):
         default=None, init=False, repr=False, compare=False
     )
 
+    of_entries = True
+
     def __post_init__(self) -> None:
         if not isinstance(self.localization, GaspariCohn):
             raise ValueError(

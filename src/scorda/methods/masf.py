@@ -116,6 +116,8 @@ class MASF(PriorFilter):
         kind, default, needs = SAMPLERS[self.mode]
         if getattr(self.prior, "localization", None) is not None:
             needs = (*needs, "nonlinear_positions")
+        if self.prior.of_entries and "independent_errors" not in needs:
+            needs = (*needs, "independent_errors")
         object.__setattr__(self, "needs", ("simulator", *needs))
         if self.sampler is None:
             object.__setattr__(self, "sampler", default())
