@@ -93,8 +93,6 @@ class Projection:
         """From white anomalies Y and the white innovation d; one symmetric eigenproblem."""
         members, observations = anomalies.shape[-2:]
         d = innovation.unsqueeze(-1)
-        # Those of states in single precision have a mean, by rounding.
-        anomalies = anomalies - anomalies.mean(-2, keepdim=True)
         if observations < members:
             values, V = torch.linalg.eigh(anomalies.mT @ anomalies)
             z, v = anomalies @ V, V.mT @ d

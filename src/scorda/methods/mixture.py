@@ -216,8 +216,11 @@ class GaussianMixtureFilter(Filter):
                 "`begin(problem)` first."
             )
         members = len(forecast)
-        # In double precision, as without localization.
-        both = torch.cat((white[0], white[1][None])).double().mT.contiguous()
+        # In double precision, as without localization; anomalies of states in single precision
+        # have a mean, by rounding.
+        anomalies = white[0].double()
+        anomalies = anomalies - anomalies.mean(0)
+        both = torch.cat((anomalies, white[1][None].double())).mT.contiguous()
         states = forecast.reshape(members, -1, geometry.points).permute(2, 0, 1)
         analysis = states.clone(memory_format=torch.contiguous_format)
         sizes, betas = [], []
