@@ -134,6 +134,19 @@ def test_a_continued_run_has_the_same_bits(method, stop):
         assert (a.weights is None and b.weights is None) or torch.equal(a.weights, b.weights)
 
 
+def test_a_step_keeps_the_forecast_that_was_analysed():
+    """A system step before the analysis, and nothing where nothing is observed."""
+    problem = noisy_problem()
+    problem = Problem(Lorenz63(noise_std=0.0), problem.observations, problem.steps)
+    before = None
+    for cycle in EnKF().run(problem, 7, rng.seeded(3)):
+        assert (cycle.forecast is None) == (cycle.step not in problem.observed())
+        if cycle.forecast is not None:
+            assert torch.equal(cycle.forecast, problem.system.step(before))
+            assert not torch.equal(cycle.forecast, cycle.ensemble)
+        before = cycle.ensemble
+
+
 def test_a_run_cannot_be_continued_with_other_members():
     problem = noisy_problem()
     cycle = next(EnKF().run(problem, 7, rng.seeded(3)))

@@ -9,7 +9,7 @@ import pytest
 from scorda.bench import run
 from scorda.bench.entry import Entry, grid, in_words
 from scorda.bench.run import run_benchmark, write_table
-from scorda.bench.sweep import Sweep
+from scorda.bench.sweep import Sweep, only
 from scorda.bench.tuning import Trials, Tuning, tune
 
 
@@ -121,6 +121,26 @@ def test_nothing_is_run_twice_on_resume_and_other_options_are_run_anew(known, tm
     assert rows[0].options == "factor=3" and rows[1] == first[1]
 
 
+def test_a_method_is_trained_once_and_only_where_it_runs(known, tmp_path):
+    lessons = []
+
+    def train(method):
+        lessons.append(method)
+        return replace(method, shift=-7)
+
+    path = tmp_path / "k.runs.csv"
+    setup = replace(known, entries=(Entry("b", Method(1.0), 10, trained=train),))
+    (row,) = run_benchmark("known", path=path, setup=setup)
+    assert lessons == [Method(1.0)] and row.entry.method.shift == -7
+    assert row.mean["crps"] == pytest.approx(4 - 7 + 0.005)
+    run_benchmark("known", path=path, setup=setup, resume=True)
+    assert len(lessons) == 1
+    setup = replace(known, entries=(Entry("a", Method(), 10, FACTORS, train),))
+    (row,) = run_benchmark("known", path=path, setup=Sweep({"n=1": setup}, "test"))
+    assert row.options == "factor=2.5" and len(lessons) == 2
+    assert {method.shift for label, method, _ in known.calls if "a" in label} == {-7}
+
+
 def test_an_interrupted_tuning_goes_on_where_it_stopped(known, tmp_path):
     file = tmp_path / "k.tuning.csv"
     tune(known, known.entries[0], Trials(file))
@@ -169,3 +189,16 @@ def test_a_sweep_runs_each_point_with_its_own_choice(known):
     assert [row.label for row in rows] == ["N=1, a", "N=1, b", "N=2, a"]
     assert [row.options for row in rows] == ["factor=2.5", "", "factor=4"]
     assert rows[2].mean["crps"] == pytest.approx(1.005)
+
+
+def test_rows_are_picked_by_patterns(known):
+    sweep = Sweep({"N=1": known, "N=2": known}, "test")
+
+    def labels(setup, *patterns):
+        return [entry.label for entry in only(setup, patterns).entries]
+
+    assert labels(sweep, "N=2, *") == ["N=2, a", "N=2, b"]
+    assert labels(sweep, "*, b", "N=1, *") == ["N=1, a", "N=1, b", "N=2, b"]
+    assert labels(known, "b") == ["b"]
+    with pytest.raises(ValueError, match="No row matches 'a': the rows are N=1, a; N=1, b"):
+        only(sweep, ["N=1, *", "a"])

@@ -418,6 +418,12 @@ def test_a_benchmark_is_short_when_quick_and_is_resumed(tmp_path, monkeypatch, c
     rows = list(csv.DictReader(open("bench/lorenz96-sakov-quick.csv")))
     seconds = {row["entry"]: float(row["seconds"]) for row in rows}
     assert seconds[labels[0]] == 77 and seconds[labels[1]] < 77
+    assert main(["bench", "lorenz96-sakov", "--quick", "--resume", "--only", labels[1]]) == 0
+    rows = list(csv.DictReader(open("bench/lorenz96-sakov-quick.csv")))
+    assert {row["entry"] for row in rows} == {labels[1]}
+    assert {row["entry"] for row in csv.DictReader(open(runs))} == set(labels)
+    assert main(["bench", "lorenz96-sakov", "--quick", "--only", "none"]) != 0
+    assert "No row matches 'none'" in capsys.readouterr().err
 
 
 @pytest.mark.slow

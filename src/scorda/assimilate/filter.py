@@ -52,6 +52,8 @@ class Cycle:
         info: What is reported of the analysis; empty where nothing was observed.
         carried: Tensors that the method hands from one analysis to the next (a network's
             weights), or None.
+        forecast: Where observed, the ensemble before the analysis; else None. To continue takes
+            no notice of it.
     """
 
     step: int
@@ -59,6 +61,7 @@ class Cycle:
     weights: Float[Tensor, "ensemble"] | None = None
     info: dict[str, Any] = field(default_factory=dict)
     carried: dict[str, Tensor] | None = None
+    forecast: Float[Tensor, "ensemble ..."] | None = None
 
 
 @dataclass(frozen=True)
@@ -173,6 +176,7 @@ class Filter(Assimilator):
         forecast_seconds = 0.0
         for step in range(first, problem.steps + 1):
             info: dict[str, Any] = {}
+            forecast = None
             clock = time.perf_counter()
             with _locating(self, step, bisect_left(cycles, step)):
                 if step > 0:
@@ -181,9 +185,9 @@ class Filter(Assimilator):
                     check_finite(ensemble, "forecast")
                     forecast_seconds += time.perf_counter() - clock
                 if step in observed:
-                    clock = time.perf_counter()
+                    clock, forecast = time.perf_counter(), ensemble
                     ensemble, info = method._observe(
-                        ensemble, weights, *observed[step], rng.at(analysis, step)
+                        forecast, weights, *observed[step], rng.at(analysis, step)
                     )
             if step in observed:
                 weights = info.pop("weights", weights)
@@ -196,7 +200,7 @@ class Filter(Assimilator):
                     "forecast_seconds": forecast_seconds,
                 }
                 forecast_seconds = 0.0
-            yield Cycle(step, ensemble, weights, info, carried)
+            yield Cycle(step, ensemble, weights, info, carried, forecast)
 
     def _observe(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Protocol, runtime_checkable
@@ -22,12 +22,21 @@ class Entry:
         members: Number of members.
         grid: Options of the method that the benchmark chooses among, on other seeds than it
             reports (see `scorda.bench.tuning`); none: the settings are those of `method`.
+        trained: Makes of `method` the one that runs, where a prior is trained beforehand; none:
+            `method` itself.
     """
 
     label: str
     method: Any
     members: int
     grid: tuple[Options, ...] = ()
+    trained: Callable[[Any], Any] | None = None
+
+    def ready(self) -> Entry:
+        """The entry with its method trained, which may take minutes."""
+        if self.trained is None:
+            return self
+        return replace(self, method=self.trained(self.method), trained=None)
 
     def at(self, point: int) -> Entry:
         """The entry with the options of one point of its grid, and nothing left to choose."""

@@ -129,7 +129,7 @@ class Setup:
     def _run(self, entry: Entry, twin: Twin, seed: int) -> Iterator[Cycle]:
         _, problem = twin
         problem = replace(problem, initial=self.initial(twin, entry.members, seed))
-        method: Filter = entry.method
+        method: Filter = entry.ready().method
         cycles = 0
         try:
             for cycle in method.run(problem, entry.members, rng.at((seed, 2), 0)):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
 
-from scorda.bench.entry import Entry
+from scorda.bench.entry import Benchmark, Entry
 from scorda.bench.tuning import Tunable, Tuning
 
-__all__ = ["Sweep"]
+__all__ = ["Sweep", "only"]
 
 
 @dataclass(frozen=True)
@@ -89,3 +90,29 @@ class _Prepared:
         if self._last is None or self._last[0] != point:
             self._last = point, self._sweep.points[point].prepare(self._seed)
         return self._last[1]
+
+
+def only(setup: Benchmark, patterns: Sequence[str]) -> Benchmark:
+    """The benchmark with those entries whose label matches one of the patterns.
+
+    Arguments:
+        setup: The benchmark.
+        patterns: As of file names, such as ``gap=10, *``.
+
+    Raises:
+        ValueError: If a pattern matches no label.
+    """
+    labels = [entry.label for entry in setup.entries]
+    for pattern in patterns:
+        if not any(fnmatchcase(label, pattern) for label in labels):
+            raise ValueError(f"No row matches {pattern!r}: the rows are {'; '.join(labels)}.")
+
+    def kept(entries: Sequence[Entry], head: str = "") -> tuple[Entry, ...]:
+        labels = [head + entry.label for entry in entries]
+        wanted = [any(fnmatchcase(label, p) for p in patterns) for label in labels]
+        return tuple(entry for entry, own in zip(entries, wanted, strict=True) if own)
+
+    if not isinstance(setup, Sweep):
+        return replace(setup, entries=kept(setup.entries))  # type: ignore[type-var]
+    points = {p: (s, kept(s.entries, f"{p}, ")) for p, s in setup.points.items()}
+    return replace(setup, points={p: replace(s, entries=k) for p, (s, k) in points.items() if k})  # type: ignore[type-var]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,6 +30,10 @@ class Bench:
 
     seeds: int | None = None
     """Number of seeds, counted from 0 (default: the benchmark's)."""
+
+    only: list[str] = field(default_factory=list)
+    """Rows to run and to print, by patterns of their labels such as "gap=10, *" (default: all);
+    with --resume the runs of the others stay in their file."""
 
     prior: str | None = None
     """Trained prior to measure in place of the shipped one: its file."""
@@ -63,6 +67,7 @@ def bench(
     """
     from scorda.bench.problems import PROBLEMS
     from scorda.bench.run import run_benchmark, write_table
+    from scorda.bench.sweep import only
     from scorda.cli.console import console, progress, table
     from scorda.cli.run import use_torch
     from scorda.cli.settings import UserError, check_keys
@@ -80,6 +85,7 @@ def bench(
         raise UserError(f"Got --prior {given.prior}, but {name} uses no prior: leave it out.")
     use_torch("float32", given.threads)
     setup = make() if given.prior is None else make(given.prior)
+    setup = only(setup, given.only) if given.only else setup
     setup = setup.shortened() if given.quick else setup
     given.out.mkdir(parents=True, exist_ok=True)
     stem = f"{name}-quick" if given.quick else name
