@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from scorda import rng
@@ -188,6 +189,17 @@ def test_one_network_serves_many_forecasts_and_observing_networks():
             plain, found, best = ((p.denoise(u, noise) - fresh).square().mean() for p in priors)
             gained, there = gained + plain - found, there + plain - best
     assert gained > there / 6
+
+
+def test_what_was_amortised_can_be_kept_in_a_file(tmp_path):
+    trained = replace(SMALL, axis="site").amortised(rings(), RING)
+    save_file(dict(trained.weights), tmp_path / "weights.safetensors")
+    weights = load_file(tmp_path / "weights.safetensors")
+    again = replace(SMALL, axis="site", fine_tune=0, weights=weights)
+    x, noise = rings()[0], torch.tensor([[0.5]])
+    assert_close(
+        again.fit(x, None, RING).denoise(x, noise), trained.fit(x, None, RING).denoise(x, noise)
+    )
 
 
 def test_it_keeps_its_weights_and_says_what_it_cannot_do():
