@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from scorda.bench import bimodal, filtering
+from scorda.bench import bimodal, filtering, turbulence
 from scorda.bench.bimodal import Bimodal
 from scorda.bench.entry import Entry
 from scorda.bench.exact import linear_gaussian
@@ -74,6 +74,22 @@ def test_filters_of_a_flow_start_from_the_climate(monkeypatch, tmp_path):
     for row in rows:
         assert not row.failures and set(point.shown) <= set(row.mean)
         assert row.mean["rmse"] < 1.0 and 0 < row.mean["ssim"] < 1
+
+
+@pytest.mark.benchmark
+@pytest.mark.slow
+def test_a_network_for_a_flow_is_trained_with_a_truth_of_its_own(monkeypatch, tmp_path):
+    """At the shortest gap, on two forecasts."""
+    pytest.importorskip("skimage")
+    monkeypatch.setattr(turbulence, "FORECASTS", turbulence.FIRST + 2)
+    monkeypatch.setattr(turbulence, "TRAINING_STEPS", 4)
+    point = next(iter(PROBLEMS["kolmogorov-masf"]().points.values()))
+    assert turbulence.LESSONS not in (*range(point.seeds), *point.tuning.seeds)
+    (entry,) = (e for e in point.entries if e.label == "MASF bridge, amortised")
+    point = replace(point, entries=(entry,), cycles=1, spinup=0, seeds=1)
+    (row,) = run_benchmark("kolmogorov-masf", path=tmp_path / "runs.csv", setup=point)
+    assert row.entry.method.prior.fine_tune == 0 and row.entry.method.prior.weights
+    assert not row.failures and row.mean["rmse"] < 1.5
 
 
 @pytest.mark.benchmark
