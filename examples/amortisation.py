@@ -98,8 +98,13 @@ def started(
 def forecasts(twin: tuple[torch.Tensor, sc.Problem], size: Size) -> torch.Tensor:
     """Forecast ensembles of a run with the Gaussian alone."""
     _, problem = started(twin, size.members, 500)
+    found, before = [], problem.initial
     run = method(sc.EnsembleGaussian(TAPER)).run(problem, size.members, rng.seeded(3))
-    return torch.stack([cycle.forecast for cycle in run if cycle.forecast is not None])
+    for cycle in run:
+        if cycle.step % EVERY == 0 and cycle.step > 0:
+            found.append(SYSTEM.step(before))
+        before = cycle.ensemble
+    return torch.stack(found)
 
 
 def score(

@@ -97,7 +97,7 @@ class NetworkPrior(EnsemblePrior):
         every: Steps between validations.
         patience: Validations without improvement that stop a training in a run.
         seed: Seed of the first weights and of all training noise.
-        weights: Weights to start from, those of `amortised`, which safetensors keeps; None: new.
+        weights: Weights to start from, plain tensors by name as `amortised` makes them; or None.
     """
 
     axis: str | tuple[str, str] | None = None

@@ -7,9 +7,11 @@ import torch
 
 from scorda import metrics, rng
 from scorda.assimilate import Filter
+from scorda.bench import run
 from scorda.bench.entry import Entry
 from scorda.bench.filtering import RunningScores, Setup
 from scorda.bench.measured import lorenz96_masf_dim, lorenz96_masf_forcing
+from scorda.bench.run import run_benchmark
 from scorda.methods.closed_form import ClosedFormFilter
 from scorda.methods.enkf import EnKF
 from scorda.methods.particle import ParticleFilter
@@ -49,6 +51,31 @@ def small(**changes):
         source="test",
     )
     return replace(setup, **changes)
+
+
+def test_a_method_is_trained_once_and_its_divergence_is_counted(tmp_path, monkeypatch):
+    lessons = []
+
+    def train(method):
+        lessons.append(method)
+        return EnKF(inflation=1.5)
+
+    def blow_up(method):
+        raise FloatingPointError("The run to learn from diverged.")
+
+    known, unknown = (Entry("a", EnKF(), 20, trained=make) for make in (train, blow_up))
+    setup = small(entries=(known, replace(unknown, label="b"), Entry("c", EnKF(1.5), 20)))
+    monkeypatch.setitem(run.PROBLEMS, "small", lambda: setup)
+    path = tmp_path / "small.runs.csv"
+    a, b, c = run_benchmark("small", seeds=[0, 1], path=path)
+    assert lessons == [EnKF()] and a.mean["crps"] == c.mean["crps"]
+    assert len(b.failures) == 2 and "learn from" in b.failures[0]
+    run_benchmark("small", seeds=[0, 1], path=path, resume=True)
+    assert len(lessons) == 1
+    assert [entry.label for entry in setup.shortened().entries] == ["c"]
+    assert len(replace(setup, entries=(known,)).shortened().entries) == 1
+    with pytest.raises(ValueError, match="which is trained"):
+        replace(known, grid=({"inflation": 1.0},))
 
 
 @pytest.mark.parametrize("method", [EnKF(), ParticleFilter(resample=0.3), ClosedFormFilter()])

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from scorda import rng
 from scorda.bench import bimodal, filtering, turbulence
 from scorda.bench.bimodal import Bimodal
 from scorda.bench.entry import Entry
@@ -16,6 +17,7 @@ from scorda.bench.tuning import check_effort
 from scorda.methods.kalman import KalmanFilter
 from scorda.methods.particle import ParticleFilter
 from scorda.plot import comparison, means, sweep
+from scorda.problem import twin_experiment
 
 NEW = [
     "lorenz63-bimodal",
@@ -81,15 +83,25 @@ def test_filters_of_a_flow_start_from_the_climate(monkeypatch, tmp_path):
 def test_a_network_for_a_flow_is_trained_with_a_truth_of_its_own(monkeypatch, tmp_path):
     """At the shortest gap, on two forecasts."""
     pytest.importorskip("skimage")
+    seeds = []
+
+    def recorded(*given):
+        seeds.append(given[-1].initial_seed())
+        return twin_experiment(*given)
+
+    monkeypatch.setattr(turbulence, "twin_experiment", recorded)
     monkeypatch.setattr(turbulence, "FORECASTS", turbulence.FIRST + 2)
     monkeypatch.setattr(turbulence, "TRAINING_STEPS", 4)
     point = next(iter(PROBLEMS["kolmogorov-masf"]().points.values()))
-    assert turbulence.LESSONS not in (*range(point.seeds), *point.tuning.seeds)
     (entry,) = (e for e in point.entries if e.label == "MASF bridge, amortised")
     point = replace(point, entries=(entry,), cycles=1, spinup=0, seeds=1)
     (row,) = run_benchmark("kolmogorov-masf", path=tmp_path / "runs.csv", setup=point)
-    assert row.entry.method.prior.fine_tune == 0 and row.entry.method.prior.weights
-    assert not row.failures and row.mean["rmse"] < 1.5
+    used = (*range(point.seeds), *point.tuning.seeds)
+    assert len(seeds) == 1 and seeds[0] not in [rng.seeded(k).initial_seed() for k in used]
+    prior = row.entry.ready.prior
+    assert prior.fine_tune == 0 and prior.weights is not None
+    # An analysis of the first forecast halves the error of the climate, whose std is about 1.
+    assert not row.failures and row.mean["rmse"] < 0.75
 
 
 @pytest.mark.benchmark

@@ -121,26 +121,6 @@ def test_nothing_is_run_twice_on_resume_and_other_options_are_run_anew(known, tm
     assert rows[0].options == "factor=3" and rows[1] == first[1]
 
 
-def test_a_method_is_trained_once_and_only_where_it_runs(known, tmp_path):
-    lessons = []
-
-    def train(method):
-        lessons.append(method)
-        return replace(method, shift=-7)
-
-    path = tmp_path / "k.runs.csv"
-    setup = replace(known, entries=(Entry("b", Method(1.0), 10, trained=train),))
-    (row,) = run_benchmark("known", path=path, setup=setup)
-    assert lessons == [Method(1.0)] and row.entry.method.shift == -7
-    assert row.mean["crps"] == pytest.approx(4 - 7 + 0.005)
-    run_benchmark("known", path=path, setup=setup, resume=True)
-    assert len(lessons) == 1
-    setup = replace(known, entries=(Entry("a", Method(), 10, FACTORS, train),))
-    (row,) = run_benchmark("known", path=path, setup=Sweep({"n=1": setup}, "test"))
-    assert row.options == "factor=2.5" and len(lessons) == 2
-    assert {method.shift for label, method, _ in known.calls if "a" in label} == {-7}
-
-
 def test_an_interrupted_tuning_goes_on_where_it_stopped(known, tmp_path):
     file = tmp_path / "k.tuning.csv"
     tune(known, known.entries[0], Trials(file))

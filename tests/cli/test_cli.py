@@ -422,6 +422,8 @@ def test_a_benchmark_is_short_when_quick_and_is_resumed(tmp_path, monkeypatch, c
     rows = list(csv.DictReader(open("bench/lorenz96-sakov-quick.csv")))
     assert {row["entry"] for row in rows} == {labels[1]}
     assert {row["entry"] for row in csv.DictReader(open(runs))} == set(labels)
+    assert main(["bench", "lorenz96-sakov", "--quick", "--only", labels[1]]) != 0
+    assert "would be lost" in capsys.readouterr().err and runs.exists()
     assert main(["bench", "lorenz96-sakov", "--quick", "--only", "none"]) != 0
     assert "No row matches 'none'" in capsys.readouterr().err
 

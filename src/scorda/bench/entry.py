@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 from typing import Any, Protocol, runtime_checkable
 
@@ -22,8 +23,8 @@ class Entry:
         members: Number of members.
         grid: Options of the method that the benchmark chooses among, on other seeds than it
             reports (see `scorda.bench.tuning`); none: the settings are those of `method`.
-        trained: Makes of `method` the one that runs, where a prior is trained beforehand; none:
-            `method` itself.
+        trained: Makes of `method` the one that filters (`Setup`), where a prior is trained
+            beforehand: once, within the seconds of the first run. Nothing is chosen then.
     """
 
     label: str
@@ -32,11 +33,14 @@ class Entry:
     grid: tuple[Options, ...] = ()
     trained: Callable[[Any], Any] | None = None
 
-    def ready(self) -> Entry:
-        """The entry with its method trained, which may take minutes."""
-        if self.trained is None:
-            return self
-        return replace(self, method=self.trained(self.method), trained=None)
+    def __post_init__(self) -> None:
+        if self.trained is not None and self.grid:
+            raise ValueError(f"Got a grid for {self.label!r}, which is trained: leave one out.")
+
+    @cached_property
+    def ready(self) -> Any:
+        """The method, trained where it has to be, which may take minutes."""
+        return self.method if self.trained is None else self.trained(self.method)
 
     def at(self, point: int) -> Entry:
         """The entry with the options of one point of its grid, and nothing left to choose."""

@@ -129,7 +129,7 @@ class Setup:
     def _run(self, entry: Entry, twin: Twin, seed: int) -> Iterator[Cycle]:
         _, problem = twin
         problem = replace(problem, initial=self.initial(twin, entry.members, seed))
-        method: Filter = entry.ready().method
+        method: Filter = entry.ready
         cycles = 0
         try:
             for cycle in method.run(problem, entry.members, rng.at((seed, 2), 0)):
@@ -141,8 +141,12 @@ class Setup:
             raise FloatingPointError(f"Degenerate after {cycles} cycles: {error}") from error
 
     def shortened(self) -> Setup:
-        """The set-up with few cycles: a test that it runs, whose scores mean nothing."""
-        entries = tuple(replace(entry, grid=entry.grid[:2]) for entry in self.entries)
+        """The set-up with few cycles: a test that it runs, whose scores mean nothing.
+
+        Methods that are trained beforehand are left out where there are others.
+        """
+        fast = [entry for entry in self.entries if entry.trained is None] or self.entries
+        entries = tuple(replace(entry, grid=entry.grid[:2]) for entry in fast)
         quick = Tuning(self.tuning.seeds[:1], 1, 0, self.tuning.score)
         return replace(
             self,

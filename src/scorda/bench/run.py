@@ -120,18 +120,17 @@ def run_benchmark(
     # One entry after another, so that an interrupted sweep has whole points.
     for raw in setup.entries:
         entry, options = choose(raw)
+        chosen.append(entry)
         for seed in seeds:
             key = entry.label, seed
             if key not in done or done[key].options != options:
                 if seed not in prepared:
                     prepared[seed] = setup.prepare(seed)
-                entry = entry.ready()
                 scores, seconds, failure = attempt(setup, entry, prepared[seed], seed)
                 done[key] = _Run(options, failure, scores, seconds)
                 if path is not None:
                     _write(path, done)
             count()
-        chosen.append(entry)
     expected = expected_scores(name)
     typical = np.median if setup.statistic == "median" else np.mean
     return [_row(entry, seeds, done, expected.get(entry.label, {}), typical) for entry in chosen]

@@ -106,13 +106,12 @@ def only(setup: Benchmark, patterns: Sequence[str]) -> Benchmark:
     for pattern in patterns:
         if not any(fnmatchcase(label, pattern) for label in labels):
             raise ValueError(f"No row matches {pattern!r}: the rows are {'; '.join(labels)}.")
+    wanted = {label for label in labels if any(fnmatchcase(label, p) for p in patterns)}
 
     def kept(entries: Sequence[Entry], head: str = "") -> tuple[Entry, ...]:
-        labels = [head + entry.label for entry in entries]
-        wanted = [any(fnmatchcase(label, p) for p in patterns) for label in labels]
-        return tuple(entry for entry, own in zip(entries, wanted, strict=True) if own)
+        return tuple(entry for entry in entries if head + entry.label in wanted)
 
     if not isinstance(setup, Sweep):
         return replace(setup, entries=kept(setup.entries))  # type: ignore[type-var]
-    points = {p: (s, kept(s.entries, f"{p}, ")) for p, s in setup.points.items()}
-    return replace(setup, points={p: replace(s, entries=k) for p, (s, k) in points.items() if k})  # type: ignore[type-var]
+    points = {p: replace(s, entries=kept(s.entries, f"{p}, ")) for p, s in setup.points.items()}  # type: ignore[type-var]
+    return replace(setup, points={p: s for p, s in points.items() if s.entries})

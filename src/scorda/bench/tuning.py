@@ -121,16 +121,12 @@ def tune(
     # A smaller set-up may need other methods for the same options, such as smaller blocks.
     same = (e for e in trial.entries if e.label == entry.label and len(e.grid) == len(entry.grid))
     tried = next(same, entry)
-    shared = tried == entry
     for point, options in enumerate(entry.grid):
         words, values = in_words(options), []
         for seed in setup.tuning.seeds:
             if (entry.label, words, seed) not in trials.rows:
                 if seed not in prepared:
                     prepared[seed] = trial.prepare(seed)
-                tried = tried.ready()
-                # Trained once for trials and report.
-                entry = tried if shared else entry
                 value, seconds, failure = attempt(trial, tried.at(point), prepared[seed], seed)
                 trials.add(
                     entry.label,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from inspect import signature
@@ -32,8 +33,8 @@ class Bench:
     """Number of seeds, counted from 0 (default: the benchmark's)."""
 
     only: list[str] = field(default_factory=list)
-    """Rows to run and to print, by patterns of their labels such as "gap=10, *" (default: all);
-    with --resume the runs of the others stay in their file."""
+    """Rows to run, by a pattern of their labels such as "gap=10, *", or several (default: all).
+    The table is of these alone; the single runs of the others are kept."""
 
     prior: str | None = None
     """Trained prior to measure in place of the shipped one: its file."""
@@ -89,11 +90,15 @@ def bench(
     setup = setup.shortened() if given.quick else setup
     given.out.mkdir(parents=True, exist_ok=True)
     stem = f"{name}-quick" if given.quick else name
+    runs = given.out / f"{stem}.runs.csv"
+    if given.only and not given.resume and runs.exists():
+        raise UserError(
+            f"Got --only, but {runs} has other rows, which would be lost: add --resume, or give "
+            "another --out."
+        )
     seeds = range(given.seeds or setup.seeds)
     with progress(name) as report:
-        rows = run_benchmark(
-            name, seeds, given.out / f"{stem}.runs.csv", setup, given.resume, report
-        )
+        rows = run_benchmark(name, seeds, runs, setup, given.resume, report)
     write_table(rows, given.out / f"{stem}.csv", name)
     shown = getattr(setup, "shown", ())
     pictures: dict[str, str] = {}
@@ -209,6 +214,7 @@ def _record(
 
     flags = {"seeds": given.seeds, "prior": given.prior}
     words = [f"--{flag} {value}" for flag, value in flags.items() if value is not None]
+    words += [f"--only {shlex.quote(pattern)}" for pattern in given.only]
     words += ["--quick"] if given.quick else []
     facts = {
         "seeds": f"0 to {rows[0].seeds - 1}",
