@@ -154,6 +154,8 @@ def _flow(gap: int, size: int = SIZE, operator: Operator | None = None) -> Setup
             ),
             Entry("MASF published", MASF(middle, mode="published", inflation=1.1), MEMBERS),
             Entry("MASF bridge", MASF(sampler=bridge), MEMBERS, priors),
+            # As those that have a network over this prior.
+            Entry("MASF bridge, untuned", MASF(middle, sampler=bridge, inflation=1.1), MEMBERS),
             Entry(
                 "MASF bridge, amortised",
                 MASF(amortised, sampler=bridge, inflation=1.1),
