@@ -60,7 +60,7 @@ def kolmogorov_masf() -> Sweep:
 
 
 def kolmogorov_masf_size() -> Sweep:
-    """The same, every 10 steps, on 64 x 64 to 256 x 256 points of which the same 8 x 8 are seen."""
+    """The same, every 10 steps, on 64 x 64 to 256 x 256 points; the same 8 x 8 are seen."""
     points = {}
     for size in SIZES:
         setup = _flow(GAP, size)
