@@ -52,8 +52,8 @@ class Cycle:
         info: What is reported of the analysis; empty where nothing was observed.
         carried: Tensors that the method hands from one analysis to the next (a network's
             weights), or None.
-        forecast: Where observed, the ensemble before the analysis; else None. To continue takes
-            no notice of it.
+        forecast: Where observed, the ensemble before the analysis; else None. A run is
+            continued without it.
     """
 
     step: int
