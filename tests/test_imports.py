@@ -14,7 +14,7 @@ ORDER = (
     "shapes rng linalg whitening space files times fields metrics systems operators masks "
     "gridded flow tables modes likelihood observe problem process measurement_aware denoise "
     "condition nn observed parallel train sample krylov guide prior bridge published assimilate "
-    "augment ensemble_prior mixture_prior local_prior prior_filter projection mixture "
+    "augment on_grid ensemble_prior mixture_prior local_prior prior_filter projection mixture "
     "network_denoiser pool network_heads fine_tuning network_prior learn emulate methods "
     "testing store weights bench plot report gallery cli"
 ).split()

@@ -295,7 +295,7 @@ def test_what_a_ring_cannot_do_is_refused():
     with pytest.raises(ValueError, match="periodic coordinates of this space are \\[\\]"):
         NetworkPrior(axis="site").check(StateSpace((12,), variables=("x",)))
     modes = ObservationModel(Average(2), std=1.0).modes((12,))
-    with pytest.raises(ValueError, match="leave the axis out"):
+    with pytest.raises(ValueError, match="leave `axis` and `weights` out"):
         replace(SMALL, axis="site").fit(correlated(10), modes, RING)
     with pytest.raises(ValueError, match="at least 3"):
         SMALL.fit(correlated(2))

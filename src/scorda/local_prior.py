@@ -25,9 +25,10 @@ Derived here. The tapered errors: Hunt, Kostelich & Szunyogh (2007), Physica D 2
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -41,7 +42,7 @@ from scorda.shapes import Bool, Float, Int, Tensor
 from scorda.space import StateSpace
 from scorda.whitening import Latest
 
-__all__ = ["FittedLocal", "LocalGaussian"]
+__all__ = ["FittedLocal", "LocalGaussian", "LocalHeads"]
 
 # Numbers near the blocks of a batch: what stays in a processor's cache is several times faster.
 BATCH = 2**18
@@ -95,12 +96,20 @@ class FittedLocal:
         rest = (u - mean).flatten(1).mT.contiguous()
         moved = torch.empty_like(rest)
         alone = (self.diagonal * var / (self.diagonal * var + Q))[:, None]
-        for blocks, (W, factor) in zip(self.blocks, self._latest(Q, self._factors), strict=True):
-            seen = root[blocks.near].mT @ (W[..., None] * rest[blocks.near])
-            spanned = root[blocks.own] @ torch.cholesky_solve(seen, factor)
+        for blocks, combined in self.combinations(rest, Q):
+            spanned = root[blocks.own] @ combined
             found = spanned + alone[blocks.own] * (rest[blocks.own] - spanned)
             moved[blocks.own[blocks.exists]] = found[blocks.exists]
         return (mean + moved.mT.view_as(u)).to(u)
+
+    def combinations(
+        self, rest: Float[Tensor, "size ensemble"], Q: Float[Tensor, "size"]
+    ) -> Iterator[tuple[Blocks, Float[Tensor, "blocks members ensemble"]]]:
+        r"""Which combination of the members is found near each block, of :math:`u - m` and Q."""
+        root = self.root.to(rest)
+        for blocks, (W, factor) in zip(self.blocks, self._latest(Q, self._factors), strict=True):
+            seen = root[blocks.near].mT @ (W[..., None] * rest[blocks.near])
+            yield blocks, torch.cholesky_solve(seen, factor)
 
     def _factors(self, Q: Float[Tensor, "size"]) -> list[tuple[Tensor, Tensor]]:
         """W near each block and the Cholesky factor of 1 + Y^T W Y, a batch of blocks each."""
@@ -134,6 +143,50 @@ class FittedLocal:
     @cached_property
     def _latest(self) -> Latest[list[tuple[Tensor, Tensor]]]:
         return Latest()
+
+
+@dataclass(frozen=True, eq=False)
+class LocalHeads:
+    r"""The two heads of a nonlinear observation (`projection`), of local Gaussians of the pairs.
+
+    Of :math:`c = a x + b h + N(0, v)`, b = 1 - a, with entry i of x and h at the same place, a
+    block knows a combination w of the members near it, and of its own entries what they do not
+    span, with the covariances of each pair:
+
+    .. math:: E[x \mid c] = m_x + X w + \eta \, \frac{a C_{xx} + b C_{xh}}{v + \eta s^2}
+        (c - m_c - (a X + b H) w), \quad s^2 = a^2 C_{xx} + 2 a b C_{xh} + b^2 C_{hh} ,
+
+    alike for h. Exact for a Gaussian of the pairs where the radius is infinite, else approximate.
+
+    Arguments:
+        x: Local Gaussians of the states.
+        h: Of their simulated observations, on the same blocks.
+        xh: Covariance of each pair.
+    """
+
+    x: FittedLocal
+    h: FittedLocal
+    xh: Float[Tensor, "entries"]
+
+    def __call__(
+        self, c: Float[Tensor, "ensemble entries"], a: Tensor, v: Float[Tensor, "..."]
+    ) -> tuple[Tensor, Tensor]:
+        b, eta = 1 - a, self.x.diagonal
+        xx, hh, Q = self.x.var, self.h.var, v.expand(c.shape[1])
+        var = a**2 * xx + 2 * a * b * self.xh + b**2 * hh
+        mean, root = a * self.x.mean + b * self.h.mean, a * self.x.root + b * self.h.root
+        between = FittedLocal(mean, root, var, eta, self.x.blocks)
+        rest = (c - mean).mT
+        alone = eta / (Q + eta * var)
+        gains = [alone * (a * xx + b * self.xh), alone * (a * self.xh + b * hh)]
+        heads = [torch.zeros_like(rest), torch.zeros_like(rest)]
+        for blocks, combined in between.combinations(rest, Q):
+            own, exists = blocks.own, blocks.exists
+            left = rest[own] - root[own] @ combined
+            for of, gain, head in zip((self.x, self.h), gains, heads, strict=True):
+                found = of.root[own] @ combined + gain[own, None] * left
+                head[own[exists]] = found[exists]
+        return self.x.mean + heads[0].mT, self.h.mean + heads[1].mT
 
 
 @dataclass(frozen=True)
@@ -191,7 +244,7 @@ class LocalGaussian(EnsemblePrior):
         if space is None:
             raise ValueError(
                 "A LocalGaussian needs the space of the states: run the filter or call "
-                '`begin(problem)` first; it has no place in mode="nonlinear".'
+                "`begin(problem)` first."
             )
         if modes is not None and not modes.trivial:
             raise ValueError(
@@ -207,6 +260,36 @@ class LocalGaussian(EnsemblePrior):
         scale = ((1 - self.diagonal) / (len(ensemble) - 1)) ** 0.5
         root = scale * (ensemble - mean).flatten(1).mT.contiguous()
         return FittedLocal(mean, root, clocks(ensemble.var(0)), self.diagonal, blocks)
+
+    def heads(
+        self,
+        pairs: tuple[Tensor, Tensor, Tensor],
+        space: StateSpace | AugmentedSpace | None = None,
+        simulate: Callable[..., Any] | None = None,
+    ) -> LocalHeads:
+        """Return the heads of a nonlinear observation; arguments as those of `heads_of`.
+
+        Raises:
+            ValueError: If the values have other places than the first entries of the state.
+        """
+        x, h, _ = pairs
+        grid = space.space if isinstance(space, AugmentedSpace) else None
+        if grid is None or space is None or x.shape[1] != grid.size:
+            raise ValueError(
+                "The heads of a LocalGaussian need the space of the states, and no more values "
+                'than entries: run the filter, or use mode="bridge".'
+            )
+        places = space.positions()
+        entries, values = places.split((grid.size, len(places) - grid.size))
+        if not torch.equal(values, entries[: len(values)]):
+            raise ValueError(
+                "The heads of a LocalGaussian need values at every grid point, all present: use "
+                'mode="bridge" for others.'
+            )
+        fitted = (self.fit(part.view(-1, *grid.shape), None, grid) for part in (x, h))
+        of_x, of_h = (replace(f, mean=f.mean.flatten(), var=f.var.flatten()) for f in fitted)
+        xh = ((x - of_x.mean) * (h - of_h.mean)).sum(0) / (len(x) - 1)
+        return LocalHeads(of_x, of_h, xh)
 
     def begin(self, problem: Problem) -> LocalGaussian:
         return self.in_one_space()

@@ -35,6 +35,7 @@ from scorda.modes import Modes
 from scorda.network_denoiser import Axes, Climate, Corrected, FittedNetwork
 from scorda.network_heads import FittedHeads, HeadsPool, TwoHeads
 from scorda.nn.residual import FEATURES, correction
+from scorda.on_grid import as_linear, check_entries
 from scorda.pool import Pool, folds
 from scorda.problem import Problem
 from scorda.projection import Pairs
@@ -62,7 +63,7 @@ class NetworkPrior(EnsemblePrior):
     Weights are those of coordinates: the modes of the observation, which for masks, strides and
     selections are the entries of the state. With other operators the network is one in the modes,
     so it has to learn anew when the operator changes, and a ring is refused. Nonlinear ones are
-    linear in the pairs of states and values (`augment`), or `heads` are trained on them.
+    linear in the pairs of states and values (`augment`; `on_grid` for a ring), or have `heads`.
 
     The Gaussian's part costs a Cholesky factor per noisy sample, of the size of the state where
     localized, of the number of members otherwise: for states of some hundreds of components. For
@@ -176,13 +177,13 @@ class NetworkPrior(EnsemblePrior):
         space: StateSpace | AugmentedSpace | None = None,
     ) -> FittedNetwork:
         self._check_members(ensemble)
-        if self.pretrain and isinstance(space, AugmentedSpace):
-            raise ValueError(
-                f"Got NetworkPrior(pretrain={self.pretrain}) for a nonlinear observation: its "
-                "draws are of the state alone; leave pretrain out."
-            )
         memory = self._recalled() if self._memory is None else self._memory
         if self.pretrain and memory.weights is None and memory.problem is not None:
+            if memory.problem.space.shape != ensemble.shape[1:]:
+                raise ValueError(
+                    f"Got NetworkPrior(pretrain={self.pretrain}) for a nonlinear observation: its "
+                    "draws are of the state alone; leave pretrain out."
+                )
             self._fit(memory, memory.draws(self.pretrain, self.seed), None, space)
         return self._fit(memory, ensemble, modes, space)
 
@@ -202,13 +203,14 @@ class NetworkPrior(EnsemblePrior):
         Arguments:
             ensembles: Forecasts, for instance those of another filter in a run of its own.
             space: Space of the states, for a ring or localization.
-            model: The observing network of ``levels="these"``.
+            model: Observing network of ``levels="these"``, also nonlinear (`PairsOnGrid`).
         """
         if (self.levels == "these") != (model is not None):
             raise ValueError(
                 f'Got levels = {self.levels!r} and model = {model}: levels="these" are those of '
                 'the model, which levels="any" has no use for.'
             )
+        ensembles, space, model = as_linear(ensembles, space, model)
         modes = None if model is None else model.modes(tuple(ensembles.shape[2:]))
         axes = self._axes(modes, space)
         climate = Climate.of(ensembles, axes)
@@ -353,6 +355,11 @@ class NetworkPrior(EnsemblePrior):
         )
 
     @property
+    def of_entries(self) -> bool:  # type: ignore[override]
+        """Whether it is one of places: of a ring, or trained once."""
+        return self.axis is not None or self.weights is not None
+
+    @property
     def _names(self) -> tuple[str, ...]:
         return (self.axis,) if isinstance(self.axis, str) else self.axis or ()
 
@@ -361,12 +368,8 @@ class NetworkPrior(EnsemblePrior):
             return ()
         if space is None:
             raise ValueError("A NetworkPrior along a ring needs the space of the states.")
-        if isinstance(space, AugmentedSpace) or (modes is not None and not modes.trivial):
-            raise ValueError(
-                f"NetworkPrior(axis={self.axis!r}) takes observations of entries of the state "
-                "(masks, strides, selections with independent errors), which have places on the "
-                "ring: leave the axis out for any other operator."
-            )
+        check_entries(modes, space)
+        assert isinstance(space, StateSpace)
         return tuple(space.axes.index(name) + space.has_channels for name in self._names)
 
     def _corrected(self, state: Tensor, axes: Axes, context: int) -> Corrected:
@@ -385,11 +388,7 @@ class NetworkPrior(EnsemblePrior):
     ) -> Climate | None:
         if self.weights is None:
             return None
-        if isinstance(space, AugmentedSpace) or (modes is not None and not modes.trivial):
-            raise ValueError(
-                "An amortised NetworkPrior takes observations of entries of the state (masks, "
-                "strides, selections with independent errors): use another prior here."
-            )
+        check_entries(modes, space)
         return Climate(self.weights["centre"], self.weights["scale"])
 
     def _check_members(self, ensemble: Tensor) -> None:

@@ -87,8 +87,8 @@ def kolmogorov_masf_operators() -> Sweep:
     points = {}
     for name, operator in operators.items():
         setup = _flow(GAP, operator=operator)
-        names = ("LETKF", "mixture", "MASF bridge")
-        entries = tuple(e for e in setup.entries if e.label in names)
+        names = ("EnKF", "LETKF", "mixture", "MASF bridge", "MASF bridge, amortised")
+        entries = tuple(e for e in setup.entries if e.label in (*names, "MASF nonlinear"))
         points[f"operator={name}"] = replace(setup, entries=entries)
     return Sweep(points, SOURCE)
 
@@ -137,7 +137,9 @@ def _flow(gap: int, size: int = SIZE, operator: Operator | None = None) -> Setup
     )
     tuned = replace(amortised, steps=300, fine_tune=60, every=20)
     bridge = BridgeODE(steps=9, order=2)
-    model = ObservationModel(operator or Mask.grid(system.space, size // SEEN), std=0.1)
+    operator = operator or Mask.grid(system.space, size // SEEN)
+    model = ObservationModel(operator, std=0.1)
+    nonlinear = Entry("MASF nonlinear", MASF(middle, mode="nonlinear", inflation=1.1), MEMBERS)
     return Setup(
         system=system,
         model=model,
@@ -155,6 +157,7 @@ def _flow(gap: int, size: int = SIZE, operator: Operator | None = None) -> Setup
                 grid(localization=tapers, inflation=inflations),
             ),
             Entry("MASF published", MASF(middle, mode="published", inflation=1.1), MEMBERS),
+            *(() if operator.linear else (nonlinear,)),
             Entry("MASF bridge", MASF(sampler=bridge), MEMBERS, priors),
             # As those that have a network over this prior.
             Entry("MASF bridge, untuned", MASF(middle, sampler=bridge, inflation=1.1), MEMBERS),

@@ -46,6 +46,7 @@ from scorda.ensemble_prior import EnsembleGaussian, EnsemblePrior
 from scorda.measurement_aware import MeasurementAware
 from scorda.modes import Modes
 from scorda.observe import ObservationModel
+from scorda.on_grid import PairsOnGrid
 from scorda.prior_filter import PriorFilter
 from scorda.projection import ProjectionSDE, heads_of
 from scorda.published import PublishedSDE, square_form
@@ -114,7 +115,7 @@ class MASF(PriorFilter):
         if self.mode not in SAMPLERS:
             raise ValueError(f"Got mode = {self.mode!r}: choose one of {list(SAMPLERS)}.")
         kind, default, needs = SAMPLERS[self.mode]
-        if getattr(self.prior, "localization", None) is not None:
+        if self.prior.of_entries or getattr(self.prior, "localization", None) is not None:
             needs = (*needs, "nonlinear_positions")
         if self.prior.of_entries and "independent_errors" not in needs:
             needs = (*needs, "independent_errors")
@@ -146,6 +147,10 @@ class MASF(PriorFilter):
             moved, report = self._projected(self.sampler, states, values, model, generator)
         elif model.operator.linear:
             moved, report = self._linear(states, values, model, self._space, generator)
+        elif (grid := self._on_grid(model)) is not None:
+            pairs = grid.pairs(states)
+            moved, report = self._linear(pairs, values, grid.model, grid.space, generator)
+            moved = grid.first(moved)
         elif (joint := augment(states, values, model)) is not None:
             space = self._space and AugmentedSpace(self._space, model.operator, joint.used)
             moved, report = self._linear(joint.ensemble, joint.y, joint.model, space, generator)
@@ -155,6 +160,12 @@ class MASF(PriorFilter):
         statistics = innovation_statistics(*white_innovation(forecast, y, model))
         info = {**statistics, "evaluations": self.sampler.evaluations, **report}
         return inflate(moved.to(forecast), self.inflation), info
+
+    def _on_grid(self, model: ObservationModel) -> PairsOnGrid | None:
+        """Where the prior is one of entries of a grid, and the values are there."""
+        if self._space is None or not self.prior.of_entries:
+            return None
+        return PairsOnGrid.of(model, self._space)
 
     def _linear(
         self,
@@ -197,8 +208,8 @@ class MASF(PriorFilter):
         x, h, errors = _pairs(flat, predicted, std)
         (_, centre, unit), (_, level, scale) = _standardised(flat), _standardised(predicted)
         space = None
-        if self._space is not None and flat.shape == predicted.shape:
-            every = torch.arange(entries)
+        if self._space is not None:
+            every = torch.arange(predicted.shape[1])
             space = AugmentedSpace(self._space, model.operator, every)
         seen = _filled(torch.ones_like(std), entries)
         z = _filled((y - level) / scale, entries)

@@ -1,0 +1,134 @@
+r"""Observations at every point of the grid, as further variables of the state.
+
+State augmentation (`augment`) appends the values of an observation to the entries of the state. Of
+a nonlinear one that has values at every grid point, such as the speed of a flow, these are fields:
+:math:`X = (x, h(x))` is a state on the same grid with more variables, of which entries of h(x) are
+observed. What knows a grid, a local Gaussian or a network that convolves, takes it as it is.
+
+Values may be absent: h(x) is known of every member, and fewer of its entries are observed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from scorda.augment import AugmentedSpace
+from scorda.likelihood import ObservationModel, Present
+from scorda.masks import Mask
+from scorda.modes import Modes
+from scorda.operators import Operator
+from scorda.shapes import Float, Int, Tensor
+from scorda.space import StateSpace
+
+__all__ = ["PairsOnGrid", "as_linear", "check_entries"]
+
+
+@dataclass(frozen=True, eq=False)
+class PairsOnGrid:
+    """States and their simulated observations as fields on one grid.
+
+    Arguments:
+        states: Space of the states.
+        operator: Operator that has values at every point, whether or not they are absent.
+        space: Space of the pairs: the variables of the states, then the values.
+        model: Linear model of the pairs.
+    """
+
+    states: StateSpace
+    operator: Operator
+    space: StateSpace
+    model: ObservationModel
+
+    @classmethod
+    def of(cls, model: ObservationModel, states: StateSpace) -> PairsOnGrid | None:
+        """None where the values are elsewhere or their errors correlated.
+
+        Arguments:
+            model: Model of a complete observation.
+            states: Space of the states.
+        """
+        operator, kept = _whole(model.operator)
+        points = states.positions()
+        if model.cov is not None or not states.axes:
+            return None
+        places = operator.coordinates(states)
+        fields = len(places) // len(points)
+        if not torch.equal(places, points.repeat(fields, 1)):
+            return None
+        variables = len(states.variables)
+        space = StateSpace(
+            (variables + fields, *states.grid),
+            states.dt,
+            (*states.variables, *(f"value {i}" for i in range(fields))),
+            states.coordinates,
+            states.period,
+        )
+        seen = torch.zeros(space.size, dtype=torch.bool)
+        kept = torch.arange(len(places)) if kept is None else kept
+        seen[states.size + kept] = True
+        shape = tuple(model.operator(torch.zeros(1, *states.shape)).shape[1:])
+        std = model.error_std(shape, torch.zeros((), dtype=torch.float64))
+        return cls(states, operator, space, ObservationModel(Mask(seen.view(space.shape)), std))
+
+    def pairs(self, states: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble ..."]:
+        """States with their simulated observations, ``(ensemble, variables, *grid)``."""
+        values = self.operator(states).flatten(1).to(states)
+        return torch.cat((states.flatten(1), values), 1).unflatten(1, self.space.shape)
+
+    def first(self, pairs: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble ..."]:
+        """The states of pairs."""
+        return pairs.flatten(1)[:, : self.states.size].unflatten(1, self.states.shape)
+
+
+def as_linear(
+    ensembles: Float[Tensor, "cycles ensemble ..."],
+    space: StateSpace | None,
+    model: ObservationModel | None,
+) -> tuple[Tensor, StateSpace | None, ObservationModel | None]:
+    """Ensembles, their space and a linear model: of the pairs where the observation is not linear.
+
+    Arguments:
+        ensembles: States of many forecasts.
+        space: Their space.
+        model: Any model, or none.
+
+    Raises:
+        ValueError: If a nonlinear observation is none of `PairsOnGrid`.
+    """
+    if model is None or model.operator.linear:
+        return ensembles, space, model
+    grid = None if space is None else PairsOnGrid.of(model, space)
+    if grid is None:
+        raise ValueError(
+            "Got a nonlinear observation: to train for it give the space of the states, values at "
+            "every point of its grid and independent errors."
+        )
+    pairs = grid.pairs(ensembles.flatten(0, 1)).unflatten(0, ensembles.shape[:2])
+    return pairs, grid.space, grid.model
+
+
+def check_entries(modes: Modes | None, space: StateSpace | AugmentedSpace | None) -> None:
+    """Check that an observation is one of entries of a grid, or of pairs there.
+
+    Raises:
+        ValueError: If a network along an axis, or trained once, would not know its places.
+    """
+    if isinstance(space, AugmentedSpace) or (modes is not None and not modes.trivial):
+        raise ValueError(
+            "A NetworkPrior that is amortised, or lies along an axis, takes observations of "
+            "entries of the state (masks, strides, selections with independent errors) and "
+            "nonlinear ones at every grid point: leave `axis` and `weights` out for any other."
+        )
+
+
+def _whole(operator: Operator) -> tuple[Operator, Int[Tensor, "kept"] | None]:
+    """An operator without what leaves absent values out, and which of its values are left."""
+    if not isinstance(operator, Present):
+        return operator, None
+    whole, kept = _whole(operator.operator)
+    if operator.present is not None:
+        present = operator.present.cpu()
+        kept = (torch.arange(len(present)) if kept is None else kept)[present]
+    return whole, kept

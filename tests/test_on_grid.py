@@ -1,0 +1,153 @@
+"""Pairs on a grid against the flat pairs of `augment`, and what is trained on them."""
+
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from scorda import rng
+from scorda.assimilate import GaspariCohn
+from scorda.augment import AugmentedSpace, augment
+from scorda.ensemble_prior import EnsembleGaussian
+from scorda.local_prior import LocalGaussian
+from scorda.methods.masf import MASF
+from scorda.network_prior import NetworkPrior
+from scorda.observe import (
+    Average,
+    Chain,
+    ObservationModel,
+    Observations,
+    Pointwise,
+    Select,
+    Speed,
+)
+from scorda.on_grid import PairsOnGrid, as_linear
+from scorda.problem import Problem, twin_experiment
+from scorda.space import StateSpace
+from scorda.systems import Lorenz96
+
+TORUS = StateSpace((2, 6, 4), variables=("u", "v"), period={"y": 6.0, "x": 4.0})
+RING = Lorenz96(dim=8)
+ARCTAN = Pointwise(lambda x: torch.atan(x / 4))
+
+
+def members(count, shape, seed=0):
+    return 1 + torch.randn((count, *shape), generator=rng.seeded(seed), dtype=torch.float64)
+
+
+def test_values_are_further_variables():
+    speed = ObservationModel(Speed(), std=torch.tensor(0.3))
+    grid = PairsOnGrid.of(speed, TORUS)
+    x = members(5, TORUS.shape)
+    pairs = grid.pairs(x)
+    assert grid.space.shape == (3, 6, 4) and grid.space.period == TORUS.period
+    assert torch.equal(pairs[:, :2], x) and torch.equal(grid.first(pairs), x)
+    assert_close(pairs[:, 2], x.square().sum(1).sqrt())
+    assert_close(grid.model.operator(pairs), speed.operator(x).flatten(1))
+    assert_close(
+        grid.model.error_std((24,), x), torch.full((24,), 0.3).double(), rtol=1e-6, atol=0
+    )
+    ring = PairsOnGrid.of(ObservationModel(ARCTAN, std=1.0), RING.space)
+    assert ring.pairs(members(3, (8,))).shape == (3, 2, 8)
+
+
+def test_absent_values_are_known_of_members_alone():
+    """Absent twice over, as in a row of a table without some of its values."""
+    std = torch.linspace(0.1, 0.8, 8)
+    whole = ObservationModel(ARCTAN, std=std)
+    x, y = members(5, (8,)), torch.zeros(8)
+    once = torch.arange(8) != 2
+    twice = torch.arange(7) != 5
+    grid = PairsOnGrid.of(whole.only(once, y).only(twice, y[once]), RING.space)
+    left = [0, 1, 3, 4, 5, 7]
+    assert grid.pairs(x).shape == (5, 2, 8)
+    assert_close(grid.model.operator(grid.pairs(x)), torch.atan(x / 4)[:, left])
+    assert_close(grid.model.error_std((6,), std), std[left])
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        ObservationModel(Chain(Select([1, 2]), ARCTAN), std=1.0),
+        ObservationModel(Chain(Average(2), ARCTAN), std=1.0),
+        ObservationModel(ARCTAN, cov=torch.eye(8)),
+    ],
+    ids=["some points", "between points", "correlated"],
+)
+def test_others_are_not_on_the_grid(model):
+    assert PairsOnGrid.of(model, RING.space) is None
+    with pytest.raises(ValueError, match="every point of its grid"):
+        as_linear(members(6, (8,))[None], RING.space, model)
+
+
+def test_linear_models_stay_as_they_are():
+    ensembles, model = members(6, (8,))[None], ObservationModel(Select([1]), std=1.0)
+    assert as_linear(ensembles, RING.space, model) == (ensembles, RING.space, model)
+    assert as_linear(ensembles, None, None) == (ensembles, None, None)
+
+
+@pytest.mark.parametrize("operator", [Speed(), Pointwise(torch.sin)], ids=["speed", "sine"])
+def test_a_local_gaussian_does_not_mind_the_layout(operator):
+    x, model = members(9, TORUS.shape), ObservationModel(operator, std=0.5)
+    y = operator(members(1, TORUS.shape, seed=7))[0].flatten()
+    method = begun(LocalGaussian(GaspariCohn(0.9), 2), TORUS, model)
+    found, _ = method.analyse(x, y, model, rng.seeded(0))
+    joint = augment(x, y, model)
+    space = AugmentedSpace(TORUS, operator, joint.used)
+    flat, _ = method._linear(joint.ensemble, joint.y, joint.model, space, rng.seeded(0))
+    assert_close(found, joint.states(flat), rtol=1e-6, atol=1e-6)
+    assert (found - x).abs().max() > 0.1
+
+
+def test_absent_values_change_no_linear_posterior():
+    """Without a taper the mean is that of the flat pairs without the absent values."""
+    prior = LocalGaussian(GaspariCohn(math.inf), diagonal=0.2)
+    x = members(12, (8,))
+    kept = torch.arange(8) % 3 > 0
+    model = ObservationModel(ARCTAN, std=0.2).only(kept, torch.zeros(8))
+    y = torch.linspace(-0.3, 0.6, int(kept.sum()), dtype=torch.float64)
+    method = begun(prior, RING.space, model)
+    joint = augment(x, y, model)
+    space = AugmentedSpace(RING.space, model.operator, joint.used)
+    flat, _ = method._linear(joint.ensemble, joint.y, joint.model, space, rng.seeded(0))
+    found, _ = method.analyse(x, y, model, rng.seeded(0))
+    assert_close(found.mean(0), joint.states(flat).mean(0), rtol=0, atol=1e-6)
+
+
+TINY = NetworkPrior(
+    "site", steps=30, fine_tune=0, width=8, batch=8, every=10, levels="these", rate=1e-3
+)
+
+
+@pytest.mark.parametrize("local", [None, LocalGaussian(GaspariCohn(2.0))])
+def test_amortised_networks_serve_nonlinear_observations(local):
+    """Trained on forecasts of the state, used in a run; with absent values too."""
+    model = ObservationModel(ARCTAN, std=0.1)
+    _, problem = twin_experiment(RING, model, 12, 4, rng.seeded(0))
+    forecasts = 4 * members(60, (8,)).unflatten(0, (5, 12))
+    trained = replace(TINY, local=local).amortised(forecasts, RING.space, model)
+    values = problem.instruments[0].values.clone()
+    values[1, 3] = torch.nan
+    gappy = replace(problem, observations=replace(problem.instruments[0], values=values))
+    found = MASF(trained).assimilate(gappy, 12, rng.seeded(1))
+    assert found.states.isfinite().all()
+    alone = MASF(local or EnsembleGaussian()).assimilate(gappy, 12, rng.seeded(1))
+    assert (found.states - alone.states).abs().max() > 1e-3
+
+
+def test_the_weights_are_those_of_the_pairs():
+    model = ObservationModel(ARCTAN, std=0.1)
+    forecasts = members(60, (8,)).unflatten(0, (5, 12))
+    trained = TINY.amortised(forecasts, RING.space, model)
+    assert trained.of_entries and trained.weights["centre"].shape == (1, 2)
+    with pytest.raises(ValueError, match="another width"):
+        trained.fit(forecasts[0], None, RING.space)
+
+
+def begun(prior, space, model):
+    values = model.operator(torch.zeros(1, *space.shape))
+    problem = Problem(SimpleNamespace(space=space), Observations(model, [1], values), 1)
+    return MASF(prior).begin(problem)
