@@ -122,19 +122,22 @@ TINY = NetworkPrior(
 )
 
 
-@pytest.mark.parametrize("local", [None, LocalGaussian(GaspariCohn(2.0))])
-def test_amortised_networks_serve_nonlinear_observations(local):
+@pytest.mark.parametrize(
+    "options", [{}, {"local": LocalGaussian(GaspariCohn(2.0))}, {"axis": None}], ids=str
+)
+def test_amortised_networks_serve_nonlinear_observations(options):
     """Trained on forecasts of the state, used in a run; with absent values too."""
     model = ObservationModel(ARCTAN, std=0.1)
     _, problem = twin_experiment(RING, model, 12, 4, rng.seeded(0))
     forecasts = 4 * members(60, (8,)).unflatten(0, (5, 12))
-    trained = replace(TINY, local=local).amortised(forecasts, RING.space, model)
+    trained = replace(TINY, **options).amortised(forecasts, RING.space, model)
     values = problem.instruments[0].values.clone()
     values[1, 3] = torch.nan
     gappy = replace(problem, observations=replace(problem.instruments[0], values=values))
     found = MASF(trained).assimilate(gappy, 12, rng.seeded(1))
     assert found.states.isfinite().all()
-    alone = MASF(local or EnsembleGaussian()).assimilate(gappy, 12, rng.seeded(1))
+    gaussian = options.get("local", EnsembleGaussian())
+    alone = MASF(gaussian).assimilate(gappy, 12, rng.seeded(1))
     assert (found.states - alone.states).abs().max() > 1e-3
 
 
@@ -145,6 +148,11 @@ def test_the_weights_are_those_of_the_pairs():
     assert trained.of_entries and trained.weights["centre"].shape == (1, 2)
     with pytest.raises(ValueError, match="another width"):
         trained.fit(forecasts[0], None, RING.space)
+
+
+def test_what_convolves_wants_places_and_independent_errors():
+    assert {"nonlinear_positions", "independent_errors"} <= set(MASF(TINY).needs)
+    assert set(MASF(replace(TINY, axis=None)).needs) == {"simulator"}
 
 
 def begun(prior, space, model):
