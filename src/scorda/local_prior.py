@@ -199,7 +199,7 @@ class LocalGaussian(EnsemblePrior):
     covariance (docs/kolmogorov.md).
 
     For observations of entries (masks, strides, selections with independent errors), and for
-    nonlinear ones through the augmented state.
+    nonlinear ones through the pairs of states and values (`on_grid`, `augment`).
 
     Arguments:
         localization: Taper by distance from the centre of a block.

@@ -114,8 +114,8 @@ def heads_of(
     fitted = prior.fit(joint[:, varies], None, space if varies.all() else None)
     if not isinstance(fitted, FittedGaussian):
         raise ValueError(
-            'MASF with mode="nonlinear" takes EnsembleGaussian, EnsembleKernel or NetworkPrior; '
-            f'got {type(prior).__name__}: use mode="bridge", which takes any prior.'
+            'MASF with mode="nonlinear" takes EnsembleGaussian, EnsembleKernel, LocalGaussian or '
+            f'NetworkPrior; got {type(prior).__name__}: use mode="bridge", which takes any prior.'
         )
     mean, roots = joint[0].clone(), joint.new_zeros(2 * entries, len(fitted.spectrum))
     mean[varies] = fitted.mean
