@@ -13,6 +13,7 @@ from scorda import metrics, rng, store
 from scorda.assimilate import Assimilator
 from scorda.methods.enkf import EnKF
 from scorda.methods.particle import ParticleFilter, ParticleSmoother
+from scorda.network_prior import NetworkPrior
 from scorda.observe import ObservationModel, Observations
 from scorda.operators import Linear, Pointwise, Select
 from scorda.problem import Analysis, Problem, twin_experiment
@@ -296,3 +297,4 @@ def test_settings_of_a_method_are_plain():
     expected = {"inflation": 1.05, "localization": None, "reject": None}
     assert units.settings_of(EnKF(1.05)) == expected
     json.dumps(units.settings_of(ParticleFilter()))
+    assert units.settings_of(NetworkPrior(("y", "x")))["axis"] == ["y", "x"]

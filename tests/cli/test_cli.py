@@ -14,7 +14,9 @@ import torch
 import xarray
 
 import scorda
-from scorda.cli import main
+from scorda.cli import catalogue, main
+from scorda.cli.settings import _text
+from scorda.store.units import settings_of
 
 SOURCE = Path(__file__).parents[2] / "src"
 
@@ -182,6 +184,10 @@ def test_quick_tries_few_members_on_a_part(simulated):
         (f"{ASSIMILATE} --prior p.safetensors", "takes no prior"),
         (f"{ASSIMILATE} --method masf --mode exact", "bridge or published"),
         (f"{ASSIMILATE} --method masf --prior lorenz63", "Unknown value of --prior"),
+        (f"{ASSIMILATE} --method masf --prior local-gaussian", "needs localization too"),
+        (f"{ASSIMILATE} --method masf --prior local-gaussian:localization=(4", "parenthesis"),
+        (f"{ASSIMILATE} --method masf --prior local-gaussian:block", "key=value"),
+        (f"{ASSIMILATE} --method masf --sampler published-sde:prior-scale=(1,2)", "3 values"),
         ("assimilate --observations o.csv --method masf", "Give --system"),
         (
             "assimilate --observations o.csv --method masf --prior ensemble-gaussian",
@@ -362,6 +368,48 @@ def test_masf_takes_the_prior_that_it_makes_of_its_ensemble(simulated, capsys):
     assert main(["methods", "masf"]) == 0
     described = capsys.readouterr().out
     assert "--mode  (default bridge)" in described and "counts the" in described
+    assert "local-gaussian: localization, block, diagonal\n" in described
+    assert main(["methods", "sda"]) == 0
+    described = capsys.readouterr().out
+    assert "dps: zeta\n" in described and "gaussian-prior" not in described
+
+
+@pytest.mark.parametrize(
+    ("text", "prior"),
+    [
+        (
+            "network-prior:axis=(y,x),fine-tune=7,local=(local-gaussian:localization=4,block=2)",
+            scorda.NetworkPrior(
+                ("y", "x"),
+                fine_tune=7,
+                local=scorda.LocalGaussian(scorda.GaspariCohn(4.0), block=2),
+            ),
+        ),
+        (
+            "local-gaussian:localization=(gaspari-cohn:radius=4),diagonal=0.1",
+            scorda.LocalGaussian(scorda.GaspariCohn(4.0), diagonal=0.1),
+        ),
+    ],
+)
+def test_parts_of_parts_are_written_in_parentheses(text, prior):
+    made = catalogue.make_method("masf", {}, text)
+    assert made == scorda.MASF(prior)
+    # As a table of a file has it, and back.
+    table = {"name": type(prior).__name__, **settings_of(prior)}
+    assert catalogue.make_method("masf", {}, _text(table)) == made
+
+
+def test_a_setting_of_several_numbers_is_kept(tmp_path, monkeypatch):
+    """Also in the file that repeats the run."""
+    monkeypatch.chdir(tmp_path)
+    assert main("simulate lorenz96 --steps 4 --every 4 --out sim".split()) == 0
+    command = "assimilate --observations sim/observations.csv --system lorenz96 --members 5"
+    command += " --method masf --mode published --out a.zarr --threads 1"
+    command += " --sampler published-sde:steps=5,prior-scale=(0.9,1.5,2)"
+    assert main(command.split()) == 0
+    assert scorda.open("a.zarr").configuration["method"]["sampler"]["prior_scale"] == [0.9, 1.5, 2]
+    assert main("assimilate --config a.toml --out b.zarr".split()) == 0
+    assert scorda.open("b.zarr").configuration == scorda.open("a.zarr").configuration
 
 
 @pytest.mark.slow

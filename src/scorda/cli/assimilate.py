@@ -37,7 +37,8 @@ class Assimilate:
 
     prior: str | None = None
     """Trained prior: a file of weights, or the name of a shipped one; for filters that make a
-    prior of their ensemble, which one (`ensemble-gaussian:localization=4`)."""
+    prior of their ensemble, which one: `ensemble-gaussian:localization=4`, or with parts in
+    parentheses `"network-prior:axis=(y,x),local=(local-gaussian:localization=0.4,block=2)"`."""
 
     method: str = "enkf"
     """Method; `scorda methods` lists them, and `scorda methods NAME` its own options."""
@@ -263,7 +264,7 @@ def _resolved(given: Assimilate, method: Assimilator, steps: int, members: int) 
         # Among the settings of the method, where the default stands too.
         record["prior"] = None
     files = [*given.observations, *([given.truth] if given.truth else [])]
-    files += [Path(given.prior)] if given.prior else []
+    files += [Path(given.prior)] if given.prior and trained else []
     record["sha256"] = {
         str(path): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in files

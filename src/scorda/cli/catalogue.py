@@ -15,7 +15,11 @@ from scorda import methods as package
 from scorda.assimilate import Assimilator
 from scorda.cli.settings import UserError, check_keys
 
-__all__ = ["find_method", "make_method", "methods", "options_of"]
+__all__ = ["find_method", "make_method", "methods", "options_of", "parts_of"]
+
+
+class _UnknownName(UserError):
+    """None of the parts of a kind has that name."""
 
 
 def methods() -> dict[str, type[Assimilator]]:
@@ -66,7 +70,8 @@ def make_method(name: str, options: Mapping[str, Any], prior: str | None = None)
     Arguments:
         name: Its name.
         options: Settings by name; ``-`` and ``_`` are alike. A setting that is itself made of
-            settings is written ``name`` or ``name:key=value,key=value``.
+            settings is written ``name`` or ``name:key=value,key=value``, in parentheses where it
+            is a value there; several numbers or names are ``(a,b)``.
         prior: File or name of a trained prior, for methods that take one; or the prior that a
             filter makes of its ensemble, as text like any other setting.
 
@@ -95,15 +100,26 @@ def make_method(name: str, options: Mapping[str, Any], prior: str | None = None)
         key: value if key == "prior" and trained else _parsed(hints[key], value, key)
         for key, value in given.items()
     }
-    missing = [
-        key
-        for key, field in known.items()
-        if field.default is MISSING and field.default_factory is MISSING and key not in made
-    ]
-    if missing:
+    if missing := _missing(known, made):
         flags = ", ".join(f"--{key.replace('_', '-')}" for key in missing)
         raise UserError(f"The method {name!r} needs {flags}.")
     return kind(**made)
+
+
+def _missing(known: Mapping[str, Field[Any]], given: Mapping[str, Any]) -> list[str]:
+    """Settings without a default that are not given."""
+    return [
+        key
+        for key, field in known.items()
+        if field.default is MISSING and field.default_factory is MISSING and key not in given
+    ]
+
+
+def parts_of(kind: type, name: str) -> dict[str, list[str]]:
+    """What a setting of a method may be made of, by name, each with its own settings."""
+    hint = get_type_hints(kind)[name]
+    kinds = [k for k in (hint, *get_args(hint)) if inspect.isclass(k) and not _is_plain(k)]
+    return {_shell_name(c.__name__): list(options_of(c)) for k in kinds for c in _concrete(k)}
 
 
 def _shell_name(name: str) -> str:
@@ -118,7 +134,9 @@ def _parsed(kind: Any, value: Any, name: str) -> Any:
         return value
     flag = f"--{name.replace('_', '-')}"
     if get_origin(kind) in (Union, types.UnionType):
-        options = get_args(kind)
+        # A name may have no parentheses, so that what has them is a tuple where it can be.
+        bare = not value.startswith("(")
+        options = sorted(get_args(kind), key=lambda option: _is_tuple(option) == bare)
         if type(None) in options and value.lower() in ("none", "null"):
             return None
         errors = []
@@ -129,7 +147,8 @@ def _parsed(kind: Any, value: Any, name: str) -> Any:
                 return _parsed(option, value, name)
             except UserError as error:
                 errors.append(error)
-        raise errors[0]
+        # Of several kinds the one that has the name says what is wrong.
+        raise next((e for e in errors if not isinstance(e, _UnknownName)), errors[0])
     if get_origin(kind) is Literal:
         if value not in get_args(kind):
             raise UserError(f"Got {flag} {value}: choose {' or '.join(get_args(kind))}.")
@@ -146,6 +165,11 @@ def _parsed(kind: Any, value: Any, name: str) -> Any:
             raise UserError(f"Got {flag} {value}: give {word}.") from error
     if kind is str:
         return value
+    if _is_tuple(kind) and ... not in get_args(kind):
+        kinds, parts = get_args(kind), _parts(_bare(value), flag)
+        if len(parts) != len(kinds):
+            raise UserError(f"Got {flag} {value}: give {len(kinds)} values, as in (a,b).")
+        return tuple(_parsed(*pair, name) for pair in zip(kinds, parts, strict=True))
     if inspect.isclass(kind):
         return _made(kind, value, name)
     raise UserError(f"{flag} cannot be given on the command line: use the Python interface.")
@@ -153,6 +177,7 @@ def _parsed(kind: Any, value: Any, name: str) -> Any:
 
 def _made(kind: type, value: str, name: str) -> Any:
     """Part of a method, such as ``gaspari-cohn:radius=4``; a number alone is its first setting."""
+    value, flag = _bare(value), f"--{name.replace('_', '-')}"
     head, _, rest = value.partition(":")
     known = options_of(kind)
     if known and not inspect.isabstract(kind) and re.fullmatch(r"[-+.\deE]+", value):
@@ -160,12 +185,53 @@ def _made(kind: type, value: str, name: str) -> Any:
         return kind(**{first: _parsed(get_type_hints(kind)[first], value, first)})
     kinds = {c.__name__.lower(): c for c in _concrete(kind)}
     wanted = re.sub(r"[-_]", "", head).lower()
-    check_keys([wanted], kinds, f"value of --{name.replace('_', '-')}")
+    try:
+        check_keys([wanted], kinds, f"value of {flag}")
+    except UserError as error:
+        raise _UnknownName(*error.args) from None
     chosen = kinds[wanted]
-    pairs = dict(part.split("=", 1) for part in rest.split(",") if "=" in part)
+    pairs = {}
+    for part in _parts(rest, flag):
+        key, equals, text = part.partition("=")
+        if not equals:
+            raise UserError(f"Got {part!r} in {flag} {value}: write {head}:key=value,key=value.")
+        pairs[key.strip().replace("-", "_")] = text
     check_keys(pairs, options_of(chosen), f"setting of {head}")
+    if missing := _missing(options_of(chosen), pairs):
+        raise UserError(f"Got {flag} {value}: {head} needs {' and '.join(missing)} too.")
     hints = get_type_hints(chosen)
     return chosen(**{key: _parsed(hints[key], text, key) for key, text in pairs.items()})
+
+
+def _is_plain(kind: type) -> bool:
+    return kind.__module__ == "builtins" or kind is types.NoneType
+
+
+def _is_tuple(kind: Any) -> bool:
+    origin: Any = get_origin(kind)
+    return origin is tuple
+
+
+def _bare(value: str) -> str:
+    """A value without parentheses around it."""
+    value = value.strip()
+    return value[1:-1] if value.startswith("(") and value.endswith(")") else value
+
+
+def _parts(text: str, flag: str) -> list[str]:
+    """What stands between the commas that are in no parentheses."""
+    depth, parts = 0, [""]
+    for letter in text:
+        depth += (letter == "(") - (letter == ")")
+        if depth < 0:
+            break
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    if depth != 0:
+        raise UserError(f"Got {flag} with {text!r}: close every parenthesis that is opened.")
+    return [part.strip() for part in parts if part.strip()]
 
 
 def _concrete(kind: type) -> list[type]:

@@ -128,9 +128,13 @@ def _describe(name: str) -> None:
     kind = catalogue.find_method(name)
     out = console()
     out.print(inspect.cleandoc(kind.__doc__ or ""), markup=False)
-    out.print("\nSettings on the command line:")
+    out.print("\nSettings on the command line, and what their values may be made of:")
     for key, field in catalogue.options_of(kind).items():
         default = "required" if field.default is MISSING else f"default {field.default}"
         if field.default is MISSING and field.default_factory is not MISSING:
             default = f"default {field.default_factory()!r}"
         out.print(f"  --{key.replace('_', '-')}  ({default})", markup=False)
+        if key == "prior" and catalogue.needs_trained_prior(kind):
+            continue
+        for part, settings in catalogue.parts_of(kind, key).items():
+            out.print(f"      {part}: {', '.join(settings)}", markup=False, soft_wrap=True)

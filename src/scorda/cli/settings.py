@@ -12,8 +12,13 @@ options of a system or a method stand in a table of their own::
     forcing = 8.0               # --system.forcing 8
 
     [method]
-    name = "enkf"               # --method enkf
+    name = "masf"               # --method masf
     inflation = 1.06            # --inflation 1.06
+
+    [method.prior]              # --prior "local-gaussian:localization=0.4,block=2"
+    name = "local-gaussian"
+    localization = 0.4
+    block = 2
 """
 
 from __future__ import annotations
@@ -168,7 +173,14 @@ def _flags(
 
 
 def _text(value: Any) -> str:
+    """A setting as a flag has it; what is made of several values in parentheses inside another."""
     if isinstance(value, Mapping):
-        inner = ",".join(f"{k}={_text(v)}" for k, v in value.items() if k != "name")
+        inner = ",".join(f"{k}={_inside(v)}" for k, v in value.items() if k != "name")
         return f"{value['name']}:{inner}" if inner else str(value["name"])
+    if isinstance(value, list):
+        return f"({','.join(_inside(v) for v in value)})"
     return json.dumps(value) if isinstance(value, bool) else str(value)
+
+
+def _inside(value: Any) -> str:
+    return f"({_text(value)})" if isinstance(value, Mapping) else _text(value)

@@ -324,6 +324,8 @@ def settings_of(made: Any) -> dict[str, Any]:
             kept[field.name] = {"name": type(value).__name__, **settings_of(value)}
         elif value is None or isinstance(value, str | int | float):
             kept[field.name] = value
+        elif isinstance(value, tuple) and all(isinstance(v, str | int | float) for v in value):
+            kept[field.name] = list(value)
     return kept
 
 
