@@ -141,6 +141,21 @@ def test_amortised_networks_serve_nonlinear_observations(options):
     assert (found.states - alone.states).abs().max() > 1e-3
 
 
+def test_a_ring_goes_on_from_its_weights_where_values_are_absent():
+    """The network of flat pairs is another one then, and trained anew."""
+    model = ObservationModel(ARCTAN, std=0.1)
+    _, problem = twin_experiment(RING, model, 12, 4, rng.seeded(0))
+    values = problem.instruments[0].values.clone()
+    values[1, 3] = torch.nan
+    gappy = replace(problem, observations=replace(problem.instruments[0], values=values))
+    prior = replace(TINY, steps=10, fine_tune=5, every=5, patience=9)
+    found = MASF(prior).assimilate(gappy, 20, rng.seeded(1))
+    assert found.states.isfinite().all()
+    assert found.info["training_steps"].tolist() == [10, 5, 5]
+    flat = MASF(replace(prior, axis=None, levels="any")).assimilate(gappy, 20, rng.seeded(1))
+    assert flat.info["training_steps"].tolist() == [10, 10, 10]
+
+
 def test_the_weights_are_those_of_the_pairs():
     model = ObservationModel(ARCTAN, std=0.1)
     forecasts = members(60, (8,)).unflatten(0, (5, 12))
