@@ -165,6 +165,32 @@ def test_the_weights_are_those_of_the_pairs():
         trained.fit(forecasts[0], None, RING.space)
 
 
+@pytest.mark.parametrize("network", [True, False])
+def test_values_without_spread_tell_nothing(network):
+    """One, where a sensor saturates: as if it were absent. All: members stay.
+
+    What a network sees of such a value is its error, in units of it.
+    """
+    x, y = members(12, (8,)), torch.linspace(-0.3, 0.6, 8, dtype=torch.float64)
+    x[:, 2] += 100
+    kept, y[2] = torch.arange(8) != 2, 9.05
+
+    def analysis(top, only=False):
+        model = ObservationModel(Pointwise(lambda v: v.clamp(max=top)), std=0.1)
+        prior = LocalGaussian(GaspariCohn(0.6))
+        if network:
+            prior = TINY.amortised(x.repeat(5, 1, 1), RING.space, model)
+        given = model.only(kept, y) if only else model
+        method = begun(prior, RING.space, model)
+        return method.analyse(x, y[kept] if only else y, given, rng.seeded(0))[0]
+
+    atol = 0.05 if network else 1e-6
+    assert_close(analysis(9.0), analysis(9.0, only=True), rtol=0, atol=atol)
+    assert (analysis(9.0) - x).abs().max() > 0.5
+    # The steps of the sampler, to and fro, leave a little.
+    assert (analysis(-9.0) - x).abs().max() < 0.05
+
+
 def test_what_convolves_wants_places_and_independent_errors():
     assert {"nonlinear_positions", "independent_errors"} <= set(MASF(TINY).needs)
     assert set(MASF(replace(TINY, axis=None)).needs) == {"simulator"}
