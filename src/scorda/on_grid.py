@@ -77,6 +77,18 @@ class PairsOnGrid:
         values = self.operator(states).flatten(1).to(states)
         return torch.cat((states.flatten(1), values), 1).unflatten(1, self.space.shape)
 
+    def telling(
+        self, pairs: Float[Tensor, "ensemble ..."], y: Float[Tensor, "obs"]
+    ) -> tuple[Float[Tensor, "used"], ObservationModel]:
+        """The values that members differ in, and their model: others tell nothing (`augment`).
+
+        Arguments:
+            pairs: Members with their simulated observations.
+            y: The observation.
+        """
+        varies = self.model.operator(pairs).std(0) > 0
+        return y[varies], self.model.only(varies, y)
+
     def first(self, pairs: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble ..."]:
         """The states of pairs."""
         return pairs.flatten(1)[:, : self.states.size].unflatten(1, self.states.shape)

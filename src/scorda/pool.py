@@ -35,6 +35,9 @@ __all__ = ["Pool", "bridge_levels", "folds", "observing_networks"]
 
 # Each member is trained on with the Gaussian of the other folds.
 FOLDS = 4
+# Largest deviation in a standard deviation of the others: these may be all alike, as where a
+# sensor saturates.
+FAR = 10.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +90,7 @@ class Pool:
         shared = isinstance(parts[0][0], FittedLocal)
         group = min(len(states) for _, states in parts) if shared else 1
         for number, (fitted, states) in enumerate(parts):
-            z = laid_out((states - fitted.mean) / fitted.var.sqrt(), axes).float()
+            z = laid_out((states - fitted.mean) / fitted.var.sqrt(), axes).float().clamp(-FAR, FAR)
             z = z[: len(z) // group * group].unflatten(0, (-1, group))
             items = z.movedim(1, 2).flatten(2)
             members.append(F.pad(items, (0, 1), value=float(number)))

@@ -149,7 +149,8 @@ class MASF(PriorFilter):
             moved, report = self._linear(states, values, model, self._space, generator)
         elif (grid := self._on_grid(model)) is not None:
             pairs = grid.pairs(states)
-            moved, report = self._linear(pairs, values, grid.model, grid.space, generator)
+            told, linear = grid.telling(pairs, values)
+            moved, report = self._linear(pairs, told, linear, grid.space, generator)
             moved = grid.first(moved)
         elif (joint := augment(states, values, model)) is not None:
             space = self._space and AugmentedSpace(self._space, model.operator, joint.used)
