@@ -247,6 +247,15 @@ def test_the_nonlinear_form_with_it_is_that_of_the_covariance():
     assert (found - ensemble).abs().max() > 0.1
 
 
+@pytest.mark.parametrize("prior", [LocalGaussian(EVERYWHERE), EnsembleGaussian()])
+def test_a_nonlinear_observation_that_tells_nothing_leaves_the_members(prior):
+    model = ObservationModel(Pointwise(lambda x: x.clamp(max=-1e3)), std=1.0)
+    ensemble = members(7, RING)
+    method = begun(prior, model, mode="nonlinear")
+    found, _ = method.analyse(ensemble, torch.zeros(10).double(), model, rng.seeded(0))
+    assert torch.equal(found, ensemble)
+
+
 @pytest.mark.parametrize(
     "operator", [Chain(Select([1, 2]), Pointwise(torch.atan)), Chain(Average(2), Pointwise(abs))]
 )

@@ -18,11 +18,13 @@ from scorda.network_prior import NetworkPrior
 from scorda.observe import (
     Average,
     Chain,
+    Function,
     ObservationModel,
     Observations,
     Pointwise,
     Select,
     Speed,
+    stack,
 )
 from scorda.on_grid import PairsOnGrid, as_linear
 from scorda.pool import FAR, Pool
@@ -41,7 +43,7 @@ def members(count, shape, seed=0):
 
 def test_values_are_further_variables():
     speed = ObservationModel(Speed(), std=torch.tensor(0.3))
-    grid = PairsOnGrid.of(speed, TORUS)
+    grid = PairsOnGrid.of(speed, TORUS, (6, 4))
     x = members(5, TORUS.shape)
     pairs = grid.pairs(x)
     assert grid.space.shape == (3, 6, 4) and grid.space.period == TORUS.period
@@ -51,7 +53,7 @@ def test_values_are_further_variables():
     assert_close(
         grid.model.error_std((24,), x), torch.full((24,), 0.3).double(), rtol=1e-6, atol=0
     )
-    ring = PairsOnGrid.of(ObservationModel(ARCTAN, std=1.0), RING.space)
+    ring = PairsOnGrid.of(ObservationModel(ARCTAN, std=1.0), RING.space, (8,))
     assert ring.pairs(members(3, (8,))).shape == (3, 2, 8)
 
 
@@ -62,11 +64,35 @@ def test_absent_values_are_known_of_members_alone():
     x, y = members(5, (8,)), torch.zeros(8)
     once = torch.arange(8) != 2
     twice = torch.arange(7) != 5
-    grid = PairsOnGrid.of(whole.only(once, y).only(twice, y[once]), RING.space)
+    grid = PairsOnGrid.of(whole.only(once, y).only(twice, y[once]), RING.space, (6,))
     left = [0, 1, 3, 4, 5, 7]
     assert grid.pairs(x).shape == (5, 2, 8)
     assert_close(grid.model.operator(grid.pairs(x)), torch.atan(x / 4)[:, left])
     assert_close(grid.model.error_std((6,), std), std[left])
+
+
+def test_two_instruments_and_a_value_that_is_absent():
+    kept = torch.arange(8) != 3
+    other = ObservationModel(Pointwise(torch.tanh), std=0.2)
+    whole = ObservationModel(ARCTAN, std=0.1)
+    x, y = members(5, (8,)), torch.zeros(8)
+    _, model = stack([(y, other), (y[kept], whole.only(kept, y))])
+    grid = PairsOnGrid.of(model, RING.space, (15,))
+    assert grid.pairs(x).shape == (5, 3, 8)
+    assert_close(grid.model.operator(grid.pairs(x)), model.operator(x))
+    assert grid.model.error_std((15,), x).tolist() == pytest.approx([0.2] * 8 + [0.1] * 7)
+
+
+def test_positions_and_states_may_be_in_double_precision():
+    """And the operator one that takes no other."""
+    matrix = torch.eye(8, dtype=torch.float64)
+    places = torch.arange(8, dtype=torch.float64)[:, None]
+    operator = Function(lambda v: torch.atan(v @ matrix), positions=places)
+    model, x = ObservationModel(operator, std=0.1), members(9, (8,))
+    method = begun(LocalGaussian(GaspariCohn(2.0)), RING.space, ObservationModel(ARCTAN, std=1.0))
+    assert PairsOnGrid.of(model, RING.space, (8,)) is not None
+    found, _ = method.analyse(x, torch.atan(x[0]), model, rng.seeded(0))
+    assert (found - x).abs().max() > 0.1
 
 
 @pytest.mark.parametrize(
@@ -79,7 +105,8 @@ def test_absent_values_are_known_of_members_alone():
     ids=["some points", "between points", "correlated"],
 )
 def test_others_are_not_on_the_grid(model):
-    assert PairsOnGrid.of(model, RING.space) is None
+    shape = tuple(model.operator(torch.zeros(1, 8)).shape[1:])
+    assert PairsOnGrid.of(model, RING.space, shape) is None
     with pytest.raises(ValueError, match="every point of its grid"):
         as_linear(members(6, (8,))[None], RING.space, model)
 
@@ -137,8 +164,8 @@ def test_amortised_networks_serve_nonlinear_observations(options):
     gappy = replace(problem, observations=replace(problem.instruments[0], values=values))
     found = MASF(trained).assimilate(gappy, 12, rng.seeded(1))
     assert found.states.isfinite().all()
-    gaussian = options.get("local", EnsembleGaussian())
-    alone = MASF(gaussian).assimilate(gappy, 12, rng.seeded(1))
+    silent = replace(TINY, **options, steps=0).amortised(forecasts, RING.space, model)
+    alone = MASF(silent).assimilate(gappy, 12, rng.seeded(1))
     assert (found.states - alone.states).abs().max() > 1e-3
 
 
@@ -194,7 +221,7 @@ def test_members_held_back_may_be_the_only_ones_that_vary():
     x[:, 4] = torch.linspace(9, 12, 12)
     x[-1, 4] = 2.0
     model = ObservationModel(Pointwise(lambda v: v.clamp(max=8.0)), std=0.1)
-    pairs = PairsOnGrid.of(model, RING.space).pairs(x)
+    pairs = PairsOnGrid.of(model, RING.space, (8,)).pairs(x)
     pool = Pool.of([(EnsembleGaussian().fit(pairs[:-2]), pairs[-2:])], (1,))
     assert pool.members.shape == (2, 8, 3) and pool.members[1, 4, 1] == -FAR
     assert pool.members.abs().max() == FAR

@@ -156,7 +156,8 @@ class LocalHeads:
     .. math:: E[x \mid c] = m_x + X w + \eta \, \frac{a C_{xx} + b C_{xh}}{v + \eta s^2}
         (c - m_c - (a X + b H) w), \quad s^2 = a^2 C_{xx} + 2 a b C_{xh} + b^2 C_{hh} ,
 
-    alike for h. Exact for a Gaussian of the pairs where the radius is infinite, else approximate.
+    alike for h. a is one number and v ``(entries)``, in the precision of c. Exact for a Gaussian
+    of the pairs where the radius is infinite, else approximate.
 
     Arguments:
         x: Local Gaussians of the states.
@@ -281,7 +282,7 @@ class LocalGaussian(EnsemblePrior):
             )
         places = space.positions()
         entries, values = places.split((grid.size, len(places) - grid.size))
-        if not torch.equal(values, entries[: len(values)]):
+        if not torch.equal(values.to(entries), entries[: len(values)]):
             raise ValueError(
                 "The heads of a LocalGaussian need values at every grid point, all present: use "
                 'mode="bridge" for others.'

@@ -41,6 +41,8 @@ __all__ = [
 
 # Axes of the state that a network convolves along; none for a dense network.
 Axes = tuple[int, ...]
+# Smallest spread that a network is told of, over that of the climate.
+LEAST = 1e-2
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +71,8 @@ class Climate:
         """Mean and log of the standard deviation of an ensemble."""
         mean, std = (laid_out(part[None], axes)[0] for part in (fitted.mean, fitted.var.sqrt()))
         centre, scale = self.centre.to(mean), self.scale.to(mean)
-        return torch.stack(((mean - centre) / scale, (std / scale).log()), -1)
+        # Where members are all alike, as where a sensor saturates, the logarithm has no bound.
+        return torch.stack(((mean - centre) / scale, (std / scale).clamp_min(LEAST).log()), -1)
 
 
 class Corrected(nn.Module):

@@ -203,7 +203,8 @@ class NetworkPrior(EnsemblePrior):
         Arguments:
             ensembles: Forecasts, for instance those of another filter in a run of its own.
             space: Space of the states, for a ring or localization.
-            model: Observing network of ``levels="these"``, also nonlinear (`PairsOnGrid`).
+            model: Observing network of ``levels="these"``, also nonlinear (`PairsOnGrid`): the
+                weights then serve this h and error alone, which is not checked later.
         """
         if (self.levels == "these") != (model is not None):
             raise ValueError(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from scorda.augment import AugmentedSpace
-from scorda.likelihood import ObservationModel, Present
+from scorda.likelihood import ObservationModel, Present, Stacked
 from scorda.masks import Mask
 from scorda.modes import Modes
 from scorda.operators import Operator
@@ -42,20 +42,23 @@ class PairsOnGrid:
     model: ObservationModel
 
     @classmethod
-    def of(cls, model: ObservationModel, states: StateSpace) -> PairsOnGrid | None:
+    def of(
+        cls, model: ObservationModel, states: StateSpace, shape: tuple[int, ...]
+    ) -> PairsOnGrid | None:
         """None where the values are elsewhere or their errors correlated.
 
         Arguments:
             model: Model of a complete observation.
             states: Space of the states.
+            shape: Shape of an observation.
         """
-        operator, kept = _whole(model.operator)
-        points = states.positions()
         if model.cov is not None or not states.axes:
             return None
+        operator, kept = _whole(model.operator, states)
+        points = states.positions()
         places = operator.coordinates(states)
         fields = len(places) // len(points)
-        if not torch.equal(places, points.repeat(fields, 1)):
+        if not torch.equal(places.to(points), points.repeat(fields, 1)):
             return None
         variables = len(states.variables)
         space = StateSpace(
@@ -66,9 +69,7 @@ class PairsOnGrid:
             states.period,
         )
         seen = torch.zeros(space.size, dtype=torch.bool)
-        kept = torch.arange(len(places)) if kept is None else kept
         seen[states.size + kept] = True
-        shape = tuple(model.operator(torch.zeros(1, *states.shape)).shape[1:])
         std = model.error_std(shape, torch.zeros((), dtype=torch.float64))
         return cls(states, operator, space, ObservationModel(Mask(seen.view(space.shape)), std))
 
@@ -111,7 +112,8 @@ def as_linear(
     """
     if model is None or model.operator.linear:
         return ensembles, space, model
-    grid = None if space is None else PairsOnGrid.of(model, space)
+    shape = tuple(model.operator(ensembles[0, :1]).shape[1:])
+    grid = None if space is None else PairsOnGrid.of(model, space, shape)
     if grid is None:
         raise ValueError(
             "Got a nonlinear observation: to train for it give the space of the states, values at "
@@ -135,12 +137,15 @@ def check_entries(modes: Modes | None, space: StateSpace | AugmentedSpace | None
         )
 
 
-def _whole(operator: Operator) -> tuple[Operator, Int[Tensor, "kept"] | None]:
+def _whole(operator: Operator, states: StateSpace) -> tuple[Operator, Int[Tensor, "kept"]]:
     """An operator without what leaves absent values out, and which of its values are left."""
-    if not isinstance(operator, Present):
-        return operator, None
-    whole, kept = _whole(operator.operator)
-    if operator.present is not None:
-        present = operator.present.cpu()
-        kept = (torch.arange(len(present)) if kept is None else kept)[present]
-    return whole, kept
+    if isinstance(operator, Present):
+        whole, kept = _whole(operator.operator, states)
+        return whole, kept if operator.present is None else kept[operator.present.cpu()]
+    if isinstance(operator, Stacked):
+        parts = [_whole(part, states) for part in operator.operators]
+        sizes = [len(whole.coordinates(states)) for whole, _ in parts]
+        before = [sum(sizes[:i]) for i in range(len(sizes))]
+        kept = torch.cat([kept + n for (_, kept), n in zip(parts, before, strict=True)])
+        return Stacked(tuple(whole for whole, _ in parts)), kept
+    return operator, torch.arange(len(operator.coordinates(states)))

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import xarray
 
 import scorda
 from scorda.cli import catalogue, main
-from scorda.cli.settings import _text
+from scorda.cli.settings import _text, to_toml
 from scorda.store.units import settings_of
 
 SOURCE = Path(__file__).parents[2] / "src"
@@ -184,10 +185,16 @@ def test_quick_tries_few_members_on_a_part(simulated):
         (f"{ASSIMILATE} --prior p.safetensors", "takes no prior"),
         (f"{ASSIMILATE} --method masf --mode exact", "bridge or published"),
         (f"{ASSIMILATE} --method masf --prior lorenz63", "Unknown value of --prior"),
-        (f"{ASSIMILATE} --method masf --prior local-gaussian", "needs localization too"),
+        (f"{ASSIMILATE} --method masf --prior local-gaussian", "needs localization."),
         (f"{ASSIMILATE} --method masf --prior local-gaussian:localization=(4", "parenthesis"),
         (f"{ASSIMILATE} --method masf --prior local-gaussian:block", "key=value"),
         (f"{ASSIMILATE} --method masf --sampler published-sde:prior-scale=(1,2)", "3 values"),
+        (
+            f"{ASSIMILATE} --method masf --sampler published-sde:prior-scale=(1,,2)",
+            "give a number",
+        ),
+        (f"{ASSIMILATE} --method masf --prior network-prior:axis=(x)", "2 values"),
+        (f"{ASSIMILATE} --config nameless.toml", "give its `name` too"),
         ("assimilate --observations o.csv --method masf", "Give --system"),
         (
             "assimilate --observations o.csv --method masf --prior ensemble-gaussian",
@@ -216,6 +223,7 @@ def test_quick_tries_few_members_on_a_part(simulated):
 def test_mistakes_end_with_one_sentence_and_leave_nothing(simulated, capsys, command, words):
     Path("bad.toml").write_text("members = = 3")
     Path("typo.toml").write_text("membrs = 3")
+    Path("nameless.toml").write_text('method = {name = "masf", prior = {block = 2}}')
     Path("far.csv").write_text("time,variable,value,std\n0,x,5000,1\n0.025,x,5000,1\n")
     before = sorted(Path().rglob("*"))
     capsys.readouterr()
@@ -369,6 +377,7 @@ def test_masf_takes_the_prior_that_it_makes_of_its_ensemble(simulated, capsys):
     described = capsys.readouterr().out
     assert "--mode  (default bridge)" in described and "counts the" in described
     assert "local-gaussian: localization, block, diagonal\n" in described
+    assert ", seed\n" in described and "weights" not in described
     assert main(["methods", "sda"]) == 0
     described = capsys.readouterr().out
     assert "dps: zeta\n" in described and "gaussian-prior" not in described
@@ -397,6 +406,14 @@ def test_parts_of_parts_are_written_in_parentheses(text, prior):
     # As a table of a file has it, and back.
     table = {"name": type(prior).__name__, **settings_of(prior)}
     assert catalogue.make_method("masf", {}, _text(table)) == made
+
+
+def test_a_file_has_infinity_as_toml_does():
+    assert tomllib.loads(to_toml({"radius": math.inf, "low": -math.inf, "x": 1.5})) == {
+        "radius": math.inf,
+        "low": -math.inf,
+        "x": 1.5,
+    }
 
 
 def test_a_setting_of_several_numbers_is_kept(tmp_path, monkeypatch):

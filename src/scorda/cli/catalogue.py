@@ -119,7 +119,13 @@ def parts_of(kind: type, name: str) -> dict[str, list[str]]:
     """What a setting of a method may be made of, by name, each with its own settings."""
     hint = get_type_hints(kind)[name]
     kinds = [k for k in (hint, *get_args(hint)) if inspect.isclass(k) and not _is_plain(k)]
-    return {_shell_name(c.__name__): list(options_of(c)) for k in kinds for c in _concrete(k)}
+    return {_shell_name(c.__name__): _written(c) for k in kinds for c in _concrete(k)}
+
+
+def _written(kind: type) -> list[str]:
+    """Settings that text can give: not those that are tables of tensors."""
+    hints = get_type_hints(kind)
+    return [key for key in options_of(kind) if "Mapping" not in str(hints[key])]
 
 
 def _shell_name(name: str) -> str:
@@ -164,11 +170,13 @@ def _parsed(kind: Any, value: Any, name: str) -> Any:
             word = "a whole number" if kind is int else "a number"
             raise UserError(f"Got {flag} {value}: give {word}.") from error
     if kind is str:
+        if value.startswith("("):
+            raise UserError(f"Got {flag} {value}: give one name, without parentheses.")
         return value
     if _is_tuple(kind) and ... not in get_args(kind):
         kinds, parts = get_args(kind), _parts(_bare(value), flag)
         if len(parts) != len(kinds):
-            raise UserError(f"Got {flag} {value}: give {len(kinds)} values, as in (a,b).")
+            raise UserError(f"Got {flag} {value}: give {len(kinds)} values, between commas.")
         return tuple(_parsed(*pair, name) for pair in zip(kinds, parts, strict=True))
     if inspect.isclass(kind):
         return _made(kind, value, name)
@@ -198,7 +206,7 @@ def _made(kind: type, value: str, name: str) -> Any:
         pairs[key.strip().replace("-", "_")] = text
     check_keys(pairs, options_of(chosen), f"setting of {head}")
     if missing := _missing(options_of(chosen), pairs):
-        raise UserError(f"Got {flag} {value}: {head} needs {' and '.join(missing)} too.")
+        raise UserError(f"Got {flag} {value}: {head} needs {' and '.join(missing)}.")
     hints = get_type_hints(chosen)
     return chosen(**{key: _parsed(hints[key], text, key) for key, text in pairs.items()})
 
@@ -231,7 +239,7 @@ def _parts(text: str, flag: str) -> list[str]:
             parts[-1] += letter
     if depth != 0:
         raise UserError(f"Got {flag} with {text!r}: close every parenthesis that is opened.")
-    return [part.strip() for part in parts if part.strip()]
+    return [part.strip() for part in parts] if text.strip() else []
 
 
 def _concrete(kind: type) -> list[type]:

@@ -26,6 +26,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import json
+import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
@@ -122,8 +123,9 @@ def to_toml(content: Mapping[str, Any], table: str = "") -> str:
             name = f"{table}.{key}".lstrip(".")
             tables.append(f"\n[{name}]\n{to_toml(value, name)}")
         elif value is not None:
-            # JSON's numbers, strings, booleans and lists are TOML's.
-            lines.append(f"{key} = {json.dumps(value)}\n")
+            # JSON's numbers, strings, booleans and lists are TOML's, but for infinity.
+            endless = isinstance(value, float) and math.isinf(value)
+            lines.append(f"{key} = {value if endless else json.dumps(value)}\n")
     return "".join(lines) + "".join(tables)
 
 
@@ -175,6 +177,8 @@ def _flags(
 def _text(value: Any) -> str:
     """A setting as a flag has it; what is made of several values in parentheses inside another."""
     if isinstance(value, Mapping):
+        if "name" not in value:
+            raise UserError(f"Got a table with {', '.join(value)} alone: give its `name` too.")
         inner = ",".join(f"{k}={_inside(v)}" for k, v in value.items() if k != "name")
         return f"{value['name']}:{inner}" if inner else str(value["name"])
     if isinstance(value, list):

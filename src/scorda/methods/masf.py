@@ -72,8 +72,9 @@ class MASF(PriorFilter):
     observation and adds no guidance: exact for the prior that it is given, up to the steps of the
     sampler, for every linear operator and every R. By default the analysis is coupled to the
     members of the forecast; no sampling error is added then. Any other operator, a black box too,
-    is linear in the state augmented with its simulated observation (`augment`): exact for the
-    prior of the pairs, which is what the members and their simulated observations make of it.
+    is linear in the state augmented with its simulated observation (`augment`; `on_grid` where a
+    prior of entries has values at every grid point): exact for the prior of the pairs, which is
+    what the members and their simulated observations make of it.
 
     ``mode="published"`` adds the likelihood's score, as the public code does, which counts the
     observation twice: where the observation is at least as precise as the prior, the variance is
@@ -85,7 +86,8 @@ class MASF(PriorFilter):
     boxes too, of any number of values, with independent errors. States and values are
     standardised; where there are fewer values than entries the remaining ones are noise, where
     there are more the state is filled up with zeros. Where h is linear, and elsewhere with the
-    same prior, ``mode="bridge"`` is exact and this is not. It, too, is here for comparison.
+    same prior, ``mode="bridge"`` is exact and this is not. It, too, is here for comparison; with
+    localization it takes no absent values.
 
     For a nonlinear h take ``mode="bridge"`` with a kernel prior, or with a Gaussian where members
     are few, rather than ``mode="nonlinear"``; `ScoreFilter` where h has a gradient, members are
@@ -147,7 +149,7 @@ class MASF(PriorFilter):
             moved, report = self._projected(self.sampler, states, values, model, generator)
         elif model.operator.linear:
             moved, report = self._linear(states, values, model, self._space, generator)
-        elif (grid := self._on_grid(model)) is not None:
+        elif (grid := self._on_grid(model, tuple(y.shape))) is not None:
             pairs = grid.pairs(states)
             told, linear = grid.telling(pairs, values)
             moved, report = self._linear(pairs, told, linear, grid.space, generator)
@@ -162,11 +164,11 @@ class MASF(PriorFilter):
         info = {**statistics, "evaluations": self.sampler.evaluations, **report}
         return inflate(moved.to(forecast), self.inflation), info
 
-    def _on_grid(self, model: ObservationModel) -> PairsOnGrid | None:
+    def _on_grid(self, model: ObservationModel, shape: tuple[int, ...]) -> PairsOnGrid | None:
         """Where the prior is one of entries of a grid, and the values are there."""
         if self._space is None or not self.prior.of_entries:
             return None
-        return PairsOnGrid.of(model, self._space)
+        return PairsOnGrid.of(model, self._space, shape)
 
     def _linear(
         self,
@@ -204,6 +206,8 @@ class MASF(PriorFilter):
             )
         flat = states.flatten(1)
         predicted = model.operator(states).flatten(1).to(flat)
+        if not (predicted.std(0) > 0).any():
+            return states, {}
         entries = max(flat.shape[1], predicted.shape[1])
         std = model.error_std(tuple(y.shape), flat)
         x, h, errors = _pairs(flat, predicted, std)
