@@ -11,6 +11,7 @@ from scorda import rng, store
 from scorda.assimilate import GaspariCohn
 from scorda.bridge import EnsembleDenoiser
 from scorda.ensemble_prior import EnsembleGaussian, EnsembleKernel
+from scorda.local_prior import LocalGaussian
 from scorda.measurement_aware import MeasurementAware
 from scorda.methods.masf import MASF
 from scorda.network_denoiser import laid_back, laid_out
@@ -23,6 +24,7 @@ from scorda.space import StateSpace
 from scorda.systems import Lorenz63, Lorenz96
 
 RING = StateSpace((12,), variables=("x",), period={"site": 12.0})
+WIDE = GaspariCohn(1e3)
 SMALL = NetworkPrior(steps=20, fine_tune=10, width=16, blocks=1, batch=16, every=5)
 
 
@@ -107,12 +109,18 @@ def test_the_ring_lies_along_the_named_axis():
     assert (turned - out.roll(2, 2)).abs().max() > 0.1
 
 
-def test_a_network_along_two_axes_moves_with_the_field():
-    """By even numbers of points: the patches are 2 x 2; by odd ones it is another function."""
-    space = StateSpace((2, 4, 6), variables=("u", "v"), period={"x": 6.0, "y": 4.0})
-    x = rng.normal(30, (2, 4, 6), rng.seeded(0))
-    noise = torch.rand(1, 2, 4, 6, generator=rng.seeded(2))
-    prior = silent(axis=("y", "x"), gaussian=False)
+@pytest.mark.parametrize(
+    ("points", "block", "patch"), [((4, 6), None, 2), ((8, 8), 4, 4), ((8, 4), 3, 2)]
+)
+def test_a_network_along_two_axes_moves_with_the_field(points, block, patch):
+    """By whole patches, the blocks of local Gaussians; by less it is another function."""
+    period = dict(zip("yx", map(float, points), strict=True))
+    space = StateSpace((2, *points), variables=("u", "v"), period=period)
+    x = rng.normal(30, (2, *points), rng.seeded(0))
+    noise = torch.rand(1, 2, *points, generator=rng.seeded(2))
+    # So far that the blocks of the Gaussians do not show.
+    known = {"gaussian": False} if block is None else {"local": LocalGaussian(WIDE, block)}
+    prior = silent(axis=("y", "x"), **known)
 
     def out(dy: int, dx: int):
         fitted = prior.fit(x.roll((dy, dx), (2, 3)), None, space)
@@ -122,11 +130,16 @@ def test_a_network_along_two_axes_moves_with_the_field():
         moved = fitted.denoise(x.roll((dy, dx), (2, 3)), noise.roll((dy, dx), (2, 3)))
         return moved.roll((-dy, -dx), (2, 3))
 
-    assert_close(out(2, 4), out(0, 0), rtol=1e-4, atol=1e-4)  # The network: single precision.
-    assert (out(1, 0) - out(0, 0)).abs().max() > 1e-2
-    with pytest.raises(ValueError, match="even numbers"):
-        odd = StateSpace((4, 5), period={"x": 5.0, "y": 4.0})
-        prior.fit(rng.normal(9, (4, 5), rng.seeded(0)), None, odd)
+    assert_close(out(patch, 0), out(0, 0), rtol=1e-4, atol=1e-4)  # The network: single precision.
+    assert_close(out(0, -patch), out(0, 0), rtol=1e-4, atol=1e-4)
+    for less in range(1, patch):
+        assert (out(less, 0) - out(0, 0)).abs().max() > 1e-2
+
+
+def test_patches_fill_the_grid():
+    odd, x = StateSpace((4, 5), period={"x": 5.0, "y": 4.0}), rng.normal(9, (4, 5), rng.seeded(0))
+    with pytest.raises(ValueError, match=r"\(4, 5\) points.* multiples of 2"):
+        silent(axis=("y", "x"), gaussian=False).fit(x, None, odd)
 
 
 @pytest.mark.parametrize("axes", [(), (1,), (2,), (1, 2), (2, 1), (0, 1, 2)])

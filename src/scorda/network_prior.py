@@ -79,7 +79,7 @@ class NetworkPrior(EnsemblePrior):
         axis: Name of a periodic coordinate to convolve along, or of two; None: a dense network.
         localization: Taper of the Gaussian's covariance by distance, or None.
         gaussian: Whether the network corrects the Gaussian, or variances alone.
-        local: Local Gaussians in its place, for a network along coordinates; or None.
+        local: Local Gaussians in its place, for networks along axes, in patches of their blocks.
         steps: Optimiser steps of the first training, or of the pre-training; again where a
             nonlinear observation has another number of values.
         fine_tune: Optimiser steps of each later one; 0 keeps the weights.
@@ -281,8 +281,7 @@ class NetworkPrior(EnsemblePrior):
         modes: Modes | None,
         space: StateSpace | AugmentedSpace | None,
     ) -> FittedNetwork:
-        axes = self._axes(modes, space)
-        base = self._base()
+        axes, base = self._axes(modes, space), self._base()
         climate = self._climate(modes, space)
         whole = base.fit(ensemble, modes, space)
         members = ensemble if modes is None else modes.forward(ensemble)
@@ -324,8 +323,7 @@ class NetworkPrior(EnsemblePrior):
         patience: int | None,
         group: int = 1,
     ) -> dict[str, Any]:
-        known = self._check_known(memory, network.correction)
-        steps = self.fine_tune if known else self.steps
+        steps = self.fine_tune if self._check_known(memory, network.correction) else self.steps
         settings = self._training(max(steps, 1), members.shape[1], memory.fits, group)
         return learn(memory, network, members, settings, steps, patience, levels, loss)
 
@@ -379,7 +377,9 @@ class NetworkPrior(EnsemblePrior):
         return Corrected(inner, self.low, self.high)
 
     def _network(self, size: int, grid: Axes, seen: int, device: torch.device) -> nn.Module:
-        return correction(size, grid, self.width, self.blocks, seen, self.seed).to(device)
+        # As coarse as the Gaussians, so that it sees as far on a finer grid.
+        patch = self.local.block if self.local else 1
+        return correction(size, grid, self.width, self.blocks, seen, self.seed, patch).to(device)
 
     def _recalled(self, problem: Problem | None = None) -> Memory:
         return Memory(problem, None if self.weights is None else dict(self.weights))

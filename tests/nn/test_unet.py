@@ -8,6 +8,7 @@ from scorda import rng
 from scorda.denoise import GaussianDenoiser, NetworkDenoiser, precondition
 from scorda.guide import MMPS, InflatedLikelihood, Switched
 from scorda.nn import UNet, build, unet
+from scorda.nn.ring import Ring
 from scorda.observe import Average, Function, ObservationModel
 from scorda.process import VarianceExploding
 from scorda.train import denoising_loss
@@ -142,8 +143,8 @@ def test_gradient_is_that_of_finite_differences():
 def test_ring_padding_and_its_gradient():
     z = torch.randn(2, 3, 4, 5, generator=rng.seeded(4), requires_grad=True)
     expected = torch.nn.functional.pad(z, (1, 1, 1, 1), mode="circular")
-    assert torch.equal(unet._Ring.apply(z), expected)
-    assert torch.autograd.gradcheck(unet._Ring.apply, z)
+    assert torch.equal(Ring.apply(z), expected)
+    assert torch.autograd.gradcheck(Ring.apply, z)
 
 
 def test_overfits_one_batch():

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from scorda.nn.ring import RingConv
 from scorda.shapes import Float, Tensor
 
 __all__ = ["DenseCorrection", "GridCorrection", "RingCorrection", "correction"]
@@ -21,7 +22,7 @@ __all__ = ["DenseCorrection", "GridCorrection", "RingCorrection", "correction"]
 # Numbers per entry that a correction sees at least.
 FEATURES = 3
 KERNEL = 5
-# Points along each axis of a grid that make one point of the convolutions.
+# Points along each axis of a grid that make one point of the convolutions, at least.
 PATCH = 2
 
 
@@ -32,10 +33,12 @@ def correction(
     blocks: int,
     features: int = FEATURES,
     seed: int = 0,
+    patch: int = PATCH,
 ) -> nn.Module:
     """The network for states of that size: along the axes of a grid, or dense without one.
 
-    Its first weights, in single precision, are a function of the seed.
+    Its first weights, in single precision, are a function of the seed. On a grid of two axes a
+    patch that does not divide them is one of 2 x 2.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -46,7 +49,8 @@ def correction(
             network = RingCorrection(size // grid[0], width, blocks, features)
         else:
             channels = size // math.prod(grid)
-            network = GridCorrection(channels, grid, width, blocks, features)
+            patch = patch if patch > PATCH and not any(n % patch for n in grid) else PATCH
+            network = GridCorrection(channels, grid, width, blocks, features, patch)
     return network.to(torch.float32)
 
 
@@ -125,9 +129,9 @@ class RingCorrection(nn.Module):
 
 
 class GridCorrection(nn.Module):
-    """Convolutions on a grid of two periodic axes, whose points are patches of 2 x 2.
+    """Convolutions on a grid of two periodic axes, whose points are patches of it.
 
-    Equivariant: a state moved by an even number of points gives the output moved by as many.
+    Equivariant: a state moved by some patches gives the output moved by as many.
 
     Arguments:
         channels: Entries per point.
@@ -136,9 +140,10 @@ class GridCorrection(nn.Module):
         blocks: Residual blocks of two convolutions with kernel 3; one output depends on the
             patch that it is in and 2 * blocks + 1 patches on either side.
         features: Numbers per entry that it sees.
+        patch: Points along each axis of a patch.
 
     Raises:
-        ValueError: If an axis has an odd number of points.
+        ValueError: If patches do not fill the grid.
     """
 
     def __init__(
@@ -148,18 +153,20 @@ class GridCorrection(nn.Module):
         width: int = 64,
         blocks: int = 2,
         features: int = FEATURES,
+        patch: int = PATCH,
     ) -> None:
         super().__init__()
-        if any(n % PATCH for n in grid):
+        if any(n % patch for n in grid):
             raise ValueError(
-                f"Got a grid of {grid} points: a network along two axes needs even numbers."
+                f"Got a grid of {grid} points: a network along two axes needs multiples of "
+                f"{patch}."
             )
-        self.grid = grid
-        self.first = _Torus(features * channels * PATCH**2, width)
+        self.grid, self.patch = grid, patch
+        self.first = RingConv(features * channels * patch**2, width)
         self.blocks = nn.ModuleList(
-            nn.ModuleList(_Torus(width, width) for _ in range(2)) for _ in range(blocks)
+            nn.ModuleList(RingConv(width, width) for _ in range(2)) for _ in range(blocks)
         )
-        self.last = nn.Conv2d(width, channels * PATCH**2, 1)
+        self.last = nn.Conv2d(width, channels * patch**2, 1)
         nn.init.zeros_(self.last.weight)
         assert self.last.bias is not None
         nn.init.zeros_(self.last.bias)
@@ -168,23 +175,12 @@ class GridCorrection(nn.Module):
         self, features: Float[Tensor, "ensemble points channels features"]
     ) -> Float[Tensor, "ensemble points channels"]:
         fields = features.flatten(2).mT.unflatten(2, self.grid)
-        z = self.first(F.pixel_unshuffle(fields, PATCH))
+        z = self.first(F.pixel_unshuffle(fields, self.patch))
         for block in self.blocks:
             inner, outer = cast(nn.ModuleList, block)
             z = z + outer(F.silu(inner(F.silu(z))))
-        out = F.pixel_shuffle(self.last(F.silu(z)), PATCH)
+        out = F.pixel_shuffle(self.last(F.silu(z)), self.patch)
         return out.flatten(2).mT.reshape(features.shape[:-1])
-
-
-class _Torus(nn.Conv2d):
-    """A convolution with kernel 3 on a periodic grid."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, 3)
-
-    def forward(self, z: Tensor) -> Tensor:
-        z = torch.cat((z[..., -1:, :], z, z[..., :1, :]), -2)
-        return super().forward(torch.cat((z[..., -1:], z, z[..., :1]), -1))
 
 
 def _around(layer: nn.Conv1d, z: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from scorda.nn.embed import NoiseEmbedding
 from scorda.nn.homogeneous import HomogeneousLaw
+from scorda.nn.ring import RingConv
 from scorda.shapes import Float, Tensor
 
 __all__ = ["UNet"]
@@ -90,7 +91,7 @@ class UNet(nn.Module):
         self.register_buffer("context", torch.zeros(context, rows, columns))
         self.embed = NoiseEmbedding(FEATURES, low, high)
         size = (2 * k + 1) * channels
-        self.first = _RingConv(2 * size * patch**2 + context * patch**2, width)
+        self.first = RingConv(2 * size * patch**2 + context * patch**2, width)
         widths = [width * 2**level for level in range(levels)]
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         self.shrink, self.grow = nn.ModuleList(), nn.ModuleList()
@@ -197,7 +198,7 @@ class _Block(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.modulation = nn.Linear(FEATURES, 2 * width)
-        self.conv1, self.conv2 = _RingConv(width, width), _RingConv(width, width)
+        self.conv1, self.conv2 = RingConv(width, width), RingConv(width, width)
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
         nn.init.zeros_(self.conv2.weight)
@@ -212,42 +213,3 @@ def _through(blocks: Any, z: Tensor, embedding: Tensor) -> Tensor:
     for block in blocks:
         z = block(z, embedding)
     return z
-
-
-class _RingConv(nn.Conv2d):
-    """Convolution with kernel 3 on a grid whose both axes are rings."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, 3)
-
-    def forward(self, z: Tensor) -> Tensor:
-        return super().forward(_Ring.apply(z))
-
-
-class _Ring(torch.autograd.Function):
-    """Pad both axes of a grid with one point from the other side, in one copy each way.
-
-    The gradient of concatenated slices takes several passes over the grid.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, z: Tensor) -> Tensor:
-        n, c, y, x = z.shape
-        layout = torch.channels_last
-        out = torch.empty(
-            (n, c, y + 2, x + 2), dtype=z.dtype, device=z.device, memory_format=layout
-        )
-        out[..., 1:-1, 1:-1] = z
-        out[..., 1:-1, 0], out[..., 1:-1, -1] = z[..., -1], z[..., 0]
-        out[..., 0, :], out[..., -1, :] = out[..., -2, :], out[..., 1, :]
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        g = gradient[..., 1:-1, 1:-1].clone(memory_format=torch.channels_last)
-        for inside, outside in ((0, -1), (-1, 0)):
-            g[..., inside, :] += gradient[..., outside, 1:-1]
-            g[..., inside] += gradient[..., 1:-1, outside]
-            for along, beyond in ((0, -1), (-1, 0)):
-                g[..., inside, along] += gradient[..., outside, beyond]
-        return g
