@@ -56,7 +56,8 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="temporal-conv has no levels"):
         Recipe(levels=2)
     assert (Recipe().width, Recipe().blocks, Recipe().half_width) == (96, 5, None)
-    assert training_for(Recipe()) == {}
+    assert training_for(Recipe()) == {"segment": 65}
+    assert training_for(Recipe(length=64)) == {"segment": 64}
     assert training_for(Recipe(architecture="window-mlp")) == {"segment": 9}
 
 

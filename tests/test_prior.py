@@ -210,3 +210,18 @@ def test_sample_takes_another_sampler_and_reports():
         prior.sample(3, 2, rng.seeded(0), sampler),
     )
     assert not torch.equal(default, prior.sample(3, 2, rng.seeded(0), sampler))
+
+
+def test_axes_come_back_in_their_order(tmp_path):
+    """Names in a header are sorted, and the axes of a flow are y and x."""
+    x = np.arange(4.0)
+    space = StateSpace((4, 4), 0.5, ("t",), {"y": x, "x": x})
+    one = Standardisation(torch.zeros(4, 4), torch.ones(4, 4))
+    replace(trained(), space=space, standardisation=one).save(tmp_path / "p.safetensors")
+    assert load(tmp_path / "p.safetensors").space.axes == ("y", "x")
+    # As in files that do not name them yet.
+    tensors, header = read_tensors(tmp_path / "p.safetensors")
+    del header["space"]["axes"]
+    write_tensors(tmp_path / "old.safetensors", tensors, header)
+    assert load(tmp_path / "old.safetensors").space.axes == ("y", "x")
+    assert load("kolmogorov").space.axes == ("y", "x")

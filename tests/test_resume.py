@@ -42,7 +42,7 @@ def start(folder, out, *flags):
     source = Path(__file__).parents[1] / "src"
     command = [sys.executable, "-m", "scorda", "assimilate", "--observations", "observations.csv"]
     command += ["--system", "mymodel:make", "--method", "particle-filter", "--members", "12"]
-    command += ["--resample", "0.5", "--block", str(BLOCK), "--threads", "1", "--seed", "4"]
+    command += ["--resample", "0.5", "--unit", str(BLOCK), "--threads", "1", "--seed", "4"]
     environment = {**os.environ, "PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [*command, "--out", out, *flags],

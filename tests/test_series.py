@@ -128,6 +128,7 @@ def test_command_simulates_and_trains_on_what_it_stored(tmp_path, monkeypatch, c
     capsys.readouterr()
     series = "simulate lorenz96 --series 2 --length 4 --out other.zarr --stride 2"
     assert main(series.split()) == 2 and "no use for" in capsys.readouterr().err
+    training += " --overwrite"
     other = f"{training} --system.forcing 9"
     assert main(other.split()) == 2 and "what system it is of" in capsys.readouterr().err
     for wrong in (f"{training} --series 4", "simulate lorenz96 --length 4"):
@@ -196,10 +197,13 @@ def test_stored_fields_are_learned_at_another_size(tmp_path, monkeypatch, capsys
 def test_a_kill_while_markers_are_removed_leaves_the_store_complete(tmp_path):
     """A store that is complete is never made anew, whatever is left of its markers."""
     path, folder = tmp_path / "a.zarr", tmp_path / "a.progress"
-    zarr.open_group(path, mode="w").attrs.update({"complete": 1, "kept": 7})
+    record = {"complete": 1, "kept": 7, "record": json.dumps({"seed": 3})}
+    zarr.open_group(path, mode="w").attrs.update(record)
     folder.mkdir()
     (folder / "unit-000003.json").write_text("{}")
-    assert prepare(path, folder, "{}", resume=True, overwrite=False)
+    with pytest.raises(ValueError, match="differs in seed"):
+        prepare(path, folder, json.dumps({"seed": 4}), resume=True, overwrite=False)
+    assert prepare(path, folder, json.dumps({"seed": 3}), resume=True, overwrite=False)
     assert zarr.open_group(path, mode="r").attrs["kept"] == 7 and not folder.exists()
     # Of one that is not complete the markers go with it, so that no unit passes for done.
     zarr.open_group(path, mode="w").attrs.update({"complete": 0})

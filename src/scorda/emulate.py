@@ -93,10 +93,10 @@ class Recipe:
 
 
 def training_for(recipe: Recipe) -> dict[str, Any]:
-    """Settings of `Training` that belong to an architecture."""
-    if recipe.architecture == "unet":
-        return {"segment": recipe.window} | FIELD_TRAINING
-    return {} if recipe.window is None else {"segment": recipe.window}
+    """Settings of `Training` that belong to an architecture, and to so many states."""
+    assert recipe.length is not None
+    segment = recipe.window or min(Training.segment, recipe.length)
+    return {"segment": segment} | (FIELD_TRAINING if recipe.architecture == "unet" else {})
 
 
 def train_on_system(

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,8 @@ def train_on_fields(
     first = Standardisation(torch.zeros_like(cycle[0]) if len(cycle) > 1 else center, std[None])
     provenance: dict[str, Any] = {
         "fields": len(fields), "start": None if fields.start is None else str(fields.start),
-        "radius": radius, "radius_scores": scores, "inflation": inflation, "history": history,
+        "radius": radius, "radius_scores": scores, "inflation": inflation,
+        "training": asdict(settings), "history": history,
     }  # fmt: skip
     return TrajectoryPrior(
         architecture,

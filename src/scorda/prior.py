@@ -162,8 +162,10 @@ class TrajectoryPrior(Prior):
             "limit": self.limit,
             "handover": self.handover,
             "guidance": None if self.guidance is None else _describe(self.guidance),
+            # The header sorts its keys, and the order of the coordinates is that of the axes.
             "space": asdict(space)
-            | {"coordinates": {n: c.tolist() for n, c in (space.coordinates or {}).items()}},
+            | {"coordinates": {n: c.tolist() for n, c in (space.coordinates or {}).items()}}
+            | {"axes": list(space.axes)},
             "provenance": dict(self.provenance),
             "versions": versions(),
         }
@@ -268,7 +270,10 @@ def load(source: str | Path) -> TrajectoryPrior:
             f"({str(error).splitlines()[-1].strip()}): train it again."
         ) from error
     space = header["space"]
-    space["coordinates"] = {n: np.array(c) for n, c in space["coordinates"].items()}
+    coordinates = space["coordinates"]
+    # Files that do not name their axes yet have them in the order of a grid: z, y, x.
+    axes = space.pop("axes", sorted(coordinates, reverse=set(coordinates) <= set("xyz")))
+    space["coordinates"] = {n: np.array(coordinates[n]) for n in axes}
     space["shape"], space["variables"] = tuple(space["shape"]), tuple(space["variables"])
     return TrajectoryPrior(
         header["architecture"],

@@ -112,6 +112,7 @@ def test_stations_and_strides_choose_what_is_observed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for flags, count in (("--stride 3", 4), ("--stations 5", 5)):
         command = f"simulate --system lorenz96 --system.dim 10 --steps 2 --every 2 {flags}"
+        command += " --overwrite"
         assert main(command.split()) == 0
         assert len(list(csv.DictReader(open("simulation/observations.csv")))) == count
 
@@ -269,7 +270,7 @@ def test_a_run_that_diverges_ends_with_three_and_stays_readable(simulated, capsy
     """Member 5 in step 14, between the analyses of steps 12 and 16."""
     Path("fragile.py").write_text(BLOW_UP)
     command = ASSIMILATE.replace("lorenz63", "fragile:make")
-    assert main(f"{command} --truth sim/truth.nc --block 4".split()) == 3
+    assert main(f"{command} --truth sim/truth.nc --unit 4".split()) == 3
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "EnKF stopped at step 14 (cycle 3): 1 of 12 members" in error and "member 5" in error
@@ -435,13 +436,13 @@ def test_a_trained_prior_serves_the_smoother(simulated, capsys):
     assert main([*train.split(), "--out", "p.safetensors"]) == 0
     assert "validation" in capsys.readouterr().out
     command = "assimilate --observations sim/observations.csv --truth sim/truth.nc --method sda"
-    command += " --prior p.safetensors --members 5 --block 2 --threads 1"
+    command += " --prior p.safetensors --members 5 --unit 2 --threads 1"
     command += " --guidance mmps:iterations=1 --sampler multistep:steps=4,corrections=0"
     assert main(command.split()) == 0
     posterior = scorda.open("run.zarr")
     assert posterior.smoother and posterior.analysis.states.shape == (5, 25, 3)
     assert posterior.configuration["method"]["sampler"]["steps"] == 4
-    assert main("assimilate --config run.toml --out b.zarr --block 5".split()) == 0
+    assert main("assimilate --config run.toml --out b.zarr --unit 5".split()) == 0
     # Members in blocks of 2 and of 5: alike to rounding in single precision.
     torch.testing.assert_close(
         posterior.analysis.states, scorda.open("b.zarr").analysis.states, atol=1e-3, rtol=1e-4

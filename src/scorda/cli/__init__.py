@@ -49,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         CycloptsError,
         UserError,
         ValueError,
-        FileNotFoundError,
+        OSError,
+        MemoryError,
         FloatingPointError,
         ImportError,
     ) as error:

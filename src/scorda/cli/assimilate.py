@@ -82,7 +82,7 @@ class Assimilate:
     threads: int | None = None
     """Number of threads (default: all cores); part of what determines the last bits."""
 
-    block: int | None = None
+    unit: int | None = None
     """Steps (filters) or members (smoothers) per unit of work (default: from their size)."""
 
     quick: bool = False
@@ -204,7 +204,9 @@ def _run(given: Assimilate, method: Assimilator) -> Posterior:
             run.check_scale(instrument, prior)
     initial = None
     if given.device != "cpu":
-        if given.device.startswith("cuda") and not torch.cuda.is_available():
+        if not given.device.startswith("cuda"):
+            raise UserError(f"Got --device {given.device}: choose cpu or cuda.")
+        if not torch.cuda.is_available():
             raise UserError(f"Got --device {given.device}: this machine has no CUDA device.")
         initial = system.prior(members, rng.seeded(given.seed)).to(given.device)
     problem = Problem(system, observations, steps, initial)
@@ -223,7 +225,7 @@ def _run(given: Assimilate, method: Assimilator) -> Posterior:
                 resume=given.resume,
                 overwrite=given.overwrite,
                 start=given.start,
-                block=given.block,
+                block=given.unit,
                 progress=report,
             )
         except RunError:

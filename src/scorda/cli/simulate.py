@@ -38,7 +38,7 @@ class Simulate:
     """Continue --series that were interrupted."""
 
     overwrite: bool = False
-    """Replace --series that are there."""
+    """Replace what is at --out."""
 
     steps: int = 128
     """Number of model steps."""
@@ -104,9 +104,12 @@ def simulate(*, settings: Annotated[Simulate | None, Parameter(name="*")] = None
                 raise UserError(f"Got --{name}, which --series has no use for: leave it out.")
         _simulate_series(given, system, threads)
         return
-    for name in ("length", "resume", "overwrite"):
+    for name in ("length", "resume"):
         if getattr(given, name):
             raise UserError(f"Got --{name}, which goes with --series only.")
+    table = given.out / "observations.csv"
+    if table.exists() and not given.overwrite:
+        raise UserError(f"{table} is already there: give another --out, or --overwrite.")
     generator = rng.seeded(given.seed)
     twin, places = rng.spawn(generator, 2)
     operator = Select(_indices(given, system.space, places))
@@ -115,7 +118,6 @@ def simulate(*, settings: Annotated[Simulate | None, Parameter(name="*")] = None
     (observations,) = problem.instruments
     given.out.mkdir(parents=True, exist_ok=True)
     write_states(given.out / "truth.nc", truth, system.space, given.start)
-    table = given.out / "observations.csv"
     tables.write_table(table, observations, system.space, given.start)
     resolved = {
         key: plain(value)
@@ -162,6 +164,8 @@ def _indices(given: Simulate, space: StateSpace, generator: torch.Generator) -> 
     from scorda.cli.settings import check_keys
 
     check_keys(given.observe, space.variables, "variable")
+    if given.stride < 1:
+        raise ValueError(f"Got --stride {given.stride}: give at least 1.")
     index = np.arange(space.size).reshape(space.shape)
     if not space.has_channels:
         index = index[None]

@@ -21,7 +21,7 @@ __all__ = ["Train", "train"]
 
 Report = Callable[[dict[str, float]], None]
 # Settings of a run that do not decide what is learned.
-RUN = ("resume", "config", "minutes")
+RUN = ("resume", "overwrite", "config", "minutes")
 QUICK_STEPS, QUICK_SERIES, QUICK_LENGTH = 20, 16, 100
 
 
@@ -136,6 +136,9 @@ class Train:
     resume: bool = False
     """Continue a training that was interrupted."""
 
+    overwrite: bool = False
+    """Replace a prior that is there."""
+
     system_options: dict[str, str] = field(default_factory=dict)
     """Options of the system, as --system.NAME VALUE."""
 
@@ -156,7 +159,7 @@ def _train(given: Train, device: torch.device) -> None:
     from scorda import parallel
     from scorda.cli.console import console, progress
     from scorda.cli.run import use_torch
-    from scorda.cli.settings import UserError, plain, to_toml
+    from scorda.cli.settings import UserError
     from scorda.files import atomic
     from scorda.store.series import holds_series
 
@@ -165,14 +168,20 @@ def _train(given: Train, device: torch.device) -> None:
         raise UserError("Give either --system, to simulate, or --data, a file of fields.")
     if given.out.suffix != ".safetensors":
         raise UserError(f"Got --out {given.out}: its name must end in .safetensors.")
-    use_torch("float32", given.threads)
     if given.quick:
         given.steps, given.every = QUICK_STEPS, QUICK_STEPS // 2
         if given.system is not None:
             given.series, given.length = QUICK_SERIES, QUICK_LENGTH
+    checkpoint, settings = given.out.with_suffix(".checkpoint"), _settings(given)
+    if _complete(given, checkpoint, settings):
+        out.print(f"prior: {given.out} is complete")
+        return
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    use_torch("float32", given.threads)
     stored = given.data is not None and holds_series(given.data)
     learn = _from_system if given.data is None or stored else _from_fields
-    checkpoint = given.out.with_suffix(".checkpoint")
+    # All processes have looked at what is there.
+    parallel.wait()
     if not given.resume and first:
         checkpoint.unlink(missing_ok=True)
     parallel.wait()
@@ -187,14 +196,9 @@ def _train(given: Train, device: torch.device) -> None:
         prior = learn(given, checkpoint, report, device)
     if not first:
         return
-    given.out.parent.mkdir(parents=True, exist_ok=True)
     prior.save(given.out)
-    record = {k: plain(v) for k, v in vars(given).items() if k not in RUN}
     with atomic(given.out.with_suffix(".toml")) as partial:
-        named = {k: v for k, v in record.items() if k not in ("system_options", "system")}
-        if given.system is not None:
-            named["system"] = {"name": given.system, **given.system_options}
-        partial.write_text(to_toml(named), encoding="utf-8")
+        partial.write_text(settings, encoding="utf-8")
     out.print(f"prior: {given.out}")
     done = prior.provenance["history"][-1]["step"]
     steps = prior.provenance["training"]["steps"]
@@ -202,6 +206,33 @@ def _train(given: Train, device: torch.device) -> None:
         out.print(f"stopped after step {done} of {steps}: continue with --resume")
     else:
         checkpoint.unlink(missing_ok=True)
+
+
+def _settings(given: Train) -> str:
+    """What decides the prior, as the TOML file that trains it again."""
+    from scorda.cli.settings import plain, to_toml
+
+    named = {k: plain(v) for k, v in vars(given).items() if k not in (*RUN, "system_options")}
+    if given.system is not None:
+        named["system"] = {"name": given.system, **given.system_options}
+    return to_toml(named)
+
+
+def _complete(given: Train, checkpoint: Path, settings: str) -> bool:
+    """Whether there is nothing left to do; refuses to replace what it was not told to."""
+    from scorda.cli.settings import UserError
+
+    if given.out.is_dir():
+        raise UserError(f"Got --out {given.out}, which is a folder: give the name of a file.")
+    if given.overwrite or not given.out.exists() or (given.resume and checkpoint.exists()):
+        return False
+    beside = given.out.with_suffix(".toml")
+    if not given.resume or not beside.exists() or beside.read_text(encoding="utf-8") != settings:
+        raise UserError(
+            f"{given.out} is already there: continue it with --resume and the settings of its "
+            "start, replace it with --overwrite, or choose another name."
+        )
+    return True
 
 
 def _from_system(
@@ -214,13 +245,13 @@ def _from_system(
     _refuse(given, ("variable", "since", "until", "modes", "corrected"), "--data")
     names = ("series", "length", "architecture", "width", "blocks", "half_width", "levels")
     recipe = Recipe(**_given(given, *names))
-    chosen = training_for(recipe) | _given(given, *TRAINING, "seed")
     if given.data is None:
         system, states = make_system(str(given.system), given.system_options), None
     else:
         _refuse(given, ("series", "length"), "--system")
         system, states = _stored(given.data, given.system_options)
         recipe = replace(recipe, series=states.shape[0], length=states.shape[1])
+    chosen = training_for(recipe) | _given(given, *TRAINING, "seed")
     return train_on_system(
         system,
         recipe,

@@ -47,7 +47,7 @@ class Posterior:
             raise ValueError(
                 f"There is no {self.path}: name the store of a run, such as run.zarr."
             )
-        if "space" not in self._attributes:
+        if "method" not in self._attributes:
             raise ValueError(
                 f"{self.path} is no posterior of Scorda: name one that `scorda assimilate` wrote."
             )

@@ -37,6 +37,8 @@ def prepare(path: Path, folder: Path, record: str, resume: bool, overwrite: bool
         ValueError: If `path` is taken, or the run to resume had other settings.
     """
     if overwrite:
+        if path.exists() and not (folder.exists() or (path / "zarr.json").is_file()):
+            raise ValueError(f"{path} is no store of Scorda: choose another name.")
         remove(folder)
         remove(path)
         info_path(path).unlink(missing_ok=True)
@@ -48,7 +50,8 @@ def prepare(path: Path, folder: Path, record: str, resume: bool, overwrite: bool
             "or choose another name."
         )
     # Before anything is deleted: a kill may have left markers of a store that is complete.
-    if _complete(path):
+    if (made := _made_with(path)) is not None:
+        _check_same(made, {k: v for k, v in json.loads(record).items() if k in made})
         remove(folder)
         return True
     if not (folder / "created").exists():
@@ -61,12 +64,7 @@ def prepare(path: Path, folder: Path, record: str, resume: bool, overwrite: bool
         remove(folder)
         return False
     before = json.loads((folder / "record.json").read_text(encoding="utf-8"))
-    changed = _differences(before, json.loads(record))
-    if changed:
-        raise ValueError(
-            f"The run to resume differs in {', '.join(changed)}: give the settings of its start, "
-            "or use --overwrite."
-        )
+    _check_same(before, json.loads(record))
     # What a kill leaves of files that were being written.
     for leftover in [*path.rglob("*.partial"), *folder.glob("*.partial")]:
         leftover.unlink()
@@ -83,10 +81,30 @@ def remove(folder: Path) -> None:
     shutil.rmtree(gone)
 
 
-def _complete(path: Path) -> bool:
+def _made_with(path: Path) -> dict[str, Any] | None:
+    """The settings that a complete store tells of itself; None for one that is not complete."""
     if not (path / "zarr.json").is_file():
-        return False
-    return bool(zarr.open_group(path, mode="r").attrs.get("complete"))
+        return None
+    of: dict[str, Any] = zarr.open_group(path, mode="r").attrs.asdict()
+    if not of.get("complete"):
+        return None
+    if "record" in of:
+        return json.loads(of["record"])
+    method = {"name": of["method"], **json.loads(of["settings"])}
+    return {
+        "configuration": json.loads(of["configuration"]),
+        "method": method,
+        "members": of["members"],
+        "seed": of["seed"],
+    }
+
+
+def _check_same(before: dict[str, Any], now: dict[str, Any]) -> None:
+    if changed := _differences(before, now):
+        raise ValueError(
+            f"The run to resume differs in {', '.join(changed)}: give the settings of its start, "
+            "or use --overwrite."
+        )
 
 
 def _differences(before: Any, now: Any, prefix: str = "") -> list[str]:

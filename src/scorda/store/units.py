@@ -95,6 +95,8 @@ def run(
     path = Path(path)
     if path.suffix != ".zarr":
         raise ValueError(f"Got the output {path}: its name must end in .zarr.")
+    if block is not None and block < 1:
+        raise ValueError(f"Got units of work of {block} steps or members: give at least 1.")
     check_needs(method, problem)
     if truth is not None and tuple(truth.shape) != (problem.steps + 1, *problem.space.shape):
         raise ValueError(

@@ -85,7 +85,12 @@ class KolmogorovFlow(AdditiveNoise):
             raise ValueError(f"Got speed = {self.speed}: the assumed speed must be positive.")
         for name in ("viscosity", "drag", "noise_std", "spinup"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"Got {name} = {getattr(self, name)}: it is not negative.")
+                raise ValueError(
+                    f"Got {name} = {getattr(self, name)}: it must be finite and not negative."
+                )
+        for name in ("size", "resolution", "wavenumber"):
+            if not isinstance(getattr(self, name), int):
+                raise ValueError(f"Got {name} = {getattr(self, name)}: give a whole number.")
         if not 4 <= self.size <= self.resolution:
             raise ValueError(
                 f"Got states of {self.size} points per axis for a grid of {self.resolution}: the "
