@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,7 +17,7 @@ from scorda.network_denoiser import Climate, Corrected
 from scorda.network_prior import NetworkPrior
 from scorda.nn.residual import DenseCorrection, RingCorrection
 from scorda.observe import Average, ObservationModel, Select
-from scorda.pool import Pool, folds, observing_networks
+from scorda.pool import Pool, checked, folds, observing_networks
 from scorda.space import StateSpace
 from scorda.train import denoising_loss
 
@@ -230,3 +231,19 @@ def test_the_context_is_mean_and_spread_in_units_of_the_climate():
     dense = Climate.of(x, ())
     assert_close(dense.centre[:, 0], x.mean((0, 1)))
     assert DenseCorrection(8, 4, 1, 5)(torch.zeros(2, 8, 1, 5)).shape == (2, 8, 1)
+
+
+@pytest.mark.parametrize(
+    ("forecasts", "says"),
+    [
+        (np.zeros((4, 10, 8)), "a tensor"),
+        (torch.zeros(10, 8), "a tensor"),
+        (torch.zeros(0, 10, 8), "0 cycles"),
+        (torch.zeros(4, 2, 8), "2 members"),
+        (torch.zeros(4, 10, 7), "last axes"),
+        (torch.full((4, 10, 8), torch.nan), "not finite"),
+    ],
+)
+def test_forecasts_that_are_none_are_refused(forecasts, says):
+    with pytest.raises(ValueError, match=says):
+        checked(forecasts, RING)

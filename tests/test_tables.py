@@ -526,3 +526,14 @@ def test_a_long_table_takes_seconds(tmp_path):
     assert found.values.shape == (500, 12)
     count = found.std.pow(-2).nansum()
     assert round(count.item()) == rows
+
+
+def test_positions_far_from_a_periodic_domain_have_another_unit():
+    """Longitudes are counted from -180 or from 0; degrees on a domain in radians are refused."""
+    grid = np.arange(4) * np.pi / 2
+    space = StateSpace((4,), variables=("t",), coordinates={"x": grid}, period={"x": 2 * np.pi})
+    x = np.array([-np.pi, 0.0, 3 * np.pi, 90.0, -8.0])
+    table = {"time": np.zeros(5), "x": x, "value": np.ones(5)}
+    observations = Observations.from_table(table, space, std=0.1)
+    assert [row.row for row in observations.unused] == [4, 5]
+    assert {row.reason for row in observations.unused} == {"position more than a period away"}

@@ -275,6 +275,19 @@ def inside_domain(points: np.ndarray, space: StateSpace) -> np.ndarray:
     return inside
 
 
+def within_a_period(points: np.ndarray, space: StateSpace) -> np.ndarray:
+    """Whether positions on periodic axes are on the grid or at most a period from it.
+
+    Longitudes may be counted from -180 or from 0; what is further off has another unit.
+    """
+    near = np.ones(len(points), dtype=bool)
+    for axis, name in enumerate(space.axes):
+        if name in space.period:
+            first, length = (space.coordinates or {})[name][0], space.period[name]
+            near &= np.abs(points[:, axis] - first - length / 2) <= 1.5 * length
+    return near
+
+
 def nearest_grid_point(points: np.ndarray, space: StateSpace) -> tuple[np.ndarray, np.ndarray]:
     """Flat index of the grid point next to each position, and whether the position is on it."""
     index, on_grid = np.zeros(len(points), dtype=np.int64), np.ones(len(points), dtype=bool)

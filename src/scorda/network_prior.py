@@ -36,7 +36,7 @@ from scorda.network_denoiser import Axes, Climate, Corrected, FittedNetwork
 from scorda.network_heads import FittedHeads, HeadsPool, TwoHeads
 from scorda.nn.residual import FEATURES, correction
 from scorda.on_grid import as_linear, check_entries
-from scorda.pool import Pool, folds
+from scorda.pool import Pool, checked, folds
 from scorda.problem import Problem
 from scorda.projection import Pairs
 from scorda.shapes import Float, Tensor
@@ -211,7 +211,7 @@ class NetworkPrior(EnsemblePrior):
                 f'Got levels = {self.levels!r} and model = {model}: levels="these" are those of '
                 'the model, which levels="any" has no use for.'
             )
-        ensembles, space, model = as_linear(ensembles, space, model)
+        ensembles, space, model = as_linear(checked(ensembles, space), space, model)
         modes = None if model is None else model.modes(tuple(ensembles.shape[2:]))
         axes = self._axes(modes, space)
         climate = Climate.of(ensembles, axes)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -29,15 +29,18 @@ from scorda.network_denoiser import (
 )
 from scorda.process import VarianceExploding
 from scorda.shapes import Float, Int, Tensor
+from scorda.space import StateSpace
 from scorda.train import Levels, denoising_loss
 
-__all__ = ["Pool", "bridge_levels", "folds", "observing_networks"]
+__all__ = ["Pool", "bridge_levels", "checked", "folds", "observing_networks"]
 
 # Each member is trained on with the Gaussian of the other folds.
 FOLDS = 4
 # Largest deviation in a standard deviation of the others: these may be all alike, as where a
 # sensor saturates.
 FAR = 10.0
+# Members of a forecast: one is denoised, with the covariance of two.
+LEAST = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,6 +161,24 @@ class Pool:
     def _apart(self, items: Float[Tensor, "items points beside"]) -> Tensor:
         """The members of items, one after the other."""
         return items.unflatten(2, (self.group, -1)).movedim(2, 1).flatten(0, 1)
+
+
+def checked(ensembles: Any, space: StateSpace | None) -> Float[Tensor, "cycles ensemble ..."]:
+    """Return forecasts of many cycles, once it is known that they are that.
+
+    Raises:
+        ValueError: If they are not, are not of the space, or have too few members.
+    """
+    if not isinstance(ensembles, Tensor) or ensembles.ndim < 3:
+        got = tuple(getattr(ensembles, "shape", ())) or type(ensembles).__name__
+        raise ValueError(f"Got forecasts {got}: give a tensor (cycles, ensemble, *state).")
+    if not len(ensembles) or ensembles.shape[1] < LEAST:
+        raise ValueError(
+            f"Got forecasts of {len(ensembles)} cycles and {ensembles.shape[1]} members: give a "
+            f"cycle and {LEAST} members at least."
+        )
+    (space or StateSpace(tuple(ensembles.shape[2:]))).check(ensembles, "forecasts")
+    return ensembles
 
 
 def folds(members: int, held: int) -> list[tuple[Int[Tensor, "a"], Int[Tensor, "b"]]]:

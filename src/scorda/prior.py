@@ -133,6 +133,13 @@ class TrajectoryPrior(Prior):
         self.network.requires_grad_(False).eval()
 
     @property
+    def name(self) -> str:
+        """What it was trained on: a system, or the variables of a record."""
+        system = self.provenance.get("system")
+        named = system["name"] if isinstance(system, Mapping) else ", ".join(self.space.variables)
+        return str(named)
+
+    @property
     def half_width(self) -> int:
         """k: one output depends on 2k + 1 states."""
         return self.network.half_width  # type: ignore[return-value]

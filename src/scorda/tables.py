@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from scorda import files
-from scorda.gridded import inside_domain, nearest_grid_point
+from scorda.gridded import inside_domain, nearest_grid_point, within_a_period
 from scorda.space import StateSpace
 from scorda.times import Start, add_time, match_times, parse_start
 
@@ -138,6 +138,7 @@ def usable_rows(
         position = np.stack([n for n, _ in numbers], -1) if numbers else np.zeros((rows, 0))
         refuse(~np.isfinite(position).all(1), "missing position")
         refuse(~inside_domain(position, space), "position outside the domain")
+        refuse(~within_a_period(position, space), "position more than a period away")
         usable = reason == ""
         point, on_grid = np.zeros(rows, dtype=np.int64), np.ones(rows, dtype=bool)
         point[usable], on_grid[usable] = nearest_grid_point(position[usable], space)

@@ -96,6 +96,11 @@ class Training:
             )
         if self.precision not in ("float32", "bfloat16"):
             raise ValueError(f"Got precision = {self.precision!r}: it is float32 or bfloat16.")
+        if not (0 <= self.average < 1 and 0 < self.rate < math.inf):
+            raise ValueError(
+                f"Got average = {self.average}, rate = {self.rate}: need 0 <= average < 1 and a "
+                "positive rate."
+            )
         if not 0 <= self.observed <= 1:
             raise ValueError(f"Got observed = {self.observed}: it is a share, between 0 and 1.")
 

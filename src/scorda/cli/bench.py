@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
@@ -267,7 +268,9 @@ def _number(row: Row, score: str) -> str:
         return "–"
     if row.failures:
         return f"{len(row.failures)} of {row.seeds} diverged"
-    return f"{row.mean[score]:.3f} ± {row.error[score]:.3f}"
+    mean = f"{row.mean[score]:.3f}"
+    # One seed does not tell an error.
+    return f"{mean} ± {row.error[score]:.3f}" if math.isfinite(row.error[score]) else mean
 
 
 def _verdict(row: Row, scores: Sequence[str], compare: bool) -> list[str]:

@@ -22,6 +22,7 @@ __all__ = ["Train", "train"]
 Report = Callable[[dict[str, float]], None]
 # Settings of a run that do not decide what is learned.
 RUN = ("resume", "overwrite", "config", "minutes")
+SIMULATED = "--system or a store of `scorda simulate --series`"
 QUICK_STEPS, QUICK_SERIES, QUICK_LENGTH = 20, 16, 100
 
 
@@ -166,6 +167,8 @@ def _train(given: Train, device: torch.device) -> None:
     out, first = console(), parallel.rank() == 0
     if (given.system is None) == (given.data is None):
         raise UserError("Give either --system, to simulate, or --data, a file of fields.")
+    if given.minutes is not None and not given.minutes > 0:
+        raise UserError(f"Got --minutes {given.minutes}: give more than 0.")
     if given.out.suffix != ".safetensors":
         raise UserError(f"Got --out {given.out}: its name must end in .safetensors.")
     if given.quick:
@@ -192,6 +195,8 @@ def _train(given: Train, device: torch.device) -> None:
                 update(int(entry["step"]), given.steps)
             losses = f"loss {entry['loss']:.4f}, validation {entry['validation']:.4f}"
             out.print(f"step {entry['step']:.0f}: {losses}")
+            if not math.isfinite(entry["validation"]):
+                raise FloatingPointError("The training has diverged: lower --rate.")
 
         prior = learn(given, checkpoint, report, device)
     if not first:
@@ -242,7 +247,7 @@ def _from_system(
     from scorda.emulate import Recipe, train_on_system, training_for
     from scorda.train import Training
 
-    _refuse(given, ("variable", "since", "until", "modes", "corrected"), "--data")
+    _refuse(given, ("variable", "since", "until", "modes", "corrected"), "--data of fields")
     names = ("series", "length", "architecture", "width", "blocks", "half_width", "levels")
     recipe = Recipe(**_given(given, *names))
     if given.data is None:
@@ -300,10 +305,10 @@ def _from_fields(
     from scorda.learn import train_on_fields, training_for
 
     _refuse(
-        given, ("series", "length", "architecture", "half_width", "levels", "minutes"), "--system"
+        given, ("series", "length", "architecture", "half_width", "levels", "minutes"), SIMULATED
     )
     if device.type != "cpu":
-        raise UserError("Got --device cuda, which goes with --system only.")
+        raise UserError(f"Got --device cuda, which goes with {SIMULATED} only.")
     assert given.data is not None
     if not given.data.exists():
         raise FileNotFoundError(f"There is no {given.data}: check the name after --data.")

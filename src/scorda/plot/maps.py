@@ -78,6 +78,10 @@ def fields(
     unit = space.units.get(space.variables[channel], "")
     with style():
         columns = min(3, len(panels))
+        at = [title for title, _ in panels].index("Spread")
+        if at % columns == columns - 1:
+            # Its own colour bar has no room beside the common one.
+            panels[at - 1 : at + 1] = reversed(panels[at - 1 : at + 1])
         rows = math.ceil(len(panels) / columns)
         height = rows * (2.4 * min(max(aspect, 0.4), 1.6) + 0.55)
         figure, axes = subplots(rows, columns, 2.7 * columns + 0.9, height, sharey=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -101,18 +101,7 @@ def trajectories(
             row.yaxis.set_major_locator(MaxNLocator(4))
             row.margins(x=0.01)
         label_time(rows[-1, 0].xaxis, axis, space)
-        handles: dict[str, Any] = {}
-        for row in rows[:, 0]:
-            handles |= dict(zip(*reversed(row.get_legend_handles_labels()), strict=True))
-        figure.legend(
-            handles.values(),
-            handles.keys(),
-            loc="outside upper left",
-            ncols=5,
-            handlelength=1.2,
-            columnspacing=1.2,
-            fontsize=8.5,
-        )
+        _legend(figure, rows[:, 0], loc="outside upper left", ncols=5, fontsize=8.5)
     return figure
 
 
@@ -132,7 +121,7 @@ def error_and_spread(
     """
     colours = colours or colours_of([name for group in groups.values() for name in group])
     with style():
-        figure, panels = subplots(1, len(groups), 4.4 * len(groups) + 0.6, 2.9, sharey=True)
+        figure, panels = subplots(1, len(groups), 4.4 * len(groups) + 0.6, 3.1, sharey=True)
         for panel, (title, analyses) in zip(panels[0], groups.items(), strict=True):
             for name, analysis in analyses.items():
                 axis = times_of(analysis, time)
@@ -147,9 +136,18 @@ def error_and_spread(
             log_ticks(panel.yaxis)
             panel.margins(x=0.01)
             panel.grid(axis="y", color="#e6e6e6", linewidth=0.6)
-            panel.legend(loc="upper right", ncols=2, handlelength=1.2, columnspacing=1.0)
+        # Below: curves fall and rise again, and leave no corner free.
+        _legend(figure, panels[0], loc="outside lower center", ncols=6)
         panels[0, 0].set_ylabel("RMSE (solid), spread (dashed)")
     return figure
+
+
+def _legend(figure: Figure, panels: Iterable[Any], **where: Any) -> None:
+    """One legend of all panels, each label once."""
+    handles: dict[str, Any] = {}
+    for panel in panels:
+        handles |= dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
+    figure.legend(handles.values(), handles.keys(), handlelength=1.2, columnspacing=1.2, **where)
 
 
 def _quantile(part: Analysis, level: float) -> np.ndarray:
