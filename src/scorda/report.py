@@ -139,9 +139,11 @@ def _header(runs: list[_Run], title: str) -> str:
     table = posterior.observations
     steps, values = dataset.sizes["time"] - 1, table.sizes["observation"]
     times = len(np.unique(table["step"].values))
-    names = {
-        plot.component_name(space, int(i)) for i in table["component"].values[:1000] if i >= 0
-    }
+    components = table["component"].values[:1000]
+    names = {plot.component_name(space, int(i)) for i in components if i >= 0}
+    if (components < 0).any():
+        # Between grid points: of which variable is not in the table.
+        names = set(space.variables)
     observed = ", ".join(sorted(names)) if 0 < len(names) <= 4 else "the state"
     against = "the truth is known" if posterior.truth is not None else "the truth is not known"
     if posterior.group("withheld") is not None:
@@ -151,7 +153,7 @@ def _header(runs: list[_Run], title: str) -> str:
     facts = {
         "System": dataset.attrs["system"],
         "State": f"{' × '.join(map(str, space.shape))} numbers",
-        "Length": f"{steps} steps of {space.dt:g}",
+        "Length": f"{steps} steps of {space.dt:g} {space.units.get('time', '')}".strip(),
         "Observation error": _range(table["std"].values),
         "Methods": ", ".join(run.name for run in runs),
     }
