@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from scorda import rng, store
+from scorda.masks import Mask
 from scorda.methods.enkf import ETKF, EnKF
 from scorda.methods.enks import EnKS
 from scorda.methods.particle import ParticleFilter
@@ -17,7 +18,7 @@ from scorda.operators import Select
 from scorda.problem import Problem, twin_experiment
 from scorda.report import write_report
 from scorda.space import StateSpace
-from scorda.systems import FunctionSystem, Lorenz63, Lorenz96
+from scorda.systems import FunctionSystem, KolmogorovFlow, Lorenz63, Lorenz96
 
 
 @pytest.fixture(scope="module")
@@ -147,3 +148,12 @@ def test_a_browser_shows_every_figure_without_an_error(runs, tmp_path, chromium,
 def test_the_style_is_inside(runs, tmp_path):
     style = Path(store.__file__).parents[1] / "report.css"
     assert style.read_text() in write_report(runs, tmp_path / "report.html").read_text()
+
+
+def test_a_flow_is_shown_by_its_vorticity(tmp_path):
+    system = KolmogorovFlow(8, 16, spinup=0.4)
+    model = ObservationModel(Mask.grid(system.space, 2), std=0.1)
+    truth, problem = twin_experiment(system, model, 4, 2, rng.seeded(0))
+    run = store.run(EnKF(), problem, 6, tmp_path / "a.zarr", truth=truth)
+    page = write_report({"EnKF": run}, tmp_path / "a.html").read_text()
+    assert "Vorticity at observed steps of EnKF." in figures(page)

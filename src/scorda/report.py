@@ -38,6 +38,8 @@ EXPLAINED = {
 }
 # Steps that a figure of trajectories can show legibly.
 LAST = 400
+# Steps of a flow that are drawn.
+FLOWS = 5
 # How much larger than its size in inches, at 96 pixels each, a figure may be shown.
 LARGEST = 1.3
 # Name of a score, its heading, what stands below the heading, and whether small is good.
@@ -274,8 +276,16 @@ def _figures(runs: list[_Run], colours: Mapping[str, str], first: int) -> list[s
 def _states(runs: list[_Run], truth: Float[Tensor, "time ..."] | None, axes: int) -> str:
     """Trajectories or fields: what uses past data on the left, what uses all data on the right."""
     draw: Callable[[_Run], Figure]
-    if axes == 2:
-        steps = np.unique(runs[0].posterior.observations["step"].values)
+    steps = np.unique(runs[0].posterior.observations["step"].values)
+    if plot.is_flow(runs[0].posterior.space):
+        chosen = steps[np.linspace(0, len(steps) - 1, min(FLOWS, len(steps))).round().astype(int)]
+        heading, caption = "Vorticity", "Vorticity at observed steps"
+        see = "Members share what is known of the flow and differ where the std is large."
+
+        def draw(run: _Run) -> Figure:
+            return plot.panels(run.analysis, chosen.tolist(), truth)
+
+    elif axes == 2:
         step = int(steps[len(steps) // 2])
         heading, caption = "Fields", f"Fields at step {step}"
         see = (

@@ -8,7 +8,7 @@ colour per method where there are several. Times are in the units of the space.
 
 from scorda.plot.base import colours_of, component_name, style
 from scorda.plot.comparison import comparison, means, sweep
-from scorda.plot.flow import animate, panels
+from scorda.plot.flow import animate, is_flow, panels
 from scorda.plot.maps import fields, hovmoller
 from scorda.plot.reliability import rank_histograms, spread_skill
 from scorda.plot.series import error_and_spread, trajectories
@@ -22,6 +22,7 @@ __all__ = [
     "error_and_spread",
     "fields",
     "hovmoller",
+    "is_flow",
     "means",
     "panels",
     "rank_histograms",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["animate", "panels"]
+__all__ = ["animate", "is_flow", "panels"]
 
 DIVERGING, SEQUENTIAL, BLANK = "RdBu_r", "Purples", "#ededed"
 # The few strongest vortices must not wash out the rest.
@@ -160,6 +160,15 @@ def animate(
                 writer.grab_frame()
         shutil.copyfile(made, partial)
     return path
+
+
+def is_flow(space: StateSpace) -> bool:
+    """Whether states are velocities on a periodic grid, which have a vorticity."""
+    try:
+        _vorticity(space)
+    except ValueError:
+        return False
+    return True
 
 
 def _vorticity(space: StateSpace) -> Vorticity:
