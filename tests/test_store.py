@@ -150,6 +150,10 @@ def test_a_run_is_resumed_with_its_own_settings_only(twin, tmp_path):
     interrupted(problem, path, 23)
     with pytest.raises(ValueError, match=r"differs in method\.inflation, seed"):
         store.run(EnKF(1.06), problem, 8, path, 1, block=5, resume=True)
+    # And so is one that is complete.
+    store.run(EnKF(1.05), problem, 8, path, block=5, resume=True)
+    with pytest.raises(ValueError, match=r"differs in method\.inflation, seed"):
+        store.run(EnKF(1.06), problem, 8, path, 1, block=5, resume=True)
 
 
 def test_a_run_that_cannot_start_leaves_nothing(twin, tmp_path):
