@@ -98,5 +98,11 @@ def test_what_cannot_be_is_one_sentence(simulated, capsys):
     assert "gpuu" in failed(capsys, f"{run} --device gpuu")
     flow = "simulate kolmogorov --system.size 16 --system.resolution 32.5 --out s"
     assert "resolution" in failed(capsys, flow)
+    assert "forcing" in failed(capsys, "simulate kolmogorov --system.forcing nan --out s")
+    assert "no NetCDF" in failed(capsys, f"{run} --truth sim/observations.csv")
+    said = failed(capsys, f"{run} --method masf --prior local-gausian:localization=2")
+    assert "did you mean 'local-gaussian'" in said
+    assert main(f"{run} --method enkf --truth sim/truth.nc".split()) == 0
+    assert "leave some" in failed(capsys, "report run.zarr --spinup 100")
     assert main("simulate lorenz63 --series 2 --length 3 --out set.zarr".split()) == 0
     assert "no posterior" in failed(capsys, "report set.zarr")

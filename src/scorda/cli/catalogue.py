@@ -191,8 +191,9 @@ def _made(kind: type, value: str, name: str) -> Any:
     if known and not inspect.isabstract(kind) and re.fullmatch(r"[-+.\deE]+", value):
         first = next(iter(known))
         return kind(**{first: _parsed(get_type_hints(kind)[first], value, first)})
-    kinds = {c.__name__.lower(): c for c in _concrete(kind)}
-    wanted = re.sub(r"[-_]", "", head).lower()
+    kinds = {_shell_name(c.__name__): c for c in _concrete(kind)}
+    plain = {shown.replace("-", ""): shown for shown in kinds}
+    wanted = plain.get(re.sub(r"[-_]", "", head).lower(), head)
     try:
         check_keys([wanted], kinds, f"value of {flag}")
     except UserError as error:

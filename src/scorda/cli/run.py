@@ -89,7 +89,11 @@ def read_states(path: Path, space: StateSpace, steps: int) -> Float[Tensor, "tim
 
     if not path.is_file():
         raise UserError(f"There is no {path}: check the name after --truth.")
-    with xarray.open_dataset(path, decode_timedelta=False) as dataset:
+    try:
+        opened = xarray.open_dataset(path, decode_timedelta=False)
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} is no NetCDF file, which --truth has to be.") from error
+    with opened as dataset:
         missing = [name for name in space.variables if name not in dataset]
         if missing:
             raise UserError(f"{path} has no {missing}: it needs {list(space.variables)}.")

@@ -91,8 +91,15 @@ def score_table(
 
 
 def first_scored(posterior: Posterior, spinup: int | None = None) -> int:
-    """First step that counts: `spinup`, or the first observed step."""
+    """First step that counts: `spinup`, or the first observed step.
+
+    Raises:
+        ValueError: If no state is left.
+    """
     if spinup is not None:
+        states = posterior.to_xarray().sizes["time"]
+        if not 0 <= spinup < states:
+            raise ValueError(f"Got a spin-up of {spinup} of {states} states: leave some to score.")
         return spinup
     steps = posterior.observations["step"].values
     return int(steps.min()) if len(steps) else 0

@@ -88,6 +88,8 @@ class KolmogorovFlow(AdditiveNoise):
                 raise ValueError(
                     f"Got {name} = {getattr(self, name)}: it must be finite and not negative."
                 )
+        if not math.isfinite(self.forcing):
+            raise ValueError(f"Got forcing = {self.forcing}: it must be finite.")
         for name in ("size", "resolution", "wavenumber"):
             if not isinstance(getattr(self, name), int):
                 raise ValueError(f"Got {name} = {getattr(self, name)}: give a whole number.")
