@@ -110,7 +110,7 @@ def bench(
         pictures[f"{stem}.{ending}"] = caption
 
     if (figure := _figure(rows, shown)) is not None:
-        save(figure, "png", f"Scores, {setup.statistic} of {len(seeds)} seeds")
+        save(figure, "png", f"Scores, {_taken(setup.statistic, len(seeds))}")
     if getattr(setup, "drawn", 0):
         seed = min(1, len(seeds) - 1)
         save(_paths(setup, rows, seed), "paths.png", f"Truth and ensemble means, seed {seed}")
@@ -119,7 +119,7 @@ def bench(
         _draw(scenario, entry, given.out / f"{stem}.{ending}", pictures, save)
     if pictures:
         _record(stem, name, given, make, rows, pictures)
-    heading = f"{setup.statistic} of {len(seeds)} seeds"
+    heading = _taken(setup.statistic, len(seeds))
     if shown:
         _print_wide(rows, shown, heading, compare=not given.quick)
     else:
@@ -218,7 +218,7 @@ def _record(
     words += [f"--only {shlex.quote(pattern)}" for pattern in given.only]
     words += ["--quick"] if given.quick else []
     facts = {
-        "seeds": f"0 to {rows[0].seeds - 1}",
+        "seeds": ", ".join(map(str, range(rows[0].seeds))),
         "seconds of all runs": f"{sum(row.seconds * row.seeds for row in rows):.0f}",
         "threads": str(given.threads),
         "torch": torch.__version__,
@@ -261,6 +261,10 @@ def _print_wide(rows: Sequence[Row], shown: Sequence[str], heading: str, compare
         for i, row in enumerate(rows)
     ]
     table(heading, ["entry", *shown, "seconds", *extra], lines, left=1)
+
+
+def _taken(statistic: str, seeds: int) -> str:
+    return f"{statistic} of {seeds} seeds" if seeds > 1 else "one seed"
 
 
 def _number(row: Row, score: str) -> str:
