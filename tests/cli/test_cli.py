@@ -212,7 +212,7 @@ def test_quick_tries_few_members_on_a_part(simulated):
         ("bench lorenz63-sakov --prior x.safetensors", "uses no prior"),
         ("train", "either --system"),
         ("train --data nothing.nc", "There is no nothing.nc"),
-        ("train --system lorenz63 --modes 3", "goes with --data only"),
+        ("train --system lorenz63 --modes 3", "goes with --data of fields only"),
         ("train --system lorenz63 --out p.pt", "end in .safetensors"),
         ("train --system lorenz63 --architecture unet", "two periodic axes"),
         ("train --system lorenz63 --device tpu", "cpu or cuda"),

@@ -167,8 +167,8 @@ def _train(given: Train, device: torch.device) -> None:
     out, first = console(), parallel.rank() == 0
     if (given.system is None) == (given.data is None):
         raise UserError("Give either --system, to simulate, or --data, a file of fields.")
-    if given.minutes is not None and not given.minutes > 0:
-        raise UserError(f"Got --minutes {given.minutes}: give more than 0.")
+    if given.minutes is not None and not given.minutes >= 0:
+        raise UserError(f"Got --minutes {given.minutes}: it must not be negative.")
     if given.out.suffix != ".safetensors":
         raise UserError(f"Got --out {given.out}: its name must end in .safetensors.")
     if given.quick:
