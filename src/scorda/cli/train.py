@@ -177,7 +177,8 @@ def _train(given: Train, device: torch.device) -> None:
             given.series, given.length = QUICK_SERIES, QUICK_LENGTH
     checkpoint, settings = given.out.with_suffix(".checkpoint"), _settings(given)
     if _complete(given, checkpoint, settings):
-        out.print(f"prior: {given.out} is complete")
+        if first:
+            out.print(f"prior: {given.out} is complete")
         return
     given.out.parent.mkdir(parents=True, exist_ok=True)
     use_torch("float32", given.threads)
