@@ -35,6 +35,7 @@ from scorda.bench.prior import lorenz63_prior
 from scorda.bench.smoothing import lorenz63_sda
 from scorda.bench.turbulence import (
     kolmogorov_masf,
+    kolmogorov_masf_64,
     kolmogorov_masf_operators,
     kolmogorov_masf_size,
 )
@@ -62,6 +63,7 @@ PROBLEMS: dict[str, Callable[..., Benchmark]] = {
     "kolmogorov-ring": kolmogorov_ring,
     "kolmogorov-loop": kolmogorov_loop,
     "kolmogorov-masf": kolmogorov_masf,
+    "kolmogorov-masf-64": kolmogorov_masf_64,
     "kolmogorov-masf-operators": kolmogorov_masf_operators,
     "kolmogorov-masf-size": kolmogorov_masf_size,
 }
