@@ -13,6 +13,19 @@ def test_flat_state_names_each_component():
     assert space.size == 3
 
 
+def test_spaces_are_equal_by_what_they_say():
+    def space(step=0.5, name="x"):
+        axes = {"y": np.arange(3.0), name: step * np.arange(4)}
+        return StateSpace((3, 4), 0.2, ("t",), axes)
+
+    assert space() == space()
+    assert space() != space(step=0.6)
+    assert space() != space(name="z")
+    assert space() != "space"
+    turned = StateSpace((4, 4), 1.0, ("t",), {"y": np.arange(4), "x": np.arange(4)})
+    assert turned != StateSpace((4, 4), 1.0, ("t",), {"x": np.arange(4), "y": np.arange(4)})
+
+
 def test_grid_of_two_variables():
     axis = np.arange(4) * 0.5
     space = StateSpace((2, 4, 4), 0.2, ("u", "v"), {"y": axis, "x": axis}, {"y": 2.0, "x": 2.0})

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -103,6 +104,14 @@ class StateSpace:
         object.__setattr__(self, "coordinates", coordinates)
         object.__setattr__(self, "period", dict(self.period))
         object.__setattr__(self, "units", dict(self.units))
+
+    def __eq__(self, other: object) -> bool:
+        """Whether all names and positions are the same, as arrays have no truth value."""
+        return isinstance(other, StateSpace) and self._facts() == other._facts()
+
+    def _facts(self) -> tuple[Any, ...]:
+        positions = [(name, tuple(x)) for name, x in (self.coordinates or {}).items()]
+        return self.shape, self.dt, self.variables, positions, self.period, self.units
 
     @property
     def size(self) -> int:

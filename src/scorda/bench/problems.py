@@ -37,6 +37,7 @@ from scorda.bench.turbulence import (
     kolmogorov_masf,
     kolmogorov_masf_64,
     kolmogorov_masf_operators,
+    kolmogorov_masf_operators_128,
     kolmogorov_masf_size,
 )
 
@@ -65,6 +66,7 @@ PROBLEMS: dict[str, Callable[..., Benchmark]] = {
     "kolmogorov-masf": kolmogorov_masf,
     "kolmogorov-masf-64": kolmogorov_masf_64,
     "kolmogorov-masf-operators": kolmogorov_masf_operators,
+    "kolmogorov-masf-operators-128": kolmogorov_masf_operators_128,
     "kolmogorov-masf-size": kolmogorov_masf_size,
 }
 
