@@ -290,7 +290,7 @@ def test_the_bridge_with_a_silent_network_is_the_kalman_update():
     ("options", "words"),
     [
         ({"width": 0}, "width"),
-        ({"pretrain": 1}, "draws"),
+        ({"pretrain": 1}, "the last 0 or at least 3"),
         ({"steps": -1}, "negative"),
         ({"low": 2.0, "high": 1.0}, "low"),
         ({"levels": "all"}, "any"),

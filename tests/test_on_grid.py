@@ -193,6 +193,23 @@ def test_the_weights_are_those_of_the_pairs():
         trained.fit(forecasts[0], None, RING.space)
 
 
+def test_weights_for_one_observing_network_refuse_others():
+    """Of its values some may be absent; fine-tuned they serve any."""
+    forecasts = members(60, (8,)).unflatten(0, (5, 12))
+
+    def modes(entries, std=0.5):
+        return ObservationModel(Select(entries), std=std).modes((8,))
+
+    model = ObservationModel(Select([0, 2, 4]), std=0.5)
+    trained = TINY.amortised(forecasts, RING.space, model)
+    for known in (modes([0, 2, 4]), modes([2]), None):
+        trained.fit(forecasts[0], known, RING.space)
+    for other in (modes([0, 1]), modes([0, 2, 4], 0.4)):
+        with pytest.raises(ValueError, match="was not trained"):
+            trained.fit(forecasts[0], other, RING.space)
+        replace(trained, fine_tune=1).fit(forecasts[0], other, RING.space)
+
+
 @pytest.mark.parametrize("network", [True, False])
 def test_values_without_spread_tell_nothing(network):
     """One, where a sensor saturates: as if it were absent, whatever it is. All: members stay."""

@@ -35,7 +35,7 @@ from scorda.modes import Modes
 from scorda.network_denoiser import Axes, Climate, Corrected, FittedNetwork
 from scorda.network_heads import FittedHeads, HeadsPool, TwoHeads
 from scorda.nn.residual import FEATURES, correction
-from scorda.on_grid import as_linear, check_entries
+from scorda.on_grid import as_linear, check_entries, check_trained_for
 from scorda.pool import Pool, checked, folds
 from scorda.problem import Problem
 from scorda.projection import Pairs
@@ -57,8 +57,7 @@ class NetworkPrior(EnsemblePrior):
 
     Approximate. In a run a filter calls `begin`, whose copy of the prior fine-tunes from cycle to
     cycle; `fit` of the prior itself trains anew each time. The weights travel with the run
-    (`Cycle.carried`), so that a run continued from a stored step has the bits of one that was
-    never interrupted.
+    (`Cycle.carried`): a run continued from a stored step has the bits of an uninterrupted one.
 
     Weights are those of coordinates: the modes of the observation, which for masks, strides and
     selections are the entries of the state. With other operators the network is one in the modes,
@@ -142,9 +141,8 @@ class NetworkPrior(EnsemblePrior):
             )
         if self.width < 1 or self.patience < 1 or 0 < self.pretrain < LEAST_MEMBERS:
             raise ValueError(
-                f"Got width = {self.width}, patience = {self.patience}, pretrain = "
-                f"{self.pretrain}: need a width and a patience of at least 1, and no draws or "
-                f"at least {LEAST_MEMBERS}."
+                f"Got width = {self.width}, patience = {self.patience}, pretrain = {self.pretrain}"
+                f": the first two must be at least 1, the last 0 or at least {LEAST_MEMBERS}."
             )
 
     def check(self, space: StateSpace) -> None:
@@ -204,7 +202,7 @@ class NetworkPrior(EnsemblePrior):
             ensembles: Forecasts, for instance those of another filter in a run of its own.
             space: Space of the states, for a ring or localization.
             model: Observing network of ``levels="these"``, also nonlinear (`PairsOnGrid`): the
-                weights then serve this h and error alone, which is not checked later.
+                weights then serve this h and error alone; other entries or errors are refused.
         """
         if (self.levels == "these") != (model is not None):
             raise ValueError(
@@ -232,6 +230,7 @@ class NetworkPrior(EnsemblePrior):
         self._learn(memory, network, pool.members, levels, pool.loss, None, pool.group)
         assert memory.weights is not None
         weights = {**memory.weights, "centre": climate.centre, "scale": climate.scale}
+        weights |= {"precision": precision} if precision is not None else {}
         return replace(self, weights=weights, fine_tune=0, levels="any", pretrain=0)
 
     def heads(
@@ -289,6 +288,7 @@ class NetworkPrior(EnsemblePrior):
         # Held to many forecasts in training: a few members of one could not tell.
         if climate is not None and self.fine_tune == 0:
             self._check_known(memory, network.correction)
+            check_trained_for((self.weights or {}).get("precision"), modes)
             memory.load(network.correction)
             network.meets(whole, axes, climate, self.gaussian)
             return FittedNetwork(network, whole, axes)

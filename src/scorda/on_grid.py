@@ -22,7 +22,7 @@ from scorda.operators import Operator
 from scorda.shapes import Float, Int, Tensor
 from scorda.space import StateSpace
 
-__all__ = ["PairsOnGrid", "as_linear", "check_entries"]
+__all__ = ["PairsOnGrid", "as_linear", "check_entries", "check_trained_for"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,6 +134,27 @@ def check_entries(modes: Modes | None, space: StateSpace | AugmentedSpace | None
             "A NetworkPrior that is amortised, or lies along an axis, takes observations of "
             "entries of the state (masks, strides, selections with independent errors) and "
             "nonlinear ones at every grid point: leave `axis` and `weights` out for any other."
+        )
+
+
+def check_trained_for(precision: Tensor | None, modes: Modes | None) -> None:
+    """Check that an observation is one that a network was trained for, or a part of it.
+
+    Arguments:
+        precision: Of the modes of the observing network in training, or None for many.
+        modes: Of this observation, or None without one.
+
+    Raises:
+        ValueError: If it sees other entries, or with other errors.
+    """
+    if precision is None or modes is None:
+        return
+    given, known = modes.precision.cpu(), precision.cpu().to(modes.precision)
+    # Of those that it was trained for some may be absent.
+    if not torch.allclose(given, torch.where(given > 0, known, 0.0), rtol=1e-3):
+        raise ValueError(
+            'Got an observation for which this NetworkPrior with levels="these" was not trained: '
+            "give it the entries and errors of its model, or amortise it for this one."
         )
 
 
