@@ -57,6 +57,7 @@ BLOCKS = 16
 # Forecasts that an amortised network is trained on, the first few of which know nothing of their
 # truth and are left out; and the seed of that truth and its members, no other run's.
 FORECASTS, FIRST, LESSONS = 240, 5, 900
+# Of 32 x 32 points.
 TRAINING_STEPS = 1600
 AMORTISED = "MASF bridge, amortised"
 
@@ -68,7 +69,8 @@ def kolmogorov_masf() -> Sweep:
 
 def kolmogorov_masf_64() -> Sweep:
     """The same on 64 x 64 points, of which the same 8 x 8 are seen; 8 analyses after three."""
-    names = ("EnKF", "LETKF", "mixture", "MASF bridge", "MASF bridge, untuned", AMORTISED)
+    peers = ("EnKF", "LETKF", "mixture", "MASF published", "SF", "SSLS")
+    names = (*peers, "MASF bridge", "MASF bridge, untuned", AMORTISED)
     points = {f"gap={gap}": _fine(_flow(gap, 64), _flow(gap), names) for gap in GAPS}
     return Sweep(points, SOURCE)
 
@@ -164,9 +166,9 @@ def _flow(gap: int, size: int = SIZE, operator: Operator | None = None) -> Setup
         rate=2e-3,
         every=20,
     )
-    amortised = replace(
-        network, steps=TRAINING_STEPS, width=64, every=TRAINING_STEPS // 4, levels="these"
-    )
+    # A field of more points has more to be learned.
+    steps = TRAINING_STEPS * size // SIZE
+    amortised = replace(network, steps=steps, width=64, every=steps // 4, levels="these")
     tuned = replace(amortised, steps=300, fine_tune=60, every=20)
     bridge = BridgeODE(steps=9, order=2)
     operator = operator or Mask.grid(system.space, size // SEEN)
