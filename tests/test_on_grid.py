@@ -193,14 +193,15 @@ def test_the_weights_are_those_of_the_pairs():
         trained.fit(forecasts[0], None, RING.space)
 
 
-def test_weights_for_one_observing_network_refuse_others():
+@pytest.mark.parametrize("unit", [1.0, 1e5])
+def test_weights_for_one_observing_network_refuse_others(unit):
     """Of its values some may be absent; fine-tuned they serve any."""
-    forecasts = members(60, (8,)).unflatten(0, (5, 12))
+    forecasts = unit * members(60, (8,)).unflatten(0, (5, 12))
 
-    def modes(entries, std=0.5):
-        return ObservationModel(Select(entries), std=std).modes((8,))
+    def modes(entries, std=0.5, size=8):
+        return ObservationModel(Select(entries), std=unit * std).modes((size,))
 
-    model = ObservationModel(Select([0, 2, 4]), std=0.5)
+    model = ObservationModel(Select([0, 2, 4]), std=unit * 0.5)
     trained = TINY.amortised(forecasts, RING.space, model)
     for known in (modes([0, 2, 4]), modes([2]), None):
         trained.fit(forecasts[0], known, RING.space)
@@ -208,6 +209,9 @@ def test_weights_for_one_observing_network_refuse_others():
         with pytest.raises(ValueError, match="was not trained"):
             trained.fit(forecasts[0], other, RING.space)
         replace(trained, fine_tune=1).fit(forecasts[0], other, RING.space)
+    with pytest.raises(ValueError, match="was not trained"):
+        wide = members(12, (10,))
+        trained.fit(wide, modes([0, 2, 4], size=10), Lorenz96(dim=10).space)
 
 
 @pytest.mark.parametrize("network", [True, False])

@@ -145,13 +145,15 @@ def check_trained_for(precision: Tensor | None, modes: Modes | None) -> None:
         modes: Of this observation, or None without one.
 
     Raises:
-        ValueError: If it sees other entries, or with other errors.
+        ValueError: If it sees other entries, or with other errors, or on another grid.
     """
     if precision is None or modes is None:
         return
     given, known = modes.precision.cpu(), precision.cpu().to(modes.precision)
-    # Of those that it was trained for some may be absent.
-    if not torch.allclose(given, torch.where(given > 0, known, 0.0), rtol=1e-3):
+    # Of those that it was trained for some may be absent. Units may make any precision small.
+    if given.shape != known.shape or not torch.allclose(
+        given, torch.where(given > 0, known, 0.0), rtol=1e-3, atol=0.0
+    ):
         raise ValueError(
             'Got an observation for which this NetworkPrior with levels="these" was not trained: '
             "give it the entries and errors of its model, or amortise it for this one."
