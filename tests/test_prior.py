@@ -138,6 +138,14 @@ def test_samples_do_not_depend_on_the_chunk_and_have_any_length(monkeypatch, arc
         assert_close(prior.sample(9, steps, rng.seeded(0)), whole, rtol=1e-8, atol=1e-8)
 
 
+def test_a_prior_prints_without_its_weights_and_history():
+    prior = load("kolmogorov")
+    assert prior.provenance["history"]
+    text = str(prior)
+    assert "\n" not in text and "Conv" not in text and "history" not in text
+    assert "shape=(2, 32, 32)" in text and "sampler=Ancestral(" in text
+
+
 def test_parameters_are_frozen():
     prior = trained()
     assert not any(p.requires_grad for p in prior.network.parameters())

@@ -118,13 +118,13 @@ class TrajectoryPrior(Prior):
     """
 
     architecture: Mapping[str, Any]
-    network: nn.Module
+    network: nn.Module = field(repr=False)
     space: StateSpace
-    standardisation: Standardisation
+    standardisation: Standardisation = field(repr=False)
     process: ScalarProcess = field(default_factory=VarianceExploding)
     sampler: Sampler = field(default_factory=Ancestral)
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    cycle: Float[Tensor, "phases ..."] | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    cycle: Float[Tensor, "phases ..."] | None = field(default=None, repr=False)
     limit: float | None = None
     handover: float = 0.4
     guidance: Guidance | None = None

@@ -46,7 +46,7 @@ class StateSpace:
     shape: tuple[int, ...]
     dt: float = 1.0
     variables: tuple[str, ...] = ()
-    coordinates: Mapping[str, np.ndarray] | None = None
+    coordinates: Mapping[str, np.ndarray] | None = field(default=None, repr=False)
     period: Mapping[str, float] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)
 
