@@ -14,12 +14,14 @@ from scorda.observe import (
     ObservationModel,
     Observations,
     Pointwise,
+    Select,
     Stride,
     Vorticity,
 )
 from scorda.problem import Analysis
 from scorda.rng import normal, seeded
 from scorda.space import StateSpace
+from scorda.store.groups import observation_table
 
 N = 12
 AXIS = 2 * math.pi * np.arange(N) / N
@@ -99,6 +101,33 @@ def test_dots_are_at_the_observed_points():
     places = rows(figure)["Observed"][0].get_offsets()
     y, x = np.meshgrid(*2 * [(np.arange(0, N, 4) + 0.5) / N], indexing="ij")
     np.testing.assert_allclose(places, np.stack([x.ravel(), y.ravel()], 1))
+
+
+def dots(figure):
+    drawn = rows(figure)["Observed"][0]
+    values = np.ma.filled(np.ma.asarray(drawn.get_array()), np.nan)
+    return np.asarray(drawn.get_offsets()), values[np.isfinite(values)]
+
+
+def test_a_stored_table_is_drawn_as_the_instrument_is():
+    instrument = observed(Mask.grid(SPACE, 4))
+    here, there = (
+        dots(plot.panels(Analysis(STATES, SPACE), [0, 3], observations=o))
+        for o in (instrument, observation_table([instrument], SPACE))
+    )
+    np.testing.assert_allclose(there[0], here[0])
+    np.testing.assert_allclose(there[1], here[1])
+
+
+def test_the_second_velocity_is_drawn_where_it_alone_was_seen():
+    figure = plot.panels(Analysis(STATES, SPACE), [0], observations=observed(Select([N * N + 5])))
+    assert dots(figure)[1] == TRUTH[0, 1, 0, 5]
+    assert "v" in {axes.get_ylabel() for axes in figure.axes}
+
+
+def test_values_between_grid_points_have_no_row():
+    table = {"step": [0], "component": [-1], "value": [1.0]}
+    assert "Observed" not in rows(plot.panels(Analysis(STATES, SPACE), [0], observations=table))
 
 
 def test_an_animation_has_a_frame_for_each_step(tmp_path):

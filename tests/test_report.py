@@ -156,4 +156,5 @@ def test_a_flow_is_shown_by_its_vorticity(tmp_path):
     truth, problem = twin_experiment(system, model, 4, 2, rng.seeded(0))
     run = store.run(EnKF(), problem, 6, tmp_path / "a.zarr", truth=truth)
     page = write_report({"EnKF": run}, tmp_path / "a.html").read_text()
-    assert "Vorticity at observed steps of EnKF." in figures(page)
+    (image,) = (i for alt, i in figures(page).items() if "Vorticity at observed steps of" in alt)
+    assert b"<!-- Observed -->" in image

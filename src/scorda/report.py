@@ -283,7 +283,7 @@ def _states(runs: list[_Run], truth: Float[Tensor, "time ..."] | None, axes: int
         see = "Members share what is known of the flow and differ where the std is large."
 
         def draw(run: _Run) -> Figure:
-            return plot.panels(run.analysis, chosen.tolist(), truth)
+            return plot.panels(run.analysis, chosen.tolist(), truth, _observed(run))
 
     elif axes == 2:
         step = int(steps[len(steps) // 2])

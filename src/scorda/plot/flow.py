@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from scorda.files import atomic
-from scorda.observe import Chain, Observations, Operator, Pointwise, Vorticity
+from scorda.observe import Chain, Observations, Operator, Pointwise, Select, Vorticity
 from scorda.operators import Gather
-from scorda.plot.base import style, subplots
+from scorda.plot.base import Columns, style, subplots
 from scorda.problem import Analysis
 from scorda.shapes import Float, Tensor
 from scorda.space import StateSpace
@@ -40,21 +40,22 @@ def panels(
     analysis: Analysis,
     steps: Sequence[int],
     truth: Float[Tensor, "time ..."] | None = None,
-    observations: Sequence[Observations] | Observations | None = None,
+    observations: Sequence[Observations] | Observations | Columns | None = None,
     members: int = 3,
 ) -> Figure:
     """Vorticity at chosen steps, one column each: truth, observation, members, mean and std.
 
     All share one symmetric scale but the std, and an observation of something else than
     velocities or vorticity, which have their own. Observed velocities are shown as vorticity
-    where their neighbours are observed too, and by their first component else. A step without an
-    observation has an empty panel.
+    where their neighbours are observed too, and by their first observed component else. A step
+    without an observation has an empty panel.
 
     Arguments:
         analysis: The posterior, of velocities on a periodic grid.
         steps: Which steps, from left to right.
         truth: True states, ``(time, *state)``.
         observations: What was observed; of several instruments the first that saw a step counts.
+            Or the columns of a stored group ``observations``, of which those at grid points count.
         members: How many members to show.
 
     Raises:
@@ -68,8 +69,8 @@ def panels(
     if truth is not None:
         rows["Truth"] = curl(truth[steps].double())
     if observations is not None:
-        listed = (observations,) if isinstance(observations, Observations) else observations
-        rows["Observed"] = [_observed(listed, step, space) for step in steps]
+        observed = [_observed(observations, step, space) for step in steps]
+        rows |= {"Observed": observed} if any(observed) else {}
     rows |= {f"Member {i}": states[i] for i in range(min(members, len(states)))}
     rows |= {"Mean": mean, "Std": std}
     limit = _limit(rows.get("Truth", states))
@@ -200,10 +201,15 @@ def _limit(fields: Tensor) -> float:
 
 
 def _observed(
-    instruments: Sequence[Observations], step: int, space: StateSpace
+    observations: Sequence[Observations] | Observations | Columns, step: int, space: StateSpace
 ) -> tuple[Tensor, str] | None:
     """Field of what was observed at a step, NaN elsewhere, and what it is."""
-    for instrument in instruments:
+    if isinstance(observations, Mapping):
+        component = np.asarray(observations["component"])
+        here = (np.asarray(observations["step"]) == step) & (component >= 0)
+        values = torch.as_tensor(np.asarray(observations["value"])[here]).double()
+        return _as_field(Select(component[here].tolist()), values, space) if here.any() else None
+    for instrument in (observations,) if isinstance(observations, Observations) else observations:
         for k, entry in enumerate(instrument.steps):
             if entry == step and instrument.observed(k):
                 operator = instrument.model.operator
@@ -224,7 +230,8 @@ def _as_field(operator: Operator, values: Tensor, space: StateSpace) -> tuple[Te
         curl = _vorticity(space)(field[None])[0]
         if not curl.isnan().all():
             return curl, VORTICITY
-    return field[0], space.variables[0] if operator.linear else "observed"
+    first = next((k for k, part in enumerate(field) if not part.isnan().all()), 0)
+    return field[first], space.variables[first] if operator.linear else "observed"
 
 
 def _unflattened(operator: Operator, values: Tensor, shape: tuple[int, ...]) -> Tensor:
