@@ -76,16 +76,22 @@ def kolmogorov_masf_64() -> Sweep:
 
 
 def kolmogorov_masf_size() -> Sweep:
-    """The same, every 10 steps, on 128 x 128 and 256 x 256 points; the same 8 x 8 are seen.
+    """The same, every 10 steps, on 128, 256 and 512 points along an axis; the same 8 x 8 are seen.
 
-    8 analyses after three; on 256 x 256 points 20 members, 4 analyses after two.
+    8 analyses after three; on 256 x 256 points 20 members, 4 analyses after two; on 512 x 512
+    points 8 members, 2 analyses after one, and no option is chosen.
     """
     pilot, names = _flow(GAP), ("LETKF", "MASF bridge")
     middle = _fine(_flow(GAP, 128), pilot, (*names, "mixture"))
     # A step of a member takes a third of a second.
     large = replace(_fine(_flow(GAP, 256), pilot, names), cycles=4, spinup=2)
     large = replace(large, entries=tuple(replace(e, members=20) for e in large.entries))
-    return Sweep({"size=128": middle, "size=256": large}, SOURCE)
+    # And here four seconds.
+    untuned = _kept(_flow(GAP, 512), ("MASF bridge, untuned",)).entries[0]
+    letkf = Entry("LETKF, untuned", LETKF(radius=0.4, inflation=1.1), 8)
+    largest = replace(_flow(GAP, 512), entries=(letkf, replace(untuned, members=8)))
+    largest = replace(largest, cycles=2, spinup=1)
+    return Sweep({"size=128": middle, "size=256": large, "size=512": largest}, SOURCE)
 
 
 def kolmogorov_masf_operators() -> Sweep:
