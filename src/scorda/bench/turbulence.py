@@ -57,7 +57,7 @@ BLOCKS = 16
 # Forecasts that an amortised network is trained on, the first few of which know nothing of their
 # truth and are left out; and the seed of that truth and its members, no other run's.
 FORECASTS, FIRST, LESSONS = 240, 5, 900
-# Of 32 x 32 points.
+# On 32 x 32 points, in proportion on more.
 TRAINING_STEPS = 1600
 AMORTISED = "MASF bridge, amortised"
 
@@ -185,7 +185,7 @@ def _flow(gap: int, size: int = SIZE, operator: Operator | None = None) -> Setup
         rate=2e-3,
         every=20,
     )
-    # At 64 x 64 points twice the steps were better, at 32 x 32 more were not.
+    # At 64 x 64 points and a gap of 5 twice the steps were better, at 32 x 32 more were not.
     steps = TRAINING_STEPS * size // SIZE
     amortised = replace(network, steps=steps, width=64, every=steps // 4, levels="these")
     tuned = replace(amortised, steps=300, fine_tune=60, every=20)
