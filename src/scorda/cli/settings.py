@@ -58,7 +58,8 @@ def expand(tokens: list[str]) -> list[str]:
     the flag that the command names for it.
 
     Raises:
-        UserError: If the file is missing or malformed, or has an unknown key.
+        UserError: If the file is missing or malformed, or has an unknown key; or a flag has a dot
+            that is not of the system.
     """
     if not tokens or tokens[0] not in SETTINGS or "--help" in tokens or "-h" in tokens:
         return tokens
@@ -83,6 +84,12 @@ def expand(tokens: list[str]) -> list[str]:
     for i, token in enumerate(rest):
         if token.startswith("--system."):
             token = "--system-options." + token.removeprefix("--system.")
+        elif token.startswith("--") and "." in token and not token.startswith("--system-options."):
+            name = token.rsplit(".", 1)[1]
+            raise UserError(
+                f"Got {token}: only options of the system have a dot, as in --system.{name}; "
+                f"one of the method is --{name}."
+            )
         done.append(token)
         alone = i + 1 == len(rest) or rest[i + 1].startswith("--")
         if token.startswith("--") and alone and token[2:] not in known and "." not in token:
