@@ -106,8 +106,8 @@ def kolmogorov_masf_operators_128() -> Sweep:
     """The same operators on 128 x 128 points; 8 analyses after three.
 
     With all but the grid mask a radius holds 16 times as many values as on 32 x 32 points, and
-    the options that do well there lose the truth here. They are chosen on these points instead,
-    in 4 analyses after two of one other truth.
+    options that do well there may lose the truth here. They are chosen on these points, in 4
+    analyses after two of one other truth, which are few: a truth may be lost later.
     """
     # Blocks as wide as the radius: each takes about as long.
     priors = [LocalGaussian(GaspariCohn(r), block) for r, block in ((0.1, 2), (0.2, 4), (0.4, 8))]
