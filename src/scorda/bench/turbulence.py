@@ -133,7 +133,7 @@ def kolmogorov_masf_operators_128() -> Sweep:
 
     With all but the grid mask a radius holds 16 times as many values as on 32 x 32 points, and
     options that do well there may lose the truth here. They are chosen on these points, in as many
-    analyses of two other truths: in fewer a filter that is lost late looks best.
+    analyses of two other truths.
     """
     # Blocks as wide as the radius: each takes about as long.
     priors = [LocalGaussian(GaspariCohn(r), block) for r, block in ((0.1, 2), (0.2, 4), (0.4, 8))]
