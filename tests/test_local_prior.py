@@ -302,6 +302,17 @@ def test_single_precision_is_a_rounding_of_double():
     assert_close(found.double(), fitted.denoise(u, noise), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("share", [1e-2, 0.3, 30.0])
+def test_single_precision_is_enough_for_a_loss(share):
+    """A loss is in units of the noise, or of the spread where that is smaller."""
+    ensemble, u = members(7, TORUS), members(4, TORUS, seed=1)
+    fitted = LocalGaussian(GaspariCohn(0.8), 2).fit(ensemble, None, TORUS)
+    noise = (share * fitted.var.sqrt())[None]
+    u = fitted.mean + (u - fitted.mean) * (1 + share)
+    error = fitted.single().denoise(u, noise) - fitted.denoise(u, noise)
+    assert 0 < (error.abs() / torch.minimum(noise, fitted.var.sqrt())).max() < 1e-4
+
+
 def test_one_prior_serves_several_spaces():
     """The same positions, on a ring and on a line."""
     ensemble = members(7, RING)

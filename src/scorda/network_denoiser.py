@@ -125,12 +125,11 @@ class Corrected(nn.Module):
         ends = math.log(self.low), math.log(self.high)
         level = nu.clamp(self.low, self.high).log().expand_as(z)
         level = (2 * level - sum(ends)) / (ends[1] - ends[0])
-        features = torch.stack((seen, linear, level), -1)
-        if self.context is not None:
-            context = self.context.to(features).expand(*z.shape, -1)
-            features = torch.cat((features, context), -1)
         weight = next(self.correction.parameters())
-        return (linear + self.correction(features.to(weight)).to(linear)).to(x)
+        features = [part.to(weight) for part in (seen, linear, level)]
+        if self.context is not None:
+            features += self.context.to(weight).expand(*z.shape, -1).unbind(-1)
+        return (linear + self.correction(torch.stack(features, -1)).to(linear)).to(x)
 
 
 @dataclass(frozen=True, eq=False)

@@ -97,7 +97,8 @@ class Pool:
             z = z[: len(z) // group * group].unflatten(0, (-1, group))
             items = z.movedim(1, 2).flatten(2)
             members.append(F.pad(items, (0, 1), value=float(number)))
-            bound = standardised(fitted, axes)
+            single = fitted.single() if isinstance(fitted, FittedLocal) else fitted
+            bound = standardised(single, axes)
             if isinstance(bound, LocalDenoiser):
                 local.append(bound)
             elif gaussian:
