@@ -294,6 +294,7 @@ def test_the_bridge_with_a_silent_network_is_the_kalman_update():
         ({"steps": -1}, "negative"),
         ({"low": 2.0, "high": 1.0}, "low"),
         ({"levels": "all"}, "any"),
+        ({"weighting": "all"}, "noise"),
         ({"validation": 1.0}, "validation"),
     ],
 )

@@ -93,6 +93,9 @@ class NetworkPrior(EnsemblePrior):
         observed: Share of samples some of whose entries may have less noise.
         levels: "any" for all noise levels and the levels of many observing networks; "these" for
             those of the bridge with the observations of this cycle alone.
+        weighting: What the loss has alike: "noise", errors in units of each noise level, or
+            "state", errors of the state, those of entries in proportion to their spread: what an
+            RMSE is made of. For heads the former.
         validation: Share of members held back.
         every: Steps between validations.
         patience: Validations without improvement that stop a training in a run.
@@ -115,6 +118,7 @@ class NetworkPrior(EnsemblePrior):
     high: float = 30.0
     observed: float = 1.0
     levels: Literal["any", "these"] = "any"
+    weighting: Literal["noise", "state"] = "noise"
     validation: float = 0.2
     every: int = 25
     patience: int = 4
@@ -128,6 +132,8 @@ class NetworkPrior(EnsemblePrior):
         self._training(max(self.steps, 1), 1, 0)
         if self.levels not in ("any", "these"):
             raise ValueError(f'Got levels = {self.levels!r}: choose "any" or "these".')
+        if self.weighting not in ("noise", "state"):
+            raise ValueError(f'Got weighting = {self.weighting!r}: choose "noise" or "state".')
         for name in ("steps", "fine_tune", "pretrain", "blocks"):
             if getattr(self, name) < 0:
                 raise ValueError(f"Got {name} = {getattr(self, name)}: it must not be negative.")
@@ -222,7 +228,7 @@ class NetworkPrior(EnsemblePrior):
             for e in ensembles.double()
         ]
         precision = None if modes is None else modes.precision
-        pool = Pool.of(parts, axes, self.gaussian, climate, precision)
+        pool = Pool.of(parts, axes, self.gaussian, climate, precision, self.weighting)
         network = self._corrected(ensembles[0, :1], axes, CONTEXT)
         memory = Memory()
         # The rate falls to zero over all steps: to stop before would be to stop half-way.
@@ -297,7 +303,7 @@ class NetworkPrior(EnsemblePrior):
             for others, own in folds(len(ensemble), self._held(ensemble))
         ]
         precision = modes.precision if modes is not None and self.levels == "these" else None
-        pool = Pool.of(parts, axes, self.gaussian, climate, precision)
+        pool = Pool.of(parts, axes, self.gaussian, climate, precision, self.weighting)
         levels, patience = pool.levels(self.observed), self.patience
         report = self._learn(
             memory, network, pool.members, levels, pool.loss, patience, pool.group

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
@@ -27,7 +27,7 @@ from scorda.network_denoiser import (
     laid_out,
     standardised,
 )
-from scorda.process import VarianceExploding
+from scorda.process import VarianceExploding, align
 from scorda.shapes import Float, Int, Tensor
 from scorda.space import StateSpace
 from scorda.train import Levels, denoising_loss
@@ -41,6 +41,10 @@ FOLDS = 4
 FAR = 10.0
 # Members of a forecast: one is denoised, with the covariance of two.
 LEAST = 3
+# Of the weight of an entry at little noise, where a loss of the state's error is.
+LEAST_SHARE = 1e-3
+# Variance of an entry in that weight, over the mean: few entries shall not be all of the loss.
+MOST = 10.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +62,9 @@ class Pool:
         precision: Precision of one observing network in these units, ``(gaussians, points,
             channels)``, or None for many.
         grid: Points along each axis that the network convolves along, or all in one.
+        scale: Standard deviations over their mean, of variances up to ten times theirs,
+            ``(gaussians, points, channels)``, for a loss of the state's error; None for one in
+            units of the noise.
     """
 
     members: Float[Tensor, "items points channels_and_which"]
@@ -67,6 +74,7 @@ class Pool:
     context: Float[Tensor, "gaussians points channels two"] | None
     precision: Float[Tensor, "gaussians points channels"] | None
     grid: tuple[int, ...]
+    scale: Float[Tensor, "gaussians points channels"] | None = None
 
     @classmethod
     def of(
@@ -76,6 +84,7 @@ class Pool:
         gaussian: bool = True,
         climate: Climate | None = None,
         precision: Float[Tensor, "..."] | None = None,
+        weighting: Literal["noise", "state"] = "noise",
     ) -> Pool:
         """Gaussians and members to denoise with them, both in the modes.
 
@@ -87,8 +96,9 @@ class Pool:
             gaussian: Whether the network corrects the Gaussian, or variances alone.
             climate: Makes the context, or None for none.
             precision: Precision of the modes of one observing network, or None for many.
+            weighting: As in `NetworkPrior`.
         """
-        members, roots, local, contexts, precisions = [], [], [], [], []
+        members, roots, local, contexts, precisions, scales = [], [], [], [], [], []
         # A local Gaussian takes as long for one member as for many at the same noise level.
         shared = isinstance(parts[0][0], FittedLocal)
         group = min(len(states) for _, states in parts) if shared else 1
@@ -107,6 +117,9 @@ class Pool:
                 contexts.append(climate.context(fitted, axes))
             if precision is not None:
                 precisions.append(laid_out((precision.to(fitted.var) * fitted.var)[None], axes)[0])
+            if weighting == "state":
+                bounded = (fitted.var / fitted.var.mean()).clamp_max(MOST).sqrt()
+                scales.append(laid_out((bounded / bounded.mean())[None], axes)[0])
         rank = max((root.shape[1] for root in roots), default=0)
         return cls(
             torch.cat(members),
@@ -116,6 +129,7 @@ class Pool:
             torch.stack(contexts) if contexts else None,
             torch.stack(precisions).float() if precisions else None,
             tuple(parts[0][1].shape[1 + axis] for axis in axes) or tuple(members[0].shape[1:2]),
+            torch.stack(scales).float() if scales else None,
         )
 
     def levels(self, share: float) -> Levels:
@@ -141,7 +155,10 @@ class Pool:
         noise: Float[Tensor, "ensemble ..."],
         eps: Float[Tensor, "ensemble points channels"],
     ) -> Float[Tensor, "ensemble"]:
-        """`denoising_loss`, the mean over an item's members, each with its own Gaussian."""
+        r"""`denoising_loss`, the mean over an item's members, each with its own Gaussian.
+
+        With the `scale` s, each entry times :math:`s \max(\nu^2 / (1 + \nu^2), 10^{-3})`.
+        """
         corrected = cast(Corrected, network)
         which = x0[:, 0, -1].long()
         x0, eps = (self._apart(part[..., :-1]) for part in (x0, eps))
@@ -156,8 +173,13 @@ class Pool:
             corrected.context = self.context[which].repeat_interleave(self.group, 0)
         if self.precision is not None:
             noise = bridge_levels(self.precision[which], noise)
-        noise = noise.repeat_interleave(self.group, 0)
-        return denoising_loss(corrected, x0, noise, eps).unflatten(0, (-1, self.group)).mean(1)
+        noise, weight = noise.repeat_interleave(self.group, 0), None
+        if self.scale is not None:
+            nu = align(noise, x0)
+            share = (nu.square() / (1 + nu.square())).clamp_min(LEAST_SHARE)
+            weight = self.scale[which].repeat_interleave(self.group, 0) * share
+        loss = denoising_loss(corrected, x0, noise, eps, weight)
+        return loss.unflatten(0, (-1, self.group)).mean(1)
 
     def _apart(self, items: Float[Tensor, "items points beside"]) -> Tensor:
         """The members of items, one after the other."""

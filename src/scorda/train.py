@@ -123,11 +123,16 @@ def denoising_loss(
     x0: Float[Tensor, "ensemble time ..."],
     noise: Float[Tensor, "ensemble ..."],
     eps: Float[Tensor, "ensemble time ..."],
+    weight: Float[Tensor, "ensemble time ..."] | None = None,
 ) -> Float[Tensor, "ensemble"]:
-    """Weighted squared error per member: 1 at every noise level for a network that returns 0."""
+    """Weighted squared error per member: 1 at every noise level for a network that returns 0.
+
+    Each entry times its weight, if any.
+    """
     nu = align(noise, x0)
     error = precondition(network, x0 + nu * eps, noise) - x0
-    return (error.square() * (1 + nu.square()) / nu.square()).flatten(1).mean(1)
+    loss = error.square() * (1 + nu.square()) / nu.square()
+    return (loss if weight is None else weight * loss).flatten(1).mean(1)
 
 
 def fit(
