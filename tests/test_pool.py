@@ -154,6 +154,18 @@ def test_a_network_over_local_gaussians_learns_in_a_run_and_from_many_forecasts(
             replace(prior, **options)
 
 
+@pytest.mark.parametrize("local", [None, LocalGaussian(GaspariCohn(1.0), 2, 0.1)])
+def test_a_prior_trains_with_its_weighting(local):
+    """In a run and from many forecasts, over both kinds of Gaussians."""
+    tuned, trained = [], []
+    for weighting in ("noise", "state"):
+        prior = replace(SMALL, axis="site", local=local, steps=3, weighting=weighting)
+        tuned.append(prior.fit(rings(1, 12)[0], None, RING).report["gaussian_loss"])
+        weights = prior.amortised(rings(), RING).weights
+        trained.append(torch.cat([w.flatten().double() for w in weights.values()]))
+    assert tuned[0] != tuned[1] and not torch.equal(*trained)
+
+
 def test_observing_networks_are_of_all_kinds():
     """Shares within five standard errors; errors alike in a sample and within their range."""
     precision = observing_networks((4000, 12, 1), 0.75, rng.seeded(0))[..., 0]

@@ -93,9 +93,9 @@ class NetworkPrior(EnsemblePrior):
         observed: Share of samples some of whose entries may have less noise.
         levels: "any" for all noise levels and the levels of many observing networks; "these" for
             those of the bridge with the observations of this cycle alone.
-        weighting: What the loss has alike: "noise", errors in units of each noise level, or
-            "state", errors of the state, those of entries in proportion to their spread: what an
-            RMSE is made of. For heads the former.
+        weighting: What counts alike in the loss, for errors in standard deviations: "noise",
+            those in units of each noise level, or "state", those of the state at all levels,
+            times the entry's spread: half-way to a mean squared error. For heads the former.
         validation: Share of members held back.
         every: Steps between validations.
         patience: Validations without improvement that stop a training in a run.

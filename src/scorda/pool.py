@@ -74,7 +74,7 @@ class Pool:
     context: Float[Tensor, "gaussians points channels two"] | None
     precision: Float[Tensor, "gaussians points channels"] | None
     grid: tuple[int, ...]
-    scale: Float[Tensor, "gaussians points channels"] | None = None
+    scale: Float[Tensor, "gaussians points channels"] | None
 
     @classmethod
     def of(
@@ -157,7 +157,8 @@ class Pool:
     ) -> Float[Tensor, "ensemble"]:
         r"""`denoising_loss`, the mean over an item's members, each with its own Gaussian.
 
-        With the `scale` s, each entry times :math:`s \max(\nu^2 / (1 + \nu^2), 10^{-3})`.
+        With the `scale` s, each entry times :math:`s \max(\nu^2 / (1 + \nu^2), 10^{-3})`, which
+        leaves s times the squared error of z, but where there is little noise.
         """
         corrected = cast(Corrected, network)
         which = x0[:, 0, -1].long()

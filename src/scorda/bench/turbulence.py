@@ -89,9 +89,8 @@ class Lessons(NamedTuple):
 LONG = Lessons(runs=1, cycles=240, dropped=5, radius=0.4)
 # Where an LETKF loses the truth its late forecasts are of no use: as many as a scored run has.
 SHORT = Lessons(runs=16, cycles=15, dropped=0, radius=0.3)
-# On 128 x 128 points, where forecasts and training take long. With the speed a smaller radius is
-# better there, which holds 16 times as many points; with the grid mask more truths, fewer steps
-# and a loss of the state's error are.
+# On 128 x 128 points, where forecasts and training take long; with the speed over smaller
+# Gaussians, as a radius holds 16 times as many points there.
 FEW = {
     "operator=grid mask": Lessons(
         8, 15, 0, radius=0.4, steps=600, width=128, inflation=1.0, weighting="state"
