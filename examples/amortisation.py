@@ -27,7 +27,7 @@ from typing import NamedTuple
 import torch
 
 import scorda as sc
-from scorda import rng
+from scorda.core import rng
 
 EVERY, SITES = 6, 20
 SYSTEM = sc.systems.Lorenz96(dim=SITES)

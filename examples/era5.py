@@ -20,10 +20,10 @@ import torch
 from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
 
 import scorda as sc
-from scorda import rng
-from scorda.fields import Fields, daily_phases, phases_of, read_fields
-from scorda.learn import train_on_fields, training_for
-from scorda.tables import write_table
+from scorda.core import rng
+from scorda.observations.table_writer import write_table
+from scorda.priors.from_fields import train_on_fields, training_for
+from scorda.priors.records import Fields, daily_phases, phases_of, read_fields
 
 MISSING = 0.05
 
@@ -218,7 +218,7 @@ def gaussian_scores(truth, mean, std):
 
 def figure(analysis, truth, table, path):
     """Truth, stations, mean, spread and two members at noon."""
-    from scorda import plot
+    from scorda import report as plot
 
     plot.fields(analysis, len(truth) // 2, truth, [table]).savefig(path, dpi=150)
     print(f"figure: {path}")

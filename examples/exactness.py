@@ -14,14 +14,15 @@ from unittest import mock
 
 import torch
 
-from scorda import rng
-from scorda.guide import DPS, MMPS, InflatedLikelihood
+from scorda.core import rng
+from scorda.diffusion.guidance import DPS, MMPS, InflatedLikelihood
+from scorda.diffusion.samplers import Ancestral, Multistep, PredictorCorrector
 from scorda.methods.kalman import KalmanSmoother
 from scorda.methods.sda import SDA
-from scorda.observe import ObservationModel, Select
-from scorda.prior import GaussianPrior
-from scorda.problem import Problem, twin_experiment
-from scorda.sample import Ancestral, Multistep, PredictorCorrector
+from scorda.observations.model import ObservationModel
+from scorda.observations.operators import Select
+from scorda.observations.problem import Problem, twin_experiment
+from scorda.priors.trajectory import GaussianPrior
 from scorda.systems.linear import LinearGaussian
 
 

@@ -14,12 +14,12 @@ import argparse
 
 import torch
 
-from scorda import rng
 from scorda.bench.kolmogorov import kolmogorov_assimilation
+from scorda.core import rng
+from scorda.core.shapes import Float, Tensor
 from scorda.methods.sda import SDA
-from scorda.prior import load
-from scorda.shapes import Float, Tensor
-from scorda.systems import System
+from scorda.priors.trajectory import load
+from scorda.systems.base import System
 
 
 def departures(

@@ -12,15 +12,17 @@ from unittest import mock
 import torch
 from exactness import UnitNoise
 
-from scorda import rng
-from scorda.bridge import BridgeODE, BridgeSDE
-from scorda.ensemble_prior import EnsembleGaussian, EnsemblePrior, FittedGaussian
-from scorda.linalg import gaussian_condition
-from scorda.methods.masf import MASF
-from scorda.modes import Modes
-from scorda.observe import ObservationModel, Select
-from scorda.published import PublishedSDE
-from scorda.space import StateSpace
+from scorda.core import rng
+from scorda.core.gaussian import gaussian_condition
+from scorda.core.space import StateSpace
+from scorda.diffusion.bridge import BridgeODE, BridgeSDE
+from scorda.methods.masf.bridge import MASF
+from scorda.methods.masf.published import PublishedSDE
+from scorda.observations.model import ObservationModel
+from scorda.observations.modes import Modes
+from scorda.observations.operators import Select
+from scorda.priors.base import EnsemblePrior
+from scorda.priors.gaussian import EnsembleGaussian, FittedGaussian
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,9 @@ from typing import NamedTuple
 import torch
 
 import scorda as sc
-from scorda import rng
-from scorda.plot import style
-from scorda.plot.base import BLUE, MUTED, OBSERVED, TRUTH, subplots
-from scorda.shapes import Tensor
+from scorda.core import rng
+from scorda.core.shapes import Tensor
+from scorda.report.base import BLUE, MUTED, OBSERVED, TRUTH, style, subplots
 
 STEPS, EVERY, STD = 48, 4, 0.1 * 8.6
 LEVEL = 0.9

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import torch
 
 import scorda as sc
-from scorda import rng
-from scorda.metrics import wasserstein
+from scorda.core import rng
+from scorda.metrics.distance import wasserstein
 
 DRAWS, MEMBERS = 1_000_000, 500
 ERRORS = (0.05, 0.5)

@@ -7,7 +7,7 @@ The state is the logarithm of both populations. Prey is counted every 20 steps, 
 import numpy as np
 
 import scorda as sc
-from scorda.rng import seeded
+from scorda.core.rng import seeded
 
 DT = 0.05
 

@@ -18,15 +18,16 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from scorda import rng
-from scorda.denoise import NetworkDenoiser
-from scorda.guide import GuidedDenoiser, InflatedLikelihood
+from scorda.core import rng
+from scorda.diffusion.denoisers import NetworkDenoiser
+from scorda.diffusion.guidance import GuidedDenoiser, InflatedLikelihood
 from scorda.methods.sda import trajectory_model
 from scorda.nn import build
-from scorda.observe import ObservationModel, Select
-from scorda.prior import TrajectoryPrior, load
-from scorda.problem import twin_experiment
-from scorda.systems import Lorenz63
+from scorda.observations.model import ObservationModel
+from scorda.observations.operators import Select
+from scorda.observations.problem import twin_experiment
+from scorda.priors.trajectory import TrajectoryPrior, load
+from scorda.systems.lorenz import Lorenz63
 
 STEPS, SIZE = 64, 1024
 MLP = {"name": "window-mlp", "channels": 3, "k": 4, "width": 256, "depth": 5}

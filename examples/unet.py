@@ -11,13 +11,13 @@ import time
 import torch
 from torch import nn
 
-from scorda import rng
-from scorda.emulate import resampled
-from scorda.nn import UNet
+from scorda.core import rng
+from scorda.core.space import Standardisation
+from scorda.diffusion.training import Training, denoising_loss, fit
 from scorda.nn.embed import NoiseEmbedding
-from scorda.space import Standardisation
-from scorda.systems import KolmogorovFlow
-from scorda.train import Training, denoising_loss, fit
+from scorda.nn.unet import UNet
+from scorda.priors.from_system import resampled
+from scorda.systems.kolmogorov import KolmogorovFlow
 
 SIZE, HALF, VARIABLES = 32, 2, 2
 WINDOW = 2 * HALF + 1

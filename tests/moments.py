@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from scorda import rng
+from scorda.core import rng
 
 
 class UnitNoise(rng.Stream):

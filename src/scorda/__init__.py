@@ -5,37 +5,53 @@ observation model and observations to samples of the posterior.
 """
 
 from scorda import metrics, systems, testing
-from scorda.assimilate import (
-    Assimilator,
+from scorda.assimilation import Assimilator, Filter
+from scorda.core import (
     DegenerateEnsemble,
     DivergenceError,
-    Filter,
     GaspariCohn,
+    Standardisation,
+    StateSpace,
 )
-from scorda.bridge import BridgeODE, BridgeSampler, BridgeSDE
-from scorda.denoise import Denoiser, GaussianDenoiser, KernelDenoiser, NetworkDenoiser
-from scorda.ensemble_prior import EnsembleGaussian, EnsembleKernel, EnsemblePrior
-from scorda.guide import DPS, MMPS, Guidance, InflatedLikelihood, Switched
-from scorda.local_prior import LocalGaussian
-from scorda.measurement_aware import MeasurementAware
+from scorda.core.version import __version__
+from scorda.diffusion import (
+    DPS,
+    MMPS,
+    Ancestral,
+    BridgeODE,
+    BridgeSampler,
+    BridgeSDE,
+    Denoiser,
+    ForwardProcess,
+    GaussianDenoiser,
+    Guidance,
+    InflatedLikelihood,
+    KernelDenoiser,
+    MeasurementAware,
+    Multistep,
+    NetworkDenoiser,
+    PredictorCorrector,
+    Sampler,
+    Switched,
+    VarianceExploding,
+    VariancePreserving,
+)
 from scorda.methods.closed_form import ClosedFormFilter
 from scorda.methods.enkf import ETKF, EnKF
 from scorda.methods.enks import EnKS
 from scorda.methods.ensf import EnSF
+from scorda.methods.gaussian_mixture import GaussianMixtureFilter
 from scorda.methods.kalman import KalmanFilter, KalmanSmoother
 from scorda.methods.letkf import LETKF
-from scorda.methods.masf import MASF
-from scorda.methods.mixture import GaussianMixtureFilter
+from scorda.methods.masf import MASF, PublishedSDE
 from scorda.methods.particle import ParticleFilter, ParticleSmoother
-from scorda.methods.score import ScoreFilter
+from scorda.methods.score_filter import ScoreFilter
 from scorda.methods.sda import SDA
 from scorda.methods.sf import SF
 from scorda.methods.ssls import SSLS
 from scorda.methods.variational import FourDVar
-from scorda.mixture_prior import EnsembleMixture
-from scorda.modes import Modes
-from scorda.network_prior import NetworkPrior
-from scorda.observe import (
+from scorda.observations import (
+    Analysis,
     Average,
     Blur,
     Chain,
@@ -44,24 +60,31 @@ from scorda.observe import (
     Interpolate,
     Linear,
     Mask,
+    Modes,
     ObservationModel,
     Observations,
     Operator,
     Pointwise,
+    Problem,
     Select,
     Speed,
     Stride,
     Vorticity,
+    twin_experiment,
 )
-from scorda.prior import GaussianPrior, Prior, TrajectoryPrior, load
-from scorda.problem import Analysis, Problem, twin_experiment
-from scorda.process import ForwardProcess, VarianceExploding, VariancePreserving
-from scorda.published import PublishedSDE
-from scorda.sample import Ancestral, Multistep, PredictorCorrector, Sampler
-from scorda.space import Standardisation, StateSpace
+from scorda.priors import (
+    EnsembleGaussian,
+    EnsembleKernel,
+    EnsembleMixture,
+    EnsemblePrior,
+    GaussianPrior,
+    LocalGaussian,
+    NetworkPrior,
+    Prior,
+    TrajectoryPrior,
+    load,
+)
 from scorda.store import open_posterior as open
-
-__version__ = "0.1.0"
 
 __all__ = [
     "DPS",

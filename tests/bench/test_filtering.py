@@ -5,18 +5,20 @@ from dataclasses import replace
 import pytest
 import torch
 
-from scorda import metrics, rng
-from scorda.assimilate import Filter
+from scorda import metrics
+from scorda.assimilation.filter import Filter
 from scorda.bench import run
 from scorda.bench.entry import Entry
 from scorda.bench.filtering import RunningScores, Setup
 from scorda.bench.measured import lorenz96_masf_dim, lorenz96_masf_forcing
 from scorda.bench.run import run_benchmark
+from scorda.core import rng
 from scorda.methods.closed_form import ClosedFormFilter
 from scorda.methods.enkf import EnKF
 from scorda.methods.particle import ParticleFilter
-from scorda.observe import ObservationModel, Select
-from scorda.systems import Lorenz63
+from scorda.observations.model import ObservationModel
+from scorda.observations.operators import Select
+from scorda.systems.lorenz import Lorenz63
 
 
 class Blowing(Filter):

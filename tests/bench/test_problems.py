@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from scorda import rng
 from scorda.bench import bimodal, filtering, turbulence
 from scorda.bench.bimodal import Bimodal
 from scorda.bench.entry import Entry
@@ -14,10 +13,11 @@ from scorda.bench.problems import PROBLEMS
 from scorda.bench.run import run_benchmark
 from scorda.bench.sweep import Sweep
 from scorda.bench.tuning import check_effort
+from scorda.core import rng
 from scorda.methods.kalman import KalmanFilter
 from scorda.methods.particle import ParticleFilter
-from scorda.plot import comparison, means, sweep
-from scorda.problem import twin_experiment
+from scorda.observations.problem import twin_experiment
+from scorda.report.comparison import comparison, means, sweep
 
 NEW = [
     "lorenz63-bimodal",

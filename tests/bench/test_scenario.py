@@ -3,16 +3,18 @@
 import pytest
 import torch
 
-from scorda import rng
 from scorda.bench.entry import Entry
 from scorda.bench.scenario import Scenario, defect
-from scorda.guide import MMPS
+from scorda.core import rng
+from scorda.diffusion.guidance import MMPS
+from scorda.diffusion.samplers import Multistep
 from scorda.methods.sda import SDA
-from scorda.observe import Average, Operator
-from scorda.prior import GaussianPrior
-from scorda.problem import Analysis
-from scorda.sample import Multistep
-from scorda.systems import LinearGaussian, Lorenz63
+from scorda.observations.operators import Operator
+from scorda.observations.problem import Analysis
+from scorda.observations.spatial import Average
+from scorda.priors.trajectory import GaussianPrior
+from scorda.systems.linear import LinearGaussian
+from scorda.systems.lorenz import Lorenz63
 
 
 class Last(Operator):

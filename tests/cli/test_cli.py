@@ -17,6 +17,7 @@ import xarray
 import scorda
 from scorda.cli import catalogue, main
 from scorda.cli.settings import _text, to_toml
+from scorda.core import rng
 from scorda.store.units import settings_of
 
 SOURCE = Path(__file__).parents[2] / "src"
@@ -124,7 +125,7 @@ def test_a_run_is_that_of_the_library_and_is_made_again_from_its_settings(simula
         "sim/observations.csv", scorda.systems.Lorenz63().space
     )
     problem = scorda.Problem(scorda.systems.Lorenz63(), observations, 24)
-    expected = scorda.EnKF(1.05).assimilate(problem, 12, scorda.rng.seeded(3))
+    expected = scorda.EnKF(1.05).assimilate(problem, 12, rng.seeded(3))
     posterior = scorda.open("a.zarr")
     assert torch.equal(posterior.analysis.states, expected.states)
     assert posterior.configuration["method"] == {"name": "enkf", "inflation": 1.05}
@@ -333,7 +334,7 @@ def test_training_free_filters_are_those_of_the_library(simulated, text, method)
     system = scorda.systems.Lorenz63()
     observations = scorda.Observations.from_table("sim/observations.csv", system.space)
     problem = scorda.Problem(system, observations, 24)
-    expected = method.assimilate(problem, 12, scorda.rng.seeded(3))
+    expected = method.assimilate(problem, 12, rng.seeded(3))
     assert torch.equal(scorda.open("run.zarr").analysis.states, expected.states)
 
 
@@ -365,7 +366,7 @@ def test_masf_takes_the_prior_that_it_makes_of_its_ensemble(simulated, capsys):
     problem = scorda.Problem(scorda.systems.Lorenz63(), observations, 24)
     sampler = scorda.BridgeODE(5, coupled=False)
     method = scorda.MASF(scorda.EnsembleKernel(0.5), sampler=sampler, inflation=1.02)
-    expected = method.assimilate(problem, 12, scorda.rng.seeded(3))
+    expected = method.assimilate(problem, 12, rng.seeded(3))
     posterior = scorda.open("a.zarr")
     assert torch.equal(posterior.analysis.states, expected.states)
     settings = posterior.configuration["method"]

@@ -7,6 +7,7 @@ import pytest
 
 import scorda
 from scorda.cli import main
+from scorda.core import rng
 
 ASSIMILATE = "assimilate --observations sim/observations.csv --system lorenz96 --system.dim 8"
 TRAIN = "train --system lorenz63 --quick --width 4 --blocks 0 --segment 9 --threads 1"
@@ -79,7 +80,7 @@ def test_a_prior_of_fields_is_trained_from_a_file(tmp_path, monkeypatch, capsys)
     """Not square, and with axes that are not in the order of the alphabet."""
     monkeypatch.chdir(tmp_path)
     space = scorda.StateSpace((4, 3), 0.25, ("t",), {"y": np.arange(4.0), "x": np.arange(3.0)})
-    states = scorda.rng.normal(60, space.shape, scorda.rng.seeded(0))
+    states = rng.normal(60, space.shape, rng.seeded(0))
     fields = scorda.Analysis(states[None], space).to_xarray().isel(ensemble=0, drop=True)
     assert fields["t"].dims == ("time", "y", "x")
     fields.to_netcdf("t.nc", engine="h5netcdf")

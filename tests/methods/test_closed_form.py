@@ -6,16 +6,17 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from scorda import rng
-from scorda.linalg import gaussian_condition
+from scorda.core import rng
+from scorda.core.gaussian import gaussian_condition
 from scorda.methods.closed_form import (
     ClosedFormFilter,
     flow,
     likelihood_bandwidth,
     silverman_bandwidth,
 )
-from scorda.metrics import wasserstein
-from scorda.observe import Function, ObservationModel, Select
+from scorda.metrics.distance import wasserstein
+from scorda.observations.model import ObservationModel
+from scorda.observations.operators import Function, Select
 
 Y = torch.tensor([1.7], dtype=torch.float64)
 MODEL = ObservationModel(Select([0]), std=0.5)

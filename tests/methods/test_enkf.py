@@ -3,16 +3,23 @@
 import pytest
 import torch
 
-from scorda import rng
-from scorda.assimilate import GaspariCohn
-from scorda.assimilate.ensemble import kalman_transform, perturbed_transform, symmetric_transform
-from scorda.linalg import gaussian_condition
+from scorda.assimilation.kalman_algebra import (
+    kalman_transform,
+    perturbed_transform,
+    symmetric_transform,
+)
+from scorda.core import rng
+from scorda.core.gaussian import gaussian_condition
+from scorda.core.tapers import GaspariCohn
 from scorda.methods.enkf import ETKF, EnKF, mean_preserving_rotation
 from scorda.methods.enks import EnKS
 from scorda.methods.kalman import KalmanFilter, KalmanSmoother
-from scorda.observe import Linear, ObservationModel, Observations, Select
-from scorda.problem import Problem, twin_experiment
-from scorda.systems import LinearGaussian, Lorenz96
+from scorda.observations.model import ObservationModel
+from scorda.observations.observations import Observations
+from scorda.observations.operators import Linear, Select
+from scorda.observations.problem import Problem, twin_experiment
+from scorda.systems.linear import LinearGaussian
+from scorda.systems.lorenz import Lorenz96
 
 MEMBERS = 20_000
 

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from scorda import rng
-from scorda.assimilate import DegenerateEnsemble
+from scorda.core import rng
+from scorda.core.errors import DegenerateEnsemble
 from scorda.methods.ensf import EnSF, LinearProcess
-from scorda.observe import Function, ObservationModel, Pointwise, Select
-from scorda.testing import check_process
+from scorda.observations.model import ObservationModel
+from scorda.observations.operators import Function, Pointwise, Select
+from scorda.testing.diffusion import check_process
 
 FLAT_ATAN = Function(lambda x: x.flatten(1).atan())
 ENDS = [(0.05, 0.0), (0.5, 0.025), (0.3, 0.2)]

@@ -6,11 +6,14 @@ import pytest
 import torch
 from scipy import stats
 
-from scorda import rng
+from scorda.core import rng
 from scorda.methods.kalman import KalmanFilter, KalmanSmoother
-from scorda.observe import Function, Linear, ObservationModel, Observations, Select
-from scorda.problem import Problem
-from scorda.systems import LinearGaussian, Lorenz63
+from scorda.observations.model import ObservationModel
+from scorda.observations.observations import Observations
+from scorda.observations.operators import Function, Linear, Select
+from scorda.observations.problem import Problem
+from scorda.systems.linear import LinearGaussian
+from scorda.systems.lorenz import Lorenz63
 
 D, STEPS = 3, 7
 NAN = float("nan")

@@ -4,13 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from scorda import rng
-from scorda.assimilate import GaspariCohn, local
+from scorda.assimilation import local
+from scorda.core import rng
+from scorda.core.space import StateSpace
+from scorda.core.tapers import GaspariCohn
 from scorda.methods.enkf import ETKF
 from scorda.methods.letkf import LETKF
-from scorda.observe import ObservationModel, Observations, Select
-from scorda.problem import Problem
-from scorda.space import StateSpace
+from scorda.observations.model import ObservationModel
+from scorda.observations.observations import Observations
+from scorda.observations.operators import Select
+from scorda.observations.problem import Problem
 
 
 class Still:

@@ -13,28 +13,25 @@ import torch
 from torch.testing import assert_close
 
 from moments import UnitNoise
-from scorda import rng
-from scorda.assimilate import DegenerateEnsemble, GaspariCohn
-from scorda.bridge import BridgeODE, BridgeSDE
-from scorda.ensemble_prior import EnsembleGaussian, EnsembleKernel, EnsemblePrior, FittedKernel
-from scorda.linalg import gaussian_condition
+from scorda.core import rng
+from scorda.core.errors import DegenerateEnsemble
+from scorda.core.gaussian import gaussian_condition
+from scorda.core.tapers import GaspariCohn
+from scorda.diffusion.bridge import BridgeODE, BridgeSDE
 from scorda.methods.enkf import ETKF, EnKF
-from scorda.methods.masf import MASF
-from scorda.metrics import wasserstein
-from scorda.observe import (
-    Average,
-    Blur,
-    Function,
-    Linear,
-    Mask,
-    ObservationModel,
-    Observations,
-    Select,
-    Stride,
-)
-from scorda.problem import Problem, twin_experiment
-from scorda.published import PublishedSDE
-from scorda.systems import Lorenz63, Lorenz96
+from scorda.methods.masf.bridge import MASF
+from scorda.methods.masf.published import PublishedSDE
+from scorda.metrics.distance import wasserstein
+from scorda.observations.masks import Mask
+from scorda.observations.model import ObservationModel
+from scorda.observations.observations import Observations
+from scorda.observations.operators import Function, Linear, Select
+from scorda.observations.problem import Problem, twin_experiment
+from scorda.observations.spatial import Average, Blur, Stride
+from scorda.priors.base import EnsemblePrior
+from scorda.priors.gaussian import EnsembleGaussian
+from scorda.priors.kernel import EnsembleKernel, FittedKernel
+from scorda.systems.lorenz import Lorenz63, Lorenz96
 
 
 @dataclass(frozen=True)

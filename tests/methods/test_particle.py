@@ -4,13 +4,15 @@ import time
 import pytest
 import torch
 
-from scorda import rng
-from scorda.assimilate.resampling import resample
+from scorda.assimilation.resampling import resample
+from scorda.core import rng
 from scorda.methods.kalman import KalmanFilter, KalmanSmoother
 from scorda.methods.particle import ParticleFilter, ParticleSmoother, _covariance_noise
-from scorda.observe import Function, ObservationModel, Select
-from scorda.problem import Problem, twin_experiment
-from scorda.systems import LinearGaussian, Lorenz63
+from scorda.observations.model import ObservationModel
+from scorda.observations.operators import Function, Select
+from scorda.observations.problem import Problem, twin_experiment
+from scorda.systems.linear import LinearGaussian
+from scorda.systems.lorenz import Lorenz63
 
 
 def linear_problem(steps=6, every=2):

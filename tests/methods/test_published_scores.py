@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from scorda.assimilate import GaspariCohn
 from scorda.bench.entry import in_words
 from scorda.bench.problems import PROBLEMS, expected_scores
+from scorda.core.rng import seeded
+from scorda.core.tapers import GaspariCohn
 from scorda.methods.enkf import EnKF
 from scorda.methods.letkf import LETKF
-from scorda.metrics import rmse
-from scorda.problem import twin_experiment
-from scorda.rng import seeded
+from scorda.metrics.accuracy import rmse
+from scorda.observations.problem import twin_experiment
 
 pytestmark = pytest.mark.benchmark
 SEEDS = (0, 1, 2)

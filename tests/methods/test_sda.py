@@ -12,17 +12,20 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from scorda import rng
-from scorda.condition import Conditioned
-from scorda.guide import MMPS, InflatedLikelihood
+from scorda.core import rng
+from scorda.diffusion.guidance import MMPS, InflatedLikelihood
+from scorda.diffusion.merging import Conditioned
+from scorda.diffusion.process import VariancePreserving
+from scorda.diffusion.samplers import Ancestral, Multistep, PredictorCorrector
 from scorda.methods.kalman import KalmanSmoother
 from scorda.methods.sda import SDA, merge_entries, trajectory_model
-from scorda.observe import Function, Linear, ObservationModel, Observations, Pointwise, Select
-from scorda.prior import GaussianPrior, load
-from scorda.problem import Problem
-from scorda.process import VariancePreserving
-from scorda.sample import Ancestral, Multistep, PredictorCorrector
-from scorda.systems import LinearGaussian, Lorenz63
+from scorda.observations.model import ObservationModel
+from scorda.observations.observations import Observations
+from scorda.observations.operators import Function, Linear, Pointwise, Select
+from scorda.observations.problem import Problem
+from scorda.priors.trajectory import GaussianPrior, load
+from scorda.systems.linear import LinearGaussian
+from scorda.systems.lorenz import Lorenz63
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "exactness.py"
 NAN = float("nan")

@@ -13,14 +13,15 @@ import torch
 from torch.testing import assert_close
 
 from moments import UnitNoise, forecast
-from scorda import rng
-from scorda.ensemble_prior import EnsembleGaussian
+from scorda.core import rng
 from scorda.methods.sf import SF, PowerExploding
-from scorda.network_prior import NetworkPrior
-from scorda.observe import Function, Linear, ObservationModel, Pointwise, Select
-from scorda.problem import twin_experiment
-from scorda.systems import Lorenz63
-from scorda.testing import check_process
+from scorda.observations.model import ObservationModel
+from scorda.observations.operators import Function, Linear, Pointwise, Select
+from scorda.observations.problem import twin_experiment
+from scorda.priors.gaussian import EnsembleGaussian
+from scorda.priors.network.prior import NetworkPrior
+from scorda.systems.lorenz import Lorenz63
+from scorda.testing.diffusion import check_process
 
 
 def recursion(C, H, R, y, steps, reach=0.5, end=1e-3, base=25.0):

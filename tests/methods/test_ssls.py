@@ -8,14 +8,15 @@ import torch
 from torch.testing import assert_close
 
 from moments import UnitNoise, forecast
-from scorda import rng
-from scorda.assimilate.score import held
-from scorda.ensemble_prior import EnsembleGaussian
+from scorda.assimilation.likelihood_score import held
+from scorda.core import rng
 from scorda.methods.ssls import SSLS, _curvature
-from scorda.network_prior import NetworkPrior
-from scorda.observe import Linear, ObservationModel, Pointwise, Select
-from scorda.problem import twin_experiment
-from scorda.systems import Lorenz96
+from scorda.observations.model import ObservationModel
+from scorda.observations.operators import Linear, Pointwise, Select
+from scorda.observations.problem import twin_experiment
+from scorda.priors.gaussian import EnsembleGaussian
+from scorda.priors.network.prior import NetworkPrior
+from scorda.systems.lorenz import Lorenz96
 
 
 def recursion(C, H, R, y, noise, h, steps, pulls):

@@ -8,18 +8,22 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from scorda import rng
-from scorda.assimilate import GaspariCohn
-from scorda.assimilate.cost import TrajectoryCost
-from scorda.linalg import gaussian_condition
+from scorda.core import rng
+from scorda.core.gaussian import gaussian_condition
+from scorda.core.space import StateSpace
+from scorda.core.tapers import GaspariCohn
 from scorda.methods.enks import EnKS
 from scorda.methods.kalman import KalmanSmoother
-from scorda.methods.variational import FourDVar
-from scorda.observe import Function, Linear, ObservationModel, Observations, Pointwise, Select
-from scorda.problem import Problem, twin_experiment
-from scorda.space import StateSpace
-from scorda.systems import FunctionSystem, LinearGaussian, Lorenz63
-from scorda.testing import check_assimilator
+from scorda.methods.variational.cost import TrajectoryCost
+from scorda.methods.variational.filter import FourDVar
+from scorda.observations.model import ObservationModel
+from scorda.observations.observations import Observations
+from scorda.observations.operators import Function, Linear, Pointwise, Select
+from scorda.observations.problem import Problem, twin_experiment
+from scorda.systems.function import FunctionSystem
+from scorda.systems.linear import LinearGaussian
+from scorda.systems.lorenz import Lorenz63
+from scorda.testing.methods import check_assimilator
 
 NAN = float("nan")
 TIGHT = FourDVar(tolerance=1e-9)

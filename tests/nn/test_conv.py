@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from scorda import rng
-from scorda.nn import TemporalConv
-from scorda.train import denoising_loss
+from scorda.core import rng
+from scorda.diffusion.training import denoising_loss
+from scorda.nn.conv import TemporalConv
 
 
 def randomised(blocks=2, channels=2, **options):

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from scorda import rng
-from scorda.nn import WindowMLP, build
-from scorda.nn.mlp import compose
-from scorda.process import VariancePreserving
-from scorda.train import denoising_loss
+from scorda.core import rng
+from scorda.diffusion.process import VariancePreserving
+from scorda.diffusion.training import denoising_loss
+from scorda.nn import build
+from scorda.nn.mlp import WindowMLP, compose
 
 
 def randomised(network):

@@ -4,14 +4,17 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from scorda import rng
-from scorda.denoise import GaussianDenoiser, NetworkDenoiser, precondition
-from scorda.guide import MMPS, InflatedLikelihood, Switched
-from scorda.nn import UNet, build, unet
+from scorda.core import rng
+from scorda.diffusion.denoisers import GaussianDenoiser, NetworkDenoiser, precondition
+from scorda.diffusion.guidance import MMPS, InflatedLikelihood, Switched
+from scorda.diffusion.process import VarianceExploding
+from scorda.diffusion.training import denoising_loss
+from scorda.nn import build, unet
 from scorda.nn.ring import Ring
-from scorda.observe import Average, Function, ObservationModel
-from scorda.process import VarianceExploding
-from scorda.train import denoising_loss
+from scorda.nn.unet import UNet
+from scorda.observations.model import ObservationModel
+from scorda.observations.operators import Function
+from scorda.observations.spatial import Average
 
 GRID = (8, 12)
 SIZES = {"width": 4, "blocks": 1, "k": 1}

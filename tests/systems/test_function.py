@@ -2,9 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from scorda import rng
-from scorda.space import StateSpace
-from scorda.systems import FunctionSystem, Lorenz96, System, load_system
+from scorda.core import rng
+from scorda.core.space import StateSpace
+from scorda.systems.base import System
+from scorda.systems.function import FunctionSystem
+from scorda.systems.load import load_system
+from scorda.systems.lorenz import Lorenz96
 
 SPACE = StateSpace((2, 3), 0.1, variables=("q",))
 
@@ -102,7 +105,7 @@ def test_bad_models_are_named(unchecked):
 def test_systems_load_by_name(tmp_path, monkeypatch):
     (tmp_path / "my_own_model.py").write_text(
         "import numpy as np\n"
-        "from scorda.space import StateSpace\n"
+        "from scorda.core import StateSpace\n"
         "from scorda.systems import FunctionSystem\n"
         "def make(dim=2):\n"
         "    return FunctionSystem(lambda x: 0.5 * x, np.zeros((5, dim)), StateSpace((dim,)))\n"

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from scorda import rng
-from scorda.systems import KolmogorovFlow, load_system
-from scorda.testing import check_system
+from scorda.core import rng
+from scorda.systems.kolmogorov import KolmogorovFlow
+from scorda.systems.load import load_system
+from scorda.testing.physics import check_system
 
 DATA = os.environ.get("SCORDA_KOLMOGOROV", "")
 # Wave numbers below 16 on both grids: nothing is dropped between steps.

@@ -5,9 +5,9 @@ import pytest
 import torch
 from scipy import stats
 
-from scorda import rng
-from scorda.linalg import gaussian_condition, gaussian_log_density, psd_root
-from scorda.systems import LinearGaussian
+from scorda.core import rng
+from scorda.core.gaussian import gaussian_condition, gaussian_log_density, psd_root
+from scorda.systems.linear import LinearGaussian
 
 
 def linear(dim=3, noise=True, seed=0):

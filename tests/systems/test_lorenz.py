@@ -5,9 +5,9 @@ import pytest
 import torch
 from scipy import stats
 
-from scorda import rng
-from scorda.systems import Lorenz63, Lorenz96
+from scorda.core import rng
 from scorda.systems.integrate import rk4
+from scorda.systems.lorenz import Lorenz63, Lorenz96
 
 
 def test_rk4_is_of_fourth_order():

@@ -7,23 +7,24 @@ from functools import cache
 
 import torch
 
-from scorda import rng
 from scorda.bench.entry import Entry, grid
 from scorda.bench.sweep import Sweep
 from scorda.bench.tuning import Tuning
-from scorda.ensemble_prior import EnsembleKernel
+from scorda.core import rng
+from scorda.core.shapes import Float, Tensor
 from scorda.methods.closed_form import ClosedFormFilter
 from scorda.methods.enkf import EnKF
 from scorda.methods.ensf import EnSF
-from scorda.methods.masf import MASF
-from scorda.methods.mixture import GaussianMixtureFilter
+from scorda.methods.gaussian_mixture.filter import GaussianMixtureFilter
+from scorda.methods.masf.bridge import MASF
 from scorda.methods.particle import ParticleFilter
-from scorda.metrics import wasserstein
-from scorda.mixture_prior import EnsembleMixture
-from scorda.observe import ObservationModel, Select
-from scorda.problem import Problem, twin_experiment
-from scorda.shapes import Float, Tensor
-from scorda.systems import Lorenz63
+from scorda.metrics.distance import wasserstein
+from scorda.observations.model import ObservationModel
+from scorda.observations.operators import Select
+from scorda.observations.problem import Problem, twin_experiment
+from scorda.priors.kernel import EnsembleKernel
+from scorda.priors.mixture import EnsembleMixture
+from scorda.systems.lorenz import Lorenz63
 
 __all__ = ["Bimodal", "Posterior", "lorenz63_bimodal"]
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import torch
 
-from scorda.assimilate import GaspariCohn
 from scorda.bench.entry import Entry
 from scorda.bench.filtering import Setup
+from scorda.core.tapers import GaspariCohn
 from scorda.methods.enkf import ETKF, EnKF
 from scorda.methods.ensf import EnSF
+from scorda.methods.gaussian_mixture.filter import GaussianMixtureFilter
 from scorda.methods.letkf import LETKF
-from scorda.methods.mixture import GaussianMixtureFilter
 from scorda.methods.particle import ParticleFilter
-from scorda.observe import ObservationModel, Pointwise, Select
-from scorda.systems import Lorenz63, Lorenz96
+from scorda.observations.model import ObservationModel
+from scorda.observations.operators import Pointwise, Select
+from scorda.systems.lorenz import Lorenz63, Lorenz96
 
 __all__ = ["lorenz63_sakov", "lorenz96_arctan", "lorenz96_sakov"]
 

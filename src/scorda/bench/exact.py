@@ -6,26 +6,28 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from scorda import rng
 from scorda.bench.entry import Entry
-from scorda.bridge import BridgeODE, BridgeSDE
-from scorda.ensemble_prior import EnsembleGaussian, EnsembleKernel
+from scorda.core import rng
+from scorda.core.shapes import Float, Tensor
+from scorda.diffusion.bridge import BridgeODE, BridgeSDE
 from scorda.methods.closed_form import ClosedFormFilter
 from scorda.methods.enkf import ETKF, EnKF
 from scorda.methods.ensf import EnSF
+from scorda.methods.gaussian_mixture.filter import GaussianMixtureFilter
 from scorda.methods.kalman import KalmanFilter, KalmanMoments
-from scorda.methods.masf import MASF
-from scorda.methods.mixture import GaussianMixtureFilter
+from scorda.methods.masf.bridge import MASF
+from scorda.methods.masf.published import PublishedSDE
 from scorda.methods.particle import ParticleFilter
-from scorda.methods.score import ScoreFilter
+from scorda.methods.score_filter import ScoreFilter
 from scorda.methods.sf import SF
 from scorda.methods.ssls import SSLS
-from scorda.mixture_prior import EnsembleMixture
-from scorda.observe import ObservationModel, Select
-from scorda.problem import Problem, twin_experiment
-from scorda.published import PublishedSDE
-from scorda.shapes import Float, Tensor
-from scorda.systems import LinearGaussian
+from scorda.observations.model import ObservationModel
+from scorda.observations.operators import Select
+from scorda.observations.problem import Problem, twin_experiment
+from scorda.priors.gaussian import EnsembleGaussian
+from scorda.priors.kernel import EnsembleKernel
+from scorda.priors.mixture import EnsembleMixture
+from scorda.systems.linear import LinearGaussian
 
 __all__ = ["Exactness", "linear_gaussian"]
 

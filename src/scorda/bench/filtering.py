@@ -22,16 +22,16 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from scorda import rng
-from scorda.assimilate import Filter
-from scorda.assimilate.filter import Cycle
+from scorda.assimilation.filter import Cycle, Filter
 from scorda.bench.entry import Entry
 from scorda.bench.tuning import Tuning
-from scorda.metrics import coverage, crps, rmse, spread
-from scorda.observe import ObservationModel
-from scorda.problem import Problem, twin_experiment
-from scorda.shapes import Float, Tensor
-from scorda.systems import System
+from scorda.core import rng
+from scorda.core.shapes import Float, Tensor
+from scorda.metrics.accuracy import crps, rmse, spread
+from scorda.metrics.calibration import coverage
+from scorda.observations.model import ObservationModel
+from scorda.observations.problem import Problem, twin_experiment
+from scorda.systems.base import System
 
 __all__ = ["RunningScores", "Setup"]
 

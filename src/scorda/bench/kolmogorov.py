@@ -20,14 +20,16 @@ from torch.nn.functional import softsign
 from scorda.bench.entry import Entry
 from scorda.bench.scenario import Scenario
 from scorda.bench.sweep import Sweep
-from scorda.flow import Difference, Vorticity
-from scorda.guide import DPS, MMPS, InflatedLikelihood
+from scorda.diffusion.guidance import DPS, MMPS, InflatedLikelihood
+from scorda.diffusion.process import VariancePreserving
+from scorda.diffusion.samplers import Ancestral, PredictorCorrector
 from scorda.methods.sda import SDA
-from scorda.observe import Average, Chain, Mask, Operator, Pointwise, Stride
-from scorda.prior import TrajectoryPrior, load
-from scorda.process import VariancePreserving
-from scorda.sample import Ancestral, PredictorCorrector
-from scorda.systems import KolmogorovFlow
+from scorda.observations.fluid import Difference, Vorticity
+from scorda.observations.masks import Mask
+from scorda.observations.operators import Chain, Operator, Pointwise
+from scorda.observations.spatial import Average, Stride
+from scorda.priors.trajectory import TrajectoryPrior, load
+from scorda.systems.kolmogorov import KolmogorovFlow
 
 __all__ = [
     "kolmogorov_assimilation",

@@ -9,26 +9,28 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from scorda.assimilate import GaspariCohn
 from scorda.bench.entry import Entry, grid
 from scorda.bench.filtering import Setup
 from scorda.bench.sweep import Sweep
 from scorda.bench.tuning import Tuning
-from scorda.bridge import BridgeODE
-from scorda.ensemble_prior import EnsembleGaussian, EnsembleKernel
+from scorda.core.tapers import GaspariCohn
+from scorda.diffusion.bridge import BridgeODE
 from scorda.methods.closed_form import ClosedFormFilter
 from scorda.methods.enkf import EnKF
 from scorda.methods.ensf import EnSF
+from scorda.methods.gaussian_mixture.filter import GaussianMixtureFilter
 from scorda.methods.letkf import LETKF
-from scorda.methods.masf import MASF
-from scorda.methods.mixture import GaussianMixtureFilter
+from scorda.methods.masf.bridge import MASF
 from scorda.methods.particle import ParticleFilter
 from scorda.methods.sf import SF
 from scorda.methods.ssls import SSLS
-from scorda.mixture_prior import EnsembleMixture
-from scorda.network_prior import NetworkPrior
-from scorda.observe import ObservationModel, Select
-from scorda.systems import Lorenz63, Lorenz96
+from scorda.observations.model import ObservationModel
+from scorda.observations.operators import Select
+from scorda.priors.gaussian import EnsembleGaussian
+from scorda.priors.kernel import EnsembleKernel
+from scorda.priors.mixture import EnsembleMixture
+from scorda.priors.network.prior import NetworkPrior
+from scorda.systems.lorenz import Lorenz63, Lorenz96
 
 __all__ = ["lorenz63_masf", "lorenz96_masf_dim", "lorenz96_masf_forcing", "lorenz96_masf_gap"]
 

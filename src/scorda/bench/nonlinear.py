@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from scorda.assimilate import GaspariCohn
 from scorda.bench.entry import Entry, grid
 from scorda.bench.filtering import Setup
 from scorda.bench.sweep import Sweep
 from scorda.bench.tuning import Tuning
+from scorda.core.shapes import Float, Tensor
+from scorda.core.tapers import GaspariCohn
 from scorda.methods.closed_form import ClosedFormFilter
 from scorda.methods.enkf import EnKF
 from scorda.methods.ensf import EnSF
+from scorda.methods.gaussian_mixture.filter import GaussianMixtureFilter
 from scorda.methods.letkf import LETKF
-from scorda.methods.mixture import GaussianMixtureFilter
 from scorda.methods.particle import ParticleFilter
-from scorda.observe import ObservationModel, Pointwise
-from scorda.shapes import Float, Tensor
-from scorda.systems import Lorenz96
+from scorda.observations.model import ObservationModel
+from scorda.observations.operators import Pointwise
+from scorda.systems.lorenz import Lorenz96
 
 __all__ = ["lorenz96_10", "lorenz96_20"]
 

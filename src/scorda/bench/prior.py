@@ -8,13 +8,15 @@ from functools import cache
 
 import torch
 
-from scorda import rng
 from scorda.bench.entry import Entry
-from scorda.metrics import autocorrelation, log_prior, wasserstein
-from scorda.prior import Prior, load
-from scorda.sample import Multistep, Sampler
-from scorda.shapes import Float, Tensor
-from scorda.systems import Lorenz63, System
+from scorda.core import rng
+from scorda.core.shapes import Float, Tensor
+from scorda.diffusion.samplers import Multistep, Sampler
+from scorda.metrics.distance import wasserstein
+from scorda.metrics.trajectory import autocorrelation, log_prior
+from scorda.priors.trajectory import Prior, load
+from scorda.systems.base import System
+from scorda.systems.lorenz import Lorenz63
 
 __all__ = ["Generation", "Generator", "lorenz63_prior", "statistics"]
 

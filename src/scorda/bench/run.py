@@ -14,7 +14,7 @@ import numpy as np
 from scorda.bench.entry import Benchmark, Entry
 from scorda.bench.problems import PROBLEMS, expected_scores
 from scorda.bench.tuning import Trials, Tunable, attempt, check_effort, tune
-from scorda.files import atomic
+from scorda.core.files import atomic
 
 __all__ = ["Row", "run_benchmark", "write_table"]
 

@@ -18,14 +18,17 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from scorda import rng
 from scorda.bench.entry import Entry
 from scorda.bench.tuning import Tuning
-from scorda.metrics import crps, residual_std, rmse, spread_skill
-from scorda.observe import ObservationModel, Observations, Operator
-from scorda.problem import Analysis, Problem
-from scorda.shapes import Float, Tensor
-from scorda.systems import System
+from scorda.core import rng
+from scorda.core.shapes import Float, Tensor
+from scorda.metrics.accuracy import crps, rmse, spread_skill
+from scorda.metrics.trajectory import residual_std
+from scorda.observations.model import ObservationModel
+from scorda.observations.observations import Observations
+from scorda.observations.operators import Operator
+from scorda.observations.problem import Analysis, Problem
+from scorda.systems.base import System
 
 __all__ = ["Given", "Scenario", "defect"]
 

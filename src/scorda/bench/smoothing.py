@@ -7,18 +7,20 @@ from functools import cache
 
 import torch
 
-from scorda import rng
 from scorda.bench.entry import Entry
-from scorda.guide import InflatedLikelihood
+from scorda.core import rng
+from scorda.core.shapes import Float, Tensor
+from scorda.diffusion.guidance import InflatedLikelihood
+from scorda.diffusion.samplers import Ancestral, Multistep, Sampler
 from scorda.methods.particle import ParticleSmoother
 from scorda.methods.sda import SDA
-from scorda.metrics import log_prior, wasserstein
-from scorda.observe import ObservationModel, Select
-from scorda.prior import load
-from scorda.problem import Analysis, Problem, twin_experiment
-from scorda.sample import Ancestral, Multistep, Sampler
-from scorda.shapes import Float, Tensor
-from scorda.systems import Lorenz63
+from scorda.metrics.distance import wasserstein
+from scorda.metrics.trajectory import log_prior
+from scorda.observations.model import ObservationModel
+from scorda.observations.operators import Select
+from scorda.observations.problem import Analysis, Problem, twin_experiment
+from scorda.priors.trajectory import load
+from scorda.systems.lorenz import Lorenz63
 
 __all__ = ["Case", "Smoothing", "lorenz63_sda"]
 

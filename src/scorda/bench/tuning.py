@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from scorda.bench.entry import Benchmark, Entry, in_words
-from scorda.files import atomic
+from scorda.core.files import atomic
 
 __all__ = ["Trials", "Tunable", "Tuning", "check_effort", "tune"]
 

@@ -15,27 +15,29 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from scorda import rng
-from scorda.assimilate import GaspariCohn
 from scorda.bench.entry import Entry, grid
 from scorda.bench.filtering import Setup
 from scorda.bench.sweep import Sweep
 from scorda.bench.tuning import Tuning
-from scorda.bridge import BridgeODE
-from scorda.flow import Speed, Vorticity
-from scorda.local_prior import LocalGaussian
+from scorda.core import rng
+from scorda.core.shapes import Float, Tensor
+from scorda.core.tapers import GaspariCohn
+from scorda.diffusion.bridge import BridgeODE
 from scorda.methods.enkf import EnKF
+from scorda.methods.gaussian_mixture.filter import GaussianMixtureFilter
 from scorda.methods.letkf import LETKF
-from scorda.methods.masf import MASF
-from scorda.methods.mixture import GaussianMixtureFilter
+from scorda.methods.masf.bridge import MASF
 from scorda.methods.sf import SF
 from scorda.methods.ssls import SSLS
-from scorda.metrics import ssim
-from scorda.network_prior import NetworkPrior
-from scorda.observe import Chain, Mask, ObservationModel, Operator, Pointwise
-from scorda.problem import twin_experiment
-from scorda.shapes import Float, Tensor
-from scorda.systems import KolmogorovFlow
+from scorda.metrics.fields import ssim
+from scorda.observations.fluid import Speed, Vorticity
+from scorda.observations.masks import Mask
+from scorda.observations.model import ObservationModel
+from scorda.observations.operators import Chain, Operator, Pointwise
+from scorda.observations.problem import twin_experiment
+from scorda.priors.local import LocalGaussian
+from scorda.priors.network.prior import NetworkPrior
+from scorda.systems.kolmogorov import KolmogorovFlow
 
 __all__ = [
     "kolmogorov_masf",

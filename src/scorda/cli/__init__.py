@@ -27,9 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from cyclopts import App, CycloptsError, Parameter
 
     from scorda import __version__
-    from scorda.assimilate import RunError
     from scorda.cli.allocator import keep_freed_memory
     from scorda.cli.settings import UserError, expand
+    from scorda.core.errors import RunError
 
     keep_freed_memory()
     tokens = list(sys.argv[1:] if arguments is None else arguments)

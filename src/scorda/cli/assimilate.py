@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
-    from scorda.assimilate import Assimilator
-    from scorda.store import Posterior
+    from scorda.assimilation.base import Assimilator
+    from scorda.store.posterior import Posterior
 
 __all__ = ["TAKES_OPTIONS", "Assimilate", "assimilate"]
 
@@ -123,9 +123,9 @@ def assimilate(
 def _method(given: Assimilate, options: Mapping[str, str]) -> Assimilator:
     """The method, once all settings are known to make sense."""
     from scorda.cli.catalogue import find_method, make_method, options_of
-    from scorda.cli.run import use_torch
+    from scorda.cli.common import use_torch
     from scorda.cli.settings import UserError, check_keys
-    from scorda.prior import Prior
+    from scorda.priors.trajectory import Prior
 
     known = dict.fromkeys([*vars(given), *options_of(find_method(given.method))])
     flags = [name.replace("_", "-") for name in known]
@@ -146,13 +146,14 @@ def _method(given: Assimilate, options: Mapping[str, str]) -> Assimilator:
 def _run(given: Assimilate, method: Assimilator) -> Posterior:
     import torch
 
-    from scorda import rng, store
-    from scorda.assimilate import RunError
-    from scorda.cli import run
+    from scorda import store
+    from scorda.cli import common as run
     from scorda.cli.console import console, progress
     from scorda.cli.settings import UserError
-    from scorda.prior import Prior
-    from scorda.problem import Problem
+    from scorda.core import rng
+    from scorda.core.errors import RunError
+    from scorda.observations.problem import Problem
+    from scorda.priors.trajectory import Prior
 
     system: Any = getattr(method, "prior", None)
     if given.system is not None:
@@ -239,7 +240,7 @@ def _run(given: Assimilate, method: Assimilator) -> Posterior:
 def _write_settings(out: Path, configuration: Mapping[str, Any]) -> None:
     """Write the settings beside the store, as a file that makes the run again."""
     from scorda.cli.settings import to_toml
-    from scorda.files import atomic
+    from scorda.core.files import atomic
 
     with atomic(out.with_suffix(".toml")) as partial:
         shown = {k: v for k, v in configuration.items() if k != "sha256"}
@@ -253,7 +254,7 @@ def _resolved(given: Assimilate, method: Assimilator, steps: int, members: int) 
     import torch
 
     from scorda.cli.settings import plain
-    from scorda.prior import Prior
+    from scorda.priors.trajectory import Prior
     from scorda.store.units import settings_of
 
     record = {key: plain(value) for key, value in vars(given).items() if key not in PLACE}

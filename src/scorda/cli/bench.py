@@ -70,10 +70,10 @@ def bench(
     from scorda.bench.problems import PROBLEMS
     from scorda.bench.run import run_benchmark, write_table
     from scorda.bench.sweep import only
+    from scorda.cli.common import use_torch
     from scorda.cli.console import console, progress, table
-    from scorda.cli.run import use_torch
     from scorda.cli.settings import UserError, check_keys
-    from scorda.files import atomic
+    from scorda.core.files import atomic
 
     given, out = settings or Bench(), console()
     if name is None:
@@ -132,7 +132,8 @@ def bench(
 
 def _figure(rows: list[Row], shown: Sequence[str]) -> Figure | None:
     """The figure that suits the scores, if any."""
-    from scorda.plot import comparison, sweep, tradeoff
+    from scorda.report.comparison import comparison, sweep
+    from scorda.report.tradeoff import tradeoff
 
     if {"w1", "sampling_seconds"} <= set(rows[0].mean):
         # Rows with another number of members have another floor.
@@ -147,7 +148,7 @@ def _figure(rows: list[Row], shown: Sequence[str]) -> Figure | None:
 
 def _paths(setup: Any, rows: Sequence[Row], seed: int) -> Figure:
     """Truth and ensemble means of one seed, run once more."""
-    from scorda.plot import means
+    from scorda.report.comparison import means
 
     twin = setup.prepare(seed)
     found = {}
@@ -181,7 +182,7 @@ def _draw(
     """Panels and an animation of one run of the seed 0."""
     import numpy as np
 
-    from scorda.plot import animate, panels
+    from scorda.report.flow import animate, panels
 
     given = scenario.prepare(0)
     analysis = scenario.run(entry, given, 0)
@@ -211,7 +212,7 @@ def _record(
     import torch
 
     from scorda.cli.console import console
-    from scorda.gallery import Record, add_record
+    from scorda.report.gallery import Record, add_record
 
     flags = {"seeds": given.seeds, "prior": given.prior}
     words = [f"--{flag} {value}" for flag, value in flags.items() if value is not None]

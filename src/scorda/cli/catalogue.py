@@ -12,7 +12,7 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from scorda import methods as package
-from scorda.assimilate import Assimilator
+from scorda.assimilation.base import Assimilator
 from scorda.cli.settings import UserError, check_keys
 
 __all__ = ["find_method", "make_method", "methods", "options_of", "parts_of"]
@@ -25,7 +25,7 @@ class _UnknownName(UserError):
 def methods() -> dict[str, type[Assimilator]]:
     """Every method of the library by the name that the command line gives it."""
     found: dict[str, type[Assimilator]] = {}
-    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
         content = importlib.import_module(module.name)
         for kind in vars(content).values():
             own = inspect.isclass(kind) and kind.__module__ == module.name
@@ -58,7 +58,7 @@ def options_of(kind: type) -> dict[str, Field[Any]]:
 
 def needs_trained_prior(kind: type) -> bool:
     """Whether the setting `prior` of a method is a trained prior, not one of the ensemble."""
-    from scorda.prior import Prior
+    from scorda.priors.trajectory import Prior
 
     prior = get_type_hints(kind).get("prior")
     return inspect.isclass(prior) and issubclass(prior, Prior)
@@ -88,7 +88,7 @@ def make_method(name: str, options: Mapping[str, Any], prior: str | None = None)
             raise UserError(
                 f"The method {name!r} needs a trained prior: give --prior a file of weights."
             )
-        from scorda.prior import load
+        from scorda.priors.trajectory import load
 
         given["prior"] = load(prior)
     elif prior is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
-    from scorda.assimilate import Assimilator
+    from scorda.assimilation.base import Assimilator
 
 __all__ = ["Demo", "demo"]
 
@@ -45,12 +45,12 @@ def demo(*, settings: Annotated[Demo | None, Parameter(name="*")] = None) -> Non
     from importlib.resources import as_file, files
 
     from scorda import store
+    from scorda.cli.common import read_observations, read_states, use_torch
     from scorda.cli.console import console, progress, score_rows, table
-    from scorda.cli.run import read_observations, read_states, use_torch
-    from scorda.problem import Problem
-    from scorda.report import write_report
+    from scorda.observations.problem import Problem
+    from scorda.report.html import write_report
     from scorda.store.scores import score_table
-    from scorda.systems import Lorenz63
+    from scorda.systems.lorenz import Lorenz63
 
     given = settings or Demo()
     use_torch("float32", given.threads)
@@ -97,7 +97,7 @@ def _methods(given: Demo) -> dict[str, tuple[Assimilator, int]]:
     from scorda.methods.enks import EnKS
     from scorda.methods.particle import ParticleFilter, ParticleSmoother
     from scorda.methods.sda import SDA
-    from scorda.prior import load
+    from scorda.priors.trajectory import load
 
     members = min(given.members, 64) if given.quick else given.members
     prior = load("lorenz63")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 if TYPE_CHECKING:
-    from scorda.assimilate import Assimilator
+    from scorda.assimilation.base import Assimilator
 
 __all__ = ["HEAD", "methods", "row"]
 
@@ -105,9 +105,9 @@ def _markdown() -> str:
 
 def _may_localize(kind: type) -> bool:
     """Whether a setting, or a setting of the prior that it makes of its ensemble, localizes."""
-    from scorda.assimilate import GaspariCohn
     from scorda.cli import catalogue
-    from scorda.ensemble_prior import EnsemblePrior
+    from scorda.core.tapers import GaspariCohn
+    from scorda.priors.base import EnsemblePrior
 
     hints: dict[str, Any] = get_type_hints(kind)
     settings = [hints[name] for name in catalogue.options_of(kind)]

@@ -37,11 +37,11 @@ def report(*stores: Path, settings: Annotated[Report | None, Parameter(name="*")
     Arguments:
         stores: Stores of one problem, such as run.zarr.
     """
+    from scorda.cli.common import open_all
     from scorda.cli.console import console
-    from scorda.cli.run import open_all
     from scorda.cli.settings import UserError
-    from scorda.report import write_report
-    from scorda.store import open_posterior
+    from scorda.report.html import write_report
+    from scorda.store.posterior import open_posterior
 
     given = settings or Report()
     if not stores:

@@ -11,8 +11,8 @@ from cyclopts import Parameter
 if TYPE_CHECKING:
     import torch
 
-    from scorda.space import StateSpace
-    from scorda.systems import System
+    from scorda.core.space import StateSpace
+    from scorda.systems.base import System
 
 __all__ = ["Simulate", "simulate"]
 
@@ -84,15 +84,15 @@ def simulate(*, settings: Annotated[Simulate | None, Parameter(name="*")] = None
     """Simulate a truth and observations of it, or trajectories to learn from."""
     import torch
 
-    import scorda.rng as rng
-    from scorda import tables
+    from scorda.cli.common import make_system, use_torch, write_states
     from scorda.cli.console import console
-    from scorda.cli.run import make_system, use_torch, write_states
     from scorda.cli.settings import UserError, plain, to_toml
-    from scorda.files import atomic
-    from scorda.observe import ObservationModel
-    from scorda.operators import Select
-    from scorda.problem import twin_experiment
+    from scorda.core import rng
+    from scorda.core.files import atomic
+    from scorda.observations.model import ObservationModel
+    from scorda.observations.operators import Select
+    from scorda.observations.problem import twin_experiment
+    from scorda.observations.table_writer import write_table
 
     given = settings or Simulate()
     threads = use_torch(given.dtype, given.threads)
@@ -118,7 +118,7 @@ def simulate(*, settings: Annotated[Simulate | None, Parameter(name="*")] = None
     (observations,) = problem.instruments
     given.out.mkdir(parents=True, exist_ok=True)
     write_states(given.out / "truth.nc", truth, system.space, given.start)
-    tables.write_table(table, observations, system.space, given.start)
+    write_table(table, observations, system.space, given.start)
     resolved = {
         key: plain(value)
         for key, value in vars(given).items()

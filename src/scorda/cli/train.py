@@ -13,9 +13,9 @@ from cyclopts import Parameter
 if TYPE_CHECKING:
     import torch
 
-    from scorda.prior import TrajectoryPrior
-    from scorda.shapes import Tensor
-    from scorda.systems import System
+    from scorda.core.shapes import Tensor
+    from scorda.priors.trajectory import TrajectoryPrior
+    from scorda.systems.base import System
 
 __all__ = ["Train", "train"]
 
@@ -149,7 +149,7 @@ class Train:
 
 def train(*, settings: Annotated[Train | None, Parameter(name="*")] = None) -> None:
     """Train a prior on trajectories; with torchrun, in several processes together."""
-    from scorda import parallel
+    from scorda.diffusion import parallel
 
     given = settings or Train()
     with parallel.joined(given.device) as device:
@@ -157,11 +157,11 @@ def train(*, settings: Annotated[Train | None, Parameter(name="*")] = None) -> N
 
 
 def _train(given: Train, device: torch.device) -> None:
-    from scorda import parallel
+    from scorda.cli.common import use_torch
     from scorda.cli.console import console, progress
-    from scorda.cli.run import use_torch
     from scorda.cli.settings import UserError
-    from scorda.files import atomic
+    from scorda.core.files import atomic
+    from scorda.diffusion import parallel
     from scorda.store.series import holds_series
 
     out, first = console(), parallel.rank() == 0
@@ -244,9 +244,9 @@ def _complete(given: Train, checkpoint: Path, settings: str) -> bool:
 def _from_system(
     given: Train, checkpoint: Path, report: Report, device: torch.device
 ) -> TrajectoryPrior:
-    from scorda.cli.run import make_system
-    from scorda.emulate import Recipe, train_on_system, training_for
-    from scorda.train import Training
+    from scorda.cli.common import make_system
+    from scorda.diffusion.training import Training
+    from scorda.priors.from_system import Recipe, train_on_system, training_for
 
     _refuse(given, ("variable", "since", "until", "modes", "corrected"), "--data of fields")
     names = ("series", "length", "architecture", "width", "blocks", "half_width", "levels")
@@ -274,9 +274,9 @@ def _stored(path: Path, options: dict[str, str]) -> tuple[System, Tensor]:
     """System of stored trajectories, and their states, on its grid if options change that."""
     import torch
 
-    from scorda.cli.run import make_system
+    from scorda.cli.common import make_system
     from scorda.cli.settings import UserError
-    from scorda.emulate import resampled
+    from scorda.priors.from_system import resampled
     from scorda.store.series import read_series
 
     states, _, record = read_series(path)
@@ -302,8 +302,8 @@ def _from_fields(
     given: Train, checkpoint: Path, report: Report, device: torch.device
 ) -> TrajectoryPrior:
     from scorda.cli.settings import UserError
-    from scorda.fields import read_fields
-    from scorda.learn import train_on_fields, training_for
+    from scorda.priors.from_fields import train_on_fields, training_for
+    from scorda.priors.records import read_fields
 
     _refuse(
         given, ("series", "length", "architecture", "half_width", "levels", "minutes"), SIMULATED

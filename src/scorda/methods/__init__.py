@@ -1,1 +1,1 @@
-"""Methods of data assimilation, one file each, named after its paper; none imports another."""
+"""Methods: one paper, one file; a folder where one file is not enough."""

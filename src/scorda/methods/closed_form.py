@@ -27,13 +27,15 @@ from typing import Any, Literal
 
 import torch
 
-from scorda import rng
-from scorda.assimilate import Cost, DegenerateEnsemble, DivergenceError, Filter
-from scorda.assimilate.resampling import resample
-from scorda.denoise import KernelDenoiser
-from scorda.observe import ObservationModel
-from scorda.process import VarianceExploding
-from scorda.shapes import Float, Tensor
+from scorda.assimilation.base import Cost
+from scorda.assimilation.filter import Filter
+from scorda.assimilation.resampling import resample
+from scorda.core import rng
+from scorda.core.errors import DegenerateEnsemble, DivergenceError
+from scorda.core.shapes import Float, Tensor
+from scorda.diffusion.denoisers import KernelDenoiser
+from scorda.diffusion.process import VarianceExploding
+from scorda.observations.model import ObservationModel
 
 __all__ = ["ClosedFormFilter", "flow", "likelihood_bandwidth", "silverman_bandwidth"]
 

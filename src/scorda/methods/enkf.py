@@ -15,9 +15,8 @@ from typing import Any
 
 import torch
 
-from scorda import rng
-from scorda.assimilate import Filter, GaspariCohn
-from scorda.assimilate.ensemble import (
+from scorda.assimilation.filter import Filter
+from scorda.assimilation.kalman_algebra import (
     check_inflation,
     inflate,
     innovation_statistics,
@@ -25,10 +24,12 @@ from scorda.assimilate.ensemble import (
     symmetric_transform,
     white_innovation,
 )
-from scorda.observe import ObservationModel
-from scorda.problem import Problem
-from scorda.shapes import Float, Tensor
-from scorda.space import StateSpace
+from scorda.core import rng
+from scorda.core.shapes import Float, Tensor
+from scorda.core.space import StateSpace
+from scorda.core.tapers import GaspariCohn
+from scorda.observations.model import ObservationModel
+from scorda.observations.problem import Problem
 
 __all__ = ["ETKF", "EnKF"]
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
-from scorda.assimilate import Assimilator, Cost, Filter, check_needs, collect
-from scorda.assimilate.ensemble import check_inflation, inflate, perturbed_transform
-from scorda.observe import ObservationModel
-from scorda.problem import Analysis, Problem
-from scorda.shapes import Float, Tensor
+from scorda.assimilation.base import Assimilator, Cost, check_needs
+from scorda.assimilation.filter import Filter, collect
+from scorda.assimilation.kalman_algebra import check_inflation, inflate, perturbed_transform
+from scorda.core.shapes import Float, Tensor
+from scorda.observations.model import ObservationModel
+from scorda.observations.problem import Analysis, Problem
 
 __all__ = ["EnKS"]
 

@@ -21,12 +21,14 @@ from typing import Any, Literal
 
 import torch
 
-from scorda import rng
-from scorda.assimilate import Cost, DegenerateEnsemble, Filter
-from scorda.denoise import KernelDenoiser
-from scorda.observe import ObservationModel
-from scorda.process import ScalarProcess
-from scorda.shapes import Float, Tensor
+from scorda.assimilation.base import Cost
+from scorda.assimilation.filter import Filter
+from scorda.core import rng
+from scorda.core.errors import DegenerateEnsemble
+from scorda.core.shapes import Float, Tensor
+from scorda.diffusion.denoisers import KernelDenoiser
+from scorda.diffusion.process import ScalarProcess
+from scorda.observations.model import ObservationModel
 
 __all__ = ["EnSF", "LinearProcess"]
 

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 
 import torch
 
-from scorda import rng
-from scorda.assimilate import Assimilator, Cost, check_needs
-from scorda.linalg import gaussian_condition, psd_root
-from scorda.problem import Analysis, Problem
-from scorda.shapes import Float, Tensor
-from scorda.systems import LinearGaussian
+from scorda.assimilation.base import Assimilator, Cost, check_needs
+from scorda.core import rng
+from scorda.core.gaussian import gaussian_condition, psd_root
+from scorda.core.shapes import Float, Tensor
+from scorda.observations.problem import Analysis, Problem
+from scorda.systems.linear import LinearGaussian
 
 __all__ = ["KalmanFilter", "KalmanMoments", "KalmanSmoother"]
 

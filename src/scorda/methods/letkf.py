@@ -8,17 +8,18 @@ from typing import Any
 
 import torch
 
-from scorda.assimilate import Filter, GaspariCohn
-from scorda.assimilate.ensemble import (
+from scorda.assimilation.filter import Filter
+from scorda.assimilation.kalman_algebra import (
     check_inflation,
     innovation_statistics,
     symmetric_transform,
     white_innovation,
 )
-from scorda.assimilate.local import Geometry
-from scorda.observe import ObservationModel
-from scorda.problem import Problem
-from scorda.shapes import Float, Tensor
+from scorda.assimilation.local import Geometry
+from scorda.core.shapes import Float, Tensor
+from scorda.core.tapers import GaspariCohn
+from scorda.observations.model import ObservationModel
+from scorda.observations.problem import Problem
 
 __all__ = ["LETKF"]
 

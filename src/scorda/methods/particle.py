@@ -22,12 +22,14 @@ from typing import Any
 
 import torch
 
-from scorda import rng
-from scorda.assimilate import Assimilator, Cost, DivergenceError, Filter, check_needs
-from scorda.assimilate.resampling import Scheme, resample
-from scorda.observe import ObservationModel
-from scorda.problem import Analysis, Problem
-from scorda.shapes import Float, Tensor
+from scorda.assimilation.base import Assimilator, Cost, check_needs
+from scorda.assimilation.filter import Filter
+from scorda.assimilation.resampling import Scheme, resample
+from scorda.core import rng
+from scorda.core.errors import DivergenceError
+from scorda.core.shapes import Float, Tensor
+from scorda.observations.model import ObservationModel
+from scorda.observations.problem import Analysis, Problem
 
 __all__ = ["ParticleFilter", "ParticleSmoother"]
 

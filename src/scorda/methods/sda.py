@@ -17,17 +17,18 @@ from dataclasses import dataclass
 
 import torch
 
-from scorda.assimilate import Assimilator, Cost, check_needs
-from scorda.condition import Conditioned, Handover
-from scorda.denoise import AnyNoise, Denoiser
-from scorda.guide import Guidance, InflatedLikelihood
-from scorda.observe import ObservationModel, Observations, Operator
-from scorda.operators import Gather
-from scorda.prior import Prior, at_once
-from scorda.problem import Analysis, Problem
-from scorda.sample import Sampler
-from scorda.shapes import Float, Tensor
-from scorda.space import Standardisation
+from scorda.assimilation.base import Assimilator, Cost, check_needs
+from scorda.core.shapes import Float, Tensor
+from scorda.core.space import Standardisation
+from scorda.diffusion.denoisers import AnyNoise, Denoiser
+from scorda.diffusion.guidance import Guidance, InflatedLikelihood
+from scorda.diffusion.merging import Conditioned, Handover
+from scorda.diffusion.samplers import Sampler
+from scorda.observations.model import ObservationModel
+from scorda.observations.observations import Observations
+from scorda.observations.operators import Gather, Operator
+from scorda.observations.problem import Analysis, Problem
+from scorda.priors.trajectory import Prior, at_once
 
 __all__ = ["SDA"]
 

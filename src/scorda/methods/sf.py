@@ -22,15 +22,16 @@ from typing import Any
 
 import torch
 
-from scorda import rng
-from scorda.assimilate import Cost, inflate
-from scorda.assimilate.score import bounded, likelihood_score, settled, standardised
-from scorda.ensemble_prior import EnsemblePrior
-from scorda.network_prior import NetworkPrior
-from scorda.observe import ObservationModel
-from scorda.prior_filter import PriorFilter
-from scorda.process import ScalarProcess
-from scorda.shapes import Float, Tensor
+from scorda.assimilation.base import Cost
+from scorda.assimilation.kalman_algebra import inflate
+from scorda.assimilation.likelihood_score import bounded, likelihood_score, settled, standardised
+from scorda.core import rng
+from scorda.core.shapes import Float, Tensor
+from scorda.diffusion.process import ScalarProcess
+from scorda.observations.model import ObservationModel
+from scorda.priors.base import EnsemblePrior
+from scorda.priors.network.prior import NetworkPrior
+from scorda.priors.prior_filter import PriorFilter
 
 __all__ = ["SF", "PowerExploding"]
 

@@ -23,14 +23,21 @@ from typing import Any
 import torch
 from torch.autograd import functional
 
-from scorda import rng
-from scorda.assimilate import Cost, inflate
-from scorda.assimilate.score import bounded, held, likelihood_score, settled, standardised
-from scorda.ensemble_prior import EnsemblePrior
-from scorda.network_prior import NetworkPrior
-from scorda.observe import ObservationModel
-from scorda.prior_filter import PriorFilter
-from scorda.shapes import Float, Tensor
+from scorda.assimilation.base import Cost
+from scorda.assimilation.kalman_algebra import inflate
+from scorda.assimilation.likelihood_score import (
+    bounded,
+    held,
+    likelihood_score,
+    settled,
+    standardised,
+)
+from scorda.core import rng
+from scorda.core.shapes import Float, Tensor
+from scorda.observations.model import ObservationModel
+from scorda.priors.base import EnsemblePrior
+from scorda.priors.network.prior import NetworkPrior
+from scorda.priors.prior_filter import PriorFilter
 
 __all__ = ["SSLS"]
 

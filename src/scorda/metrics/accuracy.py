@@ -6,6 +6,7 @@ import math
 
 import torch
 
+from scorda.core.shapes import Float, Tensor
 from scorda.metrics.series import (
     as_series,
     ordered_members,
@@ -14,7 +15,6 @@ from scorda.metrics.series import (
     time_mean,
     variance,
 )
-from scorda.shapes import Float, Tensor
 
 __all__ = ["crps", "gaussian_crps", "pointwise_crps", "rmse", "spread", "spread_skill"]
 

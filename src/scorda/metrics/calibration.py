@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from scorda.core.shapes import Float, Int, Tensor
 from scorda.metrics.series import as_series, ordered_members, quotient
-from scorda.shapes import Float, Int, Tensor
 
 __all__ = ["RankHistogram", "coverage", "quantile", "rank_histogram"]
 

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import torch
 
+from scorda.core.shapes import Float, Tensor
 from scorda.metrics.series import as_series, normalised, quotient, time_mean
-from scorda.shapes import Float, Tensor
 
 __all__ = ["energy_score", "wasserstein"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from scorda.core.shapes import Float, Tensor
 from scorda.metrics.series import as_series, time_mean
-from scorda.shapes import Float, Tensor
 
 __all__ = ["csi", "spectrum", "ssim"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from scorda.shapes import Tensor
+from scorda.core.shapes import Tensor
 
 __all__ = [
     "as_series",

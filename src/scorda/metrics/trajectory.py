@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from scorda.shapes import Float, Tensor
+from scorda.core.shapes import Float, Tensor
 
 __all__ = ["HasPredictions", "HasTransition", "autocorrelation", "log_prior", "residual_std"]
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from scorda.nn.conv import TemporalConv
 from scorda.nn.mlp import WindowMLP
-from scorda.nn.modes import ModeNetwork
+from scorda.nn.spectral import ModeNetwork
 from scorda.nn.unet import UNet
 
 __all__ = ["ARCHITECTURES", "ModeNetwork", "TemporalConv", "UNet", "WindowMLP", "build"]

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from scorda.core.align import align
+from scorda.core.shapes import Float, Tensor
 from scorda.nn.embed import NoiseEmbedding
-from scorda.process import align
-from scorda.shapes import Float, Tensor
 
 __all__ = ["TemporalConv"]
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from scorda.shapes import Float, Tensor
+from scorda.core.shapes import Float, Tensor
 
 __all__ = ["NoiseEmbedding"]
 

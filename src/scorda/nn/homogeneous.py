@@ -20,7 +20,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from scorda.shapes import Float, Tensor
+from scorda.core.shapes import Float, Tensor
 
 __all__ = ["HomogeneousLaw"]
 

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from scorda.core.shapes import Float, Tensor
 from scorda.nn.embed import NoiseEmbedding
-from scorda.shapes import Float, Tensor
 
 __all__ = ["WindowMLP", "compose"]
 

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from scorda.core.shapes import Float, Tensor
 from scorda.nn.ring import RingConv
-from scorda.shapes import Float, Tensor
 
 __all__ = ["DenseCorrection", "GridCorrection", "RingCorrection", "correction"]
 

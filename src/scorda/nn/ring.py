@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from scorda.shapes import Tensor
+from scorda.core.shapes import Tensor
 
 __all__ = ["Ring", "RingConv"]
 

@@ -19,10 +19,10 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from scorda.core.shapes import Float, Tensor
 from scorda.nn.embed import NoiseEmbedding
 from scorda.nn.homogeneous import HomogeneousLaw
 from scorda.nn.ring import RingConv
-from scorda.shapes import Float, Tensor
 
 __all__ = ["UNet"]
 

@@ -17,7 +17,7 @@ __all__ = ["circumstances"]
 
 def circumstances(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Time, memory and versions of a run, from the reports of its units."""
-    from scorda import __version__
+    from scorda.core.version import __version__
 
     return {
         "seconds": sum(report["seconds"] for report in reports),

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 import zarr
 
-from scorda.observe import Observations
-from scorda.operators import Operator
-from scorda.problem import Analysis
-from scorda.shapes import Float, Tensor
-from scorda.space import StateSpace
+from scorda.core.shapes import Float, Tensor
+from scorda.core.space import StateSpace
+from scorda.observations.observations import Observations
+from scorda.observations.operators import Operator
+from scorda.observations.problem import Analysis
 from scorda.store.layout import array, write_array
 
 __all__ = ["observation_table", "read_states", "write_table", "write_truth", "write_withheld"]

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 import zarr
 
-from scorda import times
-from scorda.files import atomic
-from scorda.problem import Analysis
-from scorda.space import StateSpace
+from scorda.core import times
+from scorda.core.files import atomic
+from scorda.core.space import StateSpace
+from scorda.observations.problem import Analysis
 from scorda.store.posterior import space_to_json
 
 __all__ = [

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from scorda.problem import Analysis
-from scorda.shapes import Float, Tensor
-from scorda.space import StateSpace
+from scorda.core.shapes import Float, Tensor
+from scorda.core.space import StateSpace
+from scorda.observations.problem import Analysis
 
 if TYPE_CHECKING:
     import xarray

@@ -15,8 +15,8 @@ import torch
 import xarray
 
 from scorda import metrics
-from scorda.problem import Analysis
-from scorda.shapes import Float, Tensor
+from scorda.core.shapes import Float, Tensor
+from scorda.observations.problem import Analysis
 from scorda.store.posterior import Posterior
 
 __all__ = [

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 import zarr
 
-from scorda import rng
-from scorda.shapes import Float, Tensor
-from scorda.space import StateSpace
+from scorda.core import rng
+from scorda.core.shapes import Float, Tensor
+from scorda.core.space import StateSpace
 from scorda.store import layout
 from scorda.store.circumstances import circumstances
 from scorda.store.posterior import info_path, space_from_json, space_to_json
@@ -149,7 +149,7 @@ def read_series(
 def _create(
     path: Path, folder: Path, space: StateSpace, shape: tuple[int, int], record: dict[str, Any]
 ) -> None:
-    from scorda import __version__
+    from scorda.core.version import __version__
 
     # The folder of markers comes first: from then on a kill leaves a run to resume.
     folder.mkdir(parents=True, exist_ok=True)

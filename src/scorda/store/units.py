@@ -24,17 +24,19 @@ import numpy as np
 import torch
 import zarr
 
-from scorda import rng
-from scorda.assimilate import Assimilator, Cycle, Filter, RunError, check_needs
-from scorda.files import read_tensors, write_tensors
-from scorda.observe import Observations
-from scorda.problem import Analysis, Problem
-from scorda.shapes import Float, Tensor
+from scorda.assimilation.base import Assimilator, check_needs
+from scorda.assimilation.filter import Cycle, Filter
+from scorda.core import rng
+from scorda.core.errors import RunError
+from scorda.core.files import read_tensors, write_tensors
+from scorda.core.shapes import Float, Tensor
+from scorda.core.times import Start, parse_start
+from scorda.observations.observations import Observations
+from scorda.observations.problem import Analysis, Problem
 from scorda.store import groups, layout
 from scorda.store.circumstances import circumstances
 from scorda.store.posterior import Posterior, info_path
 from scorda.store.resume import prepare, progress_folder
-from scorda.times import Start, parse_start
 
 __all__ = ["MemberSampler", "run", "settings_of"]
 
@@ -250,7 +252,7 @@ class _Run:
     def _create(
         self, states: Tensor, truth: Tensor | None, record: str, configuration: Mapping[str, Any]
     ) -> None:
-        from scorda import __version__
+        from scorda.core.version import __version__
 
         # The folder of markers comes first: from then on a kill leaves a run to resume.
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -11,9 +11,9 @@ from abc import ABC, abstractmethod
 
 import torch
 
-from scorda import rng
-from scorda.shapes import Float, Tensor
-from scorda.space import StateSpace
+from scorda.core import rng
+from scorda.core.shapes import Float, Tensor
+from scorda.core.space import StateSpace
 
 __all__ = ["AdditiveNoise", "System", "plain_settings"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from scorda.shapes import Float, Tensor
+from scorda.core.shapes import Float, Tensor
 
 __all__ = ["rk4"]
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from scorda import rng
-from scorda.shapes import Complex, Float, Tensor
-from scorda.space import StateSpace
+from scorda.core import rng
+from scorda.core.shapes import Complex, Float, Tensor
+from scorda.core.space import StateSpace
 from scorda.systems.base import AdditiveNoise
 from scorda.systems.vorticity import PeriodicFlow
 

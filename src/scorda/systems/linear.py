@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 import torch
 
-from scorda import rng
-from scorda.linalg import gaussian_log_density, psd_root
-from scorda.shapes import Float, Tensor
-from scorda.space import StateSpace
+from scorda.core import rng
+from scorda.core.gaussian import gaussian_log_density, psd_root
+from scorda.core.shapes import Float, Tensor
+from scorda.core.space import StateSpace
 from scorda.systems.base import System
 
 __all__ = ["LinearGaussian"]

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from scorda import rng
-from scorda.shapes import Float, Tensor
-from scorda.space import StateSpace
+from scorda.core import rng
+from scorda.core.shapes import Float, Tensor
+from scorda.core.space import StateSpace
 from scorda.systems.base import AdditiveNoise
 from scorda.systems.integrate import rk4
 

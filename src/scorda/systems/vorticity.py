@@ -31,7 +31,7 @@ from typing import NamedTuple
 
 import torch
 
-from scorda.shapes import Complex, Float, Tensor
+from scorda.core.shapes import Complex, Float, Tensor
 
 __all__ = ["PeriodicFlow"]
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import torch
 
-from scorda import rng
-from scorda.assimilate import Filter
-from scorda.observe import Function, ObservationModel, Observations, Operator, Select
-from scorda.problem import Problem
-from scorda.shapes import Tensor
-from scorda.space import StateSpace
-from scorda.systems import FunctionSystem
+from scorda.assimilation.filter import Filter
+from scorda.core import rng
+from scorda.core.shapes import Tensor
+from scorda.core.space import StateSpace
+from scorda.observations.model import ObservationModel
+from scorda.observations.observations import Observations
+from scorda.observations.operators import Function, Operator, Select
+from scorda.observations.problem import Problem
+from scorda.systems.function import FunctionSystem
 from scorda.testing.promise import promise
 
 __all__ = ["check_declaration"]

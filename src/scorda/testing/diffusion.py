@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 
-from scorda import rng
-from scorda.denoise import Denoiser, GaussianDenoiser
-from scorda.guide import Guidance
-from scorda.observe import Function, ObservationModel, Select
-from scorda.process import ForwardProcess, ScalarProcess, VariancePreserving
-from scorda.sample import Sampler
-from scorda.shapes import Tensor
+from scorda.core import rng
+from scorda.core.shapes import Tensor
+from scorda.diffusion.denoisers import Denoiser, GaussianDenoiser
+from scorda.diffusion.guidance import Guidance
+from scorda.diffusion.process import ForwardProcess, ScalarProcess, VariancePreserving
+from scorda.diffusion.samplers import Sampler
+from scorda.observations.model import ObservationModel
+from scorda.observations.operators import Function, Select
 from scorda.testing.promise import alike, draw, keeps, leaves_untouched, promise
 
 __all__ = ["check_denoiser", "check_guidance", "check_process", "check_sampler"]

@@ -8,13 +8,16 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from scorda import rng
-from scorda.assimilate import Assimilator, Filter
-from scorda.observe import ObservationModel, Observations, Select
-from scorda.problem import Analysis, Problem
-from scorda.shapes import Tensor
-from scorda.space import StateSpace
-from scorda.systems import FunctionSystem
+from scorda.assimilation.base import Assimilator
+from scorda.assimilation.filter import Filter
+from scorda.core import rng
+from scorda.core.shapes import Tensor
+from scorda.core.space import StateSpace
+from scorda.observations.model import ObservationModel
+from scorda.observations.observations import Observations
+from scorda.observations.operators import Select
+from scorda.observations.problem import Analysis, Problem
+from scorda.systems.function import FunctionSystem
 from scorda.testing.promise import keeps, promise
 
 __all__ = ["check_assimilator", "check_filter"]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from scorda import rng
-from scorda.observe import Operator
-from scorda.space import StateSpace
-from scorda.systems import System
+from scorda.core import rng
+from scorda.core.space import StateSpace
+from scorda.observations.operators import Operator
+from scorda.systems.base import System
 from scorda.testing.promise import alike, draw, keeps, leaves_untouched, promise
 
 __all__ = ["check_operator", "check_system"]

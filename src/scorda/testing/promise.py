@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import torch
 
-from scorda import rng
-from scorda.shapes import Float, Tensor
+from scorda.core import rng
+from scorda.core.shapes import Float, Tensor
 
 __all__ = ["alike", "draw", "keeps", "leaves_untouched", "promise"]
 

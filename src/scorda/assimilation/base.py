@@ -1,0 +1,178 @@
+"""What a method of data assimilation is, and what it may ask of a problem."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+
+from scorda.core.errors import DegenerateEnsemble
+from scorda.observations.model import ObservationModel
+from scorda.observations.observations import Observations
+from scorda.observations.problem import Analysis, Problem
+from scorda.systems.linear import LinearGaussian
+
+__all__ = ["REQUIREMENTS", "Assimilator", "Cost", "check_members", "check_needs"]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a method computes at its default settings, beside the steps of the system.
+
+    For a filter per member and analysis, else per member and run. Numbers are held by
+    `scorda.testing.check_declaration` to what the method does.
+
+    Arguments:
+        operator: Evaluations of the observation operator.
+        denoiser: Evaluations of a score or denoiser that is made of the ensemble, without a
+            network: a sum over the members each; None: as many as its tolerance asks for.
+        note: What numbers do not say.
+    """
+
+    operator: int = 1
+    denoiser: int | None = 0
+    note: str = ""
+
+    def __str__(self) -> str:
+        parts = [f"{self.operator} h"] if self.operator else []
+        if self.denoiser != 0:
+            parts.append(f"{self.denoiser or 'adaptive'} denoiser")
+        return ", ".join([*parts, self.note] if self.note else parts)
+
+
+class Assimilator(ABC):
+    """A method of data assimilation.
+
+    `smoother` says whether states are conditioned on all observations (True) or on past ones
+    (False); `needs` lists what the method asks of a problem, each a key of `REQUIREMENTS`;
+    `least_members` is the smallest ensemble that it can work with; `exact` says for which problems
+    its posterior is exact, and in which limit (N members), and `cost` what it computes.
+    """
+
+    smoother: bool = False
+    needs: tuple[str, ...] = ()
+    least_members: int = 1
+    exact: str = "no problem"
+    cost: Cost = Cost()
+
+    @property
+    def name(self) -> str:
+        """Name of the method in messages and results."""
+        return type(self).__name__.lstrip("_")
+
+    @abstractmethod
+    def assimilate(
+        self, problem: Problem, members: int, generator: torch.Generator | None = None
+    ) -> Analysis:
+        """Draw `members` samples of the posterior."""
+
+
+def _models(problem: Problem) -> list[ObservationModel]:
+    return [o.model for o in cast(Sequence[Observations], problem.observations)]
+
+
+def _has_simulator(problem: Problem) -> bool:
+    system = problem.system
+    return hasattr(system, "step") and (problem.initial is not None or hasattr(system, "prior"))
+
+
+def _has_positions(problem: Problem) -> bool:
+    try:
+        for model in _models(problem):
+            model.operator.coordinates(problem.space)
+    except ValueError:
+        return False
+    return bool(problem.space.axes)
+
+
+# What a method may ask of a problem: how it is checked, and how a sentence names it.
+REQUIREMENTS: dict[str, tuple[Callable[[Problem], bool], str]] = {
+    "simulator": (
+        _has_simulator,
+        "a system that makes steps, and either its `prior` or an `initial` ensemble",
+    ),
+    "linear_system": (
+        lambda problem: isinstance(problem.system, LinearGaussian),
+        "a LinearGaussian system",
+    ),
+    "differentiable_system": (
+        lambda problem: bool(getattr(problem.system, "differentiable", False)),
+        "a system whose model has a gradient (written in torch, with additive model error)",
+    ),
+    "transition_density": (
+        lambda problem: bool(getattr(problem.system, "stochastic", False)),
+        "a system with model error, whose steps have a density",
+    ),
+    "density": (
+        # Every observation model is Gaussian today; the key names what particle methods rest on.
+        lambda problem: all(hasattr(model, "log_likelihood") for model in _models(problem)),
+        "a density of the observation error",
+    ),
+    "independent_errors": (
+        lambda problem: all(model.cov is None for model in _models(problem)),
+        "independent errors of observation (`std`, not a full `cov`)",
+    ),
+    "positions": (
+        _has_positions,
+        "a space with coordinates and the positions of the observations (`positions` of the "
+        "operator), for localization",
+    ),
+    "nonlinear_positions": (
+        lambda problem: (
+            all(model.operator.linear for model in _models(problem)) or _has_positions(problem)
+        ),
+        "the positions of nonlinear observations (`positions` of the operator), for localization",
+    ),
+    "linear_operator": (
+        lambda problem: all(model.operator.linear for model in _models(problem)),
+        "a linear observation operator",
+    ),
+    "differentiable_operator": (
+        lambda problem: all(model.operator.differentiable for model in _models(problem)),
+        "an observation operator with a gradient (`differentiable=True`)",
+    ),
+}
+
+
+def check_needs(method: Assimilator, problem: Problem) -> None:
+    """Check before a run that a problem has what the method needs.
+
+    Raises:
+        ValueError: If not; the sentence names the method, the reason and the methods that can.
+    """
+    lacking = [need for need in method.needs if not REQUIREMENTS[need][0](problem)]
+    if not lacking:
+        return
+    able = sorted(
+        kind.__name__
+        for kind in _kinds()
+        if all(REQUIREMENTS[need][0](problem) for need in kind.needs)
+    )
+    advice = f" Methods that can do without: {', '.join(able)}." if able else ""
+    reasons = "; and ".join(REQUIREMENTS[need][1] for need in lacking)
+    raise ValueError(f"{method.name} needs {reasons}.{advice}")
+
+
+def check_members(method: Assimilator, members: int) -> None:
+    """Check the size of an ensemble before a run.
+
+    Raises:
+        DegenerateEnsemble: If the method cannot work with so few members.
+    """
+    if members < method.least_members:
+        raise DegenerateEnsemble(
+            f"Got {members} members: {method.name} needs at least {method.least_members}."
+        )
+
+
+def _kinds() -> list[type[Assimilator]]:
+    """All concrete methods of the library that have been imported."""
+    found: list[Any] = [Assimilator]
+    for kind in found:
+        found.extend(kind.__subclasses__())
+    public = [k for k in found if k.__module__.startswith("scorda.") and k.__name__[0] != "_"]
+    return [kind for kind in public if not inspect.isabstract(kind)]

@@ -1,0 +1,177 @@
+r"""Kalman algebra in the space of the ensemble, shared by the ensemble Kalman methods.
+
+With N members, let A be the anomalies of the forecast, :math:`a_i = x_i - \bar x`, Y those of its
+predicted observations and d the innovation :math:`y - \bar{h(x)}`, both multiplied by
+:math:`R^{-1/2}` ("white"). Every analysis below is a linear combination of members,
+
+.. math:: x_i^a = \bar x + \sum_j W_{ij} \, a_j ,
+
+so the state enters through its anomalies alone, however large it is, and past states are smoothed
+with the same weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from scorda.core import rng
+from scorda.core.shapes import Float, Tensor
+from scorda.observations.model import ObservationModel
+
+__all__ = [
+    "Transform",
+    "check_inflation",
+    "inflate",
+    "innovation_statistics",
+    "kalman_transform",
+    "perturbed_transform",
+    "symmetric_transform",
+    "white_innovation",
+]
+
+
+def inflate(
+    ensemble: Float[Tensor, "ensemble ..."], factor: float
+) -> Float[Tensor, "ensemble ..."]:
+    r"""Multiply anomalies about the mean, :math:`\bar x + \lambda (x_i - \bar x)`."""
+    if factor == 1:
+        return ensemble
+    mean = ensemble.mean(0, keepdim=True)
+    return mean + factor * (ensemble - mean)
+
+
+def check_inflation(factor: float) -> None:
+    """Check the setting `inflation` of a filter.
+
+    Raises:
+        ValueError: If it is below 1 or not finite.
+    """
+    if not 1 <= factor < float("inf"):
+        raise ValueError(
+            f"Got inflation = {factor}: it multiplies the anomalies of the analysis, so give a "
+            "number of at least 1."
+        )
+
+
+def white_innovation(
+    forecast: Float[Tensor, "ensemble ..."], y: Float[Tensor, "obs"], model: ObservationModel
+) -> tuple[Float[Tensor, "ensemble obs"], Float[Tensor, "obs"]]:
+    """White anomalies Y of the predicted observations, and the white innovation d."""
+    predicted = model.operator(forecast).flatten(1)
+    mean = predicted.mean(0)
+    white = model.whiten(torch.cat((predicted - mean, (y - mean)[None])))
+    return white[:-1], white[-1]
+
+
+def innovation_statistics(
+    anomalies: Float[Tensor, "ensemble obs"], innovation: Float[Tensor, "obs"]
+) -> dict[str, Any]:
+    """What the ensemble Kalman methods report of an innovation.
+
+    ``innovation``: its root mean square in standard deviations of the observation error;
+    ``chi2``: the mean of its squares over their expected values, about 1 if spread and R are
+    right.
+    """
+    square = innovation.square()
+    expected = 1 + anomalies.square().sum(0) / (len(anomalies) - 1)
+    return {"innovation": square.mean().sqrt(), "chi2": (square / expected).mean()}
+
+
+@dataclass(frozen=True)
+class Transform:
+    r"""What an analysis does to anomalies, as the product of two thin factors.
+
+    .. math:: X \mapsto X + L (M A)
+
+    With few observations the factors are much smaller than their product, ``(ensemble,
+    ensemble)``, which a large ensemble could not even store.
+
+    Arguments:
+        left: L.
+        right: M, or None for the identity.
+    """
+
+    left: Float[Tensor, "*batch ensemble rank"]
+    right: Float[Tensor, "*batch rank ensemble"] | None
+
+    def increment(
+        self, anomalies: Float[Tensor, "*batch ensemble columns"]
+    ) -> Float[Tensor, "*batch ensemble columns"]:
+        """Return L M A."""
+        return self.left @ (anomalies if self.right is None else self.right @ anomalies)
+
+    def __call__(self, ensemble: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble ..."]:
+        """Return the members of the analysis, from those of this or of an earlier step."""
+        anomalies = (ensemble - ensemble.mean(0, keepdim=True)).flatten(1)
+        return ensemble + self.increment(anomalies).reshape(ensemble.shape)
+
+
+def kalman_transform(
+    anomalies: Float[Tensor, "ensemble obs"], residuals: Float[Tensor, "ensemble obs"]
+) -> Transform:
+    r"""Kalman increments of white residuals D.
+
+    .. math:: D (Y^T Y + (N - 1) I)^{-1} Y^T A = D Y^T (Y Y^T + (N - 1) I)^{-1} A,
+
+    of which the smaller system is solved: over observations or (Woodbury) over members.
+    """
+    members, observations = anomalies.shape
+    few = observations <= members
+    gram = anomalies.mT @ anomalies if few else anomalies @ anomalies.mT
+    gram.diagonal().add_(members - 1)
+    root = torch.linalg.cholesky(gram)
+    if few:
+        return Transform(torch.cholesky_solve(residuals.mT, root).mT, anomalies.mT)
+    return Transform(torch.cholesky_solve(anomalies @ residuals.mT, root).mT, None)
+
+
+def perturbed_transform(
+    forecast: Float[Tensor, "ensemble ..."],
+    y: Float[Tensor, "obs"],
+    model: ObservationModel,
+    generator: torch.Generator | None = None,
+) -> tuple[Transform, dict[str, Any]]:
+    r"""The stochastic analysis, and the statistics of its innovation.
+
+    .. math:: x_i^a = x_i + K (y + \varepsilon_i - h(x_i)), \quad \varepsilon_i \sim N(0, R)
+
+    The perturbations are centred, so that the analysis mean does not depend on their draw.
+    """
+    anomalies, innovation = white_innovation(forecast, y, model)
+    noise = rng.normal(len(anomalies), tuple(innovation.shape), generator, like=anomalies)
+    residuals = innovation + (noise - noise.mean(0)) - anomalies
+    statistics = innovation_statistics(anomalies, innovation)
+    return kalman_transform(anomalies, residuals), statistics
+
+
+def symmetric_transform(
+    anomalies: Float[Tensor, "*batch ensemble obs"], innovation: Float[Tensor, "*batch obs"]
+) -> tuple[Float[Tensor, "*batch 1 ensemble"], Transform]:
+    r"""The deterministic analysis: weights w of the mean, and T = I + L M of the anomalies.
+
+    .. math:: w = d Y^T P_w, \quad T = \sqrt{N - 1} \, P_w^{1/2}, \quad
+        P_w = (Y Y^T + (N - 1) I)^{-1}
+
+    with the symmetric root, which keeps the mean and moves the members least. One symmetric
+    eigenproblem, over members or over observations, whichever are fewer.
+    """
+    members, observations = anomalies.shape[-2:]
+    rest = members - 1
+    d = innovation.unsqueeze(-1)
+    few = observations < members
+    values, vectors = torch.linalg.eigh(
+        anomalies.mT @ anomalies if few else anomalies @ anomalies.mT
+    )
+    values = values.clamp_min(0).unsqueeze(-2)
+    total = values + rest
+    # (sqrt(rest / total) - 1) / values, written so that it is regular where a value is zero.
+    factor = -1 / (total.sqrt() * (total.sqrt() + rest**0.5))
+    if few:
+        basis = anomalies @ vectors
+        mean = (basis / total) @ (vectors.mT @ d)
+        return mean.mT, Transform(basis * factor, basis.mT)
+    mean = (vectors / total) @ (vectors.mT @ (anomalies @ d))
+    return mean.mT, Transform(vectors * (factor * values), vectors.mT)

@@ -1,0 +1,72 @@
+"""What filters that add the likelihood's score to the prior's share."""
+
+from __future__ import annotations
+
+import torch
+
+from scorda.core.shapes import Float, Tensor
+from scorda.observations.model import ObservationModel
+
+__all__ = ["bounded", "held", "likelihood_score", "settled", "standardised"]
+
+# Largest estimate, in units of the largest deviation of any member in its component: a network
+# has learned nothing farther out.
+HOLD = 1.5
+
+
+def standardised(
+    ensemble: Float[Tensor, "ensemble ..."],
+) -> tuple[Float[Tensor, "ensemble ..."], Float[Tensor, "..."], Float[Tensor, "..."]]:
+    """Standardised members, and the mean and unit of each component: its standard deviation.
+
+    A component in which all members agree keeps its unit.
+    """
+    mean, std = ensemble.mean(0), ensemble.std(0)
+    unit = torch.where(std > 0, std, 1.0)
+    return (ensemble - mean) / unit, mean, unit
+
+
+def likelihood_score(
+    z: Float[Tensor, "ensemble ..."],
+    mean: Float[Tensor, "..."],
+    std: Float[Tensor, "..."],
+    y: Float[Tensor, "obs"],
+    model: ObservationModel,
+) -> Float[Tensor, "ensemble ..."]:
+    r"""Return :math:`\nabla_z \log p(y \mid \mu + \sigma z)`, one gradient for each member."""
+    with torch.enable_grad():
+        z = z.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(model.log_likelihood(y, mean + std * z).sum(), z)
+    return gradient
+
+
+def held(
+    estimate: Float[Tensor, "ensemble ..."], members: Float[Tensor, "ensemble ..."]
+) -> Float[Tensor, "ensemble ..."]:
+    r"""Hold estimates :math:`E[z_0 \mid z]` near the members, component by component.
+
+    No farther from their mean than 1.5 times the largest deviation of any member: so the score of
+    the prior, :math:`(E[z_0 \mid z] - z) / \sigma^2`, points inwards far from the members,
+    where a network says anything.
+    """
+    mean = members.mean(0)
+    largest = HOLD * (members - mean).abs().amax(0)
+    return estimate.clamp(mean - largest, mean + largest)
+
+
+def bounded(
+    score: Float[Tensor, "ensemble ..."], largest: float | None
+) -> Float[Tensor, "ensemble ..."]:
+    """Scale down each member's score whose root mean square is above the largest; None: as is."""
+    if largest is None:
+        return score
+    size = score.flatten(1).square().mean(1).sqrt()
+    factor = torch.where(size > largest, largest / size, 1.0)
+    return score * factor.reshape(-1, *(1,) * (score.ndim - 1))
+
+
+def settled(
+    analysis: Float[Tensor, "ensemble ..."], forecast: Float[Tensor, "ensemble ..."]
+) -> Float[Tensor, "ensemble ..."]:
+    """The analysis, where a component in which all members of the forecast agree stays."""
+    return torch.where((forecast == forecast[:1]).all(0), forecast, analysis)

@@ -1,0 +1,106 @@
+"""Local analyses: blocks of a grid and the observations near them, in batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from scorda.core.shapes import Bool, Float, Int, Tensor
+from scorda.core.space import StateSpace
+from scorda.core.tapers import GaspariCohn
+
+__all__ = ["Geometry", "Local"]
+
+# Numbers held at once by a batch of local analyses (16 MiB in single precision).
+BATCH = 2**22
+
+
+@dataclass(frozen=True)
+class Local:
+    """A batch of local analyses: which points, which observations, with which weights.
+
+    Lists of unequal length are padded: points where `exists` is False, observations where the
+    weight is 0. The weights are those of the taper at the distances from the block's centre.
+    """
+
+    points: Int[Tensor, "blocks points"]
+    exists: Bool[Tensor, "blocks points"]
+    observations: Int[Tensor, "blocks near"]
+    root_weights: Float[Tensor, "blocks near"]
+    distances: Float[Tensor, "blocks near"]
+
+    def to(self, like: Tensor) -> Local:
+        """The same on the device and in the precision of another tensor."""
+        device = like.device
+        return Local(
+            self.points.to(device),
+            self.exists.to(device),
+            self.observations.to(device),
+            self.root_weights.to(like),
+            self.distances.to(like),
+        )
+
+
+class Geometry:
+    """Blocks of a grid, and the observations near them; kept until the observations move."""
+
+    def __init__(self, space: StateSpace, taper: GaspariCohn, block: int) -> None:
+        self.space, self.taper = space, taper
+        positions = space.positions()
+        self.points = len(positions)
+        self.members, self.exists = _blocks(space.grid, block)
+        count = self.exists.sum(1, keepdim=True)
+        # Blocks do not cross the seam of a periodic axis, so the plain mean is their centre.
+        self.centres = (positions[self.members] * self.exists.unsqueeze(-1)).sum(1) / count
+        self.where: Tensor | None = None
+        self.ensemble = 0
+        self.batches: list[Local] = []
+
+    def local(self, where: Float[Tensor, "obs axes"], ensemble: int) -> list[Local]:
+        """Batches of local analyses for observations at given positions."""
+        same = self.where is not None and self.ensemble == ensemble
+        if not (same and self.where is not None and torch.equal(self.where, where)):
+            self.batches = self._near(where, ensemble)
+            self.where, self.ensemble = where, ensemble
+        return self.batches
+
+    def _near(self, where: Tensor, ensemble: int) -> list[Local]:
+        batches = []
+        width = len(where) * (where.shape[1] + 1)
+        for rows in torch.arange(len(self.centres)).split(max(1, BATCH // width)):
+            far = self.space.distance(self.centres[rows], where)
+            weights = self.taper(far)
+            counts = (weights > 0).sum(1)
+            rows, far, weights, counts = (
+                part[counts > 0] for part in (rows, far, weights, counts)
+            )
+            if not len(rows):
+                continue
+            near = int(counts.max())
+            # Sorted by weight, so that what is cut off has weight 0.
+            values, indices = weights.topk(near, dim=1)
+            parts = rows, indices, values.sqrt(), far.gather(1, indices)
+            size = self._batch(ensemble, near)
+            for r, *rest in zip(*(part.split(size) for part in parts), strict=True):
+                batches.append(Local(self.members[r], self.exists[r], *rest))
+        return batches
+
+    @staticmethod
+    def _batch(ensemble: int, near: int) -> int:
+        smaller = min(ensemble, near)
+        return max(1, BATCH // (ensemble * (ensemble + near) + 2 * smaller**2))
+
+
+def _blocks(
+    grid: tuple[int, ...], block: int
+) -> tuple[Int[Tensor, "blocks points"], Bool[Tensor, "blocks points"]]:
+    """Indices of the grid points of each block, padded where a block is cut off by the border."""
+    points = torch.arange(max(1, int(torch.tensor(grid).prod()))).reshape(grid)
+    padded = torch.full([-(-n // block) * block for n in grid], -1)
+    padded[tuple(slice(n) for n in grid)] = points
+    split = [size for n in padded.shape for size in (n // block, block)]
+    axes = [*range(0, 2 * len(grid), 2), *range(1, 2 * len(grid), 2)]
+    tiles = padded.reshape(split).permute(axes).reshape(-1, block ** len(grid))
+    exists = tiles >= 0
+    return tiles.clamp_min(0), exists

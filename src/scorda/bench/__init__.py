@@ -1,0 +1,1 @@
+"""Benchmarks: the runner, and set-ups that each name their source."""

@@ -1,0 +1,88 @@
+"""What stops a run: members that diverge, and ensembles without spread."""
+
+from __future__ import annotations
+
+import torch
+
+from scorda.core.shapes import Float, Tensor
+
+__all__ = ["DegenerateEnsemble", "DivergenceError", "RunError", "check_finite", "check_spread"]
+
+
+class RunError(Exception):
+    """A run that cannot go on; what it made before stays usable.
+
+    Arguments:
+        reason: What happened and what to do, in a sentence.
+        step: Step at which it happened, None where that is not known.
+        cycle: Number of the cycle, from 0: the analysis, or the forecast that leads to it.
+        members: Members that it concerns.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        step: int | None = None,
+        cycle: int | None = None,
+        members: tuple[int, ...] = (),
+    ) -> None:
+        super().__init__(reason)
+        self.step, self.cycle, self.members = step, cycle, members
+
+    def located(self, name: str, step: int, cycle: int) -> RunError:
+        """The same error with the method, the step and the cycle in its sentence."""
+        reason = str(self)
+        text = f"{name} stopped at step {step} (cycle {cycle}): {reason[:1].lower()}{reason[1:]}"
+        return type(self)(text, step, cycle, self.members)
+
+
+class DivergenceError(RunError, FloatingPointError):
+    """A run whose members are not finite, or so large that their squares are not."""
+
+
+class DegenerateEnsemble(RunError, ValueError):
+    """An ensemble whose spread says nothing of its error: too few members, or all alike."""
+
+
+def check_finite(ensemble: Float[Tensor, "ensemble ..."], stage: str) -> None:
+    """Check that all members have finite entries, and squares that are finite too.
+
+    Whatever the units, variances are of no use beyond that: 1.8e19 in single precision and
+    1.3e154 in double.
+
+    Arguments:
+        ensemble: Members.
+        stage: What made them, "forecast" or "analysis".
+
+    Raises:
+        DivergenceError: If not; it knows the members.
+    """
+    bound = torch.finfo(ensemble.dtype).max ** 0.5
+    # The largest size of any entry is not below the bound either where one is NaN.
+    if not ensemble.numel() or bool(ensemble.abs().max() < bound):
+        return
+    broken = (~(ensemble.flatten(1).abs() < bound).all(1)).nonzero().flatten().tolist()
+    raise DivergenceError(
+        f"{len(broken)} of {len(ensemble)} members are not finite, or too large to square, after "
+        f"the {stage}, the first is member {broken[0]}; raise the inflation or the members, "
+        "localize, or shorten the time step of the system.",
+        members=tuple(broken),
+    )
+
+
+def check_spread(ensemble: Float[Tensor, "ensemble ..."]) -> None:
+    """Check that the members differ, in at least one entry by more than rounding.
+
+    Raises:
+        DegenerateEnsemble: If not.
+    """
+    low, high = ensemble.amin(0), ensemble.amax(0)
+    rounding = torch.finfo(ensemble.dtype).eps * torch.maximum(low.abs(), high.abs())
+    if bool((high - low > rounding).any()):
+        return
+    raise DegenerateEnsemble(
+        f"All {len(ensemble)} members are equal, so that their spread says nothing of their "
+        "error; start from members that differ, and add model error, jitter or inflation where "
+        "they have become equal.",
+        members=tuple(range(len(ensemble))),
+    )

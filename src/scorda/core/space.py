@@ -1,0 +1,226 @@
+"""What a state is: shape, variables, units, coordinates, periodic axes, time step.
+
+A state has shape ``(*state)``. Its *spatial axes* are the ones that have coordinates; a state with
+several variables has one leading *channel axis* in front of them, whose entries are the
+variables. Three cases::
+
+    Lorenz-63            shape (3,)         variables x, y, z     no coordinates
+    Lorenz-96            shape (40,)        variable x            coordinate site, period 40
+    two-dimensional flow shape (2, 64, 64)  variables u, v        coordinates y, x, both periodic
+
+Everything that needs geometry or names asks the space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from scorda.core.shapes import Float, Tensor
+
+__all__ = ["Standardisation", "StateSpace"]
+
+
+@dataclass(frozen=True)
+class StateSpace:
+    """Shape, names and geometry of a state.
+
+    Arguments:
+        shape: Shape of one state.
+        dt: Length of one step, in units of ``units["time"]`` (model time units if absent).
+        variables: Names of the variables. Default: ``("x",)`` or, for a flat state without
+            coordinates, ``("x0", "x1", ...)``.
+        coordinates: Spatial coordinates, name to increasing positions, in the order of the axes.
+            Default: none for a flat state with one variable per entry, else an index per axis.
+        period: Length of the domain per periodic coordinate name.
+        units: Units per variable or coordinate name, and of time under ``"time"``.
+
+    Raises:
+        ValueError: If names, coordinates and shape do not fit together.
+    """
+
+    shape: tuple[int, ...]
+    dt: float = 1.0
+    variables: tuple[str, ...] = ()
+    coordinates: Mapping[str, np.ndarray] | None = field(default=None, repr=False)
+    period: Mapping[str, float] = field(default_factory=dict)
+    units: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        shape = tuple(int(n) for n in self.shape)
+        if not shape or min(shape) < 1:
+            raise ValueError(f"Got a state of shape {shape}: give at least one axis, each >= 1.")
+        if not self.dt > 0:
+            raise ValueError(f"Got dt = {self.dt}: the time step must be positive.")
+        variables = (self.variables,) if isinstance(self.variables, str) else self.variables
+        variables = tuple(variables)
+        if self.coordinates is None and not variables:
+            variables = tuple(f"x{i}" for i in range(shape[0])) if len(shape) == 1 else ("x",)
+        variables = variables or ("x",)
+        if self.coordinates is None:
+            channels = len(variables) > 1
+            axes = shape[1:] if channels else shape
+            if len(shape) == 1 and len(variables) == shape[0]:
+                axes = ()
+            names = ("site",) if len(axes) == 1 else tuple("zyx"[-len(axes) :]) if axes else ()
+            coordinates = {
+                n: np.arange(size, dtype=float) for n, size in zip(names, axes, strict=True)
+            }
+        else:
+            coordinates = {n: np.asarray(c, dtype=float) for n, c in self.coordinates.items()}
+        sizes = tuple(len(c) for c in coordinates.values())
+        channel = len(shape) == len(sizes) + 1
+        if sizes != (shape[1:] if channel else shape) or len(variables) != (
+            shape[0] if channel else 1
+        ):
+            raise ValueError(
+                f"A state of shape {shape} does not fit {len(variables)} variables "
+                f"{variables} on coordinates of sizes {sizes}: the shape must be the sizes of the "
+                "coordinates, after one leading axis of variables if there is more than one."
+            )
+        for name, values in coordinates.items():
+            if len(values) > 1 and not (np.diff(values) > 0).all():
+                raise ValueError(
+                    f"Coordinate {name!r} is not increasing: sort it (and the states) first."
+                )
+        unknown = set(self.period) - set(coordinates)
+        if unknown:
+            raise ValueError(
+                f"Got a period for {sorted(unknown)}: the coordinates are {list(coordinates)}."
+            )
+        for name, length in self.period.items():
+            extent = coordinates[name][-1] - coordinates[name][0]
+            if not length > extent:
+                raise ValueError(
+                    f"Got the period {length} for {name!r}, whose positions span {extent}: "
+                    "the period must be longer."
+                )
+        object.__setattr__(self, "shape", shape)
+        object.__setattr__(self, "variables", variables)
+        object.__setattr__(self, "coordinates", coordinates)
+        object.__setattr__(self, "period", dict(self.period))
+        object.__setattr__(self, "units", dict(self.units))
+
+    def __eq__(self, other: object) -> bool:
+        """Whether all names and positions are the same, as arrays have no truth value."""
+        return isinstance(other, StateSpace) and self._facts() == other._facts()
+
+    def _facts(self) -> tuple[Any, ...]:
+        positions = [(name, tuple(x)) for name, x in (self.coordinates or {}).items()]
+        return self.shape, self.dt, self.variables, positions, self.period, self.units
+
+    @property
+    def size(self) -> int:
+        """Number of components of one state."""
+        return int(np.prod(self.shape))
+
+    @property
+    def has_channels(self) -> bool:
+        """Whether the first axis enumerates the variables."""
+        return len(self.shape) == len(self.axes) + 1
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Names of the spatial coordinates, in the order of their axes."""
+        return tuple(self.coordinates or ())
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Shape of the spatial axes."""
+        return self.shape[1:] if self.has_channels else self.shape
+
+    def variable(self, name: str) -> int:
+        """Index of a variable.
+
+        Raises:
+            ValueError: If there is no such variable.
+        """
+        if name not in self.variables:
+            raise ValueError(f"Unknown variable {name!r}: this space has {list(self.variables)}.")
+        return self.variables.index(name)
+
+    def positions(self) -> Float[Tensor, "points axes"]:
+        """Positions of the grid points in the order of a flattened field, one column per axis."""
+        mesh = np.meshgrid(*(self.coordinates or {}).values(), indexing="ij")
+        points = int(np.prod(self.grid))
+        columns = [m.ravel() for m in mesh]
+        grid = np.stack(columns, -1) if columns else np.zeros((points, 0))
+        return torch.from_numpy(grid).to(torch.get_default_dtype())
+
+    def distance(
+        self, a: Float[Tensor, "m axes"], b: Float[Tensor, "n axes"]
+    ) -> Float[Tensor, "m n"]:
+        """Euclidean distance between positions, shortest way round on periodic axes.
+
+        Unit: that of the coordinates, which must share one.
+        """
+        gap = (a[:, None] - b[None, :]).abs()
+        for axis, name in enumerate(self.axes):
+            if name in self.period:
+                length = self.period[name]
+                gap[..., axis] = torch.minimum(
+                    gap[..., axis] % length, length - gap[..., axis] % length
+                )
+        return gap.square().sum(-1).sqrt()
+
+    def check(self, x: Tensor, name: str = "state") -> None:
+        """Check that the trailing axes of a tensor are one state and that it is finite.
+
+        Raises:
+            ValueError: If the shape is wrong or a value is not finite.
+        """
+        if tuple(x.shape[-len(self.shape) :]) != self.shape:
+            raise ValueError(
+                f"Got {name} of shape {tuple(x.shape)}: its last axes must be {self.shape}."
+            )
+        if not torch.isfinite(x).all():
+            raise ValueError(
+                f"Got {int((~torch.isfinite(x)).sum())} values of {name} that are not finite: "
+                "remove or repair them."
+            )
+
+
+@dataclass(frozen=True)
+class Standardisation:
+    r"""Affine map to standardised states, :math:`z = (x - \mu) / \sigma`.
+
+    Arguments:
+        mean: Mean, broadcastable to ``(*state)``, in the units of the state.
+        std: Standard deviation, likewise, positive.
+    """
+
+    mean: Float[Tensor, "..."]
+    std: Float[Tensor, "..."]
+
+    def __post_init__(self) -> None:
+        if not (self.std > 0).all():
+            raise ValueError("Got a standard deviation that is not positive: check the data.")
+
+    @staticmethod
+    def of(states: Float[Tensor, "..."], space: StateSpace) -> Standardisation:
+        """Mean and standard deviation per variable, over all leading and spatial axes."""
+        first = states.ndim - len(space.shape)
+        kept = first if space.has_channels else -1
+        over = [axis for axis in range(states.ndim) if axis != kept]
+        mean = states.mean(over, keepdim=True)
+        std = states.std(over, keepdim=True)
+        flat = (1,) * (len(space.shape) - 1)
+        shape = (space.shape[0], *flat) if space.has_channels else (1, *flat)
+        return Standardisation(mean.reshape(shape), std.reshape(shape))
+
+    def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Standardise states ``(..., *state)``."""
+        return (x - self.mean.to(x)) / self.std.to(x)
+
+    def inverse(self, z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Return standardised states to their units."""
+        return z * self.std.to(z) + self.mean.to(z)
+
+    @classmethod
+    def from_lists(cls, mean: Sequence[float], std: Sequence[float]) -> Standardisation:
+        """Build from plain numbers, as in a file's header; one entry per channel."""
+        return cls(torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64))

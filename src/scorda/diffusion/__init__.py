@@ -1,0 +1,48 @@
+"""Diffusion: forward processes, denoisers, guidance, samplers and training."""
+
+from scorda.diffusion.bridge import BridgeODE, BridgeSampler, BridgeSDE, EnsembleDenoiser
+from scorda.diffusion.denoisers import (
+    AnyNoise,
+    Denoiser,
+    GaussianDenoiser,
+    KernelDenoiser,
+    NetworkDenoiser,
+)
+from scorda.diffusion.guidance import DPS, MMPS, Guidance, InflatedLikelihood, Switched
+from scorda.diffusion.measurement_aware import MeasurementAware
+from scorda.diffusion.process import (
+    ForwardProcess,
+    ScalarProcess,
+    VarianceExploding,
+    VariancePreserving,
+)
+from scorda.diffusion.samplers import Ancestral, Multistep, PredictorCorrector, Sampler
+from scorda.diffusion.training import Training, fit
+
+__all__ = [
+    "DPS",
+    "MMPS",
+    "Ancestral",
+    "AnyNoise",
+    "BridgeODE",
+    "BridgeSDE",
+    "BridgeSampler",
+    "Denoiser",
+    "EnsembleDenoiser",
+    "ForwardProcess",
+    "GaussianDenoiser",
+    "Guidance",
+    "InflatedLikelihood",
+    "KernelDenoiser",
+    "MeasurementAware",
+    "Multistep",
+    "NetworkDenoiser",
+    "PredictorCorrector",
+    "Sampler",
+    "ScalarProcess",
+    "Switched",
+    "Training",
+    "VarianceExploding",
+    "VariancePreserving",
+    "fit",
+]

@@ -1,0 +1,311 @@
+r"""Samplers of the bridge: from a measurement back to the data, without guidance.
+
+The measurement is the end of a measurement-aware process, so the posterior is nothing but its
+time reversal started there (`methods.masf` says why no likelihood score is added). What a sampler
+carries is the information :math:`b = \kappa u` in :math:`u = x_t / A = x_0 + \kappa^{-1/2}
+\varepsilon`. As the signal-to-noise ratio r grows from 0 it obeys
+
+.. math:: \mathrm d b = E[x_0 \mid b] \, \mathrm d \kappa + (\mathrm d \kappa)^{1/2} \varepsilon,
+    \qquad b(0) = V^T H^T R^{-1} y, \qquad \kappa(r) = \lambda + g r ,
+
+with g = lambda + 1 / P, P a prior variance per mode. This is the reverse SDE without its
+singularities: a mode that is not observed starts at b = kappa = 0, which is no information,
+instead of a draw from a wide Gaussian, and an eigenvalue may be as small or as large as it likes.
+The start is exact for every prior.
+
+The same law has a deterministic form, the bridge ODE. :math:`v = (b - b(0)) / (g r)` is one more
+noisy copy of x_0, with the noise level :math:`\nu = (g r)^{-1/2}`, and
+
+.. math:: \frac{\mathrm d v}{\mathrm d \log \nu} = v - D, \qquad D = E[x_0 \mid b]
+
+is the probability-flow equation of the posterior. With :math:`\mu = D(r = 0)`, the posterior mean,
+and :math:`v = \mu + w \, ((1 + r) / r)^{1/2}` it loses its linear part,
+
+.. math:: \frac{\mathrm d w}{\mathrm d \log r} = \frac12 \left( \frac{r}{1 + r} \right)^{1/2}
+    \left[ D - \mu - \frac{r}{1 + r} (v - \mu) \right],
+
+whose right-hand side is 0 where the posterior is Gaussian with variances 1 / g, and falls to 0 at
+both ends for every other. It starts from one standard normal number per mode, w = 1 / g^{1/2},
+and ends with x_0 = mu + w.
+
+These numbers may come from the members of the forecast: encoded by the same equation with the
+observation left out, they come back as the analysis that the members move to. For a Gaussian the
+two together are an affine map of the members, which has exactly the mean and covariance of the
+posterior of the Gaussian with the members' own; where its covariance P is diagonal in the modes
+it is :math:`x \to m^+ + P_+^{1/2} P^{-1/2} (x - m)`.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol, runtime_checkable
+
+import torch
+
+from scorda.core import rng
+from scorda.core.shapes import Float, Tensor
+from scorda.diffusion.measurement_aware import MeasurementAware
+
+__all__ = ["BridgeODE", "BridgeSDE", "BridgeSampler", "EnsembleDenoiser"]
+
+
+@runtime_checkable
+class EnsembleDenoiser(Protocol):
+    """What a bridge asks of a prior, in the modes of the observation."""
+
+    @property
+    def var(self) -> Float[Tensor, "..."]:
+        """Variance of each mode, positive, shape ``(*shape)``: it sets the clock of the mode."""
+        ...
+
+    def denoise(
+        self, u: Float[Tensor, "ensemble ..."], noise: Float[Tensor, "..."]
+    ) -> Float[Tensor, "ensemble ..."]:
+        r"""Return :math:`E[x_0 \mid x_0 + \nu \varepsilon = u]`, as `AnyNoise` does.
+
+        Arguments:
+            u: Noisy samples; 0 where the level is infinite.
+            noise: Levels, ``(1, *shape)``; infinite where nothing is known.
+        """
+        ...
+
+    def draws(
+        self, members: Float[Tensor, "ensemble ..."], noise: Callable[[], Tensor]
+    ) -> Float[Tensor, "ensemble ..."]:
+        """The members as draws of this prior: a kernel density adds its bandwidth."""
+        ...
+
+    def carry(
+        self, numbers: Float[Tensor, "ensemble ..."], clock: Float[Tensor, "..."]
+    ) -> Float[Tensor, "ensemble ..."]:
+        """The standard normal numbers of the members, as numbers of another clock.
+
+        Where a prior has not full rank they lie in the span of :math:`P^{-1/2}` times its
+        directions, and those of the posterior in that of :math:`g^{1/2}` times them: they are
+        turned there. Otherwise they stay.
+
+        Arguments:
+            numbers: Those of the prior's own clock, 1 / var.
+            clock: g of the posterior.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class BridgeSampler(ABC):
+    """A walk from the measurement, at r = 0, to the data.
+
+    Arguments:
+        steps: Number of steps.
+        low: Signal-to-noise ratio r after the start; steps are uniform in log r from there.
+        high: Largest r, in units of the precision of a mode by itself.
+        order: Order of the steps: what it may be says the sampler.
+    """
+
+    steps: int = 20
+    low: float = 1e-3
+    high: float = 1e4
+    order: int = 2
+
+    orders = (1, 2)
+
+    def __post_init__(self) -> None:
+        if self.steps < 2 or not 0 < self.low < self.high or self.order not in self.orders:
+            raise ValueError(
+                f"Got steps = {self.steps}, low = {self.low}, high = {self.high}, order = "
+                f"{self.order}: need steps >= 2, 0 < low < high and an order of {self.orders}."
+            )
+
+    @property
+    @abstractmethod
+    def evaluations(self) -> int:
+        """Evaluations of the denoiser per member."""
+
+    @abstractmethod
+    def sample(
+        self,
+        denoiser: EnsembleDenoiser,
+        precision: Float[Tensor, "..."],
+        information: Float[Tensor, "..."],
+        forecast: Float[Tensor, "ensemble ..."],
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "ensemble ..."]:
+        r"""Draw one sample of the posterior for each member of the forecast.
+
+        Arguments:
+            denoiser: Denoiser of the prior, in the modes.
+            precision: lambda, shape ``(*shape)``.
+            information: :math:`V^T H^T R^{-1} y`, same shape.
+            forecast: Members in the modes; their number, and the start of a coupled sampler.
+            generator: Source of randomness, advanced by one key.
+        """
+
+    def _levels(self, points: int) -> list[float]:
+        low, high = math.log(self.low), math.log(self.high)
+        return [math.exp(low + (high - low) * i / (points - 1)) for i in range(points)]
+
+
+@dataclass(frozen=True)
+class BridgeSDE(BridgeSampler):
+    r"""The reverse SDE of the bridge.
+
+    .. math:: b' = b + \Delta D + \left[ \Delta
+        \left( \frac{1 + r'}{1 + r} \right)^{\mathrm{upper}} \right]^{1/2} \varepsilon, \qquad
+        \Delta = \kappa' - \kappa, \quad D = E[x_0 \mid b]
+
+    The conditional mean is exact for every prior. The conditional variance should be
+    :math:`\Delta + \Delta^2 \mathrm{Cov}(x_0 \mid b)`: the lower bound (upper = 0) leaves the
+    covariance out, the upper bound (upper = 1) has :math:`1 / (g (1 + r))` in its place, that of
+    a Gaussian prior whose modes are independent, for which it is exact; correlated modes know
+    more of each other. Order 2 corrects for that along the noise drawn, in a second evaluation at
+    b', :math:`b'' = b' + \tfrac12 \Delta \, [D' - D - (b' - b - \Delta D) / (g (1 + r'))]`.
+
+    The walk ends with the mean of u and D, whose variance is that of the posterior to second order
+    in 1 / r; its mean is off by that of the posterior less that of the prior over r.
+
+    Arguments:
+        upper: Which variance, from 0 to 1.
+    """
+
+    low: float = 5e-2
+    high: float = 1e3
+    upper: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.upper <= 1:
+            raise ValueError(f"Got upper = {self.upper}: it must be between 0 and 1.")
+
+    @property
+    def evaluations(self) -> int:
+        return self.order * (self.steps - 1) + 1
+
+    def sample(
+        self,
+        denoiser: EnsembleDenoiser,
+        precision: Float[Tensor, "..."],
+        information: Float[Tensor, "..."],
+        forecast: Float[Tensor, "ensemble ..."],
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "ensemble ..."]:
+        noise = _stream(forecast, generator)
+        process = MeasurementAware.of(precision, denoiser.var)
+        clock = _clock(process)
+        levels = [0.0, *self._levels(self.steps - 1)]
+        b = information.expand(forecast.shape)
+        u, D = _denoised(denoiser, process, b, 0.0)
+        for r, later in pairwise(levels):
+            delta = clock * (later - r)
+            moved = b + delta * D
+            noisy = moved + (delta * ((1 + later) / (1 + r)) ** self.upper).sqrt() * noise()
+            b = noisy
+            if self.order == 2:
+                _, ahead = _denoised(denoiser, process, noisy, later)
+                b = noisy + 0.5 * delta * (ahead - D - (noisy - moved) / (clock * (1 + later)))
+            u, D = _denoised(denoiser, process, b, later)
+        return 0.5 * (u + D)
+
+
+@dataclass(frozen=True)
+class BridgeODE(BridgeSampler):
+    r"""The bridge ODE by a Runge-Kutta method in log r: deterministic given its start.
+
+    Arguments:
+        order: 2: Heun's method, two evaluations per step; 4: the classical one with four.
+        coupled: Whether the start comes from the members of the forecast, encoded under the prior
+            in as many steps again: the analysis is a transport of the members then, and adds no
+            sampling error. Otherwise it comes from the generator.
+    """
+
+    steps: int = 9
+    order: int = 4
+    coupled: bool = True
+
+    orders = (2, 4)
+
+    @property
+    def evaluations(self) -> int:
+        once = self.order * self.steps + 1
+        return 2 * once if self.coupled else once
+
+    def sample(
+        self,
+        denoiser: EnsembleDenoiser,
+        precision: Float[Tensor, "..."],
+        information: Float[Tensor, "..."],
+        forecast: Float[Tensor, "ensemble ..."],
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "ensemble ..."]:
+        noise = _stream(forecast, generator)
+        posterior = _Flow(denoiser, precision, information)
+        if not self.coupled:
+            return posterior.mean + self._solve(posterior, posterior.start(noise()), False)
+        prior = _Flow(denoiser, torch.zeros_like(precision), torch.zeros_like(information))
+        w = denoiser.draws(forecast, noise) - prior.mean
+        numbers = self._solve(prior, w, True) * prior.clock.sqrt()
+        numbers = denoiser.carry(numbers, posterior.clock)
+        return posterior.mean + self._solve(posterior, posterior.start(numbers), False)
+
+    def _solve(self, flow: _Flow, w: Tensor, backwards: bool) -> Tensor:
+        """Integrate from low to high r, or backwards."""
+        ends = (math.log(self.low), math.log(self.high))
+        s, end = reversed(ends) if backwards else ends
+        h = (end - s) / self.steps
+        for _ in range(self.steps):
+            k1 = flow.slope(w, s)
+            if self.order == 2:
+                k2 = flow.slope(w + h * k1, s + h)
+                w = w + h / 2 * (k1 + k2)
+            else:
+                k2 = flow.slope(w + h / 2 * k1, s + h / 2)
+                k3 = flow.slope(w + h / 2 * k2, s + h / 2)
+                k4 = flow.slope(w + h * k3, s + h)
+                w = w + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+            s = s + h
+        return w
+
+
+class _Flow:
+    """The right-hand side of the bridge ODE."""
+
+    def __init__(self, denoiser: EnsembleDenoiser, precision: Tensor, information: Tensor) -> None:
+        self.denoiser, self.information = denoiser, information
+        self.process = MeasurementAware.of(precision, denoiser.var)
+        self.clock = _clock(self.process)
+        _, self.mean = _denoised(denoiser, self.process, information[None], 0.0)
+
+    def start(self, numbers: Tensor) -> Tensor:
+        """The w of standard normal numbers."""
+        return numbers / self.clock.sqrt()
+
+    def slope(self, w: Tensor, log_r: float) -> Tensor:
+        r = math.exp(log_r)
+        displaced = w * math.sqrt((1 + r) / r)
+        b = self.information + r * self.clock * (self.mean + displaced)
+        _, D = _denoised(self.denoiser, self.process, b, r)
+        rest = D - self.mean - r / (1 + r) * displaced
+        return 0.5 * math.sqrt(r / (1 + r)) * rest
+
+
+def _denoised(
+    denoiser: EnsembleDenoiser, process: MeasurementAware, b: Tensor, r: float
+) -> tuple[Tensor, Tensor]:
+    """The noisy copy u that carries the information b, and what it denoises to."""
+    kappa = process.precision(b.new_tensor(r))
+    u = torch.where(kappa > 0, b / kappa, 0.0)
+    return u, denoiser.denoise(u, kappa.rsqrt()[None])
+
+
+def _clock(process: MeasurementAware) -> Tensor:
+    """g, by which the precision grows with r: it is linear in r in the spectral form."""
+    zero, one = process.std.new_zeros(()), process.std.new_ones(())
+    return process.precision(one) - process.precision(zero)
+
+
+def _stream(forecast: Tensor, generator: torch.Generator | None) -> rng.Stream:
+    shape = tuple(forecast.shape[1:])
+    return rng.Stream(rng.key(generator), 0, len(forecast), shape, forecast)

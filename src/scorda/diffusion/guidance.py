@@ -1,0 +1,361 @@
+r"""Guidance: how an observation bends a denoiser.
+
+A guided denoiser is a denoiser of the posterior, so every guidance works with every sampler:
+
+.. math:: D_{post}(x_t) = D(x_t) + \frac{\sigma^2}{\alpha} \nabla_{x_t} \log p(y \mid x_t).
+
+The methods differ in their model of :math:`p(y \mid x_t)`. With :math:`\hat x = D(x_t)`, the
+Jacobian J of the operator at x-hat, and the noise level :math:`\nu = \sigma / \alpha`:
+
+=================== ==================================================== =====================
+`DPS`               rescaled norm of the residual                          heuristic
+`InflatedLikelihood` :math:`N(y; h(\hat x), R + \gamma \nu^2 J J^T)`         approximate
+`MMPS`              :math:`N(y; h(\hat x), R + J V J^T)`, V = Cov(x_0|x_t)   exact if Gaussian
+=================== ==================================================== =====================
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from scorda.core.align import align
+from scorda.core.shapes import Float, Tensor
+from scorda.diffusion.denoisers import Denoiser
+from scorda.diffusion.krylov import conjugate_gradients, gmres
+from scorda.diffusion.process import ScalarProcess
+from scorda.observations.model import ObservationModel
+
+__all__ = ["DPS", "MMPS", "Guidance", "GuidedDenoiser", "InflatedLikelihood", "Switched"]
+
+
+class Guidance(ABC):
+    """A model of the likelihood of noisy samples."""
+
+    @abstractmethod
+    def displacement(
+        self,
+        denoiser: Denoiser,
+        x_t: Float[Tensor, "ensemble ..."],
+        t: Float[Tensor, "..."],
+        y: Float[Tensor, "obs"],
+        model: ObservationModel,
+    ) -> tuple[Tensor, Tensor]:
+        """Return ``(D(x_t), D_post(x_t) - D(x_t))``.
+
+        Arguments:
+            denoiser: Denoiser D of the prior.
+            x_t: Noisy samples, ``(ensemble, *shape)``, in the sampler's coordinates.
+            t: Diffusion time, scalar.
+            y: Observation, flat.
+            model: Its model; the operator maps x_0 in the sampler's coordinates to
+                ``(ensemble, obs)``.
+        """
+
+    @property
+    def products(self) -> int:
+        """Products with the denoiser's Jacobian per evaluation, beyond the first."""
+        return 0
+
+    def bind(
+        self, denoiser: Denoiser, y: Float[Tensor, "obs"], model: ObservationModel
+    ) -> GuidedDenoiser:
+        """The denoiser of the posterior given an observation [final]."""
+        if not model.operator.differentiable:
+            raise TypeError(
+                f"{type(self).__name__} needs the gradient of the observation operator, which is "
+                "a black box: use a torch function, or a method for black boxes (EnKF, ETKF, "
+                "LETKF, EnKS, ParticleFilter)."
+            )
+        return GuidedDenoiser(denoiser, self, y, model)
+
+
+@dataclass(frozen=True)
+class GuidedDenoiser:
+    """A denoiser of the posterior: a prior's denoiser, a guidance and an observation."""
+
+    denoiser: Denoiser
+    guidance: Guidance
+    y: Float[Tensor, "obs"]
+    model: ObservationModel
+
+    @property
+    def process(self) -> ScalarProcess:
+        """Process of the prior's denoiser."""
+        return self.denoiser.process
+
+    def __call__(
+        self, x_t: Float[Tensor, "ensemble ..."], t: Float[Tensor, "..."]
+    ) -> Float[Tensor, "ensemble ..."]:
+        mean, shift = self.guidance.displacement(self.denoiser, x_t, t, self.y, self.model)
+        posterior, limit = mean + shift, getattr(self.denoiser, "limit", None)
+        # A posterior mean lies where the data are, as the prior's does.
+        return posterior if limit is None else posterior.clamp(-limit, limit)
+
+
+@dataclass(frozen=True)
+class InflatedLikelihood(Guidance):
+    r"""The likelihood of SDA: the error of x-hat is taken to be gamma times the noise.
+
+    .. math:: p(y \mid x_t) \approx N(y;\, h(\hat x),\, R + \gamma \nu^2 J J^T)
+
+    The covariance is that of the paper's equation 15 with :math:`\Gamma = \gamma I`, through the
+    operator's Jacobian (the paper replaces :math:`J \Gamma J^T` by a constant); its dependence
+    on x_t is neglected in the gradient, as there. Approximate: with a Gaussian prior the posterior
+    it implies is again Gaussian but too narrow (see tests); Langevin corrections mend most of it.
+
+    Source: Rozet & Louppe (2023), equation 15 and algorithm 3. Deviation: `bound`.
+
+    Arguments:
+        gamma: Variance of x-hat in units of the squared noise level.
+        bound: Largest displacement of a component, in units of the noise level: single members
+            otherwise diverge where the sampler takes large steps. None disables it.
+    """
+
+    gamma: float = 1e-2
+    bound: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        if self.gamma < 0 or (self.bound is not None and self.bound <= 0):
+            raise ValueError(
+                f"Got gamma = {self.gamma}, bound = {self.bound}: gamma must be >= 0 and the "
+                "bound positive or None."
+            )
+
+    def displacement(
+        self,
+        denoiser: Denoiser,
+        x_t: Float[Tensor, "ensemble ..."],
+        t: Float[Tensor, "..."],
+        y: Float[Tensor, "obs"],
+        model: ObservationModel,
+    ) -> tuple[Tensor, Tensor]:
+        noise_var = denoiser.process.noise_level(t).square()
+
+        def weigh(mean: Tensor, residual: Tensor) -> Tensor:
+            # Depends on x-hat alone, so its products cost the operator's Jacobian, not the
+            # network's. Scaled by the row sums of the matrix: where J J^T is diagonal, as for
+            # selections, averages of blocks and pointwise functions, the first step is exact.
+            jacobian, adjoint = _linearise(model.operator, mean)
+            gain = align(self.gamma * noise_var, residual)
+            overlap = jacobian(adjoint(torch.ones_like(residual))).clamp(min=0)
+            return conjugate_gradients(
+                lambda q: _times_cov(model, q) + gain * jacobian(adjoint(q)),
+                residual,
+                iterations=16,
+                tolerance=1e-4,
+                scale=model.error_std(tuple(residual.shape[1:]), residual).square()
+                + gain * overlap,
+            )
+
+        mean, shift = _pull_back(denoiser, x_t, t, y, model, weigh)
+        if self.bound is not None:
+            shift = _bounded(shift, self.bound * denoiser.process.noise_level(t))
+        return mean, shift
+
+
+@dataclass(frozen=True)
+class MMPS(Guidance):
+    r"""Moment-matching posterior sampling: the covariance of x-hat from the denoiser itself.
+
+    .. math:: p(y \mid x_t) \approx N(y;\, h(\hat x),\, R + J V J^T), \quad
+        V = \frac{\sigma^2}{\alpha} \frac{\partial D}{\partial x_t} = \mathrm{Cov}(x_0 \mid x_t)
+
+    Exact for a Gaussian prior, its exact denoiser and a linear operator, once the solver has
+    converged (at most as many iterations as there are observations). A network's Jacobian is not
+    symmetric: conjugate gradients then stop at the first direction of negative curvature, and
+    GMRES, which needs no symmetry, is the safer choice.
+
+    With the covariance of the law, V is that of the Gaussian law around which a network was
+    trained (`UNet`): without a product with the network, so that many iterations cost little. It
+    misses how the covariance differs from place to place and from flow to flow; exact where the
+    network adds nothing to the law.
+
+    Source: Rozet et al. (2024), arXiv:2405.13712, algorithm 2. Deviation: the law.
+
+    Arguments:
+        iterations: Iterations of the solver; each costs one product with the denoiser's Jacobian,
+            or with the covariance of the law.
+        solver: "cg" or "gmres".
+        bound: As in `InflatedLikelihood`; None (default) keeps exactness.
+        covariance: What gives V: the "denoiser", or its "law".
+    """
+
+    iterations: int = 3
+    solver: str = "gmres"
+    bound: float | None = None
+    covariance: str = "denoiser"
+
+    def __post_init__(self) -> None:
+        if self.covariance not in ("denoiser", "law"):
+            raise ValueError(
+                f'Got covariance = {self.covariance!r}: it is that of the "denoiser" or its "law".'
+            )
+        if self.iterations < 1 or self.solver not in ("cg", "gmres"):
+            raise ValueError(
+                f"Got iterations = {self.iterations}, solver = {self.solver!r}: need at least one "
+                'iteration of "cg" or "gmres".'
+            )
+
+    @property
+    def products(self) -> int:
+        return self.iterations if self.covariance == "denoiser" else 0
+
+    def displacement(
+        self,
+        denoiser: Denoiser,
+        x_t: Float[Tensor, "ensemble ..."],
+        t: Float[Tensor, "..."],
+        y: Float[Tensor, "obs"],
+        model: ObservationModel,
+    ) -> tuple[Tensor, Tensor]:
+        process = denoiser.process
+        scale = align(process.var(t) / process.alpha(t), x_t)
+        with torch.enable_grad():
+            x_t = x_t.detach().requires_grad_()
+            mean = denoiser(x_t, t)
+        jacobian, adjoint = _linearise(model.operator, mean.detach())
+
+        def pull_back(v: Tensor) -> Tensor:
+            return scale * torch.autograd.grad(mean, x_t, v, retain_graph=True)[0]
+
+        def times_variance(v: Tensor) -> Tensor:
+            if self.covariance == "denoiser":
+                return pull_back(v)
+            product: Tensor = denoiser.covariance(v, t)  # type: ignore[attr-defined]
+            return product
+
+        if self.covariance == "law" and not hasattr(denoiser, "covariance"):
+            raise ValueError(
+                f"Got {type(denoiser).__name__}, which has no Gaussian law whose covariance "
+                'MMPS(covariance="law") could take: use covariance="denoiser".'
+            )
+
+        residual = y.to(mean) - model.operator(mean.detach())
+        solve = conjugate_gradients if self.solver == "cg" else gmres
+        q = solve(
+            lambda q: _times_cov(model, q) + jacobian(times_variance(adjoint(q))),
+            residual,
+            iterations=self.iterations,
+            tolerance=1e-10 if residual.dtype == torch.float64 else 1e-5,
+        )
+        shift = pull_back(adjoint(q))
+        if self.bound is not None:
+            shift = _bounded(shift, self.bound * process.noise_level(t))
+        return mean.detach(), shift
+
+
+@dataclass(frozen=True)
+class Switched(Guidance):
+    """One guidance while the noise is large, another one below.
+
+    Where the noise is large the covariance of x-hat decides which large scales an observation
+    moves, and where it is small Langevin corrections mend what a guidance gets wrong, the more
+    easily the more closely it holds to the observation: ``Switched(MMPS(8, covariance="law"),
+    InflatedLikelihood(), 3.0)`` with corrections below. Our own.
+
+    Arguments:
+        above: Guidance at noise levels of at least `level`.
+        below: Guidance at the others.
+        level: Noise level of the switch, in units of the data.
+    """
+
+    above: Guidance
+    below: Guidance
+    level: float
+
+    def __post_init__(self) -> None:
+        if not self.level > 0:
+            raise ValueError(f"Got level = {self.level}: a noise level is positive.")
+        if self.above.products != self.below.products:
+            raise ValueError(
+                f"Got {self.above} and {self.below}: both must take as many products with the "
+                "denoiser's Jacobian, for the evaluations to be known."
+            )
+
+    @property
+    def products(self) -> int:
+        return self.above.products
+
+    def displacement(
+        self,
+        denoiser: Denoiser,
+        x_t: Float[Tensor, "ensemble ..."],
+        t: Float[Tensor, "..."],
+        y: Float[Tensor, "obs"],
+        model: ObservationModel,
+    ) -> tuple[Tensor, Tensor]:
+        high = bool(denoiser.process.noise_level(t).max() >= self.level)
+        chosen = self.above if high else self.below
+        return chosen.displacement(denoiser, x_t, t, y, model)
+
+
+@dataclass(frozen=True)
+class DPS(Guidance):
+    r"""Diffusion posterior sampling: a gradient step on the norm of the residual.
+
+    .. math:: \nabla \log p(y \mid x_t) \approx -\zeta \nabla_{x_t} \| y - h(\hat x) \|
+
+    A heuristic: the observation error does not enter, so the posterior's spread means nothing.
+    Source: Chung et al. (2023), arXiv:2209.14687, algorithm 1, as a term of the score.
+
+    Arguments:
+        zeta: Step size.
+    """
+
+    zeta: float = 1.0
+
+    def displacement(
+        self,
+        denoiser: Denoiser,
+        x_t: Float[Tensor, "ensemble ..."],
+        t: Float[Tensor, "..."],
+        y: Float[Tensor, "obs"],
+        model: ObservationModel,
+    ) -> tuple[Tensor, Tensor]:
+        def weigh(mean: Tensor, residual: Tensor) -> Tensor:
+            norm = residual.flatten(1).norm(dim=1, keepdim=True).clamp(min=1e-12)
+            return self.zeta * residual / norm
+
+        return _pull_back(denoiser, x_t, t, y, model, weigh)
+
+
+def _pull_back(
+    denoiser: Denoiser,
+    x_t: Tensor,
+    t: Tensor,
+    y: Tensor,
+    model: ObservationModel,
+    weigh: Callable[[Tensor, Tensor], Tensor],
+) -> tuple[Tensor, Tensor]:
+    r"""Denoise, and pull the weighed residual q back: :math:`(\sigma^2/\alpha) (dh(D))^T q`."""
+    process = denoiser.process
+    with torch.enable_grad():
+        x_t = x_t.detach().requires_grad_()
+        mean = denoiser(x_t, t)
+        predicted = model.operator(mean)
+    q = weigh(mean.detach(), y.to(mean) - predicted.detach())
+    (gradient,) = torch.autograd.grad(predicted, x_t, q)
+    return mean.detach(), align(process.var(t) / process.alpha(t), x_t) * gradient
+
+
+def _bounded(shift: Tensor, limit: Tensor) -> Tensor:
+    limit = align(limit, shift)
+    return shift.clamp(-limit, limit)
+
+
+def _linearise(
+    operator: Callable[[Tensor], Tensor], x: Tensor
+) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    """Products with the operator's Jacobian at x and with its transpose."""
+    pull = torch.func.vjp(operator, x)[1]
+    return (lambda v: torch.func.jvp(operator, (x,), (v,))[1]), (lambda q: pull(q)[0])
+
+
+def _times_cov(model: ObservationModel, q: Tensor) -> Tensor:
+    if model.cov is not None:
+        return q @ model.cov.to(q)
+    return q * model.error_std(tuple(q.shape[1:]), q).square()

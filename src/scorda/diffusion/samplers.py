@@ -1,0 +1,307 @@
+r"""Samplers: from noise at the end of the process to samples of the data, or of a posterior.
+
+With :math:`u = x_t / \alpha` and the noise level :math:`\nu = \sigma / \alpha` every scalar
+process reads :math:`u = x_0 + \nu \varepsilon`, so each sampler is one line that goes from a noise
+level to a smaller one. After the last level the denoised mean is returned.
+
+Each sampler may add Langevin corrections at every level it reaches,
+
+.. math:: x \leftarrow x + \delta s(x) + \sqrt{2 \delta}\, \varepsilon, \qquad
+    \delta = \tau \dim(x) / \|s(x)\|^2 \text{ per member},
+
+whose stationary variance is too large by the factor :math:`1 + \tau / 2` for a white Gaussian of
+many dimensions: it solves :math:`v = (1 - \tau / v)^2 v + 2 \tau / v`. In few dimensions the norm
+of the score varies and the excess is larger.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from scorda.core import rng
+from scorda.core.align import align
+from scorda.core.shapes import Float, Tensor
+from scorda.diffusion.denoisers import Denoiser
+from scorda.diffusion.process import ScalarProcess
+
+__all__ = ["Ancestral", "Multistep", "PredictorCorrector", "Sampler"]
+
+
+@dataclass(frozen=True)
+class Sampler(ABC):
+    """A walk down the noise levels of a process.
+
+    Arguments:
+        steps: Number of noise levels at which the denoiser is called, at least 2.
+        corrections: Langevin corrections at each level but the first, if it is below `correct`.
+        tau: Size of a correction, in (0, 2).
+        grid: "time": levels uniform in t; "log": uniform in the log of the noise level, from
+            `high` to `low`.
+        low: Smallest noise level of the "log" grid, in units of the data.
+        high: Largest one.
+        correct: Noise level of the "log" grid above which nothing is corrected (default: none).
+    """
+
+    steps: int = 64
+    corrections: int = 1
+    tau: float = 0.5
+    grid: str = "log"
+    low: float = 4e-3
+    high: float = 10.0
+    correct: float | None = None
+
+    # Whether `move` draws noise.
+    noisy = False
+
+    def __post_init__(self) -> None:
+        if self.steps < 2 or self.corrections < 0 or not 0 < self.tau < 2:
+            raise ValueError(
+                f"Got steps = {self.steps}, corrections = {self.corrections}, tau = {self.tau}: "
+                "need steps >= 2, corrections >= 0 and tau between 0 and 2."
+            )
+        if self.grid not in ("time", "log") or not 0 < self.low < self.high:
+            raise ValueError(
+                f"Got grid = {self.grid!r}, low = {self.low}, high = {self.high}: the grid is "
+                '"time" or "log", and 0 < low < high.'
+            )
+        if self.correct is not None and (self.grid != "log" or not self.correct > self.low):
+            raise ValueError(
+                f"Got correct = {self.correct}, grid = {self.grid!r}, low = {self.low}: it is a "
+                'noise level above the lowest one of the "log" grid.'
+            )
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the denoiser per sample."""
+        return self.steps + self.corrections * sum(self._corrected)
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether a sample is a function of its start alone [final]."""
+        return self.corrections == 0 and not self.noisy
+
+    def times(self, process: ScalarProcess) -> Float[Tensor, "steps"]:
+        """Diffusion times of the levels, from noise to data."""
+        if self.grid == "time":
+            return torch.linspace(process.end, 0, self.steps)
+        return process.time(self._levels).clamp(0, process.end).to(torch.get_default_dtype())
+
+    @property
+    def _levels(self) -> Float[Tensor, "steps"]:
+        """Noise levels of the "log" grid."""
+        ends = torch.tensor([self.high, self.low], dtype=torch.float64).log()
+        return torch.linspace(ends[0], ends[1], self.steps, dtype=torch.float64).exp()
+
+    @property
+    def _corrected(self) -> list[bool]:
+        """Whether there are corrections at each level."""
+        if self.correct is None:
+            return [False] + [True] * (self.steps - 1)
+        return [False, *(self._levels[1:] < self.correct).tolist()]
+
+    @abstractmethod
+    def move(
+        self,
+        u: Float[Tensor, "ensemble ..."],
+        mean: Float[Tensor, "ensemble ..."],
+        previous: Float[Tensor, "ensemble ..."] | None,
+        levels: tuple[float, float, float],
+        noise: Callable[[], Tensor],
+    ) -> Float[Tensor, "ensemble ..."]:
+        """Go to the next noise level.
+
+        Arguments:
+            u: x_t / alpha.
+            mean: Denoised u.
+            previous: Denoised value of the level before (None at the first).
+            levels: Noise levels: the one before, this one, the next.
+            noise: Draws standard normal noise of the shape of u.
+        """
+
+    def sample(
+        self,
+        denoiser: Denoiser,
+        shape: tuple[int, ...],
+        members: int,
+        generator: torch.Generator | None = None,
+        chunk: int | None = None,
+        like: Tensor | None = None,
+        report: Callable[[int, int], None] | None = None,
+        first: int = 0,
+        start: Float[Tensor, "ensemble ..."] | None = None,
+    ) -> Float[Tensor, "ensemble ..."]:
+        """Draw samples ``(members, *shape)`` [final].
+
+        The noise of a member depends on the generator and the number of the member only, so the
+        samples are the same, to rounding, for every `chunk`.
+
+        Arguments:
+            denoiser: Denoiser of the prior or of a posterior, bound to its process.
+            shape: Shape of one sample.
+            members: Number of samples.
+            generator: Source of randomness, advanced by one key.
+            chunk: Members computed at once (default: all); bounds the memory.
+            like: Tensor whose dtype and device the samples take.
+            report: Called with (evaluations done, evaluations in all).
+            first: Number of the first member, where these are part of a larger ensemble.
+            start: Standard normal numbers to start from, ``(members, *shape)`` (default: drawn).
+        """
+        key, chunk = rng.key(generator), chunk or members
+        last = first + members
+        chunks = range(first, last, chunk)
+        total, done = len(chunks) * self.evaluations, 0
+        samples = []
+        for low in chunks:
+            high = min(low + chunk, last)
+            stream = rng.Stream(key, low, high, shape, like)
+            numbers = stream() if start is None else start[low - first : high - first]
+            # The last one is the sample.
+            for x in self._walk(denoiser, numbers, stream):  # noqa: B007
+                done += 1
+                if report is not None:
+                    report(done, total)
+            samples.append(x)
+        return torch.cat(samples)
+
+    def encode(
+        self, denoiser: Denoiser, x: Float[Tensor, "ensemble ..."]
+    ) -> Float[Tensor, "ensemble ..."]:
+        """The numbers from which `sample` comes back to x, to the order of the steps [final].
+
+        They are standard normal where the x are samples of the denoiser's prior. The steps are
+        those of `sample` in reverse, one evaluation each, ``steps - 1`` in all.
+
+        Raises:
+            ValueError: If the sampler draws noise, so that no numbers belong to x.
+        """
+        if not self.deterministic:
+            raise ValueError(f"Got {self}, which draws noise: only a deterministic one encodes.")
+        process = denoiser.process
+        times = self.times(process).flip(0).to(x)
+        nu = process.noise_level(times).tolist()
+        previous: Tensor | None = None
+        for i, t in enumerate(times[:-1]):
+            mean = denoiser(process.alpha(t) * x, t)
+            levels = (nu[max(i - 1, 0)], nu[i], nu[i + 1])
+            x, previous = self.move(x, mean, previous, levels, lambda: torch.zeros(())), mean
+        return x / math.hypot(1, nu[-1])
+
+    def _walk(self, denoiser: Denoiser, x: Tensor, noise: rng.Stream) -> Iterator[Tensor]:
+        """Yield after each evaluation of the denoiser; the last value is the sample."""
+        process = denoiser.process
+        times = self.times(process).to(x)
+        nu = process.noise_level(times)
+        x = x * (process.var(times[0]) + process.alpha(times[0]).square()).sqrt()
+        previous, corrected = None, self._corrected
+        for i, t in enumerate(times):
+            alpha = process.alpha(t)
+            for _ in range(self.corrections if corrected[i] else 0):
+                x = self._correct(denoiser, x, t, noise())
+                yield x
+            mean = denoiser(x, t)
+            if i == len(times) - 1:
+                yield mean
+                return
+            levels = (float(nu[max(i - 1, 0)]), float(nu[i]), float(nu[i + 1]))
+            u = self.move(x / alpha, mean, previous, levels, noise)
+            x, previous = process.alpha(times[i + 1]) * u, mean
+            yield x
+
+    def _correct(self, denoiser: Denoiser, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        score = denoiser.process.score(x, t, denoiser(x, t))
+        delta = align(self.tau / score.flatten(1).square().mean(1), x)
+        return x + delta * score + (2 * delta).sqrt() * noise
+
+
+@dataclass(frozen=True)
+class PredictorCorrector(Sampler):
+    r"""The sampler of SDA: exponential integrator (DDIM) and Langevin corrections.
+
+    .. math:: u' = D + \frac{\nu'}{\nu} (u - D)
+
+    First order and deterministic without corrections. Source: Rozet & Louppe (2023), equations 16
+    and 17, algorithm 4; the paper has 256 steps uniform in t (``grid="time"``) and tau = 0.25.
+    """
+
+    def move(
+        self,
+        u: Float[Tensor, "ensemble ..."],
+        mean: Float[Tensor, "ensemble ..."],
+        previous: Float[Tensor, "ensemble ..."] | None,
+        levels: tuple[float, float, float],
+        noise: Callable[[], Tensor],
+    ) -> Float[Tensor, "ensemble ..."]:
+        _, nu, nu_next = levels
+        return mean + nu_next / nu * (u - mean)
+
+
+@dataclass(frozen=True)
+class Ancestral(Sampler):
+    r"""Draws from the law of the next level given this one, its variance between two bounds.
+
+    .. math:: u' = D + \frac{\nu'^2}{\nu^2} (u - D) +
+        \nu' \left(\frac{\nu}{\nu'}\right)^{\mathrm{upper}}
+        \sqrt{1 - \frac{\nu'^2}{\nu^2}}\, \varepsilon
+
+    The mean is exact for every prior. The variance is exact at upper = 0 where x_0 is known (Ho
+    et al. 2020, equation 7, for any scalar process) and at upper = 1 where x_t says nothing of it;
+    for a Gaussian the samples' variance is too small with the one and too large with the other, in
+    proportion to the step, and the leading errors cancel at upper = 0.5 (see tests).
+
+    Arguments:
+        upper: Which variance: 0 the lower bound, 1 the upper, 0.5 their geometric mean.
+    """
+
+    upper: float = 0.0
+
+    noisy = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.upper <= 1:
+            raise ValueError(f"Got upper = {self.upper}: it must be between 0 and 1.")
+
+    def move(
+        self,
+        u: Float[Tensor, "ensemble ..."],
+        mean: Float[Tensor, "ensemble ..."],
+        previous: Float[Tensor, "ensemble ..."] | None,
+        levels: tuple[float, float, float],
+        noise: Callable[[], Tensor],
+    ) -> Float[Tensor, "ensemble ..."]:
+        _, nu, nu_next = levels
+        ratio = (nu_next / nu) ** 2
+        std = nu_next * (nu / nu_next) ** self.upper * math.sqrt(1 - ratio)
+        return mean + ratio * (u - mean) + std * noise()
+
+
+@dataclass(frozen=True)
+class Multistep(Sampler):
+    r"""Second-order exponential multistep solver of the probability-flow equation.
+
+    .. math:: u' = \frac{\nu'}{\nu} u + \left(1 - \frac{\nu'}{\nu}\right)
+        \left[ D + \frac{h}{2 h_-} (D - D_-) \right], \quad h = \log \frac{\nu}{\nu'}
+
+    where :math:`D_-, h_-` belong to the step before. Deterministic without corrections and one
+    evaluation per step: for few steps. Source: Lu et al. (2022), DPM-Solver++(2M), algorithm 2.
+    With corrections the extrapolation uses slightly moved states.
+    """
+
+    def move(
+        self,
+        u: Float[Tensor, "ensemble ..."],
+        mean: Float[Tensor, "ensemble ..."],
+        previous: Float[Tensor, "ensemble ..."] | None,
+        levels: tuple[float, float, float],
+        noise: Callable[[], Tensor],
+    ) -> Float[Tensor, "ensemble ..."]:
+        nu_before, nu, nu_next = levels
+        if previous is not None:
+            weight = math.log(nu / nu_next) / math.log(nu_before / nu) / 2
+            mean = mean + weight * (mean - previous)
+        return mean + nu_next / nu * (u - mean)

@@ -1,0 +1,175 @@
+r"""The generic score filter: process, prior, guidance, start and sampler, each of them free.
+
+In standardised coordinates of the forecast, component by component, the ensemble makes a prior,
+whose denoiser under the process is bent by a guidance towards the observation; a sampler leads
+from noise to the analysis. Where the sampler is deterministic its start may come from the members:
+encoded without the observation, by the same steps upwards, they come back as the analysis that
+they move to. For a Gaussian and MMPS the two together are the affine map
+
+.. math:: x \to m^+ + P_+^{1/2} U P^{-1/2} (x - m), \quad U \text{ orthogonal},
+
+which has exactly the mean and covariance of the Kalman analysis with the members' own. Every
+guidance is a gradient of h at the denoised state: where the prior given x_t is wide and h is
+curved, that is the approximation. `MASF` needs no gradient, and conditions the joint law of the
+members and their simulated observations instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from scorda.assimilation.base import Cost
+from scorda.assimilation.kalman_algebra import inflate, innovation_statistics, white_innovation
+from scorda.assimilation.likelihood_score import settled, standardised
+from scorda.core import rng
+from scorda.core.align import align
+from scorda.core.shapes import Float, Tensor
+from scorda.diffusion.bridge import EnsembleDenoiser
+from scorda.diffusion.guidance import MMPS, Guidance
+from scorda.diffusion.process import ScalarProcess, VariancePreserving
+from scorda.diffusion.samplers import Multistep, Sampler
+from scorda.observations.model import ObservationModel
+from scorda.observations.operators import Operator
+from scorda.priors.base import EnsemblePrior
+from scorda.priors.gaussian import EnsembleGaussian
+from scorda.priors.prior_filter import PriorFilter
+
+__all__ = ["ScoreFilter"]
+
+
+@dataclass(frozen=True)
+class ScoreFilter(PriorFilter):
+    r"""Score filter of free parts: one reverse diffusion per member.
+
+    With the defaults, a Gaussian prior and a linear operator it is exact up to the steps of the
+    sampler, once the solver of `MMPS` has converged. With any other prior, operator or guidance it
+    is approximate, as `guide` says; `InflatedLikelihood` wants Langevin corrections, which need
+    ``coupled=False``.
+
+    In a filter with few members the coupled start is the better one. What the linearisation of a
+    strongly curved h does to the first steps a deterministic sampler never forgets; `Ancestral`
+    does to a part: see docs/nonlinear.md for both.
+
+    Source: guidance and sampler name theirs; the coupling to the members is our own.
+
+    Arguments:
+        prior: What is made of the standardised forecast ensemble.
+        process: Scalar process of the states that are denoised.
+        guidance: How the observation enters.
+        sampler: How noise becomes the analysis; its noise levels are in standard deviations of
+            the forecast, and must be among those of the process.
+        coupled: Whether each start comes from a member, by a sampler that is deterministic (no
+            corrections, not `Ancestral`); otherwise from the generator, with a sampling error.
+        inflation: Factor of the analysis anomalies, at least 1.
+
+    Raises:
+        ValueError: If the sampler draws noise though it is coupled, or has noise levels that the
+            process has not.
+    """
+
+    prior: EnsemblePrior = field(default_factory=EnsembleGaussian)
+    process: ScalarProcess = field(default_factory=VariancePreserving)
+    guidance: Guidance = field(default_factory=MMPS)
+    sampler: Sampler = field(default_factory=lambda: Multistep(32, 0, low=1e-3, high=1e3))
+    coupled: bool = True
+    needs: tuple[str, ...] = field(
+        default=("simulator", "differentiable_operator"), init=False, repr=False, compare=False
+    )
+
+    least_members = EnsembleGaussian.least_members
+    exact = "linear-Gaussian, N → ∞ (MMPS)"
+    cost = Cost(161, 159)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.coupled and not self.sampler.deterministic:
+            raise ValueError(
+                f"Got {self.sampler}, which draws noise, to couple to members: give Multistep or "
+                "PredictorCorrector with corrections=0, or coupled=False."
+            )
+        if not (self.sampler.times(self.process).diff() < 0).all():
+            ends = self.process.noise_level(torch.tensor([0.0, self.process.end]))
+            raise ValueError(
+                f"Got {self.sampler} for {self.process}, whose noise levels are from "
+                f"{ends[0]:.3g} to {ends[1]:.3g}: give the sampler a `low` and a `high` between."
+            )
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the denoiser per member, products with its Jacobian included."""
+        encoding = self.sampler.steps - 1 if self.coupled else 0
+        return encoding + self.sampler.evaluations * (1 + self.guidance.products)
+
+    def analyse(
+        self,
+        forecast: Float[Tensor, "ensemble ..."],
+        y: Float[Tensor, "obs"],
+        model: ObservationModel,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
+        """Return the analysis, and what is reported of this cycle.
+
+        ``innovation``, ``chi2``, ``evaluations``, what the prior reports, and ``ess``: the
+        members that likelihood weights on the forecast would leave, as a particle filter has them.
+        """
+        # In double precision: noise levels span six orders of magnitude.
+        states, values = forecast.double(), y.double()
+        x, mean, unit = standardised(states)
+        shape = tuple(x.shape[1:])
+        fitted = self.prior.fit(x, None, self._space)
+        prior = _UnderProcess(fitted, self.process)
+        operator = _Standardised(model.operator, mean, unit)
+        if model.cov is None:
+            seen = ObservationModel(operator, std=model.error_std(tuple(y.shape), values))
+        else:
+            seen = ObservationModel(operator, cov=model.cov.to(values))
+        posterior = self.guidance.bind(prior, values, seen)
+        with torch.no_grad():
+            numbers = None
+            if self.coupled:
+                noise = rng.Stream(rng.key(generator), 0, len(x), shape, x)
+                numbers = self.sampler.encode(prior, fitted.draws(x, noise))
+            moved = self.sampler.sample(posterior, shape, len(x), generator, like=x, start=numbers)
+        anomalies, innovation = white_innovation(states, values, model)
+        logits = -0.5 * (innovation - anomalies).square().sum(1)
+        info = {
+            **innovation_statistics(anomalies, innovation),
+            "ess": 1 / logits.softmax(0).square().sum(),
+            "evaluations": self.evaluations,
+            **getattr(fitted, "report", {}),
+        }
+        analysis = settled(mean + unit * moved, states)
+        return inflate(analysis.to(forecast), self.inflation), info
+
+
+@dataclass(frozen=True, eq=False)
+class _UnderProcess:
+    """The denoiser of a fitted prior, bound to a process."""
+
+    fitted: EnsembleDenoiser
+    process: ScalarProcess
+
+    def __call__(
+        self, x_t: Float[Tensor, "ensemble ..."], t: Float[Tensor, "..."]
+    ) -> Float[Tensor, "ensemble ..."]:
+        u = x_t / align(self.process.alpha(t), x_t)
+        return self.fitted.denoise(u, align(self.process.noise_level(t), x_t))
+
+
+@dataclass(frozen=True, eq=False)
+class _Standardised(Operator):
+    """An operator on standardised states; its observations are flat."""
+
+    operator: Operator
+    mean: Float[Tensor, "..."]
+    unit: Float[Tensor, "..."]
+
+    @property
+    def differentiable(self) -> bool:  # type: ignore[override]
+        return self.operator.differentiable
+
+    def __call__(self, x: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble obs"]:
+        return self.operator(self.mean + self.unit * x).flatten(1)

@@ -1,0 +1,293 @@
+r"""State augmentation: any observation is linear in the state and its simulated observation.
+
+With :math:`X = (x, h(x))` an observation :math:`y = h(x) + N(0, R)` reads
+:math:`y = (0 \; 1) X + N(0, R)`: linear, of any number of values, and h may be a black box. A
+method that is exact for linear observations under its prior of X is then exact for every h under
+that prior. What is left to approximate is the joint law: its Gaussian is the statistical
+linearisation of the ensemble Kalman filters, a kernel density or a network on the pairs has no
+such limit.
+
+Source: augmentation as in Anderson (2001), Mon. Wea. Rev. 129, 2884-2903, section 2a.
+
+
+Observations at every point of the grid, as further variables of the state.
+
+State augmentation (`augment`) appends the values of an observation to the entries of the state. Of
+a nonlinear one that has values at every grid point, such as the speed of a flow, these are fields:
+:math:`X = (x, h(x))` is a state on the same grid with more variables, of which entries of h(x) are
+observed. What knows a grid, a local Gaussian or a network that convolves, takes it as it is.
+
+Values may be absent: h(x) is known of every member, and fewer of its entries are observed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from scorda.core.shapes import Float, Int, Tensor
+from scorda.core.space import StateSpace
+from scorda.observations.masks import Mask
+from scorda.observations.model import ObservationModel, Present, Stacked
+from scorda.observations.modes import Modes
+from scorda.observations.operators import Operator, Select
+
+__all__ = [
+    "Augmented",
+    "AugmentedSpace",
+    "PairsOnGrid",
+    "as_linear",
+    "augment",
+    "check_entries",
+    "check_trained_for",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class AugmentedSpace:
+    """Where the entries of an augmented state are: those of the state, then the observations.
+
+    Arguments:
+        space: Space of the states.
+        operator: Operator of the observations, asked for their positions when they are wanted.
+        used: Which of its values there are.
+    """
+
+    space: StateSpace
+    operator: Operator
+    used: Int[Tensor, "used"]
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Names of the coordinates."""
+        return self.space.axes
+
+    @property
+    def size(self) -> int:
+        """Entries of an augmented state."""
+        return self.space.size + len(self.used)
+
+    def positions(self) -> Float[Tensor, "entries axes"]:
+        """Position of every entry."""
+        points = self.space.positions()
+        places = self.operator.coordinates(self.space)[self.used.cpu()]
+        return torch.cat((points.repeat(self.space.size // len(points), 1), places))
+
+    def distance(
+        self, a: Float[Tensor, "a axes"], b: Float[Tensor, "b axes"]
+    ) -> Float[Tensor, "a b"]:
+        """Distances between positions, in the units of the coordinates."""
+        return self.space.distance(a, b)
+
+
+@dataclass(frozen=True, eq=False)
+class Augmented:
+    """An ensemble with its simulated observations, and the observation that it got.
+
+    Arguments:
+        ensemble: ``(ensemble, state + obs)``: flattened states, then simulated observations in
+            units in which their spread is that of the states.
+        y: Observation in these units.
+        model: Linear model of the augmented state.
+        used: Which observations these are.
+        shape: Shape of a state.
+    """
+
+    ensemble: Float[Tensor, "ensemble entries"]
+    y: Float[Tensor, "used"]
+    model: ObservationModel
+    used: Int[Tensor, "used"]
+    shape: tuple[int, ...]
+
+    def states(self, ensemble: Float[Tensor, "ensemble entries"]) -> Float[Tensor, "ensemble ..."]:
+        """The states of augmented ones."""
+        return ensemble[:, : self.ensemble.shape[1] - len(self.y)].unflatten(1, self.shape)
+
+
+def augment(
+    ensemble: Float[Tensor, "ensemble ..."], y: Float[Tensor, "obs"], model: ObservationModel
+) -> Augmented | None:
+    """Append simulated observations to the members; None where none of them has any spread.
+
+    A value that is the same for all members, as where a sensor saturates, tells nothing of the
+    state under any prior made of these members, and is left out; of correlated errors, what it
+    tells of the others' errors is kept.
+
+    Arguments:
+        ensemble: Members.
+        y: A complete observation, flat.
+        model: Its model, with any operator.
+    """
+    states = ensemble.flatten(1)
+    predicted = model.operator(ensemble).flatten(1).to(states)
+    spread = predicted.std(0)
+    varies = spread > 0
+    used, rest = varies.nonzero()[:, 0], (~varies).nonzero()[:, 0]
+    if len(used) == 0:
+        return None
+    unit = spread[used] / states.var(0).mean().sqrt()
+    at = Select(range(states.shape[1], states.shape[1] + len(used)))
+    y = y.to(states)
+    values = y[used]
+    if model.cov is not None:
+        cov = model.cov.to(states)
+        gain = torch.linalg.solve(cov[rest][:, rest], cov[rest][:, used]).mT
+        values = values - gain @ (y - predicted[0])[rest]
+        cov = cov[used][:, used] - gain @ cov[rest][:, used]
+        cov = 0.5 * (cov + cov.mT)
+        scaled = ObservationModel(at, cov=cov / (unit[:, None] * unit))
+    else:
+        std = model.error_std(tuple(y.shape), states)[used]
+        scaled = ObservationModel(at, std=std / unit)
+    joint = torch.cat((states, predicted[:, used] / unit), 1)
+    return Augmented(joint, values / unit, scaled, used, tuple(ensemble.shape[1:]))
+
+
+@dataclass(frozen=True, eq=False)
+class PairsOnGrid:
+    """States and their simulated observations as fields on one grid.
+
+    Arguments:
+        states: Space of the states.
+        operator: Operator that has values at every point, whether or not they are absent.
+        space: Space of the pairs: the variables of the states, then the values.
+        model: Linear model of the pairs.
+    """
+
+    states: StateSpace
+    operator: Operator
+    space: StateSpace
+    model: ObservationModel
+
+    @classmethod
+    def of(
+        cls, model: ObservationModel, states: StateSpace, shape: tuple[int, ...]
+    ) -> PairsOnGrid | None:
+        """None where the values are elsewhere or their errors correlated.
+
+        Arguments:
+            model: Model of a complete observation.
+            states: Space of the states.
+            shape: Shape of an observation.
+        """
+        if model.cov is not None or not states.axes:
+            return None
+        operator, kept = _whole(model.operator, states)
+        points = states.positions()
+        places = operator.coordinates(states)
+        fields = len(places) // len(points)
+        if not torch.equal(places.to(points), points.repeat(fields, 1)):
+            return None
+        variables = len(states.variables)
+        space = StateSpace(
+            (variables + fields, *states.grid),
+            states.dt,
+            (*states.variables, *(f"value {i}" for i in range(fields))),
+            states.coordinates,
+            states.period,
+        )
+        seen = torch.zeros(space.size, dtype=torch.bool)
+        seen[states.size + kept] = True
+        std = model.error_std(shape, torch.zeros((), dtype=torch.float64))
+        return cls(states, operator, space, ObservationModel(Mask(seen.view(space.shape)), std))
+
+    def pairs(self, states: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble ..."]:
+        """States with their simulated observations, ``(ensemble, variables, *grid)``."""
+        values = self.operator(states).flatten(1).to(states)
+        return torch.cat((states.flatten(1), values), 1).unflatten(1, self.space.shape)
+
+    def telling(
+        self, pairs: Float[Tensor, "ensemble ..."], y: Float[Tensor, "obs"]
+    ) -> tuple[Float[Tensor, "used"], ObservationModel]:
+        """The values that members differ in, and their model: others tell nothing (`augment`).
+
+        Arguments:
+            pairs: Members with their simulated observations.
+            y: The observation.
+        """
+        varies = self.model.operator(pairs).std(0) > 0
+        return y[varies], self.model.only(varies, y)
+
+    def first(self, pairs: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble ..."]:
+        """The states of pairs."""
+        return pairs.flatten(1)[:, : self.states.size].unflatten(1, self.states.shape)
+
+
+def as_linear(
+    ensembles: Float[Tensor, "cycles ensemble ..."],
+    space: StateSpace | None,
+    model: ObservationModel | None,
+) -> tuple[Tensor, StateSpace | None, ObservationModel | None]:
+    """Ensembles, their space and a linear model: of the pairs where the observation is not linear.
+
+    Arguments:
+        ensembles: States of many forecasts.
+        space: Their space.
+        model: Any model, or none.
+
+    Raises:
+        ValueError: If a nonlinear observation is none of `PairsOnGrid`.
+    """
+    if model is None or model.operator.linear:
+        return ensembles, space, model
+    shape = tuple(model.operator(ensembles[0, :1]).shape[1:])
+    grid = None if space is None else PairsOnGrid.of(model, space, shape)
+    if grid is None:
+        raise ValueError(
+            "Got a nonlinear observation: to train for it give the space of the states, values at "
+            "every point of its grid and independent errors."
+        )
+    pairs = grid.pairs(ensembles.flatten(0, 1)).unflatten(0, ensembles.shape[:2])
+    return pairs, grid.space, grid.model
+
+
+def check_entries(modes: Modes | None, space: StateSpace | AugmentedSpace | None) -> None:
+    """Check that an observation is one of entries of a grid, or of pairs there.
+
+    Raises:
+        ValueError: If a network along an axis, or trained once, would not know its places.
+    """
+    if isinstance(space, AugmentedSpace) or (modes is not None and not modes.trivial):
+        raise ValueError(
+            "A NetworkPrior that is amortised, or lies along an axis, takes observations of "
+            "entries of the state (masks, strides, selections with independent errors) and "
+            "nonlinear ones at every grid point: leave `axis` and `weights` out for any other."
+        )
+
+
+def check_trained_for(precision: Tensor | None, modes: Modes | None) -> None:
+    """Check that an observation is one that a network was trained for, or a part of it.
+
+    Arguments:
+        precision: Of the modes of the observing network in training, or None for many.
+        modes: Of this observation, or None without one.
+
+    Raises:
+        ValueError: If it sees other entries, or with other errors, or on another grid.
+    """
+    if precision is None or modes is None:
+        return
+    given, known = modes.precision.cpu(), precision.cpu().to(modes.precision)
+    # Of those that it was trained for some may be absent. Units may make any precision small.
+    if given.shape != known.shape or not torch.allclose(
+        given, torch.where(given > 0, known, 0.0), rtol=1e-3, atol=0.0
+    ):
+        raise ValueError(
+            'Got an observation for which this NetworkPrior with levels="these" was not trained: '
+            "give it the entries and errors of its model, or amortise it for this one."
+        )
+
+
+def _whole(operator: Operator, states: StateSpace) -> tuple[Operator, Int[Tensor, "kept"]]:
+    """An operator without what leaves absent values out, and which of its values are left."""
+    if isinstance(operator, Present):
+        whole, kept = _whole(operator.operator, states)
+        return whole, kept if operator.present is None else kept[operator.present.cpu()]
+    if isinstance(operator, Stacked):
+        parts = [_whole(part, states) for part in operator.operators]
+        sizes = [len(whole.coordinates(states)) for whole, _ in parts]
+        before = [sum(sizes[:i]) for i in range(len(sizes))]
+        kept = torch.cat([kept + n for (_, kept), n in zip(parts, before, strict=True)])
+        return Stacked(tuple(whole for whole, _ in parts)), kept
+    return operator, torch.arange(len(operator.coordinates(states)))

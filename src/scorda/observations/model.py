@@ -1,0 +1,287 @@
+r"""Observation models: operators with Gaussian errors.
+
+An observation of the state is :math:`y = h(x) + \varepsilon`, :math:`\varepsilon \sim N(0, R)`;
+an `Operator` is h, an `ObservationModel` adds R. Models of parts of an observation and of several
+observations at once are made here too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from scipy.sparse import csr_array, vstack
+
+from scorda.core import rng
+from scorda.core.shapes import Bool, Float, Tensor
+from scorda.core.space import StateSpace
+from scorda.observations.modes import BlockModes, FourierModes, Modes
+from scorda.observations.operators import Operator
+
+__all__ = ["ObservationModel", "Present", "Stacked", "check_std", "stack"]
+
+
+@dataclass(frozen=True, eq=False)
+class ObservationModel:
+    r"""An operator with Gaussian error, :math:`y = h(x) + \varepsilon`, covariance R.
+
+    Arguments:
+        operator: h.
+        std: Standard deviation of the error, one number or broadcastable to ``(*obs)``, positive.
+        cov: Instead of `std`: full covariance of the flattened error, ``(obs, obs)``.
+
+    Raises:
+        ValueError: If not exactly one of `std` and `cov` is given, or is not positive (definite).
+    """
+
+    operator: Operator
+    std: float | Float[Tensor, "..."] | None = None
+    cov: Float[Tensor, "obs obs"] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.std is None) == (self.cov is None):
+            raise ValueError("Give exactly one of `std` and `cov`, the error of the observations.")
+        if self.std is not None:
+            check_std(torch.as_tensor(self.std))
+            return
+        assert self.cov is not None
+        if self.cov.ndim != 2 or self.cov.shape[0] != self.cov.shape[1]:
+            raise ValueError(
+                f"Got a `cov` of shape {tuple(self.cov.shape)}: give one row and one column per "
+                "entry of the flattened observation."
+            )
+        symmetric = torch.allclose(self.cov, self.cov.T)
+        if not symmetric or torch.linalg.cholesky_ex(self.cov).info.item() != 0:
+            raise ValueError(
+                "Got a `cov` that is not symmetric and positive definite: check the matrix."
+            )
+
+    def error_std(self, shape: tuple[int, ...], like: Tensor) -> Float[Tensor, "obs"]:
+        """Standard deviation of each flattened observation, for observations of that shape."""
+        if self.cov is not None:
+            self._check_size(math.prod(shape))
+            return self.cov.to(like).diagonal().sqrt()
+        std = torch.as_tensor(self.std).to(like)
+        try:
+            return std.expand(shape).flatten()
+        except RuntimeError as error:
+            raise ValueError(
+                f"Got an observation error std of shape {tuple(std.shape)} for observations of "
+                f"shape {tuple(shape)}: it must be one number or broadcast to that shape."
+            ) from error
+
+    def error_cov(self, shape: tuple[int, ...], like: Tensor) -> Float[Tensor, "obs obs"]:
+        """R, of the flattened observation."""
+        if self.cov is not None:
+            self._check_size(math.prod(shape))
+            return self.cov.to(like)
+        return torch.diag(self.error_std(shape, like).square())
+
+    def whiten(self, residual: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble obs"]:
+        r"""Residuals ``(ensemble, *obs)``, flat, times :math:`L^{-1}`, where :math:`R = LL^T`."""
+        flat = residual.flatten(1)
+        if self.cov is None:
+            return flat / self.error_std(tuple(residual.shape[1:]), residual)
+        self._check_size(flat.shape[1])
+        return torch.linalg.solve_triangular(self._root.to(flat), flat.mT, upper=False).mT
+
+    def error(
+        self,
+        members: int,
+        shape: tuple[int, ...],
+        like: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "ensemble ..."]:
+        """Draw observation errors, ``(members, *obs)``."""
+        noise = rng.normal(members, (math.prod(shape),), generator, like=like)
+        if self.cov is None:
+            noise = noise * self.error_std(shape, like)
+        else:
+            self._check_size(math.prod(shape))
+            noise = noise @ self._root.to(like).T
+        return noise.reshape(members, *shape)
+
+    def only(self, kept: Bool[Tensor, "obs"], y: Float[Tensor, "obs"]) -> ObservationModel:
+        """The model of some entries of a flattened observation, as if the others were absent.
+
+        Arguments:
+            kept: Which.
+            y: Observation, complete, whose shape and precision count.
+        """
+        operator = Present(self.operator, kept)
+        if self.cov is not None:
+            self._check_size(len(y))
+            cov = self.cov[kept.to(self.cov.device)][:, kept.to(self.cov.device)]
+            return ObservationModel(operator, cov=cov.to(y))
+        return ObservationModel(operator, std=self.error_std(tuple(y.shape), y)[kept])
+
+    def sample(
+        self, x: Float[Tensor, "ensemble ..."], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "ensemble ..."]:
+        """Observe states ``(ensemble, *state)`` with error."""
+        y = self.operator(x)
+        return y + self.error(len(y), tuple(y.shape[1:]), y, generator)
+
+    def log_likelihood(
+        self, y: Float[Tensor, "..."], x: Float[Tensor, "ensemble ..."]
+    ) -> Float[Tensor, "ensemble"]:
+        """Log density of one observation ``(*obs)``, fully present, given each state."""
+        residual = self.whiten(y - self.operator(x))
+        if self.cov is None:
+            log_det = self.error_std(tuple(y.shape), residual).log().sum()
+        else:
+            log_det = self._root.to(residual).diagonal().log().sum()
+        log_norm = log_det + 0.5 * y.numel() * math.log(2 * math.pi)
+        return -0.5 * residual.square().sum(-1) - log_norm
+
+    @cached_property
+    def _root(self) -> Tensor:
+        assert self.cov is not None
+        return torch.linalg.cholesky(self.cov)
+
+    def modes(self, shape: tuple[int, ...]) -> Modes:
+        r"""Orthonormal modes V and eigenvalues :math:`\lambda` of :math:`H^T R^{-1} H`.
+
+        What is missing has been dropped: the models of ``observations.at(k)`` hold only what is
+        present. Kept for the next call with the same shape.
+
+        Arguments:
+            shape: Shape of one state.
+
+        Raises:
+            TypeError: If the operator is not linear.
+        """
+        if shape not in self._modes:
+            self._modes[shape] = self._find_modes(shape)
+        return self._modes[shape]
+
+    def _find_modes(self, shape: tuple[int, ...]) -> Modes:
+        if self.cov is not None:
+            rows = self.operator.as_matrix(shape)
+            self._check_size(rows.shape[0])
+            return BlockModes.of(rows, self.cov, shape)
+        observed = tuple(self.operator(torch.zeros(1, *shape)).shape[1:])
+        std = self.error_std(observed, torch.zeros(0, dtype=torch.float64))
+        transfer = self.operator.transfer(shape)
+        if transfer is not None and bool((std == std[0]).all()):
+            return FourierModes(transfer, float(std[0]), shape)
+        return BlockModes.of(self.operator.as_matrix(shape), std, shape)
+
+    @cached_property
+    def _modes(self) -> dict[tuple[int, ...], Modes]:
+        return {}
+
+    def _check_size(self, observations: int) -> None:
+        assert self.cov is not None
+        if len(self.cov) != observations:
+            raise ValueError(
+                f"Got a `cov` of {len(self.cov)} rows for {observations} observations: the "
+                "numbers must be equal."
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Present(Operator):
+    """The present entries of the flattened observation of another operator.
+
+    Arguments:
+        operator: The other operator.
+        present: Which entries of its flattened observation are kept; None keeps all.
+    """
+
+    operator: Operator
+    present: Bool[Tensor, "obs"] | None = None
+
+    @property
+    def linear(self) -> bool:  # type: ignore[override]
+        return self.operator.linear
+
+    @property
+    def differentiable(self) -> bool:  # type: ignore[override]
+        return self.operator.differentiable
+
+    def as_matrix(self, shape: tuple[int, ...]) -> csr_array:
+        rows = self.operator.as_matrix(shape)
+        return rows if self.present is None else rows[self.present.numpy(force=True)]
+
+    def transfer(self, shape: tuple[int, ...]) -> Tensor | None:
+        return self.operator.transfer(shape) if self.present is None else None
+
+    def check(self, space: StateSpace) -> None:
+        self.operator.check(space)
+
+    def __call__(self, x: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble present"]:
+        y = self.operator(x)
+        y = y.flatten(1) if y.ndim > 1 else y[:, None]
+        return y if self.present is None else y[:, self.present.to(y.device)]
+
+    def coordinates(self, space: StateSpace) -> Float[Tensor, "present axes"]:
+        positions = self.operator.coordinates(space)
+        return positions if self.present is None else positions[self.present.to(positions.device)]
+
+    def variables(self, space: StateSpace) -> tuple[str, ...]:
+        names = self.operator.variables(space)
+        if self.present is None:
+            return names
+        return tuple(n for n, kept in zip(names, self.present.tolist(), strict=True) if kept)
+
+
+@dataclass(frozen=True)
+class Stacked(Operator):
+    """The flattened observations of several operators, one after another."""
+
+    operators: tuple[Operator, ...]
+
+    @property
+    def linear(self) -> bool:  # type: ignore[override]
+        return all(operator.linear for operator in self.operators)
+
+    @property
+    def differentiable(self) -> bool:  # type: ignore[override]
+        return all(operator.differentiable for operator in self.operators)
+
+    def as_matrix(self, shape: tuple[int, ...]) -> csr_array:
+        return vstack([o.as_matrix(shape) for o in self.operators], format="csr")
+
+    def check(self, space: StateSpace) -> None:
+        for operator in self.operators:
+            operator.check(space)
+
+    def __call__(self, x: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble obs"]:
+        return torch.cat([operator(x).flatten(1) for operator in self.operators], 1)
+
+    def coordinates(self, space: StateSpace) -> Float[Tensor, "obs axes"]:
+        return torch.cat([operator.coordinates(space) for operator in self.operators])
+
+    def variables(self, space: StateSpace) -> tuple[str, ...]:
+        return sum((operator.variables(space) for operator in self.operators), ())
+
+
+def stack(parts: Sequence[tuple[Tensor, ObservationModel]]) -> tuple[Tensor, ObservationModel]:
+    """Join observations ``(y, model)`` of the same state, flat, into one."""
+    if len(parts) == 1:
+        return parts[0]
+    y = torch.cat([y for y, _ in parts])
+    operator = Stacked(tuple(model.operator for _, model in parts))
+    if all(model.cov is None for _, model in parts):
+        std = torch.cat([model.error_std(tuple(y.shape), y) for y, model in parts])
+        return y, ObservationModel(operator, std=std)
+    blocks = [model.error_cov(tuple(y.shape), y) for y, model in parts]
+    return y, ObservationModel(operator, cov=torch.block_diag(*blocks))
+
+
+def check_std(std: Tensor) -> None:
+    """Check standard deviations of errors.
+
+    Raises:
+        ValueError: If one is not positive or not finite.
+    """
+    good = (std > 0) & torch.isfinite(std)
+    if not good.all():
+        raise ValueError(
+            f"Got an observation error std of {std[~good].flatten()[0].item():g}: it must be "
+            "positive and finite; leave out (NaN) what is not observed."
+        )

@@ -1,0 +1,294 @@
+"""Observations: the values of an instrument and the steps that they belong to.
+
+An `Operator` is what is observed, an `ObservationModel` adds the error, and `Observations` adds
+steps and values. Where an entry of ``steps`` is a tuple of steps, the operator gets
+``(ensemble, len, *state)``. All three are public names of this file; none knows of diffusion.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from operator import index
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from scorda.core.shapes import Float, Int, Tensor
+from scorda.core.space import StateSpace
+from scorda.core.times import Start
+from scorda.observations import tables
+from scorda.observations.model import ObservationModel, Present, check_std
+from scorda.observations.operators import Operator, Select
+from scorda.observations.spatial import Interpolate
+
+__all__ = ["Observations"]
+
+
+@dataclass(frozen=True, eq=False)
+class Observations:
+    """Values observed at given steps by one instrument.
+
+    Arguments:
+        model: Operator and error.
+        steps: Step of each row of `values`, strictly increasing, any spacing; a row may instead
+            have a tuple of steps, and the operator then gets ``(ensemble, len, *state)``.
+        values: Shape ``(cycle, *obs)``; NaN = absent. Whole numbers are made floating.
+        std: Standard deviation of the error, broadcastable to `values` (for one per row give shape
+            ``(cycle, 1)``), instead of the model's.
+        unused: Rows of a table that could not be used, with the reasons.
+
+    Raises:
+        ValueError: If steps and values do not fit, steps are out of order, or a value is infinite.
+    """
+
+    model: ObservationModel
+    steps: Sequence[int | tuple[int, ...]]
+    values: Float[Tensor, "cycle ..."] | Int[Tensor, "cycle ..."]
+    std: float | Float[Tensor, "..."] | None = None
+    unused: tuple[tables.UnusedRow, ...] = ()
+
+    def __post_init__(self) -> None:
+        steps = tuple(_entry(s) for s in self.steps)
+        object.__setattr__(self, "steps", steps)
+        if not self.values.is_floating_point():
+            # Counts and codes: an error std would be cut to a whole number beside them.
+            object.__setattr__(self, "values", self.values.to(torch.get_default_dtype()))
+        if self.values.ndim < 1 or len(self.values) != len(steps):
+            raise ValueError(
+                f"Got values of shape {tuple(self.values.shape)} for {len(steps)} steps: "
+                "`values` needs one row per entry of `steps`."
+            )
+        last = [s[-1] if isinstance(s, tuple) else s for s in steps]
+        within = [s if isinstance(s, tuple) else (s,) for s in steps]
+        ordered = all(b > a for a, b in pairwise(last))
+        ordered &= all(b > a for s in within for a, b in pairwise(s))
+        if not ordered or any(s[0] < 0 for s in within):
+            raise ValueError(
+                f"Got steps {steps[:8]}{'...' if len(steps) > 8 else ''}: they must be >= 0 and "
+                "strictly increasing; sort them and merge rows of the same step."
+            )
+        if torch.isinf(self.values).any():
+            raise ValueError("Got infinite observations: use NaN for what is absent.")
+        if self.std is not None:
+            std = torch.as_tensor(self.std)
+            try:
+                std = std.expand(self.values.shape)
+            except RuntimeError as error:
+                raise ValueError(
+                    f"Got an observation error std of shape {tuple(std.shape)} for values of "
+                    f"shape {tuple(self.values.shape)}: it must be one number or broadcast to "
+                    "that shape; for one per row give shape (cycle, 1)."
+                ) from error
+            check_std(std[~self.values.isnan()])
+
+    @classmethod
+    def from_table(
+        cls,
+        table: str | Path | Mapping[str, Any],
+        space: StateSpace,
+        start: Start | None = None,
+        tolerance: float | None = None,
+        std: float | None = None,
+        steps: int | None = None,
+    ) -> Observations:
+        r"""Observations from a table: columns ``time, variable, value, std`` and a position.
+
+        The position is given by the names of the space's coordinates or by ``index``, the flat
+        index of the grid point. Where every position is a grid point (within a thousandth of the
+        spacing) the operator is `Select`, else `Interpolate`; each distinct variable and position
+        is one column of `values`. Rows of the same step, variable and position become one value,
+        :math:`\sum_i v_i \sigma_i^{-2} / \sum_i \sigma_i^{-2}` with the std
+        :math:`(\sum_i \sigma_i^{-2})^{-1/2}`. Rows that cannot be used are listed with their
+        reasons in `unused`, and counted in `summary`.
+
+        Arguments:
+            table: Path of a CSV (``*.csv``) or NetCDF file, or a mapping of column names to arrays
+                (a pandas DataFrame too).
+            space: Space of the states.
+            start: Datetime of step 0, needed where times are datetimes; UTC unless it says.
+            tolerance: Largest distance of a time from its step, in the unit of ``space.dt``.
+                Default: half of ``space.dt``, so that every time has its nearest step.
+            std: Standard deviation of the error where the table has none.
+            steps: Last step to use. Default: no limit.
+
+        Raises:
+            ValueError: If a column is missing, no row can be used, or datetimes lack `start` or
+                ``space.units["time"]``.
+        """
+        rows = tables.usable_rows(table, space, start, tolerance, std, steps)
+        return cls._arranged(rows, space)
+
+    @classmethod
+    def from_array(
+        cls,
+        array: str | Path | np.ndarray,
+        space: StateSpace,
+        std: float,
+        variable: str | None = None,
+        times: np.ndarray | None = None,
+        start: Start | None = None,
+        tolerance: float | None = None,
+        steps: int | None = None,
+    ) -> Observations:
+        """Observations from fields with NaN where nothing was observed.
+
+        Each grid point that is ever observed is one column of `values`.
+
+        Arguments:
+            array: ``(time, *grid)``, or a NetCDF file or zarr store with that variable on ``time``
+                and the space's coordinates.
+            space: Space of the states.
+            std: Standard deviation of the error.
+            variable: Variable that is observed; may be left out where the space has one.
+            times: Times of an array: model times or datetimes. Default: row k is step k.
+            start: As in `from_table`, like the next two.
+            tolerance: Largest distance of a time from its step.
+            steps: Last step to use.
+
+        Raises:
+            ValueError: If the fields do not fit the space, or nothing can be used.
+        """
+        rows = tables.usable_fields(array, space, std, variable, times, start, tolerance, steps)
+        return cls._arranged(rows, space)
+
+    @classmethod
+    def _arranged(cls, rows: tables.UsableRows, space: StateSpace) -> Observations:
+        columns, steps, values, std = tables.arrange(rows, space)
+        operator: Operator
+        if rows.on_grid.all():
+            operator = Select(columns[:, 0].astype(int).tolist())
+        else:
+            names = tuple(space.variables[int(i)] for i in columns[:, 0])
+            operator = Interpolate(torch.from_numpy(columns[:, 1:]), space, names)
+        dtype = torch.get_default_dtype()
+        nominal = torch.from_numpy(np.nanmean(std, 0)).to(dtype)
+        return cls(
+            ObservationModel(operator, std=nominal),
+            steps,
+            torch.from_numpy(values).to(dtype),
+            torch.from_numpy(std).to(dtype),
+            rows.unused,
+        )
+
+    def summary(self) -> str:
+        """One sentence: how many values at how many steps, and what could not be used and why."""
+        first, last = (self.steps[0], self.steps[-1]) if self.steps else ("-", "-")
+        text = (
+            f"{int((~self.values.isnan()).sum())} values of {self.values[:1].numel()} observed "
+            f"quantities at {len(self)} steps ({first} to {last}); "
+            f"{len(self.unused)} rows not used"
+        )
+        return text + (f": {tables.summary_of(self.unused)}." if self.unused else ".")
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def at(self, k: int) -> tuple[Float[Tensor, "present"], ObservationModel]:
+        """Observation and model of row k, flattened, absent entries dropped."""
+        y, model = self._flat[k], self._whole
+        if self.std is not None:
+            model = ObservationModel(model.operator, std=self._stds[k])
+        if self._complete[k]:
+            return y.clone(), model
+        present = ~y.isnan()
+        return y[present], model.only(present, y)
+
+    def observed(self, k: int) -> bool:
+        """Whether row k has any present value."""
+        return self._any[k]
+
+    def predict(
+        self, trajectory: Float[Tensor, "ensemble time ..."]
+    ) -> Float[Tensor, "ensemble cycle ..."]:
+        """What would be observed of trajectories ``(ensemble, steps + 1, *state)``, without error.
+
+        All rows whose entry of `steps` is alike go through the operator in one call.
+        """
+        last = self.steps[-1][-1] if isinstance(self.steps[-1], tuple) else self.steps[-1]
+        if last >= trajectory.shape[1]:
+            raise ValueError(
+                f"Got an observation at step {last} for trajectories of {trajectory.shape[1]} "
+                "states: they must reach the last observation."
+            )
+        lengths = {len(s) if isinstance(s, tuple) else 0 for s in self.steps}
+        if len(lengths) == 1:
+            index = torch.tensor(self.steps, device=trajectory.device)
+            states = trajectory[:, index]
+            return self.model.operator(states.flatten(0, 1)).unflatten(0, states.shape[:2])
+        rows = [
+            self.model.operator(trajectory[:, list(s) if isinstance(s, tuple) else s])
+            for s in self.steps
+        ]
+        return torch.stack(rows, 1)
+
+    def log_likelihood(
+        self, trajectory: Float[Tensor, "ensemble time ..."]
+    ) -> Float[Tensor, "ensemble"]:
+        """Log density of all present values given trajectories ``(ensemble, steps+1, *state)``."""
+        total = trajectory.new_zeros(len(trajectory))
+        if self.std is None and self.model.cov is not None:
+            for k, step in enumerate(self.steps):
+                y, model = self.at(k)
+                states = trajectory[:, list(step) if isinstance(step, tuple) else step]
+                total = total + model.log_likelihood(y.to(states), states)
+            return total
+        if not self.steps:
+            return total
+        y = self._flat.to(trajectory)
+        if self.std is None:
+            std = self._whole.error_std(tuple(y.shape[1:]), y).expand(y.shape)
+        else:
+            std = self._stds.to(y)
+        present = ~y.isnan()
+        predicted = self.predict(trajectory).reshape(len(trajectory), *y.shape)
+        residual = (y.nan_to_num() - predicted) / std
+        squares = residual.square().masked_fill(~present, 0.0).sum((1, 2))
+        log_norm = (std.log() + 0.5 * math.log(2 * math.pi))[present].sum()
+        return -0.5 * squares - log_norm
+
+    @cached_property
+    def _flat(self) -> Tensor:
+        return self.values.flatten(1) if self.values.ndim > 1 else self.values[:, None]
+
+    @cached_property
+    def _stds(self) -> Tensor:
+        # Where a value is absent its std means nothing: 1 keeps the arithmetic finite.
+        std = torch.as_tensor(self.std).to(self.values).expand(self.values.shape)
+        return std.reshape(self._flat.shape).masked_fill(self._flat.isnan(), 1.0)
+
+    @cached_property
+    def _complete(self) -> list[bool]:
+        return (~self._flat.isnan()).all(1).tolist()
+
+    @cached_property
+    def _any(self) -> list[bool]:
+        return (~self._flat.isnan()).any(1).tolist()
+
+    @cached_property
+    def _whole(self) -> ObservationModel:
+        """Model of the flattened observation, every entry present."""
+        operator = Present(self.model.operator)
+        if self.model.cov is not None:
+            return ObservationModel(operator, cov=self.model.cov)
+        shape = tuple(self.values.shape[1:])
+        return ObservationModel(operator, std=self.model.error_std(shape, self.values))
+
+
+def _entry(step: Any) -> int | tuple[int, ...]:
+    """An entry of `steps` as an integer or a tuple of them."""
+    try:
+        if isinstance(step, Sequence):
+            if not step:
+                raise TypeError
+            return tuple(index(i) for i in step)
+        return index(step)
+    except TypeError:
+        raise ValueError(
+            f"Got the step {step!r}: give whole numbers, or a tuple of them for one row."
+        ) from None

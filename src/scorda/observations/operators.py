@@ -1,0 +1,368 @@
+r"""Observation operators: what is observed of a state, without its error.
+
+An operator h maps states to observations. It takes states with exactly one leading axis, the
+members: ``(ensemble, *state)`` to ``(ensemble, *obs)``; a single state is ``x[None]``. This file
+holds the interface, the operators that work on any state, and their compositions; `gridded` holds
+those that work along the spatial axes.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+
+from scorda.core.shapes import Float, Int, Tensor
+from scorda.core.space import StateSpace
+
+__all__ = [
+    "Chain",
+    "Function",
+    "Gather",
+    "Linear",
+    "Operator",
+    "Pointwise",
+    "Select",
+    "sparse_rows",
+]
+
+
+class Operator(ABC):
+    """An observation operator h, ``(ensemble, *state)`` to ``(ensemble, *obs)``.
+
+    `linear` and `differentiable` say what a method may ask of it; wrappers take them over.
+    """
+
+    linear: bool = False
+    differentiable: bool = True
+
+    @abstractmethod
+    def __call__(self, x: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble ..."]:
+        """Observe states without error."""
+
+    def adjoint(
+        self, y: Float[Tensor, "ensemble ..."], shape: tuple[int, ...]
+    ) -> Float[Tensor, "ensemble ..."]:
+        r"""Transpose of a linear operator: :math:`\langle hx, y\rangle = \langle x, h^T y\rangle`.
+
+        Arguments:
+            y: Cotangents, shape ``(ensemble, *obs)``.
+            shape: Shape of one state.
+
+        Raises:
+            TypeError: If the operator is not linear.
+        """
+        if not self.linear:
+            raise TypeError(
+                f"{type(self).__name__} is not linear, so it has no adjoint: use a linear "
+                "operator, or a method that does not ask for one."
+            )
+        zero = y.new_zeros(y.shape[0], *shape)
+        return torch.func.vjp(self, zero)[1](y)[0]
+
+    def as_matrix(self, shape: tuple[int, ...]) -> csr_array:
+        """Matrix of a linear operator, sparse, ``(obs, state)``, of flattened states.
+
+        Arguments:
+            shape: Shape of one state.
+
+        Raises:
+            TypeError: If the operator is not linear.
+        """
+        observed = tuple(self(torch.zeros(1, *shape, dtype=torch.float64)).shape[1:])
+        rows = torch.eye(math.prod(observed), dtype=torch.float64).reshape(-1, *observed)
+        return _sparse(self.adjoint(rows, shape).flatten(1).numpy(force=True))
+
+    def transfer(self, shape: tuple[int, ...]) -> Tensor | None:
+        """Fourier transform of the kernel, where the operator is a periodic convolution."""
+        return None
+
+    def check(self, space: StateSpace) -> None:  # noqa: B027 (most have nothing to check)
+        """Check that the operator fits the states of a space, as far as it can tell.
+
+        Raises:
+            ValueError: If it does not.
+        """
+
+    def coordinates(self, space: StateSpace) -> Float[Tensor, "obs axes"]:
+        """Position of each observation, one row per entry of the flattened observation.
+
+        Raises:
+            ValueError: If the operator has no positions.
+        """
+        self.check(space)
+        points = space.positions()
+        return self.placed(points.repeat(space.size // len(points), 1), space.shape)
+
+    def placed(
+        self, positions: Float[Tensor, "entries axes"], shape: tuple[int, ...]
+    ) -> Float[Tensor, "obs axes"]:
+        """Position of each observation of an input whose entries are at given positions.
+
+        Arguments:
+            positions: One row per entry of the flattened input.
+            shape: Shape of one input.
+
+        Raises:
+            ValueError: If the operator has no positions.
+        """
+        raise ValueError(
+            f"{type(self).__name__} does not know where its observations are: give it "
+            "`positions`, one row per observation, or use a method without localization."
+        )
+
+    def variables(self, space: StateSpace) -> tuple[str, ...]:
+        """Variable that each entry of the flattened observation observes.
+
+        Raises:
+            ValueError: If the entries are not values of single variables.
+        """
+        raise ValueError(
+            f"{type(self).__name__} does not observe single variables of the space: only "
+            "Select, Mask, Stride, Average and Interpolate do."
+        )
+
+
+class Gather(Operator):
+    """Base of operators that pick entries of the flattened state."""
+
+    linear = True
+
+    @abstractmethod
+    def entries(self, shape: tuple[int, ...]) -> Int[Tensor, "obs"]:
+        """Index of each observation into the flattened state of a given shape."""
+
+    def as_matrix(self, shape: tuple[int, ...]) -> csr_array:
+        columns = self.entries(shape).numpy(force=True)
+        return sparse_rows(columns[:, None], np.ones((len(columns), 1)), math.prod(shape))
+
+    def placed(
+        self, positions: Float[Tensor, "entries axes"], shape: tuple[int, ...]
+    ) -> Float[Tensor, "obs axes"]:
+        return positions[self.entries(shape)]
+
+    def variables(self, space: StateSpace) -> tuple[str, ...]:
+        self.check(space)
+        points = math.prod(space.grid)
+        return tuple(space.variables[i // points] for i in self.entries(space.shape).tolist())
+
+
+@dataclass(frozen=True)
+class Select(Gather):
+    """Observe the components with given indices of the flattened state.
+
+    Arguments:
+        indices: Indices into the flattened state, each at least 0.
+    """
+
+    indices: Sequence[int]
+
+    _index: Tensor = field(init=False, repr=False, compare=False)
+    _largest: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        indices = tuple(int(i) for i in self.indices)
+        if not indices or min(indices) < 0:
+            raise ValueError(f"Got indices {list(indices)}: give at least one, each >= 0.")
+        object.__setattr__(self, "indices", indices)
+        object.__setattr__(self, "_index", torch.tensor(indices))
+        object.__setattr__(self, "_largest", max(indices))
+
+    def entries(self, shape: tuple[int, ...]) -> Int[Tensor, "obs"]:
+        if self._largest >= math.prod(shape):
+            raise ValueError(
+                f"Got index {self._largest} for states of shape {shape} with {math.prod(shape)} "
+                "components: indices must be smaller."
+            )
+        return self._index
+
+    def check(self, space: StateSpace) -> None:
+        self.entries(space.shape)
+
+    def __call__(self, x: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble obs"]:
+        return x.flatten(1)[:, self.entries(tuple(x.shape[1:])).to(x.device)]
+
+
+@dataclass(frozen=True, eq=False)
+class Linear(Operator):
+    """Multiply the flattened state by a matrix.
+
+    Arguments:
+        matrix: Shape ``(obs, state)``.
+        positions: Position of each row, ``(obs, axes)``, for localization only.
+    """
+
+    matrix: Float[Tensor, "obs state"]
+    linear = True
+    positions: Float[Tensor, "obs axes"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.matrix.ndim != 2:
+            raise ValueError(
+                f"Got a matrix of shape {tuple(self.matrix.shape)}: give (obs, state)."
+            )
+        _check_positions(self.positions, len(self.matrix))
+
+    def as_matrix(self, shape: tuple[int, ...]) -> csr_array:
+        self._check_size(math.prod(shape))
+        return _sparse(self.matrix.double().numpy(force=True))
+
+    def check(self, space: StateSpace) -> None:
+        self._check_size(space.size)
+
+    def __call__(self, x: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble obs"]:
+        flat = x.flatten(1)
+        self._check_size(flat.shape[1])
+        return flat @ self.matrix.to(x).T
+
+    def coordinates(self, space: StateSpace) -> Float[Tensor, "obs axes"]:
+        return super().coordinates(space) if self.positions is None else self.positions
+
+    def placed(
+        self, positions: Float[Tensor, "entries axes"], shape: tuple[int, ...]
+    ) -> Float[Tensor, "obs axes"]:
+        return super().placed(positions, shape) if self.positions is None else self.positions
+
+    def _check_size(self, components: int) -> None:
+        if components != self.matrix.shape[1]:
+            raise ValueError(
+                f"Got states of {components} components for a matrix with "
+                f"{self.matrix.shape[1]} columns: they must be equal."
+            )
+
+
+@dataclass(frozen=True)
+class Pointwise(Operator):
+    """Apply a differentiable torch function to every component of the state.
+
+    Arguments:
+        fn: Elementwise function of a tensor, such as ``torch.atan``.
+    """
+
+    fn: Callable[[Tensor], Tensor]
+
+    def __call__(self, x: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble ..."]:
+        y = self.fn(x)
+        if y.shape != x.shape:
+            raise ValueError(
+                f"The function of Pointwise made shape {tuple(y.shape)} of {tuple(x.shape)}: it "
+                "must work element by element; use Function for any other."
+            )
+        return y
+
+    def placed(
+        self, positions: Float[Tensor, "entries axes"], shape: tuple[int, ...]
+    ) -> Float[Tensor, "obs axes"]:
+        return positions
+
+
+@dataclass(frozen=True, eq=False)
+class Function(Operator):
+    """Observe with any function of ``(ensemble, *state)``.
+
+    Arguments:
+        fn: Torch function, or with ``differentiable=False`` a NumPy one: a black box.
+        differentiable: Whether gradients flow through `fn`.
+        positions: Position of each observation, ``(obs, axes)``, for localization only.
+    """
+
+    fn: Callable[..., Tensor]
+    differentiable: bool = True
+    positions: Float[Tensor, "obs axes"] | None = None
+
+    def __post_init__(self) -> None:
+        _check_positions(self.positions)
+
+    def __call__(self, x: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble ..."]:
+        if self.differentiable:
+            y = self.fn(x)
+        else:
+            with torch.no_grad():
+                y = torch.as_tensor(self.fn(x.detach()), dtype=x.dtype, device=x.device)
+        if y.ndim < 1 or len(y) != len(x):
+            raise ValueError(
+                f"The function of Function made shape {tuple(y.shape)} of {tuple(x.shape)}: the "
+                "first axis, the members, must stay."
+            )
+        return y
+
+    def coordinates(self, space: StateSpace) -> Float[Tensor, "obs axes"]:
+        return super().coordinates(space) if self.positions is None else self.positions
+
+    def placed(
+        self, positions: Float[Tensor, "entries axes"], shape: tuple[int, ...]
+    ) -> Float[Tensor, "obs axes"]:
+        return super().placed(positions, shape) if self.positions is None else self.positions
+
+
+@dataclass(frozen=True)
+class Chain(Operator):
+    """Observe what another operator returns: ``outer(inner(x))``.
+
+    ``Chain(Pointwise(torch.atan), Stride(2))`` is the arctangent of every second component.
+
+    Arguments:
+        outer: Applied to the observations of `inner`.
+        inner: Applied to the state.
+    """
+
+    outer: Operator
+    inner: Operator
+
+    @property
+    def linear(self) -> bool:  # type: ignore[override]
+        return self.outer.linear and self.inner.linear
+
+    @property
+    def differentiable(self) -> bool:  # type: ignore[override]
+        return self.outer.differentiable and self.inner.differentiable
+
+    def as_matrix(self, shape: tuple[int, ...]) -> csr_array:
+        if not self.linear:
+            return super().as_matrix(shape)
+        between = tuple(self.inner(torch.zeros(1, *shape, dtype=torch.float64)).shape[1:])
+        return self.outer.as_matrix(between) @ self.inner.as_matrix(shape)
+
+    def check(self, space: StateSpace) -> None:
+        self.inner.check(space)
+
+    def __call__(self, x: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble ..."]:
+        return self.outer(self.inner(x))
+
+    def coordinates(self, space: StateSpace) -> Float[Tensor, "obs axes"]:
+        # Linear and Function carry their own positions, wherever those of their input are.
+        if isinstance(self.outer, Linear | Function) and self.outer.positions is not None:
+            return self.outer.positions
+        between = tuple(self.inner(torch.zeros(1, *space.shape)).shape[1:])
+        return self.outer.placed(self.inner.coordinates(space), between)
+
+    def placed(
+        self, positions: Float[Tensor, "entries axes"], shape: tuple[int, ...]
+    ) -> Float[Tensor, "obs axes"]:
+        between = tuple(self.inner(torch.zeros(1, *shape)).shape[1:])
+        return self.outer.placed(self.inner.placed(positions, shape), between)
+
+
+def _sparse(matrix: np.ndarray) -> csr_array:
+    return csr_array(matrix)
+
+
+def sparse_rows(columns: np.ndarray, weights: np.ndarray, size: int) -> csr_array:
+    """Rows with the given weights at the given columns, ``(rows, entries)``."""
+    ends = np.arange(0, columns.size + 1, columns.shape[1])
+    return csr_array((weights.ravel(), columns.ravel(), ends), shape=(len(columns), size))
+
+
+def _check_positions(positions: Tensor | None, observations: int | None = None) -> None:
+    if positions is None:
+        return
+    if positions.ndim != 2 or (observations is not None and len(positions) != observations):
+        raise ValueError(
+            f"Got positions of shape {tuple(positions.shape)}: give one row per observation"
+            f"{'' if observations is None else f' ({observations})'} and one column per axis."
+        )

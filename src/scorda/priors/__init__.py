@@ -1,0 +1,24 @@
+"""Priors: a forecast ensemble or a record of trajectories becomes a denoiser."""
+
+from scorda.priors.base import EnsemblePrior
+from scorda.priors.gaussian import EnsembleGaussian
+from scorda.priors.kernel import EnsembleKernel
+from scorda.priors.local import LocalGaussian
+from scorda.priors.mixture import EnsembleMixture
+from scorda.priors.network.prior import NetworkPrior
+from scorda.priors.prior_filter import PriorFilter
+from scorda.priors.trajectory import GaussianPrior, Prior, TrajectoryPrior, load
+
+__all__ = [
+    "EnsembleGaussian",
+    "EnsembleKernel",
+    "EnsembleMixture",
+    "EnsemblePrior",
+    "GaussianPrior",
+    "LocalGaussian",
+    "NetworkPrior",
+    "Prior",
+    "PriorFilter",
+    "TrajectoryPrior",
+    "load",
+]

@@ -1,0 +1,312 @@
+r"""A prior learned from one record of gridded fields: some hundred fields of a few weeks.
+
+Such a record resolves a few dozen patterns, while a field has thousands of components. So the
+prior is a Gaussian law, estimated and regularised, and a network that corrects its leading modes
+where fields that it was not fitted to confirm that it helps (`nn.modes`). The law:
+
+* mean: the daily cycle where the record has one, else the time mean;
+* covariance: the sample covariance S of the anomalies, tapered, :math:`S \circ G` with Gaspari and
+  Cohn's function G of the distance. It keeps what the sample resolves nearby and drops the chance
+  correlations of far points. Its radius is the one of `RADII` with the lowest CRPS when
+  fields of held-back blocks of the record are predicted from some of their points;
+* inflation :math:`(n + 1) / (n - 1)` of the covariance, for n days in the record: the mean was
+  estimated from the same record, and will be off by as much again;
+* memory: the autocorrelation of each mode, as a non-negative mixture of exponentials.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from scorda.core import rng
+from scorda.core.shapes import Tensor
+from scorda.core.space import Standardisation, StateSpace
+from scorda.core.tapers import GaspariCohn
+from scorda.diffusion.guidance import MMPS
+from scorda.diffusion.process import VarianceExploding
+from scorda.diffusion.samplers import Multistep
+from scorda.diffusion.training import Training, denoising_loss, fit
+from scorda.metrics.accuracy import gaussian_crps
+from scorda.nn.spectral import TIMES, ModeNetwork
+from scorda.priors.records import Fields, daily_phases, phases_of
+from scorda.priors.trajectory import TrajectoryPrior
+
+__all__ = ["RADII", "train_on_fields", "training_for"]
+
+# Candidates for the radius of the taper, in units of the domain's diameter.
+RADII = (0.0625, 0.125, 0.25, 0.5, 1.0, 2.0)
+# Days of record without which there is no daily cycle.
+DAYS = 3
+# Blocks of the record that are held back in turn; points that predict, in standardised units with
+# this error; points at most that are used to choose the radius.
+# Among radii whose scores are this close the largest is taken: a posterior of a window draws on
+# more observations than the points of one field.
+TIE = 1.01
+BLOCKS, PREDICTORS, ERROR, POINTS = 5, 30, 0.2, 1000
+# Lags of the autocorrelation that the memory is fitted to, in windows' length of a day or so.
+LAGS = 24
+LAG_WEIGHTS = np.array([30.0, 20.0, 10.0, 5.0])
+# Iterations of the guidance's solver: one per observation would make it exact.
+ITERATIONS = 40
+# Above this many components the modes come from subspace iteration instead of all eigenvectors.
+DENSE = 4096
+EARTH_RADIUS = 6371.0
+
+
+def train_on_fields(
+    fields: Fields,
+    modes: int = 300,
+    corrected: int = 20,
+    width: int = 64,
+    blocks: int = 2,
+    settings: Training | None = None,
+    checkpoint: str | Path | None = None,
+    report: Callable[[dict[str, float]], None] | None = None,
+) -> TrajectoryPrior:
+    """Learn a prior of windows of any length from a record of fields.
+
+    Approximate: stationary but for the daily cycle of its mean, Gaussian but for the correction.
+
+    Arguments:
+        fields: The record; of datetimes over three days or more, for a daily cycle.
+        modes: Spatial modes kept; fewer where the fields are smaller.
+        corrected: Leading modes that the network corrects.
+        width: Hidden channels of the network.
+        blocks: Its residual blocks.
+        settings: Of the network's training (default: `training_for` the record).
+        checkpoint: As in `train.fit`, like the next one.
+        report: Called at every validation.
+
+    Raises:
+        ValueError: If the record is too short, or does not vary.
+    """
+    space = fields.space
+    if len(fields) < 4 * BLOCKS:
+        raise ValueError(f"Got a record of {len(fields)} fields: give {4 * BLOCKS} at least.")
+    if modes < 1 or corrected < 1:
+        raise ValueError(f"Got modes = {modes}, corrected = {corrected}: give at least 1 of each.")
+    settings = settings or training_for(fields)
+    if settings.segment > len(fields):
+        raise ValueError(
+            f"Got segments of {settings.segment} fields of a record of {len(fields)}: give "
+            "shorter ones."
+        )
+    states = fields.states.double()
+    phases, cycle, samples = _mean(fields)
+    anomalies = (states - cycle[phases]).flatten(1)
+    std = anomalies.square().mean().sqrt()
+    if not std > 0:
+        raise ValueError("Got a record that does not vary: check the data.")
+    z = anomalies / std
+    radius, scores = _choose_radius(z, space)
+    spectrum, basis = _modes(z, space, radius, min(modes, space.size))
+    total = z.square().mean(0).sum()
+    left = (total - spectrum.sum()).clamp(min=0) / max(space.size - len(spectrum), 1)
+    inflation = (samples + 1) / (samples - 1)
+    coefficients = z @ basis
+    corrected = min(corrected, len(spectrum))
+    high = max(10 * math.sqrt(float(spectrum[0])), 20.0)
+    architecture = {
+        "name": "modes", "size": space.size, "modes": len(spectrum), "corrected": corrected,
+        "width": width, "blocks": blocks, "low": settings.low, "high": settings.high,
+    }  # fmt: skip
+    torch.manual_seed(settings.seed)
+    arguments = {k: v for k, v in architecture.items() if k != "name"}
+    network = ModeNetwork(**arguments)  # type: ignore[arg-type]
+    memory = _memory(coefficients)
+    # The directions outside of the modes are the smallest scales: theirs is that of the last.
+    rest = memory[-max(1, len(memory) // 10) :].mean(0)[None]
+    spectrum = torch.cat((spectrum, left[None].clamp(min=1e-8))) * inflation
+    with torch.no_grad():
+        network.basis.copy_(basis)
+        network.spectrum.copy_(spectrum)
+        network.memory.copy_(torch.cat((memory, rest)))
+    history = _correct(network, coefficients, settings, checkpoint, report)
+    center = cycle if len(cycle) > 1 else cycle[0]
+    first = Standardisation(torch.zeros_like(cycle[0]) if len(cycle) > 1 else center, std[None])
+    provenance: dict[str, Any] = {
+        "fields": len(fields), "start": None if fields.start is None else str(fields.start),
+        "radius": radius, "radius_scores": scores, "inflation": inflation,
+        "training": asdict(settings), "history": history,
+    }  # fmt: skip
+    return TrajectoryPrior(
+        architecture,
+        network,
+        space,
+        first,
+        VarianceExploding(1e-2, high),
+        Multistep(steps=24, corrections=0, low=2e-2, high=high),
+        provenance,
+        center if len(cycle) > 1 else None,
+        # Exact for the law, and the correction is small: where observations are few, the paper's
+        # guidance loses most of what the law knows.
+        guidance=MMPS(iterations=ITERATIONS, solver="cg"),
+    )
+
+
+def training_for(fields: Fields) -> Training:
+    """Settings for a record: short, since some hundred fields are soon learned by heart."""
+    day = daily_phases(fields.space)
+    segment = min(day if day > 1 else 24, len(fields) // 5)
+    return Training(
+        steps=1000, batch=32, segment=segment, rate=3e-4, validation=0.2, every=100,
+        low=0.05, high=100.0,
+    )  # fmt: skip
+
+
+def _mean(fields: Fields) -> tuple[Tensor, Tensor, float]:
+    """Phase of each field, mean field of each phase, number of fields that share one."""
+    per_day = daily_phases(fields.space)
+    if fields.start is None or per_day == 1 or len(fields) < DAYS * per_day:
+        # The fields of a day are about one draw of the mean.
+        samples = max(len(fields) / max(per_day, 1), 3.0) if per_day > 1 else float(len(fields))
+        phases = torch.zeros(len(fields), dtype=torch.long)
+        return phases, fields.states.double().mean(0, keepdim=True), samples
+    phases = phases_of(fields.start, len(fields), fields.space)
+    states = fields.states.double()
+    cycle = torch.stack([states[phases == p].mean(0) for p in range(per_day)])
+    return phases, cycle, len(fields) / per_day
+
+
+def _places(space: StateSpace) -> Tensor:
+    """Positions of all components, on the sphere in km where the coordinates are degrees."""
+    positions = space.positions().double()
+    units = [space.units.get(name, "").lower() for name in space.axes]
+    if len(units) == 2 and units[0].startswith("degree") and units[1].startswith("degree"):
+        east = [u.endswith(("_east", "_e")) for u in units].index(True) if any(
+            u.endswith(("_east", "_e")) for u in units) else 1  # fmt: skip
+        lon, lat = positions[:, east].deg2rad(), positions[:, 1 - east].deg2rad()
+        ball = torch.stack((lat.cos() * lon.cos(), lat.cos() * lon.sin(), lat.sin()), -1)
+        positions = EARTH_RADIUS * ball
+    return positions.repeat(space.shape[0] if space.has_channels else 1, 1)
+
+
+def _distance(a: Tensor, b: Tensor, space: StateSpace) -> Tensor:
+    if not a.shape[1]:
+        return a.new_zeros(len(a), len(b))
+    return torch.cdist(a, b) if a.shape[1] != len(space.axes) else space.distance(a, b)
+
+
+def _choose_radius(z: Tensor, space: StateSpace) -> tuple[float, list[list[float]]]:
+    """The radius whose predictions of held-back fields have the lowest mean CRPS."""
+    generator = torch.Generator().manual_seed(0)
+    points = torch.randperm(space.size, generator=generator)[:POINTS]
+    z, places = z[:, points], _places(space)[points]
+    distance = _distance(places, places, space)
+    diameter = float(distance.max())
+    if not diameter > 0:
+        return math.inf, []
+    count = min(PREDICTORS, len(points) // 2)
+    candidates = [share * diameter for share in RADII]
+    scores = torch.zeros(len(candidates), dtype=torch.float64)
+    block = torch.arange(len(z)) * BLOCKS // len(z)
+    for held in range(BLOCKS):
+        kept, fresh = z[block != held], z[block == held]
+        sample = kept.T @ kept / len(kept)
+        for i, radius in enumerate(candidates):
+            cov = sample * GaspariCohn(radius)(distance)
+            for _ in range(2):
+                order = torch.randperm(len(points), generator=generator)
+                seen, rest = order[:count], order[count:]
+                noise = ERROR * torch.randn(len(fresh), count, generator=generator).to(z)
+                noisy = cov[seen][:, seen] + ERROR**2 * torch.eye(count, dtype=z.dtype)
+                gain = torch.linalg.solve(noisy, cov[seen][:, rest])
+                var = cov.diagonal()[rest] - (gain * cov[seen][:, rest]).sum(0)
+                var = var.clamp(min=1e-6)
+                error = fresh[:, rest] - (fresh[:, seen] + noise) @ gain
+                scores[i] += gaussian_crps(torch.zeros_like(error), var.sqrt(), error).mean()
+    best = max(r for r, s in zip(candidates, scores, strict=True) if s <= TIE * scores.min())
+    return best, [[r, float(s)] for r, s in zip(candidates, scores / (2 * BLOCKS), strict=True)]
+
+
+def _modes(z: Tensor, space: StateSpace, radius: float, count: int) -> tuple[Tensor, Tensor]:
+    """Leading variances and orthonormal modes of the tapered sample covariance."""
+    places = _places(space)
+
+    def rows(part: slice) -> Tensor:
+        sample = z[:, part].T @ z / len(z)
+        if math.isinf(radius):
+            return sample
+        return sample * GaspariCohn(radius)(_distance(places[part], places, space))
+
+    if space.size <= DENSE:
+        values, vectors = torch.linalg.eigh(rows(slice(None)))
+        return values.flip(0)[:count].clamp(min=1e-8), vectors.flip(1)[:, :count]
+    chunks = [slice(i, i + 1024) for i in range(0, space.size, 1024)]
+    generator = torch.Generator().manual_seed(0)
+    width = min(count + 20, space.size)
+    basis = torch.randn(space.size, width, generator=generator, dtype=z.dtype)
+    for _ in range(4):
+        basis = torch.linalg.qr(basis).Q
+        basis = torch.cat([rows(part) @ basis for part in chunks])
+    basis = torch.linalg.qr(basis).Q
+    small = basis.T @ torch.cat([rows(part) @ basis for part in chunks])
+    values, vectors = torch.linalg.eigh((small + small.T) / 2)
+    return values.flip(0)[:count].clamp(min=1e-8), basis @ vectors.flip(1)[:, :count]
+
+
+def _memory(coefficients: Tensor) -> Tensor:
+    """Weights of the mixture of memories of each mode, from its autocorrelation."""
+    from scipy.optimize import nnls
+
+    c = coefficients.numpy()
+    lags = np.arange(min(LAGS, len(c) // 4))
+    lagged = np.stack([(c[: len(c) - l] * c[l:]).mean(0) for l in lags])
+    correlation = lagged / np.maximum(lagged[0], 1e-30)
+    decay = np.exp(-lags[:, None] / np.array(TIMES))
+    # Lag 0 is 1 by definition, and the first lags decide what an hour of data says of the next.
+    weight = np.ones(len(lags))
+    weight[:4] = LAG_WEIGHTS[: len(lags)]
+    fitted = [nnls(decay * weight[:, None], column * weight)[0] for column in correlation.T]
+    memory = torch.from_numpy(np.stack(fitted))
+    empty = memory.sum(1, keepdim=True) <= 0
+    memory = torch.where(empty, torch.ones_like(memory), memory)
+    return memory / memory.sum(1, keepdim=True)
+
+
+def _correct(
+    network: ModeNetwork,
+    coefficients: Tensor,
+    settings: Training,
+    checkpoint: str | Path | None,
+    report: Callable[[dict[str, float]], None] | None,
+) -> list[dict[str, float]]:
+    """Train the correction on the leading modes alone; undo it where it does not help."""
+    lead = network.corrected
+    core = ModeNetwork(lead, lead, lead, times=network.times)
+    core.correction = network.correction
+    with torch.no_grad():
+        core.basis.copy_(torch.eye(lead))
+        core.spectrum.copy_(torch.cat((network.spectrum[:lead], network.spectrum[-1:])))
+        core.memory.copy_(torch.cat((network.memory[:lead], network.memory[-1:])))
+    series = coefficients[None, :, :lead].float()
+    held = max(settings.segment, round(settings.validation * series.shape[1]))
+    before = _loss(core, series[0, -held:], settings)
+    history = fit(core, series, settings, checkpoint, report) if settings.steps else []
+    after = _loss(core, series[0, -held:], settings)
+    if not after < before:
+        # The first guess, zero, is also that of the Gaussian law.
+        torch.nn.init.zeros_(network.correction.last.weight)
+        assert network.correction.last.bias is not None
+        torch.nn.init.zeros_(network.correction.last.bias)
+    return [{"step": 0, "gaussian": before, "corrected": after}, *history]
+
+
+def _loss(network: ModeNetwork, series: Tensor, settings: Training) -> float:
+    """Denoising loss over all segments of a held-back series, at all noise levels."""
+    x0 = series.unfold(0, settings.segment, 1).mT
+    levels = torch.linspace(math.log(settings.low), math.log(settings.high), 8).exp()
+    key = rng.key(rng.seeded(settings.seed + 2))
+    with torch.no_grad():
+        losses = []
+        for i, level in enumerate(levels):
+            eps = torch.randn(x0.shape, generator=rng.at(key, i), dtype=x0.dtype)
+            losses.append(denoising_loss(network, x0, level.expand(len(x0)), eps).mean())
+    return float(torch.stack(losses).mean())

@@ -1,0 +1,230 @@
+"""A prior learned from simulated trajectories of a system."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scorda.core import rng
+from scorda.core.shapes import Float, Tensor
+from scorda.core.space import Standardisation, StateSpace
+from scorda.diffusion import parallel
+from scorda.diffusion.guidance import MMPS, InflatedLikelihood, Switched
+from scorda.diffusion.process import VarianceExploding
+from scorda.diffusion.samplers import Ancestral
+from scorda.diffusion.training import Training, fit
+from scorda.nn import build
+from scorda.nn.unet import UNet
+from scorda.priors.trajectory import TrajectoryPrior
+from scorda.systems.base import System, plain_settings
+
+# How far beyond the largest simulated value a denoised one may lie.
+MARGIN = 1.25
+# 61 evaluations. Chosen on Lorenz-63, on other test cases than `scorda bench lorenz63-sda` has.
+SAMPLER = Ancestral(steps=16, corrections=3, tau=0.5, low=8e-3, high=20.0)
+# The largest scales of a field have far more than unit variance: it starts above them. 118
+# evaluations. Chosen, with the guidance, on other truths than the benchmarks have: more steps or
+# larger corrections leave larger residuals, smaller corrections or none at low noise smaller ones.
+FIELD_SAMPLER = Ancestral(steps=50, corrections=2, tau=0.2, low=2e-3, high=100.0, correct=3.0)
+FIELD_GUIDANCE = Switched(MMPS(8, covariance="law"), InflatedLikelihood(), 3.0)
+# Below the lowest level nothing but the Gaussian law is used, which needs no training.
+FIELD_TRAINING: dict[str, Any] = {"low": 2e-2, "high": 50.0, "batch": 32, "rate": 2e-3}
+# What a recipe has where it says nothing, for each architecture.
+SIZES: dict[str, dict[str, int]] = {
+    "temporal-conv": {"series": 8192, "length": 1024, "width": 96, "blocks": 5},
+    "window-mlp": {"series": 8192, "length": 1024, "width": 96, "blocks": 5, "half_width": 4},
+    "unet": {"series": 1024, "length": 64, "width": 48, "blocks": 2, "half_width": 2, "levels": 2},
+}
+
+__all__ = ["Recipe", "resampled", "train_on_system", "training_for"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to simulate, and which network learns it.
+
+    Arguments:
+        series: Trajectories to simulate. None, here and below: as many as `SIZES` has.
+        length: States of each.
+        architecture: "temporal-conv" (fully convolutional, for half-widths above 4),
+            "window-mlp" (fully connected windows, composed) or "unet" (windows of fields on two
+            periodic axes, composed).
+        width: Hidden channels; of "unet" those of the finest level, and twice as many on each
+            coarser one.
+        blocks: Residual blocks, of "unet" per level and direction; for "temporal-conv" they set
+            the half-width: 73 with five, as the second convolution of each reaches twice as far
+            as that of the block before.
+        half_width: k of "window-mlp" and "unet", whose segments are their windows.
+        levels: Levels of "unet".
+
+    Raises:
+        ValueError: If the architecture is unknown, or does not have a size that is given.
+    """
+
+    series: int | None = None
+    length: int | None = None
+    architecture: str = "temporal-conv"
+    width: int | None = None
+    blocks: int | None = None
+    half_width: int | None = None
+    levels: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.architecture not in SIZES:
+            raise ValueError(
+                f"Got architecture = {self.architecture!r}: it is one of {', '.join(SIZES)}."
+            )
+        for name in ("series", "length", "width", "blocks", "half_width", "levels"):
+            default, given = SIZES[self.architecture].get(name), getattr(self, name)
+            if default is None and given is not None:
+                raise ValueError(f"Got {name} = {given}: {self.architecture} has no {name}.")
+            object.__setattr__(self, name, default if given is None else given)
+            least = 0 if name in ("blocks", "half_width") else 1
+            if default is not None and getattr(self, name) < least:
+                raise ValueError(f"Got {name} = {given}: it must be at least {least}.")
+
+    @property
+    def window(self) -> int | None:
+        """States of a window, which is what segments are; None where they are longer."""
+        return None if self.half_width is None else 2 * self.half_width + 1
+
+
+def training_for(recipe: Recipe) -> dict[str, Any]:
+    """Settings of `Training` that belong to an architecture, and to so many states."""
+    assert recipe.length is not None
+    segment = recipe.window or min(Training.segment, recipe.length)
+    return {"segment": segment} | (FIELD_TRAINING if recipe.architecture == "unet" else {})
+
+
+def train_on_system(
+    system: System,
+    recipe: Recipe,
+    settings: Training,
+    checkpoint: str | Path | None = None,
+    report: Callable[[dict[str, float]], None] | None = None,
+    states: Float[Tensor, "series time *state"] | None = None,
+    device: torch.device | str = "cpu",
+    slice_seconds: float = math.inf,
+) -> TrajectoryPrior:
+    """Simulate a system, train a network on its trajectories, and return the prior.
+
+    Trajectories start from the system's own prior. Everything is a function of the settings (their
+    seed included) and of the number of threads.
+
+    Arguments:
+        system: The system.
+        recipe: What to simulate, and the network.
+        settings: Settings of the training.
+        checkpoint: As in `train.fit`, like the next one.
+        report: Called at every validation.
+        states: Trajectories to learn from, in place of simulated ones.
+        device: Where the network is trained; the prior is on the CPU.
+        slice_seconds: As in `train.fit`: `provenance` then tells how far the training is.
+
+    Raises:
+        ValueError: If the trajectories are too short for the segments, or the architecture does
+            not fit the states.
+    """
+    _check_grid(recipe, system.space)
+    if states is None:
+        states = parallel.make_once(lambda: _simulate(system, recipe, settings))
+    system.space.check(states, "trajectories")
+    standardisation = Standardisation.of(states, system.space)
+    z = standardisation.forward(states)
+    del states
+    architecture = _architecture(recipe, settings, system, z)
+    torch.manual_seed(settings.seed)
+    network = build(architecture)
+    if isinstance(network, UNet):
+        network.prepare(z, system.context)
+    network.to(device)
+    history = fit(network, z, settings, checkpoint, report, slice_seconds=slice_seconds)
+    network.to("cpu")
+    provenance: dict[str, Any] = {
+        "system": {"name": system.name, "settings": plain_settings(system)},
+        "recipe": asdict(recipe),
+        "training": asdict(settings),
+        "threads": torch.get_num_threads(),
+        "processes": parallel.count(),
+        "history": history,
+    }
+    return TrajectoryPrior(
+        architecture,
+        network,
+        system.space,
+        standardisation,
+        process=VarianceExploding(1e-3, 1e3),
+        sampler=FIELD_SAMPLER if recipe.architecture == "unet" else SAMPLER,
+        guidance=FIELD_GUIDANCE if recipe.architecture == "unet" else None,
+        provenance=provenance,
+        limit=MARGIN * float(z.abs().max()),
+    )
+
+
+def _architecture(
+    recipe: Recipe, settings: Training, system: System, z: Float[Tensor, "series time ..."]
+) -> dict[str, Any]:
+    if recipe.architecture == "unet":
+        context = system.context
+        return {
+            "name": "unet",
+            "channels": z.shape[2],
+            "grid": list(z.shape[3:]),
+            "k": recipe.half_width,
+            "width": recipe.width,
+            "levels": recipe.levels,
+            "blocks": recipe.blocks,
+            "context": 0 if context is None else len(context),
+            "low": settings.low,
+            "high": settings.high,
+        }
+    channels = z[0, 0].numel()
+    common = {"channels": channels, "low": settings.low, "high": settings.high}
+    if recipe.architecture == "window-mlp":
+        sizes = {"k": recipe.half_width, "width": recipe.width, "depth": recipe.blocks}
+        return {"name": "window-mlp"} | common | sizes
+    first = z[:, 1:] - z[:, :-1]
+    second = first[:, 1:] - first[:, :-1]
+    differences = [float(first.square().mean().sqrt()), float(second.square().mean().sqrt())]
+    sizes = {"width": recipe.width, "blocks": recipe.blocks}
+    features = {"differences": differences, "per_entry": settings.observed > 0, "dilation": 2}
+    return {"name": recipe.architecture} | common | sizes | features
+
+
+def _simulate(
+    system: System, recipe: Recipe, settings: Training
+) -> Float[Tensor, "series time *state"]:
+    start, error = rng.spawn(rng.seeded(settings.seed), 2)
+    assert recipe.series is not None and recipe.length is not None
+    return system.trajectory(system.prior(recipe.series, start), recipe.length - 1, error)
+
+
+def _check_grid(recipe: Recipe, space: StateSpace) -> None:
+    """The U-Net is for variables on two periodic axes."""
+    periodic = [name for name in space.axes if name in space.period]
+    if recipe.architecture == "unet" and not (space.has_channels and len(periodic) == 2):
+        raise ValueError(
+            f"The architecture unet needs variables on two periodic axes: this system has states "
+            f"of shape {space.shape} with the periodic axes {periodic}; use temporal-conv."
+        )
+
+
+def resampled(
+    states: Float[Tensor, "*any rows columns"], grid: tuple[int, int]
+) -> Float[Tensor, "*any y x"]:
+    """Values on another grid of the periodic fields with the same low wave numbers.
+
+    Those that either grid cannot tell from others, half its points and above, are dropped.
+    """
+    kept = [(min(old, new) - 1) // 2 for old, new in zip(states.shape[-2:], grid, strict=True)]
+    spectrum = torch.fft.rfft2(states, norm="forward")[..., : kept[1] + 1]
+    wide = spectrum.new_zeros((*states.shape[:-2], grid[0], grid[1] // 2 + 1))
+    wide[..., : kept[0] + 1, : kept[1] + 1] = spectrum[..., : kept[0] + 1, :]
+    if kept[0]:
+        wide[..., -kept[0] :, : kept[1] + 1] = spectrum[..., -kept[0] :, :]
+    return torch.fft.irfft2(wide, s=grid, norm="forward")

@@ -1,0 +1,95 @@
+r"""The kernel density on the members of an ensemble as a prior."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from scorda.core.shapes import Float, Tensor
+from scorda.core.space import StateSpace
+from scorda.diffusion.denoisers import KernelDenoiser
+from scorda.diffusion.process import VarianceExploding
+from scorda.observations.augmentation import AugmentedSpace
+from scorda.observations.modes import Modes
+from scorda.priors.base import EnsemblePrior
+
+__all__ = ["EnsembleKernel", "FittedKernel"]
+
+
+@dataclass(frozen=True, eq=False)
+class FittedKernel:
+    r"""The kernel density :math:`\sum_i w_i N(x_i, h^2 I)` of an ensemble, in the modes.
+
+    Its denoiser is `KernelDenoiser`, with a level for each mode, also infinite ones.
+
+    Arguments:
+        members: x_i, ``(members, *shape)``.
+        bandwidth: h.
+        log_weights: log w_i up to a constant, ``(members,)`` (default: equal).
+    """
+
+    members: Float[Tensor, "members ..."]
+    bandwidth: float
+    log_weights: Float[Tensor, "members"] | None = None
+
+    @property
+    def var(self) -> Float[Tensor, "..."]:
+        """Variance of each mode."""
+        if self.log_weights is None:
+            return self.members.var(0, correction=0) + self.bandwidth**2
+        w = self.log_weights.softmax(0)
+        mean = torch.tensordot(w, self.members, 1)
+        return torch.tensordot(w, (self.members - mean).square(), 1) + self.bandwidth**2
+
+    def denoise(
+        self, u: Float[Tensor, "ensemble ..."], noise: Float[Tensor, "..."]
+    ) -> Float[Tensor, "ensemble ..."]:
+        """Exact for any levels, also infinite ones."""
+        return self._denoiser.denoise(u, noise)
+
+    def draws(
+        self, members: Float[Tensor, "ensemble ..."], noise: Callable[[], Tensor]
+    ) -> Float[Tensor, "ensemble ..."]:
+        """The members, each moved within its kernel."""
+        return members + self.bandwidth * noise()
+
+    def carry(
+        self, numbers: Float[Tensor, "ensemble ..."], clock: Float[Tensor, "..."]
+    ) -> Float[Tensor, "ensemble ..."]:
+        """As they are: the kernels reach in every direction."""
+        return numbers
+
+    @cached_property
+    def _denoiser(self) -> KernelDenoiser:
+        # The process of a denoiser plays no part in `denoise`.
+        return KernelDenoiser(self.members, self.bandwidth, VarianceExploding(), self.log_weights)
+
+
+@dataclass(frozen=True)
+class EnsembleKernel(EnsemblePrior):
+    """The kernel density on the members.
+
+    Exact as N grows and the bandwidth falls, however far the forecast is from Gaussian; the
+    members that this takes grow exponentially with the number of directions that are observed.
+    The variance of the density is that of the members plus the square of the bandwidth.
+
+    Arguments:
+        bandwidth: Standard deviation of a kernel, in the units of the state, positive.
+    """
+
+    bandwidth: float
+
+    def __post_init__(self) -> None:
+        if not self.bandwidth > 0:
+            raise ValueError(f"Got bandwidth = {self.bandwidth}: it must be positive.")
+
+    def fit(
+        self,
+        ensemble: Float[Tensor, "ensemble ..."],
+        modes: Modes | None = None,
+        space: StateSpace | AugmentedSpace | None = None,
+    ) -> FittedKernel:
+        return FittedKernel(ensemble if modes is None else modes.forward(ensemble), self.bandwidth)

@@ -1,0 +1,356 @@
+r"""A local Gaussian prior: of each block of the grid with what is near it, by a small matrix.
+
+A tapered covariance is a matrix of the size of the state, factored at each noise level
+(`ensemble_prior`). Here each block of the grid has a Gaussian of its own for the entries k near
+it, whose noise grows with their distance from the block's centre as the errors of distant
+observations do in the LETKF, :math:`\nu_k^2 / \rho_k` with a taper :math:`\rho`. The covariance is
+
+.. math:: C = (1 - \eta) \frac{A^T A}{N - 1} + \eta \, \mathrm{diag} \, v, \quad
+    E[x_b \mid u] = m_b + C_{b \cdot} (C + \mathrm{diag} \, \nu^2 / \rho)^{-1} (u - m)
+
+with the anomalies A of the N members and their variances v. The share :math:`\eta` is what the
+members do not span: without it the denoiser of a block would not become the identity as the noise
+vanishes, but a projection on the members, another one in each block. With :math:`W = 1 /
+(\nu^2 / \rho + \eta v)` and :math:`Y = ((1 - \eta) / (N - 1))^{1/2} A^T` this is
+
+.. math:: l = Y (1 + Y^T W Y)^{-1} Y^T W (u - m), \quad
+    E[x_b \mid u] = m_b + l_b + \frac{\eta v_b}{\eta v_b + \nu_b^2} (u_b - m_b - l_b) :
+
+a factor of size N for each block, and :math:`N^2` numbers and one per entry near it. The taper of
+the block's own entries, outside the parentheses, is taken as 1.
+
+Derived here. The tapered errors: Hunt, Kostelich & Szunyogh (2007), Physica D 230, section 2.3.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from scorda.assimilation.local import Geometry
+from scorda.core.shapes import Bool, Float, Int, Tensor
+from scorda.core.space import StateSpace
+from scorda.core.tapers import GaspariCohn
+from scorda.observations.augmentation import AugmentedSpace
+from scorda.observations.modes import Modes
+from scorda.observations.problem import Problem
+from scorda.priors.base import EnsemblePrior, clocks
+from scorda.priors.whitening import Latest
+
+__all__ = ["FittedLocal", "LocalGaussian", "LocalHeads"]
+
+# Numbers near the blocks of a batch: what stays in a processor's cache is several times faster.
+BATCH = 2**18
+
+
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    r"""A batch of blocks with the same numbers of entries, padded.
+
+    Arguments:
+        near: Entries near each block.
+        taper: :math:`\rho` of them, 0 for those that are there to fill up.
+        own: Entries of the block.
+        exists: Which of these are not there to fill up.
+    """
+
+    near: Int[Tensor, "blocks near"]
+    taper: Float[Tensor, "blocks near"]
+    own: Int[Tensor, "blocks own"]
+    exists: Bool[Tensor, "blocks own"]
+
+
+@dataclass(frozen=True, eq=False)
+class FittedLocal:
+    r"""The local Gaussians of an ensemble.
+
+    Arguments:
+        mean: m, shape ``(*shape)``.
+        root: Y, ``(size, members)``.
+        var: v, shape ``(*shape)``, positive.
+        diagonal: :math:`\eta`.
+        blocks: Blocks that cover the state.
+        dtype: Precision of `denoise`. Double: near its end a sampler's levels span many orders of
+            magnitude.
+    """
+
+    mean: Float[Tensor, "..."]
+    root: Float[Tensor, "size members"]
+    var: Float[Tensor, "..."]
+    diagonal: float
+    blocks: tuple[Blocks, ...]
+    dtype: torch.dtype = torch.float64
+
+    def denoise(
+        self, u: Float[Tensor, "ensemble ..."], noise: Float[Tensor, "..."]
+    ) -> Float[Tensor, "ensemble ..."]:
+        """Exact for the Gaussian of each block; for any levels, also infinite ones."""
+        if noise.ndim == u.ndim and len(noise) > 1:
+            pairs = zip(u.split(1), noise.split(1), strict=True)
+            return torch.cat([self.denoise(*pair) for pair in pairs])
+        Q = noise.to(self.dtype).expand(1, *self.mean.shape).flatten().square()
+        mean, root, var = self.mean.double(), self.root.to(Q), self.var.to(Q).flatten()
+        rest = (u - mean).to(Q).flatten(1).mT.contiguous()
+        moved = torch.empty_like(rest)
+        alone = (self.diagonal * var / (self.diagonal * var + Q))[:, None]
+        for blocks, combined in self.combinations(rest, Q):
+            spanned = root[blocks.own] @ combined
+            found = spanned + alone[blocks.own] * (rest[blocks.own] - spanned)
+            moved[blocks.own[blocks.exists]] = found[blocks.exists]
+        return (mean + moved.mT.view_as(u)).to(u)
+
+    def single(self) -> FittedLocal:
+        """The same in single precision: enough for a loss, and several times faster."""
+        return replace(self, root=self.root.float(), dtype=torch.float32)
+
+    def combinations(
+        self, rest: Float[Tensor, "size ensemble"], Q: Float[Tensor, "size"]
+    ) -> Iterator[tuple[Blocks, Float[Tensor, "blocks members ensemble"]]]:
+        r"""Which combination of the members is found near each block, of :math:`u - m` and Q."""
+        root = self.root.to(rest)
+        for blocks, (W, factor) in zip(self.blocks, self._latest(Q, self._factors), strict=True):
+            seen = _rows(root, blocks.near).mT @ (W[..., None] * _rows(rest, blocks.near))
+            yield blocks, torch.cholesky_solve(seen, factor)
+
+    def _factors(self, Q: Float[Tensor, "size"]) -> list[tuple[Tensor, Tensor]]:
+        """W near each block and the Cholesky factor of 1 + Y^T W Y, a batch of blocks each."""
+        found, root = [], self.root.to(Q)
+        v = self.diagonal * self.var.to(Q).flatten()
+        for blocks in self.blocks:
+            rho = blocks.taper.to(Q)
+            W = rho / (Q[blocks.near] + rho * v[blocks.near])
+            Y = _rows(root, blocks.near)
+            G = (Y * W[..., None]).mT @ Y
+            G.diagonal(dim1=-2, dim2=-1).add_(1)
+            found.append((W, torch.linalg.cholesky(G)))
+        return found
+
+    def draws(
+        self, members: Float[Tensor, "ensemble ..."], noise: Callable[[], Tensor]
+    ) -> Float[Tensor, "ensemble ..."]:
+        """The members themselves."""
+        return members
+
+    def carry(
+        self, numbers: Float[Tensor, "ensemble ..."], clock: Float[Tensor, "..."]
+    ) -> Float[Tensor, "ensemble ..."]:
+        """As they are.
+
+        With fewer members than entries they do not fill the space that the diagonal reaches: the
+        analysis of a coupled bridge then has less variance than that of C.
+        """
+        return numbers
+
+    @cached_property
+    def _latest(self) -> Latest[list[tuple[Tensor, Tensor]]]:
+        return Latest()
+
+
+@dataclass(frozen=True, eq=False)
+class LocalHeads:
+    r"""The two heads of a nonlinear observation (`projection`), of local Gaussians of the pairs.
+
+    Of :math:`c = a x + b h + N(0, v)`, b = 1 - a, with entry i of x and h at the same place, a
+    block knows a combination w of the members near it, and of its own entries what they do not
+    span, with the covariances of each pair:
+
+    .. math:: E[x \mid c] = m_x + X w + \eta \, \frac{a C_{xx} + b C_{xh}}{v + \eta s^2}
+        (c - m_c - (a X + b H) w), \quad s^2 = a^2 C_{xx} + 2 a b C_{xh} + b^2 C_{hh} ,
+
+    alike for h. a is one number and v ``(entries)``, in the precision of c. Exact for a Gaussian
+    of the pairs where the radius is infinite, else approximate.
+
+    Arguments:
+        x: Local Gaussians of the states.
+        h: Of their simulated observations, on the same blocks.
+        xh: Covariance of each pair.
+    """
+
+    x: FittedLocal
+    h: FittedLocal
+    xh: Float[Tensor, "entries"]
+
+    def __call__(
+        self, c: Float[Tensor, "ensemble entries"], a: Tensor, v: Float[Tensor, "..."]
+    ) -> tuple[Tensor, Tensor]:
+        b, eta = 1 - a, self.x.diagonal
+        xx, hh, Q = self.x.var, self.h.var, v.expand(c.shape[1])
+        var = a**2 * xx + 2 * a * b * self.xh + b**2 * hh
+        mean, root = a * self.x.mean + b * self.h.mean, a * self.x.root + b * self.h.root
+        between = FittedLocal(mean, root, var, eta, self.x.blocks)
+        rest = (c - mean).mT
+        alone = eta / (Q + eta * var)
+        gains = [alone * (a * xx + b * self.xh), alone * (a * self.xh + b * hh)]
+        heads = [torch.zeros_like(rest), torch.zeros_like(rest)]
+        for blocks, combined in between.combinations(rest, Q):
+            own, exists = blocks.own, blocks.exists
+            left = rest[own] - root[own] @ combined
+            for of, gain, head in zip((self.x, self.h), gains, heads, strict=True):
+                found = of.root[own] @ combined + gain[own, None] * left
+                head[own[exists]] = found[exists]
+        return self.x.mean + heads[0].mT, self.h.mean + heads[1].mT
+
+
+@dataclass(frozen=True)
+class LocalGaussian(EnsemblePrior):
+    r"""Gaussians of the ensemble near each block of the grid.
+
+    Exact for the covariance C, above, where the radius is infinite, and so for that of the
+    ensemble as :math:`\eta \to 0`; else approximate, as the Gaussians of different blocks are not
+    of one law. In two dimensions with many points it takes a fraction of the time of a tapered
+    covariance (docs/kolmogorov.md).
+
+    For observations of entries (masks, strides, selections with independent errors), and for
+    nonlinear ones through the pairs of states and values (`on_grid`, `augment`).
+
+    Arguments:
+        localization: Taper by distance from the centre of a block.
+        block: Grid points along each axis of a block, which must lie within the taper's reach.
+        diagonal: :math:`\eta` in (0, 1).
+    """
+
+    localization: GaspariCohn
+    block: int = 1
+    diagonal: float = 0.01
+    _latest: Latest[tuple[Blocks, ...]] | None = field(
+        default=None, init=False, repr=False, compare=False
+    )
+
+    of_entries = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.localization, GaspariCohn):
+            raise ValueError(
+                f"Got localization = {self.localization!r}: give a taper, such as "
+                "GaspariCohn(0.4)."
+            )
+        if self.block < 1 or not 0 < self.diagonal < 1:
+            raise ValueError(
+                f"Got block = {self.block} and diagonal = {self.diagonal}: a LocalGaussian takes "
+                "at least one point and a share between 0 and 1."
+            )
+
+    def check(self, space: StateSpace) -> None:
+        if not space.axes:
+            raise ValueError(
+                "A LocalGaussian needs a space with coordinates: give the system's space some, or "
+                "use an EnsembleGaussian."
+            )
+
+    def fit(
+        self,
+        ensemble: Float[Tensor, "ensemble ..."],
+        modes: Modes | None = None,
+        space: StateSpace | AugmentedSpace | None = None,
+    ) -> FittedLocal:
+        if space is None:
+            raise ValueError(
+                "A LocalGaussian needs the space of the states: run the filter or call "
+                "`begin(problem)` first."
+            )
+        if modes is not None and not modes.trivial:
+            raise ValueError(
+                "A LocalGaussian takes observations of entries of the state (masks, strides, "
+                "selections with independent errors), which have places: use an EnsembleGaussian "
+                "with localization for any other operator."
+            )
+        where = space.positions()
+        where = where.repeat(space.size // len(where), 1)
+        latest = self._latest or Latest[tuple[Blocks, ...]]()
+        blocks = latest(where, lambda where: self._blocks(where, space, ensemble))
+        mean = ensemble.mean(0)
+        scale = ((1 - self.diagonal) / (len(ensemble) - 1)) ** 0.5
+        root = scale * (ensemble - mean).flatten(1).mT.contiguous()
+        return FittedLocal(mean, root, clocks(ensemble.var(0)), self.diagonal, blocks)
+
+    def heads(
+        self,
+        pairs: tuple[Tensor, Tensor, Tensor],
+        space: StateSpace | AugmentedSpace | None = None,
+        simulate: Callable[..., Any] | None = None,
+    ) -> LocalHeads:
+        """Return the heads of a nonlinear observation; arguments as those of `heads_of`.
+
+        Raises:
+            ValueError: If the values have other places than the first entries of the state.
+        """
+        x, h, _ = pairs
+        grid = space.space if isinstance(space, AugmentedSpace) else None
+        if grid is None or space is None or x.shape[1] != grid.size:
+            raise ValueError(
+                "The heads of a LocalGaussian need the space of the states, and no more values "
+                'than entries: run the filter, or use mode="bridge".'
+            )
+        places = space.positions()
+        entries, values = places.split((grid.size, len(places) - grid.size))
+        if not torch.equal(values.to(entries), entries[: len(values)]):
+            raise ValueError(
+                "The heads of a LocalGaussian need values at every grid point, all present: use "
+                'mode="bridge" for others.'
+            )
+        fitted = (self.fit(part.view(-1, *grid.shape), None, grid) for part in (x, h))
+        of_x, of_h = (replace(f, mean=f.mean.flatten(), var=f.var.flatten()) for f in fitted)
+        xh = ((x - of_x.mean) * (h - of_h.mean)).sum(0) / (len(x) - 1)
+        return LocalHeads(of_x, of_h, xh)
+
+    def begin(self, problem: Problem) -> LocalGaussian:
+        return self.in_one_space()
+
+    def in_one_space(self) -> LocalGaussian:
+        """Return a copy that keeps its blocks from one `fit` to the next, in the same space."""
+        run = copy.copy(self)
+        object.__setattr__(run, "_latest", Latest())
+        return run
+
+    def _blocks(
+        self, where: Tensor, space: StateSpace | AugmentedSpace, ensemble: Tensor
+    ) -> tuple[Blocks, ...]:
+        grid = space.space if isinstance(space, AugmentedSpace) else space
+        geometry = Geometry(grid, self.localization, self.block)
+        # Which block each point is in, then each entry: simulated observations with the point
+        # that is nearest.
+        block = torch.empty(geometry.points, dtype=torch.long)
+        numbers = torch.arange(len(geometry.members))[:, None].expand_as(geometry.members)
+        block[geometry.members[geometry.exists]] = numbers[geometry.exists]
+        nearest = grid.distance(where[grid.size :], grid.positions()).argmin(1)
+        of = torch.cat((block.repeat(grid.size // geometry.points), block[nearest]))
+        own, exists = _grouped(of, len(geometry.members))
+        found = []
+        corners = grid.positions()[geometry.members]
+        far = (corners - geometry.centres[:, None]).square().sum(-1).sqrt()[geometry.exists].max()
+        if far >= self.localization.reach:
+            raise ValueError(
+                f"Got blocks of {self.block} points, up to {float(far):.3g} from their centres, "
+                f"for a taper that reaches {self.localization.reach:.3g}: give smaller blocks or "
+                "a larger radius."
+            )
+        for local in geometry.local(where, len(ensemble)):
+            number = block[local.points[:, 0]]
+            taper = local.root_weights.square()
+            parts = local.observations, taper, own[number], exists[number]
+            size = max(1, BATCH // (taper.shape[1] * len(ensemble)))
+            for batch in zip(*(part.split(size) for part in parts), strict=True):
+                found.append(Blocks(*(part.to(ensemble.device) for part in batch)))
+        return tuple(found)
+
+
+def _rows(x: Float[Tensor, "size columns"], which: Int[Tensor, "blocks near"]) -> Tensor:
+    """``x[which]``, several times faster."""
+    return x.index_select(0, which.flatten()).view(*which.shape, -1)
+
+
+def _grouped(
+    group: Int[Tensor, "entries"], groups: int
+) -> tuple[Int[Tensor, "groups most"], Bool[Tensor, "groups most"]]:
+    """Entries of each group, padded to the largest, and which are not padding."""
+    counts = group.bincount(minlength=groups)
+    order = group.argsort(stable=True)
+    place = torch.arange(len(group)) - (counts.cumsum(0) - counts)[group[order]]
+    entries = torch.zeros(groups, int(counts.max()), dtype=torch.long)
+    entries[group[order], place] = order
+    return entries, torch.arange(entries.shape[1]) < counts[:, None]

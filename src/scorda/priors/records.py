@@ -1,0 +1,164 @@
+r"""Records of gridded fields: read from a file, on regular times, with their daily cycle.
+
+A record is what a prior is learned from: states ``(time, *state)``, their space, and the datetime
+of the first. The *daily cycle* is the mean field of each time of day; *phase* is the number of
+steps since midnight UTC.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from scorda.core.shapes import Float, Int, Tensor
+from scorda.core.space import StateSpace
+from scorda.core.times import SECONDS, Start, parse_start, time_unit
+
+__all__ = ["Fields", "daily_phases", "phases_of", "read_fields"]
+
+
+@dataclass(frozen=True, eq=False)
+class Fields:
+    """States on regular times.
+
+    Arguments:
+        states: ``(time, *state)``, finite, in the units of the space.
+        space: Their space; its `dt` is the time between them.
+        start: Datetime of the first, if known.
+    """
+
+    states: Float[Tensor, "time ..."]
+    space: StateSpace
+    start: np.datetime64 | None = None
+
+    def __post_init__(self) -> None:
+        self.space.check(self.states, "the fields")
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+
+def read_fields(
+    path: str | Path,
+    variable: str | Sequence[str] = (),
+    since: Start | None = None,
+    until: Start | None = None,
+) -> Fields:
+    """Read variables on ``(time, ...)`` from a NetCDF file or a zarr store.
+
+    The dimensions after ``time`` are the coordinates of the space; a falling one (latitudes often
+    are) is turned round. Datetimes give a time step in hours.
+
+    Arguments:
+        path: The file.
+        variable: Variable or variables. Default: all that have a time.
+        since: First datetime to use (default: all).
+        until: Last datetime to use; a date without a time means the whole day.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file cannot be read, a variable is missing, times are not regular, or
+            values are not finite.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"There is no {path}: give a NetCDF file or a zarr store.")
+    with _opened(path) as dataset:
+        names = [variable] if isinstance(variable, str) else list(variable)
+        names = names or [str(n) for n, v in dataset.items() if "time" in v.dims]
+        missing = [n for n in names if n not in dataset or "time" not in dataset[n].dims]
+        if missing or not names or "time" not in dataset.coords:
+            raise ValueError(
+                f"{path} has the variables {list(dataset)}: it needs {missing or 'one'} on the "
+                "dimension time, with coordinates."
+            )
+        times = dataset["time"].values
+        dated = times.dtype.kind == "M"
+        keep = np.ones(len(times), dtype=bool)
+        if since is not None or until is not None:
+            if not dated:
+                raise ValueError(f"The times of {path} are no datetimes: leave since, until out.")
+            keep &= times >= parse_start(since) if since is not None else keep
+            keep &= times <= _end(until) if until is not None else keep
+        if dated and keep.sum() < 2:
+            first, last = (np.datetime_as_string(t, unit="m") for t in (times[0], times[-1]))
+            raise ValueError(
+                f"{path} has {keep.sum()} times from {since or first} to {until or last}: its "
+                f"times are {first} to {last}, and at least two are needed."
+            )
+        times = times[keep]
+        dims = [str(d) for d in dataset[names[0]].dims if d != "time"]
+        arrays = [dataset[n].transpose("time", *dims).values[keep] for n in names]
+        places = {d: np.asarray(dataset[d].values, dtype=float) for d in dims}
+        units = {n: str(dataset[n].attrs["units"]) for n in names if "units" in dataset[n].attrs}
+        units |= {d: str(dataset[d].attrs["units"]) for d in dims if "units" in dataset[d].attrs}
+    if len(times) < 2:
+        raise ValueError(f"{path} has {len(times)} times: at least two are needed.")
+    elapsed = (times - times[0]) / np.timedelta64(1, "h") if dated else times.astype(float)
+    gaps = np.diff(elapsed)
+    if not gaps[0] > 0 or not np.allclose(gaps, gaps[0], rtol=1e-6):
+        raise ValueError(f"The times of {path} are not regular: give equal steps, increasing.")
+    if dated:
+        units["time"] = "hours"
+    for axis, name in enumerate(dims, start=1):
+        if len(places[name]) > 1 and places[name][0] > places[name][-1]:
+            places[name] = places[name][::-1].copy()
+            arrays = [np.flip(array, axis) for array in arrays]
+    states = np.stack(arrays, 1) if len(names) > 1 or not dims else arrays[0]
+    space = StateSpace(states.shape[1:], float(gaps[0]), tuple(names), places, units=units)
+    tensor = torch.from_numpy(np.ascontiguousarray(states, dtype=np.float64))
+    return Fields(tensor, space, times[0].astype("M8[us]") if dated else None)
+
+
+def _opened(path: Path) -> Any:
+    """The dataset in a NetCDF file or a zarr store."""
+    import xarray
+
+    engine = "zarr" if path.is_dir() else None
+    try:
+        return xarray.open_dataset(path, engine=engine, decode_timedelta=False)
+    except (OSError, ValueError) as error:
+        reason = "" if "IO backends" in str(error) else f" ({error})"
+        raise ValueError(
+            f"{path} cannot be read as a NetCDF file or a zarr store{reason}: give one of them, "
+            "whole and with the right to read it."
+        ) from error
+
+
+def _end(until: Start) -> np.datetime64:
+    """Last datetime that counts: the end of the day where only a date is given."""
+    try:
+        day = datetime.date.fromisoformat(str(until).strip())
+    except ValueError:
+        return parse_start(until)
+    return np.datetime64(day, "us") + np.timedelta64(1, "D") - np.timedelta64(1, "us")
+
+
+def daily_phases(space: StateSpace) -> int:
+    """Steps per day; 1 where a day is not a whole number of steps or time has no unit."""
+    if "time" not in space.units:
+        return 1
+    steps = 86400.0 / (space.dt * SECONDS[time_unit(space)])
+    return max(round(steps), 1) if abs(steps - round(steps)) < 1e-6 * steps else 1
+
+
+def phases_of(start: Start, states: int, space: StateSpace) -> Int[Tensor, "states"]:
+    """Phase of each of so many states from a datetime on; it must lie on a step of the day.
+
+    Raises:
+        ValueError: If `start` is no datetime or lies between two steps.
+    """
+    steps, first = daily_phases(space), parse_start(start)
+    seconds = (first - first.astype("M8[D]")).astype("m8[us]").astype(np.int64) / 1e6
+    phase = seconds / (86400.0 / steps)
+    if abs(phase - round(phase)) > 1e-6:
+        raise ValueError(
+            f"Got start = {start!r} between two of the {steps} steps of a day: start on a step."
+        )
+    return (torch.arange(states) + round(phase)) % steps

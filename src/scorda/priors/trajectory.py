@@ -1,0 +1,327 @@
+r"""Priors of trajectories: what SDA asks for, and what is kept in a file.
+
+A prior gives a denoiser of standardised trajectories ``(ensemble, time, *state)`` of any length,
+under any scalar process. `TrajectoryPrior` is a trained one; `GaussianPrior` the exact one of a
+linear-Gaussian system, the oracle of the tests.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from scorda.core.files import read_tensors, write_tensors
+from scorda.core.shapes import Float, Tensor
+from scorda.core.space import Standardisation, StateSpace
+from scorda.core.times import Start
+from scorda.diffusion.denoisers import Denoiser, GaussianDenoiser, NetworkDenoiser
+from scorda.diffusion.guidance import DPS, MMPS, Guidance, InflatedLikelihood, Switched
+from scorda.diffusion.process import ScalarProcess, VarianceExploding, VariancePreserving
+from scorda.diffusion.samplers import Ancestral, Multistep, PredictorCorrector, Sampler
+from scorda.nn import build
+from scorda.priors.records import phases_of
+from scorda.systems.linear import LinearGaussian
+
+__all__ = ["GaussianPrior", "Prior", "TrajectoryPrior", "at_once", "load"]
+
+PROCESSES = {c.__name__: c for c in (VarianceExploding, VariancePreserving)}
+GUIDANCES = {c.__name__: c for c in (DPS, InflatedLikelihood, MMPS, Switched)}
+SAMPLERS = {c.__name__: c for c in (Ancestral, Multistep, PredictorCorrector)}
+# Tensors of a standardisation.
+MAP = ("mean", "std")
+# Members computed at once: small enough to stay in the cache, large enough for the kernels.
+CHUNK = 128
+# Numbers of the trajectories that are computed at once, where these are large: a gradient keeps
+# some hundred times as many.
+NUMBERS = 2**18
+
+
+class Prior(ABC):
+    """A distribution of trajectories of a space; subclasses write `denoiser`."""
+
+    space: StateSpace
+    standardisation: Standardisation
+    process: ScalarProcess
+    sampler: Sampler
+    # Noise level above which SDA merges observed entries; 0 where the denoiser is exact.
+    handover: float = 0.0
+    # Guidance that SDA takes where none is named; None leaves it to SDA.
+    guidance: Guidance | None = None
+    # Mean of each time of day, where the law has a daily cycle and no datetime yet.
+    cycle: Tensor | None = None
+
+    def starting(self, start: Start, states: int) -> Prior:
+        """The prior of so many states from a datetime on, without a daily cycle itself [final]."""
+        if self.cycle is None:
+            return self
+        mean = self.cycle[phases_of(start, states, self.space)]
+        scaled = Standardisation(mean, self.standardisation.std)
+        return replace(self, standardisation=scaled, cycle=None)  # type: ignore[type-var]
+
+    @abstractmethod
+    def denoiser(self, states: int, process: ScalarProcess | None = None) -> Denoiser:
+        """Denoiser of standardised trajectories with that many states (default: own process).
+
+        Raises:
+            ValueError: If the prior has no trajectories of that length.
+        """
+
+    def sample(
+        self,
+        members: int,
+        steps: int,
+        generator: torch.Generator | None = None,
+        sampler: Sampler | None = None,
+        report: Callable[[int, int], None] | None = None,
+    ) -> Float[Tensor, "ensemble time *state"]:
+        """Draw trajectories of ``steps + 1`` states, unconditional, in their units [final]."""
+        sampler = sampler or self.sampler
+        shape = (steps + 1, *self.space.shape)
+        chunk, denoiser = at_once(shape), self.denoiser(steps + 1)
+        with torch.no_grad():
+            z = sampler.sample(denoiser, shape, members, generator, chunk=chunk, report=report)
+        return self.standardisation.inverse(z)
+
+
+@dataclass(frozen=True)
+class TrajectoryPrior(Prior):
+    """A score network trained on trajectories.
+
+    Approximate: as good as its training; states farther apart than `half_width` do not see each
+    other in one evaluation.
+
+    Arguments:
+        architecture: Name and arguments of the network, as for `nn.build`.
+        network: The network.
+        space: Space of the states.
+        standardisation: Map between states and the network's coordinates.
+        process: Forward process that sampling uses.
+        sampler: Default sampler.
+        provenance: System, data recipe, training, versions; kept in the file.
+        cycle: Mean of each time of day ``(phases, *state)``, in place of that of
+            `standardisation`; `starting` places it.
+        limit: Largest size of a denoised component, in standardised units (see
+            `NetworkDenoiser`).
+        handover: Noise level above which `SDA` merges observed entries, if the network takes
+            a level per entry; below, it guides.
+        guidance: Default guidance.
+    """
+
+    architecture: Mapping[str, Any]
+    network: nn.Module = field(repr=False)
+    space: StateSpace
+    standardisation: Standardisation = field(repr=False)
+    process: ScalarProcess = field(default_factory=VarianceExploding)
+    sampler: Sampler = field(default_factory=Ancestral)
+    provenance: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    cycle: Float[Tensor, "phases ..."] | None = field(default=None, repr=False)
+    limit: float | None = None
+    handover: float = 0.4
+    guidance: Guidance | None = None
+
+    def __post_init__(self) -> None:
+        self.network.requires_grad_(False).eval()
+
+    @property
+    def name(self) -> str:
+        """What it was trained on: a system, or the variables of a record."""
+        system = self.provenance.get("system")
+        named = system["name"] if isinstance(system, Mapping) else ", ".join(self.space.variables)
+        return str(named)
+
+    @property
+    def half_width(self) -> int:
+        """k: one output depends on 2k + 1 states."""
+        return self.network.half_width  # type: ignore[return-value]
+
+    def denoiser(self, states: int, process: ScalarProcess | None = None) -> NetworkDenoiser:
+        if self.cycle is not None:
+            raise ValueError(
+                "This prior has a daily cycle: say when the window begins, with "
+                "prior.starting(datetime of step 0, states), or --start in the shell."
+            )
+        mean = self.standardisation.mean
+        if mean.ndim > len(self.space.shape) and len(mean) != states:
+            raise ValueError(
+                f"Asked for {states} states of a prior that was started for {len(mean)}: "
+                f"use prior.starting(..., {states})."
+            )
+        return NetworkDenoiser(self.network, process or self.process, self.limit)
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file whose header holds everything but the weights."""
+        space, std = self.space, self.standardisation
+        header = {
+            "kind": "trajectory prior",
+            "architecture": dict(self.architecture),
+            "process": _describe(self.process),
+            "sampler": _describe(self.sampler),
+            "limit": self.limit,
+            "handover": self.handover,
+            "guidance": None if self.guidance is None else _describe(self.guidance),
+            # The header sorts its keys, and the order of the coordinates is that of the axes.
+            "space": asdict(space)
+            | {"coordinates": {n: c.tolist() for n, c in (space.coordinates or {}).items()}}
+            | {"axes": list(space.axes)},
+            "provenance": dict(self.provenance),
+            "versions": versions(),
+        }
+        tensors = {f"network.{n}": p for n, p in self.network.state_dict().items()}
+        tensors |= {"standardisation.mean": std.mean, "standardisation.std": std.std}
+        if self.cycle is not None:
+            tensors["cycle"] = self.cycle
+        write_tensors(path, tensors, header)
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianPrior(Prior):
+    """The exact Gaussian law of a linear-Gaussian system's trajectories.
+
+    Made by `of`. Exact for trajectories of the length it was made for, and for no other.
+
+    Arguments:
+        space: Space of the states.
+        standardisation: Map between states and the sampler's coordinates, per component.
+        mean: Mean of a standardised trajectory, ``(time, *state)``.
+        cov: Covariance of the flattened standardised trajectory.
+        process: Forward process that sampling uses.
+        sampler: Default sampler.
+    """
+
+    space: StateSpace
+    standardisation: Standardisation
+    mean: Float[Tensor, "time ..."]
+    cov: Float[Tensor, "trajectory trajectory"]
+    process: ScalarProcess = field(default_factory=lambda: VarianceExploding(1e-3, 1e3))
+    sampler: Sampler = field(default_factory=lambda: Multistep(corrections=0, high=1e3))
+
+    @classmethod
+    def of(cls, system: LinearGaussian, steps: int) -> GaussianPrior:
+        """The law of ``steps + 1`` states of a system."""
+        mean, cov = system.trajectory_moments(steps)
+        states, size = steps + 1, system.space.size
+        mean = mean.reshape(states, size)
+        var = cov.diagonal().reshape(states, size)
+        centre = mean.mean(0)
+        scale = (var + (mean - centre).square()).mean(0).sqrt().clamp(min=1e-12)
+        weight = scale.repeat(states)
+        return cls(
+            system.space,
+            Standardisation(centre, scale),
+            (mean - centre) / scale,
+            cov / (weight[:, None] * weight),
+        )
+
+    def denoiser(self, states: int, process: ScalarProcess | None = None) -> GaussianDenoiser:
+        if states != len(self.mean):
+            raise ValueError(
+                f"Asked for trajectories of {states} states of a Gaussian prior made for "
+                f"{len(self.mean)}: make it with steps = {states - 1}."
+            )
+        return GaussianDenoiser.from_cov(self.mean, self.cov, process or self.process)
+
+
+def at_once(shape: tuple[int, ...]) -> int:
+    """Members of the shape of a trajectory that are computed at once."""
+    return max(1, min(CHUNK, NUMBERS // math.prod(shape)))
+
+
+def load(source: str | Path) -> TrajectoryPrior:
+    """Load a trained prior: the name of a shipped one ("lorenz63") or a file.
+
+    Raises:
+        FileNotFoundError: If there is neither such a shipped prior nor such a file.
+        ValueError: If the file is truncated, foreign, or does not fit the architecture it names.
+    """
+    path = Path(source)
+    if not path.suffix:
+        shipped = resources.files("scorda") / "weights"
+        names = sorted(p.name.removesuffix(".safetensors") for p in shipped.iterdir())
+        path = Path(str(shipped / f"{source}.safetensors"))
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"There is no shipped prior {str(source)!r}: choose one of {names}, or give the "
+                "path of a .safetensors file."
+            )
+    tensors, header = read_tensors(path)
+    if header.get("kind") != "trajectory prior":
+        raise ValueError(
+            f"{path} holds a {header.get('kind', 'file of unknown kind')}, not a trained prior: "
+            "give a file written by `scorda train`."
+        )
+    parts = ("architecture", "process", "sampler", "space", "provenance", "versions")
+    missing = [name for name in parts if name not in header]
+    missing += [f"standardisation.{n}" for n in MAP if f"standardisation.{n}" not in tensors]
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(missing)}: train it again.")
+    weights = {
+        n.removeprefix("network."): t for n, t in tensors.items() if n.startswith("network.")
+    }
+    dtype = next((t.dtype for t in weights.values()), torch.float32)
+    network = build(header["architecture"]).to(dtype)
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(
+            f"The weights of {path} do not fit the architecture of its header "
+            f"({str(error).splitlines()[-1].strip()}): train it again."
+        ) from error
+    space = header["space"]
+    coordinates = space["coordinates"]
+    # Files that do not name their axes yet have them in the order of a grid: z, y, x.
+    axes = space.pop("axes", sorted(coordinates, reverse=set(coordinates) <= set("xyz")))
+    space["coordinates"] = {n: np.array(coordinates[n]) for n in axes}
+    space["shape"], space["variables"] = tuple(space["shape"]), tuple(space["variables"])
+    return TrajectoryPrior(
+        header["architecture"],
+        network,
+        StateSpace(**space),
+        Standardisation(tensors["standardisation.mean"], tensors["standardisation.std"]),
+        _rebuild(header["process"], PROCESSES),
+        _rebuild(header["sampler"], SAMPLERS),
+        header["provenance"] | {"versions": header["versions"]},
+        tensors.get("cycle"),
+        header.get("limit"),
+        header.get("handover", 0.4),
+        _rebuild(header["guidance"], GUIDANCES) if header.get("guidance") else None,
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide the numbers."""
+    # Not from the metadata, which a source tree that was never installed does not have.
+    from scorda.core.version import __version__
+
+    return {
+        "python": platform.python_version(),
+        "scorda": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def _describe(settings: Any) -> dict[str, Any]:
+    values = {f.name: getattr(settings, f.name) for f in fields(settings) if f.init}
+    values = {k: _describe(v) if is_dataclass(v) else v for k, v in values.items()}
+    return {"name": type(settings).__name__} | values
+
+
+def _rebuild(described: Mapping[str, Any], classes: Mapping[str, Any]) -> Any:
+    arguments = {
+        key: _rebuild(value, classes) if isinstance(value, dict) else value
+        for key, value in described.items()
+    }
+    name = arguments.pop("name")
+    if name not in classes:
+        raise ValueError(f"The file names {name!r}, which this version of Scorda does not have.")
+    return classes[name](**arguments)

@@ -1,0 +1,40 @@
+"""Figures of posteriors; each function returns a matplotlib figure and shows or saves nothing.
+
+Only `animate` writes a file.
+
+Truth is black, observations are vermilion, ensembles are blue where there is one and take one
+colour per method where there are several. Times are in the units of the space.
+"""
+
+from scorda.report.base import colours_of, component_name, style
+from scorda.report.comparison import comparison, means, sweep
+from scorda.report.flow import animate, is_flow, panels
+from scorda.report.gallery import Record, add_record, write_gallery
+from scorda.report.html import write_report
+from scorda.report.maps import fields, hovmoller
+from scorda.report.reliability import rank_histograms, spread_skill
+from scorda.report.series import error_and_spread, trajectories
+from scorda.report.tradeoff import tradeoff
+
+__all__ = [
+    "Record",
+    "add_record",
+    "animate",
+    "colours_of",
+    "comparison",
+    "component_name",
+    "error_and_spread",
+    "fields",
+    "hovmoller",
+    "is_flow",
+    "means",
+    "panels",
+    "rank_histograms",
+    "spread_skill",
+    "style",
+    "sweep",
+    "tradeoff",
+    "trajectories",
+    "write_gallery",
+    "write_report",
+]

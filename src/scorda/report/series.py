@@ -1,0 +1,154 @@
+"""Figures over time: trajectories of components, error and spread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scorda import metrics
+from scorda.core.shapes import Float, Tensor
+from scorda.core.space import StateSpace
+from scorda.observations.observations import Observations
+from scorda.observations.problem import Analysis
+from scorda.report.base import (
+    BLUE,
+    OBSERVED,
+    TRUTH,
+    Columns,
+    colours_of,
+    columns_of,
+    component_name,
+    label_time,
+    log_ticks,
+    style,
+    subplots,
+    times_of,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["error_and_spread", "trajectories"]
+
+
+def trajectories(
+    analysis: Analysis,
+    truth: Float[Tensor, "time ..."] | None = None,
+    observations: Sequence[Observations] | Columns | None = None,
+    components: Sequence[int] | None = None,
+    members: int = 6,
+    time: np.ndarray | None = None,
+    steps: tuple[int, int] | None = None,
+) -> Figure:
+    """Components over time: members, the central 90 % of the ensemble, truth and observations.
+
+    Arguments:
+        analysis: The posterior.
+        truth: True states, ``(time, *state)``.
+        observations: What was observed, or the columns of a stored group ``observations``. Values
+            that are one component of the state are drawn, with two standard deviations.
+        components: Indices into the flattened state (default: three at most, spread evenly).
+        members: How many members to draw as lines.
+        time: Times of all steps, for the axis (default: those of the space).
+        steps: First step to show and the one after the last (default: all).
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    first, last = steps or (0, analysis.states.shape[1])
+    space, states = analysis.space, analysis.states[:, first:last].flatten(2)
+    weights = None if analysis.weights is None else analysis.weights[:, first:last]
+    if components is None:
+        shown = min(space.size, 3)
+        components = [round(i * space.size / shown) for i in range(shown)]
+    times = times_of(analysis, time)
+    axis = times[first:last]
+    table = columns_of(observations, space)
+    chosen = np.linspace(0, len(states) - 1, min(members, len(states))).round().astype(int)
+    with style():
+        figure, rows = subplots(len(components), 1, 5.6, 1.35 * len(components) + 0.6)
+        for row, component in zip(rows[:, 0], components, strict=True):
+            part = Analysis(states[:, :, component, None], StateSpace((1,)), weights)
+            low, middle, high = (_quantile(part, level)[:, 0] for level in (0.05, 0.5, 0.95))
+            row.fill_between(axis, low, high, color=BLUE, alpha=0.2, linewidth=0, label="90 %")
+            for i, member in enumerate(chosen):
+                label = "members" if i == 0 else None
+                values = states[member, :, component]
+                row.plot(axis, values, color=BLUE, alpha=0.45, linewidth=0.6, label=label)
+            row.plot(axis, middle, color=BLUE, linewidth=1.3, label="median")
+            if truth is not None:
+                values = truth[first:last].flatten(1)[:, component]
+                row.plot(axis, values, color=TRUTH, linewidth=1.1, linestyle=(0, (4, 1.5)),
+                         label="truth")  # fmt: skip
+            if table is not None:
+                where = np.asarray(table["step"])
+                here = np.asarray(table["component"]) == component
+                here &= (first <= where) & (where < last)
+                if here.any():
+                    row.errorbar(
+                        times[where[here]],
+                        np.asarray(table["value"])[here],
+                        2 * np.asarray(table["std"])[here],
+                        fmt="o",
+                        color=OBSERVED,
+                        markersize=3.5,
+                        elinewidth=1,
+                        label="observed ± 2 std",
+                        zorder=5,
+                    )
+            row.set_ylabel(component_name(space, component), rotation=0, ha="right", va="center")
+            row.yaxis.set_major_locator(MaxNLocator(4))
+            row.margins(x=0.01)
+        label_time(rows[-1, 0].xaxis, axis, space)
+        _legend(figure, rows[:, 0], loc="outside upper left", ncols=5, fontsize=8.5)
+    return figure
+
+
+def error_and_spread(
+    groups: Mapping[str, Mapping[str, Analysis]],
+    truth: Float[Tensor, "time ..."],
+    colours: Mapping[str, str] | None = None,
+    time: np.ndarray | None = None,
+) -> Figure:
+    """Error of the mean (solid) and spread (dashed) over time, one panel per group of methods.
+
+    Arguments:
+        groups: Title of a panel to its analyses by name, such as "Past data only".
+        truth: True states, ``(time, *state)``.
+        colours: Colour per name.
+        time: Times on the axis.
+    """
+    colours = colours or colours_of([name for group in groups.values() for name in group])
+    with style():
+        figure, panels = subplots(1, len(groups), 4.4 * len(groups) + 0.6, 3.1, sharey=True)
+        for panel, (title, analyses) in zip(panels[0], groups.items(), strict=True):
+            for name, analysis in analyses.items():
+                axis = times_of(analysis, time)
+                y, states, colour = truth.double(), analysis.states.double(), colours[name]
+                error = metrics.rmse(states, y, analysis.weights, per_step=True)
+                spread = metrics.spread(states, y, analysis.weights, per_step=True)
+                panel.plot(axis, error, color=colour, linewidth=1.3, label=name)
+                panel.plot(axis, spread, color=colour, linewidth=1.1, linestyle=(0, (3, 1.5)))
+            panel.set_title(title)
+            label_time(panel.xaxis, axis, analysis.space)
+            panel.set_yscale("log")
+            log_ticks(panel.yaxis)
+            panel.margins(x=0.01)
+            panel.grid(axis="y", color="#e6e6e6", linewidth=0.6)
+        # Below: curves fall and rise again, and leave no corner free.
+        _legend(figure, panels[0], loc="outside lower center", ncols=6)
+        panels[0, 0].set_ylabel("RMSE (solid), spread (dashed)")
+    return figure
+
+
+def _legend(figure: Figure, panels: Iterable[Any], **where: Any) -> None:
+    """One legend of all panels, each label once."""
+    handles: dict[str, Any] = {}
+    for panel in panels:
+        handles |= dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
+    figure.legend(handles.values(), handles.keys(), handlelength=1.2, columnspacing=1.2, **where)
+
+
+def _quantile(part: Analysis, level: float) -> np.ndarray:
+    return metrics.quantile(part.states.double(), level, part.weights).numpy()

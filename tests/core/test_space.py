@@ -1,0 +1,115 @@
+import numpy as np
+import pytest
+import torch
+
+from scorda.core.space import Standardisation, StateSpace
+
+
+def test_flat_state_names_each_component():
+    space = StateSpace((3,))
+    assert space.variables == ("x0", "x1", "x2")
+    assert space.axes == ()
+    assert space.has_channels
+    assert space.size == 3
+
+
+def test_spaces_are_equal_by_what_they_say():
+    def space(step=0.5, name="x"):
+        axes = {"y": np.arange(3.0), name: step * np.arange(4)}
+        return StateSpace((3, 4), 0.2, ("t",), axes)
+
+    assert space() == space()
+    assert space() != space(step=0.6)
+    assert space() != space(name="z")
+    assert space() != "space"
+    turned = StateSpace((4, 4), 1.0, ("t",), {"y": np.arange(4), "x": np.arange(4)})
+    assert turned != StateSpace((4, 4), 1.0, ("t",), {"x": np.arange(4), "y": np.arange(4)})
+
+
+def test_grid_of_two_variables():
+    axis = np.arange(4) * 0.5
+    space = StateSpace((2, 4, 4), 0.2, ("u", "v"), {"y": axis, "x": axis}, {"y": 2.0, "x": 2.0})
+    assert space.grid == (4, 4)
+    assert space.has_channels
+    assert space.variable("v") == 1
+    positions = space.positions()
+    assert positions.shape == (16, 2)
+    assert torch.equal(positions[1], torch.tensor([0.0, 0.5]))
+
+
+def test_default_coordinates_are_indices():
+    space = StateSpace((3, 5), variables=("t",))
+    assert space.axes == ("y", "x")
+    assert space.grid == (3, 5)
+    assert not space.has_channels
+
+
+def test_distance_is_the_shortest_way_round():
+    space = StateSpace((10,), 1.0, ("x",), {"site": np.arange(10)}, {"site": 10.0})
+    a, b = torch.tensor([[0.0]]), torch.tensor([[1.0], [5.0], [9.0], [11.0]])
+    assert torch.equal(space.distance(a, b), torch.tensor([[1.0, 5.0, 1.0, 1.0]]))
+
+
+def test_distance_on_a_torus_is_pythagoras_per_axis():
+    axis = np.arange(8.0)
+    space = StateSpace((8, 8), 1.0, ("x",), {"y": axis, "x": axis}, {"x": 8.0})
+    got = space.distance(torch.tensor([[0.0, 0.0]]), torch.tensor([[7.0, 7.0]]))
+    # The y axis is not periodic: 7; the x axis is: 1.
+    assert torch.allclose(got, torch.tensor([[50.0]]).sqrt())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"shape": ()}, "at least one axis"),
+        ({"shape": (0,)}, "at least one axis"),
+        ({"shape": (3,), "dt": 0.0}, "positive"),
+        ({"shape": (3,), "variables": ("a", "b")}, "does not fit"),
+        ({"shape": (3,), "variables": "a", "coordinates": {"x": np.arange(4)}}, "does not fit"),
+        (
+            {"shape": (3,), "variables": "a", "coordinates": {"x": np.array([0, 2, 1])}},
+            "not increasing",
+        ),
+        ({"shape": (3,), "variables": "a", "period": {"lon": 360.0}}, "coordinates are"),
+        ({"shape": (3,), "variables": "a", "period": {"site": 2.0}}, "longer"),
+    ],
+)
+def test_bad_spaces_are_refused(unchecked, arguments, words):
+    with pytest.raises(ValueError, match=words):
+        StateSpace(**arguments)
+
+
+def test_check_names_shape_and_non_finite_values():
+    space = StateSpace((3,))
+    space.check(torch.zeros(2, 3))
+    with pytest.raises(ValueError, match="must be"):
+        space.check(torch.zeros(2, 4))
+    with pytest.raises(ValueError, match="1 values"):
+        space.check(torch.tensor([0.0, float("nan"), 1.0]))
+    with pytest.raises(ValueError, match="Unknown variable 'q'"):
+        space.variable("q")
+
+
+def test_standardisation_is_per_variable_and_inverts():
+    axis = np.arange(5.0)
+    space = StateSpace((2, 5), 1.0, ("u", "v"), {"x": axis})
+    states = torch.randn(7, 3, 2, 5, generator=torch.Generator().manual_seed(0))
+    states[:, :, 1] = 4 + 10 * states[:, :, 1]
+    scale = Standardisation.of(states, space)
+    z = scale.forward(states)
+    for channel in range(2):
+        assert abs(float(z[:, :, channel].mean())) < 1e-12
+        assert abs(float(z[:, :, channel].std()) - 1) < 1e-12
+    assert torch.allclose(scale.inverse(z), states)
+
+
+def test_standardisation_of_one_field_is_one_number():
+    states = 3 + 2 * torch.randn(50, 6, 6, generator=torch.Generator().manual_seed(0))
+    scale = Standardisation.of(states, StateSpace((6, 6), variables=("t",)))
+    assert scale.mean.numel() == 1
+    assert torch.allclose(scale.mean.flatten(), states.mean())
+
+
+def test_constant_data_cannot_be_standardised():
+    with pytest.raises(ValueError, match="not positive"):
+        Standardisation.of(torch.ones(4, 3), StateSpace((3,)))

@@ -1,0 +1,472 @@
+"""Every class of the library keeps its contract, and each check catches a broken one.
+
+A new class goes into the list of its kind.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from scorda.assimilation.filter import Filter
+from scorda.cli import catalogue
+from scorda.core import rng
+from scorda.core.space import StateSpace
+from scorda.core.tapers import GaspariCohn
+from scorda.diffusion.bridge import BridgeODE, BridgeSDE
+from scorda.diffusion.denoisers import GaussianDenoiser, KernelDenoiser, NetworkDenoiser
+from scorda.diffusion.guidance import DPS, MMPS, InflatedLikelihood
+from scorda.diffusion.process import VarianceExploding, VariancePreserving
+from scorda.diffusion.samplers import Ancestral, Multistep, PredictorCorrector
+from scorda.methods.closed_form import ClosedFormFilter
+from scorda.methods.enkf import ETKF, EnKF
+from scorda.methods.enks import EnKS
+from scorda.methods.ensf import EnSF
+from scorda.methods.gaussian_mixture.filter import GaussianMixtureFilter
+from scorda.methods.kalman import KalmanFilter, KalmanSmoother
+from scorda.methods.letkf import LETKF
+from scorda.methods.masf.bridge import MASF
+from scorda.methods.masf.nonlinear import ProjectionSDE
+from scorda.methods.masf.published import PublishedSDE
+from scorda.methods.particle import ParticleFilter, ParticleSmoother
+from scorda.methods.score_filter import ScoreFilter
+from scorda.methods.sda import SDA
+from scorda.methods.sf import SF
+from scorda.methods.ssls import SSLS
+from scorda.methods.variational.filter import FourDVar
+from scorda.observations.masks import Mask
+from scorda.observations.model import ObservationModel
+from scorda.observations.operators import Chain, Function, Linear, Operator, Pointwise, Select
+from scorda.observations.problem import twin_experiment
+from scorda.observations.spatial import Average, Blur, Interpolate, Stride
+from scorda.priors.gaussian import EnsembleGaussian
+from scorda.priors.kernel import EnsembleKernel
+from scorda.priors.local import LocalGaussian
+from scorda.priors.mixture import EnsembleMixture
+from scorda.priors.network.prior import NetworkPrior
+from scorda.priors.trajectory import GaussianPrior
+from scorda.systems.function import FunctionSystem
+from scorda.systems.linear import LinearGaussian
+from scorda.systems.lorenz import Lorenz63, Lorenz96
+from scorda.testing.declared import check_declaration
+from scorda.testing.diffusion import check_denoiser, check_guidance, check_process, check_sampler
+from scorda.testing.methods import check_assimilator, check_filter
+from scorda.testing.physics import check_operator, check_system
+from scorda.testing.robust import check_robust
+
+
+def name(value):
+    return type(value).__name__ if not isinstance(value, tuple) else "x".join(map(str, value))
+
+
+def linear():
+    transition = torch.tensor([[0.9, 0.3, 0.0], [-0.2, 0.8, 0.1], [0.0, 0.1, 0.7]])
+    return LinearGaussian(transition, 0.2 * torch.eye(3), torch.ones(3), torch.eye(3))
+
+
+def linear_problem():
+    model = ObservationModel(Select([0]), std=0.5)
+    return twin_experiment(linear(), model, 6, 3, rng.seeded(0))[1]
+
+
+def numpy_model(x):
+    return 0.5 * np.roll(x, 1, -1) + 1
+
+
+def random_states(members, seed):
+    # One row after another, so that a member does not depend on how many are drawn.
+    return np.random.default_rng(seed).normal(size=(members, 2, 3))
+
+
+SPACE = StateSpace((2, 3), variables=("q",))
+SYSTEMS = {
+    "linear": linear,
+    "linear deterministic": lambda: LinearGaussian(
+        torch.eye(2) / 2, torch.zeros(2, 2), torch.zeros(2), torch.eye(2)
+    ),
+    "lorenz63": lambda: Lorenz63(spinup=0.5),
+    "lorenz63 deterministic": lambda: Lorenz63(noise_std=0, spinup=0.5),
+    "lorenz96": lambda: Lorenz96(dim=6, spinup=0.5),
+    "lorenz96 stochastic": lambda: Lorenz96(dim=6, noise_std=0.3, spinup=0.5),
+    "numpy": lambda: FunctionSystem(numpy_model, random_states, SPACE, noise_std=0.1),
+    "torch": lambda: FunctionSystem(
+        lambda x: 0.5 * x.sin(), random_states(9, 0), SPACE, library="torch"
+    ),
+}
+
+
+@pytest.mark.parametrize("make", SYSTEMS.values(), ids=SYSTEMS.keys())
+def test_systems(make):
+    check_system(make())
+
+
+GRID = StateSpace((4, 6), variables=("q",))
+OPERATORS = [
+    (Select([0, 5]), (6,)),
+    (Select([3, 1]), (2, 3)),
+    (Mask(torch.tensor([[True, False, True], [False, True, False]])), (2, 3)),
+    (Linear(torch.arange(12.0).reshape(2, 6)), (2, 3)),
+    (Stride(2), (8,)),
+    (Stride(2), (2, 4, 6)),
+    (Average(2), (4, 6)),
+    (Blur(torch.tensor([[3.0, 1.0, 0.5], [2.0, 0.0, 1.0]])), (4, 2, 3)),
+    (Interpolate(torch.tensor([[0.5, 1.25], [2.0, 3.0]]), GRID), (4, 6)),
+    (Pointwise(torch.atan), (2, 3)),
+    (Chain(Pointwise(torch.atan), Stride(2)), (4, 6)),
+    (Chain(Select([1]), Average(2)), (4, 6)),
+    (Function(lambda x: x.square().flatten(1).sum(1, keepdim=True)), (2, 3)),
+    (Function(lambda x: np.abs(x.numpy()), differentiable=False), (2, 3)),
+]
+
+
+@pytest.mark.parametrize(("operator", "shape"), OPERATORS, ids=name)
+def test_operators(operator, shape):
+    check_operator(operator, shape)
+
+
+FEW = Multistep(8, 0, low=1e-2, high=1e2)
+NETWORK = NetworkPrior(steps=5, fine_tune=2, width=8, batch=8)
+FILTERS = [
+    EnKF(),
+    ETKF(),
+    ETKF(rotation=True),
+    LETKF(radius=3.0),
+    ParticleFilter(),
+    ParticleFilter(resample=1.0, scheme="multinomial"),
+    ParticleFilter(jitter=0.3),
+    MASF(),
+    MASF(sampler=BridgeODE(coupled=False)),
+    MASF(EnsembleGaussian(GaspariCohn(2.0)), inflation=1.1),
+    MASF(LocalGaussian(GaspariCohn(2.0), block=2), inflation=1.1),
+    MASF(EnsembleKernel(0.2), sampler=BridgeSDE(), inflation=1.1),
+    MASF(EnsembleMixture(0.2), sampler=BridgeODE(steps=5)),
+    MASF(EnsembleMixture(0.5, 0.1, GaspariCohn(2.0), GaspariCohn(1.0)), inflation=1.1),
+    MASF(mode="published", inflation=1.1),
+    MASF(mode="nonlinear", sampler=ProjectionSDE(steps=50), inflation=1.1),
+    MASF(NETWORK),
+    MASF(
+        NETWORK,
+        mode="nonlinear",
+        sampler=ProjectionSDE(steps=50),
+        inflation=1.1,
+    ),
+    SF(EnsembleGaussian(), euler_steps=30),
+    SF(NETWORK, euler_steps=30, inflation=1.1),
+    SSLS(EnsembleGaussian(), langevin_steps=20),
+    SSLS(NETWORK, langevin_steps=20, inflation=1.1),
+    ScoreFilter(guidance=MMPS(1), sampler=FEW),
+    ScoreFilter(NETWORK, guidance=MMPS(1), sampler=FEW),
+    ScoreFilter(EnsembleGaussian(GaspariCohn(2.0)), guidance=MMPS(1), sampler=FEW, coupled=False),
+    ScoreFilter(EnsembleKernel(0.2), guidance=InflatedLikelihood(), sampler=FEW, inflation=1.1),
+    EnSF(euler_steps=20),
+    EnSF("mixture", euler_steps=20, scale="spread"),
+    ClosedFormFilter(),
+    ClosedFormFilter("likelihood", "variances", sigma_y=0.5, draw="coupled"),
+    ClosedFormFilter(0.2, "isotropic", draw="mixture"),
+    GaussianMixtureFilter(),
+    GaussianMixtureFilter(0.3),
+    GaussianMixtureFilter(0.3, rotation=False),
+    GaussianMixtureFilter(0.3, localization=GaspariCohn(2.0)),
+]
+
+
+@pytest.mark.parametrize("method", FILTERS, ids=name)
+def test_filters(method):
+    check_filter(method)
+
+
+def takes_any_units(method):
+    """Not those that are published for unit variance about zero, and no isotropic kernels."""
+    if isinstance(method, EnSF):
+        return method.scale == "spread"
+    if isinstance(method, MASF):
+        return method.mode == "bridge" and not isinstance(method.prior, EnsembleKernel)
+    return getattr(method, "kernel", None) != "isotropic"
+
+
+@pytest.mark.parametrize("method", FILTERS, ids=name)
+def test_filters_are_robust(method):
+    if method == MASF(mode="published", inflation=1.1):
+        # Its 150 steps would take a minute here.
+        method = replace(method, sampler=PublishedSDE(steps=30))
+    check_robust(method, any_units=takes_any_units(method))
+
+
+DEFAULTS = [
+    EnKF(),
+    ETKF(),
+    LETKF(radius=3.0),
+    ParticleFilter(),
+    MASF(),
+    EnSF(),
+    ClosedFormFilter(),
+    GaussianMixtureFilter(),
+    SF(),
+    SSLS(),
+    ScoreFilter(),
+]
+
+
+@pytest.mark.parametrize("method", FILTERS, ids=name)
+def test_filters_need_what_they_declare(method):
+    check_declaration(method, costs=False)
+
+
+@pytest.mark.parametrize("method", DEFAULTS, ids=name)
+def test_filters_cost_what_they_declare(method):
+    check_declaration(method)
+
+
+def test_every_method_declares_what_it_is_good_for():
+    """A new filter goes into the lists above, and says where it is exact and what it costs."""
+    kinds = catalogue.methods().values()
+    silent = [k.__name__ for k in kinds if not {"exact", "cost"} & vars(k).keys()]
+    assert not silent, f"declare `exact` and `cost`: {silent}"
+    listed = {type(method) for method in FILTERS}
+    assert {k for k in kinds if issubclass(k, Filter)} <= listed
+    assert listed <= {type(method) for method in DEFAULTS}
+
+
+ASSIMILATORS = {
+    "KalmanFilter": KalmanFilter,
+    "KalmanSmoother": KalmanSmoother,
+    "EnKF": EnKF,
+    "ETKF": ETKF,
+    "EnKS": EnKS,
+    "FourDVar": FourDVar,
+    "ParticleFilter": ParticleFilter,
+    "ParticleSmoother": lambda: ParticleSmoother(2000),
+    "SDA": lambda: SDA(
+        GaussianPrior.of(linear(), 6),
+        guidance=MMPS(4, bound=None),
+        sampler=PredictorCorrector(32, corrections=0),
+    ),
+}
+
+
+@pytest.mark.parametrize("make", ASSIMILATORS.values(), ids=ASSIMILATORS.keys())
+def test_assimilators(make):
+    check_assimilator(make(), linear_problem())
+
+
+PROCESSES = [VariancePreserving(), VarianceExploding(), VarianceExploding(1e-3, 50.0)]
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=name)
+def test_processes(process):
+    check_process(process)
+
+
+class _Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 3, dtype=torch.float32)
+
+    def forward(self, x, noise):
+        return torch.tanh(self.linear(x))
+
+
+def denoisers():
+    samples = rng.normal(8, (2, 3), rng.seeded(0))
+    process = VariancePreserving()
+    return [
+        GaussianDenoiser.from_cov(torch.zeros(2, 3), torch.eye(6), process),
+        GaussianDenoiser.from_samples(samples, VarianceExploding()),
+        KernelDenoiser(samples, 0.3, process),
+        KernelDenoiser(samples, 0.0, VarianceExploding(low=0.1)),
+        NetworkDenoiser(_Network(), process),
+    ]
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_denoisers(number):
+    check_denoiser(denoisers()[number], (2, 3))
+
+
+GUIDANCE = [InflatedLikelihood(), InflatedLikelihood(bound=None), MMPS(), MMPS(solver="cg"), DPS()]
+
+
+@pytest.mark.parametrize("guidance", GUIDANCE, ids=name)
+def test_guidance(guidance):
+    check_guidance(guidance, ignores_error=isinstance(guidance, DPS))
+
+
+SAMPLERS = [
+    PredictorCorrector(64, corrections=0),
+    PredictorCorrector(64, corrections=1, tau=0.25),
+    PredictorCorrector(64, corrections=0, grid="time"),
+    Ancestral(64, corrections=0),
+    Multistep(16, corrections=0),
+]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=name)
+def test_samplers(sampler):
+    # In 6 dimensions tau = 0.25 makes steps of tau E[6 / chi^2] = 0.38: standard deviations 11 %
+    # too large for a white Gaussian, more for this correlated one.
+    check_sampler(sampler, tolerance=0.3 if sampler.corrections else 0.1)
+
+
+# --- each check catches what it promises to catch ------------------------------------------------
+
+
+class _LeakySystem(Lorenz63):
+    def step(self, x, generator=None):
+        return super().step(x, generator) + 0.01 * x.roll(1, 0)
+
+
+class _UnseededSystem(Lorenz96):
+    def advance(self, x):
+        return x + torch.rand_like(x)
+
+
+class _BiasedOperator(Operator):
+    linear = True
+
+    def __call__(self, x):
+        return x.flatten(1) + 1
+
+
+class _DoublePrecisionOperator(Operator):
+    def __call__(self, x):
+        return x.flatten(1).double()
+
+
+class _Broken(Filter):
+    """A filter that keeps its contract; each subclass breaks one promise."""
+
+    def analyse(self, forecast, y, model, generator=None):
+        return forecast.clone(), {}
+
+
+class _InPlace(_Broken):
+    def analyse(self, forecast, y, model, generator=None):
+        return forecast.mul_(0.99), {}
+
+
+class _Unseeded(_Broken):
+    def analyse(self, forecast, y, model, generator=None):
+        return forecast + 1e-3 * torch.rand_like(forecast), {}
+
+
+class _Flattening(_Broken):
+    def analyse(self, forecast, y, model, generator=None):
+        return forecast.flatten(1), {}
+
+
+class _Doubling(_Broken):
+    def analyse(self, forecast, y, model, generator=None):
+        return forecast.double(), {}
+
+
+class _Overconfident(_Broken):
+    def analyse(self, forecast, y, model, generator=None):
+        return forecast.mean(0) + 0.5 * (forecast - forecast.mean(0)), {}
+
+
+class _Diverging(_Broken):
+    def analyse(self, forecast, y, model, generator=None):
+        return forecast * float("inf"), {}
+
+
+class _Huge(_Broken):
+    def analyse(self, forecast, y, model, generator=None):
+        return forecast + (y.max() > 10) * torch.finfo(forecast.dtype).max, {}
+
+
+class _InMetres(_Broken):
+    def analyse(self, forecast, y, model, generator=None):
+        return forecast - 0.02 * (forecast - forecast.mean(0)).square().mean(0), {}
+
+
+class _Greedy(_Broken):
+    def analyse(self, forecast, y, model, generator=None):
+        model.operator(forecast)
+        return forecast + 0 * model.operator(forecast).sum(), {}
+
+
+class _Modest(_Broken):
+    def begin(self, problem, weights=None):
+        if not problem.observed()[1][1].operator.linear:
+            raise ValueError("No.")
+        return self
+
+
+class _Careless(_Broken):
+    def analyse(self, forecast, y, model, generator=None):
+        return forecast + 1e-3, {}
+
+
+class _IgnoresAbsence(KalmanSmoother):
+    def assimilate(self, problem, members, generator=None):
+        analysis = super().assimilate(problem, members, generator)
+        analysis.states += sum(len(part) for part in problem.observations)
+        return analysis
+
+
+@dataclass(frozen=True)
+class _WrongTransition(VariancePreserving):
+    def transition(self, s, t):
+        law = super().transition(s, t)
+        return law._replace(var=1.01 * law.var)
+
+
+@dataclass(frozen=True)
+class _BatchNorm:
+    process: VariancePreserving
+
+    def __call__(self, x_t, t):
+        return x_t - x_t.mean(0)
+
+
+@dataclass(frozen=True)
+class _Away(InflatedLikelihood):
+    def displacement(self, *arguments):
+        mean, shift = super().displacement(*arguments)
+        return mean, -shift
+
+
+@dataclass(frozen=True)
+class _Narrow(PredictorCorrector):
+    def move(self, u, mean, previous, levels, noise):
+        return mean + 0.9 * levels[2] / levels[1] * (u - mean)
+
+
+BROKEN = {
+    "leak": (check_system, (_LeakySystem(spinup=0),), "influence another"),
+    "seed": (check_system, (_UnseededSystem(dim=6, spinup=0.5),), "same seed"),
+    "linear": (check_operator, (_BiasedOperator(), (2, 3)), "linear = True"),
+    "dtype of h": (check_operator, (_DoublePrecisionOperator(), (2, 3)), "float32 into"),
+    "in place": (check_filter, (_InPlace(),), "changes the forecast or"),
+    "seed of filter": (check_filter, (_Unseeded(),), "same seed"),
+    "shape": (check_filter, (_Flattening(),), "returns the shape"),
+    "dtype": (check_filter, (_Doubling(),), "into torch.float64"),
+    "huge error": (check_filter, (_Overconfident(),), "variance by more than 4 standard errors"),
+    "finite": (check_filter, (_Diverging(),), "not finite"),
+    "outlier": (check_robust, (_Huge(),), "fails with an observation 20 standard"),
+    "agreement": (check_robust, (_Careless(),), "moves a component in which"),
+    "units": (check_robust, (_InMetres(),), "in Pa and single precision"),
+    "cost": (check_declaration, (_Greedy(),), "2 evaluations of the operator per member, not 1"),
+    "needs": (check_declaration, (_Modest(),), "refuses a black-box operator without"),
+    "absence": (check_assimilator, (_IgnoresAbsence(), linear_problem), "row of NaN"),
+    "transition": (check_process, (_WrongTransition(),), "does not lead to its own"),
+    "batch": (check_denoiser, (_BatchNorm(VariancePreserving()), (2, 3)), "influence another"),
+    "direction": (check_guidance, (_Away(),), "away from the observation"),
+    "moments": (check_sampler, (_Narrow(64, corrections=0),), "standard deviations"),
+}
+
+
+@pytest.mark.parametrize(("check", "arguments", "words"), BROKEN.values(), ids=BROKEN.keys())
+def test_a_broken_promise_is_caught_and_named(unchecked, check, arguments, words):
+    arguments = [linear_problem() if a is linear_problem else a for a in arguments]
+    with pytest.raises(AssertionError, match=words) as caught:
+        check(*arguments)
+    assert str(caught.value).startswith(type(arguments[0]).__name__)
+
+
+def test_the_filter_that_does_nothing_keeps_its_contract():
+    """So that the broken filters above fail for what they break."""
+    check_filter(_Broken())
+    check_robust(_Broken())
