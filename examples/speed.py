@@ -80,18 +80,15 @@ def guided(network: nn.Module, prior: TrajectoryPrior) -> GuidedDenoiser:
     _, problem = twin_experiment(Lorenz63(), model, STEPS, 8, rng.seeded(0), start=0)
     y, whole = trajectory_model(problem.instruments, prior.standardisation)
     network.requires_grad_(False).eval()
-    return InflatedLikelihood().bind(
-        NetworkDenoiser(network, prior.process, prior.limit), y, whole
-    )
+    return InflatedLikelihood().bind(NetworkDenoiser(network, prior.limit), y, whole)
 
 
 def row(name: str, network: nn.Module, batch: int, compiled: bool, least: float) -> str:
     """One line of the table."""
     prior = load("lorenz63")
-    t = prior.process.time(torch.tensor(0.1))
-    x_t = prior.process.alpha(t) * torch.randn(batch, STEPS + 1, 3)
+    u, noise = torch.randn(batch, STEPS + 1, 3), torch.tensor(0.1)
     with FlopCounterMode(display=False) as counter:
-        guided(network, prior)(x_t, t)
+        guided(network, prior).denoise(u, noise)
     wait = "-"
     if compiled:
         torch.compiler.reset()
@@ -99,9 +96,9 @@ def row(name: str, network: nn.Module, batch: int, compiled: bool, least: float)
     denoiser = guided(network, prior)
     if compiled:
         begin = time.perf_counter()
-        denoiser(x_t, t)
+        denoiser.denoise(u, noise)
         wait = f"{time.perf_counter() - begin:.0f} s"
-    one = seconds(lambda: denoiser(x_t, t), least)
+    one = seconds(lambda: denoiser.denoise(u, noise), least)
     share = counter.get_total_flops() / one / max(rates(least))
     return f"| {name} | {batch} | {batch / one:.0f} | {share:.0%} | {wait} |"
 

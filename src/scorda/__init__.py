@@ -32,7 +32,7 @@ from scorda.diffusion import (
     NetworkDenoiser,
     PredictorCorrector,
     Sampler,
-    Switched,
+    SwitchedGuidance,
     VarianceExploding,
     VariancePreserving,
 )
@@ -155,7 +155,7 @@ __all__ = [
     "Standardisation",
     "StateSpace",
     "Stride",
-    "Switched",
+    "SwitchedGuidance",
     "TrajectoryPrior",
     "VarianceExploding",
     "VariancePreserving",

@@ -347,5 +347,5 @@ def test_a_network_prior_merges_above_its_handover_and_guides_below():
     guided = SDA(prior, InflatedLikelihood())._posterior(problem, shape)
     x = rng.normal(3, shape, rng.seeded(0))
     for factor, expected in ((1.1, merged), (0.9, guided)):
-        t = prior.process.time(torch.tensor(factor * prior.handover))
-        assert torch.equal(denoiser(x, t), expected(x, t))
+        noise = torch.tensor(factor * prior.handover)
+        assert torch.equal(denoiser.denoise(x, noise), expected.denoise(x, noise))

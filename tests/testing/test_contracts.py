@@ -270,13 +270,12 @@ class _Network(nn.Module):
 
 def denoisers():
     samples = rng.normal(8, (2, 3), rng.seeded(0))
-    process = VariancePreserving()
     return [
-        GaussianDenoiser.from_cov(torch.zeros(2, 3), torch.eye(6), process),
-        GaussianDenoiser.from_samples(samples, VarianceExploding()),
-        KernelDenoiser(samples, 0.3, process),
-        KernelDenoiser(samples, 0.0, VarianceExploding(low=0.1)),
-        NetworkDenoiser(_Network(), process),
+        GaussianDenoiser.from_cov(torch.zeros(2, 3), torch.eye(6)),
+        GaussianDenoiser.from_samples(samples),
+        KernelDenoiser(samples, 0.3),
+        KernelDenoiser(samples, 0.0),
+        NetworkDenoiser(_Network()),
     ]
 
 

@@ -1,13 +1,14 @@
-r"""Samplers: from noise at the end of the process to samples of the data, or of a posterior.
+r"""Samplers: from noise to samples of the data, or of a posterior.
 
-With :math:`u = x_t / \alpha` and the noise level :math:`\nu = \sigma / \alpha` every scalar
-process reads :math:`u = x_0 + \nu \varepsilon`, so each sampler is one line that goes from a noise
-level to a smaller one. After the last level the denoised mean is returned.
+Every scalar process reads :math:`u = x_t / \alpha = x_0 + \nu \varepsilon` with the noise level
+:math:`\nu = \sigma / \alpha`. So each sampler is one line that goes from a noise level to a
+smaller one, and the process only says which levels there are. After the last level the denoised
+mean is returned.
 
 Each sampler may add Langevin corrections at every level it reaches,
 
-.. math:: x \leftarrow x + \delta s(x) + \sqrt{2 \delta}\, \varepsilon, \qquad
-    \delta = \tau \dim(x) / \|s(x)\|^2 \text{ per member},
+.. math:: u \leftarrow u + \delta s(u) + \sqrt{2 \delta}\, \varepsilon, \qquad
+    s(u) = \frac{D(u) - u}{\nu^2}, \quad \delta = \tau \dim(u) / \|s(u)\|^2 \text{ per member},
 
 whose stationary variance is too large by the factor :math:`1 + \tau / 2` for a white Gaussian of
 many dimensions: it solves :math:`v = (1 - \tau / v)^2 v + 2 \tau / v`. In few dimensions the norm
@@ -126,6 +127,7 @@ class Sampler(ABC):
     def sample(
         self,
         denoiser: Denoiser,
+        process: ScalarProcess,
         shape: tuple[int, ...],
         members: int,
         generator: torch.Generator | None = None,
@@ -141,7 +143,8 @@ class Sampler(ABC):
         samples are the same, to rounding, for every `chunk`.
 
         Arguments:
-            denoiser: Denoiser of the prior or of a posterior, bound to its process.
+            denoiser: Denoiser of the prior or of a posterior.
+            process: Forward process, whose noise levels are walked down.
             shape: Shape of one sample.
             members: Number of samples.
             generator: Source of randomness, advanced by one key.
@@ -161,7 +164,7 @@ class Sampler(ABC):
             stream = rng.Stream(key, low, high, shape, like)
             numbers = stream() if start is None else start[low - first : high - first]
             # The last one is the sample.
-            for x in self._walk(denoiser, numbers, stream):  # noqa: B007
+            for x in self._walk(denoiser, process, numbers, stream):  # noqa: B007
                 done += 1
                 if report is not None:
                     report(done, total)
@@ -169,7 +172,7 @@ class Sampler(ABC):
         return torch.cat(samples)
 
     def encode(
-        self, denoiser: Denoiser, x: Float[Tensor, "ensemble ..."]
+        self, denoiser: Denoiser, process: ScalarProcess, x: Float[Tensor, "ensemble ..."]
     ) -> Float[Tensor, "ensemble ..."]:
         """The numbers from which `sample` comes back to x, to the order of the steps [final].
 
@@ -181,41 +184,38 @@ class Sampler(ABC):
         """
         if not self.deterministic:
             raise ValueError(f"Got {self}, which draws noise: only a deterministic one encodes.")
-        process = denoiser.process
-        times = self.times(process).flip(0).to(x)
-        nu = process.noise_level(times).tolist()
-        previous: Tensor | None = None
-        for i, t in enumerate(times[:-1]):
-            mean = denoiser(process.alpha(t) * x, t)
-            levels = (nu[max(i - 1, 0)], nu[i], nu[i + 1])
-            x, previous = self.move(x, mean, previous, levels, lambda: torch.zeros(())), mean
-        return x / math.hypot(1, nu[-1])
+        nu = process.noise_level(self.times(process).to(x)).flip(0)
+        levels, previous = nu.tolist(), None
+        for i in range(len(nu) - 1):
+            mean = denoiser.denoise(x, align(nu[i], x))
+            around = (levels[max(i - 1, 0)], levels[i], levels[i + 1])
+            x, previous = self.move(x, mean, previous, around, lambda: torch.zeros(())), mean
+        return x / math.hypot(1, levels[-1])
 
-    def _walk(self, denoiser: Denoiser, x: Tensor, noise: rng.Stream) -> Iterator[Tensor]:
+    def _walk(
+        self, denoiser: Denoiser, process: ScalarProcess, numbers: Tensor, noise: rng.Stream
+    ) -> Iterator[Tensor]:
         """Yield after each evaluation of the denoiser; the last value is the sample."""
-        process = denoiser.process
-        times = self.times(process).to(x)
-        nu = process.noise_level(times)
-        x = x * (process.var(times[0]) + process.alpha(times[0]).square()).sqrt()
-        previous, corrected = None, self._corrected
-        for i, t in enumerate(times):
-            alpha = process.alpha(t)
+        nu = process.noise_level(self.times(process).to(numbers))
+        levels, corrected, previous = nu.tolist(), self._corrected, None
+        u = numbers * (1 + nu[0].square()).sqrt()
+        for i in range(len(nu)):
+            level = align(nu[i], u)
             for _ in range(self.corrections if corrected[i] else 0):
-                x = self._correct(denoiser, x, t, noise())
-                yield x
-            mean = denoiser(x, t)
-            if i == len(times) - 1:
+                u = self._correct(denoiser, u, level, noise())
+                yield u
+            mean = denoiser.denoise(u, level)
+            if i == len(nu) - 1:
                 yield mean
                 return
-            levels = (float(nu[max(i - 1, 0)]), float(nu[i]), float(nu[i + 1]))
-            u = self.move(x / alpha, mean, previous, levels, noise)
-            x, previous = process.alpha(times[i + 1]) * u, mean
-            yield x
+            around = (levels[max(i - 1, 0)], levels[i], levels[i + 1])
+            u, previous = self.move(u, mean, previous, around, noise), mean
+            yield u
 
-    def _correct(self, denoiser: Denoiser, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        score = denoiser.process.score(x, t, denoiser(x, t))
-        delta = align(self.tau / score.flatten(1).square().mean(1), x)
-        return x + delta * score + (2 * delta).sqrt() * noise
+    def _correct(self, denoiser: Denoiser, u: Tensor, level: Tensor, noise: Tensor) -> Tensor:
+        score = (denoiser.denoise(u, level) - u) / level.square()
+        delta = align(self.tau / score.flatten(1).square().mean(1), u)
+        return u + delta * score + (2 * delta).sqrt() * noise
 
 
 @dataclass(frozen=True)

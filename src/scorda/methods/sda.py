@@ -20,9 +20,9 @@ import torch
 from scorda.assimilation.base import Assimilator, Cost, check_needs
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import Standardisation
-from scorda.diffusion.denoisers import AnyNoise, Denoiser
+from scorda.diffusion.denoisers import Denoiser
 from scorda.diffusion.guidance import Guidance, InflatedLikelihood
-from scorda.diffusion.merging import Conditioned, Handover
+from scorda.diffusion.merging import Conditioned, SwitchedDenoiser
 from scorda.diffusion.samplers import Sampler
 from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations
@@ -113,6 +113,7 @@ class SDA(Assimilator):
         with torch.no_grad():
             z = sampler.sample(
                 denoiser,
+                self.prior.process,
                 shape,
                 last - first,
                 generator,
@@ -138,16 +139,14 @@ class SDA(Assimilator):
             return guidance.bind(denoiser, y, model) if len(y) else denoiser
 
         entries = tuple(part for part in instruments if _observes_entries(part))
-        if chosen is not None or not entries or not isinstance(prior, AnyNoise):
-            return guided(prior, instruments)
-        if not prior.any_noise:
+        if chosen is not None or not entries or not self.prior.per_entry:
             return guided(prior, instruments)
         merged = Conditioned(prior, *merge_entries(entries, self.prior.standardisation, shape))
         rest = tuple(part for part in instruments if not _observes_entries(part))
         above = guided(merged, rest)
         if self.prior.handover == 0:
             return above
-        return Handover(above, guided(prior, instruments), self.prior.handover)
+        return SwitchedDenoiser(above, guided(prior, instruments), self.prior.handover)
 
 
 def merge_entries(

@@ -14,7 +14,7 @@ from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import Standardisation, StateSpace
 from scorda.diffusion import parallel
-from scorda.diffusion.guidance import MMPS, InflatedLikelihood, Switched
+from scorda.diffusion.guidance import MMPS, InflatedLikelihood, SwitchedGuidance
 from scorda.diffusion.process import VarianceExploding
 from scorda.diffusion.samplers import Ancestral
 from scorda.diffusion.training import Training, fit
@@ -31,7 +31,7 @@ SAMPLER = Ancestral(steps=16, corrections=3, tau=0.5, low=8e-3, high=20.0)
 # evaluations. Chosen, with the guidance, on other truths than the benchmarks have: more steps or
 # larger corrections leave larger residuals, smaller corrections or none at low noise smaller ones.
 FIELD_SAMPLER = Ancestral(steps=50, corrections=2, tau=0.2, low=2e-3, high=100.0, correct=3.0)
-FIELD_GUIDANCE = Switched(MMPS(8, covariance="law"), InflatedLikelihood(), 3.0)
+FIELD_GUIDANCE = SwitchedGuidance(MMPS(8, covariance="law"), InflatedLikelihood(), 3.0)
 # Below the lowest level nothing but the Gaussian law is used, which needs no training.
 FIELD_TRAINING: dict[str, Any] = {"low": 2e-2, "high": 50.0, "batch": 32, "rate": 2e-3}
 # What a recipe has where it says nothing, for each architecture.

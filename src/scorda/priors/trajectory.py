@@ -1,7 +1,7 @@
 r"""Priors of trajectories: what SDA asks for, and what is kept in a file.
 
-A prior gives a denoiser of standardised trajectories ``(ensemble, time, *state)`` of any length,
-under any scalar process. `TrajectoryPrior` is a trained one; `GaussianPrior` the exact one of a
+A prior gives a denoiser of standardised trajectories ``(ensemble, time, *state)`` of any length.
+`TrajectoryPrior` is a trained one; `GaussianPrior` the exact one of a
 linear-Gaussian system, the oracle of the tests.
 """
 
@@ -25,7 +25,7 @@ from scorda.core.shapes import Float, Tensor
 from scorda.core.space import Standardisation, StateSpace
 from scorda.core.times import Start
 from scorda.diffusion.denoisers import Denoiser, GaussianDenoiser, NetworkDenoiser
-from scorda.diffusion.guidance import DPS, MMPS, Guidance, InflatedLikelihood, Switched
+from scorda.diffusion.guidance import DPS, MMPS, Guidance, InflatedLikelihood, SwitchedGuidance
 from scorda.diffusion.process import ScalarProcess, VarianceExploding, VariancePreserving
 from scorda.diffusion.samplers import Ancestral, Multistep, PredictorCorrector, Sampler
 from scorda.nn import build
@@ -35,7 +35,7 @@ from scorda.systems.linear import LinearGaussian
 __all__ = ["GaussianPrior", "Prior", "TrajectoryPrior", "at_once", "load"]
 
 PROCESSES = {c.__name__: c for c in (VarianceExploding, VariancePreserving)}
-GUIDANCES = {c.__name__: c for c in (DPS, InflatedLikelihood, MMPS, Switched)}
+GUIDANCES = {c.__name__: c for c in (DPS, InflatedLikelihood, MMPS, SwitchedGuidance)}
 SAMPLERS = {c.__name__: c for c in (Ancestral, Multistep, PredictorCorrector)}
 # Tensors of a standardisation.
 MAP = ("mean", "std")
@@ -57,6 +57,8 @@ class Prior(ABC):
     handover: float = 0.0
     # Guidance that SDA takes where none is named; None leaves it to SDA.
     guidance: Guidance | None = None
+    # Whether the denoiser takes a noise level for each entry.
+    per_entry: bool = False
     # Mean of each time of day, where the law has a daily cycle and no datetime yet.
     cycle: Tensor | None = None
 
@@ -69,8 +71,8 @@ class Prior(ABC):
         return replace(self, standardisation=scaled, cycle=None)  # type: ignore[type-var]
 
     @abstractmethod
-    def denoiser(self, states: int, process: ScalarProcess | None = None) -> Denoiser:
-        """Denoiser of standardised trajectories with that many states (default: own process).
+    def denoiser(self, states: int) -> Denoiser:
+        """Denoiser of standardised trajectories with that many states.
 
         Raises:
             ValueError: If the prior has no trajectories of that length.
@@ -89,7 +91,9 @@ class Prior(ABC):
         shape = (steps + 1, *self.space.shape)
         chunk, denoiser = at_once(shape), self.denoiser(steps + 1)
         with torch.no_grad():
-            z = sampler.sample(denoiser, shape, members, generator, chunk=chunk, report=report)
+            z = sampler.sample(
+                denoiser, self.process, shape, members, generator, chunk=chunk, report=report
+            )
         return self.standardisation.inverse(z)
 
 
@@ -140,11 +144,16 @@ class TrajectoryPrior(Prior):
         return str(named)
 
     @property
+    def per_entry(self) -> bool:  # type: ignore[override]
+        """Whether the network was trained with levels that differ between entries."""
+        return getattr(self.network, "per_entry", False)
+
+    @property
     def half_width(self) -> int:
         """k: one output depends on 2k + 1 states."""
         return self.network.half_width  # type: ignore[return-value]
 
-    def denoiser(self, states: int, process: ScalarProcess | None = None) -> NetworkDenoiser:
+    def denoiser(self, states: int) -> NetworkDenoiser:
         if self.cycle is not None:
             raise ValueError(
                 "This prior has a daily cycle: say when the window begins, with "
@@ -156,7 +165,7 @@ class TrajectoryPrior(Prior):
                 f"Asked for {states} states of a prior that was started for {len(mean)}: "
                 f"use prior.starting(..., {states})."
             )
-        return NetworkDenoiser(self.network, process or self.process, self.limit)
+        return NetworkDenoiser(self.network, self.limit)
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file whose header holds everything but the weights."""
@@ -205,6 +214,8 @@ class GaussianPrior(Prior):
     process: ScalarProcess = field(default_factory=lambda: VarianceExploding(1e-3, 1e3))
     sampler: Sampler = field(default_factory=lambda: Multistep(corrections=0, high=1e3))
 
+    per_entry = True
+
     @classmethod
     def of(cls, system: LinearGaussian, steps: int) -> GaussianPrior:
         """The law of ``steps + 1`` states of a system."""
@@ -222,13 +233,13 @@ class GaussianPrior(Prior):
             cov / (weight[:, None] * weight),
         )
 
-    def denoiser(self, states: int, process: ScalarProcess | None = None) -> GaussianDenoiser:
+    def denoiser(self, states: int) -> GaussianDenoiser:
         if states != len(self.mean):
             raise ValueError(
                 f"Asked for trajectories of {states} states of a Gaussian prior made for "
                 f"{len(self.mean)}: make it with steps = {states - 1}."
             )
-        return GaussianDenoiser.from_cov(self.mean, self.cov, process or self.process)
+        return GaussianDenoiser.from_cov(self.mean, self.cov)
 
 
 def at_once(shape: tuple[int, ...]) -> int:
