@@ -13,8 +13,8 @@ import torch
 from torch.testing import assert_close
 
 from scorda.core import rng
+from scorda.diffusion.denoisers import Conditioned
 from scorda.diffusion.guidance import MMPS, InflatedLikelihood
-from scorda.diffusion.merging import Conditioned
 from scorda.diffusion.process import VariancePreserving
 from scorda.diffusion.samplers import Ancestral, Multistep, PredictorCorrector
 from scorda.methods.kalman import KalmanSmoother

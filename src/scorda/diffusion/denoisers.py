@@ -4,9 +4,24 @@ The noise level :math:`\nu` is one number for each sample, or one for each entry
 network takes the latter only if it was trained so. A scalar process
 :math:`x_t = \alpha x_0 + \sigma \varepsilon` has :math:`u = x_t / \alpha` and
 :math:`\nu = \sigma / \alpha`: one denoiser serves every process and is bound to none.
-Observed entries need no guidance where levels per entry are known (`merging`).
 
 Gaussian and kernel denoisers are exact for their prior; that of a network is learned.
+
+**Observed entries need no guidance.** An observation
+:math:`y_i = x_{0,i} + R_i^{1/2} \epsilon` of an entry of the data is one more noisy copy of it,
+like u itself, so both merge into one copy with less noise:
+
+.. math:: \frac{1}{\nu_{*,i}^2} = \frac{1}{\nu^2} + \frac{1}{R_i}, \qquad
+    u_{*,i} = \nu_{*,i}^2 \left( \frac{u_i}{\nu^2} + \frac{y_i}{R_i} \right), \qquad
+    E[x_0 \mid u, y] = E[x_0 \mid x_0 + \nu_* \varepsilon = u_*].
+
+The posterior's denoiser is the prior's at another noise level for each entry. Nothing is
+approximated and nothing is differentiated, but the denoiser must know such levels.
+
+A network knows them best where the noise is large: there it reads the trajectory off the
+observations, which guidance cannot. Where the noise is small the observations change little, and
+what little the network misses of it is what guidance gives. So a learned denoiser hands over from
+the one to the other (`SwitchedDenoiser`).
 """
 
 from __future__ import annotations
@@ -18,10 +33,18 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from scorda.core.align import align
 from scorda.core.shapes import Float, Tensor
 
-__all__ = ["Denoiser", "GaussianDenoiser", "KernelDenoiser", "NetworkDenoiser", "precondition"]
+__all__ = [
+    "Conditioned",
+    "Denoiser",
+    "GaussianDenoiser",
+    "KernelDenoiser",
+    "NetworkDenoiser",
+    "SwitchedDenoiser",
+    "align",
+    "precondition",
+]
 
 
 @runtime_checkable
@@ -243,6 +266,61 @@ class NetworkDenoiser:
         like, level = next(self.network.parameters()), noise.flatten().expand(len(v))
         found: Tensor = product(v.to(like.dtype), level.to(like.dtype))
         return found.to(v.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Conditioned:
+    """Denoiser of a prior given observations of single entries: exact where the prior's is.
+
+    Arguments:
+        prior: Denoiser of the prior, which takes a noise level per entry.
+        values: y, shape ``(*shape)``; what stands at entries without observation is not used.
+        precision: 1 / R, same shape; 0 where nothing was observed.
+    """
+
+    prior: Denoiser
+    values: Float[Tensor, "..."]
+    precision: Float[Tensor, "..."]
+
+    @property
+    def limit(self) -> float | None:
+        """Largest size of a component, where the prior's denoiser has one."""
+        return getattr(self.prior, "limit", None)
+
+    def denoise(
+        self, u: Float[Tensor, "ensemble ..."], noise: Float[Tensor, "..."]
+    ) -> Float[Tensor, "ensemble ..."]:
+        nu2, precision = noise.square(), self.precision.to(u)
+        weight = nu2 * precision / (1 + nu2 * precision)
+        merged = torch.where(precision > 0, u + weight * (self.values.to(u) - u), u)
+        return self.prior.denoise(merged, (nu2 / (1 + nu2 * precision)).sqrt())
+
+
+@dataclass(frozen=True, eq=False)
+class SwitchedDenoiser:
+    """One denoiser while the noise is large, another one below.
+
+    Arguments:
+        above: Denoiser at noise levels of at least `level`.
+        below: Denoiser at the others.
+        level: Noise level of the switch, in units of the data.
+    """
+
+    above: Denoiser
+    below: Denoiser
+    level: float
+
+    def denoise(
+        self, u: Float[Tensor, "ensemble ..."], noise: Float[Tensor, "..."]
+    ) -> Float[Tensor, "ensemble ..."]:
+        if noise.numel() != 1:
+            raise ValueError("SwitchedDenoiser takes one noise level for all members.")
+        return (self.above if noise >= self.level else self.below).denoise(u, noise)
+
+
+def align(per_member: Float[Tensor, "..."], x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Append axes to a scalar or a value per member, so that it broadcasts with x."""
+    return per_member.reshape(per_member.shape + (1,) * (x.ndim - per_member.ndim))
 
 
 def _one_level(noise: Tensor, u: Tensor) -> Float[Tensor, "samples"] | None:

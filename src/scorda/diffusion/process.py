@@ -25,9 +25,8 @@ from typing import NamedTuple
 import torch
 
 from scorda.core import rng
-from scorda.core.align import align
 from scorda.core.shapes import Float, Tensor
-from scorda.diffusion.denoisers import Denoiser
+from scorda.diffusion.denoisers import Denoiser, align
 
 __all__ = [
     "ForwardProcess",

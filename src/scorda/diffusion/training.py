@@ -34,11 +34,10 @@ import torch
 from torch import nn
 
 from scorda.core import rng
-from scorda.core.align import align
 from scorda.core.files import read_tensors, write_tensors
 from scorda.core.shapes import Float, Tensor
 from scorda.diffusion import parallel
-from scorda.diffusion.denoisers import precondition
+from scorda.diffusion.denoisers import align, precondition
 
 __all__ = ["Training", "denoising_loss", "fit", "observed_levels", "validation_loss"]
 

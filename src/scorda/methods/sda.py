@@ -20,9 +20,8 @@ import torch
 from scorda.assimilation.base import Assimilator, Cost, check_needs
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import Standardisation
-from scorda.diffusion.denoisers import Denoiser
+from scorda.diffusion.denoisers import Conditioned, Denoiser, SwitchedDenoiser
 from scorda.diffusion.guidance import Guidance, InflatedLikelihood
-from scorda.diffusion.merging import Conditioned, SwitchedDenoiser
 from scorda.diffusion.samplers import Sampler
 from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations

@@ -15,10 +15,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from scorda.core.align import align
 from scorda.core.shapes import Float, Int, Tensor
 from scorda.core.space import StateSpace
-from scorda.diffusion.denoisers import GaussianDenoiser
+from scorda.diffusion.denoisers import GaussianDenoiser, align
 from scorda.diffusion.training import Levels, denoising_loss
 from scorda.priors.gaussian import FittedGaussian
 from scorda.priors.local import FittedLocal

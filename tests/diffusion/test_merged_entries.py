@@ -5,8 +5,13 @@ import torch
 from torch.testing import assert_close
 
 from scorda.core import rng
-from scorda.diffusion.denoisers import GaussianDenoiser, KernelDenoiser, NetworkDenoiser
-from scorda.diffusion.merging import Conditioned, SwitchedDenoiser
+from scorda.diffusion.denoisers import (
+    Conditioned,
+    GaussianDenoiser,
+    KernelDenoiser,
+    NetworkDenoiser,
+    SwitchedDenoiser,
+)
 from scorda.diffusion.process import VarianceExploding, VariancePreserving
 from scorda.nn.conv import TemporalConv
 
