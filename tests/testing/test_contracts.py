@@ -275,7 +275,7 @@ def denoisers():
         GaussianDenoiser.from_cov(torch.zeros(2, 3), torch.eye(6), process),
         GaussianDenoiser.from_samples(samples, VarianceExploding()),
         KernelDenoiser(samples, 0.3, process),
-        KernelDenoiser(samples, 0.0, VarianceExploding(low=0.1)),
+        KernelDenoiser(samples, 0.0, VarianceExploding(min_noise=0.1)),
         NetworkDenoiser(_Network(), process),
     ]
 
