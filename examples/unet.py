@@ -56,10 +56,10 @@ class PlainUNet(nn.Module):
 
     half_width = HALF
 
-    def __init__(self, context, low, high, widths=(16, 32, 64), blocks=(3, 3, 3)):
+    def __init__(self, context, min_noise, max_noise, widths=(16, 32, 64), blocks=(3, 3, 3)):
         super().__init__()
         self.register_buffer("context", context)
-        self.embed = NoiseEmbedding(64, low, high)
+        self.embed = NoiseEmbedding(64, min_noise, max_noise)
         size, levels = WINDOW * VARIABLES, len(widths)
         before = (size + len(context), *widths)
         self.heads = nn.ModuleList(
@@ -112,11 +112,11 @@ def trajectories(path):
 
 def compare(data, context, seconds, precision):
     """Seconds per step and validation losses of both networks after equal seconds."""
-    low, high = 2e-2, 50.0
+    min_noise, max_noise = 2e-2, 50.0
     made = {
-        "plain (16, 32, 64)": lambda: PlainUNet(context, low, high),
+        "plain (16, 32, 64)": lambda: PlainUNet(context, min_noise, max_noise),
         "scorda, width 48": lambda: UNet(
-            VARIABLES, (SIZE, SIZE), HALF, 48, context=1, low=low, high=high
+            VARIABLES, (SIZE, SIZE), HALF, 48, context=1, min_noise=min_noise, max_noise=max_noise
         ),
     }
     print(f"{'network':20} {'weights':>8} {'ms/step':>8} {'steps':>6} {'validation loss':>16}")
@@ -127,7 +127,8 @@ def compare(data, context, seconds, precision):
         if isinstance(network, UNet):
             network.prepare(data, context)
         spent = time.process_time() - begin
-        settings = {"batch": 32, "segment": WINDOW, "rate": 2e-3, "low": low, "high": high}
+        settings = {"batch": 32, "segment": WINDOW, "rate": 2e-3}
+        settings |= {"min_noise": min_noise, "max_noise": max_noise}
         settings |= {"average": 0.99, "every": 10**6, "precision": precision}
         # Seconds per step from the second step on, then as many steps as there is time for.
         probe, batch = (
@@ -142,7 +143,7 @@ def compare(data, context, seconds, precision):
         each = (time.process_time() - begin) / 5
         steps = max(1, int((seconds - spent) / each))
         begin = time.process_time()
-        history = fit(network, data, Training(steps=steps, **settings))
+        history = fit(network, data, Training(training_steps=steps, **settings))
         each = (time.process_time() - begin) / steps
         weights = sum(p.numel() for p in network.parameters())
         loss = history[-1]["validation"]

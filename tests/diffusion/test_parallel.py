@@ -74,9 +74,10 @@ def test_two_processes_give_the_weights_of_one(tmp_path, stop):
 
 def test_one_process_is_left_alone():
     x = torch.arange(3.0)
-    parallel.sum_over([x])
-    parallel.same([x])
-    assert torch.equal(x, torch.arange(3.0)) and parallel.agree(True) and not parallel.agree(False)
+    assert parallel.sum_over(x) is x and torch.equal(x, torch.arange(3.0))
+    module = torch.nn.Linear(2, 2)
+    assert parallel.replicated(module) is module
+    assert parallel.agree(True) and not parallel.agree(False)
     assert torch.equal(parallel.make_once(lambda: x), x)
     assert torch.arange(5)[parallel.rows(5)].tolist() == [0, 1, 2, 3, 4]
     with parallel.joined() as device:

@@ -28,8 +28,8 @@ def process(request):
 def coefficients(process, t):
     """Drift f and squared diffusion g^2, differentiated by hand."""
     if isinstance(process, VarianceExploding):
-        rate = math.log(process.high / process.low)
-        return torch.zeros_like(t), 2 * rate * process.low**2 * (2 * rate * t).exp()
+        rate = math.log(process.max_noise / process.min_noise)
+        return torch.zeros_like(t), 2 * rate * process.min_noise**2 * (2 * rate * t).exp()
     angle = math.acos(math.sqrt(process.floor))
     slope = (angle * t).tan()
     return -2 * angle * slope, 4 * angle * slope * (1 + process.eta**2)
@@ -186,5 +186,5 @@ def test_sampling_takes_one_time_per_member():
 def test_settings_are_checked():
     with pytest.raises(ValueError, match="0 < floor < 1"):
         VariancePreserving(floor=0.0)
-    with pytest.raises(ValueError, match="0 < low < high"):
+    with pytest.raises(ValueError, match="0 < min_noise < max_noise"):
         VarianceExploding(1.0, 0.5)

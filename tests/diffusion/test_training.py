@@ -20,7 +20,7 @@ from scorda.diffusion.training import (
 )
 from scorda.nn.conv import TemporalConv
 
-SETTINGS = Training(steps=30, batch=4, segment=6, warmup=5, every=5, rate=1e-2)
+SETTINGS = Training(training_steps=30, batch=4, segment=6, warmup=5, every=5, rate=1e-2)
 
 
 def data(series=10):
@@ -58,7 +58,7 @@ def test_training_does_not_touch_the_global_stream():
     torch.manual_seed(3)
     net = network()
     torch.manual_seed(3)
-    fit(net, data(), replace(SETTINGS, steps=2))
+    fit(net, data(), replace(SETTINGS, training_steps=2))
     assert torch.equal(torch.rand(2), expected)
 
 
@@ -122,7 +122,7 @@ def test_finished_run_is_not_repeated(tmp_path):
 
 
 def test_loss_falls_and_the_best_average_is_kept():
-    settings = replace(SETTINGS, steps=300, every=50, batch=16)
+    settings = replace(SETTINGS, training_steps=300, every=50, batch=16)
     _, history = run(settings)
     assert [entry["step"] for entry in history] == list(range(50, 301, 50))
     # An untrained network has loss 1 (see the test of `denoising_loss`).
@@ -138,9 +138,9 @@ def test_loss_falls_and_the_best_average_is_kept():
                 for p in net.parameters():
                     p.mul_(30)
 
-    fit(net, data(), replace(SETTINGS, steps=15, average=0.1, clip=1e9), report=spoil)
+    fit(net, data(), replace(SETTINGS, training_steps=15, average=0.1, clip=1e9), report=spoil)
     assert reports[2]["validation"] > reports[1]["validation"]
-    expected, _ = run(replace(SETTINGS, steps=15, average=0.1, clip=1e9))
+    expected, _ = run(replace(SETTINGS, training_steps=15, average=0.1, clip=1e9))
     assert weights(net).norm() < 3 * expected.norm()
 
 
@@ -191,9 +191,9 @@ def test_bad_input_is_refused():
     with pytest.raises(FloatingPointError, match="not finite at step"):
         run(replace(SETTINGS, rate=1e200, warmup=1))
     for wrong in (
-        {"steps": 0},
+        {"training_steps": 0},
         {"batch": 0},
-        {"low": 2.0, "high": 1.0},
+        {"min_noise": 2.0, "max_noise": 1.0},
         {"validation": 1.0},
         {"precision": "half"},
     ):
@@ -273,7 +273,7 @@ def test_a_network_per_entry_trains_on_observed_entries():
 
 def test_initial_weights_stay_where_none_are_better():
     """A rate that ruins the network: the weights that it came with are the best."""
-    ruin = replace(SETTINGS, steps=20, rate=3.0, warmup=1)
+    ruin = replace(SETTINGS, training_steps=20, rate=3.0, warmup=1)
     before = weights(network())
     after, history = run(ruin, keep=True)
     assert history[0]["step"] == 0 and torch.equal(before, after)
@@ -281,7 +281,7 @@ def test_initial_weights_stay_where_none_are_better():
 
 
 def test_patience_ends_a_training_that_no_longer_improves():
-    ruin = replace(SETTINGS, steps=100, rate=3.0, warmup=1)
+    ruin = replace(SETTINGS, training_steps=100, rate=3.0, warmup=1)
     steps = [entry["step"] for entry in run(ruin, keep=True, patience=2)[1]]
     assert steps == [0, 5, 10]
     assert run(ruin, keep=True)[1][-1]["step"] == 100

@@ -232,7 +232,10 @@ def test_parts_are_free():
     y = torch.atan(torch.tensor([2.0, 0.5]))
     for guidance in (MMPS(2, "cg"), InflatedLikelihood(), DPS()):
         for sampler in (Ancestral(24, 1), Multistep(24, 0), PredictorCorrector(24, 0)):
-            for process in (VarianceExploding(low=1e-3, high=50.0), ScoreFilter().process):
+            for process in (
+                VarianceExploding(min_noise=1e-3, max_noise=50.0),
+                ScoreFilter().process,
+            ):
                 coupled = sampler.deterministic
                 method = ScoreFilter(EnsembleKernel(0.4), process, guidance, sampler, coupled)
                 analysis = method.update(x, y, model, rng.seeded(0))

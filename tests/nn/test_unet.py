@@ -181,7 +181,7 @@ def test_bad_input_is_refused():
 
 def test_what_was_learned_fades_out_below_the_levels_of_training():
     """As the fourth power of the level; at them nothing changes."""
-    net, law = randomised(low=0.5), randomised(low=0.5)
+    net, law = randomised(min_noise=0.5), randomised(min_noise=0.5)
     torch.nn.init.zeros_(law.last.weight)
     torch.nn.init.zeros_(law.last.bias)
     x = waves(3)

@@ -14,7 +14,7 @@ from scorda.diffusion.training import Training
 from scorda.priors.from_fields import train_on_fields
 from scorda.priors.records import Fields, daily_phases, phases_of, read_fields
 
-FEW = Training(steps=4, batch=4, segment=8, rate=1e-3, validation=0.2, every=2)
+FEW = Training(training_steps=4, batch=4, segment=8, rate=1e-3, validation=0.2, every=2)
 
 
 def record(days=6, per_day=8, seed=0):

@@ -16,7 +16,7 @@ RECIPE = Recipe(series=6, length=6, architecture="unet", width=4, blocks=1, half
 
 
 def learned(system=FLOW, recipe=RECIPE, **options):
-    chosen = training_for(recipe) | {"steps": 4, "batch": 4, "every": 2}
+    chosen = training_for(recipe) | {"training_steps": 4, "batch": 4, "every": 2}
     return train_on_system(system, recipe, Training(**chosen), **options)
 
 

@@ -185,7 +185,9 @@ def test_stored_fields_are_learned_at_another_size(tmp_path, monkeypatch, capsys
     store = f"simulate kolmogorov {flow} --system.wavenumber 2 --series 6 --length 6"
     assert main([*store.split(), "--out", "set.zarr"]) == 0
     training = "train --data set.zarr --system.size 8 --architecture unet --width 4 --blocks 1"
-    training += " --steps 4 --every 2 --batch 4 --minutes 0 --threads 1 --out p.safetensors"
+    training += (
+        " --training-steps 4 --every 2 --batch 4 --minutes 0 --threads 1 --out p.safetensors"
+    )
     assert main(training.split()) == 0
     assert "stopped after step 2 of 4: continue with --resume" in capsys.readouterr().out
     assert main([*training.split(), "--resume"]) == 0

@@ -3,7 +3,7 @@
 A new class goes into the list of its kind.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -143,7 +143,7 @@ FILTERS = [
     MASF(EnsembleKernel(0.2), sampler=BridgeSDE(), inflation=1.1),
     MASF(EnsembleMixture(0.2), sampler=BridgeODE(steps=5)),
     MASF(EnsembleMixture(0.5, 0.1, GaspariCohn(2.0), GaspariCohn(1.0)), inflation=1.1),
-    MASF(mode="published", inflation=1.1),
+    MASF(mode="published", sampler=PublishedSDE(steps=30), inflation=1.1),
     MASF(mode="nonlinear", sampler=ProjectionSDE(steps=50), inflation=1.1),
     MASF(NETWORK),
     MASF(
@@ -188,9 +188,6 @@ def takes_any_units(method):
 
 @pytest.mark.parametrize("method", FILTERS, ids=name)
 def test_filters_are_robust(method):
-    if method == MASF(mode="published", inflation=1.1):
-        # Its 150 steps would take a minute here.
-        method = replace(method, sampler=PublishedSDE(steps=30))
     check_robust(method, any_units=takes_any_units(method))
 
 

@@ -24,20 +24,11 @@ Report = Callable[[dict[str, float]], None]
 RUN = ("resume", "overwrite", "config", "minutes")
 SIMULATED = "--system or a store of `scorda simulate --series`"
 QUICK_STEPS, QUICK_SERIES, QUICK_LENGTH = 20, 16, 100
-
-
+# Settings of `Training` that have a flag, beside the seed.
 TRAINING = (
-    "steps",
-    "batch",
-    "segment",
-    "rate",
-    "low",
-    "high",
-    "average",
-    "every",
-    "precision",
-    "compile",
-)
+    "training_steps", "batch", "segment", "rate", "min_noise", "max_noise", "average", "every",
+    "precision", "compile",
+)  # fmt: skip
 
 
 @dataclass
@@ -86,8 +77,8 @@ class Train:
     levels: int | None = None
     """Grids of unet, each half as fine as the one before."""
 
-    steps: int | None = None
-    """Optimiser steps."""
+    training_steps: int | None = None
+    """Number of optimiser steps."""
 
     batch: int | None = None
     """Segments per step."""
@@ -98,10 +89,10 @@ class Train:
     rate: float | None = None
     """Highest learning rate."""
 
-    low: float | None = None
+    min_noise: float | None = None
     """Smallest noise level, in standard deviations of the data."""
 
-    high: float | None = None
+    max_noise: float | None = None
     """Largest noise level."""
 
     average: float | None = None
@@ -159,20 +150,14 @@ def train(*, settings: Annotated[Train | None, Parameter(name="*")] = None) -> N
 def _train(given: Train, device: torch.device) -> None:
     from scorda.cli.common import use_torch
     from scorda.cli.console import console, progress
-    from scorda.cli.settings import UserError
     from scorda.core.files import atomic
     from scorda.diffusion import parallel
     from scorda.store.series import holds_series
 
+    _check(given)
     out, first = console(), parallel.rank() == 0
-    if (given.system is None) == (given.data is None):
-        raise UserError("Give either --system, to simulate, or --data, a file of fields.")
-    if given.minutes is not None and not given.minutes >= 0:
-        raise UserError(f"Got --minutes {given.minutes}: it must not be negative.")
-    if given.out.suffix != ".safetensors":
-        raise UserError(f"Got --out {given.out}: its name must end in .safetensors.")
     if given.quick:
-        given.steps, given.every = QUICK_STEPS, QUICK_STEPS // 2
+        given.training_steps, given.every = QUICK_STEPS, QUICK_STEPS // 2
         if given.system is not None:
             given.series, given.length = QUICK_SERIES, QUICK_LENGTH
     checkpoint, settings = given.out.with_suffix(".checkpoint"), _settings(given)
@@ -190,16 +175,7 @@ def _train(given: Train, device: torch.device) -> None:
         checkpoint.unlink(missing_ok=True)
     parallel.wait()
     with progress("training") as update:
-
-        def report(entry: dict[str, float]) -> None:
-            if given.steps is not None:
-                update(int(entry["step"]), given.steps)
-            losses = f"loss {entry['loss']:.4f}, validation {entry['validation']:.4f}"
-            out.print(f"step {entry['step']:.0f}: {losses}")
-            if not math.isfinite(entry["validation"]):
-                raise FloatingPointError("The training has diverged: lower --rate.")
-
-        prior = learn(given, checkpoint, report, device)
+        prior = learn(given, checkpoint, _reporter(given.training_steps, update), device)
     if not first:
         return
     prior.save(given.out)
@@ -207,15 +183,41 @@ def _train(given: Train, device: torch.device) -> None:
         partial.write_text(settings, encoding="utf-8")
     out.print(f"prior: {given.out}")
     done = prior.provenance["history"][-1]["step"]
-    steps = prior.provenance["training"]["steps"]
+    steps = prior.provenance["training"]["training_steps"]
     if given.minutes is not None and done < steps:
         out.print(f"stopped after step {done} of {steps}: continue with --resume")
     else:
         checkpoint.unlink(missing_ok=True)
 
 
+def _check(given: Train) -> None:
+    from scorda.cli.settings import UserError
+
+    if (given.system is None) == (given.data is None):
+        raise UserError("Give either --system, to simulate, or --data, a file of fields.")
+    if given.minutes is not None and not given.minutes >= 0:
+        raise UserError(f"Got --minutes {given.minutes}: it must not be negative.")
+    if given.out.suffix != ".safetensors":
+        raise UserError(f"Got --out {given.out}: its name must end in .safetensors.")
+
+
+def _reporter(steps: int | None, update: Callable[[int, int], None]) -> Report:
+    """Print the losses of a validation, and move the bar of progress where its end is known."""
+    from scorda.cli.console import console
+
+    def report(entry: dict[str, float]) -> None:
+        if steps is not None:
+            update(int(entry["step"]), steps)
+        losses = f"loss {entry['loss']:.4f}, validation {entry['validation']:.4f}"
+        console().print(f"step {entry['step']:.0f}: {losses}")
+        if not math.isfinite(entry["validation"]):
+            raise FloatingPointError("The training has diverged: lower --rate.")
+
+    return report
+
+
 def _settings(given: Train) -> str:
-    """What decides the prior, as the TOML file that trains it again."""
+    """The settings that decide the prior, as the TOML file that trains it again."""
     from scorda.cli.settings import plain, to_toml
 
     named = {k: plain(v) for k, v in vars(given).items() if k not in (*RUN, "system_options")}
@@ -225,7 +227,11 @@ def _settings(given: Train) -> str:
 
 
 def _complete(given: Train, checkpoint: Path, settings: str) -> bool:
-    """Whether there is nothing left to do; refuses to replace what it was not told to."""
+    """Whether nothing is left to do.
+
+    Raises:
+        UserError: If a file would be replaced without the user's word.
+    """
     from scorda.cli.settings import UserError
 
     if given.out.is_dir():
@@ -271,7 +277,7 @@ def _from_system(
 
 
 def _stored(path: Path, options: dict[str, str]) -> tuple[System, Tensor]:
-    """System of stored trajectories, and their states, on its grid if options change that."""
+    """The system of stored trajectories and their states, on the grid that options ask for."""
     import torch
 
     from scorda.cli.common import make_system
@@ -327,7 +333,7 @@ def _given(given: Train, *names: str) -> dict[str, Any]:
 
 
 def _refuse(given: Train, names: tuple[str, ...], source: str) -> None:
-    """Settings of the other source of trajectories would be ignored in silence."""
+    """Refuse settings of the other source of trajectories, which would have no effect."""
     from scorda.cli.settings import UserError
 
     for name in names:

@@ -179,27 +179,30 @@ class VariancePreserving(ScalarProcess):
 class VarianceExploding(ScalarProcess):
     r"""Noise that grows geometrically: :math:`x_t = x_0 + \sigma(t) \varepsilon`.
 
-    .. math:: \sigma(t) = \sigma_{low} (\sigma_{high} / \sigma_{low})^t
+    .. math:: \sigma(t) = \sigma_{min} (\sigma_{max} / \sigma_{min})^t
 
     Equal steps of t are equal steps of log sigma. Source: Song et al. (2021), appendix C.
 
     Arguments:
-        low: sigma(0), in units of the data; well below what the data resolve.
-        high: sigma(1), well above the extent of the data.
+        min_noise: sigma(0), in units of the data; well below what the data resolve.
+        max_noise: sigma(1), well above the extent of the data.
     """
 
-    low: float = 2e-3
-    high: float = 10.0
+    min_noise: float = 2e-3
+    max_noise: float = 10.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.low < self.high:
-            raise ValueError(f"Got low = {self.low}, high = {self.high}: need 0 < low < high.")
+        if not 0 < self.min_noise < self.max_noise:
+            raise ValueError(
+                f"Got min_noise = {self.min_noise}, max_noise = {self.max_noise}: need "
+                "0 < min_noise < max_noise."
+            )
 
     def alpha(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         return torch.ones_like(t)
 
     def sigma(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        return self.low * torch.exp(t * math.log(self.high / self.low))
+        return self.min_noise * torch.exp(t * math.log(self.max_noise / self.min_noise))
 
     def time(self, noise: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        return torch.log(noise / self.low) / math.log(self.high / self.low)
+        return torch.log(noise / self.min_noise) / math.log(self.max_noise / self.min_noise)

@@ -1,24 +1,21 @@
 r"""Training of denoisers: one loss, one loop.
 
-The loss is denoising score matching in the form of `denoise.precondition`,
+The loss is denoising score matching in the form of `denoisers.precondition`,
 
 .. math:: E\, \frac{1 + \nu^2}{\nu^2} \| D(x_0 + \nu \varepsilon, \nu) - x_0 \|^2,
 
-with the log of the noise level uniform (stratified over each batch): every noise level counts
-alike. Segments are cut at random from long trajectories (algorithm 1 of SDA, where a segment is
-one window).
+with the log of the noise level uniform (stratified over each batch), so that every noise level
+counts alike. Segments are cut at random from long trajectories (algorithm 1 of SDA, where a
+segment is one window).
 
 A network that takes a noise level per entry also meets segments some of whose entries have less
-noise, as if they had been observed: :math:`\nu_i^{-2} = \nu^{-2} + R_i^{-1}` at random
-times for random components (see `condition`).
+noise, as if they had been observed: :math:`\nu_i^{-2} = \nu^{-2} + R_i^{-1}` at random times for
+random components (see `merging`).
 
-Everything random in step n is a function of (seed, n), and a checkpoint holds the whole state, so
-a run that is killed and resumed gives the same bits as one that is not, for the same number of
-threads. Several processes (`parallel`) share the rows of each batch and sum their gradients: to
-rounding, they train the network that one alone would.
-
-
-Noise levels of segments some of whose entries have been observed.
+All random numbers of step n are a function of (seed, n), and a checkpoint holds the whole state.
+A run that is killed and resumed therefore gives the same bits as one that is not, for the same
+number of threads and processes. Several processes (`parallel`) share the rows of each batch: to
+rounding, they train the network that one process alone would.
 """
 
 from __future__ import annotations
@@ -26,9 +23,8 @@ from __future__ import annotations
 import math
 import time as clock
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -41,11 +37,14 @@ from scorda.diffusion.denoisers import align, precondition
 
 __all__ = ["Training", "denoising_loss", "fit", "observed_levels", "validation_loss"]
 
-
+# Makes levels per entry of one level per segment, the shape of a segment and a generator.
 Levels = Callable[[Tensor, tuple[int, ...], torch.Generator], Tensor]
-
-
+# Gives the loss of each segment for a network, segments, noise levels and noise.
 Loss = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
+# Segments, noise levels and noise.
+Batch = tuple[Tensor, Tensor, Tensor]
+# Batches that the validation holds, and segments that are evaluated at once there.
+HELD_BATCHES, HELD_CHUNK = 8, 64
 
 
 @dataclass(frozen=True)
@@ -53,27 +52,27 @@ class Training:
     """Settings of a training run.
 
     Arguments:
-        steps: Optimiser steps.
+        training_steps: Number of optimiser steps.
         batch: Segments per step.
         segment: States per segment.
-        rate: Highest learning rate of AdamW; warms up linearly, falls to zero along a cosine.
-        warmup: Steps of the warm-up; a tenth of all steps where that is less.
+        rate: Highest learning rate of AdamW; it rises linearly and falls to zero along a cosine.
+        warmup: Steps in which the rate rises; a tenth of all steps where that is less.
         weight_decay: Weight decay of AdamW.
         average: Decay of the exponential moving average of the weights.
         clip: Largest norm of the gradient.
-        low: Smallest noise level, in units of the standardised data.
-        high: Largest noise level.
+        min_noise: Smallest noise level, in units of the standardised data.
+        max_noise: Largest noise level.
         observed: Share of segments with observed entries, for a network that takes them.
-        validation: Share of the trajectories held back; the last ones.
+        validation: Share of the trajectories held back; these are the last ones.
         every: Steps between validations.
-        precision: "float32", or "bfloat16" for the products and convolutions of training: faster
-            on processors that have it; weights and loss stay in the type of the data.
-        compile: Whether torch.compile makes a program of the network first. Nothing gained on a
-            CPU with the U-Net: 148 ms per step for 131, after minutes of compiling.
+        precision: "float32", or "bfloat16" for the products and convolutions of training, which
+            is faster on processors that have it; weights and loss stay in the type of the data.
+        compile: Whether torch.compile makes a program of the network first. This gains nothing
+            on a CPU with the U-Net: 148 ms per step for 131, after minutes of compiling.
         seed: Seed of weights, batches and noise.
     """
 
-    steps: int = 10_000
+    training_steps: int = 10_000
     batch: int = 64
     segment: int = 65
     rate: float = 3e-3
@@ -81,8 +80,8 @@ class Training:
     weight_decay: float = 1e-3
     average: float = 0.999
     clip: float = 1.0
-    low: float = 2e-3
-    high: float = 20.0
+    min_noise: float = 2e-3
+    max_noise: float = 20.0
     validation: float = 0.1
     every: int = 1000
     observed: float = 0.7
@@ -91,13 +90,14 @@ class Training:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "segment", "every"):
+        for name in ("training_steps", "batch", "segment", "every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"Got {name} = {getattr(self, name)}: it must be at least 1.")
-        if not (0 < self.low < self.high and 0 < self.validation < 1):
+        if not (0 < self.min_noise < self.max_noise and 0 < self.validation < 1):
             raise ValueError(
-                f"Got low = {self.low}, high = {self.high}, validation = {self.validation}: "
-                "need 0 < low < high and a share of validation between 0 and 1."
+                f"Got min_noise = {self.min_noise}, max_noise = {self.max_noise}, validation = "
+                f"{self.validation}: need 0 < min_noise < max_noise and a share of validation "
+                "between 0 and 1."
             )
         if self.precision not in ("float32", "bfloat16"):
             raise ValueError(f"Got precision = {self.precision!r}: it is float32 or bfloat16.")
@@ -110,19 +110,6 @@ class Training:
             raise ValueError(f"Got observed = {self.observed}: it is a share, between 0 and 1.")
 
 
-@dataclass
-class _State:
-    """All that one step hands to the next."""
-
-    network: nn.Module
-    optimiser: torch.optim.AdamW
-    average: dict[str, Tensor]
-    best: dict[str, Tensor]
-    loss: Loss
-    history: list[dict[str, float]] = field(default_factory=list)
-    step: int = 0
-
-
 def denoising_loss(
     network: nn.Module,
     x0: Float[Tensor, "ensemble time ..."],
@@ -132,7 +119,7 @@ def denoising_loss(
 ) -> Float[Tensor, "ensemble"]:
     """Weighted squared error per member: 1 at every noise level for a network that returns 0.
 
-    Each entry times its weight, if any.
+    The error of each entry is multiplied by its weight, if there are weights.
     """
     nu = align(noise, x0)
     error = precondition(network, x0 + nu * eps, noise) - x0
@@ -156,11 +143,11 @@ def fit(
     """Train a network in place; it ends with the averaged weights of the lowest validation loss.
 
     Arguments:
-        network: As for `denoise.precondition`; its initial weights are the caller's.
+        network: As for `denoisers.precondition`; its initial weights are the caller's.
         trajectories: Standardised trajectories ``(series, time, *state)``.
         settings: Settings of the run.
-        checkpoint: File that a killed run resumes from; removed by the caller when no longer
-            needed. One of another run is refused.
+        checkpoint: File that a killed run resumes from; the caller removes it when it is no
+            longer needed. The checkpoint of another run is refused.
         report: Called at every validation with step, loss, validation loss.
         seconds: Time between checkpoints.
         keep: Whether the initial weights are validated too, as those of step 0, and stay where
@@ -181,6 +168,167 @@ def fit(
             are more processes than segments per step.
         FloatingPointError: If the loss is not finite.
     """
+    _check(trajectories, settings)
+    training, validation = _split(trajectories.to(next(network.parameters())), settings)
+    levels = _levels(network, settings, levels)
+    run = _Run(network, settings, loss, _held_back(validation, settings, levels))
+    if checkpoint is not None and Path(checkpoint).exists():
+        run.restore(Path(checkpoint))
+    if keep and not run.history:
+        run.validate(math.nan)
+    key = rng.key(rng.seeded(settings.seed))
+    began = saved = clock.monotonic()
+    total = 0.0
+    while run.step < settings.training_steps and not run.stalled(patience):
+        total += run.advance(_batch(training, settings, key, run.step + 1, levels))
+        if run.step % settings.every and run.step < settings.training_steps:
+            continue
+        run.validate(total / ((run.step - 1) % settings.every + 1))
+        total = 0.0
+        if report is not None and parallel.rank() == 0:
+            report(run.history[-1])
+        now = clock.monotonic()
+        over, due = map(parallel.agree, (now - began > slice_seconds, now - saved > seconds))
+        # Only where the running mean of the loss starts anew, so that it need not be saved.
+        if checkpoint is not None and (over or due):
+            run.save(Path(checkpoint))
+            saved = clock.monotonic()
+        if over:
+            break
+    _load(network, run.best)
+    return run.history
+
+
+def validation_loss(
+    network: nn.Module,
+    trajectories: Float[Tensor, "series time ..."],
+    settings: Training,
+    levels: Levels | None = None,
+    loss: Loss = denoising_loss,
+) -> float:
+    """The validation loss of a network as it is, of the very samples and noise of `fit`."""
+    _, validation = _split(trajectories.to(next(network.parameters())), settings)
+    held_back = _held_back(validation, settings, _levels(network, settings, levels))
+    return _mean_loss(network, held_back, loss)
+
+
+class _Objective(nn.Module):
+    """A loss as a module, so that processes can share the gradient of any loss."""
+
+    def __init__(self, network: nn.Module, loss: Loss) -> None:
+        super().__init__()
+        self.network, self.loss = network, loss
+
+    def forward(self, x0: Tensor, noise: Tensor, eps: Tensor) -> Tensor:
+        return self.loss(self.network, x0, noise, eps)
+
+
+class _Run:
+    """The state of a run: what one step hands to the next, and what a checkpoint holds."""
+
+    def __init__(
+        self, network: nn.Module, settings: Training, loss: Loss, held_back: Batch
+    ) -> None:
+        self.network, self.settings = network, settings
+        self.loss, self.held_back = loss, held_back
+        compiled = torch.compile(network) if settings.compile else network
+        self.objective = parallel.replicated(_Objective(compiled, loss))  # type: ignore[arg-type]
+        self.optimiser = torch.optim.AdamW(
+            network.parameters(), lr=settings.rate, weight_decay=settings.weight_decay, eps=1e-8
+        )
+        self.average, self.best = _weights(network), _weights(network)
+        self.history: list[dict[str, float]] = []
+        self.step = 0
+
+    def advance(self, batch: Batch) -> float:
+        """Take one optimiser step, on the rows that are this process's; return the mean loss."""
+        settings, rows = self.settings, parallel.rows(self.settings.batch)
+        x0, noise, eps = (part[rows] for part in batch)
+        # Gradients are averaged over the processes, which may differ in their number of rows.
+        share = len(x0) * parallel.count() / settings.batch
+        half = settings.precision == "bfloat16"
+        with torch.autocast(x0.device.type, torch.bfloat16, enabled=half):
+            mean = self.objective(x0, noise, eps).mean() * share
+        for group in self.optimiser.param_groups:
+            group["lr"] = _rate(self.step, settings)
+        self.optimiser.zero_grad()
+        mean.backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
+        self.optimiser.step()
+        self.step += 1
+        value = parallel.sum_over(mean.detach()).item() / parallel.count()
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"The loss is not finite at step {self.step}: lower the learning rate."
+            )
+        decay = min(settings.average, self.step / (self.step + 10))
+        with torch.no_grad():
+            for name, p in self.network.named_parameters():
+                self.average[name].lerp_(p, 1 - decay)
+        return value
+
+    def validate(self, loss: float) -> None:
+        """Add an entry to the history, and keep the averaged weights if they are the best."""
+        current = _weights(self.network)
+        _load(self.network, self.average)
+        validation = _mean_loss(self.network, self.held_back, self.loss)
+        _load(self.network, current)
+        if validation <= min((e["validation"] for e in self.history), default=math.inf):
+            self.best = {name: w.clone() for name, w in self.average.items()}
+        self.history.append({"step": self.step, "loss": loss, "validation": validation})
+
+    def stalled(self, patience: int | None) -> bool:
+        """Whether so many validations have passed since the lowest loss."""
+        if patience is None or not self.history:
+            return False
+        losses = [entry["validation"] for entry in self.history]
+        return len(losses) - 1 - losses.index(min(losses)) >= patience
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint; process 0 writes, and the others wait until the file is there."""
+        if parallel.rank() == 0:
+            tensors: dict[str, Tensor] = {}
+            for name, p in self.network.named_parameters():
+                moments = self.optimiser.state[p]
+                tensors |= {
+                    f"weight.{name}": p,
+                    f"average.{name}": self.average[name],
+                    f"best.{name}": self.best[name],
+                    f"first.{name}": moments["exp_avg"],
+                    f"second.{name}": moments["exp_avg_sq"],
+                }
+            header = {"kind": "checkpoint", "step": self.step, "settings": asdict(self.settings)}
+            write_tensors(path, tensors, header | {"history": self.history})
+        parallel.wait()
+
+    def restore(self, path: Path) -> None:
+        """Take up the state of a checkpoint.
+
+        Raises:
+            ValueError: If it is of another run or of another network.
+        """
+        tensors, header = read_tensors(path)
+        if header.get("kind") != "checkpoint" or header.get("settings") != asdict(self.settings):
+            raise ValueError(
+                f"{path} is no checkpoint of this run (its settings are "
+                f"{header.get('settings')}): delete it, or train with the same settings."
+            )
+        self.step, self.history = header["step"], header["history"]
+        for name, p in self.network.named_parameters():
+            if f"weight.{name}" not in tensors or tensors[f"weight.{name}"].shape != p.shape:
+                raise ValueError(f"{path} is a checkpoint of another network: delete it first.")
+            with torch.no_grad():
+                p.copy_(tensors[f"weight.{name}"])
+            self.average[name] = tensors[f"average.{name}"].to(p)
+            self.best[name] = tensors[f"best.{name}"].to(p)
+            self.optimiser.state[p] = {
+                "step": torch.tensor(float(self.step)),
+                "exp_avg": tensors[f"first.{name}"].to(p, copy=True),
+                "exp_avg_sq": tensors[f"second.{name}"].to(p, copy=True),
+            }
+
+
+def _check(trajectories: Tensor, settings: Training) -> None:
     if settings.batch < parallel.count():
         raise ValueError(
             f"Got a batch of {settings.batch} for {parallel.count()} processes: each needs a "
@@ -193,92 +341,30 @@ def fit(
         )
     if not torch.isfinite(trajectories).all():
         raise ValueError("Got trajectories that are not finite: remove or repair them.")
+
+
+def _weights(network: nn.Module) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in network.named_parameters()}
+
+
+def _load(network: nn.Module, weights: dict[str, Tensor]) -> None:
     with torch.no_grad():
-        parallel.same([*network.parameters(), *network.buffers()])
-    trajectories = trajectories.to(next(network.parameters()))
-    training, validation = _split(trajectories, settings)
-    optimiser = torch.optim.AdamW(
-        network.parameters(), lr=settings.rate, weight_decay=settings.weight_decay, eps=1e-8
-    )
-    weights = {name: p.detach().clone() for name, p in network.named_parameters()}
-    state = _State(network, optimiser, weights, {n: w.clone() for n, w in weights.items()}, loss)
-    if checkpoint is not None and Path(checkpoint).exists():
-        _restore(state, Path(checkpoint), settings)
-    evaluate: Any = torch.compile(network) if settings.compile else network
-    key = rng.key(rng.seeded(settings.seed))
-    levels = _levels(network, settings, levels)
-    mine = parallel.rows(settings.batch)
-    half = settings.precision == "bfloat16"
-    held_back = _held_back(validation, settings, levels)
-    if keep and not state.history:
-        _validate(state, held_back, math.nan)
-    began = saved = clock.monotonic()
-    total = 0.0
-    while state.step < settings.steps and not _stalled(state.history, patience):
-        for group in optimiser.param_groups:
-            group["lr"] = _rate(state.step, settings)
-        batch = [part[mine] for part in _batch(training, settings, key, state.step + 1, levels)]
-        with torch.autocast(trajectories.device.type, torch.bfloat16, enabled=half):
-            mean = loss(evaluate, *batch).mean() * (len(batch[0]) / settings.batch)
-        optimiser.zero_grad()
-        mean.backward()
-        mean = mean.detach()
-        parallel.sum_over([mean, *(p.grad for p in network.parameters() if p.grad is not None)])
-        nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
-        optimiser.step()
-        state.step += 1
-        total += mean.item()
-        if not math.isfinite(total):
-            raise FloatingPointError(
-                f"The loss is not finite at step {state.step}: lower the learning rate."
-            )
-        decay = min(settings.average, state.step / (state.step + 10))
-        with torch.no_grad():
-            for name, p in network.named_parameters():
-                state.average[name].lerp_(p, 1 - decay)
-        if state.step % settings.every == 0 or state.step == settings.steps:
-            since = (state.step - 1) % settings.every + 1
-            _validate(state, held_back, total / since)
-            total = 0.0
-            if report is not None and parallel.rank() == 0:
-                report(state.history[-1])
-            now = clock.monotonic()
-            over, due = (
-                parallel.agree(flag)
-                for flag in (now - began > slice_seconds, now - saved > seconds)
-            )
-            # Only where the running mean of the loss starts anew, so that it need not be saved.
-            if checkpoint is not None and (over or due):
-                if parallel.rank() == 0:
-                    _save(state, Path(checkpoint), settings)
-                # Else one might look for the file, in its next slice, before it is there.
-                parallel.wait()
-                saved = clock.monotonic()
-            if over:
-                break
-    _load(network, state.best)
-    return state.history
+        for name, p in network.named_parameters():
+            p.copy_(weights[name])
 
 
-def validation_loss(
-    network: nn.Module,
-    trajectories: Float[Tensor, "series time ..."],
-    settings: Training,
-    levels: Levels | None = None,
-    loss: Loss = denoising_loss,
-) -> float:
-    """The validation loss of a network as it is, of the very samples and noise of `fit`."""
-    _, validation = _split(trajectories.to(next(network.parameters())), settings)
-    levels = _levels(network, settings, levels)
-    return _mean_loss(network, _held_back(validation, settings, levels), loss)
+def _rate(step: int, settings: Training) -> float:
+    ramp = max(1, min(settings.warmup, settings.training_steps // 10))
+    fall = 0.5 * (1 + math.cos(math.pi * step / settings.training_steps))
+    return settings.rate * min(1.0, (step + 1) / ramp) * fall
 
 
-def _levels(network: nn.Module, settings: Training, levels: Levels | None) -> Levels | None:
-    """What makes levels per entry; None for a network with one level per segment."""
-    if not getattr(network, "per_entry", False):
-        return None
-    share = settings.observed
-    return levels or (lambda noise, shape, at: observed_levels(noise, shape, share, at))
+def _mean_loss(network: nn.Module, batch: Batch, loss: Loss) -> float:
+    with torch.no_grad():
+        parts = list(zip(*(part.split(HELD_CHUNK) for part in batch), strict=True))
+        mine = [loss(network, *part).sum() for part in parts[parallel.rows(len(parts))]]
+        total = torch.stack(mine).sum() if mine else batch[0].new_zeros(())
+        return parallel.sum_over(total).item() / len(batch[0])
 
 
 def _split(trajectories: Tensor, settings: Training) -> tuple[Tensor, Tensor]:
@@ -303,111 +389,34 @@ def _batch(
     step: int,
     levels: Levels | None,
     batches: int = 1,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Batch:
     """Segments, noise levels and noise of a step: a function of (key, step)."""
     size, (series, length) = batches * settings.batch, trajectories.shape[:2]
     generator = rng.at(key, step)
     which = torch.randint(series, (size,), generator=generator)
     start = torch.randint(length - settings.segment + 1, (size,), generator=generator)
     x0 = trajectories[which[:, None], start[:, None] + torch.arange(settings.segment)]
-    # One uniform number, spread evenly: all noise levels in every batch.
+    # One uniform number, spread evenly: all noise levels are in every batch.
     u = (torch.arange(size) + torch.rand(1, generator=generator)) / size
-    noise = torch.exp(math.log(settings.low) + u * math.log(settings.high / settings.low))
+    span = math.log(settings.max_noise / settings.min_noise)
+    noise = torch.exp(math.log(settings.min_noise) + u * span)
     eps = torch.randn(x0.shape, generator=generator, dtype=x0.dtype)
     if levels is not None:
         noise = levels(noise, tuple(x0.shape[1:]), generator)
     return x0, noise.to(x0), eps.to(x0)
 
 
-def _held_back(
-    validation: Tensor, settings: Training, levels: Levels | None
-) -> tuple[Tensor, Tensor, Tensor]:
+def _held_back(validation: Tensor, settings: Training, levels: Levels | None) -> Batch:
     key = rng.key(rng.seeded(settings.seed + 1))
-    return _batch(validation, settings, key, 0, levels, 8)
+    return _batch(validation, settings, key, 0, levels, HELD_BATCHES)
 
 
-def _rate(step: int, settings: Training) -> float:
-    ramp = max(1, min(settings.warmup, settings.steps // 10))
-    warmup = min(1.0, (step + 1) / ramp)
-    return settings.rate * warmup * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
-
-
-def _validate(state: _State, batch: tuple[Tensor, Tensor, Tensor], loss: float) -> None:
-    current = {name: p.detach().clone() for name, p in state.network.named_parameters()}
-    _load(state.network, state.average)
-    validation = _mean_loss(state.network, batch, state.loss)
-    _load(state.network, current)
-    entry = {"step": state.step, "loss": loss, "validation": validation}
-    if entry["validation"] <= min((e["validation"] for e in state.history), default=math.inf):
-        state.best = {name: w.clone() for name, w in state.average.items()}
-    state.history.append(entry)
-
-
-def _mean_loss(network: nn.Module, batch: tuple[Tensor, Tensor, Tensor], loss: Loss) -> float:
-    with torch.no_grad():
-        parts = list(zip(*(part.split(64) for part in batch), strict=True))
-        mine = [loss(network, *part).sum() for part in parts[parallel.rows(len(parts))]]
-        total = torch.stack(mine).sum() if mine else batch[0].new_zeros(())
-        parallel.sum_over([total])
-        return total.item() / len(batch[0])
-
-
-def _stalled(history: list[dict[str, float]], patience: int | None) -> bool:
-    if patience is None or not history:
-        return False
-    losses = [entry["validation"] for entry in history]
-    return len(losses) - 1 - losses.index(min(losses)) >= patience
-
-
-def _load(network: nn.Module, weights: dict[str, Tensor]) -> None:
-    with torch.no_grad():
-        for name, p in network.named_parameters():
-            p.copy_(weights[name])
-
-
-def _save(state: _State, path: Path, settings: Training) -> None:
-    tensors: dict[str, Tensor] = {}
-    for name, p in state.network.named_parameters():
-        moments = state.optimiser.state[p]
-        tensors |= {
-            f"weight.{name}": p,
-            f"average.{name}": state.average[name],
-            f"best.{name}": state.best[name],
-            f"first.{name}": moments["exp_avg"],
-            f"second.{name}": moments["exp_avg_sq"],
-        }
-    write_tensors(
-        path,
-        tensors,
-        {
-            "kind": "checkpoint",
-            "step": state.step,
-            "settings": asdict(settings),
-            "history": state.history,
-        },
-    )
-
-
-def _restore(state: _State, path: Path, settings: Training) -> None:
-    tensors, header = read_tensors(path)
-    if header.get("kind") != "checkpoint" or header.get("settings") != asdict(settings):
-        raise ValueError(
-            f"{path} is no checkpoint of this run (its settings are {header.get('settings')}): "
-            "delete it, or train with the same settings."
-        )
-    state.step, state.history = header["step"], header["history"]
-    for name, p in state.network.named_parameters():
-        if f"weight.{name}" not in tensors or tensors[f"weight.{name}"].shape != p.shape:
-            raise ValueError(f"{path} is a checkpoint of another network: delete it first.")
-        with torch.no_grad():
-            p.copy_(tensors[f"weight.{name}"])
-        state.average[name] = tensors[f"average.{name}"].to(p)
-        state.best[name] = tensors[f"best.{name}"].to(p)
-        state.optimiser.state[p] = {
-            "step": torch.tensor(float(state.step)),
-            "exp_avg": tensors[f"first.{name}"].to(p, copy=True),
-            "exp_avg_sq": tensors[f"second.{name}"].to(p, copy=True),
-        }
+def _levels(network: nn.Module, settings: Training, levels: Levels | None) -> Levels | None:
+    """The function that makes levels per entry; None for a network with one per segment."""
+    if not getattr(network, "per_entry", False):
+        return None
+    share = settings.observed
+    return levels or (lambda noise, shape, at: observed_levels(noise, shape, share, at))
 
 
 def observed_levels(
@@ -416,7 +425,7 @@ def observed_levels(
     share: float,
     generator: torch.Generator,
 ) -> Float[Tensor, "ensemble time ..."]:
-    """Lower the noise of some entries as observations of them would.
+    """Lower the noise level of some entries, as observations of them would.
 
     Each component is observed or not, with an error between 0.01 and 1 standard deviation. Times
     are regular in half of the segments and at random in the others, 1 to 64 steps apart; in half

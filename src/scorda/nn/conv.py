@@ -37,8 +37,8 @@ class TemporalConv(nn.Module):
         channels: Components of one state.
         width: Hidden channels.
         blocks: Residual blocks of two convolutions with kernel 5.
-        low: Smallest noise level of training.
-        high: Largest noise level of training.
+        min_noise: Smallest noise level of training.
+        max_noise: Largest noise level of training.
         differences: s_1, s_2: standard deviation of first and second differences of the
             standardised data.
         per_entry: Whether the noise level may differ between the entries of a trajectory. The
@@ -52,15 +52,15 @@ class TemporalConv(nn.Module):
         channels: int,
         width: int = 96,
         blocks: int = 4,
-        low: float = 2e-3,
-        high: float = 20.0,
+        min_noise: float = 2e-3,
+        max_noise: float = 20.0,
         differences: Sequence[float] = (1.0, 1.0),
         per_entry: bool = False,
         dilation: int = 1,
     ) -> None:
         super().__init__()
         self.differences, self.per_entry = differences, per_entry
-        self.embed = NoiseEmbedding(128, low, high)
+        self.embed = NoiseEmbedding(128, min_noise, max_noise)
         self.first = nn.Conv2d((5 if per_entry else 3) * channels + 1, width, 1)
         self.dilations = [dilation**i for i in range(blocks)]
         self.blocks = nn.ModuleList(_Block(width, 128, far) for far in self.dilations)

@@ -20,16 +20,16 @@ class NoiseEmbedding(nn.Module):
 
     Arguments:
         features: Size of the embedding.
-        low: Smallest noise level seen in training; the embedding is constant below.
-        high: Largest one; constant above.
+        min_noise: Smallest noise level seen in training; the embedding is constant below.
+        max_noise: Largest one; constant above.
     """
 
     frequencies: Tensor
 
-    def __init__(self, features: int, low: float, high: float) -> None:
+    def __init__(self, features: int, min_noise: float, max_noise: float) -> None:
         super().__init__()
-        self.low, self.high = low, high
-        span = math.log(high / low)
+        self.min_noise, self.max_noise = min_noise, max_noise
+        span = math.log(max_noise / min_noise)
         cycles = torch.arange(1, 17, dtype=torch.float32) / 2
         self.register_buffer("frequencies", 2 * math.pi * cycles / span, persistent=False)
         self.layers = nn.Sequential(
@@ -37,7 +37,7 @@ class NoiseEmbedding(nn.Module):
         )
 
     def forward(self, noise: Float[Tensor, "ensemble"]) -> Float[Tensor, "ensemble features"]:
-        log_noise = noise.clamp(self.low, self.high).log() - math.log(self.low)
+        log_noise = noise.clamp(self.min_noise, self.max_noise).log() - math.log(self.min_noise)
         phase = log_noise[:, None] * self.frequencies
-        scaled = log_noise[:, None] / math.log(self.high / self.low) * 2 - 1
+        scaled = log_noise[:, None] / math.log(self.max_noise / self.min_noise) * 2 - 1
         return self.layers(torch.cat((scaled, phase.sin(), phase.cos()), -1))

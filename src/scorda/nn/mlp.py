@@ -35,8 +35,8 @@ class WindowMLP(nn.Module):
         k: Half-width of the window.
         width: Hidden features.
         depth: Residual layers.
-        low: Smallest noise level of training.
-        high: Largest noise level of training.
+        min_noise: Smallest noise level of training.
+        max_noise: Largest noise level of training.
     """
 
     def __init__(
@@ -45,12 +45,12 @@ class WindowMLP(nn.Module):
         k: int = 4,
         width: int = 256,
         depth: int = 5,
-        low: float = 2e-3,
-        high: float = 20.0,
+        min_noise: float = 2e-3,
+        max_noise: float = 20.0,
     ) -> None:
         super().__init__()
         self.half_width = k
-        self.embed = NoiseEmbedding(FEATURES, low, high)
+        self.embed = NoiseEmbedding(FEATURES, min_noise, max_noise)
         window = (2 * k + 1) * channels
         self.first = nn.Linear(window + FEATURES, width)
         self.blocks = nn.ModuleList(

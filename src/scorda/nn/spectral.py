@@ -47,8 +47,8 @@ class ModeNetwork(nn.Module):
         width: Hidden channels of the convolution.
         blocks: Its residual blocks: one output depends on 4 * blocks + 1 states on either side,
             beside the whole window through the Gaussian law.
-        low: Smallest noise level of training.
-        high: Largest noise level of training.
+        min_noise: Smallest noise level of training.
+        max_noise: Largest noise level of training.
         times: Memories tau, in steps.
     """
 
@@ -63,8 +63,8 @@ class ModeNetwork(nn.Module):
         corrected: int = 20,
         width: int = 64,
         blocks: int = 2,
-        low: float = 2e-2,
-        high: float = 300.0,
+        min_noise: float = 2e-2,
+        max_noise: float = 300.0,
         times: tuple[float, ...] = TIMES,
     ) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class ModeNetwork(nn.Module):
         # The last entries are those of the directions outside of the modes.
         self.register_buffer("spectrum", torch.ones(modes + 1))
         self.register_buffer("memory", torch.full((modes + 1, len(times)), 1 / len(times)))
-        self.correction = TemporalConv(corrected, width, blocks, low, high)
+        self.correction = TemporalConv(corrected, width, blocks, min_noise, max_noise)
         assert self.correction.last.bias is not None
         nn.init.zeros_(self.correction.last.bias)
         self._windows: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}

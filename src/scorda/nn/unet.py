@@ -56,8 +56,8 @@ class UNet(nn.Module):
         blocks: Residual blocks of two convolutions per level, on the way down and on the way up.
         patch: Points along each axis of a patch that becomes one point of the finest grid.
         context: Number of constant fields.
-        low: Smallest noise level of training.
-        high: Largest noise level of training.
+        min_noise: Smallest noise level of training.
+        max_noise: Largest noise level of training.
 
     Raises:
         ValueError: If the grid does not fit the strides.
@@ -75,8 +75,8 @@ class UNet(nn.Module):
         blocks: int = 2,
         patch: int = 2,
         context: int = 0,
-        low: float = 2e-2,
-        high: float = 50.0,
+        min_noise: float = 2e-2,
+        max_noise: float = 50.0,
     ) -> None:
         super().__init__()
         rows, columns = grid
@@ -89,7 +89,7 @@ class UNet(nn.Module):
         self.half_width, self.patch = k, patch
         self.law = HomogeneousLaw(2 * k + 1, channels, (rows, columns))
         self.register_buffer("context", torch.zeros(context, rows, columns))
-        self.embed = NoiseEmbedding(FEATURES, low, high)
+        self.embed = NoiseEmbedding(FEATURES, min_noise, max_noise)
         size = (2 * k + 1) * channels
         self.first = RingConv(2 * size * patch**2 + context * patch**2, width)
         widths = [width * 2**level for level in range(levels)]
@@ -147,7 +147,7 @@ class UNet(nn.Module):
             )
         linear, learned, *seen = law.gains(noise)
         # Below the levels of training what was learned fades out, and the law is left.
-        learned = learned * (noise / self.embed.low).clamp(max=1).pow(FADING)[:, None]
+        learned = learned * (noise / self.embed.min_noise).clamp(max=1).pow(FADING)[:, None]
         coefficients = law.slide(x)
         windows = torch.cat([law.windows(coefficients * gain) for gain in seen], 2)
         embedding = self.embed(noise)[:, None].expand(-1, windows.shape[1], -1)

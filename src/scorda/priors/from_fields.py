@@ -115,7 +115,8 @@ def train_on_fields(
     high = max(10 * math.sqrt(float(spectrum[0])), 20.0)
     architecture = {
         "name": "modes", "size": space.size, "modes": len(spectrum), "corrected": corrected,
-        "width": width, "blocks": blocks, "low": settings.low, "high": settings.high,
+        "width": width, "blocks": blocks, "min_noise": settings.min_noise,
+        "max_noise": settings.max_noise,
     }  # fmt: skip
     torch.manual_seed(settings.seed)
     arguments = {k: v for k, v in architecture.items() if k != "name"}
@@ -156,8 +157,8 @@ def training_for(fields: Fields) -> Training:
     day = daily_phases(fields.space)
     segment = min(day if day > 1 else 24, len(fields) // 5)
     return Training(
-        steps=1000, batch=32, segment=segment, rate=3e-4, validation=0.2, every=100,
-        low=0.05, high=100.0,
+        training_steps=1000, batch=32, segment=segment, rate=3e-4, validation=0.2, every=100,
+        min_noise=0.05, max_noise=100.0,
     )  # fmt: skip
 
 
@@ -289,7 +290,7 @@ def _correct(
     series = coefficients[None, :, :lead].float()
     held = max(settings.segment, round(settings.validation * series.shape[1]))
     before = _loss(core, series[0, -held:], settings)
-    history = fit(core, series, settings, checkpoint, report) if settings.steps else []
+    history = fit(core, series, settings, checkpoint, report)
     after = _loss(core, series[0, -held:], settings)
     if not after < before:
         # The first guess, zero, is also that of the Gaussian law.
@@ -302,7 +303,7 @@ def _correct(
 def _loss(network: ModeNetwork, series: Tensor, settings: Training) -> float:
     """Denoising loss over all segments of a held-back series, at all noise levels."""
     x0 = series.unfold(0, settings.segment, 1).mT
-    levels = torch.linspace(math.log(settings.low), math.log(settings.high), 8).exp()
+    levels = torch.linspace(math.log(settings.min_noise), math.log(settings.max_noise), 8).exp()
     key = rng.key(rng.seeded(settings.seed + 2))
     with torch.no_grad():
         losses = []

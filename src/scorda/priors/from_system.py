@@ -33,7 +33,7 @@ SAMPLER = Ancestral(steps=16, corrections=3, tau=0.5, low=8e-3, high=20.0)
 FIELD_SAMPLER = Ancestral(steps=50, corrections=2, tau=0.2, low=2e-3, high=100.0, correct=3.0)
 FIELD_GUIDANCE = SwitchedGuidance(MMPS(8, covariance="law"), InflatedLikelihood(), 3.0)
 # Below the lowest level nothing but the Gaussian law is used, which needs no training.
-FIELD_TRAINING: dict[str, Any] = {"low": 2e-2, "high": 50.0, "batch": 32, "rate": 2e-3}
+FIELD_TRAINING: dict[str, Any] = {"min_noise": 2e-2, "max_noise": 50.0, "batch": 32, "rate": 2e-3}
 # What a recipe has where it says nothing, for each architecture.
 SIZES: dict[str, dict[str, int]] = {
     "temporal-conv": {"series": 8192, "length": 1024, "width": 96, "blocks": 5},
@@ -180,11 +180,15 @@ def _architecture(
             "levels": recipe.levels,
             "blocks": recipe.blocks,
             "context": 0 if context is None else len(context),
-            "low": settings.low,
-            "high": settings.high,
+            "min_noise": settings.min_noise,
+            "max_noise": settings.max_noise,
         }
     channels = z[0, 0].numel()
-    common = {"channels": channels, "low": settings.low, "high": settings.high}
+    common = {
+        "channels": channels,
+        "min_noise": settings.min_noise,
+        "max_noise": settings.max_noise,
+    }
     if recipe.architecture == "window-mlp":
         sizes = {"k": recipe.half_width, "width": recipe.width, "depth": recipe.blocks}
         return {"name": "window-mlp"} | common | sizes

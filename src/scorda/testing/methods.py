@@ -18,7 +18,7 @@ from scorda.observations.observations import Observations
 from scorda.observations.operators import Select
 from scorda.observations.problem import Analysis, Problem
 from scorda.systems.function import FunctionSystem
-from scorda.testing.promise import keeps, promise
+from scorda.testing.promise import is_slow, keeps, promise
 
 __all__ = ["check_assimilator", "check_filter"]
 
@@ -44,7 +44,11 @@ def check_assimilator(method: Assimilator, problem: Problem, members: int = 40) 
     Raises:
         AssertionError: If a promise is broken.
     """
-    members = max(members, method.least_members)
+    _check_runs(method, problem, max(members, method.least_members))
+
+
+def _check_runs(method: Assimilator, problem: Problem, members: int) -> Analysis:
+    """Keep the promises of `check_assimilator`, and return one of the runs."""
     instrument = _instruments(problem)[0]
     values = instrument.values.clone()
     analysis = method.assimilate(problem, members, rng.seeded(0))
@@ -81,10 +85,13 @@ def check_assimilator(method: Assimilator, problem: Problem, members: int = 40) 
         vague = method.assimilate(_with_std(problem, HUGE), members, rng.seeded(1))
         free = method.assimilate(_without_values(problem), members, rng.seeded(2))
         _same_moments(method, vague, free)
+    return analysis
 
 
 def check_filter(method: Filter, members: int = 60, device: str = "cpu") -> None:
     """Check a filter, on states of several shapes in single and double precision.
+
+    A method whose class declares a high `cost` is checked on each shape in one precision only.
 
     Promises of `analyse`: shape, precision and device kept, finite, inputs untouched, the same
     result for the same seed, and with a huge observation error the moments of the forecast
@@ -100,18 +107,20 @@ def check_filter(method: Filter, members: int = 60, device: str = "cpu") -> None
         AssertionError: If a promise is broken.
     """
     members = max(members, method.least_members)
-    for shape in SHAPES:
-        for dtype in (torch.float32, torch.float64):
-            problem = _problem(shape, members, dtype, device)
-            _check_analyse(method.begin(problem), problem)
-            check_assimilator(method, problem, members)
-            states = method.assimilate(problem, members, rng.seeded(0)).states
-            for k in (0, 2, 3):  # The steps after these are not observed, the last one is NaN.
-                promise(
-                    torch.equal(states[:, k + 1], problem.system.step(states[:, k])),
-                    method,
-                    "changes the forecast bit for bit where nothing is observed",
-                )
+    single, double = torch.float32, torch.float64
+    cases = list(zip(SHAPES, (single, double, single), strict=True))
+    if not is_slow(method):
+        cases += zip(SHAPES, (double, single, double), strict=True)
+    for shape, dtype in cases:
+        problem = _problem(shape, members, dtype, device)
+        _check_analyse(method.begin(problem), problem)
+        states = _check_runs(method, problem, members).states
+        for k in (0, 2, 3):  # The steps after these are not observed, the last one is NaN.
+            promise(
+                torch.equal(states[:, k + 1], problem.system.step(states[:, k])),
+                method,
+                "changes the forecast bit for bit where nothing is observed",
+            )
 
 
 def _check_analyse(method: Filter, problem: Problem) -> None:

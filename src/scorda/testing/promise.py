@@ -6,16 +6,26 @@ from collections.abc import Callable
 
 import torch
 
+from scorda.assimilation.base import Assimilator
 from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
 
-__all__ = ["alike", "draw", "keeps", "leaves_untouched", "promise"]
+__all__ = ["alike", "draw", "is_slow", "keeps", "leaves_untouched", "promise"]
+
+# Evaluations in an analysis above which a method is slow.
+MANY = 50
 
 
 def promise(kept: bool | Tensor, subject: object, broken: str) -> None:
     """Raise an `AssertionError` that names the class and what it breaks, if it does."""
     if not bool(kept):
         raise AssertionError(f"{type(subject).__name__} {broken}.")
+
+
+def is_slow(method: Assimilator) -> bool:
+    """Whether the class of a method declares a `cost` for which its contracts are kept small."""
+    cost = method.cost
+    return cost.denoiser is None or max(cost.operator, cost.denoiser) > MANY
 
 
 def draw(

@@ -349,14 +349,14 @@ class NetworkPrior(EnsemblePrior):
 
     def _training(self, steps: int, points: int, fits: int, group: int = 1) -> Training:
         return Training(
-            steps=steps,
+            training_steps=steps,
             # Two at least: one for the bridge and one for its encoding.
             batch=max(min(2, self.batch), self.batch // group),
             segment=points,
             rate=self.rate,
             average=0.98,
-            low=self.low,
-            high=self.high,
+            min_noise=self.low,
+            max_noise=self.high,
             observed=self.observed,
             validation=self.validation,
             every=min(self.every, steps),
