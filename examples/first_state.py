@@ -14,7 +14,7 @@ import argparse
 
 import torch
 
-from scorda.bench.kolmogorov import kolmogorov_assimilation
+from scorda.bench.setups.kolmogorov_scenarios import kolmogorov_assimilation
 from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
 from scorda.methods.sda import SDA

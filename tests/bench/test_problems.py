@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from scorda.bench import bimodal, filtering, turbulence
-from scorda.bench.bimodal import Bimodal
+from scorda.bench import filtering
 from scorda.bench.entry import Entry
-from scorda.bench.exact import linear_gaussian
 from scorda.bench.problems import PROBLEMS
 from scorda.bench.run import run_benchmark
+from scorda.bench.setups import kolmogorov_filters, lorenz63_bimodal
+from scorda.bench.setups.linear_gaussian import linear_gaussian
+from scorda.bench.setups.lorenz63_bimodal import Bimodal
 from scorda.bench.sweep import Sweep
 from scorda.bench.tuning import check_effort
 from scorda.core import rng
@@ -89,9 +90,9 @@ def test_a_network_for_a_flow_is_trained_with_truths_of_its_own(monkeypatch, tmp
         seeds.append(given[-1].initial_seed())
         return twin_experiment(*given)
 
-    monkeypatch.setattr(turbulence, "twin_experiment", recorded)
-    lessons = turbulence.Lessons(runs=2, cycles=2, dropped=1, radius=0.4, steps=4)
-    point = turbulence._flow(turbulence.GAPS[0], lessons=lessons)
+    monkeypatch.setattr(kolmogorov_filters, "twin_experiment", recorded)
+    lessons = kolmogorov_filters.Lessons(runs=2, cycles=2, dropped=1, radius=0.4, steps=4)
+    point = kolmogorov_filters._flow(kolmogorov_filters.GAPS[0], lessons=lessons)
     (entry,) = (e for e in point.entries if e.label == "MASF bridge, amortised")
     point = replace(point, entries=(entry,), cycles=1, spinup=0, seeds=1)
     (row,) = run_benchmark("kolmogorov-masf", path=tmp_path / "runs.csv", setup=point)
@@ -151,7 +152,7 @@ def test_bias_is_positive_where_the_mean_moves_too_far():
 
 def test_the_reference_of_the_bimodal_problem_is_symmetric():
     """What is observed is blind to the signs of x and y; 20 000 members leave 0.02 at most."""
-    bimodal._reference.cache_clear()
+    lorenz63_bimodal._reference.cache_clear()
     setup = Bimodal((), particles=20_000, draws=5000, spinup=1, cycles=1)
     posterior = setup.prepare(0)
     for x in posterior.reference.values():

@@ -18,7 +18,7 @@ from scorda.priors.trajectory import Prior, load
 from scorda.systems.base import System
 from scorda.systems.lorenz import Lorenz63
 
-__all__ = ["Generation", "Generator", "lorenz63_prior", "statistics"]
+__all__ = ["lorenz63_prior"]
 
 Statistic = Callable[[Float[Tensor, "ensemble time state"]], Float[Tensor, "..."]]
 LAGS = 32

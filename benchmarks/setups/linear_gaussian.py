@@ -29,7 +29,7 @@ from scorda.priors.kernel import EnsembleKernel
 from scorda.priors.mixture import EnsembleMixture
 from scorda.systems.linear import LinearGaussian
 
-__all__ = ["Exactness", "linear_gaussian"]
+__all__ = ["linear_gaussian"]
 
 OBSERVED = (0, 2)
 DIM = 4

@@ -26,7 +26,7 @@ from scorda.priors.kernel import EnsembleKernel
 from scorda.priors.mixture import EnsembleMixture
 from scorda.systems.lorenz import Lorenz63
 
-__all__ = ["Bimodal", "Posterior", "lorenz63_bimodal"]
+__all__ = ["lorenz63_bimodal"]
 
 MEMBERS = (50, 100, 250, 500, 1000)
 

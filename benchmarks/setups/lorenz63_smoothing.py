@@ -22,7 +22,7 @@ from scorda.observations.problem import Analysis, Problem, twin_experiment
 from scorda.priors.trajectory import load
 from scorda.systems.lorenz import Lorenz63
 
-__all__ = ["Case", "Smoothing", "lorenz63_sda"]
+__all__ = ["lorenz63_sda"]
 
 # Steps between observations, and their error in units of the standard deviation of a.
 OBSERVED = {"low": (8, 0.05), "high": (1, 0.25)}
