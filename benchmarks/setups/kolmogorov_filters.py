@@ -8,7 +8,7 @@ grids. Localization is in the same units at all sizes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Literal, NamedTuple
@@ -60,6 +60,7 @@ BLOCKS = 16
 # Seed of the first truth and its members that an amortised network is trained on, no other run's.
 FIRST = 900
 AMORTISED = "MASF bridge, amortised"
+BRIDGE = BridgeODE(steps=9, order=2)
 
 
 class Lessons(NamedTuple):
@@ -158,7 +159,7 @@ def kolmogorov_masf_operators_128() -> Sweep:
     """
     # Blocks as wide as the radius: each takes about as long.
     priors = [LocalGaussian(GaspariCohn(r), block) for r, block in ((0.1, 2), (0.2, 4), (0.4, 8))]
-    bridge = MASF(sampler=BridgeODE(steps=9, order=2), inflation=1.1)
+    bridge = MASF(sampler=BRIDGE, inflation=1.1)
     letkf, radii = LETKF(radius=0.2, inflation=1.1), (0.1, 0.2, 0.4)
     mixture = GaussianMixtureFilter(inflation=1.1)
     entries = (
@@ -220,27 +221,78 @@ def _flow(
 ) -> Setup:
     """Velocities, by default at 8 x 8 points, with an error of 0.1; 40 members.
 
-    Truth and members are independent draws of the flow. 12 analyses after three that are not
-    scored; options are chosen on 9 after three. Networks and MASF as published take minutes per
-    trial: they have a radius and an inflation that did well in a few runs with other truths. The
-    amortised network is trained once for each set-up, the fine-tuned one with 60 steps in each
-    analysis, where MASF's code has 110 epochs; SF and SSLS have 100 and 200 steps of the 500 of
-    their papers.
+    Truth and members are independent draws of the flow. 12 analyses after three are scored;
+    options are chosen on 9 after three.
     """
     # Where twice the size takes long, as much as the 2/3 rule needs for all of its wave numbers.
     resolution = max(2 * SIZE, 3 * size // 2)
     system = KolmogorovFlow(size, resolution, viscosity=1 / REYNOLDS)
-    inflations = (1.05, 1.1, 1.2)
-    radii = (0.3, 0.45)
-    tapers = _tapers(*radii)
-    block = size // BLOCKS
+    model = ObservationModel(operator or Mask.grid(system.space, size // SEEN), std=0.1)
+    train = partial(_amortised, system, model, gap, lessons)
+    return Setup(
+        system=system,
+        model=model,
+        every=gap,
+        cycles=12,
+        spinup=3,
+        start_std=None,
+        entries=(
+            *_tuned(size // BLOCKS),
+            *_untuned(size // BLOCKS, linear=model.operator.linear),
+            *_networks(size, lessons, train),
+        ),
+        source=SOURCE,
+        tuning=Tuning(cycles=9, spinup=3),
+        shown=("rmse", "crps", "spread_skill", "ssim", "cycle_seconds"),
+        further={"ssim": _ssim},
+    )
+
+
+def _tuned(block: int) -> tuple[Entry, ...]:
+    """Methods whose radius and inflation the benchmark chooses."""
+    inflations, radii = (1.05, 1.1, 1.2), (0.3, 0.45)
+    tapers, wide = _tapers(*radii), _tapers(0.6, 0.9)
     local = [LocalGaussian(taper, block) for taper in tapers]
-    priors = grid(prior=local, inflation=inflations)
-    wide = _tapers(0.6, 0.9)
-    middle = LocalGaussian(GaspariCohn(0.4), block)
+    near = grid(localization=tapers, inflation=inflations)
+    far = grid(localization=wide, inflation=(1.1, 1.2, 1.3))
+    return (
+        Entry("EnKF", EnKF(), MEMBERS, far),
+        Entry("LETKF", LETKF(radius=0.4), MEMBERS, grid(radius=radii, inflation=inflations)),
+        Entry("mixture", GaussianMixtureFilter(), MEMBERS, near),
+        Entry(
+            "MASF bridge",
+            MASF(sampler=BRIDGE),
+            MEMBERS,
+            grid(prior=local, inflation=inflations),
+        ),
+    )
+
+
+def _untuned(block: int, linear: bool) -> tuple[Entry, ...]:
+    """Methods with a radius and an inflation that did well in a few runs with other truths.
+
+    MASF as published takes minutes per trial; the bridge has the prior that the networks are over.
+    """
+    prior = LocalGaussian(GaspariCohn(0.4), block)
+    nonlinear = Entry("MASF nonlinear", MASF(prior, mode="nonlinear", inflation=1.1), MEMBERS)
+    return (
+        Entry("MASF published", MASF(prior, mode="published", inflation=1.1), MEMBERS),
+        *(() if linear else (nonlinear,)),
+        Entry("MASF bridge, untuned", MASF(prior, sampler=BRIDGE, inflation=1.1), MEMBERS),
+    )
+
+
+def _networks(size: int, lessons: Lessons, train: Callable[[MASF], MASF]) -> tuple[Entry, ...]:
+    """Methods with a network over the local Gaussians, which take minutes per trial as well.
+
+    The amortised network is trained once for each set-up, the fine-tuned one with 60 steps in each
+    analysis, where MASF's code has 110 epochs; SF and SSLS have 100 and 200 steps of the 500 of
+    their papers.
+    """
+    block = size // BLOCKS
     network = NetworkPrior(
         ("y", "x"),
-        local=middle,
+        local=LocalGaussian(GaspariCohn(0.4), block),
         steps=100,
         fine_tune=20,
         width=32,
@@ -250,10 +302,9 @@ def _flow(
     )
     # At 64 x 64 points and a gap of 5 twice the steps were better, at 32 x 32 more were not.
     steps = lessons.steps * size // SIZE
-    corrected = LocalGaussian(GaspariCohn(lessons.local), block)
     amortised = replace(
         network,
-        local=corrected,
+        local=LocalGaussian(GaspariCohn(lessons.local), block),
         steps=steps,
         width=lessons.width,
         every=steps // 4,
@@ -261,45 +312,12 @@ def _flow(
         weighting=lessons.weighting,
     )
     tuned = replace(amortised, steps=300, fine_tune=60, every=20)
-    bridge = BridgeODE(steps=9, order=2)
-    operator = operator or Mask.grid(system.space, size // SEEN)
-    model = ObservationModel(operator, std=0.1)
-    nonlinear = Entry("MASF nonlinear", MASF(middle, mode="nonlinear", inflation=1.1), MEMBERS)
-    return Setup(
-        system=system,
-        model=model,
-        every=gap,
-        cycles=12,
-        spinup=3,
-        start_std=None,
-        entries=(
-            Entry("EnKF", EnKF(), MEMBERS, grid(localization=wide, inflation=(1.1, 1.2, 1.3))),
-            Entry("LETKF", LETKF(radius=0.4), MEMBERS, grid(radius=radii, inflation=inflations)),
-            Entry(
-                "mixture",
-                GaussianMixtureFilter(),
-                MEMBERS,
-                grid(localization=tapers, inflation=inflations),
-            ),
-            Entry("MASF published", MASF(middle, mode="published", inflation=1.1), MEMBERS),
-            *(() if operator.linear else (nonlinear,)),
-            Entry("MASF bridge", MASF(sampler=bridge), MEMBERS, priors),
-            # As those that have a network over this prior.
-            Entry("MASF bridge, untuned", MASF(middle, sampler=bridge, inflation=1.1), MEMBERS),
-            Entry(
-                AMORTISED,
-                MASF(amortised, sampler=bridge, inflation=lessons.inflation),
-                MEMBERS,
-                trained=partial(_amortised, system, model, gap, lessons),
-            ),
-            Entry("MASF bridge, fine-tuned", MASF(tuned, sampler=bridge, inflation=1.1), MEMBERS),
-            Entry("SF", SF(network, euler_steps=100, inflation=1.1), MEMBERS),
-            Entry("SSLS", SSLS(network, langevin_steps=200, inflation=1.1), MEMBERS),
-        ),
-        source=SOURCE,
-        tuning=Tuning(cycles=9, spinup=3),
-        shown=("rmse", "crps", "spread_skill", "ssim", "cycle_seconds"),
-        further={"ssim": _ssim},
+    once = MASF(amortised, sampler=BRIDGE, inflation=lessons.inflation)
+    return (
+        Entry(AMORTISED, once, MEMBERS, trained=train),
+        Entry("MASF bridge, fine-tuned", MASF(tuned, sampler=BRIDGE, inflation=1.1), MEMBERS),
+        Entry("SF", SF(network, euler_steps=100, inflation=1.1), MEMBERS),
+        Entry("SSLS", SSLS(network, langevin_steps=200, inflation=1.1), MEMBERS),
     )
 
 

@@ -14,7 +14,6 @@ from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
 from scorda.methods.closed_form import ClosedFormFilter
 from scorda.methods.enkf import EnKF
-from scorda.methods.ensf import EnSF
 from scorda.methods.gaussian_mixture.filter import GaussianMixtureFilter
 from scorda.methods.masf.bridge import MASF
 from scorda.methods.particle import ParticleFilter
@@ -25,6 +24,8 @@ from scorda.observations.problem import Problem, twin_experiment
 from scorda.priors.kernel import EnsembleKernel
 from scorda.priors.mixture import EnsembleMixture
 from scorda.systems.lorenz import Lorenz63
+
+from .lorenz_gaps import ensf
 
 __all__ = ["lorenz63_bimodal"]
 
@@ -145,7 +146,6 @@ def lorenz63_bimodal() -> Sweep:
     """
     bandwidths = (0.05, 0.1, 0.15, 0.2, 0.3, 0.45)
     closed = grid(bandwidth=bandwidths)
-    ends = grid(eps_alpha=(0.05, 0.5), eps_beta=(0.025, 0.1, 0.3))
     inflations = grid(inflation=(1.0, 1.02, 1.05, 1.1, 1.2, 1.4))
     kernels = grid(prior=[EnsembleKernel(width) for width in (0.2, 0.4, 0.7, 1.0, 1.5, 2.5)])
     mixtures = grid(prior=[EnsembleMixture(beta) for beta in (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)])
@@ -158,7 +158,7 @@ def lorenz63_bimodal() -> Sweep:
                 Entry("closed form", ClosedFormFilter(), n, closed),
                 Entry("closed form, coupled", ClosedFormFilter(draw="coupled"), n, closed),
                 Entry("mixture", GaussianMixtureFilter(), n, betas),
-                Entry("EnSF", EnSF(scale="spread", euler_steps=100), n, ends),
+                ensf(n),
                 Entry("MASF bridge, Gaussian", MASF(), n, inflations),
                 Entry("MASF bridge, kernel", MASF(EnsembleKernel(1.0)), n, kernels),
                 Entry("MASF bridge, mixture", MASF(EnsembleMixture()), n, mixtures),
