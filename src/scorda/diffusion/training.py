@@ -1,6 +1,6 @@
 r"""Training of denoisers: one loss, one loop.
 
-The loss is denoising score matching in the form of `denoise.precondition`,
+The loss is denoising score matching in the form of `denoisers.precondition`,
 
 .. math:: E\, \frac{1 + \nu^2}{\nu^2} \| D(x_0 + \nu \varepsilon, \nu) - x_0 \|^2,
 
@@ -157,7 +157,7 @@ def fit(
     """Train a network in place; it ends with the averaged weights of the lowest validation loss.
 
     Arguments:
-        network: As for `denoise.precondition`; its initial weights are the caller's.
+        network: As for `denoisers.precondition`; its initial weights are the caller's.
         trajectories: Standardised trajectories ``(series, time, *state)``.
         settings: Settings of the run.
         checkpoint: File that a killed run resumes from; removed by the caller when no longer
