@@ -1,4 +1,4 @@
-"""Lorenz-96 with 10 and 20 sites and nonlinear observations, over the number of members."""
+"""Lorenz-96 with 10 and 20 sites has nonlinear observations; the number of members varies."""
 
 from __future__ import annotations
 
@@ -36,8 +36,7 @@ def lorenz96_10() -> Sweep:
     """Ten sites, each observed as x^2 / 10 with unit error every 0.4 time units.
 
     The sign of a site is not seen, so an analysis may have several modes. Operator, gap and error
-    of the paper are not known to us; it reports an RMSE of 0.95. 120 analyses, the first 20
-    not scored.
+    of the paper are not known to us. There are 120 analyses, of which the first 20 are not scored.
     """
     return _sweep(dim=10, every=8)
 
@@ -48,7 +47,7 @@ def lorenz96_20() -> Sweep:
 
 
 def squared(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """The operator."""
+    """Return the square, divided by 10."""
     return x.square() / 10
 
 

@@ -1,8 +1,8 @@
 """MASF's experiments: Lorenz-63 with a long gap, and sweeps of Lorenz-96.
 
-Of the paper (arXiv 2604.02889) the gap of 100 steps on Lorenz-63, five seeds and what the sweeps
-are over are known to us. Time steps, observations, their errors and the ensemble sizes are ours;
-each set-up states them.
+The paper is arXiv 2604.02889. The gap of 100 steps on Lorenz-63, the five seeds and the parameters
+of the sweeps are taken from it. Time steps, observations, their errors and the ensemble sizes are
+ours; each set-up states them.
 """
 
 from __future__ import annotations
@@ -116,15 +116,15 @@ def lorenz96_masf_gap() -> Sweep:
 
 
 def ensf(members: int) -> Entry:
-    """EnSF in the units of the spread; the benchmark chooses the ends of its schedule."""
+    """Return EnSF in the units of the spread; the benchmark chooses the ends of its schedule."""
     ends = grid(eps_alpha=(0.05, 0.5), eps_beta=(0.025, 0.1, 0.3))
     return Entry("EnSF", EnSF(scale="spread", euler_steps=100), members, ends)
 
 
 def _lorenz96(dim: int = 40, forcing: float = 8.0, gap: int = 4) -> Setup:
-    """Every second site observed with unit error every `gap` times 0.05; 40 members.
+    """Return the set-up where every second site is observed every `gap` times 0.05.
 
-    40 analyses after a spin-up of 20.
+    The error is 1. There are 40 members, and 40 analyses after a spin-up of 20.
     """
     halves = 2 if forcing > STIFF else 1
     return Setup(
@@ -143,7 +143,7 @@ def _lorenz96(dim: int = 40, forcing: float = 8.0, gap: int = 4) -> Setup:
 
 
 def _without_network() -> tuple[Entry, ...]:
-    """Every other method, in its localized form where it has one.
+    """Return the methods without a network, in their localized form where they have one.
 
     A bridge with a network is not among them: it takes eight times as long as with the mixture,
     and had 7 % less CRPS than with the Gaussian alone where the mixture had 20 % less (gap 8).
@@ -182,9 +182,10 @@ def _without_network() -> tuple[Entry, ...]:
 
 
 def _with_network() -> tuple[Entry, ...]:
-    """SF and SSLS: convolutions along the ring with 16 channels correct a localized Gaussian.
+    """Return SF and SSLS, whose networks correct a localized Gaussian.
 
-    They are fine-tuned in 10 steps per cycle.
+    A network has convolutions along the ring with 16 channels, and 10 steps of fine-tuning per
+    cycle.
     """
     networks = [
         NetworkPrior("site", taper, fine_tune=10, width=16, batch=32, observed=0.5)

@@ -1,4 +1,4 @@
-"""The named benchmarks, and the scores expected of them, both found in the set-ups."""
+"""The named benchmarks and the scores expected of them are found in the set-ups."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SETUPS = "scorda.bench.setups"
 
 
 def _problems() -> dict[str, Callable[..., Benchmark]]:
-    """Every function in the ``__all__`` of a set-up: ``lorenz63_sda`` makes ``lorenz63-sda``."""
+    """Find the functions in ``__all__`` of the set-ups: ``lorenz63_sda`` is ``lorenz63-sda``."""
     paths = import_module(SETUPS).__path__
     modules = [import_module(f"{SETUPS}.{found.name}") for found in iter_modules(paths)]
     makers = {name: getattr(module, name) for module in modules for name in module.__all__}
