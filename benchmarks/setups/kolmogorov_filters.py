@@ -184,7 +184,7 @@ def kolmogorov_masf_operators_128() -> Sweep:
 
 
 def _operators(size: int) -> dict[str, Operator]:
-    """Return a mask of every third of 32 points, one of the middle, and two operators."""
+    """Return masks of every third of 32 points and of all but the middle, and two operators."""
     space = KolmogorovFlow(size).space
     operators = {
         "grid mask": Mask.grid(space, 3 * size // SIZE),

@@ -1,6 +1,10 @@
 """Named problems run in their quick form, and what they rely on holds."""
 
+import re
+import tomllib
 from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +24,7 @@ from scorda.methods.particle import ParticleFilter
 from scorda.observations.problem import twin_experiment
 from scorda.report.comparison import comparison, means, sweep
 
+ROOT = Path(__file__).parents[2]
 NEW = [
     "lorenz63-bimodal",
     "lorenz63-masf",
@@ -32,6 +37,14 @@ NEW = [
 
 
 FLOWS = [name for name in PROBLEMS if name.startswith("kolmogorov-masf")]
+
+
+def test_expected_scores_and_documentation_name_benchmarks_that_exist():
+    text = files("scorda.bench.setups").joinpath("expected.toml").read_text(encoding="utf-8")
+    assert tomllib.loads(text).keys() <= PROBLEMS.keys()
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    named = [re.findall(r"scorda bench ([a-z0-9-]+\w)", page.read_text()) for page in pages]
+    assert {name for names in named for name in names} <= PROBLEMS.keys()
 
 
 @pytest.mark.parametrize("name", [*NEW, *FLOWS])
