@@ -5,7 +5,7 @@ scalar process :math:`x_t = \alpha x_0 + \sigma \varepsilon` and are called alik
 samples ``(ensemble, ...)`` and a diffusion time t (a scalar, or one per member).
 
 Some also know :math:`E[x_0 \mid u = x_0 + \nu \varepsilon]` for a noise level :math:`\nu` that
-differs from entry to entry (`AnyNoise`). Observed entries then need no guidance: see `condition`.
+differs from entry to entry (`AnyNoise`). Observed entries then need no guidance: see `merging`.
 """
 
 from __future__ import annotations

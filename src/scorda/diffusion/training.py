@@ -10,7 +10,7 @@ one window).
 
 A network that takes a noise level per entry also meets segments some of whose entries have less
 noise, as if they had been observed: :math:`\nu_i^{-2} = \nu^{-2} + R_i^{-1}` at random
-times for random components (see `condition`).
+times for random components (see `merging`).
 
 Everything random in step n is a function of (seed, n), and a checkpoint holds the whole state, so
 a run that is killed and resumed gives the same bits as one that is not, for the same number of
