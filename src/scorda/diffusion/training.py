@@ -10,7 +10,7 @@ segment is one window).
 
 A network that takes a noise level per entry also meets segments some of whose entries have less
 noise, as if they had been observed: :math:`\nu_i^{-2} = \nu^{-2} + R_i^{-1}` at random times for
-random components (see `merging`).
+random components (see `Conditioned`).
 
 All random numbers of step n are a function of (seed, n), and a checkpoint holds the whole state.
 A run that is killed and resumed therefore gives the same bits as one that is not, for the same

@@ -2,11 +2,11 @@ r"""Score-based data assimilation: samples of whole trajectories given all obser
 
 One prior of trajectories, trained once, takes in at sampling time whatever was observed: no
 retraining, no call of the dynamical system. The pieces are a prior (composed or fully
-convolutional over time, `prior`, `nn`), a guidance (`guide`) and a sampler (`sample`). Observed
-entries of the state need no guidance where the prior knows a noise level per entry (`condition`).
+convolutional over time, `priors`, `nn`), a `guidance` and one of the `samplers`. Observed
+entries of the state need no guidance where the prior knows a noise level per entry (`merging`).
 
 Source: Rozet & Louppe (2023), Score-based data assimilation, arXiv:2306.10574. Deviation:
-`condition`, unless a guidance is named.
+`merging`, unless a guidance is named.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def train_on_fields(
         width: Hidden channels of the network.
         blocks: Its residual blocks.
         settings: Of the network's training (default: `training_for` the record).
-        checkpoint: As in `train.fit`, like the next one.
+        checkpoint: As in `training.fit`, like the next one.
         report: Called at every validation.
 
     Raises:

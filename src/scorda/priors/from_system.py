@@ -120,11 +120,11 @@ def train_on_system(
         system: The system.
         recipe: What to simulate, and the network.
         settings: Settings of the training.
-        checkpoint: As in `train.fit`, like the next one.
+        checkpoint: As in `training.fit`, like the next one.
         report: Called at every validation.
         states: Trajectories to learn from, in place of simulated ones.
         device: Where the network is trained; the prior is on the CPU.
-        slice_seconds: As in `train.fit`: `provenance` then tells how far the training is.
+        slice_seconds: As in `training.fit`: `provenance` then tells how far the training is.
 
     Raises:
         ValueError: If the trajectories are too short for the segments, or the architecture does

@@ -75,7 +75,7 @@ class Climate:
 
 
 class Corrected(nn.Module):
-    """A Gaussian denoiser and its correction, as `denoise.precondition` wants a network.
+    """A Gaussian denoiser and its correction, as `denoisers.precondition` wants a network.
 
     States have the layout ``(ensemble, points, channels)``.
 

@@ -5,10 +5,10 @@ paper has 64 points per axis and coarsens by 8, a prior on 32 points coarsens by
 grid. The error of an average of cells is what is stated; velocities have a standard deviation
 near 1. Vorticity is in the paper's unit, its value at spacing 1, with the usual sign.
 
-Of the paper's likelihood, equation 15, the code takes :math:`\gamma \nu^2` for the covariance in
-the space of observations, where ours has :math:`\gamma \nu^2 J J^T`: for averages of n cells an
-n-th of that. Its DPS has zeta = 2 where ours has 1. It takes 512 levels for the saturation and
-gamma = 0.1 for the loop.
+Some settings differ from that code. In the likelihood of equation 15 it has the covariance
+:math:`\gamma \nu^2` in the space of observations, where ours has :math:`\gamma \nu^2 J J^T`: for
+averages of n cells an n-th of that. Its DPS has zeta = 2 where ours has 1. It has 512 levels for
+the saturation and gamma = 0.1 for the loop.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SOURCE = "Rozet & Louppe (2023), arXiv:2306.10574, section 4.2"
 PRIOR = "kolmogorov"
 MEMBERS = 8
 STRIDES = (2, 4, 8, 16)
-# Scores of a scenario that nobody simulated.
+# Scores of a scenario without a simulated truth.
 WITHOUT_TRUTH = ("residual", "defect", "evaluations", "member_seconds")
 
 
@@ -130,7 +130,7 @@ def _load(source: str) -> TrajectoryPrior:
 
 
 def _others(prior: TrajectoryPrior) -> dict[str, SDA]:
-    """Other guidances with about as many evaluations, and the sampler of the paper."""
+    """Return other guidances with about as many evaluations, and the sampler of the paper."""
     base = prior.sampler
     published = PredictorCorrector(256, 1, tau=0.5, grid="time")
     cosine = replace(prior, process=VariancePreserving())
