@@ -21,7 +21,7 @@ from scorda.methods.sda import SDA
 from scorda.observations.model import ObservationModel
 from scorda.observations.operators import Select
 from scorda.observations.problem import Problem, twin_experiment
-from scorda.priors.trajectory import GaussianPrior
+from scorda.priors.trajectory import GaussianTrajectory
 from scorda.systems.linear import LinearGaussian
 
 
@@ -94,7 +94,7 @@ SAMPLES = 4000
 
 def row(guidance: str, sampler: str, problem: Problem) -> str:
     """Return one line of the table."""
-    prior = GaussianPrior.of(problem.system, problem.steps)
+    prior = GaussianTrajectory.of(problem.system, problem.steps)
     method = SDA(prior, GUIDANCES[guidance], SAMPLERS[sampler], chunk=SAMPLES)
     # Not affine: a correction is sized by the score, and DPS divides by the residual's norm.
     sampled = SAMPLERS[sampler].corrections > 0 or guidance == "DPS()"

@@ -50,7 +50,7 @@ PRIORS = {"Gaussian": gaussian, "two modes": two_modes}
 def methods(bandwidth: float) -> dict[str, sc.Filter]:
     """Return the methods that are compared; all kernels have the same bandwidth."""
     kernel = sc.EnsembleKernel(bandwidth)
-    sampler = sc.Ancestral(32, 0, low=1e-3, high=1e3, upper=0.5)
+    sampler = sc.Ancestral(32, 0, min_noise=1e-3, max_noise=1e3, upper=0.5)
     drawn = {"guidance": sc.MMPS(1), "sampler": sampler, "coupled": False}
     return {
         "MASF bridge, Gaussian": sc.MASF(),

@@ -26,7 +26,7 @@ from scorda.nn import build
 from scorda.observations.model import ObservationModel
 from scorda.observations.operators import Select
 from scorda.observations.problem import twin_experiment
-from scorda.priors.trajectory import TrajectoryPrior, load
+from scorda.priors.trajectory import TrainedTrajectory, load
 from scorda.systems.lorenz import Lorenz63
 
 STEPS, SIZE = 64, 1024
@@ -74,7 +74,7 @@ def networks(paths: list[str]) -> dict[str, nn.Module]:
     return found | {path: load(path).network for path in paths}
 
 
-def guided(network: nn.Module, prior: TrajectoryPrior) -> GuidedDenoiser:
+def guided(network: nn.Module, prior: TrainedTrajectory) -> GuidedDenoiser:
     """Return the denoiser of a posterior whose every eighth state is observed."""
     model = ObservationModel(Select([0]), std=0.4)
     _, problem = twin_experiment(Lorenz63(), model, STEPS, 8, rng.seeded(0), start=0)

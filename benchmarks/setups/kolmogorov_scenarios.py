@@ -28,7 +28,7 @@ from scorda.observations.fluid import Difference, Vorticity
 from scorda.observations.masks import Mask
 from scorda.observations.operators import Chain, Operator, Pointwise
 from scorda.observations.spatial import Average, Stride
-from scorda.priors.trajectory import TrajectoryPrior, load
+from scorda.priors.trajectory import TrainedTrajectory, load
 from scorda.systems.kolmogorov import KolmogorovFlow
 
 __all__ = [
@@ -104,7 +104,7 @@ def kolmogorov_loop(prior: str = PRIOR) -> Scenario:
 
 
 def _scenario(
-    prior: TrajectoryPrior,
+    prior: TrainedTrajectory,
     operator: Operator,
     std: float,
     steps: int,
@@ -118,7 +118,7 @@ def _scenario(
     return Scenario(system, operator, std, steps, tuple(observed), tuple(entries), SOURCE)
 
 
-def _load(source: str) -> TrajectoryPrior:
+def _load(source: str) -> TrainedTrajectory:
     prior = load(source)
     made = prior.provenance.get("system", {}).get("name", "no system")
     if made != "kolmogorov" or _points(prior) % 16:
@@ -129,12 +129,12 @@ def _load(source: str) -> TrajectoryPrior:
     return prior
 
 
-def _others(prior: TrajectoryPrior) -> dict[str, SDA]:
+def _others(prior: TrainedTrajectory) -> dict[str, SDA]:
     """Return other guidances with about as many evaluations, and the sampler of the paper."""
     base = prior.sampler
     published = PredictorCorrector(256, 1, tau=0.5, grid="time")
     cosine = replace(prior, process=VariancePreserving())
-    twice = Ancestral(base.evaluations // 2, 0, low=base.low, high=base.high)
+    twice = Ancestral(base.evaluations // 2, 0, min_noise=base.min_noise, max_noise=base.max_noise)
     return {
         "equation 15": SDA(prior, InflatedLikelihood()),
         "MMPS": SDA(prior, MMPS(1), twice),
@@ -146,5 +146,5 @@ def _others(prior: TrajectoryPrior) -> dict[str, SDA]:
     }
 
 
-def _points(prior: TrajectoryPrior) -> int:
+def _points(prior: TrainedTrajectory) -> int:
     return prior.space.shape[-1]

@@ -167,7 +167,9 @@ def marginal_distance(
 def lorenz63_prior(prior: str = "lorenz63") -> Generation:
     """Samples of a prior (default: the shipped one), with its sampler and with another one."""
     trained = load(prior)
-    multistep = Multistep(64, 0, low=trained.sampler.low, high=trained.sampler.high)
+    multistep = Multistep(
+        64, 0, min_noise=trained.sampler.min_noise, max_noise=trained.sampler.max_noise
+    )
     return Generation(
         (
             Entry("default sampler", Generator(trained), 1024),

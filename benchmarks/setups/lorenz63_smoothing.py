@@ -135,7 +135,9 @@ def lorenz63_sda(prior: str = "lorenz63") -> Smoothing:
         f"ancestral {n}, corrections {c}": _ancestral(base, n, c) for n, c in ancestral
     }
     for n in (32, 64):
-        samplers[f"multistep {n}"] = Multistep(n, 0, low=base.low, high=base.high)
+        samplers[f"multistep {n}"] = Multistep(
+            n, 0, min_noise=base.min_noise, max_noise=base.max_noise
+        )
     methods = {label: SDA(trained, sampler=sampler) for label, sampler in samplers.items()}
     guided = SDA(trained, InflatedLikelihood(), _ancestral(base, 16, 3))
     methods["guided ancestral 16, corrections 3"] = guided
@@ -149,7 +151,9 @@ def lorenz63_sda(prior: str = "lorenz63") -> Smoothing:
 
 
 def _ancestral(base: Sampler, steps: int, corrections: int) -> Ancestral:
-    return Ancestral(steps, corrections, base.tau, low=base.low, high=base.high)
+    return Ancestral(
+        steps, corrections, base.tau, min_noise=base.min_noise, max_noise=base.max_noise
+    )
 
 
 @cache

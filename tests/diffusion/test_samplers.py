@@ -81,7 +81,7 @@ def test_predictor_is_ddim(process, grid):
 
 
 def test_levels_run_from_high_to_low(process):
-    sampler = Multistep(17, high=5.0, low=0.01)
+    sampler = Multistep(17, max_noise=5.0, min_noise=0.01)
     levels = process.noise_level(sampler.times(process)).log()
     assert_close(levels, torch.linspace(math.log(5.0), math.log(0.01), 17), rtol=1e-6, atol=1e-6)
     times = Multistep(5, grid="time").times(process)
@@ -102,7 +102,7 @@ def test_order_of_convergence(build, order, process):
     steps = [20, 40, 80, 160]
     errors = []
     for n in steps:
-        sampler = build(n, 0, high=20.0, low=0.05)
+        sampler = build(n, 0, max_noise=20.0, min_noise=0.05)
         times = sampler.times(process)
         samples = sampler.sample(denoiser, process, (D,), 32, rng.seeded(0))
         x = rng.Stream(rng.key(rng.seeded(0)), 0, 32, (D,))()
@@ -121,7 +121,7 @@ def test_order_of_convergence(build, order, process):
 def test_what_is_encoded_comes_back(build, n, error, process):
     """Numbers are those of the exact flow, and lead back: to the order of the steps."""
     denoiser, x = gaussian(), rng.normal(32, (D,), rng.seeded(2))
-    sampler, counted = build(n, 0, high=50.0, low=2e-3), Counted(denoiser)
+    sampler, counted = build(n, 0, max_noise=50.0, min_noise=2e-3), Counted(denoiser)
     numbers = sampler.encode(counted, process, x)
     assert counted.rows == 32 * (n - 1)
     exact = flow(denoiser, x, 2e-3, 50.0) / math.hypot(1, 50.0)
@@ -194,7 +194,7 @@ def test_samples_have_the_moments_of_a_gaussian(build, process):
     Discretisation adds up to 1% (Multistep) and 3% (PredictorCorrector, first order) of the
     variance; Ancestral, whose variance is far too small, is held to its own recursion.
     """
-    denoiser, sampler, members = gaussian(), build(100, 0, high=50.0), 4000
+    denoiser, sampler, members = gaussian(), build(100, 0, max_noise=50.0), 4000
     samples = sampler.sample(denoiser, process, (D,), members, rng.seeded(0))
     spectrum, bias = denoiser.spectrum, 0.01 if build is Multistep else 0.03
     if build is Ancestral:
@@ -223,13 +223,15 @@ def test_evaluations_are_counted_and_reported(build, corrections, process):
 def test_corrections_below_a_level_leave_out_those_above(build):
     """Levels 10, 1, 0.1, 0.01: two corrections at each of the last two, none at the others."""
     process = VarianceExploding(1e-3, 100.0)
-    sampler = build(4, 2, low=0.01, high=10.0, correct=0.5)
+    sampler = build(4, 2, min_noise=0.01, max_noise=10.0, correct_below=0.5)
     denoiser = Counted(gaussian())
     sampler.sample(denoiser, process, (D,), 1, rng.seeded(0))
     assert denoiser.levels == [10.0, 1.0, 0.1, 0.1, 0.1, 0.01, 0.01, 0.01]
     assert denoiser.rows == sampler.evaluations == 8
-    whole = build(4, 2, low=0.01, high=10.0, correct=1e9)
-    expected = build(4, 2, low=0.01, high=10.0).sample(denoiser, process, (D,), 3, rng.seeded(0))
+    whole = build(4, 2, min_noise=0.01, max_noise=10.0, correct_below=1e9)
+    expected = build(4, 2, min_noise=0.01, max_noise=10.0).sample(
+        denoiser, process, (D,), 3, rng.seeded(0)
+    )
     assert torch.equal(whole.sample(denoiser, process, (D,), 3, rng.seeded(0)), expected)
 
 
@@ -261,12 +263,12 @@ def test_precision_follows_like_and_the_seed_repeats(build, process):
 
 
 def test_settings_are_checked():
-    for wrong in ({"steps": 1}, {"corrections": -1}, {"tau": 2.0}):
+    for wrong in ({"noise_levels": 1}, {"corrections": -1}, {"tau": 2.0}):
         with pytest.raises(ValueError, match="need steps >= 2"):
             Ancestral(**wrong)
-    for wrong in ({"grid": "rho"}, {"low": 0.0}, {"low": 20.0}):
+    for wrong in ({"grid": "rho"}, {"min_noise": 0.0}, {"min_noise": 20.0}):
         with pytest.raises(ValueError, match="the grid is"):
             Ancestral(**wrong)
-    for wrong in ({"correct": 1e-4}, {"correct": 1.0, "grid": "time"}):
+    for wrong in ({"correct_below": 1e-4}, {"correct_below": 1.0, "grid": "time"}):
         with pytest.raises(ValueError, match="noise level above the lowest"):
             Ancestral(**wrong)

@@ -37,72 +37,79 @@ class Sampler(ABC):
     """A walk down the noise levels of a process.
 
     Arguments:
-        steps: Number of noise levels at which the denoiser is called, at least 2.
-        corrections: Langevin corrections at each level but the first, if it is below `correct`.
+        noise_levels: Number of noise levels at which the denoiser is called, at least 2.
+        corrections: Langevin corrections at each level but the first, if it is below
+            `correct_below`.
         tau: Size of a correction, in (0, 2).
         grid: "time": levels uniform in t; "log": uniform in the log of the noise level, from
-            `high` to `low`.
-        low: Smallest noise level of the "log" grid, in units of the data.
-        high: Largest one.
-        correct: Noise level of the "log" grid above which nothing is corrected (default: none).
+            `max_noise` to `min_noise`.
+        min_noise: Smallest noise level of the "log" grid, in units of the data.
+        max_noise: Largest one.
+        correct_below: Noise level of the "log" grid above which nothing is corrected (default:
+            none).
     """
 
-    steps: int = 64
+    noise_levels: int = 64
     corrections: int = 1
     tau: float = 0.5
     grid: str = "log"
-    low: float = 4e-3
-    high: float = 10.0
-    correct: float | None = None
+    min_noise: float = 4e-3
+    max_noise: float = 10.0
+    correct_below: float | None = None
 
     # Whether `move` draws noise.
     noisy = False
 
     def __post_init__(self) -> None:
-        if self.steps < 2 or self.corrections < 0 or not 0 < self.tau < 2:
+        if self.noise_levels < 2 or self.corrections < 0 or not 0 < self.tau < 2:
             raise ValueError(
-                f"Got steps = {self.steps}, corrections = {self.corrections}, tau = {self.tau}: "
-                "need steps >= 2, corrections >= 0 and tau between 0 and 2."
+                f"Got noise_levels = {self.noise_levels}, corrections = {self.corrections}, "
+                f"tau = {self.tau}: need noise_levels >= 2, corrections >= 0 "
+                "and tau between 0 and 2."
             )
-        if self.grid not in ("time", "log") or not 0 < self.low < self.high:
+        if self.grid not in ("time", "log") or not 0 < self.min_noise < self.max_noise:
             raise ValueError(
-                f"Got grid = {self.grid!r}, low = {self.low}, high = {self.high}: the grid is "
-                '"time" or "log", and 0 < low < high.'
+                f"Got grid = {self.grid!r}, min_noise = {self.min_noise}, "
+                f"max_noise = {self.max_noise}: the grid is "
+                '"time" or "log", and 0 < min_noise < max_noise.'
             )
-        if self.correct is not None and (self.grid != "log" or not self.correct > self.low):
+        if self.correct_below is not None and (
+            self.grid != "log" or not self.correct_below > self.min_noise
+        ):
             raise ValueError(
-                f"Got correct = {self.correct}, grid = {self.grid!r}, low = {self.low}: it is a "
+                f"Got correct_below = {self.correct_below}, grid = {self.grid!r}, "
+                f"min_noise = {self.min_noise}: it is a "
                 'noise level above the lowest one of the "log" grid.'
             )
 
     @property
     def evaluations(self) -> int:
         """Evaluations of the denoiser per sample."""
-        return self.steps + self.corrections * sum(self._corrected)
+        return self.noise_levels + self.corrections * sum(self._corrected)
 
     @property
     def deterministic(self) -> bool:
         """Whether a sample is a function of its start alone [final]."""
         return self.corrections == 0 and not self.noisy
 
-    def times(self, process: ScalarProcess) -> Float[Tensor, "steps"]:
+    def times(self, process: ScalarProcess) -> Float[Tensor, "levels"]:
         """Diffusion times of the levels, from noise to data."""
         if self.grid == "time":
-            return torch.linspace(process.end, 0, self.steps)
+            return torch.linspace(process.end, 0, self.noise_levels)
         return process.time(self._levels).clamp(0, process.end).to(torch.get_default_dtype())
 
     @property
-    def _levels(self) -> Float[Tensor, "steps"]:
+    def _levels(self) -> Float[Tensor, "levels"]:
         """Noise levels of the "log" grid."""
-        ends = torch.tensor([self.high, self.low], dtype=torch.float64).log()
-        return torch.linspace(ends[0], ends[1], self.steps, dtype=torch.float64).exp()
+        ends = torch.tensor([self.max_noise, self.min_noise], dtype=torch.float64).log()
+        return torch.linspace(ends[0], ends[1], self.noise_levels, dtype=torch.float64).exp()
 
     @property
     def _corrected(self) -> list[bool]:
         """Whether there are corrections at each level."""
-        if self.correct is None:
-            return [False] + [True] * (self.steps - 1)
-        return [False, *(self._levels[1:] < self.correct).tolist()]
+        if self.correct_below is None:
+            return [False] + [True] * (self.noise_levels - 1)
+        return [False, *(self._levels[1:] < self.correct_below).tolist()]
 
     @abstractmethod
     def move(
@@ -176,7 +183,7 @@ class Sampler(ABC):
         """The numbers from which `sample` comes back to x, to the order of the steps [final].
 
         They are standard normal where the x are samples of the denoiser's prior. The steps are
-        those of `sample` in reverse, one evaluation each, ``steps - 1`` in all.
+        those of `sample` in reverse, one evaluation each, ``noise_levels - 1`` in all.
 
         Raises:
             ValueError: If the sampler draws noise, so that no numbers belong to x.

@@ -71,7 +71,9 @@ class ScoreFilter(PriorFilter):
     prior: EnsemblePrior = field(default_factory=EnsembleGaussian)
     process: ScalarProcess = field(default_factory=VariancePreserving)
     guidance: Guidance = field(default_factory=MMPS)
-    sampler: Sampler = field(default_factory=lambda: Multistep(32, 0, low=1e-3, high=1e3))
+    sampler: Sampler = field(
+        default_factory=lambda: Multistep(32, 0, min_noise=1e-3, max_noise=1e3)
+    )
     coupled: bool = True
     needs: tuple[str, ...] = field(
         default=("simulator", "differentiable_operator"), init=False, repr=False, compare=False
@@ -98,7 +100,7 @@ class ScoreFilter(PriorFilter):
     @property
     def evaluations(self) -> int:
         """Evaluations of the denoiser per member, products with its Jacobian included."""
-        encoding = self.sampler.steps - 1 if self.coupled else 0
+        encoding = self.sampler.noise_levels - 1 if self.coupled else 0
         return encoding + self.sampler.evaluations * (1 + self.guidance.products)
 
     def analyse(

@@ -41,7 +41,8 @@ class SDA(Assimilator):
     its guidance (see there).
 
     Arguments:
-        prior: Prior of trajectories, e.g. ``load("lorenz63")`` or ``GaussianPrior.of(system, n)``.
+        prior: Prior of trajectories, such as ``load("lorenz63")`` or
+            ``GaussianTrajectory.of(system, n)``.
         guidance: How observations enter. ``InflatedLikelihood()`` is the paper's form. Default:
             the prior's. Without one the paper's, but entries of the state with errors of their
             own are merged (`Conditioned`) if the prior allows it, at noise levels above its

@@ -36,7 +36,7 @@ from scorda.diffusion.training import Training, denoising_loss, fit
 from scorda.metrics.accuracy import gaussian_crps
 from scorda.nn.spectral import TIMES, ModeNetwork
 from scorda.priors.records import Fields, daily_phases, phases_of
-from scorda.priors.trajectory import TrajectoryPrior
+from scorda.priors.trajectory import TrainedTrajectory
 
 __all__ = ["RADII", "train_on_fields", "training_for"]
 
@@ -69,7 +69,7 @@ def train_on_fields(
     settings: Training | None = None,
     checkpoint: str | Path | None = None,
     report: Callable[[dict[str, float]], None] | None = None,
-) -> TrajectoryPrior:
+) -> TrainedTrajectory:
     """Learn a prior of windows of any length from a record of fields.
 
     Approximate: stationary but for the daily cycle of its mean, Gaussian but for the correction.
@@ -137,13 +137,13 @@ def train_on_fields(
         "radius": radius, "radius_scores": scores, "inflation": inflation,
         "training": asdict(settings), "history": history,
     }  # fmt: skip
-    return TrajectoryPrior(
+    return TrainedTrajectory(
         architecture,
         network,
         space,
         first,
         VarianceExploding(1e-2, high),
-        Multistep(steps=24, corrections=0, low=2e-2, high=high),
+        Multistep(noise_levels=24, corrections=0, min_noise=2e-2, max_noise=high),
         provenance,
         center if len(cycle) > 1 else None,
         # Exact for the law, and the correction is small: where observations are few, the paper's
