@@ -83,7 +83,7 @@ def model_of(network: str) -> sc.ObservationModel:
 
 
 def method(prior: sc.EnsemblePrior) -> sc.MASF:
-    return sc.MASF(prior, sampler=sc.BridgeODE(steps=9, order=2), inflation=1.05)
+    return sc.MASF(prior, sampler=sc.BridgeODE(noise_levels=9, order=2), inflation=1.05)
 
 
 def started(
@@ -99,7 +99,7 @@ def forecasts(twin: tuple[torch.Tensor, sc.Problem], size: Size) -> torch.Tensor
     """Forecast ensembles of a run with the Gaussian alone."""
     _, problem = started(twin, size.members, 500)
     found, before = [], problem.initial
-    run = method(sc.EnsembleGaussian(TAPER)).run(problem, size.members, rng.seeded(3))
+    run = method(sc.priors.Gaussian(TAPER)).run(problem, size.members, rng.seeded(3))
     for cycle in run:
         if cycle.step % EVERY == 0 and cycle.step > 0:
             found.append(SYSTEM.step(before))
@@ -155,7 +155,7 @@ def main() -> None:
         pool = forecasts(one(size.forecasts, 500, network), size)
         this[network] = these.amortised(pool, SYSTEM.space, model_of(network))
         row(network, "this network", this[network], size.seeds)
-        row(network, "Gaussian alone", sc.EnsembleGaussian(TAPER), size.seeds)
+        row(network, "Gaussian alone", sc.priors.Gaussian(TAPER), size.seeds)
     for network in NETWORKS:
         tuned = replace(this[network], fine_tune=50, every=25, levels="these")
         row(network, "fine-tuned", tuned, size.tuned)

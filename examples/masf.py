@@ -22,7 +22,7 @@ from scorda.observations.model import ObservationModel
 from scorda.observations.modes import Modes
 from scorda.observations.operators import Select
 from scorda.priors.base import EnsemblePrior
-from scorda.priors.gaussian import EnsembleGaussian, FittedGaussian
+from scorda.priors.gaussian import FittedGaussian, Gaussian
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Known(EnsemblePrior):
     ) -> FittedGaussian:
         size = len(self.mean)
         columns = torch.linalg.cholesky(self.cov).T * (size - 0.5) ** 0.5
-        return EnsembleGaussian().fit(self.mean + torch.cat((columns, -columns)), modes)
+        return Gaussian().fit(self.mean + torch.cat((columns, -columns)), modes)
 
 
 CASES = {

@@ -21,15 +21,17 @@ from scorda.methods.ensf import EnSF
 from scorda.methods.gaussian_mixture.filter import GaussianMixtureFilter
 from scorda.methods.letkf import LETKF
 from scorda.methods.masf.bridge import MASF
+from scorda.methods.masf.published import PublishedMASF
 from scorda.methods.particle import ParticleFilter
 from scorda.methods.sf import SF
 from scorda.methods.ssls import SSLS
 from scorda.observations.model import ObservationModel
 from scorda.observations.operators import Select
-from scorda.priors.gaussian import EnsembleGaussian
-from scorda.priors.kernel import EnsembleKernel
-from scorda.priors.mixture import EnsembleMixture
-from scorda.priors.network.prior import NetworkPrior
+from scorda.priors.gaussian import Gaussian
+from scorda.priors.kernel import Kernel
+from scorda.priors.mixture import Mixture
+from scorda.priors.network.online import OnlineNetwork
+from scorda.priors.network.prior import NetworkTraining
 from scorda.systems.lorenz import Lorenz63, Lorenz96
 
 __all__ = ["lorenz63_masf", "lorenz96_masf_dim", "lorenz96_masf_forcing", "lorenz96_masf_gap"]
@@ -58,11 +60,11 @@ def lorenz63_masf() -> Setup:
     inflations = (1.0, 1.02, 1.05, 1.1, 1.2, 1.4)
     plain = grid(inflation=inflations)
     ends = grid(eps_alpha=(0.05, 0.5), eps_beta=(0.025, 0.1, 0.3))
-    kernels = grid(prior=[EnsembleKernel(width) for width in (0.3, 0.5, 1.0, 1.5, 2.5, 4.0)])
+    kernels = grid(prior=[Kernel(width) for width in (0.3, 0.5, 1.0, 1.5, 2.5, 4.0)])
     reaches = grid(reach=(0.25, 0.5, 1.0), inflation=(1.0, 1.1))
-    noises = grid(noise=(0.05, 0.1, 0.2), inflation=(1.0, 1.1))
-    mixtures = grid(prior=[EnsembleMixture(beta) for beta in (0.02, 0.04, 0.08, 0.15, 0.3, 0.6)])
-    betas = grid(bandwidth=(0.03, 0.05, 0.1, 0.2, 0.4, "adaptive"))
+    noises = grid(noise_level=(0.05, 0.1, 0.2), inflation=(1.0, 1.1))
+    mixtures = grid(prior=[Mixture(beta) for beta in (0.02, 0.04, 0.08, 0.15, 0.3, 0.6)])
+    betas = grid(kernel_factor=(0.03, 0.05, 0.1, 0.2, 0.4, "adaptive"))
     return Setup(
         system=Lorenz63(dt=0.01, noise_std=0.0),
         model=ObservationModel(Select(range(3)), std=1.0),
@@ -73,16 +75,16 @@ def lorenz63_masf() -> Setup:
         entries=(
             Entry("EnKF", EnKF(), members, plain),
             Entry("particle filter", ParticleFilter(0.5), members, grid(jitter=bandwidths)),
-            Entry("closed form", ClosedFormFilter(), members, grid(bandwidth=bandwidths)),
+            Entry("closed form", ClosedFormFilter(), members, grid(relative_bandwidth=bandwidths)),
             Entry("mixture", GaussianMixtureFilter(), members, betas),
             Entry("EnSF", EnSF(scale="spread", euler_steps=100), members, ends),
             Entry("SF", SF(euler_steps=200), members, reaches),
             Entry("SSLS", SSLS(), members, noises),
-            Entry("MASF published", MASF(mode="published"), members, plain),
+            Entry("MASF published", PublishedMASF(), members, plain),
             Entry("MASF bridge, Gaussian", MASF(), members, plain),
-            Entry("MASF bridge, kernel", MASF(EnsembleKernel(1.0)), members, kernels),
-            Entry("MASF bridge, network", MASF(NetworkPrior()), members, plain),
-            Entry("MASF bridge, mixture", MASF(EnsembleMixture()), members, mixtures),
+            Entry("MASF bridge, kernel", MASF(Kernel(1.0)), members, kernels),
+            Entry("MASF bridge, network", MASF(OnlineNetwork()), members, plain),
+            Entry("MASF bridge, mixture", MASF(Mixture()), members, mixtures),
         ),
         source=SOURCE,
         seeds=5,
@@ -124,21 +126,22 @@ def _lorenz96(dim: int = 40, forcing: float = 8.0, gap: int = 4) -> Setup:
     tapers = (2.0, 4.0, 8.0)
     inflations = (1.02, 1.1)
     localized = grid(
-        prior=[EnsembleGaussian(GaspariCohn(radius)) for radius in tapers], inflation=inflations
+        prior=[Gaussian(GaspariCohn(radius)) for radius in tapers], inflation=inflations
     )
-    base = EnsembleMixture(localization=GaspariCohn(4.0), evidence=GaspariCohn(2.0))
+    base = Mixture(localization=GaspariCohn(4.0), weight_localization=GaspariCohn(2.0))
     # The narrower the kernels, the more the members of few weights lack in spread.
     chosen = ((0.3, 1.1), (0.3, 1.2), (0.45, 1.1), (0.6, 1.05), (0.8, 1.02), (1.0, 1.02))
     mixtures = tuple(
-        {"prior": replace(base, bandwidth=beta), "inflation": factor} for beta, factor in chosen
+        {"prior": replace(base, kernel_factor=beta), "inflation": factor}
+        for beta, factor in chosen
     )
     ends = grid(eps_alpha=(0.05, 0.5), eps_beta=(0.025, 0.1, 0.3))
-    letkf = grid(radius=tapers, inflation=inflations)
-    enkf = grid(localization=[GaspariCohn(radius) for radius in tapers], inflation=inflations)
-    # Localization, evidence, bandwidth, inflation.
+    local = grid(localization=[GaspariCohn(radius) for radius in tapers], inflation=inflations)
+    # In the order of the names.
+    names = "localization", "weight_localization", "kernel_factor", "inflation"
     near, far = GaspariCohn(4.0), GaspariCohn(8.0)
     kernels = tuple(
-        dict(zip(("localization", "evidence", "bandwidth", "inflation"), options, strict=True))
+        dict(zip(names, options, strict=True))
         for options in (
             (near, None, "adaptive", 1.02),
             (near, GaspariCohn(2.0), "adaptive", 1.1),
@@ -149,11 +152,11 @@ def _lorenz96(dim: int = 40, forcing: float = 8.0, gap: int = 4) -> Setup:
         )
     )
     entries = [
-        Entry("EnKF", EnKF(), MEMBERS, enkf),
-        Entry("LETKF", LETKF(radius=4.0), MEMBERS, letkf),
+        Entry("EnKF", EnKF(), MEMBERS, local),
+        Entry("LETKF", LETKF(localization=GaspariCohn(4.0)), MEMBERS, local),
         Entry("mixture", GaussianMixtureFilter(), MEMBERS, kernels),
         Entry("EnSF", EnSF(scale="spread", euler_steps=100), MEMBERS, ends),
-        Entry("MASF published", MASF(mode="published"), MEMBERS, localized),
+        Entry("MASF published", PublishedMASF(), MEMBERS, localized),
         Entry("MASF bridge", MASF(sampler=BridgeODE()), MEMBERS, localized),
         Entry("MASF bridge, mixture", MASF(), MEMBERS, mixtures),
     ]
@@ -180,7 +183,6 @@ def _lorenz96(dim: int = 40, forcing: float = 8.0, gap: int = 4) -> Setup:
     )
 
 
-def _network(radius: float) -> NetworkPrior:
-    return NetworkPrior(
-        "site", GaspariCohn(radius), fine_tune=10, width=16, batch=32, observed=0.5
-    )
+def _network(radius: float) -> OnlineNetwork:
+    training = NetworkTraining(width=16, batch=32, observed=0.5)
+    return OnlineNetwork("site", Gaussian(GaspariCohn(radius)), training, fine_tuning_steps=10)

@@ -27,6 +27,7 @@ from scorda.methods.enkf import EnKF
 from scorda.methods.gaussian_mixture.filter import GaussianMixtureFilter
 from scorda.methods.letkf import LETKF
 from scorda.methods.masf.bridge import MASF
+from scorda.methods.masf.published import PublishedMASF
 from scorda.methods.sf import SF
 from scorda.methods.ssls import SSLS
 from scorda.metrics.fields import ssim
@@ -36,7 +37,9 @@ from scorda.observations.model import ObservationModel
 from scorda.observations.operators import Chain, Operator, Pointwise
 from scorda.observations.problem import twin_experiment
 from scorda.priors.local import LocalGaussian
-from scorda.priors.network.prior import NetworkPrior
+from scorda.priors.network.amortised import AmortisedNetwork
+from scorda.priors.network.online import OnlineNetwork
+from scorda.priors.network.prior import NetworkTraining
 from scorda.systems.kolmogorov import KolmogorovFlow
 
 __all__ = [
@@ -127,7 +130,7 @@ def kolmogorov_masf_size() -> Sweep:
     large = replace(large, entries=tuple(replace(e, members=20) for e in large.entries))
     # And here four seconds.
     untuned = _kept(_flow(GAP, 512), ("MASF bridge, untuned",)).entries[0]
-    letkf = Entry("LETKF, untuned", LETKF(radius=0.4, inflation=1.1), 8)
+    letkf = Entry("LETKF, untuned", LETKF(localization=GaspariCohn(0.4), inflation=1.1), 8)
     largest = replace(_flow(GAP, 512), entries=(letkf, replace(untuned, members=8)))
     largest = replace(largest, cycles=2, spinup=1)
     return Sweep({"size=128": middle, "size=256": large, "size=512": largest}, SOURCE)
@@ -135,7 +138,7 @@ def kolmogorov_masf_size() -> Sweep:
 
 def kolmogorov_masf_operators() -> Sweep:
     """The same on 32 x 32 points seen through four operators, two of them nonlinear."""
-    names = ("EnKF", "LETKF", "mixture", "MASF nonlinear", "MASF bridge", AMORTISED)
+    names = ("EnKF", "LETKF", "mixture", "MASF bridge", AMORTISED)
     operators = _operators(SIZE)
     # Of which an LETKF loses the truth.
     lost = "operator=speed"
@@ -158,16 +161,16 @@ def kolmogorov_masf_operators_128() -> Sweep:
     """
     # Blocks as wide as the radius: each takes about as long.
     priors = [LocalGaussian(GaspariCohn(r), block) for r, block in ((0.1, 2), (0.2, 4), (0.4, 8))]
-    bridge = MASF(sampler=BridgeODE(steps=9, order=2), inflation=1.1)
-    letkf, radii = LETKF(radius=0.2, inflation=1.1), (0.1, 0.2, 0.4)
+    bridge = MASF(sampler=BridgeODE(9, order=2), inflation=1.1)
+    letkf, tapers = LETKF(1.1, localization=GaspariCohn(0.2)), _tapers(0.1, 0.2, 0.4)
     mixture = GaussianMixtureFilter(inflation=1.1)
     entries = (
-        Entry("LETKF", letkf, MEMBERS, grid(radius=radii)),
+        Entry("LETKF", letkf, MEMBERS, grid(localization=tapers)),
         Entry("MASF bridge", bridge, MEMBERS, grid(prior=priors)),
     )
     few = (
         Entry("EnKF", EnKF(inflation=1.1), MEMBERS, grid(localization=_tapers(0.4, 0.6, 0.9))),
-        Entry("mixture", mixture, MEMBERS, grid(localization=_tapers(*radii))),
+        Entry("mixture", mixture, MEMBERS, grid(localization=tapers)),
         *entries,
         *_kept(_flow(GAP, 128), ("MASF published",)).entries,
     )
@@ -231,40 +234,26 @@ def _flow(
     resolution = max(2 * SIZE, 3 * size // 2)
     system = KolmogorovFlow(size, resolution, viscosity=1 / REYNOLDS)
     inflations = (1.05, 1.1, 1.2)
-    radii = (0.3, 0.45)
-    tapers = _tapers(*radii)
+    tapers = _tapers(0.3, 0.45)
+    local = grid(localization=tapers, inflation=inflations)
     block = size // BLOCKS
-    local = [LocalGaussian(taper, block) for taper in tapers]
-    priors = grid(prior=local, inflation=inflations)
+    priors = [LocalGaussian(taper, block) for taper in tapers]
     wide = _tapers(0.6, 0.9)
     middle = LocalGaussian(GaspariCohn(0.4), block)
-    network = NetworkPrior(
-        ("y", "x"),
-        local=middle,
-        steps=100,
-        fine_tune=20,
-        width=32,
-        batch=32,
-        rate=2e-3,
-        every=20,
-    )
+    training = NetworkTraining(100, 32, batch=32, rate=2e-3, validation_interval=20)
+    network = OnlineNetwork(("y", "x"), middle, training, fine_tuning_steps=20)
     # At 64 x 64 points and a gap of 5 twice the steps were better, at 32 x 32 more were not.
     steps = lessons.steps * size // SIZE
     corrected = LocalGaussian(GaspariCohn(lessons.local), block)
-    amortised = replace(
-        network,
-        local=corrected,
-        steps=steps,
-        width=lessons.width,
-        every=steps // 4,
-        levels="these",
-        weighting=lessons.weighting,
-    )
-    tuned = replace(amortised, steps=300, fine_tune=60, every=20)
-    bridge = BridgeODE(steps=9, order=2)
+    training = replace(training, width=lessons.width, weighting=lessons.weighting)
+    once = replace(training, training_steps=steps, validation_interval=steps // 4)
+    untrained = replace(network, base=corrected, training=once)
+    several = replace(training, training_steps=300)
+    tuned = OnlineNetwork(("y", "x"), corrected, several, fine_tuning_steps=60, levels="fixed")
+    bridge = BridgeODE(9, order=2)
+    bridges = grid(prior=priors, inflation=inflations)
     operator = operator or Mask.grid(system.space, size // SEEN)
     model = ObservationModel(operator, std=0.1)
-    nonlinear = Entry("MASF nonlinear", MASF(middle, mode="nonlinear", inflation=1.1), MEMBERS)
     return Setup(
         system=system,
         model=model,
@@ -274,21 +263,20 @@ def _flow(
         start_std=None,
         entries=(
             Entry("EnKF", EnKF(), MEMBERS, grid(localization=wide, inflation=(1.1, 1.2, 1.3))),
-            Entry("LETKF", LETKF(radius=0.4), MEMBERS, grid(radius=radii, inflation=inflations)),
+            Entry("LETKF", LETKF(localization=GaspariCohn(0.4)), MEMBERS, local),
             Entry(
                 "mixture",
                 GaussianMixtureFilter(),
                 MEMBERS,
-                grid(localization=tapers, inflation=inflations),
+                local,
             ),
-            Entry("MASF published", MASF(middle, mode="published", inflation=1.1), MEMBERS),
-            *(() if operator.linear else (nonlinear,)),
-            Entry("MASF bridge", MASF(sampler=bridge), MEMBERS, priors),
+            Entry("MASF published", PublishedMASF(middle, inflation=1.1), MEMBERS),
+            Entry("MASF bridge", MASF(sampler=bridge), MEMBERS, bridges),
             # As those that have a network over this prior.
             Entry("MASF bridge, untuned", MASF(middle, sampler=bridge, inflation=1.1), MEMBERS),
             Entry(
                 AMORTISED,
-                MASF(amortised, sampler=bridge, inflation=lessons.inflation),
+                MASF(untrained, sampler=bridge, inflation=lessons.inflation),
                 MEMBERS,
                 trained=partial(_amortised, system, model, gap, lessons),
             ),
@@ -307,14 +295,22 @@ def _amortised(
     system: KolmogorovFlow, model: ObservationModel, gap: int, lessons: Lessons, method: MASF
 ) -> MASF:
     """The method with its network trained on the forecasts of some runs."""
-    letkf, forecasts = LETKF(radius=lessons.radius, inflation=1.1), []
+    letkf, forecasts = LETKF(1.1, localization=GaspariCohn(lessons.radius)), []
     for seed in range(FIRST, FIRST + lessons.runs):
         _, problem = twin_experiment(system, model, gap * lessons.cycles, gap, rng.seeded(seed))
         run = letkf.run(problem, MEMBERS, rng.at((seed, 2), 0))
         found = [cycle.forecast for cycle in run if cycle.forecast is not None]
         forecasts += found[lessons.dropped :]
-    assert isinstance(method.prior, NetworkPrior)
-    prior = method.prior.amortised(torch.stack(forecasts), system.space, model)
+    untrained = method.prior
+    assert isinstance(untrained, OnlineNetwork)
+    prior = AmortisedNetwork.train(
+        torch.stack(forecasts),
+        system.space,
+        model,
+        axis=untrained.axis,
+        base=untrained.base,
+        training=untrained.training,
+    )
     return replace(method, prior=prior)
 
 

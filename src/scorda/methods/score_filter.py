@@ -22,19 +22,20 @@ from typing import Any
 import torch
 
 from scorda.assimilation.base import Cost
-from scorda.assimilation.kalman_algebra import inflate, innovation_statistics, white_innovation
+from scorda.assimilation.kalman_algebra import innovation_statistics, white_innovation
 from scorda.assimilation.likelihood_score import settled, standardised
 from scorda.core import rng
 from scorda.core.align import align
 from scorda.core.shapes import Float, Tensor
+from scorda.core.space import StateSpace
 from scorda.diffusion.bridge import EnsembleDenoiser
 from scorda.diffusion.guidance import MMPS, Guidance
 from scorda.diffusion.process import ScalarProcess, VariancePreserving
 from scorda.diffusion.samplers import Multistep, Sampler
 from scorda.observations.model import ObservationModel
 from scorda.observations.operators import Operator
-from scorda.priors.base import EnsemblePrior
-from scorda.priors.gaussian import EnsembleGaussian
+from scorda.priors.base import EnsemblePrior, PriorRun
+from scorda.priors.gaussian import Gaussian
 from scorda.priors.prior_filter import PriorFilter
 
 __all__ = ["ScoreFilter"]
@@ -70,7 +71,7 @@ class ScoreFilter(PriorFilter):
             process has not.
     """
 
-    prior: EnsemblePrior = field(default_factory=EnsembleGaussian)
+    prior: EnsemblePrior = field(default_factory=Gaussian)
     process: ScalarProcess = field(default_factory=VariancePreserving)
     guidance: Guidance = field(default_factory=MMPS)
     sampler: Sampler = field(default_factory=lambda: Multistep(32, 0, low=1e-3, high=1e3))
@@ -79,7 +80,7 @@ class ScoreFilter(PriorFilter):
         default=("simulator", "differentiable_operator"), init=False, repr=False, compare=False
     )
 
-    least_members = EnsembleGaussian.least_members
+    least_members = Gaussian.least_members
     exact = "linear-Gaussian, N → ∞ (MMPS)"
     cost = Cost(161, 159)
 
@@ -103,12 +104,14 @@ class ScoreFilter(PriorFilter):
         encoding = self.sampler.steps - 1 if self.coupled else 0
         return encoding + self.sampler.evaluations * (1 + self.guidance.products)
 
-    def analyse(
+    def condition(
         self,
         forecast: Float[Tensor, "ensemble ..."],
         y: Float[Tensor, "obs"],
         model: ObservationModel,
-        generator: torch.Generator | None = None,
+        prior: PriorRun,
+        space: StateSpace | None,
+        generator: torch.Generator | None,
     ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
         """Return the analysis, and what is reported of this cycle.
 
@@ -119,20 +122,20 @@ class ScoreFilter(PriorFilter):
         states, values = forecast.double(), y.double()
         x, mean, unit = standardised(states)
         shape = tuple(x.shape[1:])
-        fitted = self.prior.fit(x, None, self._space)
-        prior = _UnderProcess(fitted, self.process)
+        fitted = prior.fit(x, None, space)
+        denoiser = _UnderProcess(fitted, self.process)
         operator = _Standardised(model.operator, mean, unit)
         if model.cov is None:
             seen = ObservationModel(operator, std=model.error_std(tuple(y.shape), values))
         else:
             seen = ObservationModel(operator, cov=model.cov.to(values))
-        posterior = self.guidance.bind(prior, values, seen)
+        posterior = self.guidance.bind(denoiser, values, seen)
         with torch.no_grad():
-            numbers = None
+            latents = None
             if self.coupled:
                 noise = rng.Stream(rng.key(generator), 0, len(x), shape, x)
-                numbers = self.sampler.encode(prior, fitted.draws(x, noise))
-            moved = self.sampler.sample(posterior, shape, len(x), generator, like=x, start=numbers)
+                latents = self.sampler.encode(denoiser, fitted.sample_members(x, noise))
+            moved = self.sampler.sample(posterior, shape, len(x), generator, like=x, start=latents)
         anomalies, innovation = white_innovation(states, values, model)
         logits = -0.5 * (innovation - anomalies).square().sum(1)
         info = {
@@ -141,8 +144,7 @@ class ScoreFilter(PriorFilter):
             "evaluations": self.evaluations,
             **getattr(fitted, "report", {}),
         }
-        analysis = settled(mean + unit * moved, states)
-        return inflate(analysis.to(forecast), self.inflation), info
+        return settled(mean + unit * moved, states).to(forecast), info
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,10 +15,10 @@ from scorda.diffusion.denoisers import GaussianDenoiser
 from scorda.diffusion.process import VarianceExploding
 from scorda.observations.augmentation import AugmentedSpace
 from scorda.observations.modes import Modes
-from scorda.priors.base import EnsemblePrior, clocks
+from scorda.priors.base import EnsemblePrior, positive
 from scorda.priors.whitening import ByCholesky, Latest
 
-__all__ = ["EnsembleGaussian", "FittedGaussian", "taper_matrix"]
+__all__ = ["FittedGaussian", "Gaussian", "taper_matrix"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,25 +65,25 @@ class FittedGaussian:
         C.diagonal().mul_(1 + 10 * len(C) * torch.finfo(C.dtype).eps)
         return C
 
-    def draws(
+    def sample_members(
         self, members: Float[Tensor, "ensemble ..."], noise: Callable[[], Tensor]
     ) -> Float[Tensor, "ensemble ..."]:
-        """The members themselves."""
+        """Return the members themselves."""
         return members
 
-    def carry(
-        self, numbers: Float[Tensor, "ensemble ..."], clock: Float[Tensor, "..."]
+    def map_latents(
+        self, latents: Float[Tensor, "ensemble ..."], rate: Float[Tensor, "..."]
     ) -> Float[Tensor, "ensemble ..."]:
-        """Turned by as little as takes one span to the other."""
+        """Turn the latents by as little as takes one span to the other."""
         if self.has_full_rank:
-            return numbers
+            return latents
         before, after = (
             torch.linalg.qr(root.flatten()[:, None] * self.basis)[0]
-            for root in (self.var.rsqrt(), clock.sqrt())
+            for root in (self.var.rsqrt(), rate.sqrt())
         )
         left, _, right = torch.linalg.svd(after.mT @ before)
-        turned = numbers.flatten(1) @ before @ (left @ right).mT @ after.mT
-        return turned.view_as(numbers)
+        turned = latents.flatten(1) @ before @ (left @ right).mT @ after.mT
+        return turned.view_as(latents)
 
     @cached_property
     def _latest(self) -> Latest[ByCholesky]:
@@ -96,7 +96,7 @@ class FittedGaussian:
 
 
 @dataclass(frozen=True)
-class EnsembleGaussian(EnsemblePrior):
+class Gaussian(EnsemblePrior):
     r"""The Gaussian with the mean and the covariance of the ensemble.
 
     With N members the covariance has rank N - 1 and is never formed. With localization it is
@@ -146,7 +146,7 @@ class EnsembleGaussian(EnsemblePrior):
             spectrum = spectrum.clamp_min(0)
             var = (basis.square() @ spectrum).reshape(shape)
         centre = (mean if modes is None else modes.forward(mean))[0]
-        return FittedGaussian(centre, basis, spectrum, clocks(var))
+        return FittedGaussian(centre, basis, spectrum, positive(var))
 
 
 def taper_matrix(

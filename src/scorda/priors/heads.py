@@ -10,9 +10,9 @@ import torch
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.observations.augmentation import AugmentedSpace
-from scorda.priors.base import EnsemblePrior
+from scorda.priors.base import PriorRun
 from scorda.priors.gaussian import FittedGaussian
-from scorda.priors.kernel import EnsembleKernel
+from scorda.priors.kernel import Kernel
 
 __all__ = ["Heads", "LearnsHeads", "Pairs", "heads_of"]
 
@@ -26,7 +26,7 @@ Pairs = tuple[Tensor, Tensor, Tensor]
 
 @runtime_checkable
 class LearnsHeads(Protocol):
-    """A prior that makes its own heads."""
+    """The run of a prior that makes its own heads."""
 
     def heads(
         self,
@@ -34,12 +34,12 @@ class LearnsHeads(Protocol):
         space: StateSpace | AugmentedSpace | None = None,
         simulate: Callable[[Tensor], Pairs] | None = None,
     ) -> Heads:
-        """Arguments as those of `heads_of`."""
+        """Return the heads; arguments as those of `heads_of`."""
         ...
 
 
 def heads_of(
-    prior: EnsemblePrior,
+    prior: PriorRun,
     x: Float[Tensor, "ensemble entries"],
     h: Float[Tensor, "ensemble entries"],
     space: StateSpace | AugmentedSpace | None = None,
@@ -51,7 +51,8 @@ def heads_of(
     c is ``(ensemble, entries)``, a one number or ``(ensemble, 1)``, and v broadcasts to c.
 
     Arguments:
-        prior: A Gaussian or a kernel density, fitted to the pairs, or a prior that `LearnsHeads`.
+        prior: A `Gaussian` or a `Kernel`, fitted to the pairs, or the run of a prior that
+            `LearnsHeads`.
         x: Members.
         h: Their simulated observations.
         space: Space of the pairs, for localization.
@@ -62,8 +63,8 @@ def heads_of(
         ValueError: If it is another prior.
     """
     entries = x.shape[1]
-    if isinstance(prior, EnsembleKernel):
-        width = prior.bandwidth**2
+    if isinstance(prior, Kernel):
+        width = prior.std**2
 
         def kernel(c: Tensor, a: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
             b = 1 - a
@@ -83,8 +84,8 @@ def heads_of(
     fitted = prior.fit(joint[:, varies], None, space if varies.all() else None)
     if not isinstance(fitted, FittedGaussian):
         raise ValueError(
-            'MASF with mode="nonlinear" takes EnsembleGaussian, EnsembleKernel, LocalGaussian or '
-            f'NetworkPrior; got {type(prior).__name__}: use mode="bridge", which takes any prior.'
+            "NonlinearMASF takes Gaussian, Kernel or an OnlineNetwork; got "
+            f"{type(prior).__name__}: use MASF, which takes any prior."
         )
     mean, roots = joint[0].clone(), joint.new_zeros(2 * entries, len(fitted.spectrum))
     mean[varies] = fitted.mean

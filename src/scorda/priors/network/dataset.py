@@ -28,9 +28,8 @@ from scorda.priors.network.denoiser import (
     Climate,
     Corrected,
     LocalDenoiser,
-    LocalDenoisers,
+    in_units,
     laid_out,
-    standardised,
 )
 
 __all__ = ["Pool", "bridge_levels", "checked", "folds", "observing_networks"]
@@ -59,6 +58,7 @@ class Pool:
         roots: Square roots of the covariances, ``(gaussians, size, rank)``; None for a network
             without, or with local ones.
         local: Local Gaussians, or None.
+        axes: Axes of the state that the network convolves along.
         context: What the network is told of the ensembles, ``(gaussians, points, channels, 2)``.
         precision: Precision of one observing network in these units, ``(gaussians, points,
             channels)``, or None for many.
@@ -71,10 +71,11 @@ class Pool:
     members: Float[Tensor, "items points channels_and_which"]
     group: int
     roots: Float[Tensor, "gaussians size rank"] | None
-    local: tuple[LocalDenoiser, ...] | None
+    local: tuple[FittedLocal, ...] | None
     context: Float[Tensor, "gaussians points channels two"] | None
     precision: Float[Tensor, "gaussians points channels"] | None
     grid: tuple[int, ...]
+    axes: Axes
     scale: Float[Tensor, "gaussians points channels"] | None
 
     @classmethod
@@ -97,7 +98,7 @@ class Pool:
             gaussian: Whether the network corrects the Gaussian, or variances alone.
             climate: Makes the context, or None for none.
             precision: Precision of the modes of one observing network, or None for many.
-            weighting: As in `NetworkPrior`.
+            weighting: As in `NetworkTraining`.
         """
         members, roots, local, contexts, precisions, scales = [], [], [], [], [], []
         # A local Gaussian takes as long for one member as for many at the same noise level.
@@ -108,11 +109,10 @@ class Pool:
             z = z[: len(z) // group * group].unflatten(0, (-1, group))
             items = z.movedim(1, 2).flatten(2)
             members.append(F.pad(items, (0, 1), value=float(number)))
-            single = fitted.single() if isinstance(fitted, FittedLocal) else fitted
-            bound = standardised(single, axes)
-            if isinstance(bound, LocalDenoiser):
-                local.append(bound)
+            if isinstance(fitted, FittedLocal):
+                local.append(fitted.single())
             elif gaussian:
+                bound = in_units(fitted, axes)
                 roots.append(bound.basis * bound.spectrum.sqrt())
             if climate is not None:
                 contexts.append(climate.context(fitted, axes))
@@ -130,6 +130,7 @@ class Pool:
             torch.stack(contexts) if contexts else None,
             torch.stack(precisions).float() if precisions else None,
             tuple(parts[0][1].shape[1 + axis] for axis in axes) or tuple(members[0].shape[1:2]),
+            axes,
             torch.stack(scales).float() if scales else None,
         )
 
@@ -165,7 +166,8 @@ class Pool:
         which = x0[:, 0, -1].long()
         x0, eps = (self._apart(part[..., :-1]) for part in (x0, eps))
         if self.local is not None:
-            corrected.gaussian = LocalDenoisers([self.local[i] for i in which.tolist()])
+            own = [self.local[i] for i in which.tolist()]
+            corrected.gaussian = LocalDenoiser(own, self.axes, shared=True)
         if self.roots is not None:
             roots = self.roots[which]
             ones, mean = roots.new_ones(roots.shape[-1]), torch.zeros_like(x0[0]).double()

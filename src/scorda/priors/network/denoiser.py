@@ -33,10 +33,9 @@ __all__ = [
     "Corrected",
     "FittedNetwork",
     "LocalDenoiser",
-    "LocalDenoisers",
+    "in_units",
     "laid_back",
     "laid_out",
-    "standardised",
 ]
 
 # Axes of the state that a network convolves along; none for a dense network.
@@ -91,7 +90,7 @@ class Corrected(nn.Module):
     def __init__(self, correction: nn.Module, low: float, high: float) -> None:
         super().__init__()
         self.correction, self.low, self.high = correction, low, high
-        self.gaussian: GaussianDenoiser | LocalDenoiser | LocalDenoisers | None = None
+        self.gaussian: GaussianDenoiser | LocalDenoiser | None = None
         # What the correction is told of the ensemble, for all samples or each.
         self.context: Tensor | None = None
         self.corrects = True
@@ -104,7 +103,12 @@ class Corrected(nn.Module):
         gaussian: bool,
     ) -> None:
         """Take an ensemble's Gaussian to correct, if any, and what to tell of the ensemble."""
-        self.gaussian = standardised(fitted, axes) if gaussian else None
+        if not gaussian:
+            self.gaussian = None
+        elif isinstance(fitted, FittedLocal):
+            self.gaussian = LocalDenoiser((fitted,), axes)
+        else:
+            self.gaussian = in_units(fitted, axes)
         self.context = None if climate is None else climate.context(fitted, axes)
 
     def forward(
@@ -170,68 +174,56 @@ class FittedNetwork:
         D = torch.where(kappa > 0, z * kappa, 0.0) / (1 + kappa) + target / (1 + kappa).sqrt()
         return mean + std * laid_back(D, u.shape, self.axes)
 
-    def draws(
+    def sample_members(
         self, members: Float[Tensor, "ensemble ..."], noise: Callable[[], Tensor]
     ) -> Float[Tensor, "ensemble ..."]:
-        """The members themselves."""
+        """Return the members themselves."""
         return members
 
-    def carry(
-        self, numbers: Float[Tensor, "ensemble ..."], clock: Float[Tensor, "..."]
+    def map_latents(
+        self, latents: Float[Tensor, "ensemble ..."], rate: Float[Tensor, "..."]
     ) -> Float[Tensor, "ensemble ..."]:
-        """As the covariance has it, where it is in use."""
-        return numbers if self.network.gaussian is None else self.gaussian.carry(numbers, clock)
+        """Map them as the covariance does, where that is in use."""
+        if self.network.gaussian is None:
+            return latents
+        return self.gaussian.map_latents(latents, rate)
 
 
 @dataclass(frozen=True, eq=False)
 class LocalDenoiser:
-    """A local Gaussian about its mean, in standard deviations, in the layout of a network.
+    """Local Gaussians about their means, in standard deviations, in the layout of a network.
 
     Arguments:
-        fitted: The Gaussian.
+        parts: The Gaussians, each for as many samples in a row.
         axes: Axes that the network convolves along.
+        shared: Whether the samples of a part share their levels: it is fast then.
     """
 
-    fitted: FittedLocal
+    parts: Sequence[FittedLocal]
     axes: Axes
+    shared: bool = False
 
     def denoise(
         self, z: Float[Tensor, "ensemble points channels"], nu: Float[Tensor, "..."]
     ) -> Float[Tensor, "ensemble points channels"]:
-        """As that of the Gaussian; fast where all samples share the levels."""
-        mean, std = self.fitted.mean.to(z), self.fitted.var.sqrt().to(z)
-        shape, levels = (torch.Size((len(x), *mean.shape)) for x in (z, nu))
-        level = laid_back(nu.expand(len(nu), *z.shape[1:]), levels, self.axes)
-        D = self.fitted.denoise(mean + std * laid_back(z, shape, self.axes), std * level)
-        return laid_out((D - mean) / std, self.axes)
-
-
-@dataclass(frozen=True, eq=False)
-class LocalDenoisers:
-    """Several of them, each for as many samples in a row.
-
-    Arguments:
-        parts: The denoisers.
-    """
-
-    parts: Sequence[LocalDenoiser]
-
-    def denoise(
-        self, z: Float[Tensor, "ensemble points channels"], nu: Float[Tensor, "ensemble ..."]
-    ) -> Float[Tensor, "ensemble points channels"]:
-        """Each part's samples share its levels."""
+        """Denoise the samples of each part with its Gaussian."""
+        if not self.shared:
+            return self._part(self.parts[0], z, nu)
         size = len(z) // len(self.parts)
         samples = zip(self.parts, z.split(size), nu[::size].split(1), strict=True)
         # Copies, or each would keep the factors of its latest levels.
-        return torch.cat([replace(p, fitted=replace(p.fitted)).denoise(*of) for p, *of in samples])
+        return torch.cat([self._part(replace(fitted), *of) for fitted, *of in samples])
+
+    def _part(self, fitted: FittedLocal, z: Tensor, nu: Tensor) -> Tensor:
+        mean, std = fitted.mean.to(z), fitted.var.sqrt().to(z)
+        shape, levels = (torch.Size((len(x), *mean.shape)) for x in (z, nu))
+        level = laid_back(nu.expand(len(nu), *z.shape[1:]), levels, self.axes)
+        D = fitted.denoise(mean + std * laid_back(z, shape, self.axes), std * level)
+        return laid_out((D - mean) / std, self.axes)
 
 
-def standardised(
-    fitted: FittedGaussian | FittedLocal, axes: Axes
-) -> GaussianDenoiser | LocalDenoiser:
-    """A Gaussian about its mean, in standard deviations, in the layout of a network."""
-    if isinstance(fitted, FittedLocal):
-        return LocalDenoiser(fitted, axes)
+def in_units(fitted: FittedGaussian, axes: Axes) -> GaussianDenoiser:
+    """Return a Gaussian about its mean, in standard deviations, in the layout of a network."""
     basis = fitted.basis / fitted.var.sqrt().flatten()[:, None]
     rows = laid_out(basis.mT.reshape(-1, *fitted.var.shape), axes)
     mean = torch.zeros_like(rows[0]).double()

@@ -1,7 +1,7 @@
 r"""Two heads from a network: what a nonlinear measurement-aware process asks of a prior.
 
 Of a pair of a state and its simulated observation, both standardised, the process tells
-:math:`c = a x + (1 - a) h + v^{1/2} \varepsilon` (`projection`). The heads are
+:math:`c = a x + (1 - a) h + v^{1/2} \varepsilon` (`methods.masf.nonlinear`). The heads are
 
 .. math:: E[x_i \mid c] \approx G_i(c) + \rho_i N_\theta ,
 
@@ -20,7 +20,7 @@ linear at every noise level. The loss is the squared error over :math:`\rho^2`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -29,8 +29,9 @@ from torch import nn
 
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
+from scorda.diffusion.training import Loss
 from scorda.observations.augmentation import AugmentedSpace
-from scorda.priors.base import EnsemblePrior
+from scorda.priors.base import PriorRun
 from scorda.priors.heads import Heads, Pairs, heads_of
 from scorda.priors.network.dataset import folds
 
@@ -157,27 +158,32 @@ class FittedHeads:
 
 @dataclass(frozen=True, eq=False)
 class HeadsPool:
-    """Pairs as training data, each beside the Gaussian of others, as in `pool.Pool`.
+    """Pairs as training data, each beside the Gaussian of others, as in `dataset.Pool`.
 
     Arguments:
-        pairs: ``(ensemble, 2 entries, 2)``: states and observations beside each other, and in the
-            second channel which Gaussian is theirs.
+        members: ``(ensemble, 2 entries, 2)``: states and observations beside each other, and in
+            the second channel which Gaussian is theirs.
         margins: Of the pairs.
         whole: Heads of the Gaussian of all of them.
         loss: Of a network on these pairs.
     """
 
-    pairs: Float[Tensor, "ensemble entries two"]
+    members: Float[Tensor, "ensemble entries two"]
     margins: Margins
     whole: Heads
-    loss: Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
+    loss: Loss
+
+    group = 1
+
+    def levels(self, share: float) -> None:
+        """There are none: pairs have one noise level for all entries."""
 
     @classmethod
     def of(
         cls,
         pairs: Pairs,
         held: int,
-        prior: EnsemblePrior | None,
+        prior: PriorRun | None,
         space: StateSpace | AugmentedSpace | None,
     ) -> HeadsPool:
         """Pairs of which the last are held back; without a prior each pair of entries is alone."""
@@ -197,9 +203,7 @@ class HeadsPool:
         return cls(joint, margins, gaussian(torch.arange(len(x))), loss)
 
 
-def heads_loss(
-    std: Float[Tensor, "entries"], gaussians: Sequence[Heads]
-) -> Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]:
+def heads_loss(std: Float[Tensor, "entries"], gaussians: Sequence[Heads]) -> Loss:
     r"""Loss of pairs, ``(ensemble, 2 entries, 2)``, at the amplitudes of noise levels.
 
     .. math:: a = (1 + \nu^2)^{-1/2}, \qquad v = s^2 (1 - a^2)
