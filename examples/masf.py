@@ -12,12 +12,13 @@ from unittest import mock
 import torch
 from exactness import UnitNoise
 
+from scorda.assimilation.filter import Filter
 from scorda.core import rng
 from scorda.core.gaussian import gaussian_condition
 from scorda.core.space import StateSpace
 from scorda.diffusion.bridge import BridgeODE, BridgeSDE
 from scorda.methods.masf.bridge import MASF
-from scorda.methods.masf.published import PublishedSDE
+from scorda.methods.masf.published import PublishedMASF, PublishedSDE
 from scorda.observations.model import ObservationModel
 from scorda.observations.modes import Modes
 from scorda.observations.operators import Select
@@ -51,18 +52,18 @@ CASES = {
 }
 PLAIN = (1.0, 1.0, 1.0)
 FORMS = {
-    "bridge, ODE": ("bridge", BridgeODE(coupled=False), 1),
-    "bridge, SDE": ("bridge", BridgeSDE(), 20),
+    "bridge, ODE": (MASF, BridgeODE(coupled=False), 1),
+    "bridge, SDE": (MASF, BridgeSDE(), 20),
     "published, plain sum": (
-        "published",
+        PublishedMASF,
         PublishedSDE(prior_scale=PLAIN, guidance_scale=PLAIN),
         151,
     ),
-    "published, its scales": ("published", PublishedSDE(), 151),
+    "published, its scales": (PublishedMASF, PublishedSDE(), 151),
 }
 
 
-def moments(method: MASF, model: ObservationModel, size: int, draws: int) -> list[torch.Tensor]:
+def moments(method: Filter, model: ObservationModel, size: int, draws: int) -> list[torch.Tensor]:
     """Mean and variances of the samples for the observation 1.7."""
     zeros = torch.zeros(1 + draws * size, size)
     with mock.patch.object(rng, "Stream", UnitNoise):
@@ -81,8 +82,8 @@ def main() -> None:
         R = torch.tensor([[std**2]])
         exact_mean, exact_cov, _ = gaussian_condition(mean, cov, torch.eye(size)[:1], y, R)
         exact = exact_cov.diagonal()
-        for form, (mode, sampler, draws) in FORMS.items():
-            method = MASF(Known(mean, cov), mode=mode, sampler=sampler)
+        for form, (kind, sampler, draws) in FORMS.items():
+            method = kind(Known(mean, cov), sampler=sampler)
             sample_mean, var = moments(method, model, size, draws)
             error = ((sample_mean - exact_mean) / exact.sqrt()).abs().max()
             ratios = ", ".join(f"{ratio:.3f}" for ratio in var / exact)

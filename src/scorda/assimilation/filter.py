@@ -170,17 +170,15 @@ class Filter(Assimilator, Run):
         draw, error, analysis = (rng.key(generator) for _ in range(3))
         stochastic = getattr(problem.system, "stochastic", True)
         if start is None:
-            first, weights, carried = 0, None, None
-            ensemble = problem.members_at_start(members, rng.at(draw, 0))
+            start = Cycle(-1, problem.members_at_start(members, rng.at(draw, 0)))
         else:
             _check_start(start, members, problem)
-            first, weights, carried = start.step + 1, start.weights, start.carried
-            ensemble = start.ensemble
+        ensemble, weights, carried = start.ensemble, start.weights, start.carried
         run = self.begin(problem, weights)
         if carried is not None:
             run.restore(carried)
         forecast_seconds = 0.0
-        for step in range(first, problem.steps + 1):
+        for step in range(start.step + 1, problem.steps + 1):
             info: dict[str, Any] = {}
             forecast = None
             clock = time.perf_counter()
@@ -195,12 +193,10 @@ class Filter(Assimilator, Run):
                     stream = rng.at(analysis, step)
                     ensemble, info = self._observe(run, forecast, weights, *observed[step], stream)
             if forecast is not None:
-                weights = info.pop("weights", weights)
-                carried = info.pop("carried", carried)
+                weights, carried = info.pop("weights", weights), info.pop("carried", carried)
                 info = {"step": step, "spread": _spread(ensemble, weights), **info}
-                info |= {"seconds": time.perf_counter() - clock}
-                info |= {"forecast_seconds": forecast_seconds}
-                forecast_seconds = 0.0
+                info["seconds"] = time.perf_counter() - clock
+                info["forecast_seconds"], forecast_seconds = forecast_seconds, 0.0
             yield Cycle(step, ensemble, weights, info, carried, forecast)
 
     def _observe(

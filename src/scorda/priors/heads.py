@@ -62,21 +62,8 @@ def heads_of(
     Raises:
         ValueError: If it is another prior.
     """
-    entries = x.shape[1]
     if isinstance(prior, Kernel):
-        width = prior.std**2
-
-        def kernel(c: Tensor, a: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-            b = 1 - a
-            centres = a * x + b * h
-            var = v + width * (a**2 + b**2)
-            # |c - centre|^2 less what all members share.
-            logits = (c / var) @ centres.mT - 0.5 * (centres.square() / var).sum(1)
-            w = logits.softmax(1)
-            rest = width * (c - w @ centres) / var
-            return w @ x + a * rest, w @ h + b * rest
-
-        return kernel
+        return _kernel_heads(x, h, prior.std**2)
     if isinstance(prior, LearnsHeads):
         return prior.heads((x, h, torch.ones_like(x[0]) if std is None else std), space, simulate)
     joint = torch.cat((x, h), 1)
@@ -87,12 +74,34 @@ def heads_of(
             "NonlinearMASF takes Gaussian, Kernel or an OnlineNetwork; got "
             f"{type(prior).__name__}: use MASF, which takes any prior."
         )
-    mean, roots = joint[0].clone(), joint.new_zeros(2 * entries, len(fitted.spectrum))
+    mean, root = joint[0].clone(), joint.new_zeros(joint.shape[1], len(fitted.spectrum))
     mean[varies] = fitted.mean
-    roots[varies] = fitted.basis * fitted.spectrum.sqrt()
-    (xm, hm), (xr, hr) = mean.split(entries), roots.split(entries)
+    root[varies] = fitted.basis * fitted.spectrum.sqrt()
+    return _gaussian_heads(mean, root)
 
-    def gaussian(c: Tensor, a: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+
+def _kernel_heads(x: Tensor, h: Tensor, width: float) -> Heads:
+    """Heads of the kernel density on the pairs, with kernels of that variance."""
+
+    def heads(c: Tensor, a: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        b = 1 - a
+        centres = a * x + b * h
+        var = v + width * (a**2 + b**2)
+        # |c - centre|^2 less what all members share.
+        logits = (c / var) @ centres.mT - 0.5 * (centres.square() / var).sum(1)
+        w = logits.softmax(1)
+        rest = width * (c - w @ centres) / var
+        return w @ x + a * rest, w @ h + b * rest
+
+    return heads
+
+
+def _gaussian_heads(mean: Tensor, root: Tensor) -> Heads:
+    """Heads of the Gaussian of the pairs with that mean and root of the covariance."""
+    entries = len(mean) // 2
+    (xm, hm), (xr, hr) = mean.split(entries), root.split(entries)
+
+    def heads(c: Tensor, a: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         # One matrix for each amplitude: for all samples, or for each.
         b, each = 1 - a, a.reshape(-1, 1, 1)
         root = each * xr + (1 - each) * hr
@@ -101,4 +110,4 @@ def heads_of(
         weights = (torch.linalg.solve(cov, rest.mT).mT @ root).flatten(0, 1)
         return xm + weights @ xr.mT, hm + weights @ hr.mT
 
-    return gaussian
+    return heads
