@@ -270,10 +270,10 @@ def test_cross_validation_sees_two_modes():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"bandwidth": -1.0}, "bandwidth = -1.0"),
-        ({"bandwidth": "scott"}, "bandwidth = 'scott'"),
+        ({"relative_bandwidth": -1.0}, "relative_bandwidth = -1.0"),
+        ({"relative_bandwidth": "scott"}, "relative_bandwidth = 'scott'"),
         ({"kernel": "round"}, "kernel = 'round'"),
-        ({"sigma_y": 0.0}, "sigma_y = 0.0"),
+        ({"observation_bandwidth": 0.0}, "observation_bandwidth = 0.0"),
         ({"draw": "noise"}, "draw = 'noise'"),
         ({"flow_tolerance": 0.0}, "flow_tolerance = 0.0"),
     ],

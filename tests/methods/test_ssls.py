@@ -145,7 +145,7 @@ def test_a_prior_that_drives_away_is_held_near_the_members():
     x = forecast(40, torch.eye(2))
     model = ObservationModel(Select([0]), std=1e6)
     largest = ((x - x.mean(0)) / x.std(0)).abs().max()
-    method = SSLS(Outwards(), noise=0.3, langevin_steps=600, step_size=0.005, clip=None)
+    method = SSLS(Outwards(), noise_level=0.3, langevin_steps=600, step_size=0.005, clip=None)
     z = (method.update(x, torch.zeros(1), model, rng.seeded(0)) - x.mean(0)) / x.std(0)
     assert 1.2 * largest < z.abs().max() < 1.5 * largest + 6 * 0.3
 
@@ -168,7 +168,7 @@ def test_a_nonlinear_observation_with_a_network_in_cycles():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"noise": 0.0}, "noise level"),
+        ({"noise_level": 0.0}, "noise level"),
         ({"langevin_steps": 0}, "one step"),
         ({"stages": 0}, "stage"),
         ({"confinement": -1.0}, "confinement"),

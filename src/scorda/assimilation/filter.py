@@ -208,7 +208,7 @@ class Filter(Assimilator, Run):
         model: ObservationModel,
         generator: torch.Generator,
     ) -> tuple[Tensor, dict[str, Any]]:
-        """The analysis of one cycle of a run, without gross errors, and checked."""
+        """Leave out gross errors, analyse one cycle, and check the analysis."""
         y, screened = y.to(forecast), {}
         if self.gross_error_check is not None:
             gross = gross_errors(forecast, weights, y, model, self.gross_error_check)
@@ -315,7 +315,7 @@ def _check_start(start: Cycle, members: int, problem: Problem) -> None:
 
 @contextmanager
 def _locating(method: Assimilator, step: int, cycle: int) -> Iterator[None]:
-    """Add to an error that stops a run where that was."""
+    """Add step and cycle to an error that stops a run."""
     try:
         yield
     except RunError as error:

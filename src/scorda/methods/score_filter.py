@@ -57,7 +57,7 @@ class ScoreFilter(PriorFilter):
     Source: guidance and sampler name theirs; the coupling to the members is our own.
 
     Arguments:
-        prior: What is made of the standardised forecast ensemble.
+        prior: Kind of the prior that is fitted to the standardised forecast ensemble.
         process: Scalar process of the states that are denoised.
         guidance: How the observation enters.
         sampler: How noise becomes the analysis; its noise levels are in standard deviations of
@@ -113,7 +113,7 @@ class ScoreFilter(PriorFilter):
         space: StateSpace | None,
         generator: torch.Generator | None,
     ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
-        """Return the analysis, and what is reported of this cycle.
+        """Return the analysis, and the report of this cycle.
 
         ``innovation``, ``chi2``, ``evaluations``, what the prior reports, and ``ess``: the
         members that likelihood weights on the forecast would leave, as a particle filter has them.

@@ -105,7 +105,7 @@ class SF(PriorFilter):
     public code for the settings, the damping and the bound.
 
     Arguments:
-        prior: What is made of the (standardised) forecast ensemble.
+        prior: Kind of the prior that is fitted to the (standardised) forecast ensemble.
         euler_steps: K.
         base: sigma.
         reach: tau, the time at which the likelihood sets in, in (0, 1].

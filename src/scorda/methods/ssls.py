@@ -51,8 +51,8 @@ ITERATIONS = 12
 class SSLS(PriorFilter):
     r"""Score-based sequential Langevin sampling.
 
-    What it samples, in the limit of small steps and long walks, is the posterior of the prior
-    *with the noise in it*: in standard deviations of the forecast, a Gaussian prior of variance P
+    In the limit of small steps and long walks it samples the posterior of the prior *with the
+    noise in it*: in standard deviations of the forecast, a Gaussian prior of variance P
     counts as :math:`P + \sigma_d^2`, so that :math:`\sigma_d = 0.1` makes the prior's variances
     1 % too large. Steps inflate variances: that of a direction with the precision c comes out
     larger by :math:`1 / (1 - h c / 2)`. And a walk of length T = steps * h forgets its start no
@@ -78,7 +78,7 @@ class SSLS(PriorFilter):
     max_noise=0.11, observed=0.0)`` trains at this one.
 
     Arguments:
-        prior: What is made of the standardised forecast ensemble.
+        prior: Kind of the prior that is fitted to the standardised forecast ensemble.
         noise_level: sigma_d, in standard deviations of the forecast.
         langevin_steps: Steps of a stage.
         step_size: h, or None for a tenth of the bound.
@@ -113,7 +113,8 @@ class SSLS(PriorFilter):
         if not self.noise_level > 0 or self.langevin_steps < 1 or self.stages < 1:
             raise ValueError(
                 f"Got noise_level = {self.noise_level}, langevin_steps = {self.langevin_steps}, "
-                f"stages = {self.stages}: need a positive noise level, and the others >= 1."
+                f"stages = {self.stages}: give a positive noise level, and at least one step and "
+                "stage."
             )
         if not (0 <= self.confinement < math.inf and 0 < self.decay <= 1):
             raise ValueError(

@@ -41,7 +41,7 @@ class FittedGaussian:
     def denoise(
         self, u: Float[Tensor, "ensemble ..."], noise: Float[Tensor, "..."]
     ) -> Float[Tensor, "ensemble ..."]:
-        """Exact for any levels, also infinite ones."""
+        """Return the mean given u, exact for any levels, also infinite ones."""
         shared = noise.ndim < u.ndim or len(noise) == 1
         if not (shared and self.has_full_rank):
             return self._denoiser.denoise(u, noise)
@@ -59,7 +59,7 @@ class FittedGaussian:
 
     @cached_property
     def cov(self) -> Float[Tensor, "size size"]:
-        """P as a matrix, of full rank up to rounding."""
+        """The covariance P as a matrix, of full rank up to rounding."""
         C = (self.basis * self.spectrum) @ self.basis.mT
         # What is singular but for rounding has a Cholesky factor then, whatever the noise.
         C.diagonal().mul_(1 + 10 * len(C) * torch.finfo(C.dtype).eps)
@@ -152,7 +152,7 @@ class Gaussian(EnsemblePrior):
 def taper_matrix(
     taper: GaspariCohn, space: StateSpace | AugmentedSpace
 ) -> Float[Tensor, "size size"]:
-    """A taper between all components of a state; variables at a place are at no distance."""
+    """Return a taper between all components of a state; variables at a place have no distance."""
     distance = space.distance(space.positions(), space.positions())
     repeats = space.size // len(distance)
     return taper(distance).repeat(repeats, repeats)

@@ -47,7 +47,7 @@ class FittedKernel:
     def denoise(
         self, u: Float[Tensor, "ensemble ..."], noise: Float[Tensor, "..."]
     ) -> Float[Tensor, "ensemble ..."]:
-        """Return the mean, exact for any levels, also infinite ones."""
+        """Return the mean given u, exact for any levels, also infinite ones."""
         return self._denoiser.denoise(u, noise)
 
     def sample_members(

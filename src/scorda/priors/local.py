@@ -1,4 +1,4 @@
-r"""A local Gaussian prior: of each block of the grid with what is near it, by a small matrix.
+r"""A local Gaussian prior: a small matrix for each block of the grid and the entries near it.
 
 A tapered covariance is a matrix of the size of the state, factored at each noise level
 (`priors.gaussian`). Here each block of the grid has a Gaussian of its own for the entries k near
@@ -87,7 +87,7 @@ class FittedLocal:
     def denoise(
         self, u: Float[Tensor, "ensemble ..."], noise: Float[Tensor, "..."]
     ) -> Float[Tensor, "ensemble ..."]:
-        """Exact for the Gaussian of each block; for any levels, also infinite ones."""
+        """Return the mean given u, exact for the Gaussian of each block, for any levels."""
         if noise.ndim == u.ndim and len(noise) > 1:
             pairs = zip(u.split(1), noise.split(1), strict=True)
             return torch.cat([self.denoise(*pair) for pair in pairs])
@@ -104,7 +104,7 @@ class FittedLocal:
         return (mean + moved.mT.view_as(u)).to(u)
 
     def single(self) -> FittedLocal:
-        """The same in single precision: enough for a loss, and several times faster."""
+        """Return the same in single precision: enough for a loss, and several times faster."""
         return replace(self, root=self.root.float(), dtype=torch.float32)
 
     def _factors(self, Q: Float[Tensor, "size"]) -> list[tuple[Tensor, Tensor]]:
@@ -258,7 +258,7 @@ class LocalRun(PriorRun):
 
 
 def _rows(x: Float[Tensor, "size columns"], which: Int[Tensor, "blocks near"]) -> Tensor:
-    """``x[which]``, several times faster."""
+    """Return ``x[which]``, several times faster."""
     return x.index_select(0, which.flatten()).view(*which.shape, -1)
 
 

@@ -83,7 +83,7 @@ class Nearby:
 
     @classmethod
     def of(cls, taper: Float[Tensor, "size size"]) -> Nearby:
-        """Of a matrix r."""
+        """Return the columns of a matrix r."""
         weights, modes = taper.mT.topk(int((taper > 0).sum(0).max()))
         return cls(modes, weights)
 
@@ -125,7 +125,7 @@ class FittedMixture:
     def denoise(
         self, u: Float[Tensor, "ensemble ..."], noise: Float[Tensor, "..."]
     ) -> Float[Tensor, "ensemble ..."]:
-        """Exact for any levels, also infinite ones, unless `nearby` tapers the weights."""
+        """Return the mean given u, exact for any levels unless `nearby` tapers the weights."""
         W = noise.to(u).expand(1, *u.shape[1:]).flatten().reciprocal()
         mean, centres = self.gaussian.mean.to(u), self.gamma * self.anomalies.to(u).flatten(1)
         kernel, gaussian = self._latest(W, self._whitenings)

@@ -257,7 +257,7 @@ class _Local(Run):
     def _posteriors(
         self, both: Float[Tensor, "obs columns"], local: Local, rank: int
     ) -> tuple[MixturePosterior, MixturePosterior]:
-        """What moves the members near each point, and what weighs them, which may see less."""
+        """One posterior that moves the members near each point, and one that weighs them."""
         taper = self.settings.weight_localization
         prior = _near(both, local, local.root_weights)
         weighed = prior if taper is None else _near(both, local, taper(local.distances).sqrt())
@@ -277,8 +277,8 @@ def _transform(posterior: MixturePosterior, judge: MixturePosterior) -> tuple[Te
     """Return the weights of the anomalies in the mean, and their symmetric transform.
 
     Arguments:
-        posterior: What moves the centres and narrows the kernels.
-        judge: What weighs them: the same, or one that sees less.
+        posterior: Mixture that moves the centres and narrows the kernels.
+        judge: Mixture that weighs them: the same, or one that sees less.
     """
     Z = posterior.prior.anomalies
     members = Z.shape[-2]

@@ -59,7 +59,8 @@ class Pool:
             without, or with local ones.
         local: Local Gaussians, or None.
         axes: Axes of the state that the network convolves along.
-        context: What the network is told of the ensembles, ``(gaussians, points, channels, 2)``.
+        context: Mean and spread of the ensembles, as `Climate.context` gives them,
+            ``(gaussians, points, channels, 2)``.
         precision: Precision of one observing network in these units, ``(gaussians, points,
             channels)``, or None for many.
         grid: Points along each axis that the network convolves along, or all in one.
@@ -88,7 +89,7 @@ class Pool:
         precision: Float[Tensor, "..."] | None = None,
         weighting: Literal["noise", "state"] = "noise",
     ) -> Pool:
-        """Gaussians and members to denoise with them, both in the modes.
+        """Make a pool of Gaussians and members to denoise with them, both in the modes.
 
         Arguments:
             parts: The pairs: a Gaussian, and members ``(ensemble, *shape)``; with local Gaussians
@@ -135,7 +136,7 @@ class Pool:
         )
 
     def levels(self, share: float) -> Levels:
-        """Levels for `loss`: of one observing network, or each time of another."""
+        """Return levels for `loss`: of one observing network, or each time of another."""
 
         def levels(noise: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
             if self.group > 1:
@@ -157,7 +158,7 @@ class Pool:
         noise: Float[Tensor, "ensemble ..."],
         eps: Float[Tensor, "ensemble points channels"],
     ) -> Float[Tensor, "ensemble"]:
-        r"""`denoising_loss`, the mean over an item's members, each with its own Gaussian.
+        r"""Return `denoising_loss`, the mean over the members of an item, each with its Gaussian.
 
         With the `scale` s, each entry times :math:`s \max(\nu^2 / (1 + \nu^2), 10^{-3})`, which
         leaves s times the squared error of z, but where there is little noise.
@@ -186,12 +187,12 @@ class Pool:
         return loss.unflatten(0, (-1, self.group)).mean(1)
 
     def _apart(self, items: Float[Tensor, "items points beside"]) -> Tensor:
-        """The members of items, one after the other."""
+        """Return the members of items, one after the other."""
         return items.unflatten(2, (self.group, -1)).movedim(2, 1).flatten(0, 1)
 
 
 def checked(ensembles: Any, space: StateSpace | None) -> Float[Tensor, "cycles ensemble ..."]:
-    """Return forecasts of many cycles, once it is known that they are that.
+    """Check and return forecasts of many cycles.
 
     Raises:
         ValueError: If they are not, are not of the space, or have too few members.
@@ -209,7 +210,7 @@ def checked(ensembles: Any, space: StateSpace | None) -> Float[Tensor, "cycles e
 
 
 def folds(members: int, held: int) -> list[tuple[Int[Tensor, "a"], Int[Tensor, "b"]]]:
-    """Members to make a Gaussian of, and members to denoise with it; the last are those held back.
+    """Return pairs: members to make a Gaussian of, and members to denoise; the last are held back.
 
     Of fewer than four that are not held back, each is denoised with the Gaussian of all of them.
     """
@@ -228,7 +229,7 @@ def observing_networks(
     generator: torch.Generator,
     grid: tuple[int, ...] = (),
 ) -> Float[Tensor, "ensemble points channels"]:
-    """Precisions of observing networks drawn at random, for a share of samples; 0 for the others.
+    """Draw precisions of observing networks for a share of samples; those of the others are 0.
 
     Entries are observed at random with any density, on a stride of up to 8 points, or along one
     arc, in a third of the samples each; a channel is left out now and then. On a grid of several
@@ -260,7 +261,7 @@ def observing_networks(
 def bridge_levels(
     precision: Float[Tensor, "ensemble points channels"], noise: Float[Tensor, "ensemble"]
 ) -> Float[Tensor, "ensemble points channels"]:
-    """Levels of the bridge, and every other time those of its encoding, at r = 1 / noise^2."""
+    """Return levels of the bridge, and every other time of its encoding, at r = 1 / noise^2."""
     r = noise.double().square().reciprocal().reshape(-1, 1, 1)
     seen = precision.to(r) * (torch.arange(len(noise)) % 2).to(r.device).reshape(r.shape)
     return (seen + (1 + seen) * r).rsqrt()

@@ -58,7 +58,7 @@ class Climate:
 
     @classmethod
     def of(cls, ensembles: Float[Tensor, "cycles ensemble ..."], axes: Axes) -> Climate:
-        """From forecast ensembles of many cycles."""
+        """Return the climate of forecast ensembles of many cycles."""
         states = laid_out(ensembles.flatten(0, 1), axes)
         over = (0, 1) if axes else (0,)
         scale = states.std(over, keepdim=True)[0]
@@ -67,7 +67,7 @@ class Climate:
     def context(
         self, fitted: FittedGaussian | FittedLocal, axes: Axes
     ) -> Float[Tensor, "points channels two"]:
-        """Mean and log of the standard deviation of an ensemble."""
+        """Return mean and log of the spread of an ensemble, in units of the climate."""
         mean, std = (laid_out(part[None], axes)[0] for part in (fitted.mean, fitted.var.sqrt()))
         centre, scale = self.centre.to(mean), self.scale.to(mean)
         # Where members are all alike, as where a sensor saturates, the logarithm has no bound.
@@ -75,7 +75,7 @@ class Climate:
 
 
 class Corrected(nn.Module):
-    """A Gaussian denoiser and its correction, as `denoise.precondition` wants a network.
+    """A Gaussian denoiser and its correction, as `precondition` wants a network.
 
     States have the layout ``(ensemble, points, channels)``.
 
@@ -91,7 +91,7 @@ class Corrected(nn.Module):
         super().__init__()
         self.correction, self.low, self.high = correction, low, high
         self.gaussian: GaussianDenoiser | LocalDenoiser | None = None
-        # What the correction is told of the ensemble, for all samples or each.
+        # Mean and spread of the ensemble, for all samples or each.
         self.context: Tensor | None = None
         self.corrects = True
 
@@ -102,7 +102,7 @@ class Corrected(nn.Module):
         climate: Climate | None,
         gaussian: bool,
     ) -> None:
-        """Take an ensemble's Gaussian to correct, if any, and what to tell of the ensemble."""
+        """Take the Gaussian of an ensemble to correct, if any, and its context."""
         if not gaussian:
             self.gaussian = None
         elif isinstance(fitted, FittedLocal):
@@ -114,7 +114,7 @@ class Corrected(nn.Module):
     def forward(
         self, x: Float[Tensor, "ensemble points channels"], noise: Float[Tensor, "..."]
     ) -> Float[Tensor, "ensemble points channels"]:
-        """Unit-variance target; levels may be infinite, where x means nothing."""
+        """Return the target of unit variance; levels may be infinite, where x means nothing."""
         # In double precision: at low noise the Gaussian's part is a small difference.
         z, nu = x.double(), noise.double()
         kappa = nu.square().reciprocal()
@@ -144,7 +144,7 @@ class FittedNetwork:
         network: Correction and Gaussian, in the layout ``(ensemble, points, channels)``.
         gaussian: The Gaussian of the ensemble, in the modes.
         axes: Axes that the network convolves along.
-        report: What the training reports, and the weights to carry to the next cycle.
+        report: Losses of the training, and the weights to carry to the next cycle.
     """
 
     network: Corrected
@@ -162,7 +162,7 @@ class FittedNetwork:
     def denoise(
         self, u: Float[Tensor, "ensemble ..."], noise: Float[Tensor, "..."]
     ) -> Float[Tensor, "ensemble ..."]:
-        """Approximate, as good as the training; for any levels, also infinite ones."""
+        """Return the mean given u, as good as the training, for any levels, also infinite ones."""
         mean, std = self.gaussian.mean, self.var.sqrt()
         level = noise.reshape((1,) * (u.ndim - noise.ndim) + noise.shape)
         level = level.expand(len(level), *u.shape[1:])
@@ -234,7 +234,7 @@ def in_units(fitted: FittedGaussian, axes: Axes) -> GaussianDenoiser:
 
 
 def laid_out(x: Float[Tensor, "ensemble ..."], axes: Axes) -> Tensor:
-    """Points of the axes in one, and everything else as channels; without axes, entries."""
+    """Return states with the points of the axes in one, and everything else as channels."""
     if not axes:
         return x.flatten(1)[..., None]
     moved = x.movedim([1 + axis for axis in axes], list(range(1, 1 + len(axes))))
