@@ -1,8 +1,8 @@
 r"""Samplers of the bridge: from a measurement back to the data, without guidance.
 
 The measurement is the end of a measurement-aware process, so the posterior is nothing but its
-time reversal started there (`methods.masf` says why no likelihood score is added). What a sampler
-carries is the information :math:`b = \kappa u` in :math:`u = x_t / A = x_0 + \kappa^{-1/2}
+time reversal started there (`methods.masf.bridge` says why no likelihood score is added). A
+sampler carries the information :math:`b = \kappa u` in :math:`u = x_t / A = x_0 + \kappa^{-1/2}
 \varepsilon`. As the signal-to-noise ratio r grows from 0 it obeys
 
 .. math:: \mathrm d b = E[x_0 \mid b] \, \mathrm d \kappa + (\mathrm d \kappa)^{1/2} \varepsilon,

@@ -47,7 +47,7 @@ class ScoreFilter(PriorFilter):
 
     With the defaults, a Gaussian prior and a linear operator it is exact up to the steps of the
     sampler, once the solver of `MMPS` has converged. With any other prior, operator or guidance it
-    is approximate, as `guide` says; `InflatedLikelihood` wants Langevin corrections, which need
+    is approximate; `InflatedLikelihood` wants Langevin corrections, which need
     ``coupled=False``.
 
     In a filter with few members the coupled start is the better one. What the linearisation of a

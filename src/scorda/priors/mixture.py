@@ -44,7 +44,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -230,13 +230,7 @@ class Mixture(EnsemblePrior):
     rotation: bool = True
 
     def __post_init__(self) -> None:
-        check_mixture(
-            type(self).__name__,
-            self.kernel_factor,
-            self.gaussian_weight,
-            self.localization,
-            self.weight_localization,
-        )
+        check_mixture(self, self.kernel_factor)
 
     def check(self, space: StateSpace) -> None:
         Gaussian(self.localization).check(space)
@@ -265,28 +259,21 @@ class Mixture(EnsemblePrior):
         )
 
 
-def check_mixture(
-    name: str,
-    kernel_factor: float,
-    gaussian_weight: float,
-    localization: GaspariCohn | None,
-    weight_localization: GaspariCohn | None,
-) -> None:
-    """Check the settings of a mixture, the prior or the filter of that name.
+def check_mixture(settings: Any, kernel_factor: float) -> None:
+    """Check the settings of a mixture, the prior or the filter, which have the same names.
 
     Raises:
         ValueError: If one is out of range, or needs another one.
     """
+    name, weight = type(settings).__name__, settings.gaussian_weight
     if isinstance(kernel_factor, str) or not 0 < kernel_factor <= 1:
         raise ValueError(
             f"Got kernel_factor = {kernel_factor!r}: a {name} takes a number in (0, 1]"
             + (', or "adaptive".' if name == "GaussianMixtureFilter" else ".")
         )
-    if not 0 <= gaussian_weight < 1:
-        raise ValueError(
-            f"Got gaussian_weight = {gaussian_weight}: a {name} takes a number in [0, 1)."
-        )
-    if weight_localization is not None and localization is None:
+    if not 0 <= weight < 1:
+        raise ValueError(f"Got gaussian_weight = {weight}: a {name} takes a number in [0, 1).")
+    if settings.weight_localization is not None and settings.localization is None:
         raise ValueError(
             f"Got a {name} with `weight_localization` and no `localization`: give both, or leave "
             "both out."

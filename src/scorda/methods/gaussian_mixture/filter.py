@@ -120,13 +120,7 @@ class GaussianMixtureFilter(PreparedFilter):
     def __post_init__(self) -> None:
         check_inflation(self.inflation)
         factor = 1.0 if self.kernel_factor == "adaptive" else self.kernel_factor
-        check_mixture(
-            type(self).__name__,
-            factor,
-            self.gaussian_weight,
-            self.localization,
-            self.weight_localization,
-        )
+        check_mixture(self, factor)
         if self.localization is not None:
             needs = ("simulator", "positions", "independent_errors")
             object.__setattr__(self, "needs", needs)

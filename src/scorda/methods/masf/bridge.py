@@ -1,9 +1,9 @@
 r"""MASF, the measurement-aware score-based filter, in an exact form: the bridge.
 
-A forward process is chosen whose end is the measurement itself (`measurement_aware`), so the state
-that is to be denoised, x_1, is what the instrument returned. Let p_t be the law of x_t under the
-prior. Given y, the law of x_t is :math:`\pi_t \propto p_t \, p(y \mid x_t)`, whose score is indeed
-the sum of the two scores.
+A forward process is chosen whose end is the measurement itself (`diffusion.measurement_aware`),
+so the state that is to be denoised, x_1, is the one that the instrument returned. Let p_t be the
+law of x_t under the prior. Given y, the law of x_t is
+:math:`\pi_t \propto p_t \, p(y \mid x_t)`, whose score is indeed the sum of the two scores.
 
 **Why the measurement must not be added again.** x_0, x_t and x_1 = y are a Markov chain in this
 order. Conditioning it on its end changes its *forward* drift too, from F x to
@@ -24,8 +24,8 @@ at all; `PublishedMASF` keeps the other one for comparison. This concerns the au
 and main figure; the paper's own text of the sampler was not available to us.
 
 Source: MASF, arXiv 2604.02889, and its public code. Our own: the proof above, the spectral form
-for any linear operator (`modes`), the information form of the reversal and the coupling to the
-forecast members (`bridge`).
+for any linear operator (`observations.modes`), the information form of the reversal and the
+coupling to the forecast members (`diffusion.bridge`).
 """
 
 from __future__ import annotations

@@ -80,11 +80,6 @@ class ProjectionSDE(ScaledSDE):
     noise_levels: int = 200
     prior_scale: tuple[float, float, float] = (0.95, 1.5, 1.0)
 
-    @property
-    def evaluations(self) -> int:
-        """Evaluations of the heads per member."""
-        return self.noise_levels
-
     def sample(
         self,
         heads: Heads,

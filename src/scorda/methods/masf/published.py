@@ -13,7 +13,6 @@ Source: MASF, arXiv 2604.02889, and its public code for factors and times.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -38,7 +37,7 @@ __all__ = ["PublishedMASF", "PublishedSDE", "ScaledSDE", "square_form"]
 
 
 @dataclass(frozen=True)
-class ScaledSDE(ABC):
+class ScaledSDE:
     """Times and factors of the published samplers.
 
     Arguments:
@@ -65,17 +64,17 @@ class ScaledSDE(ABC):
             )
 
     @property
-    @abstractmethod
     def evaluations(self) -> int:
         """Evaluations of the denoiser, or of the heads, per member."""
+        return self.noise_levels
 
     def times(self, start: float, like: Tensor) -> Float[Tensor, "times"]:
-        """Return the times of the steps, from `start` to the floor [final]."""
+        """Return the times of the steps, from `start` to the floor."""
         grid = torch.linspace(1, 0, self.noise_levels + 1, dtype=torch.float64).square()
         return (self.floor + (start - self.floor) * grid).to(like)
 
     def factors(self, s: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the factors of the prior's and of the likelihood's score at s [final]."""
+        """Return the factors of the prior's and of the likelihood's score at s."""
         return _ramp(self.prior_scale, s), _ramp(self.guidance_scale, 1 - s)
 
 
@@ -103,11 +102,6 @@ class PublishedSDE(ScaledSDE):
     """
 
     twice: bool = True
-
-    @property
-    def evaluations(self) -> int:
-        """Evaluations of the denoiser per member."""
-        return self.noise_levels
 
     def sample(
         self,

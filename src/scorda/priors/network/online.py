@@ -26,10 +26,10 @@ from scorda.priors.base import PriorRun
 from scorda.priors.heads import Pairs
 from scorda.priors.network.amortised import AmortisedNetwork
 from scorda.priors.network.dataset import Pool, folds
-from scorda.priors.network.denoiser import FittedNetwork
+from scorda.priors.network.denoiser import Corrected, FittedNetwork
 from scorda.priors.network.heads import FittedHeads, HeadsPool, TwoHeads
 from scorda.priors.network.prior import CONTEXT, LEAST_MEMBERS, BaseRun, NetworkPrior
-from scorda.priors.network.training import TrainingPool, learn, match
+from scorda.priors.network.training import learn, match
 
 __all__ = ["OnlineNetwork"]
 
@@ -201,7 +201,7 @@ class OnlineRun(PriorRun):
         # A sampler wants gradients by the state alone.
         return FittedHeads(network.requires_grad_(False), report)
 
-    def _learn(self, network: Any, pool: TrainingPool) -> dict[str, Any]:
+    def _learn(self, network: Corrected | TwoHeads, pool: Pool | HeadsPool) -> dict[str, Any]:
         """Train from the weights of before, keep the new ones, and report both."""
         prior, inner, before = self.settings, network.correction, self.weights or {}
         # Of a nonlinear observation some values may be absent: another size, another network.

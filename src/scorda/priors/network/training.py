@@ -8,42 +8,23 @@ lower one still.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from torch import nn
 
-from scorda.core.shapes import Float, Tensor
-from scorda.diffusion.training import Levels, Loss, fit, validation_loss
+from scorda.core.shapes import Tensor
+from scorda.diffusion.training import fit, validation_loss
+from scorda.priors.network.dataset import Pool
 from scorda.priors.network.denoiser import Corrected
-from scorda.priors.network.heads import TwoHeads
+from scorda.priors.network.heads import HeadsPool, TwoHeads
 from scorda.priors.network.prior import NetworkTraining
 
-__all__ = ["TrainingPool", "learn", "match"]
-
-
-@runtime_checkable
-class TrainingPool(Protocol):
-    """Samples to train on, and their loss."""
-
-    @property
-    def members(self) -> Float[Tensor, "items points channels"]:
-        """Items that the loss takes; the last are held back."""
-
-    @property
-    def group(self) -> int:
-        """Members of an item, which share a noise level."""
-
-    @property
-    def loss(self) -> Loss:
-        """Loss per item, as in `diffusion.training.fit`."""
-
-    def levels(self, share: float) -> Levels | None:
-        """Return levels for a share of samples with observed entries, as in `fit`."""
+__all__ = ["learn", "match"]
 
 
 def learn(
     network: Corrected | TwoHeads,
-    pool: TrainingPool,
+    pool: Pool | HeadsPool,
     training: NetworkTraining,
     steps: int,
     fits: int = 0,
@@ -54,7 +35,7 @@ def learn(
 
     Arguments:
         network: Its `corrects` says afterwards whether the correction is in use.
-        pool: Samples to train on.
+        pool: Samples to train on, of which the last are held back.
         training: Settings.
         steps: Optimiser steps; 0 keeps the weights.
         fits: Trainings before this one.
