@@ -125,7 +125,7 @@ def exact_and_sampled(case, sampler, cov=None):
     R = model.cov if model.cov is not None else model.error_cov(tuple(y.shape), y)
     exact_mean, exact_cov, _ = gaussian_condition(mean, cov, H, y, R)
     # In the directions of the modes, where a posterior variance may be 1e-10 of another.
-    draws = sampler.steps if isinstance(sampler, BridgeSDE) else 1
+    draws = sampler.noise_levels if isinstance(sampler, BridgeSDE) else 1
     method = MASF(Given(mean, cov), sampler=sampler)
     sampled_mean, sampled_cov = affine_moments(method, y, model, shape, draws)
     V = model.modes(shape).inverse(torch.eye(size).reshape(-1, *shape)).flatten(1).T
