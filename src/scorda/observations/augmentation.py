@@ -250,9 +250,9 @@ def check_entries(modes: Modes | None, space: StateSpace | AugmentedSpace | None
     """
     if isinstance(space, AugmentedSpace) or (modes is not None and not modes.trivial):
         raise ValueError(
-            "A NetworkPrior that is amortised, or lies along an axis, takes observations of "
-            "entries of the state (masks, strides, selections with independent errors) and "
-            "nonlinear ones at every grid point: leave `axis` and `weights` out for any other."
+            "A network that is amortised, or lies along an axis, takes observations of entries of "
+            "the state (masks, strides, selections with independent errors) and nonlinear ones at "
+            "every grid point: use an OnlineNetwork without `axis` and `start` for any other."
         )
 
 
@@ -274,8 +274,8 @@ def check_trained_for(precision: Tensor | None, modes: Modes | None) -> None:
         given, torch.where(given > 0, known, 0.0), rtol=1e-3, atol=0.0
     ):
         raise ValueError(
-            'Got an observation for which this NetworkPrior with levels="these" was not trained: '
-            "give it the entries and errors of its model, or amortise it for this one."
+            "Got an observation for which this AmortisedNetwork was not trained: give it the "
+            "entries and errors of its model, or train one for this observation."
         )
 
 

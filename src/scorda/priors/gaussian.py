@@ -14,10 +14,10 @@ from scorda.core.tapers import GaspariCohn
 from scorda.diffusion.denoisers import GaussianDenoiser
 from scorda.observations.augmentation import AugmentedSpace
 from scorda.observations.modes import Modes
-from scorda.priors.base import EnsemblePrior, clocks
+from scorda.priors.base import EnsemblePrior, positive
 from scorda.priors.whitening import ByCholesky, Latest
 
-__all__ = ["EnsembleGaussian", "FittedGaussian", "taper_matrix"]
+__all__ = ["FittedGaussian", "Gaussian", "taper_matrix"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class FittedGaussian:
     def denoise(
         self, u: Float[Tensor, "ensemble ..."], noise: Float[Tensor, "..."]
     ) -> Float[Tensor, "ensemble ..."]:
-        """Exact for any levels, also infinite ones."""
+        """Return the mean given u, exact for any levels, also infinite ones."""
         shared = noise.ndim < u.ndim or len(noise) == 1
         if not (shared and self.has_full_rank):
             return self._denoiser.denoise(u, noise)
@@ -58,31 +58,31 @@ class FittedGaussian:
 
     @cached_property
     def cov(self) -> Float[Tensor, "size size"]:
-        """P as a matrix, of full rank up to rounding."""
+        """The covariance P as a matrix, of full rank up to rounding."""
         C = (self.basis * self.spectrum) @ self.basis.mT
         # What is singular but for rounding has a Cholesky factor then, whatever the noise.
         C.diagonal().mul_(1 + 10 * len(C) * torch.finfo(C.dtype).eps)
         return C
 
-    def draws(
+    def sample_members(
         self, members: Float[Tensor, "ensemble ..."], noise: Callable[[], Tensor]
     ) -> Float[Tensor, "ensemble ..."]:
-        """The members themselves."""
+        """Return the members themselves."""
         return members
 
-    def carry(
-        self, numbers: Float[Tensor, "ensemble ..."], clock: Float[Tensor, "..."]
+    def map_latents(
+        self, latents: Float[Tensor, "ensemble ..."], rate: Float[Tensor, "..."]
     ) -> Float[Tensor, "ensemble ..."]:
-        """Turned by as little as takes one span to the other."""
+        """Turn the latents by as little as takes one span to the other."""
         if self.has_full_rank:
-            return numbers
+            return latents
         before, after = (
             torch.linalg.qr(root.flatten()[:, None] * self.basis)[0]
-            for root in (self.var.rsqrt(), clock.sqrt())
+            for root in (self.var.rsqrt(), rate.sqrt())
         )
         left, _, right = torch.linalg.svd(after.mT @ before)
-        turned = numbers.flatten(1) @ before @ (left @ right).mT @ after.mT
-        return turned.view_as(numbers)
+        turned = latents.flatten(1) @ before @ (left @ right).mT @ after.mT
+        return turned.view_as(latents)
 
     @cached_property
     def _latest(self) -> Latest[ByCholesky]:
@@ -94,7 +94,7 @@ class FittedGaussian:
 
 
 @dataclass(frozen=True)
-class EnsembleGaussian(EnsemblePrior):
+class Gaussian(EnsemblePrior):
     r"""The Gaussian with the mean and the covariance of the ensemble.
 
     With N members the covariance has rank N - 1 and is never formed. With localization it is
@@ -144,13 +144,13 @@ class EnsembleGaussian(EnsemblePrior):
             spectrum = spectrum.clamp_min(0)
             var = (basis.square() @ spectrum).reshape(shape)
         centre = (mean if modes is None else modes.forward(mean))[0]
-        return FittedGaussian(centre, basis, spectrum, clocks(var))
+        return FittedGaussian(centre, basis, spectrum, positive(var))
 
 
 def taper_matrix(
     taper: GaspariCohn, space: StateSpace | AugmentedSpace
 ) -> Float[Tensor, "size size"]:
-    """A taper between all components of a state; variables at a place are at no distance."""
+    """Return a taper between all components of a state; variables at a place have no distance."""
     distance = space.distance(space.positions(), space.positions())
     repeats = space.size // len(distance)
     return taper(distance).repeat(repeats, repeats)

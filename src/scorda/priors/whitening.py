@@ -1,4 +1,4 @@
-r"""Whitening of noisy samples of a Gaussian: what the denoisers of ensembles are made of.
+r"""Whitening of noisy samples of a Gaussian, of which the denoisers of ensembles are made.
 
 For samples u = x + noise of x ~ N(m, B), with noise of variances Q per component, and
 :math:`W = Q^{-1/2}` (0 where nothing is known), let :math:`F^T F = (B + Q)^{-1}`. Then
@@ -43,7 +43,7 @@ class ByCholesky:
 
     @classmethod
     def of(cls, B: Tensor, W: Tensor) -> ByCholesky:
-        """The factor of a covariance and inverse standard deviations."""
+        """Return the factor of a covariance and inverse standard deviations."""
         G = W[:, None] * B * W
         G.diagonal().add_(1)
         return cls(B, W, torch.linalg.cholesky(G))
@@ -54,11 +54,11 @@ class ByCholesky:
         return -self.G.diagonal().log()
 
     def white(self, x: Tensor) -> Tensor:
-        """F x, for rows x."""
+        """Return F x, for rows x."""
         return torch.linalg.solve_triangular(self.G, (x * self.W).mT, upper=False).mT
 
     def gain(self, y: Tensor) -> Tensor:
-        """B F^T y, for rows y."""
+        """Return B F^T y, for rows y."""
         solved = torch.linalg.solve_triangular(self.G.mT, y.mT, upper=True).mT
         return (solved * self.W) @ self.B
 
@@ -87,11 +87,11 @@ class ByValues:
         return -0.5 * (self.beta * self.S.square()).log1p()
 
     def white(self, x: Tensor) -> Tensor:
-        """F x, for rows x."""
+        """Return F x, for rows x."""
         return (x @ self.WU) * self.log_det.exp()
 
     def gain(self, y: Tensor) -> Tensor:
-        """B F^T y, for rows y."""
+        """Return B F^T y, for rows y."""
         scale = self.beta * self.S * self.log_det.exp()
         return ((y * scale) @ self.V.mT) @ self.L.mT
 
@@ -100,7 +100,7 @@ Whitening = ByCholesky | ByValues
 
 
 class Latest(Generic[T]):
-    """The latest value of a function of a tensor, kept as long as it is asked for the same one.
+    """The latest value of a function of a tensor, kept while the tensor is the same.
 
     Solvers ask for the same noise level again and again: each stage of a Runge-Kutta step, and the
     end of one step and the start of the next.
@@ -111,7 +111,7 @@ class Latest(Generic[T]):
         self._value: T
 
     def __call__(self, key: Tensor, make: Callable[[Tensor], T]) -> T:
-        """The value of `make` at the key."""
+        """Return the value of `make` at the key."""
         known = self._key
         if known is None or known.dtype != key.dtype or not torch.equal(known, key):
             self._value, self._key = make(key), key.clone()
