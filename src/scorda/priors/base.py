@@ -10,9 +10,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import final
 
-import torch
-
-from scorda.core.errors import DegenerateEnsemble
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.diffusion.bridge import EnsembleDenoiser
@@ -20,7 +17,7 @@ from scorda.observations.augmentation import AugmentedSpace
 from scorda.observations.modes import Modes
 from scorda.observations.problem import Problem
 
-__all__ = ["EnsemblePrior", "PreparedPrior", "PriorRun", "positive"]
+__all__ = ["EnsemblePrior", "PreparedPrior", "PriorRun"]
 
 
 class PriorRun(ABC):
@@ -94,15 +91,3 @@ class PreparedPrior(EnsemblePrior):
     ) -> EnsembleDenoiser:
         """Return the denoiser of an ensemble outside a run [final]."""
         return self.begin(None).fit(ensemble, modes, space)
-
-
-def positive(var: Tensor) -> Tensor:
-    """Return variances of modes that are positive also where all members agree."""
-    top = var.max()
-    if not top > 0:
-        raise DegenerateEnsemble(
-            f"The ensemble has no spread in any of {var.numel()} modes of the observation; start "
-            "from members that differ, or add model error or jitter."
-        )
-    # What the sampler leaves of such a mode is beyond the last digit of the others.
-    return var.clamp_min(top * torch.finfo(var.dtype).eps ** 2)

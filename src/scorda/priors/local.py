@@ -37,8 +37,8 @@ from scorda.core.tapers import GaspariCohn
 from scorda.observations.augmentation import AugmentedSpace
 from scorda.observations.modes import Modes
 from scorda.observations.problem import Problem
-from scorda.priors.base import PreparedPrior, PriorRun, positive
-from scorda.priors.whitening import Latest
+from scorda.priors.base import PreparedPrior, PriorRun
+from scorda.priors.gaussian import Latest, positive
 
 __all__ = ["FittedLocal", "LocalGaussian", "LocalRun"]
 

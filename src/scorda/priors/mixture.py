@@ -20,7 +20,7 @@ what the kernel i expects, and likewise :math:`E_0` with the factor :math:`F_0` 
     w_i \propto \frac{1 - \epsilon}{N} |F| \exp(-\tfrac12 |F (u - c_i)|^2), \quad
     w_0 \propto \epsilon |F_0| \exp(-\tfrac12 |F_0 (u - \bar x)|^2) .
 
-F is a whitening (`priors.whitening`): a Cholesky factor, or with fewer members than modes and no
+F is a whitening (`priors.gaussian`): a Cholesky factor, or with fewer members than modes and no
 localization one of low rank, whose cost is linear in the size of the state. The centres lie in the
 span of the members, so that what the latter leaves out of u is the same for all kernels.
 
@@ -55,8 +55,15 @@ from scorda.core.tapers import GaspariCohn
 from scorda.observations.augmentation import AugmentedSpace
 from scorda.observations.modes import FourierModes, Modes
 from scorda.priors.base import EnsemblePrior
-from scorda.priors.gaussian import FittedGaussian, Gaussian, taper_matrix
-from scorda.priors.whitening import ByCholesky, ByValues, Latest, Whitening
+from scorda.priors.gaussian import (
+    ByCholesky,
+    ByValues,
+    FittedGaussian,
+    Gaussian,
+    Latest,
+    Whitening,
+    taper_matrix,
+)
 
 __all__ = [
     "FittedMixture",

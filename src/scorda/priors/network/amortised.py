@@ -30,8 +30,8 @@ from scorda.priors.gaussian import Gaussian
 from scorda.priors.local import LocalGaussian
 from scorda.priors.network.dataset import Pool, checked
 from scorda.priors.network.denoiser import Climate, FittedNetwork
-from scorda.priors.network.prior import CONTEXT, BaseRun, NetworkPrior, NetworkTraining
-from scorda.priors.network.training import learn, match
+from scorda.priors.network.prior import CONTEXT, BaseRun, NetworkPrior, NetworkTraining, match
+from scorda.priors.network.training import learn
 
 __all__ = ["AmortisedNetwork"]
 

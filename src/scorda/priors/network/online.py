@@ -28,8 +28,8 @@ from scorda.priors.network.amortised import AmortisedNetwork
 from scorda.priors.network.dataset import Pool, folds
 from scorda.priors.network.denoiser import Corrected, FittedNetwork
 from scorda.priors.network.heads import FittedHeads, HeadsPool, TwoHeads
-from scorda.priors.network.prior import CONTEXT, LEAST_MEMBERS, BaseRun, NetworkPrior
-from scorda.priors.network.training import learn, match
+from scorda.priors.network.prior import CONTEXT, LEAST_MEMBERS, BaseRun, NetworkPrior, match
+from scorda.priors.network.training import learn
 
 __all__ = ["OnlineNetwork"]
 

@@ -12,6 +12,7 @@ on the forecasts of many cycles. This file has what both share.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -28,7 +29,7 @@ from scorda.priors.gaussian import Gaussian
 from scorda.priors.local import LocalGaussian, LocalRun
 from scorda.priors.network.denoiser import Axes, Corrected
 
-__all__ = ["CONTEXT", "LEAST_MEMBERS", "BaseRun", "NetworkPrior", "NetworkTraining"]
+__all__ = ["CONTEXT", "LEAST_MEMBERS", "BaseRun", "NetworkPrior", "NetworkTraining", "match"]
 
 # A run of the prior that a network corrects.
 BaseRun = Gaussian | LocalRun
@@ -206,3 +207,11 @@ class NetworkPrior(PreparedPrior):
         return correction(
             size, grid, training.width, training.blocks, features, training.seed, patch
         )
+
+
+def match(weights: Mapping[str, Tensor], network: nn.Module) -> bool:
+    """Return whether weights by name are those of a network of this size."""
+    return all(
+        name in weights and weights[name].shape == w.shape
+        for name, w in network.state_dict().items()
+    )

@@ -7,19 +7,16 @@ lower one still.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-from torch import nn
-
-from scorda.core.shapes import Tensor
 from scorda.diffusion.training import fit, validation_loss
 from scorda.priors.network.dataset import Pool
 from scorda.priors.network.denoiser import Corrected
 from scorda.priors.network.heads import HeadsPool, TwoHeads
 from scorda.priors.network.prior import NetworkTraining
 
-__all__ = ["learn", "match"]
+__all__ = ["learn"]
 
 
 def learn(
@@ -67,11 +64,3 @@ def learn(
     network.corrects = found < gaussian
     taken = int(history[-1]["step"]) if history else 0
     return {"loss": found, "gaussian_loss": gaussian, "training_steps": taken}
-
-
-def match(weights: Mapping[str, Tensor], network: nn.Module) -> bool:
-    """Return whether weights by name are those of a network of this size."""
-    return all(
-        name in weights and weights[name].shape == w.shape
-        for name, w in network.state_dict().items()
-    )
