@@ -46,7 +46,7 @@ from scorda.diffusion.bridge import BridgeODE, BridgeSampler, EnsembleDenoiser
 from scorda.diffusion.measurement_aware import MeasurementAware
 from scorda.methods.masf.nonlinear import ProjectionSDE
 from scorda.methods.masf.published import PublishedSDE, square_form
-from scorda.observations.augmentation import AugmentedSpace, PairsOnGrid, augment
+from scorda.observations.augmentation import AugmentedSpace, augment
 from scorda.observations.model import ObservationModel
 from scorda.observations.modes import Modes
 from scorda.priors.base import EnsemblePrior
@@ -150,26 +150,15 @@ class MASF(PriorFilter):
             moved, report = self._projected(self.sampler, states, values, model, generator)
         elif model.operator.linear:
             moved, report = self._linear(states, values, model, self._space, generator)
-        elif (grid := self._on_grid(model, tuple(y.shape))) is not None:
-            pairs = grid.pairs(states)
-            told, linear = grid.telling(pairs, values)
-            moved, report = self._linear(pairs, told, linear, grid.space, generator)
-            moved = grid.first(moved)
-        elif (joint := augment(states, values, model)) is not None:
-            space = self._space and AugmentedSpace(self._space, model.operator, joint.used)
-            moved, report = self._linear(joint.ensemble, joint.y, joint.model, space, generator)
+        elif joint := augment(states, values, model, self._space, self.prior.of_entries):
+            pairs, told, linear = joint.ensemble, joint.y, joint.model
+            moved, report = self._linear(pairs, told, linear, joint.space, generator)
             moved = joint.states(moved)
         else:
             moved = states
         statistics = innovation_statistics(*white_innovation(forecast, y, model))
         info = {**statistics, "evaluations": self.sampler.evaluations, **report}
         return inflate(moved.to(forecast), self.inflation), info
-
-    def _on_grid(self, model: ObservationModel, shape: tuple[int, ...]) -> PairsOnGrid | None:
-        """Where the prior is one of entries of a grid, and the values are there."""
-        if self._space is None or not self.prior.of_entries:
-            return None
-        return PairsOnGrid.of(model, self._space, shape)
 
     def _linear(
         self,
