@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,17 +37,11 @@ class UnusedRow(NamedTuple):
     reason: str
 
 
-@dataclass(frozen=True)
-class UsableRows:
+class UsableRows(NamedTuple):
     """The usable rows of a table, one entry per row.
 
-    Arguments:
-        step: Step that the time was matched to.
-        place: Index into the flattened state, ``(rows, 1)``; where a position is no grid point,
-            variable and position of each row, ``(rows, 1 + axes)``.
-        value: Observed value.
-        std: Standard deviation of its error.
-        unused: The other rows.
+    `place` is the index into the flattened state, ``(rows, 1)``; where a position is no grid
+    point, it is variable and position of each row, ``(rows, 1 + axes)``.
     """
 
     step: np.ndarray
@@ -58,27 +51,64 @@ class UsableRows:
     unused: tuple[UnusedRow, ...]
 
 
-class _Verdict:
-    """The first reason why each row cannot be used."""
+class _Rows:
+    """The columns of a table, and the first reason why each row cannot be used."""
 
-    def __init__(self, rows: int) -> None:
-        self.reason = np.full(rows, "", dtype=object)
+    def __init__(self, columns: Mapping[str, np.ndarray]) -> None:
+        self.columns = columns
+        self.reason = np.full(len(columns["value"]), "", dtype=object)
 
-    @property
-    def usable(self) -> np.ndarray:
-        """Whether nothing speaks against a row."""
-        return self.reason == ""
-
-    @property
-    def unused(self) -> tuple[UnusedRow, ...]:
-        """The rows that cannot be used."""
-        refused = np.flatnonzero(~self.usable)
-        return tuple(UnusedRow(int(i) + 1, str(self.reason[i])) for i in refused)
-
-    def refuse(self, where: Any, why: str | np.ndarray) -> None:
+    def refuse(self, where: np.ndarray, why: str | np.ndarray) -> None:
         """Give a reason to the rows there, unless they have one already."""
-        where = where & self.usable
+        where = where & (self.reason == "")
         self.reason[where] = why if isinstance(why, str) else why[where]
+
+    def number(self, column: str, words: str, default: float | None = None) -> np.ndarray:
+        """Return a column as numbers; rows without a finite one are refused in these words."""
+        value = np.full(len(self.reason), math.nan)
+        if column in self.columns:
+            value, text = numbers(self.columns[column])
+            self.refuse(text, f"{words} is not a number")
+        if default is not None:
+            value = np.where(np.isnan(value), default, value)
+        self.refuse(np.isnan(value), f"missing {words}")
+        self.refuse(np.isinf(value), f"infinite {words}")
+        return value
+
+    def variable(self, space: StateSpace) -> np.ndarray:
+        """Return the index of each row's variable."""
+        import pandas
+
+        if "variable" not in self.columns:
+            return np.zeros(len(self.reason), dtype=np.int64)
+        names = [str(name).strip() for name in self.columns["variable"].tolist()]
+        index = pandas.Index(space.variables).get_indexer(np.array(names, dtype=object))
+        why = np.array([f"unknown variable {name!r}" for name in names], dtype=object)
+        self.refuse(index < 0, why)
+        return index
+
+    def position(self, space: StateSpace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return each row's position, the nearest grid point, and whether it is there.
+
+        Positions on a grid point up to rounding are moved onto it.
+        """
+        rows = len(self.reason)
+        position = np.zeros((rows, len(space.axes)))
+        point, on_grid = np.zeros(rows, dtype=np.int64), np.ones(rows, dtype=bool)
+        if all(axis in self.columns for axis in space.axes):
+            for i, axis in enumerate(space.axes):
+                position[:, i] = self.number(axis, "position")
+            self.refuse(~inside_domain(position, space), "position outside the domain")
+            self.refuse(~within_a_period(position, space), "position more than a period away")
+            usable = self.reason == ""
+            position[usable], point[usable], on_grid[usable] = snapped(position[usable], space)
+        else:
+            index = self.number("index", "position")
+            outside = (index < 0) | (index >= math.prod(space.grid)) | (index % 1 != 0)
+            self.refuse(outside, "index outside the grid")
+            usable = self.reason == ""
+            point[usable] = index[usable]
+        return position, point, on_grid
 
 
 def usable_rows(
@@ -97,14 +127,14 @@ def usable_rows(
     columns = read_columns(table)
     name = f"The table {table}" if isinstance(table, str | Path) else "The table"
     _check_columns(columns, name, space, std)
-    verdict = _Verdict(len(columns["value"]))
-    variable = _variable(columns, space, verdict)
-    value = _value(columns, verdict)
-    error = _error(columns, std, verdict)
-    position, point, on_grid = _position(columns, space, verdict)
+    rows = _Rows(columns)
+    variable = rows.variable(space)
+    value, error = rows.number("value", "value"), rows.number("std", "std", std)
+    rows.refuse(~(error > 0), "std not positive")
+    position, point, on_grid = rows.position(space)
     step, why = match_times(columns["time"], space, start, tolerance, steps)
-    verdict.refuse(why != "", why)
-    usable, unused = verdict.usable, verdict.unused
+    rows.refuse(why != "", why)
+    usable, unused = rows.reason == "", _unused(rows.reason)
     if not usable.any():
         raise ValueError(
             f"{name} has {len(usable)} rows of which none can be used ({summary_of(unused)}): "
@@ -139,20 +169,28 @@ def usable_fields(
         raise ValueError(f"Got an observation error std of {std}: it must be positive and finite.")
     if isinstance(array, str | Path):
         array, times = _read_fields(Path(array), space, space.variables[channel])
-    fields, times = _checked_fields(array, times, space)
-    verdict = _Verdict(len(fields))
+    fields = np.asarray(array, dtype=float)
+    if fields.ndim < 1 or fields.shape[1:] != space.grid:
+        raise ValueError(
+            f"Got fields of shape {fields.shape}: give one axis of time, then the grid "
+            f"{space.grid} of the space."
+        )
+    times = space.dt * np.arange(len(fields)) if times is None else np.asarray(times)
+    if times.shape != (len(fields),):
+        raise ValueError(
+            f"Got times of shape {times.shape} for {len(fields)} fields: give one each."
+        )
     step, why = match_times(times, space, start, tolerance, steps)
-    verdict.refuse(why != "", why)
-    present = np.isfinite(fields) & verdict.usable[:, None]
+    flat, unused = fields.reshape(len(fields), -1), _unused(why)
+    present = np.isfinite(flat) & (why == "")[:, None]
     row, point = np.nonzero(present)
     if not len(row):
         raise ValueError(
             f"Got {len(fields)} fields of which no value can be used "
-            f"({summary_of(verdict.unused) or 'all are NaN'}): give at least one."
+            f"({summary_of(unused) or 'all are NaN'}): give at least one."
         )
     place = (channel * math.prod(space.grid) + point).astype(float)[:, None]
-    error = np.full(len(row), float(std))
-    return UsableRows(step[row], place, fields[present], error, verdict.unused)
+    return UsableRows(step[row], place, flat[present], np.full(len(row), float(std)), unused)
 
 
 def arrange(rows: UsableRows) -> tuple[np.ndarray, list[int], np.ndarray, np.ndarray]:
@@ -208,69 +246,8 @@ def _check_columns(
         raise ValueError(f"{name} has no rows: give at least one observation.")
 
 
-def _variable(
-    columns: Mapping[str, np.ndarray], space: StateSpace, verdict: _Verdict
-) -> np.ndarray:
-    """Return the index of each row's variable."""
-    import pandas
-
-    if "variable" not in columns:
-        return np.zeros(len(verdict.reason), dtype=np.int64)
-    names = [str(name).strip() for name in columns["variable"].tolist()]
-    variable = pandas.Index(space.variables).get_indexer(np.array(names, dtype=object))
-    why = np.array([f"unknown variable {name!r}" for name in names], dtype=object)
-    verdict.refuse(variable < 0, why)
-    return variable
-
-
-def _value(columns: Mapping[str, np.ndarray], verdict: _Verdict) -> np.ndarray:
-    value, text = numbers(columns["value"])
-    verdict.refuse(text, "value is not a number")
-    verdict.refuse(np.isnan(value), "missing value")
-    verdict.refuse(np.isinf(value), "infinite value")
-    return value
-
-
-def _error(columns: Mapping[str, np.ndarray], std: float | None, verdict: _Verdict) -> np.ndarray:
-    """Return the std of each row's error, which is `std` where the table has none."""
-    error = np.full(len(verdict.reason), math.nan)
-    if "std" in columns:
-        error, text = numbers(columns["std"])
-        verdict.refuse(text, "std is not a number")
-    if std is not None:
-        error = np.where(np.isnan(error), std, error)
-    verdict.refuse(np.isnan(error), "missing std")
-    verdict.refuse(~(error > 0), "std not positive")
-    verdict.refuse(np.isinf(error), "infinite std")
-    return error
-
-
-def _position(
-    columns: Mapping[str, np.ndarray], space: StateSpace, verdict: _Verdict
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return each row's position, flat index of the nearest grid point, and whether it is there.
-
-    Positions on a grid point up to rounding are moved onto it.
-    """
-    rows = len(verdict.reason)
-    position = np.zeros((rows, len(space.axes)))
-    point, on_grid = np.zeros(rows, dtype=np.int64), np.ones(rows, dtype=bool)
-    if not all(axis in columns for axis in space.axes):
-        index, _ = numbers(columns["index"])
-        verdict.refuse(np.isnan(index), "missing position")
-        outside = (index < 0) | (index >= math.prod(space.grid)) | (index % 1 != 0)
-        verdict.refuse(outside, "index outside the grid")
-        usable = verdict.usable
-        point[usable] = index[usable]
-        return position, point, on_grid
-    for i, axis in enumerate(space.axes):
-        position[:, i], _ = numbers(columns[axis])
-    verdict.refuse(~np.isfinite(position).all(1), "missing position")
-    verdict.refuse(~inside_domain(position, space), "position outside the domain")
-    verdict.refuse(~within_a_period(position, space), "position more than a period away")
-    usable = verdict.usable
-    position[usable], point[usable], on_grid[usable] = snapped(position[usable], space)
-    return position, point, on_grid
+def _unused(reason: np.ndarray) -> tuple[UnusedRow, ...]:
+    return tuple(UnusedRow(int(i) + 1, str(reason[i])) for i in np.flatnonzero(reason != ""))
 
 
 def _expected(space: StateSpace, start: Start | None, steps: int | None) -> str:
@@ -300,21 +277,3 @@ def _read_fields(path: Path, space: StateSpace, name: str) -> tuple[np.ndarray, 
                     f"{axis!r} of {path} is not that of the space: use the same grid."
                 )
         return field.transpose("time", *space.axes).values, dataset["time"].values
-
-
-def _checked_fields(
-    array: np.ndarray, times: np.ndarray | None, space: StateSpace
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return fields, flat, and their times, if they have the shapes that they must have."""
-    fields = np.asarray(array, dtype=float)
-    if fields.ndim < 1 or fields.shape[1:] != space.grid:
-        raise ValueError(
-            f"Got fields of shape {fields.shape}: give one axis of time, then the grid "
-            f"{space.grid} of the space."
-        )
-    times = space.dt * np.arange(len(fields)) if times is None else np.asarray(times)
-    if times.shape != (len(fields),):
-        raise ValueError(
-            f"Got times of shape {times.shape} for {len(fields)} fields: give one each."
-        )
-    return fields.reshape(len(fields), -1), times

@@ -11,6 +11,7 @@ import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ from scorda.core.files import open_dataset
 from scorda.core.shapes import Float, Int, Tensor
 from scorda.core.space import StateSpace
 from scorda.core.times import SECONDS, Start, parse_start, time_unit
+
+if TYPE_CHECKING:
+    import xarray
 
 __all__ = ["Fields", "daily_phases", "phases_of", "read_fields"]
 
@@ -66,40 +70,45 @@ def read_fields(
         ValueError: If the file cannot be read, a variable is missing, times are not regular, or
             values are not finite.
     """
-    with open_dataset(path) as dataset:
-        names = [variable] if isinstance(variable, str) else list(variable)
-        names = names or [str(n) for n, v in dataset.items() if "time" in v.dims]
-        missing = [n for n in names if n not in dataset or "time" not in dataset[n].dims]
-        if missing or not names or "time" not in dataset.coords:
-            raise ValueError(
-                f"{path} has the variables {list(dataset)}: it needs {missing or 'one'} on the "
-                "dimension time, with coordinates."
-            )
-        record = dataset[names].load()
-    dims = [str(d) for d in record[names[0]].dims if d != "time"]
+    record, names = _read(path, variable)
     kept = _within(record["time"].values, since, until, path)
+    dims = [str(d) for d in record[names[0]].dims if d != "time"]
     record = record.isel(time=kept).sortby(dims).transpose("time", *dims)
-    times, attrs = record["time"].values, {n: record[n].attrs for n in (*names, *dims)}
-    units = {n: str(a["units"]) for n, a in attrs.items() if "units" in a}
-    if times.dtype.kind == "M":
+    times, attributes = record["time"].values, {n: record[n].attrs for n in (*names, *dims)}
+    units = {n: str(given["units"]) for n, given in attributes.items() if "units" in given}
+    start = times[0].astype("M8[us]") if times.dtype.kind == "M" else None
+    if start is not None:
         units["time"] = "hours"
     arrays = [record[n].values for n in names]
     states = np.stack(arrays, 1) if len(names) > 1 or not dims else arrays[0]
     places = {d: record[d].values for d in dims}
     space = StateSpace(states.shape[1:], _step(times, path), tuple(names), places, units=units)
-    tensor = torch.from_numpy(np.ascontiguousarray(states, dtype=np.float64))
-    return Fields(tensor, space, times[0].astype("M8[us]") if "time" in units else None)
+    return Fields(torch.from_numpy(np.ascontiguousarray(states, np.float64)), space, start)
+
+
+def _read(path: str | Path, variable: str | Sequence[str]) -> tuple[xarray.Dataset, list[str]]:
+    """Read the variables that have a time, or those that are asked for, and return their names."""
+    with open_dataset(path) as dataset:
+        timed = [str(n) for n, v in dataset.items() if "time" in v.dims]
+        names = [variable] if isinstance(variable, str) else list(variable) or timed
+        missing = [n for n in names if n not in timed]
+        if missing or not names or "time" not in dataset.coords:
+            raise ValueError(
+                f"{path} has the variables {list(dataset)}: it needs {missing or 'one'} on the "
+                "dimension time, with coordinates."
+            )
+        return dataset[names].load(), names
 
 
 def _within(
     times: np.ndarray, since: Start | None, until: Start | None, path: str | Path
 ) -> np.ndarray:
     """Return which times lie between two datetimes."""
+    kept = np.ones(len(times), dtype=bool)
     if times.dtype.kind != "M":
         if since is not None or until is not None:
             raise ValueError(f"The times of {path} are no datetimes: leave since, until out.")
-        return np.ones(len(times), dtype=bool)
-    kept = np.ones(len(times), dtype=bool)
+        return kept
     if since is not None:
         kept &= times >= parse_start(since)
     if until is not None:
