@@ -41,7 +41,9 @@ def test_values_are_further_variables():
     x = members(5, TORUS.shape)
     pairs = grid.pairs(x)
     assert grid.space.shape == (3, 6, 4) and grid.space.period == TORUS.period
-    assert torch.equal(pairs[:, :2], x) and torch.equal(grid.first(pairs), x)
+    joint = augment(x, torch.ones(24).double(), speed, TORUS, on_grid=True)
+    assert torch.equal(pairs[:, :2], x) and torch.equal(joint.states(pairs), x)
+    assert torch.equal(joint.ensemble, pairs) and joint.space == grid.space
     assert_close(pairs[:, 2], x.square().sum(1).sqrt())
     assert_close(grid.model.operator(pairs), speed.operator(x).flatten(1))
     assert_close(

@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from scorda.core.columns import write_columns
 from scorda.core.shapes import Float, Int, Tensor
 from scorda.core.space import StateSpace
-from scorda.core.times import Start
+from scorda.core.times import Start, add_time
 from scorda.observations import tables
 from scorda.observations.model import ObservationModel, Present, check_std
 from scorda.observations.operators import Operator, Select
@@ -64,28 +65,11 @@ class Observations:
                 f"Got values of shape {tuple(self.values.shape)} for {len(steps)} steps: "
                 "`values` needs one row per entry of `steps`."
             )
-        last = [s[-1] if isinstance(s, tuple) else s for s in steps]
-        within = [s if isinstance(s, tuple) else (s,) for s in steps]
-        ordered = all(b > a for a, b in pairwise(last))
-        ordered &= all(b > a for s in within for a, b in pairwise(s))
-        if not ordered or any(s[0] < 0 for s in within):
-            raise ValueError(
-                f"Got steps {steps[:8]}{'...' if len(steps) > 8 else ''}: they must be >= 0 and "
-                "strictly increasing; sort them and merge rows of the same step."
-            )
+        _check_order(steps)
         if torch.isinf(self.values).any():
             raise ValueError("Got infinite observations: use NaN for what is absent.")
         if self.std is not None:
-            std = torch.as_tensor(self.std)
-            try:
-                std = std.expand(self.values.shape)
-            except RuntimeError as error:
-                raise ValueError(
-                    f"Got an observation error std of shape {tuple(std.shape)} for values of "
-                    f"shape {tuple(self.values.shape)}: it must be one number or broadcast to "
-                    "that shape; for one per row give shape (cycle, 1)."
-                ) from error
-            check_std(std[~self.values.isnan()])
+            _check_errors(torch.as_tensor(self.std), self.values)
 
     @classmethod
     def from_table(
@@ -159,13 +143,13 @@ class Observations:
 
     @classmethod
     def _arranged(cls, rows: tables.UsableRows, space: StateSpace) -> Observations:
-        columns, steps, values, std = tables.arrange(rows, space)
+        places, steps, values, std = tables.arrange(rows)
         operator: Operator
-        if rows.on_grid.all():
-            operator = Select(columns[:, 0].astype(int).tolist())
+        if places.shape[1] == 1:
+            operator = Select(places[:, 0].astype(int).tolist())
         else:
-            names = tuple(space.variables[int(i)] for i in columns[:, 0])
-            operator = Interpolate(torch.from_numpy(columns[:, 1:]), space, names)
+            names = tuple(space.variables[int(i)] for i in places[:, 0])
+            operator = Interpolate(torch.from_numpy(places[:, 1:]), space, names)
         dtype = torch.get_default_dtype()
         nominal = torch.from_numpy(np.nanmean(std, 0)).to(dtype)
         return cls(
@@ -175,6 +159,48 @@ class Observations:
             torch.from_numpy(std).to(dtype),
             rows.unused,
         )
+
+    def to_table(self, path: str | Path, space: StateSpace, start: Start | None = None) -> None:
+        """Write the present values as a table, CSV (``*.csv``) or NetCDF (``*.nc``), atomically.
+
+        Times are datetimes if `start` is given, else model time. `from_table` reads it.
+
+        Arguments:
+            path: File to write.
+            space: Space of the states.
+            start: Datetime of step 0.
+
+        Raises:
+            ValueError: If a table cannot hold the observations: it takes values of single
+                variables at single steps, with independent errors.
+        """
+        if self.model.cov is not None and self.std is None:
+            raise ValueError(
+                "Got correlated errors (`cov`), which a table cannot hold: give `std`."
+            )
+        if any(isinstance(step, tuple) for step in self.steps):
+            raise ValueError("Got observations of several steps at once: a table has one per row.")
+        names = np.array(self.model.operator.variables(space), dtype=object)
+        places = self.model.operator.coordinates(space).numpy(force=True)
+        if not any(self._any):
+            raise ValueError(
+                "Got observations without a present value: there is nothing to write."
+            )
+        cycle, entry = np.nonzero(~self._flat.isnan().numpy(force=True))
+        rows = [self.at(k) for k in range(len(self))]
+        values = torch.cat([y for y, _ in rows])
+        std = torch.cat([model.error_std(tuple(y.shape), y) for y, model in rows])
+        elapsed = np.array(self.steps, dtype=float)[cycle] * space.dt
+        # Fifteen digits: 0.05 * 3 is written as 0.15.
+        plain = np.array([float(f"{t:.15g}") for t in elapsed])
+        columns = {
+            "time": plain if start is None else add_time(start, elapsed, space),
+            "variable": names[entry],
+            **dict(zip(space.axes, places[entry].T, strict=True)),
+            "value": values.numpy(force=True),
+            "std": std.numpy(force=True),
+        }
+        write_columns(path, columns)
 
     def summary(self) -> str:
         """One sentence: how many values at how many steps, and what could not be used and why."""
@@ -278,6 +304,31 @@ class Observations:
             return ObservationModel(operator, cov=self.model.cov)
         shape = tuple(self.values.shape[1:])
         return ObservationModel(operator, std=self.model.error_std(shape, self.values))
+
+
+def _check_order(steps: tuple[int | tuple[int, ...], ...]) -> None:
+    """Check that steps are at least 0 and increase, within an entry and from one to the next."""
+    within = [s if isinstance(s, tuple) else (s,) for s in steps]
+    ordered = all(b[-1] > a[-1] for a, b in pairwise(within))
+    ordered &= all(b > a for s in within for a, b in pairwise(s))
+    if not ordered or any(s[0] < 0 for s in within):
+        raise ValueError(
+            f"Got steps {steps[:8]}{'...' if len(steps) > 8 else ''}: they must be >= 0 and "
+            "strictly increasing; sort them and merge rows of the same step."
+        )
+
+
+def _check_errors(std: Tensor, values: Tensor) -> None:
+    """Check that errors have the shape of the values, and are positive where there is one."""
+    try:
+        std = std.expand(values.shape)
+    except RuntimeError as error:
+        raise ValueError(
+            f"Got an observation error std of shape {tuple(std.shape)} for values of shape "
+            f"{tuple(values.shape)}: it must be one number or broadcast to that shape; for one "
+            "per row give shape (cycle, 1)."
+        ) from error
+    check_std(std[~values.isnan()])
 
 
 def _entry(step: Any) -> int | tuple[int, ...]:

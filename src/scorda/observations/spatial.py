@@ -288,16 +288,21 @@ def within_a_period(points: np.ndarray, space: StateSpace) -> np.ndarray:
     return near
 
 
-def nearest_grid_point(points: np.ndarray, space: StateSpace) -> tuple[np.ndarray, np.ndarray]:
-    """Flat index of the grid point next to each position, and whether the position is on it."""
+def snapped(points: np.ndarray, space: StateSpace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Move positions onto the grid where they are on it up to rounding.
+
+    Returns the positions, the flat index of the grid point next to each, and whether it is there.
+    """
     index, on_grid = np.zeros(len(points), dtype=np.int64), np.ones(len(points), dtype=bool)
+    grid = np.zeros_like(points)
     for axis, name in enumerate(space.axes):
         positions = (space.coordinates or {})[name]
         lower, fraction, step = _cell(points[:, axis], space, name)
         nearest = np.where(fraction < 0.5, lower, (lower + 1) % len(positions))
         on_grid &= np.minimum(fraction, 1 - fraction) * step <= SNAP * _spacing(space, name)
         index = index * len(positions) + nearest
-    return index, on_grid
+        grid[:, axis] = positions[nearest]
+    return np.where(on_grid[:, None], grid, points), index, on_grid
 
 
 def _corners(points: np.ndarray, space: StateSpace) -> tuple[np.ndarray, np.ndarray]:

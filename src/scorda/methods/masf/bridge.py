@@ -40,7 +40,7 @@ from scorda.assimilation.kalman_algebra import innovation_statistics, white_inno
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.diffusion.bridge import BridgeODE, BridgeSampler
-from scorda.observations.augmentation import AugmentedSpace, PairsOnGrid, augment
+from scorda.observations.augmentation import AugmentedSpace, augment
 from scorda.observations.model import ObservationModel
 from scorda.priors.base import EnsemblePrior, PriorRun
 from scorda.priors.gaussian import Gaussian
@@ -113,30 +113,15 @@ class MASF(PriorFilter):
         report: dict[str, Any] = {}
         if model.operator.linear:
             moved, report = self._linear(states, values, model, prior, space, generator)
-        elif (grid := self._on_grid(model, tuple(y.shape), space)) is not None:
-            pairs = grid.pairs(states)
-            told, linear = grid.telling(pairs, values)
-            moved, report = self._linear(pairs, told, linear, prior, grid.space, generator)
-            moved = grid.first(moved)
-        elif (joint := augment(states, values, model)) is not None:
-            both = space and AugmentedSpace(space, model.operator, joint.used)
-            moved, report = self._linear(
-                joint.ensemble, joint.y, joint.model, prior, both, generator
-            )
+        elif joint := augment(states, values, model, space, self.prior.of_entries):
+            pairs, told, linear = joint.ensemble, joint.y, joint.model
+            moved, report = self._linear(pairs, told, linear, prior, joint.space, generator)
             moved = joint.states(moved)
         else:
             moved = states
         statistics = innovation_statistics(*white_innovation(forecast, y, model))
         info = {**statistics, "evaluations": self.sampler.evaluations, **report}
         return moved.to(forecast), info
-
-    def _on_grid(
-        self, model: ObservationModel, shape: tuple[int, ...], space: StateSpace | None
-    ) -> PairsOnGrid | None:
-        """The pairs, where the prior is one of entries of a grid and the values are there."""
-        if space is None or not self.prior.of_entries:
-            return None
-        return PairsOnGrid.of(model, space, shape)
 
     def _linear(
         self,
