@@ -172,6 +172,7 @@ FILTERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", FILTERS, ids=name)
 def test_filters(method):
     check_filter(method)
@@ -186,6 +187,7 @@ def takes_any_units(method):
     return getattr(method, "kernel", None) != "isotropic"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", FILTERS, ids=name)
 def test_filters_are_robust(method):
     check_robust(method, any_units=takes_any_units(method))
