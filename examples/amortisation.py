@@ -1,19 +1,20 @@
-"""One network for many observing networks, beside one that is trained for the one at hand.
+"""Compare one network for many observing networks with one for the network at hand.
 
-Lorenz-96 with 20 sites, 6 steps (0.3 time units) between observations, 60 members. The prior of
-MASF's bridge is a network over the localized Gaussian of the ensemble. Its weights are:
+Lorenz-96 has 20 sites here, 6 steps (0.3 time units) lie between observations, and there are 60
+members. The prior of MASF's bridge is a network over the localized Gaussian of the ensemble. Three
+kinds of weights are compared:
 
-* amortised: trained once on the forecasts of a run with other sites and another error in every
-  cycle, on the noise levels of many observing networks; used as they are everywhere;
-* this network: trained for one observing network, on forecasts of a run with it and on the noise
-  levels of its bridge alone, in a third of the steps and forecasts: for all three observing
-  networks together they are as many;
-* fine-tuned: those of "this network", fine-tuned on the ensemble in each cycle.
+* amortised: they are trained once, on the forecasts of a run with other sites and another error in
+  every cycle and on the noise levels of many observing networks, and used as they are everywhere;
+* this network: they are trained for one observing network, on forecasts of a run with it and on
+  the noise levels of its bridge alone. A third of the steps and forecasts is spent on each, so
+  that all three observing networks together take as many;
+* fine-tuned: those of "this network" are fine-tuned on the ensemble in each cycle.
 
 None of the three observing networks of the test is among those of the training. What changes with
 the flow is in the Gaussian of the ensemble, its mean and its spread, which the network sees.
 
-Run this file to print CRPS of the analyses and seconds of processor time per cycle; +- is the
+This file prints the CRPS of the analyses and the seconds of processor time per cycle; +- is the
 standard error of the paired differences over the twin experiments.
 """
 
@@ -41,7 +42,7 @@ NETWORKS = {
 
 
 class Size(NamedTuple):
-    """How large the experiment is."""
+    """Sizes of the experiment."""
 
     members: int
     forecasts: int  # That a network is trained on for one observing network.
@@ -57,7 +58,7 @@ QUICK = Size(20, 24, 50, 6, 2, 2, 2)
 
 
 def many(cycles: int, seed: int) -> tuple[torch.Tensor, sc.Problem]:
-    """Truth, and observations of other sites with another error in each cycle."""
+    """Return a truth, and observations of other sites with another error in each cycle."""
     model = sc.ObservationModel(sc.Select(range(SITES)), std=0.3)
     truth, problem = sc.twin_experiment(SYSTEM, model, cycles * EVERY, EVERY, rng.seeded(seed))
     (exact,) = problem.instruments
@@ -72,7 +73,7 @@ def many(cycles: int, seed: int) -> tuple[torch.Tensor, sc.Problem]:
 
 
 def one(cycles: int, seed: int, network: str) -> tuple[torch.Tensor, sc.Problem]:
-    """Truth, and observations of one observing network."""
+    """Return a truth, and observations of one observing network."""
     steps = cycles * EVERY
     return sc.twin_experiment(SYSTEM, model_of(network), steps, EVERY, rng.seeded(seed))
 
@@ -89,14 +90,14 @@ def method(prior: sc.EnsemblePrior) -> sc.MASF:
 def started(
     twin: tuple[torch.Tensor, sc.Problem], members: int, seed: int
 ) -> tuple[torch.Tensor, sc.Problem]:
-    """The same with an ensemble about the truth, itself displaced."""
+    """Return the same with an initial ensemble about a state near the truth."""
     truth, problem = twin
     noise = rng.normal(members + 1, (SITES,), rng.seeded(2000 + seed))
     return truth, replace(problem, initial=truth[0] + noise[1:] - noise[0])
 
 
 def forecasts(twin: tuple[torch.Tensor, sc.Problem], size: Size) -> torch.Tensor:
-    """Forecast ensembles of a run with the Gaussian alone."""
+    """Return the forecast ensembles of a run with the Gaussian alone."""
     _, problem = started(twin, size.members, 500)
     found, before = [], problem.initial
     run = method(sc.EnsembleGaussian(TAPER)).run(problem, size.members, rng.seeded(3))
@@ -110,7 +111,7 @@ def forecasts(twin: tuple[torch.Tensor, sc.Problem], size: Size) -> torch.Tensor
 def score(
     prior: sc.EnsemblePrior, network: str, size: Size, seeds: int
 ) -> tuple[torch.Tensor, float]:
-    """CRPS of the analyses of each seed, and processor seconds per cycle."""
+    """Return the CRPS of the analyses of each seed, and processor seconds per cycle."""
     scores, seconds = [], 0.0
     for seed in range(seeds):
         truth, problem = started(one(size.cycles, seed, network), size.members, seed)
@@ -164,7 +165,7 @@ def main() -> None:
 
 
 def percent(ratios: torch.Tensor) -> str:
-    """Mean and standard error."""
+    """Write mean and standard error in percent."""
     return f"{100 * ratios.mean():+.1f} +- {100 * ratios.std() / len(ratios) ** 0.5:.1f} %"
 
 

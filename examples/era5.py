@@ -1,10 +1,11 @@
-"""Hourly temperature from thirty stations, with a prior learned from three weeks of reanalysis.
+"""Map hourly temperature from thirty stations, with a prior learned from weeks of reanalysis.
 
     python examples/era5.py --data era5_t2m_uk_2019-03.nc
 
-trains a prior on the fields up to ``--split``, then draws posteriors of the days after it from
-tables of noisy station values with gaps, and scores them at all other points next to linear and
-optimal interpolation. Any NetCDF variable on regular times, ``(time, y, x)``, works.
+trains a prior on the fields up to ``--split``. It then draws posteriors of the days after that
+from tables of noisy station values with gaps. The posteriors are scored at all other points, and
+so are linear and optimal interpolation. Any NetCDF variable on regular times works, in the form
+``(time, y, x)``.
 """
 
 from __future__ import annotations
@@ -29,7 +30,35 @@ MISSING = 0.05
 
 
 def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    given = parsed(arguments)
+    given.out.mkdir(parents=True, exist_ok=True)
+    training = read_fields(given.data, given.variable, given.since, given.split)
+    record = read_fields(given.data, given.variable, given.test)
+    prior = sc.load(given.prior or trained(training, given))
+
+    window = daily_phases(record.space)
+    first = 0
+    if given.test is None:
+        first = len(read_fields(given.data, given.variable, until=given.split))
+    rows: dict[str, list[tuple[float, ...]]] = {}
+    for day in range(given.days):
+        at = first + window * day
+        start = record.start + np.timedelta64(round(at * record.space.dt * 3600), "s")
+        for draw in range(given.draws):
+            truth = record.states[at : at + window]
+            for name, scores in scored(prior, training, truth, start, (day, draw), given).items():
+                rows.setdefault(name, []).append(scores)
+    names = ("rmse", "crps", "spread/skill", "seconds")
+    mean = {n: dict(zip(names, np.mean(r, 0), strict=True)) for n, r in rows.items()}
+    print(f"{'':28s}" + "".join(f"{n:>14s}" for n in names))
+    for name, scores in mean.items():
+        print(f"{name:28s}" + "".join(f"{scores[n]:14.3f}" for n in names))
+    return mean
+
+
+def parsed(arguments: list[str] | None) -> argparse.Namespace:
+    """Return the arguments of the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="NetCDF file or zarr store")
     parser.add_argument("--variable", default=[], nargs="*")
     parser.add_argument("--since", help="first datetime of the training (default: all)")
@@ -53,74 +82,63 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
     given = parser.parse_args(arguments)
     if given.quick:
         given.days, given.draws, given.members, given.steps = 1, 1, 8, 12
-    given.out.mkdir(parents=True, exist_ok=True)
-
-    training = read_fields(given.data, given.variable, given.since, given.split)
-    record = read_fields(given.data, given.variable, given.test)
-    began = time.process_time()
-    if given.prior is None:
-        given.prior = given.out / "prior.safetensors"
-        settings = training_for(training)
-        if given.quick:
-            settings = replace(settings, steps=20, every=10)
-        train_on_fields(training, settings=settings).save(given.prior)
-        print(f"trained on {len(training)} fields: {time.process_time() - began:.0f} CPU seconds")
-    prior = sc.load(given.prior)
-
-    window = daily_phases(record.space)
-    first = 0
-    if given.test is None:
-        first = len(read_fields(given.data, given.variable, until=given.split))
-    rows: dict[str, list[tuple[float, ...]]] = {}
-    for day in range(given.days):
-        at = first + window * day
-        truth = record.states[at : at + window]
-        step = np.timedelta64(round(at * record.space.dt * 3600), "s")
-        start = record.start + step
-        for draw in range(given.draws):
-            key = rng.seeded(given.seed + 1000 * day + draw)
-            path = given.out / f"stations-{day}-{draw}.csv"
-            stations = observe(truth, record, start, given, key, path)
-            table = sc.Observations.from_table(path, prior.space, start, steps=window - 1)
-            began = time.perf_counter()
-            analysis = posterior(prior, table, start, window, given, key)
-            members = analysis.states.double()
-            seconds = time.perf_counter() - began
-            unseen = torch.ones(record.space.size, dtype=torch.bool)
-            unseen[stations] = False
-            where = (truth.flatten(1)[:, unseen], members.flatten(2)[:, :, unseen])
-            rows.setdefault("SDA", []).append((*ensemble_scores(*where), seconds))
-            for name, guess in baselines(training, table, start, window, given.std).items():
-                scores = gaussian_scores(where[0], *(g[:, unseen] for g in guess))
-                rows.setdefault(name, []).append((*scores, math.nan))
-            if day == draw == 0:
-                figure(analysis, truth, table, given.out / "posterior.png")
-    names = ("rmse", "crps", "spread/skill", "seconds")
-    mean = {n: dict(zip(names, np.mean(r, 0), strict=True)) for n, r in rows.items()}
-    print(f"{'':28s}" + "".join(f"{n:>14s}" for n in names))
-    for name, scores in mean.items():
-        print(f"{name:28s}" + "".join(f"{scores[n]:14.3f}" for n in names))
-    return mean
+    return given
 
 
-def observe(truth, record, start, given, key, path) -> list[int]:
-    """Write a table of noisy station values with gaps; returns the stations' grid points."""
-    points = torch.randperm(record.space.size, generator=key)[: given.stations].tolist()
+def trained(training: Fields, given) -> Path:
+    """Train a prior on the fields and return its file."""
+    path, began = given.out / "prior.safetensors", time.process_time()
+    settings = training_for(training)
+    if given.quick:
+        settings = replace(settings, steps=20, every=10)
+    train_on_fields(training, settings=settings).save(path)
+    print(f"trained on {len(training)} fields: {time.process_time() - began:.0f} CPU seconds")
+    return path
+
+
+def scored(prior, training: Fields, truth, start, draw, given) -> dict[str, tuple[float, ...]]:
+    """Return the scores of SDA and of the baselines for one draw of stations on one day.
+
+    All points but those of the stations count.
+    """
+    window, space = len(truth), training.space
+    key = rng.seeded(given.seed + 1000 * draw[0] + draw[1])
+    path = given.out / f"stations-{draw[0]}-{draw[1]}.csv"
+    stations = observe(truth, space, start, given, key, path)
+    table = sc.Observations.from_table(path, prior.space, start, steps=window - 1)
+    began = time.perf_counter()
+    analysis = posterior(prior, table, start, window, given, key)
+    members = analysis.states.double()
+    seconds = time.perf_counter() - began
+    unseen = torch.ones(space.size, dtype=torch.bool)
+    unseen[stations] = False
+    unknown = truth.flatten(1)[:, unseen]
+    scores = {"SDA": (*ensemble_scores(unknown, members.flatten(2)[:, :, unseen]), seconds)}
+    for name, guess in baselines(training, table, start, window, given.std).items():
+        scores[name] = (*gaussian_scores(unknown, *(g[:, unseen] for g in guess)), math.nan)
+    if draw == (0, 0):
+        figure(analysis, truth, table, given.out / "posterior.png")
+    return scores
+
+
+def observe(truth, space, start, given, key, path) -> list[int]:
+    """Write a table of noisy station values with gaps; return the grid points of the stations."""
+    points = torch.randperm(space.size, generator=key)[: given.stations].tolist()
     values = truth.flatten(1)[:, points]
     values = values + given.std * torch.randn(values.shape, generator=key, dtype=values.dtype)
     gaps = torch.rand(values.shape, generator=key) < MISSING
     values = torch.where(gaps, torch.nan, values)
     model = sc.ObservationModel(sc.Select(points), std=given.std)
     observations = sc.Observations(model, list(range(len(values))), values)
-    write_table(path, observations, record.space, start)
+    write_table(path, observations, space, start)
     return points
 
 
 def posterior(prior, table, start, window, given, key):
-    """Members of the posterior of one day."""
+    """Draw members of the posterior of one day."""
     sampler = prior.sampler
     if given.steps:
-        sampler = replace(sampler, steps=given.steps)
+        sampler = replace(sampler, noise_levels=given.steps)
     guidance = sc.MMPS(iterations=given.iterations, solver="cg")
     smoother = sc.SDA(prior.starting(start, window), guidance, sampler)
     problem = sc.Problem(prior, table, window - 1)
@@ -128,7 +146,7 @@ def posterior(prior, table, start, window, given, key):
 
 
 def baselines(training: Fields, table, start, window, std):
-    """Mean and standard deviation of each baseline, ``(time, points)``."""
+    """Return mean and standard deviation of each baseline, ``(time, points)``."""
     phases = phases_of(training.start, len(training), training.space)
     states = training.states.flatten(1)
     cycle = torch.stack([states[phases == p].mean(0) for p in range(window)])
@@ -149,7 +167,7 @@ def baselines(training: Fields, table, start, window, std):
 
 
 def linear(values, points, space):
-    """Linear within the triangles of the stations, nearest outside; no spread."""
+    """Interpolate linearly within the triangles of the stations, and by the nearest outside."""
     grid = space.positions().double().numpy()
     guess = torch.empty(len(values), len(grid), dtype=torch.float64)
     for k, row in enumerate(values):
@@ -162,7 +180,7 @@ def linear(values, points, space):
 
 
 def optimal(values, points, mean, lagged, std, reach):
-    """Best linear estimate of each hour from the values within so many hours."""
+    """Return the best linear estimate of each hour from the values within `reach` hours."""
     prior_var = lagged[0].diagonal()
     results = []
     for k in range(len(values)):
@@ -185,13 +203,13 @@ def optimal(values, points, mean, lagged, std, reach):
 
 
 def present(values, hours):
-    """Hour and station of each value that is there."""
+    """Return hour and station of each value that is not missing."""
     hour, which = (~values[list(hours)].isnan()).nonzero(as_tuple=True)
     return hour + hours[0], which
 
 
 def between(lagged, lag, a, b):
-    """Covariance of point a at an hour with point b so many hours before."""
+    """Return the covariance of point a at an hour with point b `lag` hours before."""
     if isinstance(lag, int):
         return lagged[lag][a, b] if lag >= 0 else lagged[-lag][b, a]
     found = torch.stack([m[a, b] for m in lagged] + [m[b, a] for m in lagged[:0:-1]])
@@ -199,7 +217,7 @@ def between(lagged, lag, a, b):
 
 
 def ensemble_scores(truth, members):
-    """RMSE (mean over time), fair CRPS, spread/skill with the factor (N + 1) / N."""
+    """Return RMSE (mean over time), fair CRPS, and spread/skill with factor (N + 1) / N."""
     n = len(members)
     error = members.mean(0) - truth
     crps = float(sc.metrics.crps(members, truth).mean())
@@ -217,7 +235,7 @@ def gaussian_scores(truth, mean, std):
 
 
 def figure(analysis, truth, table, path):
-    """Truth, stations, mean, spread and two members at noon."""
+    """Draw truth, stations, mean, spread and two members at noon."""
     from scorda import report as plot
 
     plot.fields(analysis, len(truth) // 2, truth, [table]).savefig(path, dpi=150)

@@ -1,9 +1,8 @@
-"""How far each guidance and sampler is from the exact posterior of a linear-Gaussian problem.
+"""Measure how far each guidance and sampler is from the exact linear-Gaussian posterior.
 
 With a Gaussian prior and linear observations a guided sampler without corrections is an affine
-map of its noise. Run on zero noise and on unit vectors it gives away the mean and the covariance
-of its samples exactly, with no sampling error. Run this file to print the table of
-docs/exactness.md.
+map of its noise. A run on zero noise and on unit vectors therefore gives the mean and the
+covariance of its samples without sampling error. This file prints the table of docs/exactness.md.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from scorda.methods.sda import SDA
 from scorda.observations.model import ObservationModel
 from scorda.observations.operators import Select
 from scorda.observations.problem import Problem, twin_experiment
-from scorda.priors.trajectory import GaussianPrior
+from scorda.priors.trajectory import GaussianTrajectory
 from scorda.systems.linear import LinearGaussian
 
 
 class UnitNoise(rng.Stream):
-    """Instead of noise: member 0 sees zeros, each other one a single unit in a single draw."""
+    """A stream that gives zeros to member 0 and a unit in a single draw to each other member."""
 
     def __init__(
         self,
@@ -47,7 +46,7 @@ class UnitNoise(rng.Stream):
 
 
 def affine_moments(method: SDA, problem: Problem) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean ``(time, state)`` and covariance ``(time, state, time, state)`` of the samples."""
+    """Return mean ``(time, state)`` and covariance ``(time, state, time, state)``."""
     sampler = method.sampler or method.prior.sampler
     draws = sampler.steps if isinstance(sampler, Ancestral) else 1
     size = (problem.steps + 1) * problem.space.size
@@ -59,7 +58,7 @@ def affine_moments(method: SDA, problem: Problem) -> tuple[torch.Tensor, torch.T
 
 
 def partially_observed(std: float = 0.2) -> Problem:
-    """A damped rotation of two variables with model error; the first is observed every 4 steps."""
+    """Return a damped rotation of two variables, of which one is observed every 4 steps."""
     system = LinearGaussian(
         torch.tensor([[0.95, 0.1], [-0.1, 0.95]]),
         torch.diag(torch.tensor([0.05, 0.02])),
@@ -71,7 +70,7 @@ def partially_observed(std: float = 0.2) -> Problem:
 
 
 def distance(mean: torch.Tensor, var: torch.Tensor, problem: Problem) -> tuple[float, ...]:
-    """Largest error of the mean in posterior std, smallest and largest ratio of variances."""
+    """Return the largest error of the mean in posterior std, and the range of variance ratios."""
     exact = KalmanSmoother().moments(problem)
     exact_var = exact.covs.diagonal(dim1=1, dim2=2)
     error, ratio = (mean - exact.means).abs() / exact_var.sqrt(), var / exact_var
@@ -94,8 +93,8 @@ SAMPLES = 4000
 
 
 def row(guidance: str, sampler: str, problem: Problem) -> str:
-    """One line of the table."""
-    prior = GaussianPrior.of(problem.system, problem.steps)
+    """Return one line of the table."""
+    prior = GaussianTrajectory.of(problem.system, problem.steps)
     method = SDA(prior, GUIDANCES[guidance], SAMPLERS[sampler], chunk=SAMPLES)
     # Not affine: a correction is sized by the score, and DPS divides by the residual's norm.
     sampled = SAMPLERS[sampler].corrections > 0 or guidance == "DPS()"

@@ -1,11 +1,15 @@
-"""Put the first state of smoothed trajectories through the solver: does it lead to the rest?
+"""Put the first state of smoothed trajectories through the solver and compare the rest.
 
-Figure 5 of Rozet & Louppe (2023), arXiv:2306.10574, in numbers. Of each trajectory x of SDA, given
-29 states of Kolmogorov flow averaged to 8 x 8, two errors are printed, root mean squares over
-members and grid, over the standard deviation of the flow: that of x_k against M^k(x_0), the solver
-from the first state; and that of M^(k-1)(x_1), which is what becomes of a perturbation as large as
-the error of one step. A trajectory that were the flow's own but for such errors at every step
-departs a little faster than the perturbation grows.
+This is figure 5 of Rozet & Louppe (2023), arXiv:2306.10574, in numbers. SDA draws trajectories x
+given 29 states of Kolmogorov flow averaged to 8 x 8. Two errors of each trajectory are printed,
+as root mean squares over members and grid divided by the standard deviation of the flow:
+
+* the error of x_k against M^k(x_0), the solver from the first state;
+* the error of M^(k-1)(x_1) against M^k(x_0): this is the growth of a perturbation as large as the
+  error of one step.
+
+If a trajectory is the flow's own but for such errors at every step, it departs a little faster
+than the perturbation grows.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import argparse
 
 import torch
 
-from scorda.bench.kolmogorov import kolmogorov_assimilation
+from scorda.bench.setups.kolmogorov_scenarios import kolmogorov_assimilation
 from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
 from scorda.methods.sda import SDA
@@ -25,7 +29,7 @@ from scorda.systems.base import System
 def departures(
     states: Float[Tensor, "ensemble time ..."], system: System
 ) -> tuple[Float[Tensor, "steps"], Float[Tensor, "steps"]]:
-    """Errors of x_k and of M^(k-1)(x_1) against M^k(x_0), for k from 1 on."""
+    """Return the errors of x_k and of M^(k-1)(x_1) against M^k(x_0), for k from 1 on."""
     steps = states.shape[1] - 1
     free = system.trajectory(states[:, 0], steps)
     moved = system.trajectory(states[:, 1], steps - 1)

@@ -1,7 +1,7 @@
-"""MASF's two forms beside the Kalman update, without sampling error.
+"""Compare MASF's two forms with the Kalman update, without sampling error.
 
 Both samplers are affine maps of their noise where the prior is Gaussian, so a run on unit vectors
-gives away the moments of their samples. Run this file to print the table of docs/exactness.md.
+gives the moments of their samples. This file prints the last table of docs/exactness.md.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from scorda.priors.gaussian import EnsembleGaussian, FittedGaussian
 
 @dataclass(frozen=True)
 class Known(EnsemblePrior):
-    """A Gaussian that is known, whatever the ensemble."""
+    """A known Gaussian, which does not depend on the ensemble."""
 
     mean: torch.Tensor
     cov: torch.Tensor
@@ -63,7 +63,7 @@ FORMS = {
 
 
 def moments(method: MASF, model: ObservationModel, size: int, draws: int) -> list[torch.Tensor]:
-    """Mean and variances of the samples for the observation 1.7."""
+    """Return mean and variances of the samples for the observation 1.7."""
     zeros = torch.zeros(1 + draws * size, size)
     with mock.patch.object(rng, "Stream", UnitNoise):
         states = method.update(zeros, torch.tensor([1.7]), model, rng.seeded(0))

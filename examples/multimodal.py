@@ -1,15 +1,16 @@
-"""A posterior of several modes: Lorenz-63, of which only the third variable is observed.
+"""Sample a posterior of several modes: only the third variable of Lorenz-63 is observed.
 
-The equations are unchanged if the signs of x and y are, so observations of z cannot tell a
-trajectory from its mirror image: the posterior has two halves of exactly equal weight, each of one
-or several histories of lobes (signs of x). An ensemble method that follows one mean cannot hold
-both; samples of trajectories can. The set-up is that of Rozet & Louppe (2023), section 4.1: 49
-states 0.025 apart, z observed at every fourth with an error of 0.1 standard deviations.
+The equations do not change if x and y change their signs, so observations of z cannot tell a
+trajectory from its mirror image. The posterior has two halves of exactly equal weight, and each of
+them has one or several histories of lobes (signs of x). An ensemble method that follows one mean
+cannot hold both halves; samples of trajectories can. The set-up is that of Rozet & Louppe (2023),
+section 4.1: 49 states 0.025 apart, z observed at every fourth with an error of 0.1 standard
+deviations.
 
-Two things tell whether the sampler found the posterior: the halves, whose weights are known, and
-the histories within them, whose weights the particle smoother estimates from what few of its
-ancestors survive. Histories that the posterior excludes give themselves away by their log-density
-under the system and the observations, which is printed beside them.
+Two comparisons tell whether the sampler has found the posterior. The weights of the halves are
+known. The weights of the histories within them are estimated by the particle smoother, from the
+few of its ancestors that survive. A history that the posterior excludes has a low log-density
+under the system and the observations, which is printed too.
 
     python examples/multimodal.py --out multimodal.png
 """
@@ -35,16 +36,16 @@ ORANGE = "#E69F00"
 
 
 def twin(seed: int) -> tuple[Tensor, sc.Problem]:
-    """A truth and its observations of z."""
+    """Return a truth and its observations of z."""
     model = sc.ObservationModel(sc.Select([2]), std=STD)
     system = sc.systems.Lorenz63()
     return sc.twin_experiment(system, model, STEPS, EVERY, rng.seeded(seed), start=0)
 
 
 def reference(problem: sc.Problem, particles: int, paths: int, seed: int) -> sc.Analysis:
-    """Paths of a particle smoother that starts on the attractor, one half mirrored.
+    """Return paths of a particle smoother that starts on the attractor.
 
-    Mirrored, because a finite sample of the attractor is not symmetric by itself.
+    One half of its particles mirrors the other, because a finite sample is not symmetric.
     """
     start = problem.system.prior(particles // 2, rng.seeded(seed))
     problem = replace(problem, initial=torch.cat((start, mirrored(start))))
@@ -52,12 +53,12 @@ def reference(problem: sc.Problem, particles: int, paths: int, seed: int) -> sc.
 
 
 def mirrored(states: Tensor) -> Tensor:
-    """The same states with the signs of x and y changed."""
+    """Return the states with the signs of x and y changed."""
     return states * states.new_tensor([-1.0, -1.0, 1.0])
 
 
 def turns(states: Tensor) -> list[int]:
-    """Steps at which the mean of |x| over the members has a peak: there the lobe is certain."""
+    """Return the steps where the mean of |x| over members peaks, so that the lobe is certain."""
     size = states[..., 0].abs().mean(0)
     rises = torch.cat((size.new_ones(1), size[1:] - size[:-1])) > 0
     falls = torch.cat((size[1:] - size[:-1], -size.new_ones(1))) < 0
@@ -65,7 +66,7 @@ def turns(states: Tensor) -> list[int]:
 
 
 def histories(states: Tensor, steps: list[int]) -> list[str]:
-    """The lobes that each member visits at these steps, such as "+-+"."""
+    """Return the lobes that each member visits at these steps, such as "+-+"."""
     signs = (states[:, steps, 0] > 0).tolist()
     return ["".join("+" if sign else "-" for sign in member) for member in signs]
 
@@ -73,7 +74,7 @@ def histories(states: Tensor, steps: list[int]) -> list[str]:
 def weighed(
     problem: sc.Problem, states: Tensor, steps: list[int]
 ) -> list[tuple[str, float, float]]:
-    """Each history with its share of the members and its median log p(x, y | x_0)."""
+    """Return each history with its share of the members and its median log p(x, y | x_0)."""
     density = sc.metrics.log_prior(states, problem.system)
     density = density + problem.instruments[0].log_likelihood(states)
     found = histories(states, steps)
@@ -85,7 +86,7 @@ def weighed(
 
 
 class Modes(NamedTuple):
-    """How the members fall into the two halves of the posterior, which are mirror images.
+    """Share of the members in each half of the posterior; the halves are mirror images.
 
     Arguments:
         positive: Share of the members with x > 0 at the step where |x| is largest.
@@ -101,13 +102,13 @@ class Modes(NamedTuple):
 
 
 def half(states: Tensor) -> Tensor:
-    """Which half a member belongs to: whether x > 0 at the step where the mean of |x| peaks."""
+    """Return whether x > 0 at the step where the mean of |x| peaks, which tells the half."""
     step = int(states[..., 0].abs().mean(0).argmax())
     return states[:, step, 0] > 0
 
 
 class Check(NamedTuple):
-    """Posterior predictive check.
+    """A posterior predictive check.
 
     Arguments:
         inside: Number of observations inside the central interval of h(x) + noise.
@@ -127,10 +128,10 @@ class Check(NamedTuple):
 
 
 def predictive(problem: sc.Problem, states: Tensor, seed: int) -> Check:
-    """Observations inside the central 90 % of what the posterior predicts for them.
+    """Count the observations inside the central 90 % of the predictions of the posterior.
 
-    The posterior has seen them, so the share lies somewhat above 90 % if anything: what counts
-    is the lower end of the band.
+    The posterior has seen them, so their share is 90 % or a little more: the lower end of the
+    band is what counts.
     """
     from scipy.stats import binom
 
@@ -144,7 +145,7 @@ def predictive(problem: sc.Problem, states: Tensor, seed: int) -> Check:
 
 
 def figure(problem: sc.Problem, truth: Tensor, states: Tensor, path: Path) -> None:
-    """Members by the half they belong to, truth and observations, over time."""
+    """Draw members, coloured by their half, with truth and observations over time."""
     time = problem.space.dt * torch.arange(STEPS + 1)
     observations = problem.instruments[0]
     with style():

@@ -1,9 +1,9 @@
-"""One analysis of a nonlinear observation, beside the exact posterior.
+"""Compare methods in one analysis of a nonlinear observation with the exact posterior.
 
-Two components, a Gaussian prior and one of two modes; one value is observed, through five
-operators, with an error of 0.05 and 0.5 standard deviations of h(x). 500 members; the posterior by
-importance sampling with a million draws of the prior. Run this file to print the tables of
-docs/nonlinear.md.
+The state has two components, and the prior is Gaussian or has two modes. One value is observed,
+through five operators, with an error of 0.05 and 0.5 standard deviations of h(x). There are 500
+members; the posterior comes from a million draws of the prior by importance sampling. This file
+prints the tables of docs/nonlinear.md.
 
     python examples/nonlinear.py [--quick] [--seeds 4] [--bandwidth 0.1]
 """
@@ -33,13 +33,13 @@ OPERATORS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 def gaussian(members: int, generator: torch.Generator) -> torch.Tensor:
-    """Mean (0.5, 0), variances 1, correlation 0.7."""
+    """Draw from the Gaussian with mean (0.5, 0), variances 1 and correlation 0.7."""
     root = torch.linalg.cholesky(torch.tensor([[1.0, 0.7], [0.7, 1.0]]))
     return torch.tensor([0.5, 0.0]) + rng.normal(members, (2,), generator) @ root.T
 
 
 def two_modes(members: int, generator: torch.Generator) -> torch.Tensor:
-    """Equal weights at (0.9, 0.9) and at minus that, standard deviations 0.4."""
+    """Draw from two equal modes at (0.9, 0.9) and at minus that, with std 0.4."""
     sign = 1 - 2 * (rng.uniform(members, (1,), generator) < 0.5).double()
     return 0.9 * sign + 0.4 * rng.normal(members, (2,), generator)
 
@@ -48,9 +48,9 @@ PRIORS = {"Gaussian": gaussian, "two modes": two_modes}
 
 
 def methods(bandwidth: float) -> dict[str, sc.Filter]:
-    """What is compared; kernels have the same bandwidth throughout."""
+    """Return the methods that are compared; all kernels have the same bandwidth."""
     kernel = sc.EnsembleKernel(bandwidth)
-    sampler = sc.Ancestral(32, 0, low=1e-3, high=1e3, upper=0.5)
+    sampler = sc.Ancestral(32, 0, min_noise=1e-3, max_noise=1e3, upper=0.5)
     drawn = {"guidance": sc.MMPS(1), "sampler": sampler, "coupled": False}
     return {
         "MASF bridge, Gaussian": sc.MASF(),
@@ -94,7 +94,7 @@ class Case:
         return cls(forecast, y, model, mean, w @ (draws - mean).square(), clouds)
 
     def score(self, method: sc.Filter) -> dict[str, float]:
-        """W1, bias in exact standard deviations, ratio of variances, and what it cost."""
+        """Return W1, bias in exact standard deviations, ratio of variances, and the cost."""
         began = time.process_time()
         x, info = method.analyse(self.forecast, self.y, self.model, rng.seeded(7))
         spent = time.process_time() - began

@@ -1,4 +1,4 @@
-"""Filter your own model, written without torch: a predator-prey model in NumPy.
+"""Filter your own model, which is written without torch: a predator-prey model in NumPy.
 
 The state is the logarithm of both populations. Prey is counted every 20 steps, with an error of
 0.2; predators are never counted.

@@ -1,9 +1,9 @@
-"""How many guided evaluations of a trajectory a network does per second, on one core.
+"""Measure how many guided evaluations of a trajectory a network does per second on one core.
 
-One guided evaluation is what SDA asks for at each noise level: a trajectory of 65 states is
-denoised, and the observations' residual is pulled back through the network (equation 15). The
-seconds are those of the processor, in single precision, next to the rate of matrix products that
-this machine reaches at the same time; a network's share of that counts its matrix products only.
+SDA asks for one guided evaluation at each noise level: the network denoises a trajectory of 65
+states, and the residual of the observations is pulled back through it (equation 15). Seconds are
+those of the processor, in single precision. The rate of matrix products that the machine reaches
+at the same time is printed too; the share of a network counts its matrix products only.
 
     python examples/speed.py [--compile] [--prior FILE] [--batches 128 1024]
 """
@@ -26,7 +26,7 @@ from scorda.nn import build
 from scorda.observations.model import ObservationModel
 from scorda.observations.operators import Select
 from scorda.observations.problem import twin_experiment
-from scorda.priors.trajectory import TrajectoryPrior, load
+from scorda.priors.trajectory import TrainedTrajectory, load
 from scorda.systems.lorenz import Lorenz63
 
 STEPS, SIZE = 64, 1024
@@ -34,7 +34,7 @@ MLP = {"name": "window-mlp", "channels": 3, "k": 4, "width": 256, "depth": 5}
 
 
 def seconds(call: Callable[[], object], least: float) -> float:
-    """Processor seconds of one call: the best of three runs, each of `least` seconds or more."""
+    """Return processor seconds of one call: the best of three runs of `least` seconds or more."""
     call()
     best = float("inf")
     for _ in range(3):
@@ -47,7 +47,7 @@ def seconds(call: Callable[[], object], least: float) -> float:
 
 
 def rates(least: float) -> tuple[float, float]:
-    """Floating-point operations per second of a matrix product, and of one as a convolution.
+    """Return operations per second of a matrix product, and of one as a convolution.
 
     Two libraries do these, and one may use wider instructions than the other.
     """
@@ -62,7 +62,7 @@ def rates(least: float) -> tuple[float, float]:
 
 
 def networks(paths: list[str]) -> dict[str, nn.Module]:
-    """The shipped network, the paper's (speed does not depend on its weights), and others."""
+    """Return the shipped network, that of the paper with random weights, and others."""
     torch.manual_seed(0)
     mlp = build(MLP)
     # The layer starts at zero, and products with zeros might be dealt with apart.
@@ -74,24 +74,21 @@ def networks(paths: list[str]) -> dict[str, nn.Module]:
     return found | {path: load(path).network for path in paths}
 
 
-def guided(network: nn.Module, prior: TrajectoryPrior) -> GuidedDenoiser:
-    """The posterior's denoiser of a problem that observes every eighth state."""
+def guided(network: nn.Module, prior: TrainedTrajectory) -> GuidedDenoiser:
+    """Return the denoiser of a posterior whose every eighth state is observed."""
     model = ObservationModel(Select([0]), std=0.4)
     _, problem = twin_experiment(Lorenz63(), model, STEPS, 8, rng.seeded(0), start=0)
     y, whole = trajectory_model(problem.instruments, prior.standardisation)
     network.requires_grad_(False).eval()
-    return InflatedLikelihood().bind(
-        NetworkDenoiser(network, prior.process, prior.limit), y, whole
-    )
+    return InflatedLikelihood().bind(NetworkDenoiser(network, prior.limit), y, whole)
 
 
 def row(name: str, network: nn.Module, batch: int, compiled: bool, least: float) -> str:
-    """One line of the table."""
+    """Return one line of the table."""
     prior = load("lorenz63")
-    t = prior.process.time(torch.tensor(0.1))
-    x_t = prior.process.alpha(t) * torch.randn(batch, STEPS + 1, 3)
+    u, noise = torch.randn(batch, STEPS + 1, 3), torch.tensor(0.1)
     with FlopCounterMode(display=False) as counter:
-        guided(network, prior)(x_t, t)
+        guided(network, prior).denoise(u, noise)
     wait = "-"
     if compiled:
         torch.compiler.reset()
@@ -99,9 +96,9 @@ def row(name: str, network: nn.Module, batch: int, compiled: bool, least: float)
     denoiser = guided(network, prior)
     if compiled:
         begin = time.perf_counter()
-        denoiser(x_t, t)
+        denoiser.denoise(u, noise)
         wait = f"{time.perf_counter() - begin:.0f} s"
-    one = seconds(lambda: denoiser(x_t, t), least)
+    one = seconds(lambda: denoiser.denoise(u, noise), least)
     share = counter.get_total_flops() / one / max(rates(least))
     return f"| {name} | {batch} | {batch / one:.0f} | {share:.0%} | {wait} |"
 

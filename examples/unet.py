@@ -1,8 +1,9 @@
-"""Two U-Nets on Kolmogorov flow at equal budget: Scorda's and the plain one of SDA.
+"""Train two U-Nets on Kolmogorov flow at equal budget: Scorda's and the plain one of SDA.
 
-Both learn windows of 5 states at 32 x 32 for the same seconds of one core, with the same batches,
-noise and optimiser; the table has seconds per step and the validation loss. ``--seconds 100`` is
-enough to tell them apart; ``--data`` takes a store of ``scorda simulate`` instead of simulating.
+Both learn windows of 5 states at 32 x 32 points for the same seconds of one core, with the same
+batches, noise and optimiser. The table has seconds per step and the validation loss.
+``--seconds 100`` is enough to tell them apart; ``--data`` takes a store of ``scorda simulate``
+instead of simulating.
 """
 
 import argparse
@@ -24,7 +25,7 @@ WINDOW = 2 * HALF + 1
 
 
 class Circular(nn.Conv2d):
-    """Convolution with kernel 3 and circular padding."""
+    """A convolution with kernel 3 and circular padding."""
 
     def __init__(self, inputs, outputs, stride=1):
         super().__init__(inputs, outputs, 3, stride, padding=1, padding_mode="circular")
@@ -98,7 +99,7 @@ class PlainUNet(nn.Module):
 
 
 def trajectories(path):
-    """Standardised trajectories at 32 x 32, and the force's field."""
+    """Return standardised trajectories at 32 x 32 points, and the field of the force."""
     flow = KolmogorovFlow.sda(SIZE)
     if path:
         from scorda.store.series import read_series
@@ -111,7 +112,7 @@ def trajectories(path):
 
 
 def compare(data, context, seconds, precision):
-    """Seconds per step and validation losses of both networks after equal seconds."""
+    """Print seconds per step and validation losses of both networks after equal seconds."""
     min_noise, max_noise = 2e-2, 50.0
     made = {
         "plain (16, 32, 64)": lambda: PlainUNet(context, min_noise, max_noise),

@@ -10,8 +10,8 @@ from scorda.assimilation.filter import Filter
 from scorda.bench import run
 from scorda.bench.entry import Entry
 from scorda.bench.filtering import RunningScores, Setup
-from scorda.bench.measured import lorenz96_masf_dim, lorenz96_masf_forcing
 from scorda.bench.run import run_benchmark
+from scorda.bench.setups.lorenz_gaps import lorenz96_masf_dim, lorenz96_masf_forcing
 from scorda.core import rng
 from scorda.methods.closed_form import ClosedFormFilter
 from scorda.methods.enkf import EnKF

@@ -1,16 +1,21 @@
 """Named problems run in their quick form, and what they rely on holds."""
 
+import re
+import tomllib
 from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
 
 import pytest
 import torch
 
-from scorda.bench import bimodal, filtering, turbulence
-from scorda.bench.bimodal import Bimodal
+from scorda.bench import filtering
 from scorda.bench.entry import Entry
-from scorda.bench.exact import linear_gaussian
 from scorda.bench.problems import PROBLEMS
 from scorda.bench.run import run_benchmark
+from scorda.bench.setups import kolmogorov_filters, lorenz63_bimodal
+from scorda.bench.setups.linear_gaussian import linear_gaussian
+from scorda.bench.setups.lorenz63_bimodal import Bimodal
 from scorda.bench.sweep import Sweep
 from scorda.bench.tuning import check_effort
 from scorda.core import rng
@@ -19,6 +24,7 @@ from scorda.methods.particle import ParticleFilter
 from scorda.observations.problem import twin_experiment
 from scorda.report.comparison import comparison, means, sweep
 
+ROOT = Path(__file__).parents[2]
 NEW = [
     "lorenz63-bimodal",
     "lorenz63-masf",
@@ -31,6 +37,14 @@ NEW = [
 
 
 FLOWS = [name for name in PROBLEMS if name.startswith("kolmogorov-masf")]
+
+
+def test_expected_scores_and_documentation_name_benchmarks_that_exist():
+    text = files("scorda.bench.setups").joinpath("expected.toml").read_text(encoding="utf-8")
+    assert tomllib.loads(text).keys() <= PROBLEMS.keys()
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    named = [re.findall(r"scorda bench ([a-z0-9-]+\w)", page.read_text()) for page in pages]
+    assert {name for names in named for name in names} <= PROBLEMS.keys()
 
 
 @pytest.mark.parametrize("name", [*NEW, *FLOWS])
@@ -89,9 +103,9 @@ def test_a_network_for_a_flow_is_trained_with_truths_of_its_own(monkeypatch, tmp
         seeds.append(given[-1].initial_seed())
         return twin_experiment(*given)
 
-    monkeypatch.setattr(turbulence, "twin_experiment", recorded)
-    lessons = turbulence.Lessons(runs=2, cycles=2, dropped=1, radius=0.4, steps=4)
-    point = turbulence._flow(turbulence.GAPS[0], lessons=lessons)
+    monkeypatch.setattr(kolmogorov_filters, "twin_experiment", recorded)
+    lessons = kolmogorov_filters.Lessons(runs=2, cycles=2, dropped=1, radius=0.4, steps=4)
+    point = kolmogorov_filters._flow(kolmogorov_filters.GAPS[0], lessons=lessons)
     (entry,) = (e for e in point.entries if e.label == "MASF bridge, amortised")
     point = replace(point, entries=(entry,), cycles=1, spinup=0, seeds=1)
     (row,) = run_benchmark("kolmogorov-masf", path=tmp_path / "runs.csv", setup=point)
@@ -151,7 +165,7 @@ def test_bias_is_positive_where_the_mean_moves_too_far():
 
 def test_the_reference_of_the_bimodal_problem_is_symmetric():
     """What is observed is blind to the signs of x and y; 20 000 members leave 0.02 at most."""
-    bimodal._reference.cache_clear()
+    lorenz63_bimodal._reference.cache_clear()
     setup = Bimodal((), particles=20_000, draws=5000, spinup=1, cycles=1)
     posterior = setup.prepare(0)
     for x in posterior.reference.values():

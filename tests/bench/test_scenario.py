@@ -12,7 +12,7 @@ from scorda.methods.sda import SDA
 from scorda.observations.operators import Operator
 from scorda.observations.problem import Analysis
 from scorda.observations.spatial import Average
-from scorda.priors.trajectory import GaussianPrior
+from scorda.priors.trajectory import GaussianTrajectory
 from scorda.systems.linear import LinearGaussian
 from scorda.systems.lorenz import Lorenz63
 
@@ -61,9 +61,9 @@ def scenario(**changes):
 
 def test_residual_of_exact_draws_is_the_error_of_observation():
     """10 truths of 36 values: the standard error of their mean square is sqrt(2 / 360) = 0.075."""
-    exact = Multistep(24, 0, low=1e-2, high=1e2)
+    exact = Multistep(24, 0, min_noise=1e-2, max_noise=1e2)
     # Equal and independent components: three eigenvalues, so three products are all it takes.
-    entry = Entry("exact", SDA(GaussianPrior.of(SYSTEM, 7), MMPS(3), exact), 20)
+    entry = Entry("exact", SDA(GaussianTrajectory.of(SYSTEM, 7), MMPS(3), exact), 20)
     setup = scenario()
     scores = [setup.score(entry, setup.prepare(seed), seed) for seed in range(10)]
     square = sum(s["residual"] ** 2 for s in scores) / 10

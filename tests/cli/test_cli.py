@@ -470,7 +470,7 @@ def test_a_benchmark_is_short_when_quick_and_is_resumed(tmp_path, monkeypatch, c
 
     from scorda.bench import filtering, problems
 
-    small = problems.lorenz96_sakov()
+    small = problems.PROBLEMS["lorenz96-sakov"]()
     small = replace(small, entries=small.entries[:2])
     monkeypatch.setitem(problems.PROBLEMS, "lorenz96-sakov", lambda: small)
     monkeypatch.setattr(filtering, "QUICK_CYCLES", 3)

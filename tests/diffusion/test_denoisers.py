@@ -42,21 +42,22 @@ def conditioned(mean, cov, process, x, t):
 def test_gaussian_denoiser_conditions(process, level):
     (mean, cov), t = gaussian(), torch.tensor(level)
     x = rng.normal(5, (4,), rng.seeded(2))
-    denoiser = GaussianDenoiser.from_cov(mean, cov, process)
+    denoiser = GaussianDenoiser.from_cov(mean, cov)
     assert isinstance(denoiser, Denoiser)
     expected, _ = conditioned(mean, cov, process, x, t)
-    assert_close(denoiser(x, t), expected, rtol=1e-9, atol=1e-11)
+    assert_close(process.denoise(denoiser, x, t), expected, rtol=1e-9, atol=1e-11)
     # The same with the state as a field and with one time per member.
-    field = GaussianDenoiser.from_cov(mean.view(2, 2), cov, process)
-    assert_close(field(x.view(5, 2, 2), t.expand(5)).flatten(1), expected, rtol=1e-9, atol=1e-11)
+    field = GaussianDenoiser.from_cov(mean.view(2, 2), cov)
+    found = process.denoise(field, x.view(5, 2, 2), t.expand(5))
+    assert_close(found.flatten(1), expected, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_jacobian_of_the_denoiser_is_the_posterior_covariance(process, level):
     (mean, cov), t = gaussian(), torch.tensor(level)
-    denoiser = GaussianDenoiser.from_cov(mean, cov, process)
+    denoiser = GaussianDenoiser.from_cov(mean, cov)
     x = rng.normal(1, (4,), rng.seeded(2))[0]
-    jacobian = torch.func.jacrev(lambda x: denoiser(x[None], t)[0])(x)
+    jacobian = torch.func.jacrev(lambda x: process.denoise(denoiser, x[None], t)[0])(x)
     _, expected = conditioned(mean, cov, process, x, t)
     assert_close(process.var(t) / process.alpha(t) * jacobian, expected, rtol=1e-8, atol=1e-10)
 
@@ -64,11 +65,24 @@ def test_jacobian_of_the_denoiser_is_the_posterior_covariance(process, level):
 @pytest.mark.parametrize("members", [60, 4], ids=["more than dimensions", "fewer"])
 def test_low_rank_gaussian_is_the_full_one_of_the_sample_covariance(process, members):
     samples = rng.normal(members, (2, 3), rng.seeded(3)) + 5
-    low = GaussianDenoiser.from_samples(samples, process)
-    full = GaussianDenoiser.from_cov(samples.mean(0), samples.flatten(1).T.cov(), process)
+    low = GaussianDenoiser.from_samples(samples)
+    full = GaussianDenoiser.from_cov(samples.mean(0), samples.flatten(1).T.cov())
     assert low.basis.shape[1] == min(members, 6)
     x, t = 3 * rng.normal(7, (2, 3), rng.seeded(4)), torch.tensor(0.4)
-    assert_close(low(x, t), full(x, t), rtol=1e-9, atol=1e-9)
+    assert_close(process.denoise(low, x, t), process.denoise(full, x, t), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_one_level_is_many_equal_ones_also_where_columns_are_not_orthonormal(batched):
+    """Two computations of the same mean: by eigenvalues, and by a Cholesky factor per level."""
+    basis = rng.normal(5, (6, 3), rng.seeded(3))
+    denoiser = GaussianDenoiser(
+        torch.ones(2, 3), basis if batched else basis[0], torch.tensor([0.3, 1.0, 4.0])
+    )
+    u = rng.normal(5, (2, 3), rng.seeded(4))
+    for noise in (torch.tensor(0.7), torch.tensor([0.1, 0.4, 1.0, 3.0, 9.0])[:, None, None]):
+        found = denoiser.denoise(u, noise.expand(5, 2, 3).clone())
+        assert_close(denoiser.denoise(u, noise), found, rtol=1e-9, atol=1e-10)
 
 
 def mixture(members, bandwidth, process, x, t, log_weights=None):
@@ -91,12 +105,12 @@ def mixture(members, bandwidth, process, x, t, log_weights=None):
 def test_kernel_denoiser_is_the_explicit_mixture(process, bandwidth, weighted):
     members = rng.normal(9, (2, 2), rng.seeded(0)) + 3
     log_weights = rng.normal(9, (), rng.seeded(1)) if weighted else None
-    denoiser = KernelDenoiser(members, bandwidth, process, log_weights)
+    denoiser = KernelDenoiser(members, bandwidth, log_weights)
     t = torch.tensor([0.3, 0.5, 0.6, 0.7, 0.9])
     x = process.sample(members[:5], t, rng.seeded(2))
     expected = mixture(members, bandwidth, process, x, t, log_weights)
-    assert_close(denoiser(x, t), expected, rtol=1e-9, atol=1e-9)
-    one = denoiser(x, t[1])
+    assert_close(process.denoise(denoiser, x, t), expected, rtol=1e-9, atol=1e-9)
+    one = process.denoise(denoiser, x, t[1])
     expected = mixture(members, bandwidth, process, x, t[1].expand(5), log_weights)
     assert_close(one, expected, rtol=1e-9, atol=1e-9)
 
@@ -106,34 +120,35 @@ def test_kernel_denoiser_in_single_precision_survives_a_large_mean(process):
     members = rng.normal(9, (4,), rng.seeded(0)) + 500
     t = torch.tensor([0.6] * 9)
     x = process.sample(members, t, rng.seeded(2)).float()
-    denoiser = KernelDenoiser(members, 0.2, process)
+    denoiser = KernelDenoiser(members, 0.2)
     expected = mixture(members, 0.2, process, x.double(), t)
     # x itself is rounded to 500 * 6e-8 = 3e-5, and alpha to 6e-8.
-    assert_close(denoiser(x, t.float()).double() - 500, expected - 500, rtol=0, atol=2e-3)
+    found = process.denoise(denoiser, x, t.float()).double()
+    assert_close(found - 500, expected - 500, rtol=0, atol=2e-3)
 
 
 def test_kernel_denoiser_keeps_noiseless_data_where_it_has_a_bandwidth():
     process = VarianceExploding(1e-7, 10.0)
     x = rng.normal(3, (4,), rng.seeded(0))
-    denoiser = KernelDenoiser(rng.normal(9, (4,), rng.seeded(1)), 0.3, process)
-    assert_close(denoiser(x, torch.tensor(0.0)), x, rtol=1e-9, atol=1e-9)
+    denoiser = KernelDenoiser(rng.normal(9, (4,), rng.seeded(1)), 0.3)
+    assert_close(process.denoise(denoiser, x, torch.tensor(0.0)), x, rtol=1e-9, atol=1e-9)
 
 
 def test_kernel_denoiser_of_one_member_is_a_gaussian_and_without_bandwidth_a_constant(process):
     member, t = rng.normal(1, (4,), rng.seeded(1)), torch.tensor(0.6)
     x = rng.normal(3, (4,), rng.seeded(0))
     expected, _ = conditioned(member[0], 0.25 * torch.eye(4), process, x, t)
-    assert_close(KernelDenoiser(member, 0.5, process)(x, t), expected)
-    assert_close(KernelDenoiser(member, 0.0, process)(x, t), member.expand(3, 4))
+    assert_close(process.denoise(KernelDenoiser(member, 0.5), x, t), expected)
+    assert_close(process.denoise(KernelDenoiser(member, 0.0), x, t), member.expand(3, 4))
 
 
 def test_kernel_denoiser_ignores_the_order_of_members(process):
     members, order = rng.normal(9, (4,), rng.seeded(0)), torch.tensor([3, 1, 8, 0, 2, 7, 6, 5, 4])
     x, t = rng.normal(5, (4,), rng.seeded(2)), torch.tensor(0.6)
     logs = rng.normal(9, (), rng.seeded(1))
-    a = KernelDenoiser(members, 0.1, process, logs)
-    b = KernelDenoiser(members[order], 0.1, process, logs[order])
-    assert_close(a(x, t), b(x, t))
+    a = KernelDenoiser(members, 0.1, logs)
+    b = KernelDenoiser(members[order], 0.1, logs[order])
+    assert_close(process.denoise(a, x, t), process.denoise(b, x, t))
 
 
 def test_kernel_denoiser_forms_no_tensor_of_all_pairs():
@@ -146,10 +161,10 @@ def test_kernel_denoiser_forms_no_tensor_of_all_pairs():
             sizes.extend(x.numel() for x in (out if isinstance(out, tuple) else (out,)))
             return out
 
-    denoiser = KernelDenoiser(rng.normal(90, (7,), rng.seeded(0)), 0.1, PROCESSES[0])
+    denoiser = KernelDenoiser(rng.normal(90, (7,), rng.seeded(0)), 0.1)
     x = rng.normal(80, (7,), rng.seeded(1))
     with Watch():
-        denoiser(x, torch.tensor(0.5))
+        denoiser.denoise(x, torch.tensor(0.5))
     assert max(sizes) == 90 * 8
 
 
@@ -168,7 +183,7 @@ def test_kernel_denoiser_takes_a_noise_level_of_any_shape(shape):
     members, u = (rng.normal(n, (3, 2), rng.seeded(n)) for n in (9, 6))
     noise = rng.uniform(1, shape, rng.seeded(2))[0] + 0.2
     logs = rng.normal(9, (), rng.seeded(1))
-    denoiser = KernelDenoiser(members, 0.3, PROCESSES[0], logs)
+    denoiser = KernelDenoiser(members, 0.3, logs)
     assert_close(denoiser.denoise(u, noise), explicit(members, u, noise, 0.3, logs))
 
 
@@ -177,8 +192,8 @@ def test_members_of_weight_zero_do_not_count(process):
     members = rng.normal(609, (3,), rng.seeded(0))
     logs = torch.zeros(609).index_fill(0, torch.arange(600), -torch.inf)
     x, t = rng.normal(5, (3,), rng.seeded(2)), torch.tensor(0.6)
-    few = KernelDenoiser(members[600:], 0.1, process)(x, t)
-    assert_close(KernelDenoiser(members, 0.1, process, logs)(x, t), few)
+    few = process.denoise(KernelDenoiser(members[600:], 0.1), x, t)
+    assert_close(process.denoise(KernelDenoiser(members, 0.1, logs), x, t), few)
 
 
 def test_fused_attention_is_the_explicit_softmax_in_single_precision():
@@ -190,7 +205,7 @@ def test_fused_attention_is_the_explicit_softmax_in_single_precision():
     logs = rng.normal(2000, (), rng.seeded(1)).float()
     for level in (0.9, 5.0):
         noise = torch.tensor(level)
-        found = KernelDenoiser(members, 0.0, PROCESSES[1], logs).denoise(u, noise.float())
+        found = KernelDenoiser(members, 0.0, logs).denoise(u, noise.float())
         expected = explicit(members, u, noise, 0.0, logs)
         error = (found - expected).norm(dim=1) / (expected - 3).norm(dim=1)
         assert error.max() < 1e-5
@@ -198,7 +213,7 @@ def test_fused_attention_is_the_explicit_softmax_in_single_precision():
 
 def test_negative_bandwidth_is_refused():
     with pytest.raises(ValueError, match="must not be negative"):
-        KernelDenoiser(torch.zeros(2, 1), -0.1, PROCESSES[0])
+        KernelDenoiser(torch.zeros(2, 1), -0.1)
 
 
 def network(kind):
@@ -216,16 +231,17 @@ def test_network_denoiser_is_one_function_of_the_noise_level(kind):
     net, u = network(kind), rng.normal(3, (5, 2), rng.seeded(0))
     for level in torch.tensor([0.01, 0.7, 8.0]):
         t, s = preserving.time(level), exploding.time(level)
-        a = NetworkDenoiser(net, preserving)(preserving.alpha(t) * u, t)
-        b = NetworkDenoiser(net, exploding)(u, s.expand(3))
+        a = preserving.denoise(NetworkDenoiser(net), preserving.alpha(t) * u, t)
+        b = exploding.denoise(NetworkDenoiser(net), u, s.expand(3))
         assert_close(a, b, rtol=1e-8, atol=1e-10)
 
 
 def test_network_denoiser_keeps_the_precision_of_its_input():
-    denoiser = NetworkDenoiser(network("conv").float(), PROCESSES[1])
+    denoiser = NetworkDenoiser(network("conv").float())
     assert isinstance(denoiser, Denoiser)
     x = rng.normal(3, (5, 2), rng.seeded(0))
-    wide, narrow = denoiser(x, torch.tensor(0.5)), denoiser(x.float(), torch.tensor(0.5).float())
+    noise = torch.tensor(0.5)
+    wide, narrow = denoiser.denoise(x, noise), denoiser.denoise(x.float(), noise.float())
     assert wide.dtype == torch.float64 and narrow.dtype == torch.float32
     assert_close(wide.float(), narrow)
 

@@ -55,7 +55,7 @@ def posterior_of_noise(process, x, t):
 
 def guided(guidance, process, x, t, y, model):
     mean, cov = prior()
-    return guidance.bind(GaussianDenoiser.from_cov(mean, cov, process), y, model)(x, t)
+    return process.denoise(guidance.bind(GaussianDenoiser.from_cov(mean, cov), y, model), x, t)
 
 
 KINDS = ["std", "cov", "absent"]
@@ -120,35 +120,33 @@ def test_inflated_likelihood_solves_for_many_unequal_errors():
     n, process = 60, PROCESSES[1]
     std = torch.logspace(-2, 0, n)
     model = ObservationModel(Select(list(range(n))), std=std)
-    denoiser = GaussianDenoiser.from_cov(torch.zeros(n), torch.eye(n), process)
+    denoiser = GaussianDenoiser.from_cov(torch.zeros(n), torch.eye(n))
     x, y = rng.normal(3, (n,), rng.seeded(0)), rng.normal(1, (n,), rng.seeded(1))[0]
     for level in LEVELS:
         t = torch.tensor(level)
         var = process.var(t)
-        mean = denoiser(x, t)
+        mean = process.denoise(denoiser, x, t)
         expected = var / (1 + var) * (y - mean) / (std**2 + 1e-2 * var)
         bound = InflatedLikelihood(1e-2, None).bind(denoiser, y, model)
-        assert_close(bound(x, t) - mean, expected, rtol=1e-3, atol=1e-4)
+        assert_close(process.denoise(bound, x, t) - mean, expected, rtol=1e-3, atol=1e-4)
 
 
 class Matrix:
     """Denoiser x -> x A^T per member, of no density where A is not symmetric and positive."""
 
-    process = VarianceExploding()
-
     def __init__(self, matrices):
         self.matrices = matrices
 
-    def __call__(self, x_t, t):
-        return torch.einsum("eij,ej->ei", self.matrices, x_t)
+    def denoise(self, u, noise):
+        return torch.einsum("eij,ej->ei", self.matrices, u)
 
 
 def test_conjugate_gradients_stop_at_negative_curvature():
     """Per member: the first is left alone by the second, whose Jacobian is negative."""
-    t, eye = Matrix.process.time(torch.tensor(1.0)), torch.eye(D)
+    noise, eye = torch.tensor(1.0), torch.eye(D)
     x, (matrix, cov, y, model) = rng.normal(2, (D,), rng.seeded(0)), observed("std")
     denoiser = Matrix(torch.stack([0.5 * eye, -50 * eye]))
-    mean, shift = MMPS(3, "cg").displacement(denoiser, x, t, y, model)
+    mean, shift = MMPS(3, "cg").displacement(denoiser, x, noise, y, model)
     q = torch.linalg.solve(cov + 0.5 * matrix @ matrix.T, y - mean[0] @ matrix.T)
     assert_close(shift[0], 0.5 * matrix.T @ q, rtol=1e-8, atol=1e-9)
     assert_close(shift[1], torch.zeros(D), rtol=0, atol=0)
@@ -158,11 +156,11 @@ def test_conjugate_gradients_stop_at_negative_curvature():
 @pytest.mark.parametrize("iterations", [3, 12])
 def test_gmres_is_a_dense_solve_also_without_symmetry_and_when_exhausted(iterations, dtype):
     """12 iterations exhaust the space of 3 observations early: directions of rounding only."""
-    t = Matrix.process.time(torch.tensor(0.8))
+    noise = torch.tensor(0.8)
     x, (matrix, cov, y, model) = rng.normal(3, (D,), rng.seeded(0)), observed("cov")
     A = torch.eye(D) + 0.8 * rng.normal(3, (D, D), rng.seeded(5))
-    x_t, denoiser = x.to(dtype), Matrix(A.to(dtype))
-    _, shift = MMPS(iterations, "gmres").displacement(denoiser, x_t, t.to(dtype), y, model)
+    u, denoiser = x.to(dtype), Matrix(A.to(dtype))
+    _, shift = MMPS(iterations, "gmres").displacement(denoiser, u, noise.to(dtype), y, model)
     mean = torch.einsum("eij,ej->ei", A, x)
     tolerance = 1e-8 if dtype == torch.float64 else 1e-4
     for i in range(3):
@@ -173,40 +171,43 @@ def test_gmres_is_a_dense_solve_also_without_symmetry_and_when_exhausted(iterati
 
 def test_gmres_is_stable_where_one_iteration_solves():
     """J V J^T = 0 and R = I: the first direction is exact and the second is zero."""
-    t, model = Matrix.process.time(torch.tensor(0.8)), ObservationModel(Select([0, 1]), std=1.0)
+    noise, model = torch.tensor(0.8), ObservationModel(Select([0, 1]), std=1.0)
     x, y = rng.normal(3, (D,), rng.seeded(0)), torch.tensor([1.0, 2.0])
-    _, shift = MMPS(4, "gmres").displacement(Matrix(torch.zeros(3, D, D)), x, t, y, model)
+    nothing = Matrix(torch.zeros(3, D, D))
+    _, shift = MMPS(4, "gmres").displacement(nothing, x, noise, y, model)
     assert_close(shift, torch.zeros(3, D))
     # Nor does a member without any residual disturb the others.
     eye = Matrix(torch.eye(D).expand(3, D, D))
     x[0, :2] = y
-    _, shift = MMPS(4, "gmres").displacement(eye, x, t, y, model)
+    _, shift = MMPS(4, "gmres").displacement(eye, x, noise, y, model)
     assert_close(shift[0], torch.zeros(D))
     assert_close(shift[1:, :2], 0.64 / 1.64 * (y - x[1:, :2]))
 
 
 @pytest.mark.parametrize("guidance", [InflatedLikelihood, MMPS], ids=["inflated", "mmps"])
 def test_bound_limits_the_displacement_of_each_component(guidance, process):
-    t, (_, _, y, model) = torch.tensor(0.5), observed("std")
+    noise = process.noise_level(torch.tensor(0.5))
+    _, _, y, model = observed("std")
     mean, cov = prior()
-    denoiser = GaussianDenoiser.from_cov(mean, cov, process)
+    denoiser = GaussianDenoiser.from_cov(mean, cov)
     x = torch.linspace(0, 40, 9)[:, None] * torch.ones(D)
-    free = guidance(bound=None).displacement(denoiser, x, t, y, model)[1]
+    free = guidance(bound=None).displacement(denoiser, x, noise, y, model)[1]
     limit = free.abs().median()
-    bound = float(limit / process.noise_level(t))
-    bounded = guidance(bound=bound).displacement(denoiser, x, t, y, model)[1]
+    bound = float(limit / noise)
+    bounded = guidance(bound=bound).displacement(denoiser, x, noise, y, model)[1]
     assert 0 < (free.abs() > limit).sum() < free.numel()
     assert_close(bounded, torch.where(free.abs() > limit, limit * free.sign(), free))
 
 
 def test_observation_without_information_leaves_the_prior(process):
     mean, cov = prior()
-    denoiser = GaussianDenoiser.from_cov(mean, cov, process)
+    denoiser = GaussianDenoiser.from_cov(mean, cov)
     x, t = rng.normal(3, (D,), rng.seeded(0)), torch.tensor(0.5)
     model = ObservationModel(Select([0, 2]), std=1e8)
     for guidance in (InflatedLikelihood(gamma=0), MMPS()):
-        out = guidance.bind(denoiser, torch.tensor([1.0, 2.0]), model)(x, t)
-        assert_close(out, denoiser(x, t), rtol=0, atol=1e-10)
+        bound = guidance.bind(denoiser, torch.tensor([1.0, 2.0]), model)
+        out, expected = process.denoise(bound, x, t), process.denoise(denoiser, x, t)
+        assert_close(out, expected, rtol=0, atol=1e-10)
 
 
 def test_gradients_are_used_also_where_the_caller_has_switched_them_off(process):
@@ -238,8 +239,8 @@ def test_any_guidance_works_with_any_sampler(guidance, build, corrections, proce
     model = ObservationModel(Linear(matrix), std=0.5)
     before = matrix @ mean
     y = before + 3
-    denoiser = guidance.bind(GaussianDenoiser.from_cov(mean, cov, process), y, model)
-    samples = build(16, corrections).sample(denoiser, (D,), 64, rng.seeded(0))
+    denoiser = guidance.bind(GaussianDenoiser.from_cov(mean, cov), y, model)
+    samples = build(16, corrections).sample(denoiser, process, (D,), 64, rng.seeded(0))
     assert samples.shape == (64, D) and samples.isfinite().all()
     # The prior mean has a standard error of 0.2 or less: 1 is far outside, and y + 1 too.
     observed_mean = (samples @ matrix.T).mean()

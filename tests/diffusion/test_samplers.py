@@ -27,17 +27,18 @@ class Counted:
     """Denoiser that counts the samples it is called with."""
 
     def __init__(self, denoiser):
-        self.denoiser, self.process, self.rows = denoiser, denoiser.process, 0
+        self.denoiser, self.levels, self.rows = denoiser, [], 0
 
-    def __call__(self, x_t, t):
-        self.rows += len(x_t)
-        return self.denoiser(x_t, t)
+    def denoise(self, u, noise):
+        self.rows += len(u)
+        self.levels.append(round(float(noise), 3))
+        return self.denoiser.denoise(u, noise)
 
 
-def gaussian(process):
+def gaussian():
     root = rng.normal(D, (D,), rng.seeded(0))
     mean = rng.normal(1, (D,), rng.seeded(1))[0]
-    return GaussianDenoiser.from_cov(mean, root @ root.T / D, process)
+    return GaussianDenoiser.from_cov(mean, root @ root.T / D)
 
 
 def no_noise():
@@ -67,20 +68,20 @@ def test_ancestral_step_has_the_exact_marginal():
 @pytest.mark.parametrize("grid", ["time", "log"])
 def test_predictor_is_ddim(process, grid):
     r"""x <- r x + (sigma' - r sigma) eps(x), r = alpha' / alpha (equation 17 of SDA)."""
-    denoiser, sampler = gaussian(process), PredictorCorrector(12, 0, grid=grid)
-    samples = sampler.sample(denoiser, (D,), 5, rng.seeded(0))
+    denoiser, sampler = gaussian(), PredictorCorrector(12, 0, grid=grid)
+    samples = sampler.sample(denoiser, process, (D,), 5, rng.seeded(0))
     x = rng.Stream(rng.key(rng.seeded(0)), 0, 5, (D,))()
     times = sampler.times(process)
     x = x * (process.alpha(times[0]) ** 2 + process.sigma(times[0]) ** 2).sqrt()
     for t, after in pairwise(times):
-        eps = (x - process.alpha(t) * denoiser(x, t)) / process.sigma(t)
+        eps = (x - process.alpha(t) * process.denoise(denoiser, x, t)) / process.sigma(t)
         r = process.alpha(after) / process.alpha(t)
         x = r * x + (process.sigma(after) - r * process.sigma(t)) * eps
-    assert_close(samples, denoiser(x, times[-1]), rtol=1e-8, atol=1e-9)
+    assert_close(samples, process.denoise(denoiser, x, times[-1]), rtol=1e-8, atol=1e-9)
 
 
 def test_levels_run_from_high_to_low(process):
-    sampler = Multistep(17, high=5.0, low=0.01)
+    sampler = Multistep(17, max_noise=5.0, min_noise=0.01)
     levels = process.noise_level(sampler.times(process)).log()
     assert_close(levels, torch.linspace(math.log(5.0), math.log(0.01), 17), rtol=1e-6, atol=1e-6)
     times = Multistep(5, grid="time").times(process)
@@ -97,17 +98,17 @@ def flow(denoiser, u, start, end):
 @pytest.mark.parametrize(("build", "order"), [(PredictorCorrector, 1), (Multistep, 2)])
 def test_order_of_convergence(build, order, process):
     """Fitted slope of the error against the exact flow, 20 to 160 steps."""
-    denoiser = gaussian(process)
+    denoiser = gaussian()
     steps = [20, 40, 80, 160]
     errors = []
     for n in steps:
-        sampler = build(n, 0, high=20.0, low=0.05)
+        sampler = build(n, 0, max_noise=20.0, min_noise=0.05)
         times = sampler.times(process)
-        samples = sampler.sample(denoiser, (D,), 32, rng.seeded(0))
+        samples = sampler.sample(denoiser, process, (D,), 32, rng.seeded(0))
         x = rng.Stream(rng.key(rng.seeded(0)), 0, 32, (D,))()
         u = x * (1 + process.noise_level(times[0]) ** 2).sqrt()
         u = flow(denoiser, u, 20.0, 0.05)
-        exact = denoiser(process.alpha(times[-1]) * u, times[-1])
+        exact = denoiser.denoise(u, process.noise_level(times[-1]))
         errors.append(float((samples - exact).square().mean().sqrt()))
     slope = -np.polyfit(np.log(steps), np.log(errors), 1)[0]
     # The slope tends to the order; 0.15 is what the next order adds at these steps.
@@ -119,30 +120,30 @@ def test_order_of_convergence(build, order, process):
 )
 def test_what_is_encoded_comes_back(build, n, error, process):
     """Numbers are those of the exact flow, and lead back: to the order of the steps."""
-    denoiser, x = gaussian(process), rng.normal(32, (D,), rng.seeded(2))
-    sampler, counted = build(n, 0, high=50.0, low=2e-3), Counted(denoiser)
-    numbers = sampler.encode(counted, x)
+    denoiser, x = gaussian(), rng.normal(32, (D,), rng.seeded(2))
+    sampler, counted = build(n, 0, max_noise=50.0, min_noise=2e-3), Counted(denoiser)
+    numbers = sampler.encode(counted, process, x)
     assert counted.rows == 32 * (n - 1)
     exact = flow(denoiser, x, 2e-3, 50.0) / math.hypot(1, 50.0)
     assert_close(numbers, exact, rtol=error, atol=error)
-    back = sampler.sample(denoiser, (D,), 32, rng.seeded(0), start=numbers)
+    back = sampler.sample(denoiser, process, (D,), 32, rng.seeded(0), start=numbers)
     assert_close(back, x, rtol=0, atol=error)
 
 
 def test_a_start_of_its_own_is_used_in_chunks_too(process):
     """Given the numbers that would have been drawn, the samples are the same."""
-    sampler, denoiser = Multistep(6, 0), gaussian(process)
+    sampler, denoiser = Multistep(6, 0), gaussian()
     numbers = rng.Stream(rng.key(rng.seeded(0)), 0, 11, (D,))()
-    drawn = sampler.sample(denoiser, (D,), 11, rng.seeded(0))
+    drawn = sampler.sample(denoiser, process, (D,), 11, rng.seeded(0))
     for chunk in (3, None):
-        given = sampler.sample(denoiser, (D,), 11, rng.seeded(5), chunk, start=numbers)
+        given = sampler.sample(denoiser, process, (D,), 11, rng.seeded(5), chunk, start=numbers)
         assert_close(given, drawn, rtol=1e-9, atol=1e-10)
 
 
 def test_a_sampler_that_draws_noise_does_not_encode(process):
     for sampler in (Ancestral(6, 0), Multistep(6, 1)):
         with pytest.raises(ValueError, match="draws noise"):
-            sampler.encode(gaussian(process), torch.zeros(2, D))
+            sampler.encode(gaussian(), process, torch.zeros(2, D))
 
 
 @pytest.mark.parametrize("tau", [0.25, 0.5, 1.0])
@@ -152,16 +153,13 @@ def test_corrector_inflates_the_variance_of_white_noise(tau):
     In many dimensions, where the norm of the score is its expectation; the estimate averages
     over 100 iterations of 20 000 numbers (correlated over 1 / tau of them): standard error 0.003.
     """
-    process, sampler = VarianceExploding(1.0, 10.0), PredictorCorrector(8, 1, tau)
-    t, dimensions = torch.tensor(0.0), 20_000
-    # Prior N(0, 0): the denoiser is 0 and x_t ~ N(0, 1) at sigma = 1.
-    delta = GaussianDenoiser(
-        torch.zeros(dimensions), torch.eye(dimensions, 1), torch.zeros(1), process
-    )
+    sampler, level, dimensions = PredictorCorrector(8, 1, tau), torch.ones(1, 1), 20_000
+    # Prior N(0, 0): the denoiser is 0 and u ~ N(0, 1) at the noise level 1.
+    delta = GaussianDenoiser(torch.zeros(dimensions), torch.eye(dimensions, 1), torch.zeros(1))
     generator, x, variances = torch.Generator().manual_seed(0), torch.zeros(1, dimensions) + 1, []
     for i in range(160):
         noise = torch.randn(x.shape, generator=generator)
-        x = sampler._correct(delta, x, t, noise)
+        x = sampler._correct(delta, x, level, noise)
         if i >= 60:
             variances.append(x.square().mean())
     assert abs(torch.stack(variances).mean() - (1 + tau / 2)) < 4 * 0.003
@@ -169,11 +167,11 @@ def test_corrector_inflates_the_variance_of_white_noise(tau):
 
 def test_corrections_are_sized_per_member():
     """The step of a member does not depend on the others."""
-    process, sampler, t = VarianceExploding(), PredictorCorrector(8), torch.tensor(0.5)
-    denoiser, noise = gaussian(process), rng.normal(2, (D,), rng.seeded(1))
+    sampler, level = PredictorCorrector(8), torch.full((1, 1), 0.14)
+    denoiser, noise = gaussian(), rng.normal(2, (D,), rng.seeded(1))
     x = torch.tensor([[1.0], [100.0]]) * rng.normal(2, (D,), rng.seeded(0))
-    both = sampler._correct(denoiser, x, t, noise)
-    alone = [sampler._correct(denoiser, x[i : i + 1], t, noise[i : i + 1]) for i in range(2)]
+    both = sampler._correct(denoiser, x, level, noise)
+    alone = [sampler._correct(denoiser, x[i : i + 1], level, noise[i : i + 1]) for i in range(2)]
     assert_close(both, torch.cat(alone))
 
 
@@ -196,8 +194,8 @@ def test_samples_have_the_moments_of_a_gaussian(build, process):
     Discretisation adds up to 1% (Multistep) and 3% (PredictorCorrector, first order) of the
     variance; Ancestral, whose variance is far too small, is held to its own recursion.
     """
-    denoiser, sampler, members = gaussian(process), build(100, 0, high=50.0), 4000
-    samples = sampler.sample(denoiser, (D,), members, rng.seeded(0))
+    denoiser, sampler, members = gaussian(), build(100, 0, max_noise=50.0), 4000
+    samples = sampler.sample(denoiser, process, (D,), members, rng.seeded(0))
     spectrum, bias = denoiser.spectrum, 0.01 if build is Multistep else 0.03
     if build is Ancestral:
         levels = process.noise_level(sampler.times(process))
@@ -212,8 +210,10 @@ def test_samples_have_the_moments_of_a_gaussian(build, process):
 @pytest.mark.parametrize("build", SAMPLERS)
 @pytest.mark.parametrize("corrections", [0, 2])
 def test_evaluations_are_counted_and_reported(build, corrections, process):
-    sampler, denoiser, seen = build(6, corrections), Counted(gaussian(process)), []
-    sampler.sample(denoiser, (D,), 7, rng.seeded(0), chunk=3, report=lambda *a: seen.append(a))
+    sampler, denoiser, seen = build(6, corrections), Counted(gaussian()), []
+    sampler.sample(
+        denoiser, process, (D,), 7, rng.seeded(0), chunk=3, report=lambda *a: seen.append(a)
+    )
     assert denoiser.rows == 7 * sampler.evaluations
     total = 3 * sampler.evaluations
     assert seen == [(i + 1, total) for i in range(total)]
@@ -223,56 +223,52 @@ def test_evaluations_are_counted_and_reported(build, corrections, process):
 def test_corrections_below_a_level_leave_out_those_above(build):
     """Levels 10, 1, 0.1, 0.01: two corrections at each of the last two, none at the others."""
     process = VarianceExploding(1e-3, 100.0)
-    sampler = build(4, 2, low=0.01, high=10.0, correct=0.5)
-    denoiser, levels = Counted(gaussian(process)), []
-
-    def spy(x, t):
-        levels.append(round(float(process.noise_level(t)), 3))
-        return denoiser(x, t)
-
-    spy.process = process
-    sampler.sample(spy, (D,), 1, rng.seeded(0))
-    assert levels == [10.0, 1.0, 0.1, 0.1, 0.1, 0.01, 0.01, 0.01]
+    sampler = build(4, 2, min_noise=0.01, max_noise=10.0, correct_below=0.5)
+    denoiser = Counted(gaussian())
+    sampler.sample(denoiser, process, (D,), 1, rng.seeded(0))
+    assert denoiser.levels == [10.0, 1.0, 0.1, 0.1, 0.1, 0.01, 0.01, 0.01]
     assert denoiser.rows == sampler.evaluations == 8
-    whole = build(4, 2, low=0.01, high=10.0, correct=1e9)
-    expected = build(4, 2, low=0.01, high=10.0).sample(denoiser, (D,), 3, rng.seeded(0))
-    assert torch.equal(whole.sample(denoiser, (D,), 3, rng.seeded(0)), expected)
+    whole = build(4, 2, min_noise=0.01, max_noise=10.0, correct_below=1e9)
+    expected = build(4, 2, min_noise=0.01, max_noise=10.0).sample(
+        denoiser, process, (D,), 3, rng.seeded(0)
+    )
+    assert torch.equal(whole.sample(denoiser, process, (D,), 3, rng.seeded(0)), expected)
 
 
 @pytest.mark.parametrize("build", SAMPLERS)
 def test_samples_do_not_depend_on_the_chunk(build, process):
-    sampler, denoiser = build(6, 1), gaussian(process)
-    whole = sampler.sample(denoiser, (D,), 11, rng.seeded(0))
+    sampler, denoiser = build(6, 1), gaussian()
+    whole = sampler.sample(denoiser, process, (D,), 11, rng.seeded(0))
     for chunk in (1, 4, 100):
-        parts = sampler.sample(denoiser, (D,), 11, rng.seeded(0), chunk)
+        parts = sampler.sample(denoiser, process, (D,), 11, rng.seeded(0), chunk)
         # Matrix products of another size round differently.
         assert_close(parts, whole, rtol=1e-9, atol=1e-10)
     assert_close(
-        sampler.sample(denoiser, (D,), 5, rng.seeded(0)), whole[:5], rtol=1e-9, atol=1e-10
+        sampler.sample(denoiser, process, (D,), 5, rng.seeded(0)), whole[:5], rtol=1e-9, atol=1e-10
     )
 
 
 @pytest.mark.parametrize("build", SAMPLERS)
 def test_precision_follows_like_and_the_seed_repeats(build, process):
-    sampler, denoiser = build(6, 1), gaussian(process)
-    single = sampler.sample(denoiser, (D,), 5, rng.seeded(0), like=torch.zeros(1).float())
-    double = sampler.sample(denoiser, (D,), 5, rng.seeded(0))
+    sampler, denoiser = build(6, 1), gaussian()
+    single = sampler.sample(denoiser, process, (D,), 5, rng.seeded(0), like=torch.zeros(1).float())
+    double = sampler.sample(denoiser, process, (D,), 5, rng.seeded(0))
     assert single.dtype == torch.float32 and double.dtype == torch.float64
     # Same noise, rounded: 1e-7 per operation, amplified by the steps at low noise.
     assert_close(single.double(), double, rtol=0, atol=1e-3)
     generator = rng.seeded(0)
-    first = sampler.sample(denoiser, (D,), 5, generator)
+    first = sampler.sample(denoiser, process, (D,), 5, generator)
     assert torch.equal(first, double)
-    assert not torch.equal(first, sampler.sample(denoiser, (D,), 5, generator))
+    assert not torch.equal(first, sampler.sample(denoiser, process, (D,), 5, generator))
 
 
 def test_settings_are_checked():
-    for wrong in ({"steps": 1}, {"corrections": -1}, {"tau": 2.0}):
+    for wrong in ({"noise_levels": 1}, {"corrections": -1}, {"tau": 2.0}):
         with pytest.raises(ValueError, match="need steps >= 2"):
             Ancestral(**wrong)
-    for wrong in ({"grid": "rho"}, {"low": 0.0}, {"low": 20.0}):
+    for wrong in ({"grid": "rho"}, {"min_noise": 0.0}, {"min_noise": 20.0}):
         with pytest.raises(ValueError, match="the grid is"):
             Ancestral(**wrong)
-    for wrong in ({"correct": 1e-4}, {"correct": 1.0, "grid": "time"}):
+    for wrong in ({"correct_below": 1e-4}, {"correct_below": 1.0, "grid": "time"}):
         with pytest.raises(ValueError, match="noise level above the lowest"):
             Ancestral(**wrong)

@@ -13,8 +13,8 @@ import torch
 from torch.testing import assert_close
 
 from scorda.core import rng
+from scorda.diffusion.denoisers import Conditioned
 from scorda.diffusion.guidance import MMPS, InflatedLikelihood
-from scorda.diffusion.merging import Conditioned
 from scorda.diffusion.process import VariancePreserving
 from scorda.diffusion.samplers import Ancestral, Multistep, PredictorCorrector
 from scorda.methods.kalman import KalmanSmoother
@@ -23,7 +23,7 @@ from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Function, Linear, Pointwise, Select
 from scorda.observations.problem import Problem
-from scorda.priors.trajectory import GaussianPrior, load
+from scorda.priors.trajectory import GaussianTrajectory, load
 from scorda.systems.linear import LinearGaussian
 from scorda.systems.lorenz import Lorenz63
 
@@ -68,7 +68,7 @@ def problem(request):
 
 
 def sda(problem, guidance, sampler=None):
-    prior = GaussianPrior.of(problem.system, problem.steps)
+    prior = GaussianTrajectory.of(problem.system, problem.steps)
     return SDA(prior, guidance, sampler)
 
 
@@ -149,11 +149,11 @@ def test_inflated_likelihood_follows_its_own_moment_recursion(problem, build):
     One level: D = m + G (u - m), G = C (C + nu^2 S)^{-1}, and eq. 15 adds
     nu^2 S G^T... = nu^2 S (G^T H^T) (R + gamma nu^2 H S H^T)^{-1} (y - H D).
     """
-    gamma, sampler = 0.1, build(40, 0, high=1e3)
+    gamma, sampler = 0.1, build(40, 0, max_noise=1e3)
     method = sda(problem, InflatedLikelihood(gamma, bound=None), sampler)
     H, y, R, m, C = dense(problem)
     S = method.prior.standardisation.std.repeat(problem.steps + 1).square().diag()
-    levels = torch.logspace(3, torch.tensor(sampler.low).log10().item(), 40)
+    levels = torch.logspace(3, torch.tensor(sampler.min_noise).log10().item(), 40)
     centre = method.prior.standardisation.mean.repeat(problem.steps + 1)
     mean, cov, eye = centre, (1 + levels[0] ** 2) * S, torch.eye(len(m))
     for i, nu in enumerate(levels):
@@ -197,7 +197,7 @@ def test_documented_distances_are_those_of_today(guidance):
 def test_no_observation_leaves_the_prior(problem):
     nothing = Problem(problem.system, [], problem.steps)
     absent = Observations(ObservationModel(Select([0]), std=1.0), [2], torch.tensor([[NAN]]))
-    prior = GaussianPrior.of(problem.system, problem.steps)
+    prior = GaussianTrajectory.of(problem.system, problem.steps)
     expected = prior.sample(6, problem.steps, rng.seeded(0))
     for empty in (nothing, Problem(problem.system, absent, problem.steps)):
         for guidance in (MMPS(), InflatedLikelihood()):
@@ -215,7 +215,7 @@ def test_an_instrument_without_rows_is_no_obstacle(problem):
 
 
 def test_samples_do_not_depend_on_the_chunk(problem):
-    method = sda(problem, InflatedLikelihood(), PredictorCorrector(8, 1, high=100.0))
+    method = sda(problem, InflatedLikelihood(), PredictorCorrector(8, 1, max_noise=100.0))
     whole = method.assimilate(problem, 7, rng.seeded(0)).states
     parts = replace(method, chunk=3).assimilate(problem, 7, rng.seeded(0)).states
     assert_close(parts, whole, rtol=1e-8, atol=1e-8)
@@ -224,7 +224,7 @@ def test_samples_do_not_depend_on_the_chunk(problem):
 def test_all_observations_become_one_of_the_trajectory(problem):
     """Order: instrument, step, entry; in physical units whatever the standardisation."""
     H, y, R, _, _ = dense(problem)
-    prior = GaussianPrior.of(problem.system, problem.steps)
+    prior = GaussianTrajectory.of(problem.system, problem.steps)
     flat, model = trajectory_model(problem.observations, prior.standardisation)
     assert_close(flat, y)
     assert_close(model.error_cov(tuple(y.shape), y), R)
@@ -266,7 +266,7 @@ def test_nonlinear_observations_pull_the_posterior():
     observations = Observations(model, [8], torch.tensor([[0.5, -0.5]]))
     problem = Problem(base.system, observations, 16)
     states = (
-        sda(problem, InflatedLikelihood(), Multistep(32, 1, high=100.0))
+        sda(problem, InflatedLikelihood(), Multistep(32, 1, max_noise=100.0))
         .assimilate(problem, 200, rng.seeded(0))
         .states
     )
@@ -302,7 +302,7 @@ def test_observed_entries_are_exact_with_every_sampler():
     assert ((mean - exact.means).abs() < 0.01 * std).all()
     assert ((cov[n, :, n].diagonal(dim1=1, dim2=2) / std**2 - 1).abs() < 0.01).all()
     # First order, so many steps; its mean is exact at any number of them.
-    first = replace(method, sampler=Ancestral(200, 0, high=1e3, low=1e-3, upper=0.5))
+    first = replace(method, sampler=Ancestral(200, 0, max_noise=1e3, min_noise=1e-3, upper=0.5))
     mean, cov = exactness.affine_moments(first, problem)
     assert ((mean - exact.means).abs() < 0.01 * std).all()
     assert ((cov[n, :, n].diagonal(dim1=1, dim2=2) / std**2 - 1).abs() < 0.02).all()
@@ -311,7 +311,7 @@ def test_observed_entries_are_exact_with_every_sampler():
 def test_entries_merge_into_the_likelihood_of_all_observations():
     """Sum of the squared misfits, up to what does not depend on the trajectory."""
     problem = entries_problem()
-    prior = GaussianPrior.of(problem.system, problem.steps)
+    prior = GaussianTrajectory.of(problem.system, problem.steps)
     values, precision = merge_entries(problem.observations, prior.standardisation, (11, 3))
     z = 3 * rng.normal(20, (11, 3), rng.seeded(0))
     merged = -0.5 * (precision * (z - values).square()).flatten(1).sum(1)
@@ -347,5 +347,5 @@ def test_a_network_prior_merges_above_its_handover_and_guides_below():
     guided = SDA(prior, InflatedLikelihood())._posterior(problem, shape)
     x = rng.normal(3, shape, rng.seeded(0))
     for factor, expected in ((1.1, merged), (0.9, guided)):
-        t = prior.process.time(torch.tensor(factor * prior.handover))
-        assert torch.equal(denoiser(x, t), expected(x, t))
+        noise = torch.tensor(factor * prior.handover)
+        assert torch.equal(denoiser.denoise(x, noise), expected.denoise(x, noise))

@@ -6,8 +6,7 @@ from torch.testing import assert_close
 
 from scorda.core import rng
 from scorda.diffusion.denoisers import GaussianDenoiser, NetworkDenoiser, precondition
-from scorda.diffusion.guidance import MMPS, InflatedLikelihood, Switched
-from scorda.diffusion.process import VarianceExploding
+from scorda.diffusion.guidance import MMPS, InflatedLikelihood, SwitchedGuidance
 from scorda.diffusion.training import denoising_loss
 from scorda.nn import build, unet
 from scorda.nn.ring import Ring
@@ -126,9 +125,8 @@ def test_untrained_it_is_the_exact_denoiser_of_the_law():
     shifts = [both.roll((i, j), (-2, -1)) for i in range(GRID[0]) for j in range(GRID[1])]
     rows = torch.cat(shifts).reshape(-1, size)
     assert_close(cov, rows.T @ rows / len(rows), rtol=1e-9, atol=1e-10)
-    process = VarianceExploding(1e-3, 1e3)
-    exact = GaussianDenoiser.from_cov(torch.zeros(x.shape[1:]), cov, process)
-    expected = exact(x, process.time(NOISE))
+    exact = GaussianDenoiser.from_cov(torch.zeros(x.shape[1:]), cov)
+    expected = exact.denoise(x, NOISE.view(-1, *(1,) * (x.ndim - 1)))
     assert_close(precondition(net, x, NOISE), expected, rtol=1e-6, atol=1e-7)
 
 
@@ -199,39 +197,38 @@ def test_the_covariance_of_the_law_is_that_of_its_denoiser():
     """Tweedie: that denoiser, which is linear, times the squared noise level."""
     net = UNet(2, GRID, **SIZES)
     net.prepare(waves(40))
-    denoiser = NetworkDenoiser(net.double(), VarianceExploding(1e-3, 1e3))
+    denoiser = NetworkDenoiser(net.double())
     for length in (3, 6):
-        x, t = noisy(length).double(), torch.tensor(0.5)
-        nu = denoiser.process.noise_level(t)
+        x, nu = noisy(length).double(), torch.tensor(1.0)
         v = rng.normal(len(x), tuple(x.shape[1:]), rng.seeded(3)).double()
         with torch.no_grad():
-            product = denoiser(x + v, t) - denoiser(x, t)
-        assert_close(denoiser.covariance(v, t), nu**2 * product, rtol=1e-8, atol=1e-10)
+            product = denoiser.denoise(x + v, nu) - denoiser.denoise(x, nu)
+        assert_close(denoiser.covariance(v, nu), nu**2 * product, rtol=1e-8, atol=1e-10)
     with pytest.raises(ValueError, match="no Gaussian law"):
-        NetworkDenoiser(torch.nn.Linear(2, 2), VarianceExploding()).covariance(v, t)
+        NetworkDenoiser(torch.nn.Linear(2, 2)).covariance(v, nu)
 
 
 def test_guidance_by_the_law_is_that_by_the_denoiser_where_nothing_was_learned():
-    """Of one window, whose covariance is symmetric; `Switched` is the one or the other."""
+    """Of one window, whose covariance is symmetric; `SwitchedGuidance` is the one or the other."""
     net = UNet(2, GRID, **SIZES)
     net.prepare(waves(40))
-    denoiser = NetworkDenoiser(net.double(), VarianceExploding(1e-3, 1e3))
-    x, t = noisy(3).double(), torch.tensor(0.5)
+    denoiser = NetworkDenoiser(net.double())
+    x, noise = noisy(3).double(), torch.tensor(1.0)
     y = torch.linspace(-1, 1, 3 * 2 * 2 * 3).double()
     averages = Function(lambda z: Average(4)(z.flatten(0, 1)).reshape(len(z), -1))
     over = ObservationModel(averages, std=0.3)
     by_law, by_denoiser = (MMPS(4, covariance=kind) for kind in ("law", "denoiser"))
     (mean, shift), (other, expected) = (
-        guidance.displacement(denoiser, x, t, y, over) for guidance in (by_law, by_denoiser)
+        guidance.displacement(denoiser, x, noise, y, over) for guidance in (by_law, by_denoiser)
     )
     assert_close(mean, other)
     assert_close(shift, expected, rtol=1e-7, atol=1e-9)
     assert by_law.products == 0 and by_denoiser.products == 4
-    plain, nu = InflatedLikelihood(), float(denoiser.process.noise_level(t))
+    plain, nu = InflatedLikelihood(), float(noise)
     for level, chosen in ((0.9 * nu, by_law), (1.1 * nu, plain)):
-        found = Switched(by_law, plain, level).displacement(denoiser, x, t, y, over)[1]
-        assert torch.equal(found, chosen.displacement(denoiser, x, t, y, over)[1])
+        found = SwitchedGuidance(by_law, plain, level).displacement(denoiser, x, noise, y, over)[1]
+        assert torch.equal(found, chosen.displacement(denoiser, x, noise, y, over)[1])
     with pytest.raises(ValueError, match="as many products"):
-        Switched(by_denoiser, plain, 1.0)
+        SwitchedGuidance(by_denoiser, plain, 1.0)
     with pytest.raises(ValueError, match='"denoiser" or its "law"'):
         MMPS(covariance="none")

@@ -121,7 +121,7 @@ def test_without_datetimes_there_is_no_daily_cycle(file):
     fields = read_fields(file, "t")
     space = StateSpace(fields.space.shape, 3.0, ("t",), fields.space.coordinates)
     prior = train_on_fields(Fields(fields.states, space), corrected=4, width=8, settings=FEW)
-    assert prior.cycle is None and prior.starting("2020-01-01", 8) is prior
+    assert prior.diurnal_mean is None and prior.starting("2020-01-01", 8) is prior
 
 
 def test_sda_with_a_learned_prior_is_the_gaussian_posterior_of_its_law(file):

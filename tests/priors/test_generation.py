@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from scorda.bench.prior import differences, marginal_distance, statistics
+from scorda.bench.setups.lorenz63_prior import differences, marginal_distance, statistics
 from scorda.core import rng
 from scorda.priors.trajectory import load
 from scorda.systems.lorenz import Lorenz63

@@ -17,7 +17,7 @@ from scorda.core.space import Standardisation, StateSpace
 from scorda.diffusion.process import VariancePreserving
 from scorda.diffusion.samplers import Multistep, PredictorCorrector
 from scorda.nn import build
-from scorda.priors.trajectory import GaussianPrior, TrajectoryPrior, load
+from scorda.priors.trajectory import GaussianTrajectory, TrainedTrajectory, load
 from scorda.systems.linear import LinearGaussian
 
 ARCHITECTURES = [
@@ -40,7 +40,7 @@ def trained(architecture=ARCHITECTURES[0], dtype=torch.float32):
     standardisation = Standardisation(
         torch.tensor([[1 / 3], [2.0]], dtype=dtype), torch.tensor([[0.1], [7.0]], dtype=dtype)
     )
-    return TrajectoryPrior(
+    return TrainedTrajectory(
         architecture,
         network,
         space,
@@ -160,7 +160,7 @@ def linear():
 
 def test_gaussian_prior_is_the_law_of_the_system():
     system, steps = linear(), 6
-    prior = GaussianPrior.of(system, steps)
+    prior = GaussianTrajectory.of(system, steps)
     mean, cov = system.trajectory_moments(steps)
     std = prior.standardisation.std.repeat(steps + 1)
     assert_close(prior.standardisation.inverse(prior.mean).flatten(), mean)
@@ -182,7 +182,7 @@ def test_samples_of_the_gaussian_prior_have_the_moments_of_the_system():
     system, steps = linear(), 6
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rng, "Stream", exactness.UnitNoise)
-        states = GaussianPrior.of(system, steps).sample(15, steps).flatten(1)
+        states = GaussianTrajectory.of(system, steps).sample(15, steps).flatten(1)
     mean, cov = system.trajectory_moments(steps)
     std = cov.diagonal().sqrt()
     responses = states[1:] - states[0]
@@ -194,7 +194,7 @@ def test_samples_and_trajectories_have_the_same_autocorrelation():
     """10 000 draws: standard errors at most 0.01 of a correlation, 1.4% of a variance."""
     # Four standard errors, and 1% for the 64 steps.
     system, steps = linear(), 6
-    prior, members = GaussianPrior.of(system, steps), 10_000
+    prior, members = GaussianTrajectory.of(system, steps), 10_000
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scorda.priors.trajectory, "CHUNK", members)
         states = prior.sample(members, steps, rng.seeded(0))
@@ -208,7 +208,7 @@ def test_samples_and_trajectories_have_the_same_autocorrelation():
 
 
 def test_sample_takes_another_sampler_and_reports():
-    prior, seen = GaussianPrior.of(linear(), 2), []
+    prior, seen = GaussianTrajectory.of(linear(), 2), []
     sampler = PredictorCorrector(4, 1)
     prior.sample(3, 2, rng.seeded(0), sampler, lambda *a: seen.append(a))
     assert seen[-1] == (sampler.evaluations, sampler.evaluations)

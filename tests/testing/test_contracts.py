@@ -46,7 +46,7 @@ from scorda.priors.kernel import EnsembleKernel
 from scorda.priors.local import LocalGaussian
 from scorda.priors.mixture import EnsembleMixture
 from scorda.priors.network.prior import NetworkPrior
-from scorda.priors.trajectory import GaussianPrior
+from scorda.priors.trajectory import GaussianTrajectory
 from scorda.systems.function import FunctionSystem
 from scorda.systems.linear import LinearGaussian
 from scorda.systems.lorenz import Lorenz63, Lorenz96
@@ -126,7 +126,7 @@ def test_operators(operator, shape):
     check_operator(operator, shape)
 
 
-FEW = Multistep(8, 0, low=1e-2, high=1e2)
+FEW = Multistep(8, 0, min_noise=1e-2, max_noise=1e2)
 NETWORK = NetworkPrior(steps=5, fine_tune=2, width=8, batch=8)
 FILTERS = [
     EnKF(),
@@ -238,7 +238,7 @@ ASSIMILATORS = {
     "ParticleFilter": ParticleFilter,
     "ParticleSmoother": lambda: ParticleSmoother(2000),
     "SDA": lambda: SDA(
-        GaussianPrior.of(linear(), 6),
+        GaussianTrajectory.of(linear(), 6),
         guidance=MMPS(4, bound=None),
         sampler=PredictorCorrector(32, corrections=0),
     ),
@@ -269,13 +269,12 @@ class _Network(nn.Module):
 
 def denoisers():
     samples = rng.normal(8, (2, 3), rng.seeded(0))
-    process = VariancePreserving()
     return [
-        GaussianDenoiser.from_cov(torch.zeros(2, 3), torch.eye(6), process),
-        GaussianDenoiser.from_samples(samples, VarianceExploding()),
-        KernelDenoiser(samples, 0.3, process),
-        KernelDenoiser(samples, 0.0, VarianceExploding(min_noise=0.1)),
-        NetworkDenoiser(_Network(), process),
+        GaussianDenoiser.from_cov(torch.zeros(2, 3), torch.eye(6)),
+        GaussianDenoiser.from_samples(samples),
+        KernelDenoiser(samples, 0.3),
+        KernelDenoiser(samples, 0.0),
+        NetworkDenoiser(_Network()),
     ]
 
 

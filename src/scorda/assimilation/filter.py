@@ -68,7 +68,7 @@ class Filter(Assimilator):
 
     Arguments:
         reject: Standard deviations of an innovation beyond which an observed value is left out as
-            a gross error, see `scorda.assimilate.rejection`; None: all are used. The number of
+            a gross error, see `assimilation.gross_errors`; None: all are used. The number of
             values left out is reported as ``rejected``, one entry per cycle.
     """
 

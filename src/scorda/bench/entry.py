@@ -1,4 +1,4 @@
-"""What a benchmark is, one row of it, and the settings that may be tried for it."""
+"""A benchmark has entries; each entry is a method, with the options that may be tried for it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ Options = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Entry:
-    """A method as tried on a set-up.
+    """A method that a benchmark runs.
 
     Arguments:
         label: Name of the row, unique within its set-up.
         method: The method with its settings.
         members: Number of members.
         grid: Options of the method that the benchmark chooses among, on other seeds than it
-            reports (see `scorda.bench.tuning`); none: the settings are those of `method`.
-        trained: Makes of `method` the one that filters (`Setup`), where a prior is trained
-            beforehand: once, within the seconds of the first run. Nothing is chosen then.
+            reports (see `scorda.bench.tuning`). Without a grid `method` runs as it is.
+        trained: Function that trains the prior of `method` beforehand and returns the method that
+            filters (`Setup`). It runs once, within the seconds of the first run, and nothing is
+            chosen then.
     """
 
     label: str
@@ -39,20 +40,20 @@ class Entry:
 
     @cached_property
     def ready(self) -> Any:
-        """The method, trained where it has to be, which may take minutes."""
+        """Return the method, trained where it has to be; training may take minutes."""
         return self.method if self.trained is None else self.trained(self.method)
 
     def at(self, point: int) -> Entry:
-        """The entry with the options of one point of its grid, and nothing left to choose."""
+        """Return the entry with the options of one point of its grid, and without the grid."""
         return replace(self, method=replace(self.method, **self.grid[point]), grid=())
 
 
 @runtime_checkable
 class Benchmark(Protocol):
-    """Entries, and what they are scored on: `prepare` once per seed, `score` once per run.
+    """A benchmark calls `prepare` once per seed and `score` once per run of an entry.
 
-    `score` raises FloatingPointError for a run that diverges; `shortened` is a test that the
-    benchmark runs, whose scores mean nothing.
+    `score` raises FloatingPointError for a run that diverges. `shortened` returns a benchmark that
+    only tests that everything runs: its scores mean nothing.
     """
 
     @property
@@ -69,12 +70,12 @@ class Benchmark(Protocol):
 
 
 def grid(**options: Iterable[Any]) -> tuple[Options, ...]:
-    """All combinations of the values of some options, the last one varying fastest."""
+    """Return all combinations of the values of some options; the last one varies fastest."""
     return tuple(dict(zip(options, values, strict=True)) for values in product(*options.values()))
 
 
 def in_words(options: Options) -> str:
-    """Options as text, such as ``inflation=1.05, radius=4``."""
+    """Write options as text, such as ``inflation=1.05, radius=4``."""
     return ", ".join(
         f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
         for name, value in options.items()

@@ -1,6 +1,6 @@
-r"""Twin experiments of filters: set-up, and scores taken from the stream of cycles.
+r"""Twin experiments of filters, scored from the stream of cycles.
 
-What is scored is the analysis at each observed step after the spin-up:
+The analysis at each observed step after the spin-up has these scores:
 
 * ``rmse``: spatial RMSE of the mean, time mean;
 * ``spread``, and ``spread_skill``, the ratio of mean squares of Fortin et al. (2014);
@@ -10,7 +10,7 @@ What is scored is the analysis at each observed step after the spin-up:
 * ``cycle_seconds``: seconds of one analysis; ``evaluations``: of the score or denoiser per
   analysis and member, where the method has them.
 
-Sums are kept, no ensembles, so the memory does not grow with the run. The definitions are those of
+Only sums are kept, so the memory does not grow with the run. The definitions are those of
 `scorda.metrics`.
 """
 
@@ -45,7 +45,7 @@ Score = Callable[[Tensor, Tensor], float]
 
 @dataclass(frozen=True)
 class Setup:
-    r"""A twin experiment with a name.
+    r"""A twin experiment of filters.
 
     Truth and members start as draws of :math:`N(m, \mathrm{start\_std}^2 I)`, where m is a state
     of the attractor. That is how the published scores of small systems start; small ensembles
@@ -62,10 +62,10 @@ class Setup:
             independent draws of the system, of which one stream is the truth's alone.
         start_mean: Instead of that, mean of all components of the members at step 0, whatever
             the truth, a state of the attractor.
-        entries: What is run.
+        entries: Methods.
         source: Where the set-up is from.
         seeds: Number of twin experiments.
-        statistic: What is taken over them, "mean" or "median".
+        statistic: Statistic over them, "mean" or "median".
         tuning: How the options of entries with a grid are chosen.
         pilot: Set-up that they are chosen in, where this one takes too long (default: this one).
         shown: Scores that the command prints; the table has all of them.
@@ -92,7 +92,7 @@ class Setup:
     further: Mapping[str, Score] = field(default_factory=dict)
 
     def prepare(self, seed: int) -> Twin:
-        """Truth and problem of one seed, the same for all methods."""
+        """Return truth and problem of one seed; they are the same for all methods."""
         steps = self.every * (self.spinup + self.cycles)
         generator = rng.seeded(seed)
         truth, problem = twin_experiment(self.system, self.model, steps, self.every, generator)
@@ -104,7 +104,7 @@ class Setup:
         return truth, problem
 
     def score(self, entry: Entry, twin: Twin, seed: int) -> dict[str, float]:
-        """Scores of one run, see the module.
+        """Return the scores of one run (see the module).
 
         Raises:
             FloatingPointError: If the run diverges, or its ensemble degenerates after the first
@@ -117,7 +117,7 @@ class Setup:
         return scores.result()
 
     def means(self, entry: Entry, twin: Twin, seed: int) -> Float[Tensor, "time *state"]:
-        """Ensemble means over the last steps of a run, those of the cycles that are drawn."""
+        """Return the ensemble means over the last steps of a run, which are drawn."""
         last, means = len(twin[0]) - self.every * self.drawn, []
         for cycle in self._run(entry, twin, seed):
             if cycle.step >= last:
@@ -141,7 +141,7 @@ class Setup:
             raise FloatingPointError(f"Degenerate after {cycles} cycles: {error}") from error
 
     def shortened(self) -> Setup:
-        """The set-up with few cycles: a test that it runs, whose scores mean nothing.
+        """Return the set-up with few cycles, to test that it runs.
 
         Methods that are trained beforehand are left out where there are others.
         """
@@ -159,12 +159,12 @@ class Setup:
         )
 
     def trial(self) -> Setup:
-        """The set-up as it is when options are chosen."""
+        """Return the set-up in which options are chosen."""
         cycles, spinup = self.tuning.cycles, self.tuning.spinup
         return replace(self.pilot or self, cycles=cycles, spinup=spinup)
 
     def initial(self, twin: Twin, members: int, seed: int) -> Float[Tensor, "ensemble *state"]:
-        """Members at step 0; of the truth they know what they know of each other, or nothing."""
+        """Return members at step 0, as `start_std` and `start_mean` say."""
         truth, problem = twin
         if self.start_std is None:
             assert problem.initial is not None
@@ -177,7 +177,7 @@ class Setup:
 
 
 class RunningScores:
-    """Time means of the scores of a run, one step at a time."""
+    """Time means of the scores of a run, which takes in one step at a time."""
 
     def __init__(self, further: Mapping[str, Score] | None = None) -> None:
         self._further = further or {}
@@ -213,7 +213,7 @@ class RunningScores:
             self._count("evaluations", float(cycle.info["evaluations"]))
 
     def result(self) -> dict[str, float]:
-        """The means so far."""
+        """Return the means so far."""
         mean = {name: total / self._counts[name] for name, total in self._sums.items()}
         mse, variance = mean.pop("mse"), mean.pop("variance")
         path = mean.pop("rmse_path")

@@ -1,4 +1,4 @@
-"""Run a benchmark: every entry with every seed, resumable, and one table of the result."""
+"""Run every entry of a benchmark with every seed, and write one table of the result."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from scorda.core.files import atomic
 __all__ = ["Row", "run_benchmark", "write_table"]
 
 Progress = Callable[[int, int], None]
-# What stands beside the scores in the file of runs, in front of them and behind.
+# Columns of the file of runs before and after those of the scores.
 BEFORE, AFTER = ("entry", "seed", "options", "failure"), ("seconds",)
-# What stands beside the scores in the table of expected ones.
+# Keys of an expected score that are not scores.
 ABOUT = ("tolerance", "source", "options")
 
 
 @dataclass(frozen=True)
 class Row:
-    """Scores of one entry over its seeds.
+    """The scores of one entry over its seeds.
 
     Arguments:
         label: Name of the entry.
         members: Number of members.
         seeds: Number of seeds.
-        mean: Mean over the seeds, or their median where the benchmark says so, by score; NaN
-            where a run diverged: what is left of an entry that sometimes fails is no score.
+        mean: Mean over the seeds, or their median where the benchmark says so, by score. It is NaN
+            where a run diverged, since the other runs alone would flatter the entry.
         error: Standard error of the mean, by score; NaN for one seed.
         seconds: Mean time of one run.
         expected: Expected value, by score, where there is one.
         tolerance: Accepted distance from it.
         entry: The entry with the options chosen for it.
         options: These, in words.
-        failures: What the runs that diverged said, by seed.
+        failures: Messages of the runs that diverged, with their seeds.
     """
 
     label: str
@@ -58,7 +58,7 @@ class Row:
 
     @property
     def passed(self) -> bool:
-        """Whether every score with an expected value is within the tolerance of it."""
+        """Return whether every score that has an expected value is within the tolerance of it."""
         return all(
             abs(self.mean.get(name, math.nan) - value) <= self.tolerance
             for name, value in self.expected.items()
@@ -95,11 +95,11 @@ def run_benchmark(
         seeds: Seeds, one twin experiment each, the same for all entries (default: as many as
             the benchmark has, from 0).
         path: CSV file of single runs, ``NAME.runs.csv``: entry, seed, options chosen, how it
-            diverged, a column per score, seconds. The trials that the options were chosen from
-            go beside it, to ``NAME.tuning.csv``.
+            diverged, a column per score, seconds. ``NAME.tuning.csv`` in the same folder has the
+            trials that the options were chosen from.
         setup: Other set-up than the named one, such as a `shortened` one.
-        resume: Keep the runs and trials that are in the files, as far as their options still are
-            those of the entry.
+        resume: Keep the runs and trials that are in the files if their options still are those of
+            the entry.
         progress: Called with the runs done and their total, trials included.
 
     Raises:
@@ -137,7 +137,7 @@ def run_benchmark(
 
 
 def write_table(rows: Sequence[Row], path: str | Path, name: str) -> None:
-    """Write one row per entry and score, and what was chosen for the entry.
+    """Write one row per entry and score, with the options that were chosen for the entry.
 
     The score "diverged" is the number of seeds that did.
     """
@@ -158,7 +158,7 @@ def write_table(rows: Sequence[Row], path: str | Path, name: str) -> None:
 
 
 class _Counter:
-    """Counts runs and trials."""
+    """A counter of runs and trials."""
 
     def __init__(self, progress: Progress | None, setup: Benchmark, seeds: int) -> None:
         trials = 0
@@ -175,7 +175,7 @@ class _Counter:
 def _chooser(
     setup: Benchmark, seeds: Sequence[int], path: Path | None, resume: bool, count: _Counter
 ) -> Callable[[Entry], tuple[Entry, str]]:
-    """What makes of an entry the one with the options chosen for it, and these in words."""
+    """Return a function that gives an entry its best options, and these in words."""
     if not isinstance(setup, Tunable) or not any(entry.grid for entry in setup.entries):
         return lambda entry: (entry, "")
     if both := set(seeds) & set(setup.tuning.seeds):

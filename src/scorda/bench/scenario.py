@@ -1,13 +1,13 @@
-r"""Smoothing of flows with a trained prior: scenarios, and scores of whole trajectories.
+r"""Scenarios of smoothing flows with a trained prior, and scores of whole trajectories.
 
-What is scored, over all states of a trajectory:
+The scores are taken over all states of a trajectory:
 
 * ``residual``: standard deviation of :math:`y - h(x)` over members and observations, in units of
   the error of observation. Of draws of the posterior it is 1 in expectation, since truth and draw
   are exchangeable given y;
 * ``rmse``, ``crps``, ``spread_skill``: against the truth, where there is one;
-* ``defect``: root mean square of :math:`x_{k+1} - M(x_k)`, what one step M of the system does not
-  explain, over that of :math:`x_{k+1} - x_k`;
+* ``defect``: root mean square of :math:`x_{k+1} - M(x_k)`, where M is one step of the system, over
+  that of :math:`x_{k+1} - x_k`;
 * ``evaluations`` of the denoiser per member, ``member_seconds``: seconds per member.
 """
 
@@ -35,7 +35,7 @@ __all__ = ["Given", "Scenario", "defect"]
 
 @dataclass(frozen=True)
 class Given:
-    """A problem, and the truth that was observed; None where nothing was simulated."""
+    """A problem and the truth that was observed, or None where nothing was simulated."""
 
     problem: Problem
     truth: Float[Tensor, "time *state"] | None
@@ -43,19 +43,19 @@ class Given:
 
 @dataclass(frozen=True)
 class Scenario:
-    """Observations of a trajectory, and methods that draw trajectories given them.
+    """A scenario has observations of a trajectory, and methods that draw trajectories from them.
 
     Arguments:
-        system: What draws the truth; the methods know nothing of it but its space.
-        operator: What is observed.
+        system: System that draws the truth; the methods see only its space.
+        operator: Observation operator.
         std: Standard deviation of its error.
         steps: Steps of the trajectories.
-        observed: What is observed: steps, or tuples of steps.
-        entries: What is run.
+        observed: Observed steps, or tuples of steps that are observed together.
+        entries: Methods.
         source: Where the set-up is from.
-        wanted: Instead of a simulated truth's, the value of all observations.
+        wanted: Value of all observations, instead of those of a simulated truth.
         seeds: Number of truths and draws.
-        statistic: What is taken over them, "mean" or "median".
+        statistic: Statistic over them, "mean" or "median".
         tuning: As in other benchmarks; no entry has options to choose.
         shown: Scores that the command prints.
     """
@@ -82,7 +82,7 @@ class Scenario:
     )
 
     def prepare(self, seed: int) -> Given:
-        """Truth and observations of one seed, the same for all methods."""
+        """Return truth and observations of one seed; they are the same for all methods."""
         start, model_error, error = rng.spawn(rng.at((seed, 3), 0), 3)
         model = ObservationModel(self.operator, std=self.std)
         if self.wanted is None:
@@ -95,7 +95,7 @@ class Scenario:
         return Given(problem, truth[0] if self.wanted is None else None)
 
     def score(self, entry: Entry, given: Given, seed: int) -> dict[str, float]:
-        """Scores of one run, see the module."""
+        """Return the scores of one run (see the module)."""
         analysis = self.run(entry, given, seed)
         x, members = analysis.states, len(analysis.states)
         residual = float(residual_std(x, given.problem.instruments[0])) / self.std
@@ -108,24 +108,24 @@ class Scenario:
         return scores
 
     def run(self, entry: Entry, given: Given, seed: int) -> Analysis:
-        """Trajectories of an entry."""
+        """Draw the trajectories of an entry."""
         return entry.method.assimilate(given.problem, entry.members, rng.at((seed, 2), 0))
 
     def shortened(self) -> Scenario:
-        """Few members of the first entry."""
+        """Return the scenario with few members of the first entry, to test that it runs."""
         return replace(self, entries=(replace(self.entries[0], members=2),), seeds=1)
 
     def trial(self) -> Scenario:
-        """The scenario itself."""
+        """Return the scenario itself."""
         return self
 
     def _seen(self, path: Tensor) -> Tensor:
-        """The states that the operator gets, a row for each observation."""
+        """Return the states that the operator gets, a row for each observation."""
         return torch.cat([path[:, list(k) if isinstance(k, tuple) else k] for k in self.observed])
 
 
 def defect(states: Float[Tensor, "ensemble time ..."], system: System) -> float:
-    """What one step of a deterministic system does not explain of the steps of trajectories."""
+    """Return the share of the changes in trajectories that the system does not explain."""
     explained = torch.stack([system.step(states[:, k]) for k in range(states.shape[1] - 1)], 1)
     missing = (states[:, 1:] - explained).square().mean().sqrt()
     return float(missing / (states[:, 1:] - states[:, :-1]).square().mean().sqrt())

@@ -1,4 +1,4 @@
-"""One set-up at several values of something: members, dimension, forcing, gap."""
+"""A sweep runs one set-up at several values of a parameter, such as members or the gap."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Sweep", "only"]
 
 @dataclass(frozen=True)
 class Sweep:
-    """Set-ups side by side; the label of an entry begins with that of its point.
+    """Several set-ups in one benchmark; the label of an entry begins with that of its set-up.
 
     Arguments:
         points: Set-ups by label, of the form ``name=value``; the number of seeds and the way of
@@ -29,7 +29,7 @@ class Sweep:
 
     @property
     def entries(self) -> tuple[Entry, ...]:
-        """The entries of all points."""
+        """Return the entries of all points."""
         return tuple(
             replace(entry, label=f"{point}, {entry.label}")
             for point, setup in self.points.items()
@@ -43,7 +43,7 @@ class Sweep:
 
     @property
     def statistic(self) -> str:
-        """What is taken over the seeds."""
+        """Statistic over the seeds."""
         return self._first.statistic
 
     @property
@@ -57,21 +57,21 @@ class Sweep:
         return self._first.shown
 
     def prepare(self, seed: int) -> _Prepared:
-        """What each point prepares, made when it is asked for."""
+        """Return what each point prepares, which is made when it is asked for."""
         return _Prepared(self, seed)
 
     def score(self, entry: Entry, prepared: _Prepared, seed: int) -> dict[str, float]:
-        """Scores of one run."""
+        """Return the scores of one run."""
         point = entry.label.split(",", 1)[0]
         return self.points[point].score(entry, prepared[point], seed)
 
     def shortened(self) -> Sweep:
-        """The first point, with few cycles."""
+        """Return the first point with few cycles, to test that it runs."""
         point, setup = next(iter(self.points.items()))
         return replace(self, points={point: setup.shortened()})
 
     def trial(self) -> Sweep:
-        """The set-ups as they are when options are chosen."""
+        """Return the set-ups in which options are chosen."""
         return replace(self, points={name: s.trial() for name, s in self.points.items()})
 
     @cached_property
@@ -80,7 +80,7 @@ class Sweep:
 
 
 class _Prepared:
-    """What one seed of each point needs; only that of the point last asked for is kept."""
+    """The data of one seed for each point; only those of the last point are kept."""
 
     def __init__(self, sweep: Sweep, seed: int) -> None:
         self._sweep, self._seed = sweep, seed
@@ -93,11 +93,11 @@ class _Prepared:
 
 
 def only(setup: Benchmark, patterns: Sequence[str]) -> Benchmark:
-    """The benchmark with those entries whose label matches one of the patterns.
+    """Return the benchmark with those entries whose label matches one of the patterns.
 
     Arguments:
         setup: The benchmark.
-        patterns: As of file names, such as ``gap=10, *``.
+        patterns: Patterns as those of file names, such as ``gap=10, *``.
 
     Raises:
         ValueError: If a pattern matches no label.

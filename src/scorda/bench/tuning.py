@@ -1,8 +1,8 @@
-"""Choosing options of the methods by the benchmark itself, with equal effort for all.
+"""A benchmark chooses the options of its methods, with equal effort for all of them.
 
-Every point of an entry's grid runs the set-up with fewer cycles on seeds that are not reported;
-the one with the smallest mean score is taken. A run that diverges counts as infinitely bad. All
-grids of a benchmark have as many points: `check_effort`.
+Every point of an entry's grid runs the set-up with fewer cycles on seeds that are not reported,
+and the point with the smallest mean score is taken. A run that diverges counts as infinitely bad.
+All grids of a benchmark have equally many points (`check_effort`).
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ COLUMNS = ("entry", "options", "seed", "score", "value", "seconds", "failure", "
 
 @dataclass(frozen=True)
 class Tuning:
-    """How options are chosen.
+    """Settings of the trials that options are chosen from.
 
     Arguments:
         seeds: Seeds of the trials; none of those that are reported.
         cycles: Observed steps of a trial that are scored.
         spinup: Observed steps before them.
-        score: What is minimised: "crps", since the RMSE of a mean rewards too little spread.
+        score: Score that is minimised: "crps", since the RMSE of a mean rewards too little spread.
     """
 
     seeds: tuple[int, ...] = (1000, 1001)
@@ -42,7 +42,7 @@ class Tuning:
 
 @runtime_checkable
 class Tunable(Benchmark, Protocol):
-    """A benchmark whose entries may have a grid; `trial` is what it is when options are chosen."""
+    """A benchmark whose entries may have a grid; `trial` returns the set-up of the trials."""
 
     @property
     def shown(self) -> tuple[str, ...]: ...
@@ -66,7 +66,7 @@ class Trials:
 
     @classmethod
     def open(cls, path: Path | None, resume: bool) -> Trials:
-        """The trials of a file, or none."""
+        """Read the trials of a file, if it is there."""
         trials = cls(path)
         if path is not None and resume and path.is_file():
             with path.open(newline="", encoding="utf-8") as file:
@@ -110,7 +110,7 @@ def tune(
         setup: The set-up that is to be reported; trials run its `trial`.
         entry: The entry; without a grid it is returned as it is.
         trials: Trials done before, to which new ones are added.
-        prepared: What `prepare` returned by seed, shared by the entries of a set-up.
+        prepared: Results of `prepare` by seed, which the entries of a set-up share.
         progress: Called after each trial.
     """
     if not entry.grid:
@@ -151,7 +151,7 @@ def tune(
 def attempt(
     setup: Benchmark, entry: Entry, prepared: Any, seed: int
 ) -> tuple[dict[str, float], float, str]:
-    """Scores of a run, its seconds, and how it diverged: no scores then."""
+    """Return the scores of a run, its seconds, and its message if it diverged without scores."""
     begin = time.perf_counter()
     try:
         scores, failure = setup.score(entry, prepared, seed), ""

@@ -200,7 +200,7 @@ def _run(given: Assimilate, method: Assimilator) -> Posterior:
         prior = method.prior.starting(given.start, steps + 1)  # type: ignore[attr-defined]
         method = replace(method, prior=prior)  # type: ignore[type-var]
     prior = getattr(method, "prior", None)
-    if isinstance(prior, Prior) and prior.cycle is None:
+    if isinstance(prior, Prior) and prior.diurnal_mean is None:
         for instrument in observations:
             run.check_scale(instrument, prior)
     initial = None

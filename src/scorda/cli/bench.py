@@ -1,11 +1,11 @@
-"""``scorda bench``: a benchmark, beside the scores expected of it."""
+"""``scorda bench`` runs a benchmark and compares it with the scores expected of it."""
 
 from __future__ import annotations
 
 import math
 import re
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from inspect import signature
 from pathlib import Path
@@ -16,7 +16,7 @@ from cyclopts import Parameter
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from scorda.bench.entry import Entry
+    from scorda.bench.entry import Benchmark, Entry
     from scorda.bench.run import Row
     from scorda.bench.scenario import Scenario
 
@@ -69,68 +69,134 @@ def bench(
     """
     from scorda.bench.problems import PROBLEMS
     from scorda.bench.run import run_benchmark, write_table
-    from scorda.bench.sweep import only
     from scorda.cli.common import use_torch
     from scorda.cli.console import console, progress, table
-    from scorda.cli.settings import UserError, check_keys
-    from scorda.core.files import atomic
+    from scorda.cli.settings import check_keys
 
-    given, out = settings or Bench(), console()
+    given = settings or Bench()
     if name is None:
         table(None, ["benchmark", "source"], [[n, make().source] for n, make in PROBLEMS.items()])
         return
     check_keys([name], PROBLEMS, "benchmark")
+    use_torch("float32", given.threads)
+    setup = _setup(PROBLEMS[name], name, given)
+    stem = given.out / (f"{name}-quick" if given.quick else name)
+    runs = stem.with_name(f"{stem.name}.runs.csv")
+    _keep_other_rows(runs, given)
+    given.out.mkdir(parents=True, exist_ok=True)
+    seeds = range(given.seeds or setup.seeds)
+    with progress(name) as report:
+        rows = run_benchmark(name, seeds, runs, setup, given.resume, report)
+    write_table(rows, stem.with_name(f"{stem.name}.csv"), name)
+    taken = f"{setup.statistic} of {len(seeds)} seeds" if len(seeds) > 1 else "one seed"
+    pictures = _Pictures(stem)
+    pictures.draw(setup, rows, taken)
+    if pictures.captions:
+        _record(stem, name, given, PROBLEMS[name], rows, pictures.captions)
+    _print(rows, getattr(setup, "shown", ()), taken, compare=not given.quick)
+    for row in rows:
+        for failure in row.failures:
+            console().print(f"diverged: {row.label}, {failure}")
+    console().print(f"table: {stem}.csv")
+
+
+def _setup(make: Callable[..., Benchmark], name: str, given: Bench) -> Benchmark:
+    """The named set-up with the prior, the rows and the length that were asked for."""
+    from scorda.bench.sweep import only
+    from scorda.cli.settings import UserError
+
     if given.seeds is not None and given.seeds < 1:
         raise UserError(f"Got --seeds {given.seeds}: give at least 1.")
-    make = PROBLEMS[name]
     if given.prior is not None and "prior" not in signature(make).parameters:
         raise UserError(f"Got --prior {given.prior}, but {name} uses no prior: leave it out.")
-    use_torch("float32", given.threads)
     setup = make() if given.prior is None else make(given.prior)
     setup = only(setup, given.only) if given.only else setup
-    setup = setup.shortened() if given.quick else setup
-    given.out.mkdir(parents=True, exist_ok=True)
-    stem = f"{name}-quick" if given.quick else name
-    runs = given.out / f"{stem}.runs.csv"
+    return setup.shortened() if given.quick else setup
+
+
+def _keep_other_rows(runs: Path, given: Bench) -> None:
+    """Refuse to replace a file that has more rows than those that are asked for."""
+    from scorda.cli.settings import UserError
+
     if given.only and not given.resume and runs.exists():
         raise UserError(
             f"Got --only, but {runs} has other rows, which would be lost: add --resume, or give "
             "another --out."
         )
-    seeds = range(given.seeds or setup.seeds)
-    with progress(name) as report:
-        rows = run_benchmark(name, seeds, runs, setup, given.resume, report)
-    write_table(rows, given.out / f"{stem}.csv", name)
-    shown = getattr(setup, "shown", ())
-    pictures: dict[str, str] = {}
 
-    def save(figure: Figure, ending: str, caption: str) -> None:
-        with atomic(given.out / f"{stem}.{ending}") as partial:
+
+@dataclass
+class _Pictures:
+    """The figures of a benchmark, in files whose names begin with the stem.
+
+    Arguments:
+        stem: Path without an ending.
+        captions: Caption of each figure so far, by the name of its file.
+    """
+
+    stem: Path
+    captions: dict[str, str] = field(default_factory=dict)
+
+    def draw(self, setup: Any, rows: Sequence[Row], taken: str) -> None:
+        """Draw the scores, and states of single runs where the set-up has any to draw."""
+        from scorda.bench.scenario import Scenario
+        from scorda.bench.sweep import Sweep
+
+        if (figure := _scores(rows, getattr(setup, "shown", ()))) is not None:
+            self._save(figure, "png", f"Scores, {taken}")
+        if getattr(setup, "drawn", 0):
+            self._means(setup, rows, seed=min(1, rows[0].seeds - 1))
+        points = setup.points if isinstance(setup, Sweep) else {"trajectories": setup}
+        for label, point in points.items():
+            if isinstance(point, Scenario):
+                self._trajectories("-".join(re.findall(r"\w+", label)), point, point.entries[0])
+
+    def _means(self, setup: Any, rows: Sequence[Row], seed: int) -> None:
+        """Truth and ensemble means of one seed, which is run once more."""
+        from scorda.report.comparison import means
+
+        twin = setup.prepare(seed)
+        found = {}
+        for row in rows:
+            try:
+                found[row.label] = setup.means(row.entry, twin, seed)
+            except FloatingPointError:
+                found[row.label] = None
+        steps = setup.every * setup.drawn
+        figure = means(twin[0][-steps:], found, setup.system.space.dt, setup.every)
+        self._save(figure, "paths.png", f"Truth and ensemble means, seed {seed}")
+
+    def _trajectories(self, ending: str, scenario: Scenario, entry: Entry) -> None:
+        """Panels and an animation of one run of the seed 0."""
+        import numpy as np
+
+        from scorda.report.flow import animate, panels
+
+        given = scenario.prepare(0)
+        analysis = scenario.run(entry, given, 0)
+        steps = np.linspace(0, scenario.steps, min(PANELS, scenario.steps + 1)).round().astype(int)
+        info = analysis.info
+        budget = (
+            f"seed 0, {entry.members} members of {info['evaluations']} evaluations, "
+            f"{info['seconds'] / entry.members:.1f} s each"
+        )
+        figure = panels(analysis, steps.tolist(), given.truth, given.problem.instruments)
+        self._save(figure, f"{ending}.png", f"Vorticity, {entry.label}: {budget}")
+        moving = animate(analysis, self._file(f"{ending}.gif"), given.truth)
+        self.captions[moving.name] = f"The same, all {scenario.steps + 1} states: {budget}"
+
+    def _save(self, figure: Figure, ending: str, caption: str) -> None:
+        from scorda.core.files import atomic
+
+        with atomic(self._file(ending)) as partial:
             figure.savefig(partial, format="png")
-        pictures[f"{stem}.{ending}"] = caption
+        self.captions[self._file(ending).name] = caption
 
-    if (figure := _figure(rows, shown)) is not None:
-        save(figure, "png", f"Scores, {_taken(setup.statistic, len(seeds))}")
-    if getattr(setup, "drawn", 0):
-        seed = min(1, len(seeds) - 1)
-        save(_paths(setup, rows, seed), "paths.png", f"Truth and ensemble means, seed {seed}")
-    for label, scenario, entry in _scenarios(setup):
-        ending = "-".join(re.findall(r"\w+", label))
-        _draw(scenario, entry, given.out / f"{stem}.{ending}", pictures, save)
-    if pictures:
-        _record(stem, name, given, make, rows, pictures)
-    heading = _taken(setup.statistic, len(seeds))
-    if shown:
-        _print_wide(rows, shown, heading, compare=not given.quick)
-    else:
-        _print_long(rows, heading, compare=not given.quick)
-    for row in rows:
-        for failure in row.failures:
-            out.print(f"diverged: {row.label}, {failure}")
-    out.print(f"table: {given.out / f'{stem}.csv'}")
+    def _file(self, ending: str) -> Path:
+        return self.stem.with_name(f"{self.stem.name}.{ending}")
 
 
-def _figure(rows: list[Row], shown: Sequence[str]) -> Figure | None:
+def _scores(rows: Sequence[Row], shown: Sequence[str]) -> Figure | None:
     """The figure that suits the scores, if any."""
     from scorda.report.comparison import comparison, sweep
     from scorda.report.tradeoff import tradeoff
@@ -146,65 +212,13 @@ def _figure(rows: list[Row], shown: Sequence[str]) -> Figure | None:
     return comparison(rows, shown)
 
 
-def _paths(setup: Any, rows: Sequence[Row], seed: int) -> Figure:
-    """Truth and ensemble means of one seed, run once more."""
-    from scorda.report.comparison import means
-
-    twin = setup.prepare(seed)
-    found = {}
-    for row in rows:
-        try:
-            found[row.label] = setup.means(row.entry, twin, seed)
-        except FloatingPointError:
-            found[row.label] = None
-    steps = setup.every * setup.drawn
-    return means(twin[0][-steps:], found, setup.system.space.dt, setup.every)
-
-
-def _scenarios(setup: Any) -> Iterator[tuple[str, Scenario, Entry]]:
-    """Scenarios whose trajectories are drawn, with their first entry."""
-    from scorda.bench.scenario import Scenario
-    from scorda.bench.sweep import Sweep
-
-    points = setup.points if isinstance(setup, Sweep) else {"trajectories": setup}
-    for label, point in points.items():
-        if isinstance(point, Scenario):
-            yield label, point, point.entries[0]
-
-
-def _draw(
-    scenario: Scenario,
-    entry: Entry,
-    stem: Path,
-    pictures: dict[str, str],
-    save: Callable[[Figure, str, str], None],
-) -> None:
-    """Panels and an animation of one run of the seed 0."""
-    import numpy as np
-
-    from scorda.report.flow import animate, panels
-
-    given = scenario.prepare(0)
-    analysis = scenario.run(entry, given, 0)
-    steps = np.linspace(0, scenario.steps, min(PANELS, scenario.steps + 1)).round().astype(int)
-    info = analysis.info
-    budget = (
-        f"seed 0, {entry.members} members of {info['evaluations']} evaluations, "
-        f"{info['seconds'] / entry.members:.1f} s each"
-    )
-    figure = panels(analysis, steps.tolist(), given.truth, given.problem.instruments)
-    save(figure, stem.name.split(".", 1)[1] + ".png", f"Vorticity, {entry.label}: {budget}")
-    moving = animate(analysis, stem.with_name(f"{stem.name}.gif"), given.truth)
-    pictures[moving.name] = f"The same, all {scenario.steps + 1} states: {budget}"
-
-
 def _record(
-    stem: str,
+    stem: Path,
     name: str,
     given: Bench,
     make: Callable[..., Any],
     rows: Sequence[Row],
-    pictures: dict[str, str],
+    captions: dict[str, str],
 ) -> None:
     """Leave a record for the gallery of the folder."""
     from inspect import getdoc
@@ -225,47 +239,38 @@ def _record(
         "torch": torch.__version__,
     }
     title = " ".join((getdoc(make) or name).split("\n\nArguments:")[0].split())
-    record = Record(stem, title, " ".join(["scorda bench", name, *words]), facts, pictures)
+    command = " ".join(["scorda bench", name, *words])
+    record = Record(stem.name, title, command, facts, captions)
     console().print(f"gallery: {add_record(given.out, record)}")
 
 
-def _print_long(rows: Sequence[Row], heading: str, compare: bool) -> None:
-    """One line per entry and score."""
+def _print(rows: Sequence[Row], shown: Sequence[str], heading: str, compare: bool) -> None:
+    """One line per entry with the scores that are shown, or else one per entry and score."""
     from scorda.cli.console import table
 
-    lines: list[list[str] | None] = [
-        [row.label, score, _number(row, score), *_verdict(row, [score], compare),
-         f"{row.seconds:.1f}"]
-        for row in rows
-        for score in row.mean
-    ]  # fmt: skip
-    table(None, ["entry", "score", heading, "expected", "", "seconds"], lines, left=2)
-
-
-def _print_wide(rows: Sequence[Row], shown: Sequence[str], heading: str, compare: bool) -> None:
-    """One line per entry, one column per score; the file has all scores."""
-    from scorda.cli.console import table
-
-    extra: dict[str, list[list[str]]] = {}
     compare = compare and any(row.expected for row in rows)
-    if compare:
-        extra["expected"] = [[" ".join(_verdict(row, shown, True))] for row in rows]
-    if any(row.options for row in rows):
-        extra["chosen"] = [[row.options] for row in rows]
-    lines: list[list[str] | None] = [
+    if not shown:
+        lines: list[list[str] | None] = [
+            [row.label, score, _number(row, score), *_verdict(row, [score], compare),
+             f"{row.seconds:.1f}"]
+            for row in rows
+            for score in row.mean
+        ]  # fmt: skip
+        table(None, ["entry", "score", heading, "expected", "", "seconds"], lines, left=2)
+        return
+    chosen = any(row.options for row in rows)
+    lines = [
         [
             row.label,
             *(_number(row, score) for score in shown),
             f"{row.seconds:.1f}",
-            *(column[i][0] for column in extra.values()),
+            *([" ".join(_verdict(row, shown, True))] if compare else []),
+            *([row.options] if chosen else []),
         ]
-        for i, row in enumerate(rows)
+        for row in rows
     ]
+    extra = [*(["expected"] if compare else []), *(["chosen"] if chosen else [])]
     table(heading, ["entry", *shown, "seconds", *extra], lines, left=1)
-
-
-def _taken(statistic: str, seeds: int) -> str:
-    return f"{statistic} of {seeds} seeds" if seeds > 1 else "one seed"
 
 
 def _number(row: Row, score: str) -> str:
@@ -279,7 +284,7 @@ def _number(row: Row, score: str) -> str:
 
 
 def _verdict(row: Row, scores: Sequence[str], compare: bool) -> list[str]:
-    """What was expected, and whether it came."""
+    """The score that was expected, and whether it was reached."""
     expected = [f"{row.expected[name]:g}" for name in scores if name in row.expected]
     if not expected or not compare:
         return ["–", ""]

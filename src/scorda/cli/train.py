@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from scorda.core.shapes import Tensor
-    from scorda.priors.trajectory import TrajectoryPrior
+    from scorda.priors.trajectory import TrainedTrajectory
     from scorda.systems.base import System
 
 __all__ = ["Train", "train"]
@@ -249,7 +249,7 @@ def _complete(given: Train, checkpoint: Path, settings: str) -> bool:
 
 def _from_system(
     given: Train, checkpoint: Path, report: Report, device: torch.device
-) -> TrajectoryPrior:
+) -> TrainedTrajectory:
     from scorda.cli.common import make_system
     from scorda.diffusion.training import Training
     from scorda.priors.from_system import Recipe, train_on_system, training_for
@@ -306,7 +306,7 @@ def _stored(path: Path, options: dict[str, str]) -> tuple[System, Tensor]:
 
 def _from_fields(
     given: Train, checkpoint: Path, report: Report, device: torch.device
-) -> TrajectoryPrior:
+) -> TrainedTrajectory:
     from scorda.cli.settings import UserError
     from scorda.priors.from_fields import train_on_fields, training_for
     from scorda.priors.records import read_fields

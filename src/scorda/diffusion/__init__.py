@@ -2,13 +2,12 @@
 
 from scorda.diffusion.bridge import BridgeODE, BridgeSampler, BridgeSDE, EnsembleDenoiser
 from scorda.diffusion.denoisers import (
-    AnyNoise,
     Denoiser,
     GaussianDenoiser,
     KernelDenoiser,
     NetworkDenoiser,
 )
-from scorda.diffusion.guidance import DPS, MMPS, Guidance, InflatedLikelihood, Switched
+from scorda.diffusion.guidance import DPS, MMPS, Guidance, InflatedLikelihood, SwitchedGuidance
 from scorda.diffusion.measurement_aware import MeasurementAware
 from scorda.diffusion.process import (
     ForwardProcess,
@@ -23,7 +22,6 @@ __all__ = [
     "DPS",
     "MMPS",
     "Ancestral",
-    "AnyNoise",
     "BridgeODE",
     "BridgeSDE",
     "BridgeSampler",
@@ -40,7 +38,7 @@ __all__ = [
     "PredictorCorrector",
     "Sampler",
     "ScalarProcess",
-    "Switched",
+    "SwitchedGuidance",
     "Training",
     "VarianceExploding",
     "VariancePreserving",

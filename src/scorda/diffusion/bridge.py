@@ -48,29 +48,19 @@ import torch
 
 from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
+from scorda.diffusion.denoisers import Denoiser
 from scorda.diffusion.measurement_aware import MeasurementAware
 
 __all__ = ["BridgeODE", "BridgeSDE", "BridgeSampler", "EnsembleDenoiser"]
 
 
 @runtime_checkable
-class EnsembleDenoiser(Protocol):
-    """What a bridge asks of a prior, in the modes of the observation."""
+class EnsembleDenoiser(Denoiser, Protocol):
+    """What a bridge asks of a prior, in the modes of the observation, at any level per mode."""
 
     @property
     def var(self) -> Float[Tensor, "..."]:
         """Variance of each mode, positive, shape ``(*shape)``: it sets the clock of the mode."""
-        ...
-
-    def denoise(
-        self, u: Float[Tensor, "ensemble ..."], noise: Float[Tensor, "..."]
-    ) -> Float[Tensor, "ensemble ..."]:
-        r"""Return :math:`E[x_0 \mid x_0 + \nu \varepsilon = u]`, as `AnyNoise` does.
-
-        Arguments:
-            u: Noisy samples; 0 where the level is infinite.
-            noise: Levels, ``(1, *shape)``; infinite where nothing is known.
-        """
         ...
 
     def draws(

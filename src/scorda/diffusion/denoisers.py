@@ -1,59 +1,55 @@
-r"""Denoisers: :math:`D(x_t, t) = E[x_0 \mid x_t]`, the one thing a sampler asks of a prior.
+r"""Denoisers: :math:`E[x_0 \mid x_0 + \nu \varepsilon = u]`, the one thing a prior knows.
 
-Gaussian and kernel denoisers are exact for their prior; a network's is learned. All are bound to a
-scalar process :math:`x_t = \alpha x_0 + \sigma \varepsilon` and are called alike, with noisy
-samples ``(ensemble, ...)`` and a diffusion time t (a scalar, or one per member).
+The noise level :math:`\nu` is one number for each sample, or one for each entry of a sample; a
+network takes the latter only if it was trained so. A scalar process
+:math:`x_t = \alpha x_0 + \sigma \varepsilon` has :math:`u = x_t / \alpha` and
+:math:`\nu = \sigma / \alpha`: one denoiser serves every process and is bound to none.
 
-Some also know :math:`E[x_0 \mid u = x_0 + \nu \varepsilon]` for a noise level :math:`\nu` that
-differs from entry to entry (`AnyNoise`). Observed entries then need no guidance: see `condition`.
+Gaussian and kernel denoisers are exact for their prior; that of a network is learned.
+
+**Observed entries need no guidance.** An observation
+:math:`y_i = x_{0,i} + R_i^{1/2} \epsilon` of an entry of the data is one more noisy copy of it,
+like u itself, so both merge into one copy with less noise:
+
+.. math:: \frac{1}{\nu_{*,i}^2} = \frac{1}{\nu^2} + \frac{1}{R_i}, \qquad
+    u_{*,i} = \nu_{*,i}^2 \left( \frac{u_i}{\nu^2} + \frac{y_i}{R_i} \right), \qquad
+    E[x_0 \mid u, y] = E[x_0 \mid x_0 + \nu_* \varepsilon = u_*].
+
+The posterior's denoiser is the prior's at another noise level for each entry. Nothing is
+approximated and nothing is differentiated, but the denoiser must know such levels.
+
+A network knows them best where the noise is large: there it reads the trajectory off the
+observations, which guidance cannot. Where the noise is small the observations change little, and
+what little the network misses of it is what guidance gives. So a learned denoiser hands over from
+the one to the other (`SwitchedDenoiser`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
-from scorda.core.align import align
 from scorda.core.shapes import Float, Tensor
-from scorda.diffusion.process import ScalarProcess
 
 __all__ = [
-    "AnyNoise",
+    "Conditioned",
     "Denoiser",
     "GaussianDenoiser",
     "KernelDenoiser",
     "NetworkDenoiser",
+    "SwitchedDenoiser",
+    "align",
     "precondition",
 ]
 
 
 @runtime_checkable
 class Denoiser(Protocol):
-    """Expectation of the data given noisy samples."""
-
-    @property
-    def process(self) -> ScalarProcess:
-        """The forward process that it is bound to."""
-        ...
-
-    def __call__(
-        self, x_t: Float[Tensor, "ensemble ..."], t: Float[Tensor, "..."]
-    ) -> Float[Tensor, "ensemble ..."]:
-        """Return E[x_0 | x_t], same shape as x_t."""
-        ...
-
-
-@runtime_checkable
-class AnyNoise(Denoiser, Protocol):
-    """A denoiser that takes a noise level for each entry, if `any_noise` says so."""
-
-    @property
-    def any_noise(self) -> bool:
-        """Whether `denoise` takes levels that differ between the entries of a sample."""
-        ...
+    """Mean of the data given one more noisy copy of them."""
 
     def denoise(
         self, u: Float[Tensor, "ensemble ..."], noise: Float[Tensor, "..."]
@@ -71,104 +67,98 @@ class AnyNoise(Denoiser, Protocol):
 class GaussianDenoiser:
     r"""Exact denoiser of a Gaussian prior with covariance :math:`Q \Lambda Q^T`.
 
-    .. math:: D(x_t) = m + Q \frac{\alpha \Lambda}{\alpha^2 \Lambda + \sigma^2} Q^T
-        (x_t - \alpha m)
+    With :math:`L = Q \Lambda^{1/2}` and N the squared noise levels,
 
-    Directions outside the span of Q have no variance: a thin Q makes a low-rank prior.
+    .. math:: D(u) = m + L (1 + L^T N^{-1} L)^{-1} L^T N^{-1} (u - m).
+
+    Directions outside the span of Q have no variance: a thin Q makes a low-rank prior. Nothing
+    rests on orthonormal columns.
 
     Arguments:
         mean: Mean m, shape ``(*shape)``, in the sampler's coordinates.
-        basis: Orthonormal columns Q, ``(size, rank)``; for `denoise` also one matrix per sample,
-            ``(ensemble, size, rank)``.
+        basis: Columns Q, ``(size, rank)``, or one matrix per sample, ``(ensemble, size, rank)``.
         spectrum: Variances Lambda, ``(rank,)``.
-        process: The forward process.
     """
 
     mean: Float[Tensor, "..."]
     basis: Float[Tensor, "*ensemble size rank"]
     spectrum: Float[Tensor, "rank"]
-    process: ScalarProcess
-    any_noise = True
 
     @classmethod
     def from_cov(
-        cls, mean: Float[Tensor, "..."], cov: Float[Tensor, "size size"], process: ScalarProcess
+        cls, mean: Float[Tensor, "..."], cov: Float[Tensor, "size size"]
     ) -> GaussianDenoiser:
-        """From a full covariance of the flattened data."""
+        """Make one from a full covariance of the flattened data."""
         spectrum, basis = torch.linalg.eigh(cov)
-        return cls(mean, basis, spectrum.clamp(min=0), process)
+        return cls(mean, basis, spectrum.clamp(min=0))
 
     @classmethod
-    def from_samples(
-        cls, samples: Float[Tensor, "ensemble ..."], process: ScalarProcess
-    ) -> GaussianDenoiser:
-        """From the sample mean and covariance, of rank ``ensemble - 1``, never formed."""
+    def from_samples(cls, samples: Float[Tensor, "ensemble ..."]) -> GaussianDenoiser:
+        """Make one from the sample mean and covariance, of rank ``ensemble - 1``, never formed."""
         mean = samples.mean(0)
         _, scale, basis = torch.linalg.svd((samples - mean).flatten(1), full_matrices=False)
-        return cls(mean, basis.mT, scale.square() / (len(samples) - 1), process)
-
-    def __call__(
-        self, x_t: Float[Tensor, "ensemble ..."], t: Float[Tensor, "..."]
-    ) -> Float[Tensor, "ensemble ..."]:
-        mean, basis = self.mean.to(x_t), self.basis.to(x_t)
-        alpha, var = self.process.alpha(t)[..., None], self.process.var(t)[..., None]
-        spectrum = self.spectrum.to(x_t)
-        gain = alpha * spectrum / (alpha**2 * spectrum + var)
-        centred = (x_t - align(self.process.alpha(t), x_t) * mean).flatten(1)
-        return mean + (((centred @ basis) * gain) @ basis.mT).view_as(x_t)
+        return cls(mean, basis.mT, scale.square() / (len(samples) - 1))
 
     def denoise(
         self, u: Float[Tensor, "ensemble ..."], noise: Float[Tensor, "..."]
     ) -> Float[Tensor, "ensemble ..."]:
-        # m + L (I + L^T N^-1 L)^-1 L^T N^-1 (u - m) with L = Q Lambda^1/2, N the squared levels.
-        mean, root = self.mean.to(u), self.basis.to(u) * self.spectrum.to(u).sqrt()
+        mean, rest = self.mean.to(u), (u - self.mean.to(u)).flatten(1)
+        level = _one_level(noise, u)
+        if level is not None:
+            # L V (nu^2 + S)^-1 V^T L^T with L^T L = V S V^T: no matrix to factor at each level.
+            var, turned = (part.to(u) for part in self._gram)
+            moved = _rows(rest, turned) / (level.square()[:, None] + var)
+            return mean + _rows(moved, turned.mT).view_as(u)
+        root = self._root.to(u)
         # One matrix for all members where they share the levels and the basis.
         shared = noise.ndim < u.ndim or noise.shape[0] == 1
         levels = noise.expand((1 if shared else len(u), *u.shape[1:])).flatten(1)
         scaled = root / levels[..., None]
         matrix = torch.eye(root.shape[-1]).to(u) + scaled.mT @ scaled
-        factor, rest = torch.linalg.cholesky(matrix), (u - mean).flatten(1) / levels
+        factor, rest = torch.linalg.cholesky(matrix), rest / levels
         if shared and root.ndim == 2:
             weights = torch.cholesky_solve((rest @ scaled[0]).mT, factor[0])
             return mean + (root @ weights).mT.view_as(u)
         weights = torch.cholesky_solve(scaled.mT @ rest[..., None], factor)
         return mean + (root @ weights)[..., 0].view_as(u)
 
+    @property
+    def _root(self) -> Float[Tensor, "*ensemble size rank"]:
+        return self.basis * self.spectrum.sqrt()
+
+    @cached_property
+    def _gram(self) -> tuple[Tensor, Tensor]:
+        """S, ``(*ensemble, rank)``, and L V, ``(*ensemble, size, rank)``."""
+        root = self._root
+        var, V = torch.linalg.eigh(root.mT @ root)
+        return var.clamp(min=0), root @ V
+
 
 @dataclass(frozen=True)
 class KernelDenoiser:
     r"""Exact denoiser of a kernel density on members, :math:`\sum_i w_i N(x_i, b^2 I)`.
 
-    .. math:: D(x_t) = \frac{\sigma^2 \bar x + \alpha b^2 x_t}{\sigma^2 + \alpha^2 b^2}, \quad
+    .. math:: D(u) = \frac{\nu^2 \bar x + b^2 u}{\nu^2 + b^2}, \quad
         \bar x = \sum_i \bar w_i x_i, \quad
-        \bar w_i \propto w_i \exp \frac{-|x_t - \alpha x_i|^2}{2 (\sigma^2 + \alpha^2 b^2)}
+        \bar w_i \propto w_i \exp \frac{-|u - x_i|^2}{2 (\nu^2 + b^2)}
 
     The weights are a softmax, evaluated as fused attention: O(N d) memory where the device has it
-    for the precision (CPUs do). With bandwidth 0 the law at t = 0 is the members themselves, and
-    the weights are undefined where sigma is 0.
+    for the precision (CPUs do). With bandwidth 0 the law without noise is the members themselves,
+    and the weights are undefined where nu is 0.
 
     Arguments:
         members: x_i, ``(members, *shape)``.
         bandwidth: b, in units of the data, at least 0.
-        process: The forward process.
         log_weights: log w_i up to a constant, ``(members,)`` (default: equal).
     """
 
     members: Float[Tensor, "members ..."]
     bandwidth: float
-    process: ScalarProcess
     log_weights: Float[Tensor, "members"] | None = None
-    any_noise = True
 
     def __post_init__(self) -> None:
         if self.bandwidth < 0:
             raise ValueError(f"Got bandwidth = {self.bandwidth}: it must not be negative.")
-
-    def __call__(
-        self, x_t: Float[Tensor, "ensemble ..."], t: Float[Tensor, "..."]
-    ) -> Float[Tensor, "ensemble ..."]:
-        alpha = align(self.process.alpha(t), x_t)
-        return self.denoise(x_t / alpha, align(self.process.noise_level(t), x_t))
 
     def denoise(
         self, u: Float[Tensor, "ensemble ..."], noise: Float[Tensor, "..."]
@@ -178,14 +168,14 @@ class KernelDenoiser:
         centre = members.mean(0)
         keys = (members - centre).flatten(1)
         queries = (u - centre).flatten(1)
-        level = noise.reshape((1,) * (u.ndim - noise.ndim) + noise.shape)
-        per_entry = level[:1].numel() > 1
-        level = level.expand(u.shape) if per_entry else level.expand(len(u), *level.shape[1:])
-        var = level.square().reshape(len(u), -1)
+        level = _one_level(noise, u)
+        per_entry = level is None
+        levels = noise.expand(u.shape).flatten(1) if level is None else level[:, None]
+        var = levels.expand(len(u), -1).square()
         # Both stay finite where a level is infinite, which is where nothing is known.
         precision = (var + self.bandwidth**2).reciprocal()
         share = (1 + self.bandwidth**2 / var).reciprocal()
-        # The logits -|x_t - x_i|^2 / 2 total as one scalar product, less what all i share.
+        # The logits -|u - x_i|^2 / 2 var as one scalar product, less what all i share.
         squares = keys.square() if per_entry else keys.square().sum(1, keepdim=True)
         left = [queries * precision, -0.5 * precision]
         right = [keys, squares - squares.mean(0)]
@@ -239,36 +229,30 @@ class NetworkDenoiser:
     Arguments:
         network: Maps (noisy trajectories in units of the data, noise level) to the unit-variance
             target of `precondition`.
-        process: The forward process; any scalar one serves, whichever the training used.
         limit: Largest size of a component of the denoised mean, in standardised units: where a
             sampler with large steps leaves what the network has seen, it comes back instead of
             running away. None disables it.
     """
 
     network: nn.Module
-    process: ScalarProcess
     limit: float | None = None
-
-    def __call__(
-        self, x_t: Float[Tensor, "ensemble time ..."], t: Float[Tensor, "..."]
-    ) -> Float[Tensor, "ensemble time ..."]:
-        u = x_t / align(self.process.alpha(t), x_t)
-        return self._denoise(u, self.process.noise_level(t).expand(x_t.shape[0]))
-
-    @property
-    def any_noise(self) -> bool:
-        """Whether the network was trained with levels that differ between entries."""
-        return getattr(self.network, "per_entry", False)
 
     def denoise(
         self, u: Float[Tensor, "ensemble ..."], noise: Float[Tensor, "..."]
     ) -> Float[Tensor, "ensemble ..."]:
-        return self._denoise(u, noise.expand(u.shape))
+        like, level = next(self.network.parameters()), _one_level(noise, u)
+        level = noise.expand(u.shape) if level is None else level.expand(len(u))
+        mean = precondition(self.network, u.to(like.dtype), level.to(like.dtype)).to(u.dtype)
+        return mean if self.limit is None else mean.clamp(-self.limit, self.limit)
 
     def covariance(
-        self, v: Float[Tensor, "ensemble ..."], t: Float[Tensor, "..."]
+        self, v: Float[Tensor, "ensemble ..."], noise: Float[Tensor, "..."]
     ) -> Float[Tensor, "ensemble ..."]:
-        """Product with the covariance of x_0 given x_t under the Gaussian law of the network.
+        """Product with the covariance of x_0 given u under the Gaussian law of the network.
+
+        Arguments:
+            v: What the covariance is applied to.
+            noise: One noise level per sample.
 
         Raises:
             ValueError: If the network has none.
@@ -279,12 +263,72 @@ class NetworkDenoiser:
                 f"{type(self.network).__name__} has no Gaussian law, whose covariance was asked "
                 'for: use MMPS(covariance="denoiser").'
             )
-        like = next(self.network.parameters())
-        noise = self.process.noise_level(t).expand(v.shape[0])
-        found: Tensor = product(v.to(like.dtype), noise.to(like.dtype))
+        like, level = next(self.network.parameters()), noise.flatten().expand(len(v))
+        found: Tensor = product(v.to(like.dtype), level.to(like.dtype))
         return found.to(v.dtype)
 
-    def _denoise(self, u: Tensor, noise: Tensor) -> Tensor:
-        like = next(self.network.parameters())
-        mean = precondition(self.network, u.to(like.dtype), noise.to(like.dtype)).to(u.dtype)
-        return mean if self.limit is None else mean.clamp(-self.limit, self.limit)
+
+@dataclass(frozen=True, eq=False)
+class Conditioned:
+    """Denoiser of a prior given observations of single entries: exact where the prior's is.
+
+    Arguments:
+        prior: Denoiser of the prior, which takes a noise level per entry.
+        values: y, shape ``(*shape)``; what stands at entries without observation is not used.
+        precision: 1 / R, same shape; 0 where nothing was observed.
+    """
+
+    prior: Denoiser
+    values: Float[Tensor, "..."]
+    precision: Float[Tensor, "..."]
+
+    @property
+    def limit(self) -> float | None:
+        """Largest size of a component, where the prior's denoiser has one."""
+        return getattr(self.prior, "limit", None)
+
+    def denoise(
+        self, u: Float[Tensor, "ensemble ..."], noise: Float[Tensor, "..."]
+    ) -> Float[Tensor, "ensemble ..."]:
+        nu2, precision = noise.square(), self.precision.to(u)
+        weight = nu2 * precision / (1 + nu2 * precision)
+        merged = torch.where(precision > 0, u + weight * (self.values.to(u) - u), u)
+        return self.prior.denoise(merged, (nu2 / (1 + nu2 * precision)).sqrt())
+
+
+@dataclass(frozen=True, eq=False)
+class SwitchedDenoiser:
+    """One denoiser while the noise is large, another one below.
+
+    Arguments:
+        above: Denoiser at noise levels of at least `level`.
+        below: Denoiser at the others.
+        level: Noise level of the switch, in units of the data.
+    """
+
+    above: Denoiser
+    below: Denoiser
+    level: float
+
+    def denoise(
+        self, u: Float[Tensor, "ensemble ..."], noise: Float[Tensor, "..."]
+    ) -> Float[Tensor, "ensemble ..."]:
+        if noise.numel() != 1:
+            raise ValueError("SwitchedDenoiser takes one noise level for all members.")
+        return (self.above if noise >= self.level else self.below).denoise(u, noise)
+
+
+def align(per_member: Float[Tensor, "..."], x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Append axes to a scalar or a value per member, so that it broadcasts with x."""
+    return per_member.reshape(per_member.shape + (1,) * (x.ndim - per_member.ndim))
+
+
+def _one_level(noise: Tensor, u: Tensor) -> Float[Tensor, "samples"] | None:
+    """The level of each sample, or one for all, where it is the same for a sample's entries."""
+    level = noise.reshape((1,) * (u.ndim - noise.ndim) + noise.shape)
+    return level.flatten() if level[:1].numel() == 1 else None
+
+
+def _rows(rows: Float[Tensor, "ensemble a"], matrix: Float[Tensor, "*ensemble a b"]) -> Tensor:
+    """Rows times one matrix for all, or each times its own."""
+    return rows @ matrix if matrix.ndim == 2 else (rows[:, None] @ matrix)[:, 0]

@@ -2,15 +2,16 @@ r"""Guidance: how an observation bends a denoiser.
 
 A guided denoiser is a denoiser of the posterior, so every guidance works with every sampler:
 
-.. math:: D_{post}(x_t) = D(x_t) + \frac{\sigma^2}{\alpha} \nabla_{x_t} \log p(y \mid x_t).
+.. math:: D_{post}(u) = D(u) + \nu^2 \nabla_u \log p(y \mid u), \qquad
+    u = x_0 + \nu \varepsilon.
 
-The methods differ in their model of :math:`p(y \mid x_t)`. With :math:`\hat x = D(x_t)`, the
-Jacobian J of the operator at x-hat, and the noise level :math:`\nu = \sigma / \alpha`:
+The methods differ in their model of :math:`p(y \mid u)`. With :math:`\hat x = D(u)` and the
+Jacobian J of the operator at x-hat:
 
 =================== ==================================================== =====================
 `DPS`               rescaled norm of the residual                          heuristic
 `InflatedLikelihood` :math:`N(y; h(\hat x), R + \gamma \nu^2 J J^T)`         approximate
-`MMPS`              :math:`N(y; h(\hat x), R + J V J^T)`, V = Cov(x_0|x_t)   exact if Gaussian
+`MMPS`              :math:`N(y; h(\hat x), R + J V J^T)`, V = Cov(x_0|u)     exact if Gaussian
 =================== ==================================================== =====================
 """
 
@@ -22,14 +23,11 @@ from dataclasses import dataclass
 
 import torch
 
-from scorda.core.align import align
 from scorda.core.shapes import Float, Tensor
-from scorda.diffusion.denoisers import Denoiser
-from scorda.diffusion.krylov import conjugate_gradients, gmres
-from scorda.diffusion.process import ScalarProcess
+from scorda.diffusion.denoisers import Denoiser, align
 from scorda.observations.model import ObservationModel
 
-__all__ = ["DPS", "MMPS", "Guidance", "GuidedDenoiser", "InflatedLikelihood", "Switched"]
+__all__ = ["DPS", "MMPS", "Guidance", "GuidedDenoiser", "InflatedLikelihood", "SwitchedGuidance"]
 
 
 class Guidance(ABC):
@@ -39,17 +37,17 @@ class Guidance(ABC):
     def displacement(
         self,
         denoiser: Denoiser,
-        x_t: Float[Tensor, "ensemble ..."],
-        t: Float[Tensor, "..."],
+        u: Float[Tensor, "ensemble ..."],
+        noise: Float[Tensor, "..."],
         y: Float[Tensor, "obs"],
         model: ObservationModel,
     ) -> tuple[Tensor, Tensor]:
-        """Return ``(D(x_t), D_post(x_t) - D(x_t))``.
+        """Return ``(D(u), D_post(u) - D(u))``.
 
         Arguments:
             denoiser: Denoiser D of the prior.
-            x_t: Noisy samples, ``(ensemble, *shape)``, in the sampler's coordinates.
-            t: Diffusion time, scalar.
+            u: Noisy samples, ``(ensemble, *shape)``, in the sampler's coordinates.
+            noise: Noise level of all samples, of a shape that broadcasts to that of u.
             y: Observation, flat.
             model: Its model; the operator maps x_0 in the sampler's coordinates to
                 ``(ensemble, obs)``.
@@ -82,15 +80,10 @@ class GuidedDenoiser:
     y: Float[Tensor, "obs"]
     model: ObservationModel
 
-    @property
-    def process(self) -> ScalarProcess:
-        """Process of the prior's denoiser."""
-        return self.denoiser.process
-
-    def __call__(
-        self, x_t: Float[Tensor, "ensemble ..."], t: Float[Tensor, "..."]
+    def denoise(
+        self, u: Float[Tensor, "ensemble ..."], noise: Float[Tensor, "..."]
     ) -> Float[Tensor, "ensemble ..."]:
-        mean, shift = self.guidance.displacement(self.denoiser, x_t, t, self.y, self.model)
+        mean, shift = self.guidance.displacement(self.denoiser, u, noise, self.y, self.model)
         posterior, limit = mean + shift, getattr(self.denoiser, "limit", None)
         # A posterior mean lies where the data are, as the prior's does.
         return posterior if limit is None else posterior.clamp(-limit, limit)
@@ -100,11 +93,11 @@ class GuidedDenoiser:
 class InflatedLikelihood(Guidance):
     r"""The likelihood of SDA: the error of x-hat is taken to be gamma times the noise.
 
-    .. math:: p(y \mid x_t) \approx N(y;\, h(\hat x),\, R + \gamma \nu^2 J J^T)
+    .. math:: p(y \mid u) \approx N(y;\, h(\hat x),\, R + \gamma \nu^2 J J^T)
 
     The covariance is that of the paper's equation 15 with :math:`\Gamma = \gamma I`, through the
     operator's Jacobian (the paper replaces :math:`J \Gamma J^T` by a constant); its dependence
-    on x_t is neglected in the gradient, as there. Approximate: with a Gaussian prior the posterior
+    on u is neglected in the gradient, as there. Approximate: with a Gaussian prior the posterior
     it implies is again Gaussian but too narrow (see tests); Langevin corrections mend most of it.
 
     Source: Rozet & Louppe (2023), equation 15 and algorithm 3. Deviation: `bound`.
@@ -128,12 +121,12 @@ class InflatedLikelihood(Guidance):
     def displacement(
         self,
         denoiser: Denoiser,
-        x_t: Float[Tensor, "ensemble ..."],
-        t: Float[Tensor, "..."],
+        u: Float[Tensor, "ensemble ..."],
+        noise: Float[Tensor, "..."],
         y: Float[Tensor, "obs"],
         model: ObservationModel,
     ) -> tuple[Tensor, Tensor]:
-        noise_var = denoiser.process.noise_level(t).square()
+        noise_var = noise.square().flatten()
 
         def weigh(mean: Tensor, residual: Tensor) -> Tensor:
             # Depends on x-hat alone, so its products cost the operator's Jacobian, not the
@@ -142,7 +135,7 @@ class InflatedLikelihood(Guidance):
             jacobian, adjoint = _linearise(model.operator, mean)
             gain = align(self.gamma * noise_var, residual)
             overlap = jacobian(adjoint(torch.ones_like(residual))).clamp(min=0)
-            return conjugate_gradients(
+            return _conjugate_gradients(
                 lambda q: _times_cov(model, q) + gain * jacobian(adjoint(q)),
                 residual,
                 iterations=16,
@@ -151,9 +144,9 @@ class InflatedLikelihood(Guidance):
                 + gain * overlap,
             )
 
-        mean, shift = _pull_back(denoiser, x_t, t, y, model, weigh)
+        mean, shift = _pull_back(denoiser, u, noise, y, model, weigh)
         if self.bound is not None:
-            shift = _bounded(shift, self.bound * denoiser.process.noise_level(t))
+            shift = _bounded(shift, self.bound * noise)
         return mean, shift
 
 
@@ -161,8 +154,8 @@ class InflatedLikelihood(Guidance):
 class MMPS(Guidance):
     r"""Moment-matching posterior sampling: the covariance of x-hat from the denoiser itself.
 
-    .. math:: p(y \mid x_t) \approx N(y;\, h(\hat x),\, R + J V J^T), \quad
-        V = \frac{\sigma^2}{\alpha} \frac{\partial D}{\partial x_t} = \mathrm{Cov}(x_0 \mid x_t)
+    .. math:: p(y \mid u) \approx N(y;\, h(\hat x),\, R + J V J^T), \quad
+        V = \nu^2 \frac{\partial D}{\partial u} = \mathrm{Cov}(x_0 \mid u)
 
     Exact for a Gaussian prior, its exact denoiser and a linear operator, once the solver has
     converged (at most as many iterations as there are observations). A network's Jacobian is not
@@ -207,25 +200,23 @@ class MMPS(Guidance):
     def displacement(
         self,
         denoiser: Denoiser,
-        x_t: Float[Tensor, "ensemble ..."],
-        t: Float[Tensor, "..."],
+        u: Float[Tensor, "ensemble ..."],
+        noise: Float[Tensor, "..."],
         y: Float[Tensor, "obs"],
         model: ObservationModel,
     ) -> tuple[Tensor, Tensor]:
-        process = denoiser.process
-        scale = align(process.var(t) / process.alpha(t), x_t)
         with torch.enable_grad():
-            x_t = x_t.detach().requires_grad_()
-            mean = denoiser(x_t, t)
+            u = u.detach().requires_grad_()
+            mean = denoiser.denoise(u, noise)
         jacobian, adjoint = _linearise(model.operator, mean.detach())
 
         def pull_back(v: Tensor) -> Tensor:
-            return scale * torch.autograd.grad(mean, x_t, v, retain_graph=True)[0]
+            return noise.square() * torch.autograd.grad(mean, u, v, retain_graph=True)[0]
 
         def times_variance(v: Tensor) -> Tensor:
             if self.covariance == "denoiser":
                 return pull_back(v)
-            product: Tensor = denoiser.covariance(v, t)  # type: ignore[attr-defined]
+            product: Tensor = denoiser.covariance(v, noise)  # type: ignore[attr-defined]
             return product
 
         if self.covariance == "law" and not hasattr(denoiser, "covariance"):
@@ -235,7 +226,7 @@ class MMPS(Guidance):
             )
 
         residual = y.to(mean) - model.operator(mean.detach())
-        solve = conjugate_gradients if self.solver == "cg" else gmres
+        solve = _conjugate_gradients if self.solver == "cg" else _gmres
         q = solve(
             lambda q: _times_cov(model, q) + jacobian(times_variance(adjoint(q))),
             residual,
@@ -244,18 +235,19 @@ class MMPS(Guidance):
         )
         shift = pull_back(adjoint(q))
         if self.bound is not None:
-            shift = _bounded(shift, self.bound * process.noise_level(t))
+            shift = _bounded(shift, self.bound * noise)
         return mean.detach(), shift
 
 
 @dataclass(frozen=True)
-class Switched(Guidance):
+class SwitchedGuidance(Guidance):
     """One guidance while the noise is large, another one below.
 
     Where the noise is large the covariance of x-hat decides which large scales an observation
     moves, and where it is small Langevin corrections mend what a guidance gets wrong, the more
-    easily the more closely it holds to the observation: ``Switched(MMPS(8, covariance="law"),
-    InflatedLikelihood(), 3.0)`` with corrections below. Our own.
+    easily the more closely it holds to the observation:
+    ``SwitchedGuidance(MMPS(8, covariance="law"), InflatedLikelihood(), 3.0)`` with corrections
+    below. Our own.
 
     Arguments:
         above: Guidance at noise levels of at least `level`.
@@ -283,21 +275,21 @@ class Switched(Guidance):
     def displacement(
         self,
         denoiser: Denoiser,
-        x_t: Float[Tensor, "ensemble ..."],
-        t: Float[Tensor, "..."],
+        u: Float[Tensor, "ensemble ..."],
+        noise: Float[Tensor, "..."],
         y: Float[Tensor, "obs"],
         model: ObservationModel,
     ) -> tuple[Tensor, Tensor]:
-        high = bool(denoiser.process.noise_level(t).max() >= self.level)
+        high = bool(noise.max() >= self.level)
         chosen = self.above if high else self.below
-        return chosen.displacement(denoiser, x_t, t, y, model)
+        return chosen.displacement(denoiser, u, noise, y, model)
 
 
 @dataclass(frozen=True)
 class DPS(Guidance):
     r"""Diffusion posterior sampling: a gradient step on the norm of the residual.
 
-    .. math:: \nabla \log p(y \mid x_t) \approx -\zeta \nabla_{x_t} \| y - h(\hat x) \|
+    .. math:: \nabla \log p(y \mid u) \approx -\zeta \nabla_u \| y - h(\hat x) \|
 
     A heuristic: the observation error does not enter, so the posterior's spread means nothing.
     Source: Chung et al. (2023), arXiv:2209.14687, algorithm 1, as a term of the score.
@@ -311,8 +303,8 @@ class DPS(Guidance):
     def displacement(
         self,
         denoiser: Denoiser,
-        x_t: Float[Tensor, "ensemble ..."],
-        t: Float[Tensor, "..."],
+        u: Float[Tensor, "ensemble ..."],
+        noise: Float[Tensor, "..."],
         y: Float[Tensor, "obs"],
         model: ObservationModel,
     ) -> tuple[Tensor, Tensor]:
@@ -320,31 +312,29 @@ class DPS(Guidance):
             norm = residual.flatten(1).norm(dim=1, keepdim=True).clamp(min=1e-12)
             return self.zeta * residual / norm
 
-        return _pull_back(denoiser, x_t, t, y, model, weigh)
+        return _pull_back(denoiser, u, noise, y, model, weigh)
 
 
 def _pull_back(
     denoiser: Denoiser,
-    x_t: Tensor,
-    t: Tensor,
+    u: Tensor,
+    noise: Tensor,
     y: Tensor,
     model: ObservationModel,
     weigh: Callable[[Tensor, Tensor], Tensor],
 ) -> tuple[Tensor, Tensor]:
-    r"""Denoise, and pull the weighed residual q back: :math:`(\sigma^2/\alpha) (dh(D))^T q`."""
-    process = denoiser.process
+    r"""Denoise, and pull the weighed residual q back: :math:`\nu^2 (dh(D))^T q`."""
     with torch.enable_grad():
-        x_t = x_t.detach().requires_grad_()
-        mean = denoiser(x_t, t)
+        u = u.detach().requires_grad_()
+        mean = denoiser.denoise(u, noise)
         predicted = model.operator(mean)
     q = weigh(mean.detach(), y.to(mean) - predicted.detach())
-    (gradient,) = torch.autograd.grad(predicted, x_t, q)
-    return mean.detach(), align(process.var(t) / process.alpha(t), x_t) * gradient
+    (gradient,) = torch.autograd.grad(predicted, u, q)
+    return mean.detach(), noise.square() * gradient
 
 
 def _bounded(shift: Tensor, limit: Tensor) -> Tensor:
-    limit = align(limit, shift)
-    return shift.clamp(-limit, limit)
+    return torch.minimum(torch.maximum(shift, -limit), limit)
 
 
 def _linearise(
@@ -359,3 +349,71 @@ def _times_cov(model: ObservationModel, q: Tensor) -> Tensor:
     if model.cov is not None:
         return q @ model.cov.to(q)
     return q * model.error_std(tuple(q.shape[1:]), q).square()
+
+
+# Linear equations of which only products with the matrix are known, one for each member.
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a.double() * b.double()).sum(-1, keepdim=True)
+
+
+def _conjugate_gradients(
+    matrix: Callable[[Tensor], Tensor],
+    b: Tensor,
+    iterations: int,
+    tolerance: float,
+    scale: Tensor | float = 1.0,
+) -> Tensor:
+    """Conjugate gradients per member, preconditioned by a positive diagonal `scale`.
+
+    A member stops when it has converged or meets a direction of negative curvature, which a
+    positive definite matrix never has.
+    """
+    x, r = torch.zeros_like(b), b
+    p = r / scale
+    rr = _dot(r, p)
+    limit = tolerance**2 * rr
+    active = rr > limit
+    for _ in range(iterations):
+        if not active.any():
+            break
+        product = matrix(p)
+        curvature = _dot(p, product)
+        active = active & (curvature > 0)
+        step = torch.where(active, rr / curvature, 0).to(b)
+        x, r = x + step * p, r - step * product
+        z = r / scale
+        rr_next = _dot(r, z)
+        p = z + (rr_next / rr.clamp(min=1e-300)).to(b) * p
+        rr = rr_next
+        active = active & (rr > limit)
+    return x
+
+
+def _gmres(
+    matrix: Callable[[Tensor], Tensor], b: Tensor, iterations: int, tolerance: float
+) -> Tensor:
+    """Generalised minimal residuals per member (Saad & Schultz 1986), without restart."""
+    norm = b.double().norm(dim=-1, keepdim=True).clamp(min=1e-300)
+    basis = [(b / norm).to(b)]
+    columns: list[tuple[Tensor, ...]] = []
+    for _ in range(iterations):
+        v = matrix(basis[-1])
+        column: list[Tensor] = []
+        for u in basis:
+            h = _dot(u, v)
+            v = v - (h * u).to(b)
+            column.append(h)
+        size = v.double().norm(dim=-1, keepdim=True)
+        columns.append((*column, size))
+        basis.append((v / size.clamp(min=1e-30)).to(b))
+    rows, n = len(basis), len(columns)
+    hessenberg = b.new_zeros(b.shape[0], rows, n, dtype=torch.float64)
+    for j, entries in enumerate(columns):
+        hessenberg[:, : len(entries), j] = torch.cat(entries, -1)
+    rhs = torch.zeros_like(hessenberg[..., :1])
+    rhs[:, 0] = norm
+    # The minimal-norm solution: a Krylov space that is exhausted early leaves zero columns.
+    weights = torch.linalg.pinv(hessenberg, rtol=tolerance) @ rhs
+    return torch.einsum("nbm,bn->bm", torch.stack(basis[:-1]), weights[..., 0].to(b))

@@ -9,7 +9,7 @@ with the amplitude a falling from 1 at t = 0 to 0 at t = 1, a gain c and a stand
 for each mode. At t = 1 the law of x is that of the measurement :math:`c x_0 + N(0, s^2)`. With
 q = 1 this is the process of MASF, :math:`\Sigma = s^2 (1 - a^2)`; q > 1 runs the clock of a mode
 faster. Divided by A the process reads :math:`x_0 + \nu \varepsilon` with a noise level
-:math:`\nu = \Sigma^{1/2} / A` for each entry, which an `AnyNoise` denoiser understands.
+:math:`\nu = \Sigma^{1/2} / A` for each entry, as a `Denoiser` with levels per entry takes it.
 
 **When it is a diffusion.** With F = A'/A and :math:`G G^T = \Sigma' - 2 F \Sigma` the noise has to
 grow, :math:`G G^T = A^2 (\nu^2)' \ge 0`. At q = 1 that is :math:`a c + 1 - c \ge 0`: for all a in

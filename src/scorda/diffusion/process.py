@@ -25,8 +25,8 @@ from typing import NamedTuple
 import torch
 
 from scorda.core import rng
-from scorda.core.align import align
 from scorda.core.shapes import Float, Tensor
+from scorda.diffusion.denoisers import Denoiser, align
 
 __all__ = [
     "ForwardProcess",
@@ -106,6 +106,15 @@ class ScalarProcess(ForwardProcess):
     def noise_level(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         r"""Noise level :math:`\nu = \sigma / \alpha`, in units of the data [final]."""
         return self.sigma(t) / self.alpha(t)
+
+    def denoise(
+        self,
+        denoiser: Denoiser,
+        x_t: Float[Tensor, "ensemble ..."],
+        t: Float[Tensor, "..."],
+    ) -> Float[Tensor, "ensemble ..."]:
+        """Mean of x_0 given x_t under the prior of a denoiser [final]."""
+        return denoiser.denoise(x_t / align(self.alpha(t), x_t), align(self.noise_level(t), x_t))
 
     def mean(self, targets: Float[Tensor, "..."], t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Amplitude times targets [final]."""

@@ -1,13 +1,14 @@
-r"""Samplers: from noise at the end of the process to samples of the data, or of a posterior.
+r"""Samplers: from noise to samples of the data, or of a posterior.
 
-With :math:`u = x_t / \alpha` and the noise level :math:`\nu = \sigma / \alpha` every scalar
-process reads :math:`u = x_0 + \nu \varepsilon`, so each sampler is one line that goes from a noise
-level to a smaller one. After the last level the denoised mean is returned.
+Every scalar process reads :math:`u = x_t / \alpha = x_0 + \nu \varepsilon` with the noise level
+:math:`\nu = \sigma / \alpha`. So each sampler is one line that goes from a noise level to a
+smaller one, and the process only says which levels there are. After the last level the denoised
+mean is returned.
 
 Each sampler may add Langevin corrections at every level it reaches,
 
-.. math:: x \leftarrow x + \delta s(x) + \sqrt{2 \delta}\, \varepsilon, \qquad
-    \delta = \tau \dim(x) / \|s(x)\|^2 \text{ per member},
+.. math:: u \leftarrow u + \delta s(u) + \sqrt{2 \delta}\, \varepsilon, \qquad
+    s(u) = \frac{D(u) - u}{\nu^2}, \quad \delta = \tau \dim(u) / \|s(u)\|^2 \text{ per member},
 
 whose stationary variance is too large by the factor :math:`1 + \tau / 2` for a white Gaussian of
 many dimensions: it solves :math:`v = (1 - \tau / v)^2 v + 2 \tau / v`. In few dimensions the norm
@@ -24,9 +25,8 @@ from dataclasses import dataclass
 import torch
 
 from scorda.core import rng
-from scorda.core.align import align
 from scorda.core.shapes import Float, Tensor
-from scorda.diffusion.denoisers import Denoiser
+from scorda.diffusion.denoisers import Denoiser, align
 from scorda.diffusion.process import ScalarProcess
 
 __all__ = ["Ancestral", "Multistep", "PredictorCorrector", "Sampler"]
@@ -37,72 +37,79 @@ class Sampler(ABC):
     """A walk down the noise levels of a process.
 
     Arguments:
-        steps: Number of noise levels at which the denoiser is called, at least 2.
-        corrections: Langevin corrections at each level but the first, if it is below `correct`.
+        noise_levels: Number of noise levels at which the denoiser is called, at least 2.
+        corrections: Langevin corrections at each level but the first, if it is below
+            `correct_below`.
         tau: Size of a correction, in (0, 2).
         grid: "time": levels uniform in t; "log": uniform in the log of the noise level, from
-            `high` to `low`.
-        low: Smallest noise level of the "log" grid, in units of the data.
-        high: Largest one.
-        correct: Noise level of the "log" grid above which nothing is corrected (default: none).
+            `max_noise` to `min_noise`.
+        min_noise: Smallest noise level of the "log" grid, in units of the data.
+        max_noise: Largest one.
+        correct_below: Noise level of the "log" grid above which nothing is corrected (default:
+            none).
     """
 
-    steps: int = 64
+    noise_levels: int = 64
     corrections: int = 1
     tau: float = 0.5
     grid: str = "log"
-    low: float = 4e-3
-    high: float = 10.0
-    correct: float | None = None
+    min_noise: float = 4e-3
+    max_noise: float = 10.0
+    correct_below: float | None = None
 
     # Whether `move` draws noise.
     noisy = False
 
     def __post_init__(self) -> None:
-        if self.steps < 2 or self.corrections < 0 or not 0 < self.tau < 2:
+        if self.noise_levels < 2 or self.corrections < 0 or not 0 < self.tau < 2:
             raise ValueError(
-                f"Got steps = {self.steps}, corrections = {self.corrections}, tau = {self.tau}: "
-                "need steps >= 2, corrections >= 0 and tau between 0 and 2."
+                f"Got noise_levels = {self.noise_levels}, corrections = {self.corrections}, "
+                f"tau = {self.tau}: need noise_levels >= 2, corrections >= 0 "
+                "and tau between 0 and 2."
             )
-        if self.grid not in ("time", "log") or not 0 < self.low < self.high:
+        if self.grid not in ("time", "log") or not 0 < self.min_noise < self.max_noise:
             raise ValueError(
-                f"Got grid = {self.grid!r}, low = {self.low}, high = {self.high}: the grid is "
-                '"time" or "log", and 0 < low < high.'
+                f"Got grid = {self.grid!r}, min_noise = {self.min_noise}, "
+                f"max_noise = {self.max_noise}: the grid is "
+                '"time" or "log", and 0 < min_noise < max_noise.'
             )
-        if self.correct is not None and (self.grid != "log" or not self.correct > self.low):
+        if self.correct_below is not None and (
+            self.grid != "log" or not self.correct_below > self.min_noise
+        ):
             raise ValueError(
-                f"Got correct = {self.correct}, grid = {self.grid!r}, low = {self.low}: it is a "
+                f"Got correct_below = {self.correct_below}, grid = {self.grid!r}, "
+                f"min_noise = {self.min_noise}: it is a "
                 'noise level above the lowest one of the "log" grid.'
             )
 
     @property
     def evaluations(self) -> int:
         """Evaluations of the denoiser per sample."""
-        return self.steps + self.corrections * sum(self._corrected)
+        return self.noise_levels + self.corrections * sum(self._corrected)
 
     @property
     def deterministic(self) -> bool:
         """Whether a sample is a function of its start alone [final]."""
         return self.corrections == 0 and not self.noisy
 
-    def times(self, process: ScalarProcess) -> Float[Tensor, "steps"]:
+    def times(self, process: ScalarProcess) -> Float[Tensor, "levels"]:
         """Diffusion times of the levels, from noise to data."""
         if self.grid == "time":
-            return torch.linspace(process.end, 0, self.steps)
+            return torch.linspace(process.end, 0, self.noise_levels)
         return process.time(self._levels).clamp(0, process.end).to(torch.get_default_dtype())
 
     @property
-    def _levels(self) -> Float[Tensor, "steps"]:
+    def _levels(self) -> Float[Tensor, "levels"]:
         """Noise levels of the "log" grid."""
-        ends = torch.tensor([self.high, self.low], dtype=torch.float64).log()
-        return torch.linspace(ends[0], ends[1], self.steps, dtype=torch.float64).exp()
+        ends = torch.tensor([self.max_noise, self.min_noise], dtype=torch.float64).log()
+        return torch.linspace(ends[0], ends[1], self.noise_levels, dtype=torch.float64).exp()
 
     @property
     def _corrected(self) -> list[bool]:
         """Whether there are corrections at each level."""
-        if self.correct is None:
-            return [False] + [True] * (self.steps - 1)
-        return [False, *(self._levels[1:] < self.correct).tolist()]
+        if self.correct_below is None:
+            return [False] + [True] * (self.noise_levels - 1)
+        return [False, *(self._levels[1:] < self.correct_below).tolist()]
 
     @abstractmethod
     def move(
@@ -126,6 +133,7 @@ class Sampler(ABC):
     def sample(
         self,
         denoiser: Denoiser,
+        process: ScalarProcess,
         shape: tuple[int, ...],
         members: int,
         generator: torch.Generator | None = None,
@@ -141,7 +149,8 @@ class Sampler(ABC):
         samples are the same, to rounding, for every `chunk`.
 
         Arguments:
-            denoiser: Denoiser of the prior or of a posterior, bound to its process.
+            denoiser: Denoiser of the prior or of a posterior.
+            process: Forward process, whose noise levels are walked down.
             shape: Shape of one sample.
             members: Number of samples.
             generator: Source of randomness, advanced by one key.
@@ -161,7 +170,7 @@ class Sampler(ABC):
             stream = rng.Stream(key, low, high, shape, like)
             numbers = stream() if start is None else start[low - first : high - first]
             # The last one is the sample.
-            for x in self._walk(denoiser, numbers, stream):  # noqa: B007
+            for x in self._walk(denoiser, process, numbers, stream):  # noqa: B007
                 done += 1
                 if report is not None:
                     report(done, total)
@@ -169,53 +178,50 @@ class Sampler(ABC):
         return torch.cat(samples)
 
     def encode(
-        self, denoiser: Denoiser, x: Float[Tensor, "ensemble ..."]
+        self, denoiser: Denoiser, process: ScalarProcess, x: Float[Tensor, "ensemble ..."]
     ) -> Float[Tensor, "ensemble ..."]:
         """The numbers from which `sample` comes back to x, to the order of the steps [final].
 
         They are standard normal where the x are samples of the denoiser's prior. The steps are
-        those of `sample` in reverse, one evaluation each, ``steps - 1`` in all.
+        those of `sample` in reverse, one evaluation each, ``noise_levels - 1`` in all.
 
         Raises:
             ValueError: If the sampler draws noise, so that no numbers belong to x.
         """
         if not self.deterministic:
             raise ValueError(f"Got {self}, which draws noise: only a deterministic one encodes.")
-        process = denoiser.process
-        times = self.times(process).flip(0).to(x)
-        nu = process.noise_level(times).tolist()
-        previous: Tensor | None = None
-        for i, t in enumerate(times[:-1]):
-            mean = denoiser(process.alpha(t) * x, t)
-            levels = (nu[max(i - 1, 0)], nu[i], nu[i + 1])
-            x, previous = self.move(x, mean, previous, levels, lambda: torch.zeros(())), mean
-        return x / math.hypot(1, nu[-1])
+        nu = process.noise_level(self.times(process).to(x)).flip(0)
+        levels, previous = nu.tolist(), None
+        for i in range(len(nu) - 1):
+            mean = denoiser.denoise(x, align(nu[i], x))
+            around = (levels[max(i - 1, 0)], levels[i], levels[i + 1])
+            x, previous = self.move(x, mean, previous, around, lambda: torch.zeros(())), mean
+        return x / math.hypot(1, levels[-1])
 
-    def _walk(self, denoiser: Denoiser, x: Tensor, noise: rng.Stream) -> Iterator[Tensor]:
+    def _walk(
+        self, denoiser: Denoiser, process: ScalarProcess, numbers: Tensor, noise: rng.Stream
+    ) -> Iterator[Tensor]:
         """Yield after each evaluation of the denoiser; the last value is the sample."""
-        process = denoiser.process
-        times = self.times(process).to(x)
-        nu = process.noise_level(times)
-        x = x * (process.var(times[0]) + process.alpha(times[0]).square()).sqrt()
-        previous, corrected = None, self._corrected
-        for i, t in enumerate(times):
-            alpha = process.alpha(t)
+        nu = process.noise_level(self.times(process).to(numbers))
+        levels, corrected, previous = nu.tolist(), self._corrected, None
+        u = numbers * (1 + nu[0].square()).sqrt()
+        for i in range(len(nu)):
+            level = align(nu[i], u)
             for _ in range(self.corrections if corrected[i] else 0):
-                x = self._correct(denoiser, x, t, noise())
-                yield x
-            mean = denoiser(x, t)
-            if i == len(times) - 1:
+                u = self._correct(denoiser, u, level, noise())
+                yield u
+            mean = denoiser.denoise(u, level)
+            if i == len(nu) - 1:
                 yield mean
                 return
-            levels = (float(nu[max(i - 1, 0)]), float(nu[i]), float(nu[i + 1]))
-            u = self.move(x / alpha, mean, previous, levels, noise)
-            x, previous = process.alpha(times[i + 1]) * u, mean
-            yield x
+            around = (levels[max(i - 1, 0)], levels[i], levels[i + 1])
+            u, previous = self.move(u, mean, previous, around, noise), mean
+            yield u
 
-    def _correct(self, denoiser: Denoiser, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        score = denoiser.process.score(x, t, denoiser(x, t))
-        delta = align(self.tau / score.flatten(1).square().mean(1), x)
-        return x + delta * score + (2 * delta).sqrt() * noise
+    def _correct(self, denoiser: Denoiser, u: Tensor, level: Tensor, noise: Tensor) -> Tensor:
+        score = (denoiser.denoise(u, level) - u) / level.square()
+        delta = align(self.tau / score.flatten(1).square().mean(1), u)
+        return u + delta * score + (2 * delta).sqrt() * noise
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ segment is one window).
 
 A network that takes a noise level per entry also meets segments some of whose entries have less
 noise, as if they had been observed: :math:`\nu_i^{-2} = \nu^{-2} + R_i^{-1}` at random times for
-random components (see `merging`).
+random components (see `Conditioned`).
 
 All random numbers of step n are a function of (seed, n), and a checkpoint holds the whole state.
 A run that is killed and resumed therefore gives the same bits as one that is not, for the same
@@ -30,11 +30,10 @@ import torch
 from torch import nn
 
 from scorda.core import rng
-from scorda.core.align import align
 from scorda.core.files import read_tensors, write_tensors
 from scorda.core.shapes import Float, Tensor
 from scorda.diffusion import parallel
-from scorda.diffusion.denoisers import precondition
+from scorda.diffusion.denoisers import align, precondition
 
 __all__ = ["Training", "denoising_loss", "fit", "observed_levels", "validation_loss"]
 

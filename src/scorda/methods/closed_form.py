@@ -34,7 +34,6 @@ from scorda.core import rng
 from scorda.core.errors import DegenerateEnsemble, DivergenceError
 from scorda.core.shapes import Float, Tensor
 from scorda.diffusion.denoisers import KernelDenoiser
-from scorda.diffusion.process import VarianceExploding
 from scorda.observations.model import ObservationModel
 
 __all__ = ["ClosedFormFilter", "flow", "likelihood_bandwidth", "silverman_bandwidth"]
@@ -318,7 +317,7 @@ def _combined(weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
 
 
 def _denoiser(x: Tensor, log_weights: Tensor) -> Denoise:
-    density = KernelDenoiser(x, 0.0, VarianceExploding(), log_weights)
+    density = KernelDenoiser(x, 0.0, log_weights)
     return lambda u, level: density.denoise(u, torch.as_tensor(level).to(u))
 
 

@@ -36,7 +36,7 @@ class EnKS(Assimilator):
         inflation: Factor of the analysis anomalies of the current step, at least 1.
         lag: Number of past steps that an observation updates; None: all. With few members a lag
             keeps sampling errors of long correlations out; 0 is the EnKF.
-        reject: Check of gross errors, see `scorda.assimilate.rejection`; None: none.
+        reject: Check of gross errors, see `scorda.assimilation.gross_errors`; None: none.
     """
 
     inflation: float = 1.0

@@ -174,13 +174,13 @@ class EnSF(Filter):
         """Return the analysis, and ``evaluations`` (of the score, per member)."""
         x, mean, std = self._scaled(forecast)
         process = LinearProcess(self.eps_alpha, self.eps_beta)
-        kernel = KernelDenoiser(x, 0.0, process) if self.form == "mixture" else None
+        kernel = KernelDenoiser(x, 0.0) if self.form == "mixture" else None
         noise = rng.Stream(rng.key(generator), 0, len(x), tuple(x.shape[1:]), x)
         z = noise()
         z = (z - z.mean(0)) / z.std(0)
         for t in (1 - torch.arange(self.euler_steps).to(x) / self.euler_steps).unbind():
             gradient = self._likelihood_score(z, mean, std, y, model)
-            targets = x if kernel is None else kernel(z, t)
+            targets = x if kernel is None else process.denoise(kernel, z, t)
             score = process.score(z, t, targets) + (1 - t) ** self.damping * gradient
             step = process.diffusion(t) / self.euler_steps
             z = z - process.drift(t) / self.euler_steps * z + step * score + step.sqrt() * noise()

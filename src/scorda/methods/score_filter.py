@@ -25,9 +25,7 @@ from scorda.assimilation.base import Cost
 from scorda.assimilation.kalman_algebra import inflate, innovation_statistics, white_innovation
 from scorda.assimilation.likelihood_score import settled, standardised
 from scorda.core import rng
-from scorda.core.align import align
 from scorda.core.shapes import Float, Tensor
-from scorda.diffusion.bridge import EnsembleDenoiser
 from scorda.diffusion.guidance import MMPS, Guidance
 from scorda.diffusion.process import ScalarProcess, VariancePreserving
 from scorda.diffusion.samplers import Multistep, Sampler
@@ -46,7 +44,7 @@ class ScoreFilter(PriorFilter):
 
     With the defaults, a Gaussian prior and a linear operator it is exact up to the steps of the
     sampler, once the solver of `MMPS` has converged. With any other prior, operator or guidance it
-    is approximate, as `guide` says; `InflatedLikelihood` wants Langevin corrections, which need
+    is approximate, as `guidance` says; `InflatedLikelihood` wants Langevin corrections, which need
     ``coupled=False``.
 
     In a filter with few members the coupled start is the better one. What the linearisation of a
@@ -73,7 +71,9 @@ class ScoreFilter(PriorFilter):
     prior: EnsemblePrior = field(default_factory=EnsembleGaussian)
     process: ScalarProcess = field(default_factory=VariancePreserving)
     guidance: Guidance = field(default_factory=MMPS)
-    sampler: Sampler = field(default_factory=lambda: Multistep(32, 0, low=1e-3, high=1e3))
+    sampler: Sampler = field(
+        default_factory=lambda: Multistep(32, 0, min_noise=1e-3, max_noise=1e3)
+    )
     coupled: bool = True
     needs: tuple[str, ...] = field(
         default=("simulator", "differentiable_operator"), init=False, repr=False, compare=False
@@ -100,7 +100,7 @@ class ScoreFilter(PriorFilter):
     @property
     def evaluations(self) -> int:
         """Evaluations of the denoiser per member, products with its Jacobian included."""
-        encoding = self.sampler.steps - 1 if self.coupled else 0
+        encoding = self.sampler.noise_levels - 1 if self.coupled else 0
         return encoding + self.sampler.evaluations * (1 + self.guidance.products)
 
     def analyse(
@@ -120,19 +120,20 @@ class ScoreFilter(PriorFilter):
         x, mean, unit = standardised(states)
         shape = tuple(x.shape[1:])
         fitted = self.prior.fit(x, None, self._space)
-        prior = _UnderProcess(fitted, self.process)
         operator = _Standardised(model.operator, mean, unit)
         if model.cov is None:
             seen = ObservationModel(operator, std=model.error_std(tuple(y.shape), values))
         else:
             seen = ObservationModel(operator, cov=model.cov.to(values))
-        posterior = self.guidance.bind(prior, values, seen)
+        posterior = self.guidance.bind(fitted, values, seen)
         with torch.no_grad():
             numbers = None
             if self.coupled:
                 noise = rng.Stream(rng.key(generator), 0, len(x), shape, x)
-                numbers = self.sampler.encode(prior, fitted.draws(x, noise))
-            moved = self.sampler.sample(posterior, shape, len(x), generator, like=x, start=numbers)
+                numbers = self.sampler.encode(fitted, self.process, fitted.draws(x, noise))
+            moved = self.sampler.sample(
+                posterior, self.process, shape, len(x), generator, like=x, start=numbers
+            )
         anomalies, innovation = white_innovation(states, values, model)
         logits = -0.5 * (innovation - anomalies).square().sum(1)
         info = {
@@ -143,20 +144,6 @@ class ScoreFilter(PriorFilter):
         }
         analysis = settled(mean + unit * moved, states)
         return inflate(analysis.to(forecast), self.inflation), info
-
-
-@dataclass(frozen=True, eq=False)
-class _UnderProcess:
-    """The denoiser of a fitted prior, bound to a process."""
-
-    fitted: EnsembleDenoiser
-    process: ScalarProcess
-
-    def __call__(
-        self, x_t: Float[Tensor, "ensemble ..."], t: Float[Tensor, "..."]
-    ) -> Float[Tensor, "ensemble ..."]:
-        u = x_t / align(self.process.alpha(t), x_t)
-        return self.fitted.denoise(u, align(self.process.noise_level(t), x_t))
 
 
 @dataclass(frozen=True, eq=False)

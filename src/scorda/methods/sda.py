@@ -2,11 +2,11 @@ r"""Score-based data assimilation: samples of whole trajectories given all obser
 
 One prior of trajectories, trained once, takes in at sampling time whatever was observed: no
 retraining, no call of the dynamical system. The pieces are a prior (composed or fully
-convolutional over time, `prior`, `nn`), a guidance (`guide`) and a sampler (`sample`). Observed
-entries of the state need no guidance where the prior knows a noise level per entry (`condition`).
+convolutional over time, `priors`, `nn`), a `guidance` and one of the `samplers`. Observed
+entries of the state need no guidance where the prior knows a noise level per entry (`merging`).
 
 Source: Rozet & Louppe (2023), Score-based data assimilation, arXiv:2306.10574. Deviation:
-`condition`, unless a guidance is named.
+`merging`, unless a guidance is named.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ import torch
 from scorda.assimilation.base import Assimilator, Cost, check_needs
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import Standardisation
-from scorda.diffusion.denoisers import AnyNoise, Denoiser
+from scorda.diffusion.denoisers import Conditioned, Denoiser, SwitchedDenoiser
 from scorda.diffusion.guidance import Guidance, InflatedLikelihood
-from scorda.diffusion.merging import Conditioned, Handover
 from scorda.diffusion.samplers import Sampler
 from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations
@@ -42,7 +41,8 @@ class SDA(Assimilator):
     its guidance (see there).
 
     Arguments:
-        prior: Prior of trajectories, e.g. ``load("lorenz63")`` or ``GaussianPrior.of(system, n)``.
+        prior: Prior of trajectories, such as ``load("lorenz63")`` or
+            ``GaussianTrajectory.of(system, n)``.
         guidance: How observations enter. ``InflatedLikelihood()`` is the paper's form. Default:
             the prior's. Without one the paper's, but entries of the state with errors of their
             own are merged (`Conditioned`) if the prior allows it, at noise levels above its
@@ -113,6 +113,7 @@ class SDA(Assimilator):
         with torch.no_grad():
             z = sampler.sample(
                 denoiser,
+                self.prior.process,
                 shape,
                 last - first,
                 generator,
@@ -138,16 +139,14 @@ class SDA(Assimilator):
             return guidance.bind(denoiser, y, model) if len(y) else denoiser
 
         entries = tuple(part for part in instruments if _observes_entries(part))
-        if chosen is not None or not entries or not isinstance(prior, AnyNoise):
-            return guided(prior, instruments)
-        if not prior.any_noise:
+        if chosen is not None or not entries or not self.prior.per_entry:
             return guided(prior, instruments)
         merged = Conditioned(prior, *merge_entries(entries, self.prior.standardisation, shape))
         rest = tuple(part for part in instruments if not _observes_entries(part))
         above = guided(merged, rest)
         if self.prior.handover == 0:
             return above
-        return Handover(above, guided(prior, instruments), self.prior.handover)
+        return SwitchedDenoiser(above, guided(prior, instruments), self.prior.handover)
 
 
 def merge_entries(

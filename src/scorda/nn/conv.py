@@ -13,7 +13,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from scorda.core.align import align
 from scorda.core.shapes import Float, Tensor
 from scorda.nn.embed import NoiseEmbedding
 
@@ -87,7 +86,7 @@ class TemporalConv(nn.Module):
             noise: Noise level of each member, or of each entry of x.
         """
         state, x = x.shape[2:], x.flatten(2)
-        nu2 = align(noise, x).square() if noise.ndim == 1 else noise.flatten(2).square()
+        nu2 = noise[:, None, None].square() if noise.ndim == 1 else noise.flatten(2).square()
         nu2 = nu2.expand_as(x)
         base = nu2.amax((1, 2))
         s1, s2 = self.differences

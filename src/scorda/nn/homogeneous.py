@@ -6,7 +6,7 @@ variables, :math:`C_q = E_q \Lambda_q E_q^T`: it knows the spectrum, how fast ea
 and every linear constraint (of a divergence-free flow the directions without variance). It is
 real where the law is also that of the field seen upside down, x to -x; else its real part stands
 for it. In the basis E_q of every wave number the exact denoiser of this law, in the form of
-`denoise.precondition`, is a gain F, and the standard deviation of its error, in the same form, S:
+`denoisers.precondition`, is a gain F, and the std of its error, in the same form, S:
 
 .. math:: F = \frac{\nu (\lambda - 1)}{(\lambda + \nu^2) \sqrt{1 + \nu^2}}, \qquad
     S = \sqrt{\frac{\lambda (1 + \nu^2)}{\lambda + \nu^2}}.

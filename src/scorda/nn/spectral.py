@@ -9,7 +9,7 @@ variance and its own memory; the directions outside of them share one,
 
 The correlation is that of a mixture of first-order autoregressions, positive definite for any
 number of states. With :math:`\mu_{jk}` the eigenvalues of its matrix over a window, the denoiser
-of this law is exact mode by mode, and in the form of `denoise.precondition` it is the gain
+of this law is exact mode by mode, and in the form of `denoisers.precondition` it is the gain
 
 .. math:: F = \frac{\nu (\lambda_j \mu_{jk} - 1)}
     {(\lambda_j \mu_{jk} + \nu^2) \sqrt{1 + \nu^2}}.

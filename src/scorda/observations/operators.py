@@ -2,7 +2,7 @@ r"""Observation operators: what is observed of a state, without its error.
 
 An operator h maps states to observations. It takes states with exactly one leading axis, the
 members: ``(ensemble, *state)`` to ``(ensemble, *obs)``; a single state is ``x[None]``. This file
-holds the interface, the operators that work on any state, and their compositions; `gridded` holds
+holds the interface, the operators that work on any state, and their compositions; `spatial` holds
 those that work along the spatial axes.
 """
 

@@ -7,18 +7,18 @@ from scorda.priors.local import LocalGaussian
 from scorda.priors.mixture import EnsembleMixture
 from scorda.priors.network.prior import NetworkPrior
 from scorda.priors.prior_filter import PriorFilter
-from scorda.priors.trajectory import GaussianPrior, Prior, TrajectoryPrior, load
+from scorda.priors.trajectory import GaussianTrajectory, Prior, TrainedTrajectory, load
 
 __all__ = [
     "EnsembleGaussian",
     "EnsembleKernel",
     "EnsembleMixture",
     "EnsemblePrior",
-    "GaussianPrior",
+    "GaussianTrajectory",
     "LocalGaussian",
     "NetworkPrior",
     "Prior",
     "PriorFilter",
-    "TrajectoryPrior",
+    "TrainedTrajectory",
     "load",
 ]

@@ -38,7 +38,7 @@ from scorda.metrics.accuracy import gaussian_crps
 from scorda.nn import build
 from scorda.nn.spectral import TIMES, ModeNetwork
 from scorda.priors.records import Fields, daily_phases, phases_of
-from scorda.priors.trajectory import TrajectoryPrior
+from scorda.priors.trajectory import TrainedTrajectory
 
 __all__ = ["RADII", "train_on_fields", "training_for"]
 
@@ -71,7 +71,7 @@ def train_on_fields(
     settings: Training | None = None,
     checkpoint: str | Path | None = None,
     report: Callable[[dict[str, float]], None] | None = None,
-) -> TrajectoryPrior:
+) -> TrainedTrajectory:
     """Learn a prior of windows of any length from a record of fields.
 
     The prior is approximate: stationary but for the daily cycle of its mean, and Gaussian but for
@@ -109,13 +109,13 @@ def train_on_fields(
         **law.found, "training": asdict(settings), "history": history,
     }  # fmt: skip
     max_noise = max(10 * math.sqrt(law.largest), 20.0)
-    return TrajectoryPrior(
+    return TrainedTrajectory(
         architecture,
         network,
         fields.space,
         Standardisation(center, law.std[None]),
         VarianceExploding(1e-2, max_noise),
-        Multistep(steps=24, corrections=0, low=2e-2, high=max_noise),
+        Multistep(noise_levels=24, corrections=0, min_noise=2e-2, max_noise=max_noise),
         provenance,
         law.cycle if daily else None,
         # Exact for the law, and the correction is small: where observations are few, the paper's

@@ -14,24 +14,26 @@ from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import Standardisation, StateSpace
 from scorda.diffusion import parallel
-from scorda.diffusion.guidance import MMPS, InflatedLikelihood, Switched
+from scorda.diffusion.guidance import MMPS, InflatedLikelihood, SwitchedGuidance
 from scorda.diffusion.process import VarianceExploding
 from scorda.diffusion.samplers import Ancestral
 from scorda.diffusion.training import Training, fit
 from scorda.nn import build
 from scorda.nn.unet import UNet
-from scorda.priors.trajectory import TrajectoryPrior
+from scorda.priors.trajectory import TrainedTrajectory
 from scorda.systems.base import System, plain_settings
 
 # How far beyond the largest simulated value a denoised one may lie.
 MARGIN = 1.25
 # 61 evaluations. Chosen on Lorenz-63, on other test cases than `scorda bench lorenz63-sda` has.
-SAMPLER = Ancestral(steps=16, corrections=3, tau=0.5, low=8e-3, high=20.0)
+SAMPLER = Ancestral(noise_levels=16, corrections=3, tau=0.5, min_noise=8e-3, max_noise=20.0)
 # The largest scales of a field have far more than unit variance: it starts above them. 118
 # evaluations. Chosen, with the guidance, on other truths than the benchmarks have: more steps or
 # larger corrections leave larger residuals, smaller corrections or none at low noise smaller ones.
-FIELD_SAMPLER = Ancestral(steps=50, corrections=2, tau=0.2, low=2e-3, high=100.0, correct=3.0)
-FIELD_GUIDANCE = Switched(MMPS(8, covariance="law"), InflatedLikelihood(), 3.0)
+FIELD_SAMPLER = Ancestral(
+    noise_levels=50, corrections=2, tau=0.2, min_noise=2e-3, max_noise=100.0, correct_below=3.0
+)
+FIELD_GUIDANCE = SwitchedGuidance(MMPS(8, covariance="law"), InflatedLikelihood(), 3.0)
 # Below the lowest level nothing but the Gaussian law is used, which needs no training.
 FIELD_TRAINING: dict[str, Any] = {"min_noise": 2e-2, "max_noise": 50.0, "batch": 32, "rate": 2e-3}
 # Sizes that a recipe takes where it gives none, for each architecture.
@@ -110,7 +112,7 @@ def train_on_system(
     states: Float[Tensor, "series time *state"] | None = None,
     device: torch.device | str = "cpu",
     slice_seconds: float = math.inf,
-) -> TrajectoryPrior:
+) -> TrainedTrajectory:
     """Simulate a system, train a network on its trajectories, and return the prior.
 
     Trajectories start from the system's own prior. The result is a function of the settings, with
@@ -150,7 +152,7 @@ def train_on_system(
         "history": history,
     }
     of_fields = recipe.architecture == "unet"
-    return TrajectoryPrior(
+    return TrainedTrajectory(
         architecture,
         network.to("cpu"),
         system.space,

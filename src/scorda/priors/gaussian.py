@@ -12,7 +12,6 @@ from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.core.tapers import GaspariCohn
 from scorda.diffusion.denoisers import GaussianDenoiser
-from scorda.diffusion.process import VarianceExploding
 from scorda.observations.augmentation import AugmentedSpace
 from scorda.observations.modes import Modes
 from scorda.priors.base import EnsemblePrior, clocks
@@ -91,8 +90,7 @@ class FittedGaussian:
 
     @cached_property
     def _denoiser(self) -> GaussianDenoiser:
-        # The process of a denoiser plays no part in `denoise`.
-        return GaussianDenoiser(self.mean, self.basis, self.spectrum, VarianceExploding())
+        return GaussianDenoiser(self.mean, self.basis, self.spectrum)
 
 
 @dataclass(frozen=True)

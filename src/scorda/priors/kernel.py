@@ -11,7 +11,6 @@ import torch
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.diffusion.denoisers import KernelDenoiser
-from scorda.diffusion.process import VarianceExploding
 from scorda.observations.augmentation import AugmentedSpace
 from scorda.observations.modes import Modes
 from scorda.priors.base import EnsemblePrior
@@ -64,8 +63,7 @@ class FittedKernel:
 
     @cached_property
     def _denoiser(self) -> KernelDenoiser:
-        # The process of a denoiser plays no part in `denoise`.
-        return KernelDenoiser(self.members, self.bandwidth, VarianceExploding(), self.log_weights)
+        return KernelDenoiser(self.members, self.bandwidth, self.log_weights)
 
 
 @dataclass(frozen=True)

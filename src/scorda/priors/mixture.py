@@ -20,7 +20,7 @@ what the kernel i expects, and likewise :math:`E_0` with the factor :math:`F_0` 
     w_i \propto \frac{1 - \epsilon}{N} |F| \exp(-\tfrac12 |F (u - c_i)|^2), \quad
     w_0 \propto \epsilon |F_0| \exp(-\tfrac12 |F_0 (u - \bar x)|^2) .
 
-F is a `scorda.whitening`: a Cholesky factor, or with fewer members than modes and no localization
+F is a `priors.whitening`: a Cholesky factor, or with fewer members than modes and no localization
 one of low rank, whose cost is linear in the size of the state. The centres lie in the span of the
 members, so that what the latter leaves out of u is the same for all kernels.
 
@@ -34,7 +34,7 @@ the terms are the log densities of the modes, each given those before it, so tha
 is shared counts once. This is no denoiser of any law, as a localized filter has no law of its
 forecast; it is the one above where r = 1, and the Gaussian's where :math:`\beta = 1`.
 
-Derived here. The law without localization: `scorda.mixture`, with other kernels.
+Derived here. The law without localization: `gaussian_mixture.posterior`, with other kernels.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 r"""Priors of trajectories: what SDA asks for, and what is kept in a file.
 
-A prior gives a denoiser of standardised trajectories ``(ensemble, time, *state)`` of any length,
-under any scalar process. `TrajectoryPrior` is a trained one; `GaussianPrior` the exact one of a
+A prior gives a denoiser of standardised trajectories ``(ensemble, time, *state)`` of any length.
+`TrainedTrajectory` is a trained one; `GaussianTrajectory` the exact one of a
 linear-Gaussian system, the oracle of the tests.
 """
 
@@ -25,17 +25,17 @@ from scorda.core.shapes import Float, Tensor
 from scorda.core.space import Standardisation, StateSpace
 from scorda.core.times import Start
 from scorda.diffusion.denoisers import Denoiser, GaussianDenoiser, NetworkDenoiser
-from scorda.diffusion.guidance import DPS, MMPS, Guidance, InflatedLikelihood, Switched
+from scorda.diffusion.guidance import DPS, MMPS, Guidance, InflatedLikelihood, SwitchedGuidance
 from scorda.diffusion.process import ScalarProcess, VarianceExploding, VariancePreserving
 from scorda.diffusion.samplers import Ancestral, Multistep, PredictorCorrector, Sampler
 from scorda.nn import build
 from scorda.priors.records import phases_of
 from scorda.systems.linear import LinearGaussian
 
-__all__ = ["GaussianPrior", "Prior", "TrajectoryPrior", "at_once", "load"]
+__all__ = ["GaussianTrajectory", "Prior", "TrainedTrajectory", "at_once", "load"]
 
 PROCESSES = {c.__name__: c for c in (VarianceExploding, VariancePreserving)}
-GUIDANCES = {c.__name__: c for c in (DPS, InflatedLikelihood, MMPS, Switched)}
+GUIDANCES = {c.__name__: c for c in (DPS, InflatedLikelihood, MMPS, SwitchedGuidance)}
 SAMPLERS = {c.__name__: c for c in (Ancestral, Multistep, PredictorCorrector)}
 # Tensors of a standardisation.
 MAP = ("mean", "std")
@@ -57,20 +57,22 @@ class Prior(ABC):
     handover: float = 0.0
     # Guidance that SDA takes where none is named; None leaves it to SDA.
     guidance: Guidance | None = None
+    # Whether the denoiser takes a noise level for each entry.
+    per_entry: bool = False
     # Mean of each time of day, where the law has a daily cycle and no datetime yet.
-    cycle: Tensor | None = None
+    diurnal_mean: Tensor | None = None
 
     def starting(self, start: Start, states: int) -> Prior:
         """The prior of so many states from a datetime on, without a daily cycle itself [final]."""
-        if self.cycle is None:
+        if self.diurnal_mean is None:
             return self
-        mean = self.cycle[phases_of(start, states, self.space)]
+        mean = self.diurnal_mean[phases_of(start, states, self.space)]
         scaled = Standardisation(mean, self.standardisation.std)
-        return replace(self, standardisation=scaled, cycle=None)  # type: ignore[type-var]
+        return replace(self, standardisation=scaled, diurnal_mean=None)  # type: ignore[type-var]
 
     @abstractmethod
-    def denoiser(self, states: int, process: ScalarProcess | None = None) -> Denoiser:
-        """Denoiser of standardised trajectories with that many states (default: own process).
+    def denoiser(self, states: int) -> Denoiser:
+        """Denoiser of standardised trajectories with that many states.
 
         Raises:
             ValueError: If the prior has no trajectories of that length.
@@ -89,12 +91,14 @@ class Prior(ABC):
         shape = (steps + 1, *self.space.shape)
         chunk, denoiser = at_once(shape), self.denoiser(steps + 1)
         with torch.no_grad():
-            z = sampler.sample(denoiser, shape, members, generator, chunk=chunk, report=report)
+            z = sampler.sample(
+                denoiser, self.process, shape, members, generator, chunk=chunk, report=report
+            )
         return self.standardisation.inverse(z)
 
 
 @dataclass(frozen=True)
-class TrajectoryPrior(Prior):
+class TrainedTrajectory(Prior):
     """A score network trained on trajectories.
 
     Approximate: as good as its training; states farther apart than `half_width` do not see each
@@ -108,7 +112,7 @@ class TrajectoryPrior(Prior):
         process: Forward process that sampling uses.
         sampler: Default sampler.
         provenance: System, data recipe, training, versions; kept in the file.
-        cycle: Mean of each time of day ``(phases, *state)``, in place of that of
+        diurnal_mean: Mean of each time of day ``(phases, *state)``, in place of that of
             `standardisation`; `starting` places it.
         limit: Largest size of a denoised component, in standardised units (see
             `NetworkDenoiser`).
@@ -124,7 +128,7 @@ class TrajectoryPrior(Prior):
     process: ScalarProcess = field(default_factory=VarianceExploding)
     sampler: Sampler = field(default_factory=Ancestral)
     provenance: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    cycle: Float[Tensor, "phases ..."] | None = field(default=None, repr=False)
+    diurnal_mean: Float[Tensor, "phases ..."] | None = field(default=None, repr=False)
     limit: float | None = None
     handover: float = 0.4
     guidance: Guidance | None = None
@@ -140,12 +144,17 @@ class TrajectoryPrior(Prior):
         return str(named)
 
     @property
+    def per_entry(self) -> bool:  # type: ignore[override]
+        """Whether the network was trained with levels that differ between entries."""
+        return getattr(self.network, "per_entry", False)
+
+    @property
     def half_width(self) -> int:
         """k: one output depends on 2k + 1 states."""
         return self.network.half_width  # type: ignore[return-value]
 
-    def denoiser(self, states: int, process: ScalarProcess | None = None) -> NetworkDenoiser:
-        if self.cycle is not None:
+    def denoiser(self, states: int) -> NetworkDenoiser:
+        if self.diurnal_mean is not None:
             raise ValueError(
                 "This prior has a daily cycle: say when the window begins, with "
                 "prior.starting(datetime of step 0, states), or --start in the shell."
@@ -156,7 +165,7 @@ class TrajectoryPrior(Prior):
                 f"Asked for {states} states of a prior that was started for {len(mean)}: "
                 f"use prior.starting(..., {states})."
             )
-        return NetworkDenoiser(self.network, process or self.process, self.limit)
+        return NetworkDenoiser(self.network, self.limit)
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file whose header holds everything but the weights."""
@@ -178,13 +187,13 @@ class TrajectoryPrior(Prior):
         }
         tensors = {f"network.{n}": p for n, p in self.network.state_dict().items()}
         tensors |= {"standardisation.mean": std.mean, "standardisation.std": std.std}
-        if self.cycle is not None:
-            tensors["cycle"] = self.cycle
+        if self.diurnal_mean is not None:
+            tensors["diurnal_mean"] = self.diurnal_mean
         write_tensors(path, tensors, header)
 
 
 @dataclass(frozen=True, eq=False)
-class GaussianPrior(Prior):
+class GaussianTrajectory(Prior):
     """The exact Gaussian law of a linear-Gaussian system's trajectories.
 
     Made by `of`. Exact for trajectories of the length it was made for, and for no other.
@@ -203,10 +212,12 @@ class GaussianPrior(Prior):
     mean: Float[Tensor, "time ..."]
     cov: Float[Tensor, "trajectory trajectory"]
     process: ScalarProcess = field(default_factory=lambda: VarianceExploding(1e-3, 1e3))
-    sampler: Sampler = field(default_factory=lambda: Multistep(corrections=0, high=1e3))
+    sampler: Sampler = field(default_factory=lambda: Multistep(corrections=0, max_noise=1e3))
+
+    per_entry = True
 
     @classmethod
-    def of(cls, system: LinearGaussian, steps: int) -> GaussianPrior:
+    def of(cls, system: LinearGaussian, steps: int) -> GaussianTrajectory:
         """The law of ``steps + 1`` states of a system."""
         mean, cov = system.trajectory_moments(steps)
         states, size = steps + 1, system.space.size
@@ -222,13 +233,13 @@ class GaussianPrior(Prior):
             cov / (weight[:, None] * weight),
         )
 
-    def denoiser(self, states: int, process: ScalarProcess | None = None) -> GaussianDenoiser:
+    def denoiser(self, states: int) -> GaussianDenoiser:
         if states != len(self.mean):
             raise ValueError(
                 f"Asked for trajectories of {states} states of a Gaussian prior made for "
                 f"{len(self.mean)}: make it with steps = {states - 1}."
             )
-        return GaussianDenoiser.from_cov(self.mean, self.cov, process or self.process)
+        return GaussianDenoiser.from_cov(self.mean, self.cov)
 
 
 def at_once(shape: tuple[int, ...]) -> int:
@@ -236,7 +247,7 @@ def at_once(shape: tuple[int, ...]) -> int:
     return max(1, min(CHUNK, NUMBERS // math.prod(shape)))
 
 
-def load(source: str | Path) -> TrajectoryPrior:
+def load(source: str | Path) -> TrainedTrajectory:
     """Load a trained prior: the name of a shipped one ("lorenz63") or a file.
 
     Raises:
@@ -282,7 +293,7 @@ def load(source: str | Path) -> TrajectoryPrior:
     axes = space.pop("axes", sorted(coordinates, reverse=set(coordinates) <= set("xyz")))
     space["coordinates"] = {n: np.array(coordinates[n]) for n in axes}
     space["shape"], space["variables"] = tuple(space["shape"]), tuple(space["variables"])
-    return TrajectoryPrior(
+    return TrainedTrajectory(
         header["architecture"],
         network,
         StateSpace(**space),
@@ -290,7 +301,7 @@ def load(source: str | Path) -> TrajectoryPrior:
         _rebuild(header["process"], PROCESSES),
         _rebuild(header["sampler"], SAMPLERS),
         header["provenance"] | {"versions": header["versions"]},
-        tensors.get("cycle"),
+        tensors.get("diurnal_mean"),
         header.get("limit"),
         header.get("handover", 0.4),
         _rebuild(header["guidance"], GUIDANCES) if header.get("guidance") else None,

@@ -21,6 +21,8 @@ __all__ = ["check_denoiser", "check_guidance", "check_process", "check_sampler"]
 
 SHAPE = (2, 3)
 PRECISIONS = (torch.float32, torch.float64)
+# Noise levels, in units of the data: nearly none, about one, and nothing left of the data.
+LEVELS = (0.05, 0.7, 4.0, 1e3)
 
 
 def check_process(process: ForwardProcess, members: int = 4000) -> None:
@@ -111,12 +113,12 @@ def check_denoiser(
 ) -> None:
     """Check a denoiser.
 
-    Promises: the shape, precision and device of the noisy samples kept, finite at every time t >
-    0, inputs untouched, twice the same; members independent; one time per member as good as one
-    for all; finite gradients with respect to the samples.
+    Promises: the shape, precision and device of the noisy samples kept, finite at every noise
+    level, inputs untouched, twice the same; members independent; one level per member as good as
+    one for all; finite gradients with respect to the samples.
 
     Arguments:
-        denoiser: The denoiser, bound to its process.
+        denoiser: The denoiser.
         shape: Shape of one sample.
         members: Number of samples, at least 2.
         device: Where the samples live.
@@ -124,37 +126,33 @@ def check_denoiser(
     Raises:
         AssertionError: If a promise is broken.
     """
-    promise(
-        isinstance(getattr(denoiser, "process", None), ForwardProcess),
-        denoiser,
-        "has no `process`",
-    )
-    process = denoiser.process
+    denoise = denoiser.denoise
     for dtype in PRECISIONS:
-        for fraction in (0.02, 0.3, 0.7, 1.0):
-            t = torch.tensor(fraction * process.end, dtype=dtype, device=device)
-            x_t = process.sample(draw(members, shape, dtype, device), t, rng.seeded(1))
-            mean = denoiser(x_t, t)
-            keeps(denoiser, "a call", x_t, mean)
-            promise(torch.equal(denoiser(x_t, t), mean), denoiser, "denoises twice differently")
-            leaves_untouched(denoiser, "a call", denoiser, x_t, t)
-            moved = x_t.clone()
-            moved[0] = 2 * x_t[1]
+        for level in LEVELS:
+            x_0 = draw(members, shape, dtype, device)
+            noise = torch.tensor(level, dtype=dtype, device=device).reshape(1, *(1,) * len(shape))
+            u = x_0 + noise * draw(members, shape, dtype, device, seed=1)
+            mean = denoise(u, noise)
+            keeps(denoiser, "a call", u, mean)
+            promise(torch.equal(denoise(u, noise), mean), denoiser, "denoises twice differently")
+            leaves_untouched(denoiser, "a call", denoise, u, noise)
+            moved = u.clone()
+            moved[0] = 2 * u[1]
             # A network computes in single precision whatever it is given.
             single = 1e3 if dtype == torch.float32 else 1e12
             promise(
-                alike(denoiser(moved, t)[1:], mean[1:], single),
+                alike(denoise(moved, noise)[1:], mean[1:], single),
                 denoiser,
                 "lets one member influence another",
             )
             promise(
-                alike(denoiser(x_t, t.expand(members)), mean, single),
+                alike(denoise(u, noise.expand(members, *noise.shape[1:])), mean, single),
                 denoiser,
-                "gives another result for one time per member than for one time for all",
+                "gives another result for one level per member than for one level for all",
             )
-            x_t = x_t.requires_grad_()
-            (gradient,) = torch.autograd.grad(denoiser(x_t, t).sum(), x_t)
-            keeps(denoiser, "the gradient", x_t, gradient)
+            u = u.requires_grad_()
+            (gradient,) = torch.autograd.grad(denoise(u, noise).sum(), u)
+            keeps(denoiser, "the gradient", u, gradient)
 
 
 def check_guidance(guidance: Guidance, ignores_error: bool = False, device: str = "cpu") -> None:
@@ -174,38 +172,39 @@ def check_guidance(guidance: Guidance, ignores_error: bool = False, device: str 
     Raises:
         AssertionError: If a promise is broken.
     """
-    process = VariancePreserving()
     for dtype in PRECISIONS:
         denoiser = _gaussian(dtype, device)
         y = torch.tensor([1.5, -0.5], dtype=dtype, device=device)
         model = ObservationModel(Select([0, 4]), std=0.3)
-        for fraction in (0.05, 0.5, 0.95):
-            t = torch.tensor(fraction, dtype=dtype, device=device)
-            x_t = process.sample(draw(4, SHAPE, dtype, device), t, rng.seeded(1))
-            mean, shift = guidance.displacement(denoiser, x_t, t, y, model)
-            keeps(guidance, "displacement", x_t, shift)
+        for level in (0.1, 1.7, 80.0):
+            noise = torch.full((1, *(1,) * len(SHAPE)), level, dtype=dtype, device=device)
+            u = draw(4, SHAPE, dtype, device) + noise * draw(4, SHAPE, dtype, device, seed=1)
+            mean, shift = guidance.displacement(denoiser, u, noise, y, model)
+            keeps(guidance, "displacement", u, shift)
             promise(
-                alike(mean, denoiser(x_t, t)), guidance, "does not return the denoised samples"
+                alike(mean, denoiser.denoise(u, noise)),
+                guidance,
+                "does not return the denoised samples",
             )
 
             def call(
-                x: Tensor, t: Tensor, y: Tensor, denoiser: Any = denoiser, model: Any = model
+                u: Tensor, noise: Tensor, y: Tensor, denoiser: Any = denoiser, model: Any = model
             ) -> object:
-                return guidance.displacement(denoiser, x, t, y, model)
+                return guidance.displacement(denoiser, u, noise, y, model)
 
-            leaves_untouched(guidance, "displacement", call, x_t, t, y)
+            leaves_untouched(guidance, "displacement", call, u, noise, y)
             residual = y - model.operator(mean)
             promise(
                 ((residual * model.operator(shift)).sum(1) > 0).all(),
                 guidance,
                 "moves the denoised samples away from the observation",
             )
-            alone = guidance.displacement(denoiser, x_t[1:2], t, y, model)[1]
+            alone = guidance.displacement(denoiser, u[1:2], noise, y, model)[1]
             promise(alike(alone, shift[1:2], 1e5), guidance, "lets one member influence another")
             # Of this one sample again: DPS would magnify a residual of mere rounding.
-            alone = guidance.displacement(denoiser, x_t[:1], t, y, model)[0]
+            alone = guidance.displacement(denoiser, u[:1], noise, y, model)[0]
             met = model.operator(alone)[0]
-            still = guidance.displacement(denoiser, x_t[:1], t, met, model)[1]
+            still = guidance.displacement(denoiser, u[:1], noise, met, model)[1]
             promise(
                 bool((still.abs() <= 1e-3 * shift[:1].abs().max()).all()),
                 guidance,
@@ -213,14 +212,14 @@ def check_guidance(guidance: Guidance, ignores_error: bool = False, device: str 
             )
             if not ignores_error:
                 vague = ObservationModel(model.operator, std=1e6)
-                none = guidance.displacement(denoiser, x_t, t, y, vague)[1]
+                none = guidance.displacement(denoiser, u, noise, y, vague)[1]
                 promise(
                     bool((none.abs() <= 1e-3 * shift.abs().max()).all()),
                     guidance,
                     "moves samples for an observation of huge error",
                 )
         bound = guidance.bind(denoiser, y, model)
-        keeps(guidance, "the bound denoiser", x_t, bound(x_t, t))
+        keeps(guidance, "the bound denoiser", u, bound.denoise(u, noise))
     black_box = Function(lambda x: x.flatten(1)[:, :2], differentiable=False)
     try:
         guidance.bind(denoiser, y, ObservationModel(black_box, std=0.3))
@@ -261,7 +260,10 @@ def check_sampler(
             prior: Any = denoiser,
             as_: Any = like,
         ) -> Tensor:
-            return sampler.sample(prior, SHAPE, count, rng.seeded(seed), chunk=chunk, like=as_)
+            generator = rng.seeded(seed)
+            return sampler.sample(
+                prior, VariancePreserving(), SHAPE, count, generator, chunk=chunk, like=as_
+            )
 
         few = sample(7)
         keeps(sampler, "sample", like, few, (7, *SHAPE))
@@ -301,13 +303,9 @@ class _Counting:
     denoiser: GaussianDenoiser
     calls: int = 0
 
-    @property
-    def process(self) -> ScalarProcess:
-        return self.denoiser.process
-
-    def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
+    def denoise(self, u: Tensor, noise: Tensor) -> Tensor:
         self.calls += 1
-        return self.denoiser(x_t, t)
+        return self.denoiser.denoise(u, noise)
 
 
 def _gaussian(dtype: torch.dtype, device: str) -> GaussianDenoiser:
@@ -315,4 +313,4 @@ def _gaussian(dtype: torch.dtype, device: str) -> GaussianDenoiser:
     factor = draw(6, (6,), dtype, device, seed=3)
     cov = 0.5 * torch.eye(6, dtype=dtype, device=device) + factor @ factor.mT / 12
     mean = draw(1, SHAPE, dtype, device, seed=4)[0]
-    return GaussianDenoiser.from_cov(mean, cov, VariancePreserving())
+    return GaussianDenoiser.from_cov(mean, cov)

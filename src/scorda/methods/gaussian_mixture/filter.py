@@ -1,7 +1,8 @@
 r"""The Gaussian-mixture filter: between the particle filter and the ensemble Kalman filter.
 
 The forecast is a mixture of Gaussians on the members, whose bandwidth :math:`\beta` runs from the
-particle filter (0) to the ensemble Kalman filter (1); its posterior is known (`scorda.mixture`).
+particle filter (0) to the ensemble Kalman filter (1); its posterior is known
+(`gaussian_mixture.posterior`).
 The members of the analysis have exactly its mean, and its covariance with the sampling error of
 its weights, so that no further sampling error of these two is made in any cycle.
 """
@@ -45,8 +46,9 @@ class GaussianMixtureFilter(Filter):
 
     with :math:`m^a, P^a` mean and covariance of the Kalman filter's analysis and :math:`w_0` the
     weight left to the Gaussian of the ensemble, which has the share :math:`\epsilon` of the prior:
-    where no kernel reaches the observation it takes over (see `scorda.mixture`). Without
-    localization, members are drawn systematically in proportion to the weights, a member that is
+    where no kernel reaches the observation it takes over
+    (see `gaussian_mixture.posterior`). Without localization,
+    members are drawn systematically in proportion to the weights, a member that is
     drawn keeping its place, moved to :math:`m_i`, and spread by their kernel; then the symmetric
     map between the two covariances makes mean and covariance of the analysis exactly those of the
     mixture, but for a factor of the covariance,

@@ -15,11 +15,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from scorda.core.align import align
 from scorda.core.shapes import Float, Int, Tensor
 from scorda.core.space import StateSpace
-from scorda.diffusion.denoisers import GaussianDenoiser
-from scorda.diffusion.process import VarianceExploding
+from scorda.diffusion.denoisers import GaussianDenoiser, align
 from scorda.diffusion.training import Levels, denoising_loss
 from scorda.priors.gaussian import FittedGaussian
 from scorda.priors.local import FittedLocal
@@ -169,8 +167,7 @@ class Pool:
         if self.roots is not None:
             roots = self.roots[which]
             ones, mean = roots.new_ones(roots.shape[-1]), torch.zeros_like(x0[0]).double()
-            # The process of a denoiser plays no part in `denoise`.
-            corrected.gaussian = GaussianDenoiser(mean, roots, ones, VarianceExploding())
+            corrected.gaussian = GaussianDenoiser(mean, roots, ones)
         if self.context is not None:
             corrected.context = self.context[which].repeat_interleave(self.group, 0)
         if self.precision is not None:

@@ -23,7 +23,6 @@ from torch import nn
 
 from scorda.core.shapes import Float, Tensor
 from scorda.diffusion.denoisers import GaussianDenoiser
-from scorda.diffusion.process import VarianceExploding
 from scorda.priors.gaussian import FittedGaussian
 from scorda.priors.local import FittedLocal
 
@@ -76,7 +75,7 @@ class Climate:
 
 
 class Corrected(nn.Module):
-    """A Gaussian denoiser and its correction, as `denoise.precondition` wants a network.
+    """A Gaussian denoiser and its correction, as `denoisers.precondition` wants a network.
 
     States have the layout ``(ensemble, points, channels)``.
 
@@ -235,10 +234,7 @@ def standardised(
     basis = fitted.basis / fitted.var.sqrt().flatten()[:, None]
     rows = laid_out(basis.mT.reshape(-1, *fitted.var.shape), axes)
     mean = torch.zeros_like(rows[0]).double()
-    # Its columns need not be orthonormal for `denoise`, whose process plays no part.
-    return GaussianDenoiser(
-        mean, rows.flatten(1).mT.double(), fitted.spectrum.double(), VarianceExploding()
-    )
+    return GaussianDenoiser(mean, rows.flatten(1).mT.double(), fitted.spectrum.double())
 
 
 def laid_out(x: Float[Tensor, "ensemble ..."], axes: Axes) -> Tensor:

@@ -157,7 +157,7 @@ class FittedHeads:
 
 @dataclass(frozen=True, eq=False)
 class HeadsPool:
-    """Pairs as training data, each beside the Gaussian of others, as in `pool.Pool`.
+    """Pairs as training data, each beside the Gaussian of others, as in `dataset.Pool`.
 
     Arguments:
         pairs: ``(ensemble, 2 entries, 2)``: states and observations beside each other, and in the

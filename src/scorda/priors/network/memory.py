@@ -80,9 +80,9 @@ def learn(
         members: What `loss` takes; the last are held back.
         settings: Settings of the training.
         steps: Optimiser steps; 0 keeps the weights.
-        patience: As in `train.fit`.
-        levels: As in `train.fit`.
-        loss: As in `train.fit`.
+        patience: As in `training.fit`.
+        levels: As in `training.fit`.
+        loss: As in `training.fit`.
 
     Returns:
         ``loss`` of those held back, that of the Gaussian, steps taken, and tensors to carry.

@@ -5,11 +5,15 @@ import torch
 from torch.testing import assert_close
 
 from scorda.core import rng
-from scorda.diffusion.denoisers import AnyNoise, GaussianDenoiser, KernelDenoiser, NetworkDenoiser
-from scorda.diffusion.merging import Conditioned, Handover
+from scorda.diffusion.denoisers import (
+    Conditioned,
+    GaussianDenoiser,
+    KernelDenoiser,
+    NetworkDenoiser,
+    SwitchedDenoiser,
+)
 from scorda.diffusion.process import VarianceExploding, VariancePreserving
 from scorda.nn.conv import TemporalConv
-from scorda.nn.mlp import WindowMLP
 
 PROCESSES = [VariancePreserving(), VarianceExploding()]
 OBSERVED, VALUES, ERROR = [0, 3, 4], [1.5, -0.3, 2.0], [0.2, 1.0, 5.0]
@@ -44,23 +48,23 @@ def exact(mean, cov, process, x, t):
 def test_gaussian_given_entries(process, level):
     (mean, cov), t = gaussian(), torch.tensor(level)
     x = 2 * rng.normal(5, (6,), rng.seeded(2))
-    prior = GaussianDenoiser.from_cov(mean, cov, process)
+    prior = GaussianDenoiser.from_cov(mean, cov)
     denoiser = Conditioned(prior, *observation())
     expected = exact(mean, cov, process, x, t)
-    assert_close(denoiser(x, t), expected, rtol=1e-8, atol=1e-9)
+    assert_close(process.denoise(denoiser, x, t), expected, rtol=1e-8, atol=1e-9)
     # One time per member, and the state as a field.
-    field = GaussianDenoiser.from_cov(mean.view(2, 3), cov, process)
+    field = GaussianDenoiser.from_cov(mean.view(2, 3), cov)
     denoiser = Conditioned(field, *observation((2, 3)))
-    got = denoiser(x.view(5, 2, 3), t.expand(5))
+    got = process.denoise(denoiser, x.view(5, 2, 3), t.expand(5))
     assert_close(got.flatten(1), expected, rtol=1e-8, atol=1e-9)
 
 
 def test_low_rank_gaussian_given_entries(process):
     samples, t = rng.normal(4, (6,), rng.seeded(3)), torch.tensor(0.4)
     x = rng.normal(5, (6,), rng.seeded(2))
-    denoiser = Conditioned(GaussianDenoiser.from_samples(samples, process), *observation())
+    denoiser = Conditioned(GaussianDenoiser.from_samples(samples), *observation())
     expected = exact(samples.mean(0), samples.T.cov(), process, x, t)
-    assert_close(denoiser(x, t), expected, rtol=1e-8, atol=1e-9)
+    assert_close(process.denoise(denoiser, x, t), expected, rtol=1e-8, atol=1e-9)
 
 
 @pytest.mark.parametrize("bandwidth", [0.0, 0.5])
@@ -78,15 +82,17 @@ def test_kernel_given_entries(process, bandwidth):
     weights = (log_weights + torch.stack([one.log_prob(both) for one in law], 1)).softmax(1)
     means = [m + (both - H @ m) @ torch.linalg.inv(total) @ H @ cov for m in members]
     expected = torch.einsum("bm,mbi->bi", weights, torch.stack(means))
-    prior = KernelDenoiser(members, bandwidth, process, log_weights)
-    assert_close(Conditioned(prior, *observation())(x, t), expected, rtol=1e-7, atol=1e-8)
+    prior = KernelDenoiser(members, bandwidth, log_weights)
+    found = process.denoise(Conditioned(prior, *observation()), x, t)
+    assert_close(found, expected, rtol=1e-7, atol=1e-8)
 
 
 def test_without_observations_it_is_the_prior(process):
-    prior = GaussianDenoiser.from_cov(*gaussian(), process)
+    prior = GaussianDenoiser.from_cov(*gaussian())
     x, t = rng.normal(5, (6,), rng.seeded(2)), torch.tensor(0.3)
     nothing = Conditioned(prior, torch.full((6,), float("nan")), torch.zeros(6))
-    assert_close(nothing(x, t), prior(x, t), rtol=1e-8, atol=1e-9)
+    found, expected = process.denoise(nothing, x, t), process.denoise(prior, x, t)
+    assert_close(found, expected, rtol=1e-8, atol=1e-9)
 
 
 def network(kind, **options):
@@ -99,31 +105,25 @@ def network(kind, **options):
 
 def test_equal_levels_per_entry_are_one_level_per_member():
     net = network(TemporalConv, blocks=2, per_entry=True)
-    denoiser = NetworkDenoiser(net, VarianceExploding())
+    denoiser, process = NetworkDenoiser(net), VarianceExploding()
     x, noise = rng.normal(4, (11, 3), rng.seeded(0)), torch.tensor([0.01, 0.3, 2.0, 9.0])
     per_member = net(x, noise)
     assert_close(net(x, noise[:, None, None].expand(4, 11, 3)), per_member)
-    assert isinstance(denoiser, AnyNoise) and denoiser.any_noise
-    t = denoiser.process.time(noise)
-    assert_close(denoiser.denoise(x, noise[:, None, None]), denoiser(x, t))
+    expected = process.denoise(denoiser, x, process.time(noise))
+    assert_close(denoiser.denoise(x, noise[:, None, None]), expected)
     # And it does look at the level of the single entry.
     lowered = noise[:, None, None].repeat(1, 11, 3)
     lowered[:, 5, 1] /= 3
     assert ((net(x, lowered) - per_member).abs().amax((1, 2)) > 1e-3).all()
 
 
-def test_networks_without_levels_per_entry_say_so():
-    for net in (network(WindowMLP, k=1, depth=1), network(TemporalConv, blocks=1)):
-        assert not NetworkDenoiser(net, VarianceExploding()).any_noise
-
-
-def test_handover_takes_the_one_above_and_the_other_below(process):
+def test_the_switched_denoiser_takes_the_one_above_and_the_other_below(process):
     mean, cov = gaussian()
-    above = GaussianDenoiser.from_cov(mean, cov, process)
-    below = GaussianDenoiser.from_cov(-mean, cov, process)
-    denoiser, x = Handover(above, below, 0.3), rng.normal(2, (6,), rng.seeded(0))
+    above = GaussianDenoiser.from_cov(mean, cov)
+    below = GaussianDenoiser.from_cov(-mean, cov)
+    denoiser, x = SwitchedDenoiser(above, below, 0.3), rng.normal(2, (6,), rng.seeded(0))
     for level, expected in ((0.2, below), (0.4, above)):
         t = process.time(torch.tensor(level))
-        assert torch.equal(denoiser(x, t), expected(x, t))
-    with pytest.raises(ValueError, match="one diffusion time"):
-        denoiser(x, torch.full((2,), 0.5))
+        assert torch.equal(process.denoise(denoiser, x, t), process.denoise(expected, x, t))
+    with pytest.raises(ValueError, match="one noise level"):
+        process.denoise(denoiser, x, torch.full((2,), 0.5))

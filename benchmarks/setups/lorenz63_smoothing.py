@@ -1,4 +1,4 @@
-"""The Lorenz-63 smoothing benchmark of SDA, against a particle smoother in path space."""
+"""SDA on Lorenz-63 is compared with a particle smoother in path space."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from scorda.observations.problem import Analysis, Problem, twin_experiment
 from scorda.priors.trajectory import load
 from scorda.systems.lorenz import Lorenz63
 
-__all__ = ["Case", "Smoothing", "lorenz63_sda"]
+__all__ = ["lorenz63_sda"]
 
 # Steps between observations, and their error in units of the standard deviation of a.
 OBSERVED = {"low": (8, 0.05), "high": (1, 0.25)}
@@ -31,7 +31,7 @@ STD_OF_A = 8.0
 
 @dataclass(frozen=True)
 class Case:
-    """One twin experiment and two independent draws of its posterior."""
+    """A twin experiment has two independent draws of its posterior."""
 
     problem: Problem
     reference: Float[Tensor, "ensemble time *state"]
@@ -40,10 +40,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Smoothing:
-    """Scores relative to a bootstrap particle filter in path space.
+    """Trajectories are scored relative to a bootstrap particle filter in path space.
 
     Arguments:
-        entries: What is run; the label begins with the name of the observations, low or high.
+        entries: Methods; a label begins with the name of the observations, low or high.
         steps: Steps of the trajectories.
         particles: Particles of the reference.
         paths: Paths drawn from it, twice.
@@ -60,7 +60,7 @@ class Smoothing:
     source: str = "Rozet & Louppe (2023), arXiv:2306.10574, section 4.1"
 
     def prepare(self, seed: int) -> dict[str, Case]:
-        """Test cases of a seed, one per kind of observations that an entry uses."""
+        """Return the test cases of a seed, one per kind of observations that an entry uses."""
         names = {entry.label.split(",")[0] for entry in self.entries}
         return {name: self._case(name, seed) for name in sorted(names)}
 
@@ -76,7 +76,7 @@ class Smoothing:
         return Case(problem, *draws)
 
     def score(self, entry: Entry, cases: dict[str, Case], seed: int) -> dict[str, float]:
-        r"""Scores of one run.
+        r"""Return the scores of one run.
 
         w1: W1 to 1024 reference paths (raw units, flattened), over that of as many paths of
         the second draw. spread: root-mean-square standard deviation over the reference's.
@@ -113,7 +113,7 @@ class Smoothing:
         }
 
     def shortened(self) -> Smoothing:
-        """Few particles and members: a test that it runs, whose scores mean nothing."""
+        """Return the benchmark with few particles and members, to test that it runs."""
         entries = tuple(replace(entry, members=16) for entry in self.entries[:2])
         return replace(self, entries=entries, particles=2**10, paths=64, seeds=1)
 
@@ -122,8 +122,8 @@ def lorenz63_sda(prior: str = "lorenz63") -> Smoothing:
     """SDA with a trained prior, from few evaluations to many, on both kinds of observations.
 
     "low": every eighth of 65 states, error 0.05; "high": every state, error 0.25; of the first
-    component in units of its standard deviation. 2^16 particles, 1024 paths. "guided" is the
-    paper's form, with nothing merged.
+    component in units of its standard deviation. The reference has 2^16 particles and 1024 paths.
+    "guided" is the form of the paper, where nothing is merged.
 
     Arguments:
         prior: Name of a shipped prior or file of another one.
@@ -135,7 +135,9 @@ def lorenz63_sda(prior: str = "lorenz63") -> Smoothing:
         f"ancestral {n}, corrections {c}": _ancestral(base, n, c) for n, c in ancestral
     }
     for n in (32, 64):
-        samplers[f"multistep {n}"] = Multistep(n, 0, low=base.low, high=base.high)
+        samplers[f"multistep {n}"] = Multistep(
+            n, 0, min_noise=base.min_noise, max_noise=base.max_noise
+        )
     methods = {label: SDA(trained, sampler=sampler) for label, sampler in samplers.items()}
     guided = SDA(trained, InflatedLikelihood(), _ancestral(base, 16, 3))
     methods["guided ancestral 16, corrections 3"] = guided
@@ -149,10 +151,12 @@ def lorenz63_sda(prior: str = "lorenz63") -> Smoothing:
 
 
 def _ancestral(base: Sampler, steps: int, corrections: int) -> Ancestral:
-    return Ancestral(steps, corrections, base.tau, low=base.low, high=base.high)
+    return Ancestral(
+        steps, corrections, base.tau, min_noise=base.min_noise, max_noise=base.max_noise
+    )
 
 
 @cache
 def _attractor(members: int) -> Float[Tensor, "ensemble state"]:
-    """States of the attractor that all references start from; they take seconds to draw."""
+    """Draw states of the attractor, from which all references start; it takes seconds."""
     return Lorenz63().prior(members, torch.Generator().manual_seed(2**31))

@@ -5,10 +5,10 @@ paper has 64 points per axis and coarsens by 8, a prior on 32 points coarsens by
 grid. The error of an average of cells is what is stated; velocities have a standard deviation
 near 1. Vorticity is in the paper's unit, its value at spacing 1, with the usual sign.
 
-Of the paper's likelihood, equation 15, the code takes :math:`\gamma \nu^2` for the covariance in
-the space of observations, where ours has :math:`\gamma \nu^2 J J^T`: for averages of n cells an
-n-th of that. Its DPS has zeta = 2 where ours has 1. It takes 512 levels for the saturation and
-gamma = 0.1 for the loop.
+Some settings differ from that code. In the likelihood of equation 15 it has the covariance
+:math:`\gamma \nu^2` in the space of observations, where ours has :math:`\gamma \nu^2 J J^T`: for
+averages of n cells an n-th of that. Its DPS has zeta = 2 where ours has 1. It has 512 levels for
+the saturation and gamma = 0.1 for the loop.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from scorda.observations.fluid import Difference, Vorticity
 from scorda.observations.masks import Mask
 from scorda.observations.operators import Chain, Operator, Pointwise
 from scorda.observations.spatial import Average, Stride
-from scorda.priors.trajectory import TrajectoryPrior, load
+from scorda.priors.trajectory import TrainedTrajectory, load
 from scorda.systems.kolmogorov import KolmogorovFlow
 
 __all__ = [
@@ -44,7 +44,7 @@ SOURCE = "Rozet & Louppe (2023), arXiv:2306.10574, section 4.2"
 PRIOR = "kolmogorov"
 MEMBERS = 8
 STRIDES = (2, 4, 8, 16)
-# Scores of a scenario that nobody simulated.
+# Scores of a scenario without a simulated truth.
 WITHOUT_TRUTH = ("residual", "defect", "evaluations", "member_seconds")
 
 
@@ -104,7 +104,7 @@ def kolmogorov_loop(prior: str = PRIOR) -> Scenario:
 
 
 def _scenario(
-    prior: TrajectoryPrior,
+    prior: TrainedTrajectory,
     operator: Operator,
     std: float,
     steps: int,
@@ -118,7 +118,7 @@ def _scenario(
     return Scenario(system, operator, std, steps, tuple(observed), tuple(entries), SOURCE)
 
 
-def _load(source: str) -> TrajectoryPrior:
+def _load(source: str) -> TrainedTrajectory:
     prior = load(source)
     made = prior.provenance.get("system", {}).get("name", "no system")
     if made != "kolmogorov" or _points(prior) % 16:
@@ -129,12 +129,12 @@ def _load(source: str) -> TrajectoryPrior:
     return prior
 
 
-def _others(prior: TrajectoryPrior) -> dict[str, SDA]:
-    """Other guidances with about as many evaluations, and the sampler of the paper."""
+def _others(prior: TrainedTrajectory) -> dict[str, SDA]:
+    """Return other guidances with about as many evaluations, and the sampler of the paper."""
     base = prior.sampler
     published = PredictorCorrector(256, 1, tau=0.5, grid="time")
     cosine = replace(prior, process=VariancePreserving())
-    twice = Ancestral(base.evaluations // 2, 0, low=base.low, high=base.high)
+    twice = Ancestral(base.evaluations // 2, 0, min_noise=base.min_noise, max_noise=base.max_noise)
     return {
         "equation 15": SDA(prior, InflatedLikelihood()),
         "MMPS": SDA(prior, MMPS(1), twice),
@@ -146,5 +146,5 @@ def _others(prior: TrajectoryPrior) -> dict[str, SDA]:
     }
 
 
-def _points(prior: TrajectoryPrior) -> int:
+def _points(prior: TrainedTrajectory) -> int:
     return prior.space.shape[-1]

@@ -1,4 +1,4 @@
-"""Statistics of a trained prior's own samples of Lorenz-63 against those of the system."""
+"""Samples of a trained prior of Lorenz-63 are compared with trajectories of the system."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from scorda.priors.trajectory import Prior, load
 from scorda.systems.base import System
 from scorda.systems.lorenz import Lorenz63
 
-__all__ = ["Generation", "Generator", "lorenz63_prior", "statistics"]
+__all__ = ["lorenz63_prior"]
 
 Statistic = Callable[[Float[Tensor, "ensemble time state"]], Float[Tensor, "..."]]
 LAGS = 32
@@ -43,10 +43,10 @@ class Generator:
 
 @dataclass(frozen=True)
 class Generation:
-    """Scores of unconditional samples against as many trajectories of the system.
+    """Unconditional samples are compared with trajectories of the system.
 
     Arguments:
-        entries: What is run; their `method` is a `Generator`.
+        entries: Priors; their `method` is a `Generator`.
         steps: Steps of the trajectories.
         reference: Trajectories of the system that the samples are compared with.
         seeds: Number of draws.
@@ -61,13 +61,13 @@ class Generation:
     source: str = "Lorenz (1963); system of Rozet & Louppe (2023), section 4.1"
 
     def prepare(self, seed: int) -> Float[Tensor, "ensemble time state"]:
-        """Trajectories of the system, independent of those of other seeds."""
+        """Draw trajectories of the system, independent of those of other seeds."""
         return _trajectories(self.reference, self.steps, seed)
 
     def score(
         self, entry: Entry, reference: Float[Tensor, "ensemble time state"], seed: int
     ) -> dict[str, float]:
-        r"""Scores of one run.
+        r"""Return the scores of one run.
 
         For each of `statistics` its difference from the system's (the largest over variables, or
         lags) and, with the suffix "/se", the same over the standard error of a difference.
@@ -91,13 +91,13 @@ class Generation:
         return scores
 
     def shortened(self) -> Generation:
-        """Few members: a test that it runs, whose scores mean nothing."""
+        """Return the benchmark with few members, to test that it runs."""
         entries = tuple(replace(entry, members=2 * GROUPS) for entry in self.entries[:1])
         return replace(self, entries=entries, reference=2**10, seeds=1)
 
 
 def statistics(system: System) -> dict[str, Statistic]:
-    r"""What is compared, each of trajectories ``(ensemble, time, state)``.
+    r"""Return the statistics that are compared, functions of ``(ensemble, time, state)``.
 
     mean, std, skewness, kurtosis: per variable. autocorrelation: per variable, at lags 1 to 32.
     lobe: share of x > 0. switches: changes of the sign of x per unit of time.
@@ -128,7 +128,7 @@ def statistics(system: System) -> dict[str, Statistic]:
 def differences(
     x: Float[Tensor, "ensemble time state"], reference: Float[Tensor, "others time state"]
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    r"""Each statistic of x minus that of the reference, and the standard error of it.
+    r"""Return each statistic of x minus that of the reference, and its standard error.
 
     The error is that of two independent draws of the system of these sizes,
 
@@ -150,7 +150,7 @@ def differences(
 def marginal_distance(
     x: Float[Tensor, "ensemble time state"], reference: Float[Tensor, "others time state"]
 ) -> float:
-    """W1 between the laws of each variable over all times, mean over variables, in its units.
+    """Return W1 between the laws of single variables over all times, mean over variables.
 
     Raises:
         ValueError: If the reference has not a multiple of the members of x.
@@ -165,9 +165,11 @@ def marginal_distance(
 
 
 def lorenz63_prior(prior: str = "lorenz63") -> Generation:
-    """A prior's own samples, with its sampler and with fewer evaluations (default: shipped)."""
+    """Samples of a prior (default: the shipped one), with its sampler and with another one."""
     trained = load(prior)
-    multistep = Multistep(64, 0, low=trained.sampler.low, high=trained.sampler.high)
+    multistep = Multistep(
+        64, 0, min_noise=trained.sampler.min_noise, max_noise=trained.sampler.max_noise
+    )
     return Generation(
         (
             Entry("default sampler", Generator(trained), 1024),
@@ -183,7 +185,7 @@ def _switches(x: Tensor) -> Tensor:
 
 @cache
 def _trajectories(members: int, steps: int, seed: int) -> Float[Tensor, "ensemble time state"]:
-    """Trajectories that start on the attractor; they take seconds to draw."""
+    """Draw trajectories that start on the attractor, which takes seconds."""
     system = Lorenz63()
     start, error = rng.spawn(rng.seeded(2**31 + seed), 2)
     return system.trajectory(system.prior(members, start), steps, error)

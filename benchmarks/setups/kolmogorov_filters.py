@@ -1,14 +1,14 @@
-"""MASF's experiments on Kolmogorov flow: filters, from states that know nothing of the truth.
+"""MASF's experiments on Kolmogorov flow: filters that start from draws of the climate.
 
-Of the paper (arXiv 2604.02889) the grid of 64 x 64, Re = 2000, the gaps and the grid mask of its
-first version are known to us; of its second one errors of 0.1, operators and grids of 128 to 512
-points. Reduced here: slow methods run on 32 x 32 points alone, and two methods on the largest
-grids. Localization is in the same units at all sizes.
+The paper is arXiv 2604.02889. Its first version has the grid of 64 x 64, Re = 2000, the gaps and
+the grid mask; its second version has errors of 0.1, the operators and grids of 128 to 512 points.
+Slow methods run on 32 x 32 points only, and two methods run on the largest grids. Localization is
+in the same units at all sizes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Literal, NamedTuple
@@ -60,10 +60,11 @@ BLOCKS = 16
 # Seed of the first truth and its members that an amortised network is trained on, no other run's.
 FIRST = 900
 AMORTISED = "MASF bridge, amortised"
+BRIDGE = BridgeODE(steps=9, order=2)
 
 
 class Lessons(NamedTuple):
-    """What an amortised network learns: forecasts of an LETKF in runs with truths of their own.
+    """An amortised network learns from forecasts of an LETKF, in runs with truths of their own.
 
     Arguments:
         runs: Number of truths.
@@ -102,12 +103,12 @@ FEW = {
 
 
 def kolmogorov_masf() -> Sweep:
-    """Kolmogorov flow at Re = 2000 seen on a grid, every 5 to 25 steps of 0.2, 32 x 32 points."""
+    """Kolmogorov flow at Re = 2000 on 32 x 32 points, seen every 5 to 25 steps of 0.2."""
     return Sweep({f"gap={gap}": _flow(gap) for gap in GAPS}, SOURCE)
 
 
 def kolmogorov_masf_64() -> Sweep:
-    """The same on 64 x 64 points, of which the same 8 x 8 are seen; 8 analyses after three."""
+    """Kolmogorov flow on 64 x 64 points, of which 8 x 8 are seen; 8 analyses after three."""
     peers = ("EnKF", "LETKF", "mixture", "MASF published", "SF", "SSLS")
     names = (*peers, "MASF bridge", "MASF bridge, untuned", AMORTISED, "MASF bridge, fine-tuned")
     points = {f"gap={gap}": _fine(_flow(gap, 64), _flow(gap), names) for gap in GAPS}
@@ -115,10 +116,10 @@ def kolmogorov_masf_64() -> Sweep:
 
 
 def kolmogorov_masf_size() -> Sweep:
-    """The same, every 10 steps, on 128, 256 and 512 points along an axis; the same 8 x 8 are seen.
+    """Kolmogorov flow on 128, 256 and 512 points along an axis; 8 x 8 are seen every 10 steps.
 
-    8 analyses after three; on 256 x 256 points 20 members, 4 analyses after two; on 512 x 512
-    points 8 members, 2 analyses after one, and no option is chosen.
+    There are 8 analyses after three. On 256 x 256 points there are 20 members and 4 analyses after
+    two; on 512 x 512 points 8 members and 2 analyses after one, and no option is chosen.
     """
     pilot, names = _flow(GAP), ("LETKF", "MASF bridge")
     middle = _fine(_flow(GAP, 128), pilot, (*names, "mixture"))
@@ -134,7 +135,7 @@ def kolmogorov_masf_size() -> Sweep:
 
 
 def kolmogorov_masf_operators() -> Sweep:
-    """The same on 32 x 32 points seen through four operators, two of them nonlinear."""
+    """Kolmogorov flow on 32 x 32 points, seen through four operators, two of them nonlinear."""
     names = ("EnKF", "LETKF", "mixture", "MASF nonlinear", "MASF bridge", AMORTISED)
     operators = _operators(SIZE)
     # Of which an LETKF loses the truth.
@@ -147,7 +148,7 @@ def kolmogorov_masf_operators() -> Sweep:
 
 
 def kolmogorov_masf_operators_128() -> Sweep:
-    """The same operators on 128 x 128 points; 8 analyses after three.
+    """Kolmogorov flow on 128 x 128 points, seen through these operators; 8 analyses after three.
 
     With all but the grid mask a radius holds 16 times as many values as on 32 x 32 points, and
     options that do well there may lose the truth here. They are chosen on these points, in as many
@@ -158,7 +159,7 @@ def kolmogorov_masf_operators_128() -> Sweep:
     """
     # Blocks as wide as the radius: each takes about as long.
     priors = [LocalGaussian(GaspariCohn(r), block) for r, block in ((0.1, 2), (0.2, 4), (0.4, 8))]
-    bridge = MASF(sampler=BridgeODE(steps=9, order=2), inflation=1.1)
+    bridge = MASF(sampler=BRIDGE, inflation=1.1)
     letkf, radii = LETKF(radius=0.2, inflation=1.1), (0.1, 0.2, 0.4)
     mixture = GaussianMixtureFilter(inflation=1.1)
     entries = (
@@ -183,7 +184,7 @@ def kolmogorov_masf_operators_128() -> Sweep:
 
 
 def _operators(size: int) -> dict[str, Operator]:
-    """Every third of 32 points along an axis, all but the middle, and two of all points."""
+    """Return masks of every third of 32 points and of all but the middle, and two operators."""
     space = KolmogorovFlow(size).space
     operators = {
         "grid mask": Mask.grid(space, 3 * size // SIZE),
@@ -199,7 +200,7 @@ def _kept(setup: Setup, names: Sequence[str]) -> Setup:
 
 
 def _fine(setup: Setup, pilot: Setup, names: Sequence[str]) -> Setup:
-    """Some entries of a set-up on many points; options are chosen on fewer, where it is fast."""
+    """Return some entries of a set-up on many points; options are chosen on fewer points."""
     return replace(_kept(setup, names), pilot=pilot, cycles=8, spinup=3)
 
 
@@ -218,29 +219,80 @@ def _saturated(speed: Tensor) -> Tensor:
 def _flow(
     gap: int, size: int = SIZE, operator: Operator | None = None, lessons: Lessons = LONG
 ) -> Setup:
-    """Velocities, by default at 8 x 8 points, with an error of 0.1; 40 members.
+    """Return the set-up where velocities, by default at 8 x 8 points, have an error of 0.1.
 
-    Truth and members are independent draws of the flow. 12 analyses after three that are not
-    scored; options are chosen on 9 after three. Networks and MASF as published take minutes per
-    trial: they have a radius and an inflation that did well in a few runs with other truths. The
-    amortised network is trained once for each set-up, the fine-tuned one with 60 steps in each
-    analysis, where MASF's code has 110 epochs; SF and SSLS have 100 and 200 steps of the 500 of
-    their papers.
+    Truth and 40 members are independent draws of the flow. 12 analyses after three are scored;
+    options are chosen on 9 after three.
     """
     # Where twice the size takes long, as much as the 2/3 rule needs for all of its wave numbers.
     resolution = max(2 * SIZE, 3 * size // 2)
     system = KolmogorovFlow(size, resolution, viscosity=1 / REYNOLDS)
-    inflations = (1.05, 1.1, 1.2)
-    radii = (0.3, 0.45)
-    tapers = _tapers(*radii)
-    block = size // BLOCKS
+    model = ObservationModel(operator or Mask.grid(system.space, size // SEEN), std=0.1)
+    train = partial(_amortised, system, model, gap, lessons)
+    return Setup(
+        system=system,
+        model=model,
+        every=gap,
+        cycles=12,
+        spinup=3,
+        start_std=None,
+        entries=(
+            *_tuned(size // BLOCKS),
+            *_untuned(size // BLOCKS, linear=model.operator.linear),
+            *_networks(size, lessons, train),
+        ),
+        source=SOURCE,
+        tuning=Tuning(cycles=9, spinup=3),
+        shown=("rmse", "crps", "spread_skill", "ssim", "cycle_seconds"),
+        further={"ssim": _ssim},
+    )
+
+
+def _tuned(block: int) -> tuple[Entry, ...]:
+    """Return the methods whose radius and inflation the benchmark chooses."""
+    inflations, radii = (1.05, 1.1, 1.2), (0.3, 0.45)
+    tapers, wide = _tapers(*radii), _tapers(0.6, 0.9)
     local = [LocalGaussian(taper, block) for taper in tapers]
-    priors = grid(prior=local, inflation=inflations)
-    wide = _tapers(0.6, 0.9)
-    middle = LocalGaussian(GaspariCohn(0.4), block)
+    near = grid(localization=tapers, inflation=inflations)
+    far = grid(localization=wide, inflation=(1.1, 1.2, 1.3))
+    return (
+        Entry("EnKF", EnKF(), MEMBERS, far),
+        Entry("LETKF", LETKF(radius=0.4), MEMBERS, grid(radius=radii, inflation=inflations)),
+        Entry("mixture", GaussianMixtureFilter(), MEMBERS, near),
+        Entry(
+            "MASF bridge",
+            MASF(sampler=BRIDGE),
+            MEMBERS,
+            grid(prior=local, inflation=inflations),
+        ),
+    )
+
+
+def _untuned(block: int, linear: bool) -> tuple[Entry, ...]:
+    """Return methods with radius and inflation that did well in a few runs with other truths.
+
+    MASF as published takes minutes per trial; the bridge has the prior that the networks are over.
+    """
+    prior = LocalGaussian(GaspariCohn(0.4), block)
+    nonlinear = Entry("MASF nonlinear", MASF(prior, mode="nonlinear", inflation=1.1), MEMBERS)
+    return (
+        Entry("MASF published", MASF(prior, mode="published", inflation=1.1), MEMBERS),
+        *(() if linear else (nonlinear,)),
+        Entry("MASF bridge, untuned", MASF(prior, sampler=BRIDGE, inflation=1.1), MEMBERS),
+    )
+
+
+def _networks(size: int, lessons: Lessons, train: Callable[[MASF], MASF]) -> tuple[Entry, ...]:
+    """Return the methods with a network over local Gaussians, which take minutes per trial.
+
+    The amortised network is trained once for each set-up, the fine-tuned one with 60 steps in each
+    analysis, where MASF's code has 110 epochs; SF and SSLS have 100 and 200 steps of the 500 of
+    their papers.
+    """
+    block = size // BLOCKS
     network = NetworkPrior(
         ("y", "x"),
-        local=middle,
+        local=LocalGaussian(GaspariCohn(0.4), block),
         steps=100,
         fine_tune=20,
         width=32,
@@ -250,10 +302,9 @@ def _flow(
     )
     # At 64 x 64 points and a gap of 5 twice the steps were better, at 32 x 32 more were not.
     steps = lessons.steps * size // SIZE
-    corrected = LocalGaussian(GaspariCohn(lessons.local), block)
     amortised = replace(
         network,
-        local=corrected,
+        local=LocalGaussian(GaspariCohn(lessons.local), block),
         steps=steps,
         width=lessons.width,
         every=steps // 4,
@@ -261,52 +312,19 @@ def _flow(
         weighting=lessons.weighting,
     )
     tuned = replace(amortised, steps=300, fine_tune=60, every=20)
-    bridge = BridgeODE(steps=9, order=2)
-    operator = operator or Mask.grid(system.space, size // SEEN)
-    model = ObservationModel(operator, std=0.1)
-    nonlinear = Entry("MASF nonlinear", MASF(middle, mode="nonlinear", inflation=1.1), MEMBERS)
-    return Setup(
-        system=system,
-        model=model,
-        every=gap,
-        cycles=12,
-        spinup=3,
-        start_std=None,
-        entries=(
-            Entry("EnKF", EnKF(), MEMBERS, grid(localization=wide, inflation=(1.1, 1.2, 1.3))),
-            Entry("LETKF", LETKF(radius=0.4), MEMBERS, grid(radius=radii, inflation=inflations)),
-            Entry(
-                "mixture",
-                GaussianMixtureFilter(),
-                MEMBERS,
-                grid(localization=tapers, inflation=inflations),
-            ),
-            Entry("MASF published", MASF(middle, mode="published", inflation=1.1), MEMBERS),
-            *(() if operator.linear else (nonlinear,)),
-            Entry("MASF bridge", MASF(sampler=bridge), MEMBERS, priors),
-            # As those that have a network over this prior.
-            Entry("MASF bridge, untuned", MASF(middle, sampler=bridge, inflation=1.1), MEMBERS),
-            Entry(
-                AMORTISED,
-                MASF(amortised, sampler=bridge, inflation=lessons.inflation),
-                MEMBERS,
-                trained=partial(_amortised, system, model, gap, lessons),
-            ),
-            Entry("MASF bridge, fine-tuned", MASF(tuned, sampler=bridge, inflation=1.1), MEMBERS),
-            Entry("SF", SF(network, euler_steps=100, inflation=1.1), MEMBERS),
-            Entry("SSLS", SSLS(network, langevin_steps=200, inflation=1.1), MEMBERS),
-        ),
-        source=SOURCE,
-        tuning=Tuning(cycles=9, spinup=3),
-        shown=("rmse", "crps", "spread_skill", "ssim", "cycle_seconds"),
-        further={"ssim": _ssim},
+    once = MASF(amortised, sampler=BRIDGE, inflation=lessons.inflation)
+    return (
+        Entry(AMORTISED, once, MEMBERS, trained=train),
+        Entry("MASF bridge, fine-tuned", MASF(tuned, sampler=BRIDGE, inflation=1.1), MEMBERS),
+        Entry("SF", SF(network, euler_steps=100, inflation=1.1), MEMBERS),
+        Entry("SSLS", SSLS(network, langevin_steps=200, inflation=1.1), MEMBERS),
     )
 
 
 def _amortised(
     system: KolmogorovFlow, model: ObservationModel, gap: int, lessons: Lessons, method: MASF
 ) -> MASF:
-    """The method with its network trained on the forecasts of some runs."""
+    """Return the method with its network trained on the forecasts of some runs."""
     letkf, forecasts = LETKF(radius=lessons.radius, inflation=1.1), []
     for seed in range(FIRST, FIRST + lessons.runs):
         _, problem = twin_experiment(system, model, gap * lessons.cycles, gap, rng.seeded(seed))
@@ -319,6 +337,6 @@ def _amortised(
 
 
 def _ssim(ensemble: Float[Tensor, "ensemble 2 y x"], truth: Float[Tensor, "2 y x"]) -> float:
-    """SSIM of the vorticity of the mean, over the range of the truth's."""
+    """Return the SSIM of the vorticity of the mean; the range is that of the truth."""
     mean, true = (Vorticity()(state[None])[0] for state in (ensemble.mean(0), truth))
     return float(ssim(mean[None, None], true[None], data_range=float(true.max() - true.min())))

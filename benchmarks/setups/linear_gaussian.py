@@ -1,4 +1,4 @@
-"""Filters against the exact Kalman posterior of a small linear-Gaussian system."""
+"""Filters are compared with the exact Kalman posterior of a small linear-Gaussian system."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from scorda.priors.kernel import EnsembleKernel
 from scorda.priors.mixture import EnsembleMixture
 from scorda.systems.linear import LinearGaussian
 
-__all__ = ["Exactness", "linear_gaussian"]
+__all__ = ["linear_gaussian"]
 
 OBSERVED = (0, 2)
 DIM = 4
@@ -37,14 +37,14 @@ DIM = 4
 
 @dataclass(frozen=True)
 class Exactness:
-    r"""Mean and variance of a filter against those of the exact posterior, with exact forecasts.
+    r"""Mean and variance of a filter are compared with those of the exact posterior.
 
-    The first analysis starts from members of the exact law of the forecast: what is wrong there
-    is the method's own. "cycled" averages over the later half of the cycles, where errors of one
+    The first analysis starts from members of the exact law of the forecast, so that its errors are
+    the method's own. "cycled" averages over the later half of the cycles, where errors of one
     analysis have passed through the next.
 
     Arguments:
-        entries: What is run.
+        entries: Methods.
         system: The linear-Gaussian system.
         model: Observation model, linear.
         cycles: Observed steps, each after one step of the system.
@@ -70,14 +70,14 @@ class Exactness:
     )
 
     def prepare(self, seed: int) -> tuple[Problem, KalmanMoments]:
-        """Problem of one seed and the exact moments of its filter."""
+        """Return the problem of one seed and the exact moments of its filter."""
         _, problem = twin_experiment(self.system, self.model, self.cycles, 1, rng.seeded(seed))
         return problem, KalmanFilter().moments(problem)
 
     def score(
         self, entry: Entry, prepared: tuple[Problem, KalmanMoments], seed: int
     ) -> dict[str, float]:
-        r"""Scores of one run, mean over the observed components and over the others.
+        r"""Return the scores of one run, mean over the observed components and over the others.
 
         bias: error of the mean in exact standard deviations, positive where the mean has moved
         too far in the direction in which the exact analysis moves it; error: root mean square of
@@ -109,7 +109,7 @@ class Exactness:
         return scores
 
     def shortened(self) -> Exactness:
-        """Few members, cycles and seeds: a test that it runs, whose scores mean nothing."""
+        """Return the benchmark with few members, cycles and seeds, to test that it runs."""
         entries = tuple(replace(entry, members=50) for entry in self.entries)
         return replace(self, entries=entries, cycles=2, seeds=2)
 
@@ -117,9 +117,9 @@ class Exactness:
 def linear_gaussian() -> Exactness:
     """Four variables, two of them observed with std 0.5; forecasts correlated 0.5 to 0.6.
 
-    Nothing is tuned: settings are the defaults. 500 members, so that what is seen is the bias of
-    the method more than the sampling error of the ensemble; SF and SSLS have the Gaussian of the
-    ensemble as their prior in place of a network, for the same reason. An LETKF of infinite
+    Nothing is tuned: settings are the defaults. There are 500 members, so that the bias of the
+    method is larger than the sampling error of the ensemble. For the same reason SF and SSLS have
+    the Gaussian of the ensemble as their prior in place of a network. An LETKF of infinite
     radius is the ETKF; with a finite one it needs coordinates, which this system has none of.
     """
     plain = PublishedSDE(prior_scale=(1, 1, 1), guidance_scale=(1, 1, 1))
@@ -157,7 +157,7 @@ def _groups() -> dict[str, list[int]]:
 
 
 def _system() -> LinearGaussian:
-    """A damped rotation in two planes whose noise correlates all variables."""
+    """Return a damped rotation in two planes whose noise correlates all variables."""
     c, s = 0.9 * torch.cos(torch.tensor(0.5)), 0.9 * torch.sin(torch.tensor(0.5))
     plane = torch.stack((torch.stack((c, -s)), torch.stack((s, c))))
     transition = torch.block_diag(plane, plane)

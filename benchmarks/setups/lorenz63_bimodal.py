@@ -1,4 +1,4 @@
-"""A posterior with two modes: Lorenz-63 of which only z is observed."""
+"""The posterior of Lorenz-63 has two modes where only z is observed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
 from scorda.methods.closed_form import ClosedFormFilter
 from scorda.methods.enkf import EnKF
-from scorda.methods.ensf import EnSF
 from scorda.methods.gaussian_mixture.filter import GaussianMixtureFilter
 from scorda.methods.masf.bridge import MASF
 from scorda.methods.particle import ParticleFilter
@@ -26,14 +25,16 @@ from scorda.priors.kernel import EnsembleKernel
 from scorda.priors.mixture import EnsembleMixture
 from scorda.systems.lorenz import Lorenz63
 
-__all__ = ["Bimodal", "Posterior", "lorenz63_bimodal"]
+from .lorenz_gaps import ensf
+
+__all__ = ["lorenz63_bimodal"]
 
 MEMBERS = (50, 100, 250, 500, 1000)
 
 
 @dataclass(frozen=True)
 class Posterior:
-    """A problem and two draws of its posterior at each step that is scored, by step."""
+    """A problem has two draws of its posterior at each step that is scored."""
 
     problem: Problem
     reference: dict[int, Float[Tensor, "draws 3"]]
@@ -41,7 +42,7 @@ class Posterior:
     floors: dict[tuple[int, int], float] = field(default_factory=dict)
 
     def floor(self, step: int, members: int) -> float:
-        """W1 between the draws and as many of the second draw as there are members."""
+        """Return W1 between the draws and as many of the second draw as there are members."""
         if (step, members) not in self.floors:
             distance = wasserstein(self.reference[step], self.second[step][:members])
             self.floors[step, members] = float(distance)
@@ -50,14 +51,14 @@ class Posterior:
 
 @dataclass(frozen=True)
 class Bimodal:
-    """W1 of a filter's analyses to a particle filter with 100 000 members.
+    """The analyses of a filter have a W1 distance to a particle filter with 100 000 members.
 
-    Both x and y change sign together without a change of z, so each posterior is symmetric, and
-    has at least two modes on the lobes' outer parts. What tells them apart is never observed: a
-    filter has to carry both as long as it runs.
+    If x and y both change their signs, z does not change. So each posterior is symmetric, and has
+    at least two modes on the outer parts of the lobes. No observation tells them apart: a filter
+    has to carry both as long as it runs.
 
     Arguments:
-        entries: What is run.
+        entries: Methods.
         every: Steps between observations of z.
         std: Their error.
         cycles: Analyses that are scored.
@@ -84,13 +85,13 @@ class Bimodal:
     shown: tuple[str, ...] = ("w1", "w1/floor", "mode", "evaluations")
 
     def prepare(self, seed: int) -> Posterior:
-        """Problem and reference of one seed."""
+        """Return problem and reference of one seed."""
         return _reference(
             self.every, self.std, self.spinup, self.cycles, self.particles, self.draws, seed
         )
 
     def score(self, entry: Entry, posterior: Posterior, seed: int) -> dict[str, float]:
-        r"""Scores of one run, mean over the scored analyses.
+        r"""Return the scores of one run, mean over the scored analyses.
 
         w1: exact W1 between the members and draws of the reference, in units of the state;
         w1/floor: over that of as many draws of the reference; mode: distance of the share of
@@ -119,7 +120,7 @@ class Bimodal:
         return sums
 
     def shortened(self) -> Bimodal:
-        """Few particles: a test that it runs, whose scores mean nothing."""
+        """Return the benchmark with few particles, to test that it runs."""
         entries = tuple(replace(entry, grid=entry.grid[:2]) for entry in self.entries)
         quick = replace(self.tuning, seeds=self.tuning.seeds[:1])
         return replace(
@@ -134,7 +135,7 @@ class Bimodal:
         )
 
     def trial(self) -> Bimodal:
-        """The set-up as it is when options are chosen: the same, on other seeds."""
+        """Return the set-up in which options are chosen: the same, on other seeds."""
         return self
 
 
@@ -145,7 +146,6 @@ def lorenz63_bimodal() -> Sweep:
     """
     bandwidths = (0.05, 0.1, 0.15, 0.2, 0.3, 0.45)
     closed = grid(bandwidth=bandwidths)
-    ends = grid(eps_alpha=(0.05, 0.5), eps_beta=(0.025, 0.1, 0.3))
     inflations = grid(inflation=(1.0, 1.02, 1.05, 1.1, 1.2, 1.4))
     kernels = grid(prior=[EnsembleKernel(width) for width in (0.2, 0.4, 0.7, 1.0, 1.5, 2.5)])
     mixtures = grid(prior=[EnsembleMixture(beta) for beta in (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)])
@@ -158,7 +158,7 @@ def lorenz63_bimodal() -> Sweep:
                 Entry("closed form", ClosedFormFilter(), n, closed),
                 Entry("closed form, coupled", ClosedFormFilter(draw="coupled"), n, closed),
                 Entry("mixture", GaussianMixtureFilter(), n, betas),
-                Entry("EnSF", EnSF(scale="spread", euler_steps=100), n, ends),
+                ensf(n),
                 Entry("MASF bridge, Gaussian", MASF(), n, inflations),
                 Entry("MASF bridge, kernel", MASF(EnsembleKernel(1.0)), n, kernels),
                 Entry("MASF bridge, mixture", MASF(EnsembleMixture()), n, mixtures),
@@ -173,7 +173,7 @@ def lorenz63_bimodal() -> Sweep:
 def _reference(
     every: int, std: float, spinup: int, cycles: int, particles: int, draws: int, seed: int
 ) -> Posterior:
-    """All points of a sweep share it; it takes seconds to make."""
+    """Draw the reference, which all points of a sweep share; it takes seconds."""
     system, steps = Lorenz63(), every * (spinup + cycles)
     twin, start, run, pick = rng.spawn(rng.at((seed, 3), 0), 4)
     model = ObservationModel(Select([2]), std=std)

@@ -1,0 +1,58 @@
+"""Draw the figures of the documentation that show results over a swept parameter.
+
+python benchmarks/figures.py
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections import Counter
+from pathlib import Path
+
+from scorda.bench.run import Row
+from scorda.report.comparison import sweep
+
+__all__ = ["main", "rows"]
+
+FOLDER = Path(__file__).parent
+# Swept parameter and scores, by file.
+SWEPT = {
+    "lorenz96-masf-gap": ("gap", ("crps", "spread_skill")),
+    "lorenz96-10": ("N", ("crps", "spread_skill")),
+    "lorenz96-20": ("N", ("crps", "spread_skill")),
+    "kolmogorov-masf": ("gap", ("rmse", "crps", "spread_skill", "ssim")),
+    "kolmogorov-masf-64": ("gap", ("rmse", "crps", "spread_skill", "ssim")),
+}
+
+
+def main() -> None:
+    """Write ``docs/NAME.png`` for each swept result."""
+    for name, (parameter, scores) in SWEPT.items():
+        figure = sweep(rows(FOLDER / "results" / f"{name}.csv", parameter, scores), scores)
+        figure.savefig(FOLDER.parent / "docs" / f"{name}.png", dpi=110)
+
+
+def rows(path: Path, parameter: str, scores: tuple[str, ...]) -> list[Row]:
+    """Read the scores of a sweep; a method that was run at one value alone makes no line."""
+    with path.open(newline="", encoding="utf-8") as file:
+        records = list(csv.DictReader(file))
+    points = Counter(record["method"] for record in records)
+    return [
+        Row(
+            label=f"{parameter}={record[parameter]}, {record['method']}",
+            members=0,
+            seeds=0,
+            mean={score: float(record[score] or math.nan) for score in scores},
+            error={score: float(record.get(f"{score}_error") or math.nan) for score in scores},
+            seconds=math.nan,
+            expected={},
+            tolerance=math.inf,
+        )
+        for record in records
+        if points[record["method"]] > 1
+    ]
+
+
+if __name__ == "__main__":
+    main()
