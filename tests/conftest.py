@@ -42,12 +42,18 @@ def double_precision():
     torch.set_num_threads(threads)
 
 
-@pytest.fixture
-def unchecked():
-    """Switch the shape checks off, so that bad input reaches the function's own message."""
-    jaxtyping.config.update("jaxtyping_disable", True)
+@pytest.fixture(autouse=True)
+def shape_checks(request):
+    """Slow tests run without shape checks, which would double their time; fast tests have them."""
+    jaxtyping.config.update("jaxtyping_disable", bool(request.node.get_closest_marker("slow")))
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def unchecked(shape_checks):
+    """Switch the shape checks off, so that bad input reaches the function's own message."""
+    jaxtyping.config.update("jaxtyping_disable", True)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 
 from scorda.core import rng
-from scorda.systems.integrate import rk4
+from scorda.systems.base import rk4
 from scorda.systems.lorenz import Lorenz63, Lorenz96
 
 

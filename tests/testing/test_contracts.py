@@ -166,6 +166,7 @@ FILTERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", FILTERS, ids=name)
 def test_filters(method):
     check_filter(method)
@@ -180,6 +181,7 @@ def takes_any_units(method):
     return getattr(method, "kernel", None) != "isotropic"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", FILTERS, ids=name)
 def test_filters_are_robust(method):
     if method == PublishedMASF(inflation=1.1):

@@ -145,30 +145,22 @@ def fit(
     Arguments:
         network: As for `denoisers.precondition`; its initial weights are the caller's.
         trajectories: Standardised trajectories ``(series, time, *state)``.
-        settings: Settings of the run.
-        checkpoint: File that a killed run resumes from; the caller removes it when it is no
-            longer needed. The checkpoint of another run is refused.
+        checkpoint: File that a killed run resumes from; the caller removes it at the end.
         report: Called at every validation with step, loss, validation loss.
         seconds: Time between checkpoints.
-        keep: Whether the initial weights are validated too, as those of step 0, and stay where
-            none are better: what fine-tuning wants.
+        keep: Whether the initial weights are validated too, and stay where none are better.
         patience: Stop after so many validations in a row without a lower loss; None: never.
-        levels: Makes levels per entry of one level per segment, of the shape of a segment and a
-            generator (default: `observed_levels`), for a network that takes them.
+        levels: Makes levels per entry (default: `observed_levels`) for a network that takes them.
         loss: Loss per segment of a network, as `denoising_loss` has it.
-        slice_seconds: Stop at the first validation after so long, with a checkpoint that the next
-            call resumes from; the network has the best weights so far.
+        slice_seconds: Stop at the first validation after so long; the next call resumes there.
 
     Returns:
-        One entry per validation: step, loss (mean since the last), validation (loss of the
-        averaged weights on fixed segments, noise levels and noise).
+        One entry per validation: its step, the mean loss since the last, the validation loss.
 
     Raises:
-        ValueError: If the trajectories are too short, the checkpoint is of another run, or there
-            are more processes than segments per step.
+        ValueError: If the data are too short or too few, or the checkpoint is of another run.
         FloatingPointError: If the loss is not finite.
     """
-    _check(trajectories, settings)
     training, validation = _split(trajectories.to(next(network.parameters())), settings)
     levels = _levels(network, settings, levels)
     run = _Run(network, settings, loss, _held_back(validation, settings, levels))
@@ -177,7 +169,6 @@ def fit(
     if keep and not run.history:
         run.validate(math.nan)
     key = rng.key(rng.seeded(settings.seed))
-    began = saved = clock.monotonic()
     total = 0.0
     while run.step < settings.training_steps and not run.stalled(patience):
         total += run.advance(_batch(training, settings, key, run.step + 1, levels))
@@ -187,12 +178,11 @@ def fit(
         total = 0.0
         if report is not None and parallel.rank() == 0:
             report(run.history[-1])
-        now = clock.monotonic()
-        over, due = map(parallel.agree, (now - began > slice_seconds, now - saved > seconds))
-        # Only where the running mean of the loss starts anew, so that it need not be saved.
+        # Only here the running mean of the loss starts anew, so that it need not be saved.
+        over = parallel.agree(clock.monotonic() - run.began > slice_seconds)
+        due = parallel.agree(clock.monotonic() - run.saved > seconds)
         if checkpoint is not None and (over or due):
             run.save(Path(checkpoint))
-            saved = clock.monotonic()
         if over:
             break
     _load(network, run.best)
@@ -239,6 +229,7 @@ class _Run:
         self.average, self.best = _weights(network), _weights(network)
         self.history: list[dict[str, float]] = []
         self.step = 0
+        self.began = self.saved = clock.monotonic()
 
     def advance(self, batch: Batch) -> float:
         """Take one optimiser step, on the rows that are this process's; return the mean loss."""
@@ -300,6 +291,7 @@ class _Run:
             header = {"kind": "checkpoint", "step": self.step, "settings": asdict(self.settings)}
             write_tensors(path, tensors, header | {"history": self.history})
         parallel.wait()
+        self.saved = clock.monotonic()
 
     def restore(self, path: Path) -> None:
         """Take up the state of a checkpoint.
@@ -326,21 +318,6 @@ class _Run:
                 "exp_avg": tensors[f"first.{name}"].to(p, copy=True),
                 "exp_avg_sq": tensors[f"second.{name}"].to(p, copy=True),
             }
-
-
-def _check(trajectories: Tensor, settings: Training) -> None:
-    if settings.batch < parallel.count():
-        raise ValueError(
-            f"Got a batch of {settings.batch} for {parallel.count()} processes: each needs a "
-            "segment."
-        )
-    if trajectories.shape[1] < settings.segment:
-        raise ValueError(
-            f"Got trajectories of {trajectories.shape[1]} states for segments of "
-            f"{settings.segment}: give longer trajectories or shorter segments."
-        )
-    if not torch.isfinite(trajectories).all():
-        raise ValueError("Got trajectories that are not finite: remove or repair them.")
 
 
 def _weights(network: nn.Module) -> dict[str, Tensor]:
@@ -370,6 +347,18 @@ def _mean_loss(network: nn.Module, batch: Batch, loss: Loss) -> float:
 def _split(trajectories: Tensor, settings: Training) -> tuple[Tensor, Tensor]:
     """Training and validation part: whole series if there are several, else the end of the one."""
     series, length = trajectories.shape[:2]
+    if settings.batch < parallel.count():
+        raise ValueError(
+            f"Got a batch of {settings.batch} for {parallel.count()} processes: each needs a "
+            "segment."
+        )
+    if length < settings.segment:
+        raise ValueError(
+            f"Got trajectories of {length} states for segments of {settings.segment}: give longer "
+            "trajectories or shorter segments."
+        )
+    if not torch.isfinite(trajectories).all():
+        raise ValueError("Got trajectories that are not finite: remove or repair them.")
     if series > 1:
         held = max(1, round(settings.validation * series))
         return trajectories[:-held], trajectories[-held:]

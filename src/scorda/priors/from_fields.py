@@ -1,8 +1,9 @@
-r"""A prior learned from one record of gridded fields: some hundred fields of a few weeks.
+r"""A prior is learned from one record of gridded fields: some hundred fields of a few weeks.
 
 Such a record resolves a few dozen patterns, while a field has thousands of components. So the
-prior is a Gaussian law, estimated and regularised, and a network that corrects its leading modes
-where fields that it was not fitted to confirm that it helps (`nn.modes`). The law:
+prior is a Gaussian law, estimated and regularised, and a network that corrects its leading modes.
+The correction is kept only where it helps on fields that it was not fitted to (`nn.spectral`). The
+parts of the law:
 
 * mean: the daily cycle where the record has one, else the time mean;
 * covariance: the sample covariance S of the anomalies, tapered, :math:`S \circ G` with Gaspari and
@@ -20,7 +21,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ from scorda.diffusion.process import VarianceExploding
 from scorda.diffusion.samplers import Multistep
 from scorda.diffusion.training import Training, denoising_loss, fit
 from scorda.metrics.accuracy import gaussian_crps
+from scorda.nn import build
 from scorda.nn.spectral import TIMES, ModeNetwork
 from scorda.priors.records import Fields, daily_phases, phases_of
 from scorda.priors.trajectory import TrainedTrajectory
@@ -44,13 +46,13 @@ __all__ = ["RADII", "train_on_fields", "training_for"]
 RADII = (0.0625, 0.125, 0.25, 0.5, 1.0, 2.0)
 # Days of record without which there is no daily cycle.
 DAYS = 3
-# Blocks of the record that are held back in turn; points that predict, in standardised units with
-# this error; points at most that are used to choose the radius.
 # Among radii whose scores are this close the largest is taken: a posterior of a window draws on
 # more observations than the points of one field.
 TIE = 1.01
+# Blocks of the record that are held back in turn; points that predict, in standardised units with
+# this error; points at most that are used to choose the radius.
 BLOCKS, PREDICTORS, ERROR, POINTS = 5, 30, 0.2, 1000
-# Lags of the autocorrelation that the memory is fitted to, in windows' length of a day or so.
+# Lags of the autocorrelation that the memory is fitted to, and weights of the first ones.
 LAGS = 24
 LAG_WEIGHTS = np.array([30.0, 20.0, 10.0, 5.0])
 # Iterations of the guidance's solver: one per observation would make it exact.
@@ -72,35 +74,100 @@ def train_on_fields(
 ) -> TrainedTrajectory:
     """Learn a prior of windows of any length from a record of fields.
 
-    Approximate: stationary but for the daily cycle of its mean, Gaussian but for the correction.
+    The prior is approximate: stationary but for the daily cycle of its mean, and Gaussian but for
+    the correction.
 
     Arguments:
         fields: The record; of datetimes over three days or more, for a daily cycle.
         modes: Spatial modes kept; fewer where the fields are smaller.
         corrected: Leading modes that the network corrects.
         width: Hidden channels of the network.
-        blocks: Its residual blocks.
-        settings: Of the network's training (default: `training_for` the record).
-        checkpoint: As in `training.fit`, like the next one.
-        report: Called at every validation.
+        blocks: Residual blocks of the network.
+        settings: Settings of the training (default: `training_for` the record).
+        checkpoint: As in `training.fit`, like `report`.
 
     Raises:
         ValueError: If the record is too short, or does not vary.
     """
-    space = fields.space
-    if len(fields) < 4 * BLOCKS:
-        raise ValueError(f"Got a record of {len(fields)} fields: give {4 * BLOCKS} at least.")
     if modes < 1 or corrected < 1:
         raise ValueError(f"Got modes = {modes}, corrected = {corrected}: give at least 1 of each.")
     settings = settings or training_for(fields)
-    if settings.segment > len(fields):
+    _check_length(len(fields), settings.segment)
+    law = _law(fields, modes)
+    count = len(law.spectrum) - 1
+    architecture = {
+        "name": "modes", "size": fields.space.size, "modes": count,
+        "corrected": min(corrected, count), "width": width, "blocks": blocks,
+        "min_noise": settings.min_noise, "max_noise": settings.max_noise,
+    }  # fmt: skip
+    network = _network(architecture, law, settings.seed)
+    history = _correct(network, law.coefficients, settings, checkpoint, report)
+    daily = len(law.cycle) > 1
+    center = torch.zeros_like(law.cycle[0]) if daily else law.cycle[0]
+    provenance: dict[str, Any] = {
+        "fields": len(fields), "start": None if fields.start is None else str(fields.start),
+        **law.found, "training": asdict(settings), "history": history,
+    }  # fmt: skip
+    max_noise = max(10 * math.sqrt(law.largest), 20.0)
+    return TrainedTrajectory(
+        architecture,
+        network,
+        fields.space,
+        Standardisation(center, law.std[None]),
+        VarianceExploding(1e-2, max_noise),
+        Multistep(noise_levels=24, corrections=0, min_noise=2e-2, max_noise=max_noise),
+        provenance,
+        law.cycle if daily else None,
+        # Exact for the law, and the correction is small: where observations are few, the paper's
+        # guidance loses most of what the law knows.
+        guidance=MMPS(iterations=ITERATIONS, solver="cg"),
+    )
+
+
+def training_for(fields: Fields) -> Training:
+    """Return settings for a record: short, since some hundred fields are soon learned by heart."""
+    day = daily_phases(fields.space)
+    segment = min(day if day > 1 else 24, len(fields) // 5)
+    return Training(
+        training_steps=1000, batch=32, segment=segment, rate=3e-4, validation=0.2, every=100,
+        min_noise=0.05, max_noise=100.0,
+    )  # fmt: skip
+
+
+def _check_length(fields: int, segment: int) -> None:
+    if fields < 4 * BLOCKS:
+        raise ValueError(f"Got a record of {fields} fields: give {4 * BLOCKS} at least.")
+    if segment > fields:
         raise ValueError(
-            f"Got segments of {settings.segment} fields of a record of {len(fields)}: give "
-            "shorter ones."
+            f"Got segments of {segment} fields of a record of {fields}: give shorter ones."
         )
-    states = fields.states.double()
+
+
+class _Law(NamedTuple):
+    """The Gaussian law of a record, in units of the standard deviation of its anomalies.
+
+    The last entries of `spectrum` and `memory` are those of all directions outside of the modes.
+    """
+
+    cycle: Tensor
+    std: Tensor
+    basis: Tensor
+    spectrum: Tensor
+    memory: Tensor
+    coefficients: Tensor
+    largest: float
+    found: dict[str, Any]
+
+
+def _law(fields: Fields, modes: int) -> _Law:
+    """Estimate the law of a record with at most so many modes.
+
+    Raises:
+        ValueError: If the record does not vary.
+    """
+    space = fields.space
     phases, cycle, samples = _mean(fields)
-    anomalies = (states - cycle[phases]).flatten(1)
+    anomalies = (fields.states.double() - cycle[phases]).flatten(1)
     std = anomalies.square().mean().sqrt()
     if not std > 0:
         raise ValueError("Got a record that does not vary: check the data.")
@@ -111,59 +178,35 @@ def train_on_fields(
     left = (total - spectrum.sum()).clamp(min=0) / max(space.size - len(spectrum), 1)
     inflation = (samples + 1) / (samples - 1)
     coefficients = z @ basis
-    corrected = min(corrected, len(spectrum))
-    high = max(10 * math.sqrt(float(spectrum[0])), 20.0)
-    architecture = {
-        "name": "modes", "size": space.size, "modes": len(spectrum), "corrected": corrected,
-        "width": width, "blocks": blocks, "min_noise": settings.min_noise,
-        "max_noise": settings.max_noise,
-    }  # fmt: skip
-    torch.manual_seed(settings.seed)
-    arguments = {k: v for k, v in architecture.items() if k != "name"}
-    network = ModeNetwork(**arguments)  # type: ignore[arg-type]
     memory = _memory(coefficients)
     # The directions outside of the modes are the smallest scales: theirs is that of the last.
     rest = memory[-max(1, len(memory) // 10) :].mean(0)[None]
-    spectrum = torch.cat((spectrum, left[None].clamp(min=1e-8))) * inflation
-    with torch.no_grad():
-        network.basis.copy_(basis)
-        network.spectrum.copy_(spectrum)
-        network.memory.copy_(torch.cat((memory, rest)))
-    history = _correct(network, coefficients, settings, checkpoint, report)
-    center = cycle if len(cycle) > 1 else cycle[0]
-    first = Standardisation(torch.zeros_like(cycle[0]) if len(cycle) > 1 else center, std[None])
-    provenance: dict[str, Any] = {
-        "fields": len(fields), "start": None if fields.start is None else str(fields.start),
-        "radius": radius, "radius_scores": scores, "inflation": inflation,
-        "training": asdict(settings), "history": history,
-    }  # fmt: skip
-    return TrainedTrajectory(
-        architecture,
-        network,
-        space,
-        first,
-        VarianceExploding(1e-2, high),
-        Multistep(noise_levels=24, corrections=0, min_noise=2e-2, max_noise=high),
-        provenance,
-        center if len(cycle) > 1 else None,
-        # Exact for the law, and the correction is small: where observations are few, the paper's
-        # guidance loses most of what the law knows.
-        guidance=MMPS(iterations=ITERATIONS, solver="cg"),
+    return _Law(
+        cycle,
+        std,
+        basis,
+        torch.cat((spectrum, left[None].clamp(min=1e-8))) * inflation,
+        torch.cat((memory, rest)),
+        coefficients,
+        float(spectrum[0]),
+        {"radius": radius, "radius_scores": scores, "inflation": inflation},
     )
 
 
-def training_for(fields: Fields) -> Training:
-    """Settings for a record: short, since some hundred fields are soon learned by heart."""
-    day = daily_phases(fields.space)
-    segment = min(day if day > 1 else 24, len(fields) // 5)
-    return Training(
-        training_steps=1000, batch=32, segment=segment, rate=3e-4, validation=0.2, every=100,
-        min_noise=0.05, max_noise=100.0,
-    )  # fmt: skip
+def _network(architecture: dict[str, Any], law: _Law, seed: int) -> ModeNetwork:
+    """Build the network of a law, whose correction is still zero."""
+    torch.manual_seed(seed)
+    network = build(architecture)
+    assert isinstance(network, ModeNetwork)
+    with torch.no_grad():
+        network.basis.copy_(law.basis)
+        network.spectrum.copy_(law.spectrum)
+        network.memory.copy_(law.memory)
+    return network
 
 
 def _mean(fields: Fields) -> tuple[Tensor, Tensor, float]:
-    """Phase of each field, mean field of each phase, number of fields that share one."""
+    """Return the phase of each field, the mean of each phase, and how many draws make a mean."""
     per_day = daily_phases(fields.space)
     if fields.start is None or per_day == 1 or len(fields) < DAYS * per_day:
         # The fields of a day are about one draw of the mean.
@@ -177,12 +220,11 @@ def _mean(fields: Fields) -> tuple[Tensor, Tensor, float]:
 
 
 def _places(space: StateSpace) -> Tensor:
-    """Positions of all components, on the sphere in km where the coordinates are degrees."""
+    """Return the positions of all components, in km where the coordinates are degrees."""
     positions = space.positions().double()
     units = [space.units.get(name, "").lower() for name in space.axes]
     if len(units) == 2 and units[0].startswith("degree") and units[1].startswith("degree"):
-        east = [u.endswith(("_east", "_e")) for u in units].index(True) if any(
-            u.endswith(("_east", "_e")) for u in units) else 1  # fmt: skip
+        east = 0 if units[0].endswith(("_east", "_e")) else 1
         lon, lat = positions[:, east].deg2rad(), positions[:, 1 - east].deg2rad()
         ball = torch.stack((lat.cos() * lon.cos(), lat.cos() * lon.sin(), lat.sin()), -1)
         positions = EARTH_RADIUS * ball
@@ -196,7 +238,7 @@ def _distance(a: Tensor, b: Tensor, space: StateSpace) -> Tensor:
 
 
 def _choose_radius(z: Tensor, space: StateSpace) -> tuple[float, list[list[float]]]:
-    """The radius whose predictions of held-back fields have the lowest mean CRPS."""
+    """Return the radius whose predictions of held-back fields have the lowest mean CRPS."""
     generator = torch.Generator().manual_seed(0)
     points = torch.randperm(space.size, generator=generator)[:POINTS]
     z, places = z[:, points], _places(space)[points]
@@ -228,7 +270,7 @@ def _choose_radius(z: Tensor, space: StateSpace) -> tuple[float, list[list[float
 
 
 def _modes(z: Tensor, space: StateSpace, radius: float, count: int) -> tuple[Tensor, Tensor]:
-    """Leading variances and orthonormal modes of the tapered sample covariance."""
+    """Return the leading variances and orthonormal modes of the tapered sample covariance."""
     places = _places(space)
 
     def rows(part: slice) -> Tensor:
@@ -254,7 +296,7 @@ def _modes(z: Tensor, space: StateSpace, radius: float, count: int) -> tuple[Ten
 
 
 def _memory(coefficients: Tensor) -> Tensor:
-    """Weights of the mixture of memories of each mode, from its autocorrelation."""
+    """Fit the weights of each mode's mixture of memories to its autocorrelation."""
     from scipy.optimize import nnls
 
     c = coefficients.numpy()
@@ -301,7 +343,7 @@ def _correct(
 
 
 def _loss(network: ModeNetwork, series: Tensor, settings: Training) -> float:
-    """Denoising loss over all segments of a held-back series, at all noise levels."""
+    """Return the loss over all segments of a held-back series, at all noise levels."""
     x0 = series.unfold(0, settings.segment, 1).mT
     levels = torch.linspace(math.log(settings.min_noise), math.log(settings.max_noise), 8).exp()
     key = rng.key(rng.seeded(settings.seed + 2))

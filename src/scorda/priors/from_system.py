@@ -1,4 +1,4 @@
-"""A prior learned from simulated trajectories of a system."""
+"""A prior is learned from simulated trajectories of a system."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FIELD_SAMPLER = Ancestral(
 FIELD_GUIDANCE = SwitchedGuidance(MMPS(8, covariance="law"), InflatedLikelihood(), 3.0)
 # Below the lowest level nothing but the Gaussian law is used, which needs no training.
 FIELD_TRAINING: dict[str, Any] = {"min_noise": 2e-2, "max_noise": 50.0, "batch": 32, "rate": 2e-3}
-# What a recipe has where it says nothing, for each architecture.
+# Sizes that a recipe takes where it gives none, for each architecture.
 SIZES: dict[str, dict[str, int]] = {
     "temporal-conv": {"series": 8192, "length": 1024, "width": 96, "blocks": 5},
     "window-mlp": {"series": 8192, "length": 1024, "width": 96, "blocks": 5, "half_width": 4},
@@ -48,7 +48,7 @@ __all__ = ["Recipe", "resampled", "train_on_system", "training_for"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """What to simulate, and which network learns it.
+    """The trajectories to simulate, and the network that learns them.
 
     Arguments:
         series: Trajectories to simulate. None, here and below: as many as `SIZES` has.
@@ -92,12 +92,12 @@ class Recipe:
 
     @property
     def window(self) -> int | None:
-        """States of a window, which is what segments are; None where they are longer."""
+        """Number of states of a window, which segments are; None where segments are longer."""
         return None if self.half_width is None else 2 * self.half_width + 1
 
 
 def training_for(recipe: Recipe) -> dict[str, Any]:
-    """Settings of `Training` that belong to an architecture, and to so many states."""
+    """Return the settings of `Training` that belong to an architecture and its trajectories."""
     assert recipe.length is not None
     segment = recipe.window or min(Training.segment, recipe.length)
     return {"segment": segment} | (FIELD_TRAINING if recipe.architecture == "unet" else {})
@@ -115,22 +115,19 @@ def train_on_system(
 ) -> TrainedTrajectory:
     """Simulate a system, train a network on its trajectories, and return the prior.
 
-    Trajectories start from the system's own prior. Everything is a function of the settings (their
-    seed included) and of the number of threads.
+    Trajectories start from the system's own prior. The result is a function of the settings, with
+    their seed, and of the numbers of threads and processes.
 
     Arguments:
-        system: The system.
         recipe: What to simulate, and the network.
         settings: Settings of the training.
-        checkpoint: As in `training.fit`, like the next one.
-        report: Called at every validation.
+        checkpoint: As in `training.fit`, like `report`.
         states: Trajectories to learn from, in place of simulated ones.
-        device: Where the network is trained; the prior is on the CPU.
-        slice_seconds: As in `training.fit`: `provenance` then tells how far the training is.
+        device: Device on which the network is trained; the prior is on the CPU.
+        slice_seconds: As in `training.fit`; `provenance` tells how far the training is.
 
     Raises:
-        ValueError: If the trajectories are too short for the segments, or the architecture does
-            not fit the states.
+        ValueError: If the trajectories are too short, or the architecture does not fit the states.
     """
     _check_grid(recipe, system.space)
     if states is None:
@@ -146,8 +143,7 @@ def train_on_system(
         network.prepare(z, system.context)
     network.to(device)
     history = fit(network, z, settings, checkpoint, report, slice_seconds=slice_seconds)
-    network.to("cpu")
-    provenance: dict[str, Any] = {
+    provenance = {
         "system": {"name": system.name, "settings": plain_settings(system)},
         "recipe": asdict(recipe),
         "training": asdict(settings),
@@ -155,15 +151,16 @@ def train_on_system(
         "processes": parallel.count(),
         "history": history,
     }
+    of_fields = recipe.architecture == "unet"
     return TrainedTrajectory(
         architecture,
-        network,
+        network.to("cpu"),
         system.space,
         standardisation,
-        process=VarianceExploding(1e-3, 1e3),
-        sampler=FIELD_SAMPLER if recipe.architecture == "unet" else SAMPLER,
-        guidance=FIELD_GUIDANCE if recipe.architecture == "unet" else None,
-        provenance=provenance,
+        VarianceExploding(1e-3, 1e3),
+        FIELD_SAMPLER if of_fields else SAMPLER,
+        provenance,
+        guidance=FIELD_GUIDANCE if of_fields else None,
         limit=MARGIN * float(z.abs().max()),
     )
 
@@ -171,35 +168,21 @@ def train_on_system(
 def _architecture(
     recipe: Recipe, settings: Training, system: System, z: Float[Tensor, "series time ..."]
 ) -> dict[str, Any]:
+    """Return the name and the arguments of the network, as for `nn.build`."""
+    made = {"name": recipe.architecture, "channels": z[0, 0].numel()}
+    made |= {"min_noise": settings.min_noise, "max_noise": settings.max_noise}
+    made |= {"width": recipe.width}
     if recipe.architecture == "unet":
-        context = system.context
-        return {
-            "name": "unet",
-            "channels": z.shape[2],
-            "grid": list(z.shape[3:]),
-            "k": recipe.half_width,
-            "width": recipe.width,
-            "levels": recipe.levels,
-            "blocks": recipe.blocks,
-            "context": 0 if context is None else len(context),
-            "min_noise": settings.min_noise,
-            "max_noise": settings.max_noise,
-        }
-    channels = z[0, 0].numel()
-    common = {
-        "channels": channels,
-        "min_noise": settings.min_noise,
-        "max_noise": settings.max_noise,
-    }
+        context = 0 if system.context is None else len(system.context)
+        made |= {"channels": z.shape[2], "grid": list(z.shape[3:]), "context": context}
+        return made | {"k": recipe.half_width, "levels": recipe.levels, "blocks": recipe.blocks}
     if recipe.architecture == "window-mlp":
-        sizes = {"k": recipe.half_width, "width": recipe.width, "depth": recipe.blocks}
-        return {"name": "window-mlp"} | common | sizes
+        return made | {"k": recipe.half_width, "depth": recipe.blocks}
     first = z[:, 1:] - z[:, :-1]
     second = first[:, 1:] - first[:, :-1]
-    differences = [float(first.square().mean().sqrt()), float(second.square().mean().sqrt())]
-    sizes = {"width": recipe.width, "blocks": recipe.blocks}
-    features = {"differences": differences, "per_entry": settings.observed > 0, "dilation": 2}
-    return {"name": recipe.architecture} | common | sizes | features
+    differences = [float(d.square().mean().sqrt()) for d in (first, second)]
+    made |= {"blocks": recipe.blocks, "differences": differences, "dilation": 2}
+    return made | {"per_entry": settings.observed > 0}
 
 
 def _simulate(
@@ -211,7 +194,7 @@ def _simulate(
 
 
 def _check_grid(recipe: Recipe, space: StateSpace) -> None:
-    """The U-Net is for variables on two periodic axes."""
+    """Check that the U-Net gets variables on two periodic axes."""
     periodic = [name for name in space.axes if name in space.period]
     if recipe.architecture == "unet" and not (space.has_channels and len(periodic) == 2):
         raise ValueError(
@@ -223,9 +206,9 @@ def _check_grid(recipe: Recipe, space: StateSpace) -> None:
 def resampled(
     states: Float[Tensor, "*any rows columns"], grid: tuple[int, int]
 ) -> Float[Tensor, "*any y x"]:
-    """Values on another grid of the periodic fields with the same low wave numbers.
+    """Return periodic fields on another grid, with the same low wave numbers.
 
-    Those that either grid cannot tell from others, half its points and above, are dropped.
+    Wave numbers that either grid cannot tell from others, half its points and above, are dropped.
     """
     kept = [(min(old, new) - 1) // 2 for old, new in zip(states.shape[-2:], grid, strict=True)]
     spectrum = torch.fft.rfft2(states, norm="forward")[..., : kept[1] + 1]

@@ -1,4 +1,4 @@
-"""Dynamical systems: Markov chains of states. They know nothing of diffusion."""
+"""Dynamical systems are Markov chains of states; they know nothing of diffusion."""
 
 from scorda.systems.base import AdditiveNoise, System
 from scorda.systems.function import FunctionSystem

@@ -1,4 +1,4 @@
-"""A user's own model as a system: any callable, written with NumPy or torch."""
+"""A user's own model becomes a system: any callable, written with NumPy or torch."""
 
 from __future__ import annotations
 

@@ -12,14 +12,15 @@ import torch
 from scorda.core import rng
 from scorda.core.shapes import Complex, Float, Tensor
 from scorda.core.space import StateSpace
-from scorda.systems.base import AdditiveNoise
+from scorda.systems.base import AdditiveNoise, check_step
 from scorda.systems.vorticity import PeriodicFlow
 
 __all__ = ["KolmogorovFlow"]
 
-# First fields: the wave number of most energy, the variance of its logarithm, the largest speed.
+# The wave number of most energy in the first fields, the variance of its logarithm, and the
+# largest speed.
 PEAK, LOG_VARIANCE, FASTEST = 4.0, 0.25, 3.0
-# Points per axis of the noise that they are made of, whatever the resolution.
+# Points per axis of the noise that the first fields are made of, whatever the resolution.
 NOISE = 64
 # Share of the spin-up at half the resolution, and the least resolution that is halved to.
 COARSE_SHARE, COARSEST = 0.75, 64
@@ -34,15 +35,16 @@ class KolmogorovFlow(AdditiveNoise):
 
     States are velocities ``(2, y, x)`` at the points :math:`2 \pi j / \mathrm{size}`. A step takes
     the divergence-free part of a state below wave number size / 2, advances it at `resolution`
-    (pseudo-spectral, RK4, `systems.vorticity`) and drops what is not below size / 2 again, so that
-    the chain is one of states of that size. Of a resolution of 128 and viscosity 1.5e-3, states of
-    64 lose by that 0.4 % of the energy of wave numbers 13-20 within 10 steps and less below; over
-    64 steps every band is that of the whole fields to 1.2 % (20 trajectories, standard error 2 %).
+    (pseudo-spectral, RK4, `systems.vorticity`) and drops the wave numbers from size / 2 on again,
+    so that the chain is one of states of that size. At a resolution of 128 and viscosity 1.5e-3,
+    states of 64 lose by this 0.4 % of the energy of wave numbers 13-20 within 10 steps, and less
+    of lower ones; over 64 steps every band is that of the whole fields to 1.2 % (20 trajectories,
+    standard error 2 %).
 
-    Error of one step of 0.2, relative, of 20 developed flows at viscosity 1e-3: of the substeps
-    1e-5 in the median and 5e-5 at most (at resolution 64: 7e-5 and 2e-4, in single precision
-    too), against a quarter of them. Of the grid, against 256 points, median of 6 flows: 3e-4 for
-    states of 64, 3e-6 of 32; at resolution 64 2e-2 and 1e-3.
+    The relative error of one step of 0.2, for 20 developed flows at viscosity 1e-3: the substeps
+    leave 1e-5 in the median and 5e-5 at most (at resolution 64: 7e-5 and 2e-4, in single precision
+    too), compared with substeps of a quarter. The grid leaves, compared with 256 points, in the
+    median of 6 flows 3e-4 for states of 64 and 3e-6 for 32; at resolution 64 2e-2 and 1e-3.
 
     Source: the settings of Rozet & Louppe (2023), https://arxiv.org/abs/2306.10574, section 4.2,
     whose states are means of 4 x 4 cells of a finite-volume solver on 256 x 256.
@@ -56,8 +58,8 @@ class KolmogorovFlow(AdditiveNoise):
         forcing: A, zero for a flow that decays.
         wavenumber: m.
         dt: Length of one step.
-        noise_std: Standard deviation of the model error per step; what of it is not a flow of this
-            size is dropped by the next step.
+        noise_std: Standard deviation of the model error per step; the next step drops the part of
+            it that is not a flow of this size.
         spinup: Time that `prior` integrates before it returns a state. From random fields the mean
             energy of the flow of `sda` rises to 1.09 (3.2 to 6.4) and falls to 0.99 at 12.8; in
             the 12.8 time units after that it falls to 0.97 (368 trajectories, +- 0.006).
@@ -79,8 +81,7 @@ class KolmogorovFlow(AdditiveNoise):
     name: str = field(default="kolmogorov", init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not self.dt > 0:
-            raise ValueError(f"Got dt = {self.dt}: the time step must be positive.")
+        check_step(self.dt, self.noise_std)
         if not self.speed > 0:
             raise ValueError(f"Got speed = {self.speed}: the assumed speed must be positive.")
         for name in ("viscosity", "drag", "noise_std", "spinup"):
@@ -105,18 +106,13 @@ class KolmogorovFlow(AdditiveNoise):
             )
         length = 2 * math.pi
         points = length / self.size * np.arange(self.size)
-        space = StateSpace(
-            (2, self.size, self.size),
-            self.dt,
-            ("u", "v"),
-            {"y": points, "x": points},
-            {"y": length, "x": length},
-        )
+        axes, period = {"y": points, "x": points}, {"y": length, "x": length}
+        space = StateSpace((2, self.size, self.size), self.dt, ("u", "v"), axes, period)
         object.__setattr__(self, "space", space)
 
     @classmethod
     def sda(cls, size: int = 64, **settings: Any) -> KolmogorovFlow:
-        """The flow whose states have the spectrum of the data of Rozet & Louppe (2023).
+        """Return the flow whose states have the spectrum of the data of Rozet & Louppe (2023).
 
         Their finite-volume solver (Re = 1000, 256 x 256, means of 4 x 4 cells) is dissipative.
         Viscosity 1.5e-3 stands for its own dissipation and for the mean over cells together:
@@ -132,12 +128,7 @@ class KolmogorovFlow(AdditiveNoise):
     def flow(self) -> PeriodicFlow:
         """The solver."""
         return PeriodicFlow(
-            resolution=self.resolution,
-            viscosity=self.viscosity,
-            drag=self.drag,
-            force=self.forcing,
-            wavenumber=self.wavenumber,
-            speed=self.speed,
+            self.resolution, self.viscosity, self.drag, self.forcing, self.wavenumber, self.speed
         )
 
     @property
@@ -160,9 +151,8 @@ class KolmogorovFlow(AdditiveNoise):
         """Draw developed flows: random fields, then `spinup` time units without model error.
 
         Three quarters of the spin-up are at half the resolution, at 64 at least, if that keeps
-        the force: the
-        first 8 states of `sda` then have 1.009 +- 0.011 of the energy in wave numbers 13-20 that
-        64 states have, so that nothing is left of it.
+        the force. No trace of this is left: the first 8 states of `sda` have 1.009 +- 0.011 of the
+        energy in wave numbers 13-20 that 64 states have.
         """
         flow, steps = self.flow, round(self.spinup / self.dt)
         coarse = replace(flow, resolution=max(flow.resolution // 2, COARSEST))

@@ -1,4 +1,4 @@
-r"""The linear-Gaussian system, whose posteriors are known exactly: the oracle of the library."""
+r"""The linear-Gaussian system; its posteriors are known exactly, so that tests compare with it."""
 
 from __future__ import annotations
 
@@ -75,13 +75,13 @@ class LinearGaussian(System):
         return self.mean + noise @ self._root
 
     def advance(self, x: Float[Tensor, "... state"]) -> Float[Tensor, "... state"]:
-        """One step without model error."""
+        """Advance by one step without model error."""
         return x @ self.transition.to(x).mT
 
     def step(
         self, x: Float[Tensor, "... state"], generator: torch.Generator | None = None
     ) -> Float[Tensor, "... state"]:
-        """One step; row i of the noise depends on the generator and i only."""
+        """Advance by one step; row i of the noise depends on the generator and i only."""
         moved = self.advance(x)
         if not self.stochastic:
             return moved
@@ -92,7 +92,7 @@ class LinearGaussian(System):
     def log_transition(
         self, x: Float[Tensor, "... state"], x_next: Float[Tensor, "... state"]
     ) -> Float[Tensor, "..."]:
-        """Log density of one step, where the model error has a density (Q positive definite)."""
+        """Return the log density of one step, where Q is positive definite."""
         if torch.linalg.cholesky_ex(self.noise_cov).info.item() != 0:
             return super().log_transition(x, x_next)
         error = x_next - self.advance(x)

@@ -1,4 +1,4 @@
-"""Systems by name: the built-in ones, and a user's own as ``"module:object"``."""
+"""Systems are found by name: the built-in ones, and a user's own as ``"module:object"``."""
 
 from __future__ import annotations
 

@@ -10,8 +10,7 @@ import torch
 from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
-from scorda.systems.base import AdditiveNoise
-from scorda.systems.integrate import rk4
+from scorda.systems.base import AdditiveNoise, check_step, rk4
 
 __all__ = ["Lorenz63", "Lorenz96"]
 
@@ -45,7 +44,7 @@ class Lorenz63(AdditiveNoise):
     name: str = field(default="lorenz63", init=False, repr=False)
 
     def __post_init__(self) -> None:
-        _check(self.dt, self.noise_std)
+        check_step(self.dt, self.noise_std)
         object.__setattr__(self, "space", StateSpace((3,), self.dt, ("x", "y", "z")))
 
     def advance(self, x: Float[Tensor, "... 3"]) -> Float[Tensor, "... 3"]:
@@ -95,7 +94,7 @@ class Lorenz96(AdditiveNoise):
     name: str = field(default="lorenz96", init=False, repr=False)
 
     def __post_init__(self) -> None:
-        _check(self.dt, self.noise_std)
+        check_step(self.dt, self.noise_std)
         if self.dim < 4:
             raise ValueError(f"Got dim = {self.dim}: Lorenz-96 needs at least 4 sites.")
         sites = {"site": np.arange(self.dim)}
@@ -120,10 +119,3 @@ class Lorenz96(AdditiveNoise):
         for _ in range(round(self.spinup / self.dt)):
             x = self.step(x, model_error)
         return x
-
-
-def _check(dt: float, noise_std: float) -> None:
-    if not dt > 0:
-        raise ValueError(f"Got dt = {dt}: the time step must be positive.")
-    if noise_std < 0:
-        raise ValueError(f"Got noise_std = {noise_std}: a standard deviation is not negative.")

@@ -45,7 +45,7 @@ CHUNK = 2**17
 
 
 class _Factors(NamedTuple):
-    """Symbols of the operators per wave number, and factors of one substep."""
+    """Symbols of the operators for each wave number, and factors of one substep."""
 
     velocity: Tensor
     product: Tensor
@@ -80,11 +80,11 @@ class PeriodicFlow:
         return (self.resolution - 1) // 3
 
     def substeps(self, time: float) -> int:
-        """Substeps that flows of the usual speeds take."""
+        """Return the number of substeps that flows of the usual speeds take."""
         return max(1, math.ceil(time * self.speed * self.largest / COURANT))
 
     def spectrum(self, velocity: Float[Tensor, "... 2 n n"]) -> Complex[Tensor, "... k columns"]:
-        """Spectrum of the divergence-free part of velocities on any grid of n x n points."""
+        """Return the spectrum of the divergence-free part of velocities on n x n points."""
         n = velocity.shape[-1]
         kept = min((n - 1) // 2, self.largest)
         u, v = torch.fft.rfft2(velocity.mT, dim=(-1, -2), norm="forward").unbind(-3)
@@ -96,7 +96,7 @@ class PeriodicFlow:
     def velocity(
         self, spectrum: Complex[Tensor, "... k columns"], size: int
     ) -> Float[Tensor, "... 2 size size"]:
-        """Velocities at the points 2 pi j / size, of the wave numbers below size / 2."""
+        """Return velocities at the points 2 pi j / size, of the wave numbers below size / 2."""
         both = torch.stack(self._velocity(spectrum).unbind(0), -3)
         kept = min((size - 1) // 2, self.largest)
         return self._points(_resized(both, kept, kept + 1, size), size).mT
@@ -104,7 +104,7 @@ class PeriodicFlow:
     def integrate(
         self, spectrum: Complex[Tensor, "members k columns"], time: float
     ) -> Complex[Tensor, "members k columns"]:
-        """Advance by `time`, with as many substeps as the speed of each member asks for."""
+        """Advance by `time`, with as many substeps as the speed of each member needs."""
         if spectrum.device.type == "cpu":
             chunk = max(1, CHUNK // self.resolution**2)
             return torch.cat([self._integrate(part, time) for part in spectrum.split(chunk)])
@@ -113,7 +113,7 @@ class PeriodicFlow:
     def wavenumbers(
         self, spectrum: Complex[Tensor, "... k columns"]
     ) -> Float[Tensor, "k columns"]:
-        """Length of the wave vector of each entry of a spectrum."""
+        """Return the length of the wave vector of each entry of a spectrum."""
         kx, ky = _wavenumbers(self.resolution, self.largest, spectrum)
         return torch.hypot(*torch.broadcast_tensors(kx, ky))
 
@@ -148,7 +148,7 @@ class PeriodicFlow:
         return w
 
     def _tendency(self, w: Tensor, factors: _Factors) -> Tensor:
-        """Advection and force."""
+        """Return the change by advection and force."""
         u, v = self._grid(w)
         product = self._coefficients(u * v)
         difference = self._coefficients(torch.addcmul(u * u, v, v, value=-1))
@@ -165,19 +165,19 @@ class PeriodicFlow:
         return self._points(self._velocity(w), self.resolution)
 
     def _points(self, x: Tensor, size: int) -> Tensor:
-        """Fields ``(..., x, y)`` of coefficients."""
+        """Return the fields ``(..., x, y)`` of coefficients."""
         columns = torch.fft.ifft(x, dim=-1, norm="forward")
         return torch.fft.irfft(columns, n=size, dim=-2, norm="forward")
 
     def _coefficients(self, x: Tensor) -> Tensor:
-        """Coefficients of fields in the rows kept; the columns are cut by the symbols."""
+        """Return coefficients of fields in the rows kept; the symbols cut the columns."""
         rows = torch.fft.rfft(x, dim=-2, norm="forward")[..., : self.largest + 1, :]
         return torch.fft.fft(rows, dim=-1, norm="forward")
 
 
 @lru_cache(maxsize=32)
 def _factors(flow: PeriodicFlow, h: float, dtype: torch.dtype, device: torch.device) -> _Factors:
-    """Computed in double precision, once per length of the substep, precision and device."""
+    """Return the factors; they are computed once per substep length, precision and device."""
     # Kept for later calls, which may want gradients.
     with torch.inference_mode(False):
         return _make_factors(flow, h, dtype, device)
@@ -186,6 +186,7 @@ def _factors(flow: PeriodicFlow, h: float, dtype: torch.dtype, device: torch.dev
 def _make_factors(
     flow: PeriodicFlow, h: float, dtype: torch.dtype, device: torch.device
 ) -> _Factors:
+    """Compute the factors in double precision, whatever the precision of the result."""
     n, kept = flow.resolution, flow.largest
     kx, ky = _wavenumbers(n, kept, torch.zeros((), dtype=torch.complex128))
     inside = ky.abs() <= kept
@@ -207,14 +208,14 @@ def _make_factors(
 
 
 def _wavenumbers(n: int, kept: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """A column of k_x up to `kept`, and a row of k_y in the order of the FFT of n points."""
+    """Return a column of k_x up to `kept`, and a row of k_y in the order of the FFT."""
     dtype, device = like.real.dtype, like.device
     rows = torch.arange(kept + 1, dtype=dtype, device=device)
     return rows[:, None], torch.fft.fftfreq(n, 1 / n, dtype=dtype, device=device)
 
 
 def _resized(x: Tensor, kept: int, rows: int, columns: int) -> Tensor:
-    """Coefficients up to `kept` along both axes, among zeros up to that many rows and columns."""
+    """Pad the coefficients up to `kept` along both axes with zeros to so many rows and columns."""
     x = x[..., : kept + 1, :]
     gap = x.new_zeros(*x.shape[:-1], columns - 2 * kept - 1)
     x = torch.cat((x[..., : kept + 1], gap, x[..., x.shape[-1] - kept :]), -1)

@@ -1,4 +1,4 @@
-"""Contracts of the diffusion pieces: processes, denoisers, guidance, samplers."""
+"""Contracts of the parts of a diffusion: processes, denoisers, guidance, samplers."""
 
 from __future__ import annotations
 
@@ -46,55 +46,9 @@ def check_process(process: ForwardProcess, members: int = 4000) -> None:
     promise(alike(process.mean(x0, times[0]), x0), process, "does not start at the data at t = 0")
     promise((process.var(times[1:]) > 0).all(), process, "has no noise at a time t > 0")
     for i, j, k in ((0, 2, 5), (1, 4, 8), (3, 6, 7)):
-        first, second = (
-            process.transition(times[i], times[j]),
-            process.transition(times[j], times[k]),
-        )
-        whole = process.transition(times[i], times[k])
-        promise(
-            alike(second.scale * first.scale, whole.scale)
-            and alike(second.scale**2 * first.var + second.var, whole.var)
-            and alike(second.scale * first.shift + second.shift, whole.shift),
-            process,
-            "has transitions that do not compose (Chapman-Kolmogorov)",
-        )
-        back = process.transition(times[j], times[i])
-        promise(
-            alike(back.scale * first.scale, torch.ones_like(back.scale))
-            and alike(back.scale**2 * first.var + back.var, torch.zeros_like(back.var)),
-            process,
-            "has a transition backwards that does not invert the one forwards",
-        )
-        lead = process.transition(times[0], times[k])
-        promise(
-            alike(lead.scale**2 * process.var(times[0]) + lead.var, process.var(times[k]))
-            and alike(
-                lead.scale * process.mean(x0, times[0]) + lead.shift, process.mean(x0, times[k])
-            ),
-            process,
-            "has a transition from t = 0 that does not lead to its own mean and variance",
-        )
+        _check_transitions(process, x0, times[[0, i, j, k]])
     for t in times[1::3]:
-        x_t = process.sample(x0, t, rng.seeded(1))
-        promise(
-            torch.equal(x_t, process.sample(x0, t, rng.seeded(1))),
-            process,
-            "samples differently for the same seed",
-        )
-        error = (x_t - process.mean(x0, t)) / process.var(t).sqrt()
-        size = error.numel()
-        promise(
-            abs(float(error.mean())) < 5 / size**0.5
-            and abs(float(error.square().mean()) - 1) < 5 * (2 / size) ** 0.5,
-            process,
-            "does not sample with its own mean and variance",
-        )
-        score = process.score(x_t, t, x0)
-        promise(
-            alike(score * process.var(t), process.mean(x0, t) - x_t),
-            process,
-            "has a score that is not (mean - x_t) / var",
-        )
+        _check_samples(process, x0, t)
     leaves_untouched(process, "sample", lambda x: process.sample(x, times[4], rng.seeded(1)), x0)
     for dtype in PRECISIONS:
         x = x0[:3].to(dtype)
@@ -103,6 +57,55 @@ def check_process(process: ForwardProcess, members: int = 4000) -> None:
     if isinstance(process, ScalarProcess):
         inverse = process.time(process.noise_level(times[1:]))
         promise(alike(inverse, times[1:], 1e8), process, "has a `time` that does not invert")
+
+
+def _check_transitions(process: ForwardProcess, x0: Tensor, times: Tensor) -> None:
+    """Check transitions between a first time, 0, and three later ones in their order."""
+    zero, s, r, t = times
+    first, second, whole = (process.transition(*ends) for ends in ((s, r), (r, t), (s, t)))
+    promise(
+        alike(second.scale * first.scale, whole.scale)
+        and alike(second.scale**2 * first.var + second.var, whole.var)
+        and alike(second.scale * first.shift + second.shift, whole.shift),
+        process,
+        "has transitions that do not compose (Chapman-Kolmogorov)",
+    )
+    back = process.transition(r, s)
+    promise(
+        alike(back.scale * first.scale, torch.ones_like(back.scale))
+        and alike(back.scale**2 * first.var + back.var, torch.zeros_like(back.var)),
+        process,
+        "has a transition backwards that does not invert the one forwards",
+    )
+    lead = process.transition(zero, t)
+    promise(
+        alike(lead.scale**2 * process.var(zero) + lead.var, process.var(t))
+        and alike(lead.scale * process.mean(x0, zero) + lead.shift, process.mean(x0, t)),
+        process,
+        "has a transition from t = 0 that does not lead to its own mean and variance",
+    )
+
+
+def _check_samples(process: ForwardProcess, x0: Tensor, t: Tensor) -> None:
+    x_t = process.sample(x0, t, rng.seeded(1))
+    promise(
+        torch.equal(x_t, process.sample(x0, t, rng.seeded(1))),
+        process,
+        "samples differently for the same seed",
+    )
+    error = (x_t - process.mean(x0, t)) / process.var(t).sqrt()
+    size = error.numel()
+    promise(
+        abs(float(error.mean())) < 5 / size**0.5
+        and abs(float(error.square().mean()) - 1) < 5 * (2 / size) ** 0.5,
+        process,
+        "does not sample with its own mean and variance",
+    )
+    promise(
+        alike(process.score(x_t, t, x0) * process.var(t), process.mean(x0, t) - x_t),
+        process,
+        "has a score that is not (mean - x_t) / var",
+    )
 
 
 def check_denoiser(
