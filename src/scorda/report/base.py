@@ -30,6 +30,7 @@ __all__ = [
     "TRUTH",
     "Columns",
     "Row",
+    "at_steps",
     "channel_of",
     "colours_of",
     "columns_of",
@@ -133,6 +134,12 @@ def columns_of(observations: Sequence[Observations] | Columns | None, space: Sta
     from scorda.store.groups import observation_table
 
     return observation_table(observations, space)
+
+
+def at_steps(analysis: Analysis, steps: slice | Sequence[int]) -> Analysis:
+    """Return the part of a posterior at some steps."""
+    weights = None if analysis.weights is None else analysis.weights[:, steps]
+    return Analysis(analysis.states[:, steps], analysis.space, weights)
 
 
 def times_of(analysis: Analysis, time: np.ndarray | None) -> np.ndarray:

@@ -120,7 +120,7 @@ def means(
 
 
 def _of(row: Row, score: str) -> tuple[float, float]:
-    """Return mean and standard error, the mean NaN and the error 0 where there is none."""
+    """Return mean and standard error; NaN stands for a missing mean and 0 for a missing error."""
     error = row.error.get(score, math.nan)
     return row.mean.get(score, math.nan), 0.0 if math.isnan(error) else error
 

@@ -20,7 +20,7 @@ from scorda.observations.fluid import Vorticity
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Chain, Gather, Operator, Pointwise, Select
 from scorda.observations.problem import Analysis
-from scorda.report.base import Columns, moments, style, subplots
+from scorda.report.base import Columns, at_steps, moments, style, subplots
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,9 +65,9 @@ def panels(
     """
     space, curl = analysis.space, _vorticity(analysis.space)
     steps = list(steps)
-    states = curl(analysis.states[:, steps].double())
-    weights = None if analysis.weights is None else analysis.weights[:, steps]
-    mean, std = moments(states, weights)
+    chosen = at_steps(analysis, steps)
+    states = curl(chosen.states.double())
+    mean, std = moments(states, chosen.weights)
     true = None if truth is None else curl(truth[steps].double())
     rows: dict[str, list[_Field | None]] = {}
     if true is not None:
@@ -198,7 +198,7 @@ def _limit(fields: Tensor) -> float:
 def _observed(
     observations: Sequence[Observations] | Observations | Columns, step: int, space: StateSpace
 ) -> _Field | None:
-    """Return the field of what was observed at a step."""
+    """Return the field that was observed at a step, or None if nothing was."""
     if isinstance(observations, Mapping):
         component = np.asarray(observations["component"])
         here = (np.asarray(observations["step"]) == step) & (component >= 0)
@@ -255,7 +255,7 @@ def _draw_rows(
     limits: Mapping[str, float],
     space: StateSpace,
 ) -> dict[str, tuple[Any, dict[str, np.ndarray]]]:
-    """Draw all fields; return of each kind an image, and the axes of the rows that have it."""
+    """Draw all fields; return one image of each kind, and the axes of the rows of that kind."""
     drawn: dict[str, tuple[Any, dict[str, np.ndarray]]] = {}
     for (name, row), line in zip(rows.items(), axes, strict=True):
         for panel, field in zip(line, row, strict=True):
@@ -272,7 +272,7 @@ def _frame(panel: Axes, space: StateSpace) -> None:
 
 
 def _draw(panel: Axes, field: _Field, top: float) -> Any:
-    """Draw a field over the whole domain, or its few points as dots; return what has colours."""
+    """Draw a field over the whole domain, or its few points as dots; return the artist."""
     low, cmap = (0.0, "Purples") if field.kind == STD else (-top, "RdBu_r")
     colours: dict[str, Any] = {"cmap": cmap, "vmin": low, "vmax": top}
     values, aspect = field.values.numpy(force=True), panel.get_aspect()

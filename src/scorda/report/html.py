@@ -187,7 +187,7 @@ def write_report(
     title: str | None = None,
     spinup: int | None = None,
 ) -> Path:
-    """Write one self-contained HTML page about posteriors of one problem; return its path.
+    """Write one self-contained HTML page about posteriors of one problem, and return its path.
 
     Arguments:
         posteriors: Complete posteriors of one problem, by the name that each gets on the page.

@@ -16,6 +16,7 @@ from scorda.observations.problem import Analysis
 from scorda.report.base import (
     INK,
     Columns,
+    at_steps,
     channel_of,
     columns_of,
     label_time,
@@ -63,9 +64,9 @@ def fields(
             "`trajectories` or `hovmoller`."
         )
     channel = 0 if variable is None else space.variable(variable)
-    states = channel_of(analysis.states[:, step, None], channel, space).double()
-    weights = None if analysis.weights is None else analysis.weights[:, step, None]
-    (mean,), (spread,) = moments(states, weights)
+    chosen = at_steps(analysis, [step])
+    states = channel_of(chosen.states, channel, space).double()
+    (mean,), (spread,) = moments(states, chosen.weights)
     panels: dict[str, Tensor | Columns] = {}
     if truth is not None:
         panels["Truth"] = channel_of(truth[step], channel, space)

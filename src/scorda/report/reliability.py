@@ -13,7 +13,7 @@ from scorda import metrics
 from scorda.core.shapes import Float, Tensor
 from scorda.metrics.series import as_series, variance
 from scorda.observations.problem import Analysis
-from scorda.report.base import MUTED, colours_of, log_ticks, style, subplots
+from scorda.report.base import MUTED, at_steps, colours_of, log_ticks, style, subplots
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,11 +45,12 @@ def rank_histograms(
             rows, columns, 2.4 * columns + 0.4, 2.1 * rows + 0.3, sharey=True
         )
         for panel, (name, analysis) in zip(panels.flat, analyses.items(), strict=False):
-            weights = None if analysis.weights is None else analysis.weights[:, first:]
-            states, y = analysis.states[:, first:].double(), truth[first:].double()
-            number = min(bins, len(states) + 1)
+            part, y = at_steps(analysis, slice(first, None)), truth[first:].double()
+            number = min(bins, len(part.states) + 1)
             generator = torch.Generator().manual_seed(0)
-            histogram = metrics.rank_histogram(states, y, weights, number, generator=generator)
+            histogram = metrics.rank_histogram(
+                part.states.double(), y, part.weights, number, generator=generator
+            )
             expected = float(histogram.counts.sum()) / number
             band = histogram.low / expected, histogram.high / expected
             panel.axhspan(*band, color="#d9d9d9", linewidth=0)
@@ -73,7 +74,7 @@ def spread_skill(
     bins: int = 8,
     colours: Mapping[str, str] | None = None,
 ) -> Figure:
-    """Draw error against spread in bins of equally many values; the line is a reliable ensemble.
+    """Draw error against spread in bins of equal size; a reliable ensemble lies on the line.
 
     Arguments:
         analyses: Analyses by name.
@@ -107,8 +108,8 @@ def _binned(
     analysis: Analysis, truth: Tensor, first: int, bins: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the roots of the mean variance and mean squared error, in bins of the variance."""
-    weights = None if analysis.weights is None else analysis.weights[:, first:]
-    x, y, w = as_series(analysis.states[:, first:].double(), truth[first:].double(), weights)
+    part = at_steps(analysis, slice(first, None))
+    x, y, w = as_series(part.states.double(), truth[first:].double(), part.weights)
     # The error of a mean of N members exceeds the variance by 1/N of it; the spread gets it too.
     spread = (1 + w.square().sum(0)) * variance(x, w)
     pairs = torch.stack([spread, ((w * x).sum(0) - y).square()]).flatten(1)

@@ -16,6 +16,7 @@ from scorda.report.base import (
     OBSERVED,
     TRUTH,
     Columns,
+    at_steps,
     colours_of,
     columns_of,
     component_name,
@@ -57,8 +58,8 @@ def trajectories(
     from matplotlib.ticker import MaxNLocator
 
     first, last = steps or (0, analysis.states.shape[1])
-    space, states = analysis.space, analysis.states[:, first:last].flatten(2)
-    weights = None if analysis.weights is None else analysis.weights[:, first:last]
+    space, chosen = analysis.space, at_steps(analysis, slice(first, last))
+    states = chosen.states.flatten(2)
     if components is None:
         shown = min(space.size, 3)
         components = [round(i * space.size / shown) for i in range(shown)]
@@ -68,7 +69,7 @@ def trajectories(
     with style():
         figure, rows = subplots(len(components), 1, 5.6, 1.35 * len(components) + 0.6)
         for row, component in zip(rows[:, 0], components, strict=True):
-            _draw_members(row, axis, states[:, :, component], weights, members)
+            _draw_members(row, axis, states[:, :, component], chosen.weights, members)
             if truth is not None:
                 values = truth[first:last].flatten(1)[:, component]
                 row.plot(axis, values, color=TRUTH, lw=1.1, ls=(0, (4, 1.5)), label="truth")
