@@ -1,4 +1,4 @@
-"""One number per member, laid against a state of any shape."""
+"""Broadcasting of one number per member with states of any shape."""
 
 from __future__ import annotations
 
