@@ -48,44 +48,6 @@ def test_atomic_keeps_the_permissions_a_new_file_has(tmp_path):
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_atomic_directory_replaces_the_whole_directory(tmp_path):
-    path = tmp_path / "run"
-    for name in ("old", "new"):
-        with files.atomic_directory(path) as partial:
-            (partial / "deep").mkdir()
-            (partial / "deep" / name).write_text(name)
-        assert os.listdir(path / "deep") == [name]
-    assert os.listdir(tmp_path) == ["run"]
-
-
-@pytest.mark.parametrize("stop", [ValueError, Stopped])
-def test_stopping_in_the_middle_leaves_the_old_directory(tmp_path, stop):
-    path = tmp_path / "run"
-    path.mkdir()
-    (path / "old").write_text("old")
-    with pytest.raises(stop), files.atomic_directory(path) as partial:
-        (partial / "new").write_text("ne")
-        raise stop
-    assert os.listdir(path) == ["old"] and os.listdir(tmp_path) == ["run"]
-
-
-def test_a_directory_that_cannot_be_moved_in_leaves_the_old_one(tmp_path, monkeypatch):
-    path = tmp_path / "run"
-    path.mkdir()
-    rename, calls = os.rename, []
-
-    def failing(source, target):
-        calls.append(target)
-        if len(calls) == 2:
-            raise OSError("disk on fire")
-        rename(source, target)
-
-    monkeypatch.setattr(os, "rename", failing)
-    with pytest.raises(OSError, match="disk on fire"), files.atomic_directory(path):
-        pass
-    assert os.listdir(tmp_path) == ["run"] and len(calls) == 3
-
-
 KILLED = """
 import sys
 from scorda.core import files
@@ -114,12 +76,11 @@ def test_a_killed_process_leaves_a_whole_file(tmp_path):
 
 
 def test_a_missing_directory_is_named(tmp_path):
-    for write in (files.atomic, files.atomic_directory):
-        with (
-            pytest.raises(FileNotFoundError, match=r"no directory .*nowhere: make it first"),
-            write(tmp_path / "nowhere" / "a"),
-        ):
-            pass
+    with (
+        pytest.raises(FileNotFoundError, match=r"no directory .*nowhere: make it first"),
+        files.atomic(tmp_path / "nowhere" / "a"),
+    ):
+        pass
 
 
 def tensors():

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +20,7 @@ from scorda.core.shapes import Tensor
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["atomic", "atomic_directory", "open_dataset", "read_tensors", "write_tensors"]
+__all__ = ["atomic", "open_dataset", "read_tensors", "write_tensors"]
 
 # The one key of the safetensors metadata that holds our header.
 HEADER = "scorda"
@@ -29,7 +28,7 @@ HEADER = "scorda"
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path to write to; at the end of the block it becomes `path`.
+    """Give a temporary path to write to, which becomes `path` at the end of the block.
 
     If the block raises, the temporary file is removed and `path` is as it was before.
 
@@ -46,35 +45,6 @@ def atomic(path: str | Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
         raise
     _sync(path.parent)
-
-
-@contextmanager
-def atomic_directory(path: str | Path) -> Iterator[Path]:
-    """Give a temporary directory to fill; at the end of the block it becomes `path`.
-
-    If the block raises, the temporary directory is removed and `path` is as it was before. A
-    directory that is there already is replaced; since that takes two renames, a kill between them
-    leaves the old one whole under a hidden name beside `path`.
-    """
-    path = Path(path)
-    partial, old = _partial(path), _partial(path)
-    try:
-        partial.mkdir()
-        yield partial
-        for root, _, names in os.walk(partial):
-            for name in names:
-                _sync(Path(root, name))
-            _sync(Path(root))
-        if path.exists():
-            os.rename(path, old)
-        os.rename(partial, path)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        if old.exists() and not path.exists():
-            os.rename(old, path)
-        raise
-    _sync(path.parent)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_tensors(

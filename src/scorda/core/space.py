@@ -1,4 +1,4 @@
-"""What a state is: shape, variables, units, coordinates, periodic axes, time step.
+"""State spaces: shape, variables, units, coordinates, periodic axes and time step of a state.
 
 A state has shape ``(*state)``. Its *spatial axes* are the ones that have coordinates; a state with
 several variables has one leading *channel axis* in front of them, whose entries are the
@@ -8,12 +8,12 @@ variables. Three cases::
     Lorenz-96            shape (40,)        variable x            coordinate site, period 40
     two-dimensional flow shape (2, 64, 64)  variables u, v        coordinates y, x, both periodic
 
-Everything that needs geometry or names asks the space.
+Whatever needs geometry or names asks the space for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,7 +73,7 @@ class StateSpace:
         object.__setattr__(self, "units", dict(self.units))
 
     def __eq__(self, other: object) -> bool:
-        """Whether all names and positions are the same, as arrays have no truth value."""
+        """Compare all names and positions, since arrays have no truth value."""
         return isinstance(other, StateSpace) and self._facts() == other._facts()
 
     def _facts(self) -> tuple[Any, ...]:
@@ -82,26 +82,26 @@ class StateSpace:
 
     @property
     def size(self) -> int:
-        """Number of components of one state."""
+        """Return the number of components of one state."""
         return int(np.prod(self.shape))
 
     @property
     def has_channels(self) -> bool:
-        """Whether the first axis enumerates the variables."""
+        """Say whether the first axis enumerates the variables."""
         return len(self.shape) == len(self.axes) + 1
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """Names of the spatial coordinates, in the order of their axes."""
+        """Return the names of the spatial coordinates, in the order of their axes."""
         return tuple(self.coordinates or ())
 
     @property
     def grid(self) -> tuple[int, ...]:
-        """Shape of the spatial axes."""
+        """Return the shape of the spatial axes."""
         return self.shape[1:] if self.has_channels else self.shape
 
     def variable(self, name: str) -> int:
-        """Index of a variable.
+        """Return the index of a variable.
 
         Raises:
             ValueError: If there is no such variable.
@@ -111,7 +111,7 @@ class StateSpace:
         return self.variables.index(name)
 
     def positions(self) -> Float[Tensor, "points axes"]:
-        """Positions of the grid points in the order of a flattened field, one column per axis."""
+        """Return the position of each grid point of a flattened field, one column per axis."""
         mesh = np.meshgrid(*(self.coordinates or {}).values(), indexing="ij")
         points = int(np.prod(self.grid))
         columns = [m.ravel() for m in mesh]
@@ -121,7 +121,7 @@ class StateSpace:
     def distance(
         self, a: Float[Tensor, "m axes"], b: Float[Tensor, "n axes"]
     ) -> Float[Tensor, "m n"]:
-        """Euclidean distance between positions, shortest way round on periodic axes.
+        """Return the distance between positions, by the shortest way round on periodic axes.
 
         Unit: that of the coordinates, which must share one.
         """
@@ -169,7 +169,7 @@ class Standardisation:
 
     @staticmethod
     def of(states: Float[Tensor, "..."], space: StateSpace) -> Standardisation:
-        """Mean and standard deviation per variable, over all leading and spatial axes."""
+        """Take mean and standard deviation per variable, over all leading and spatial axes."""
         first = states.ndim - len(space.shape)
         kept = first if space.has_channels else -1
         over = [axis for axis in range(states.ndim) if axis != kept]
@@ -186,11 +186,6 @@ class Standardisation:
     def inverse(self, z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Return standardised states to their units."""
         return z * self.std.to(z) + self.mean.to(z)
-
-    @classmethod
-    def from_lists(cls, mean: Sequence[float], std: Sequence[float]) -> Standardisation:
-        """Build from plain numbers, as in a file's header; one entry per channel."""
-        return cls(torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64))
 
 
 def _usual_variables(shape: tuple[int, ...]) -> tuple[str, ...]:

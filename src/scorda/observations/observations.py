@@ -2,7 +2,7 @@
 
 An `Operator` is what is observed, an `ObservationModel` adds the error, and `Observations` adds
 steps and values. Where an entry of ``steps`` is a tuple of steps, the operator gets
-``(ensemble, len, *state)``. All three are public names of this file; none knows of diffusion.
+``(ensemble, len, *state)``. None of them knows of diffusion.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Observations:
         std: float | None = None,
         steps: int | None = None,
     ) -> Observations:
-        r"""Observations from a table: columns ``time, variable, value, std`` and a position.
+        r"""Make observations from a table: columns ``time, variable, value, std``, position.
 
         The position is given by the names of the space's coordinates or by ``index``, the flat
         index of the grid point. Where every position is a grid point (within a thousandth of the
@@ -120,7 +120,7 @@ class Observations:
         tolerance: float | None = None,
         steps: int | None = None,
     ) -> Observations:
-        """Observations from fields with NaN where nothing was observed.
+        """Make observations from fields with NaN where nothing was observed.
 
         Each grid point that is ever observed is one column of `values`.
 
@@ -203,7 +203,7 @@ class Observations:
         write_columns(path, columns)
 
     def summary(self) -> str:
-        """One sentence: how many values at how many steps, and what could not be used and why."""
+        """Say in a sentence how many values there are, and which rows are not used and why."""
         first, last = (self.steps[0], self.steps[-1]) if self.steps else ("-", "-")
         text = (
             f"{int((~self.values.isnan()).sum())} values of {self.values[:1].numel()} observed "
@@ -216,7 +216,7 @@ class Observations:
         return len(self.steps)
 
     def at(self, k: int) -> tuple[Float[Tensor, "present"], ObservationModel]:
-        """Observation and model of row k, flattened, absent entries dropped."""
+        """Return observation and model of row k, flattened, without absent entries."""
         y, model = self._flat[k], self._whole
         if self.std is not None:
             model = ObservationModel(model.operator, std=self._stds[k])
@@ -226,13 +226,13 @@ class Observations:
         return y[present], model.only(present, y)
 
     def observed(self, k: int) -> bool:
-        """Whether row k has any present value."""
+        """Say whether row k has any present value."""
         return self._any[k]
 
     def predict(
         self, trajectory: Float[Tensor, "ensemble time ..."]
     ) -> Float[Tensor, "ensemble cycle ..."]:
-        """What would be observed of trajectories ``(ensemble, steps + 1, *state)``, without error.
+        """Observe trajectories ``(ensemble, steps + 1, *state)`` without error.
 
         All rows whose entry of `steps` is alike go through the operator in one call.
         """
@@ -256,7 +256,7 @@ class Observations:
     def log_likelihood(
         self, trajectory: Float[Tensor, "ensemble time ..."]
     ) -> Float[Tensor, "ensemble"]:
-        """Log density of all present values given trajectories ``(ensemble, steps+1, *state)``."""
+        """Return the log density of all values given trajectories, as `predict` takes them."""
         total = trajectory.new_zeros(len(trajectory))
         if self.std is None and self.model.cov is not None:
             for k, step in enumerate(self.steps):
@@ -298,7 +298,7 @@ class Observations:
 
     @cached_property
     def _whole(self) -> ObservationModel:
-        """Model of the flattened observation, every entry present."""
+        """Return the model of a complete flattened observation."""
         operator = Present(self.model.operator)
         if self.model.cov is not None:
             return ObservationModel(operator, cov=self.model.cov)
@@ -332,7 +332,7 @@ def _check_errors(std: Tensor, values: Tensor) -> None:
 
 
 def _entry(step: Any) -> int | tuple[int, ...]:
-    """An entry of `steps` as an integer or a tuple of them."""
+    """Return an entry of `steps` as an integer or a tuple of them."""
     try:
         if isinstance(step, Sequence):
             if not step:

@@ -29,7 +29,7 @@ SNAP = 1e-3
 
 @dataclass(frozen=True)
 class Stride(Gather):
-    """Observe every n-th entry along each spatial axis, from the first on; the grid shape stays.
+    """Observe every n-th entry along each spatial axis, from the first on, as a coarser grid.
 
     Arguments:
         n: Stride, one number or one per spatial axis, at least 1.
@@ -264,7 +264,7 @@ class Interpolate(Operator):
 
 
 def inside_domain(points: np.ndarray, space: StateSpace) -> np.ndarray:
-    """Whether each position ``(points, axes)`` lies within the grid, or on a periodic axis."""
+    """Say whether each position ``(points, axes)`` is within the grid, or on a periodic axis."""
     inside = np.isfinite(points).all(1)
     for axis, name in enumerate(space.axes):
         if name not in space.period:
@@ -276,7 +276,7 @@ def inside_domain(points: np.ndarray, space: StateSpace) -> np.ndarray:
 
 
 def within_a_period(points: np.ndarray, space: StateSpace) -> np.ndarray:
-    """Whether positions on periodic axes are on the grid or at most a period from it.
+    """Say whether positions on periodic axes are on the grid or at most a period off.
 
     Longitudes may be counted from -180 or from 0; what is further off has another unit.
     """
@@ -306,7 +306,7 @@ def snapped(points: np.ndarray, space: StateSpace) -> tuple[np.ndarray, np.ndarr
 
 
 def _corners(points: np.ndarray, space: StateSpace) -> tuple[np.ndarray, np.ndarray]:
-    """Flat grid index and weight of the corners of each position's cell, ``(points, 2**axes)``."""
+    """Return flat index and weight of the corners of each position's cell."""
     index = np.zeros((len(points), 1), dtype=np.int64)
     weights = np.ones((len(points), 1))
     for axis, name in enumerate(space.axes):
@@ -322,7 +322,7 @@ def _corners(points: np.ndarray, space: StateSpace) -> tuple[np.ndarray, np.ndar
 def _cell(
     values: np.ndarray, space: StateSpace, name: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lower grid index, fraction of the way to the next, and length of the cell of each value."""
+    """Return each value's lower grid index, fraction of the way to the next, and cell length."""
     positions = (space.coordinates or {})[name]
     if name in space.period:
         length = space.period[name]
@@ -372,7 +372,7 @@ def _check_channels(operator: Stride | Average, space: StateSpace) -> None:
 
 
 def _per_axis(operator: Stride | Average, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Stride or block size of each axis of a state."""
+    """Return the stride or block size of each axis of a state."""
     channels = operator.channels
     if channels is None:
         channels = len(shape) > 2
