@@ -49,7 +49,6 @@ import torch
 from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
 from scorda.diffusion.denoisers import Denoiser
-from scorda.diffusion.measurement_aware import MeasurementAware
 
 __all__ = ["BridgeODE", "BridgeSDE", "BridgeSampler", "EnsembleDenoiser"]
 
@@ -186,20 +185,19 @@ class BridgeSDE(BridgeSampler):
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "ensemble ..."]:
         noise = _stream(forecast, generator)
-        process = MeasurementAware.of(precision, denoiser.var)
-        rate = _rate(process)
+        rate = _rate(precision, denoiser)
         levels = [0.0, *self._levels(self.noise_levels - 1)]
         b = information.expand(forecast.shape)
-        u, D = _denoised(denoiser, process, b, 0.0)
+        u, D = _denoised(denoiser, precision, b)
         for r, later in pairwise(levels):
             delta = rate * (later - r)
             moved = b + delta * D
             noisy = moved + (delta * ((1 + later) / (1 + r)) ** self.upper).sqrt() * noise()
             b = noisy
             if self.order == 2:
-                _, ahead = _denoised(denoiser, process, noisy, later)
+                _, ahead = _denoised(denoiser, precision + later * rate, noisy)
                 b = noisy + 0.5 * delta * (ahead - D - (noisy - moved) / (rate * (1 + later)))
-            u, D = _denoised(denoiser, process, b, later)
+            u, D = _denoised(denoiser, precision + later * rate, b)
         return 0.5 * (u + D)
 
 
@@ -267,9 +265,8 @@ class _Flow:
 
     def __init__(self, denoiser: EnsembleDenoiser, precision: Tensor, information: Tensor) -> None:
         self.denoiser, self.information = denoiser, information
-        self.process = MeasurementAware.of(precision, denoiser.var)
-        self.rate = _rate(self.process)
-        _, self.mean = _denoised(denoiser, self.process, information[None], 0.0)
+        self.precision, self.rate = precision, _rate(precision, denoiser)
+        _, self.mean = _denoised(denoiser, precision, information[None])
 
     def start(self, latents: Tensor) -> Tensor:
         """Return the w of standard normal latents."""
@@ -279,24 +276,20 @@ class _Flow:
         r = math.exp(log_r)
         displaced = w * math.sqrt((1 + r) / r)
         b = self.information + r * self.rate * (self.mean + displaced)
-        _, D = _denoised(self.denoiser, self.process, b, r)
+        _, D = _denoised(self.denoiser, self.precision + r * self.rate, b)
         rest = D - self.mean - r / (1 + r) * displaced
         return 0.5 * math.sqrt(r / (1 + r)) * rest
 
 
-def _denoised(
-    denoiser: EnsembleDenoiser, process: MeasurementAware, b: Tensor, r: float
-) -> tuple[Tensor, Tensor]:
-    """The noisy copy u that carries the information b, and what it denoises to."""
-    kappa = process.precision(b.new_tensor(r))
+def _denoised(denoiser: EnsembleDenoiser, kappa: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """The noisy copy u of precision kappa that carries the information b, denoised too."""
     u = torch.where(kappa > 0, b / kappa, 0.0)
     return u, denoiser.denoise(u, kappa.rsqrt()[None])
 
 
-def _rate(process: MeasurementAware) -> Tensor:
-    """g, by which the precision grows with r: it is linear in r in the spectral form."""
-    zero, one = process.std.new_zeros(()), process.std.new_ones(())
-    return process.precision(one) - process.precision(zero)
+def _rate(precision: Tensor, denoiser: EnsembleDenoiser) -> Tensor:
+    """g, by which the precision grows with r."""
+    return precision + denoiser.var.to(precision).reciprocal()
 
 
 def _stream(forecast: Tensor, generator: torch.Generator | None) -> rng.Stream:

@@ -27,7 +27,6 @@ from scorda.core.shapes import Float, Int, Tensor
 from scorda.core.space import StateSpace
 from scorda.observations.masks import Mask
 from scorda.observations.model import ObservationModel, Present, Stacked
-from scorda.observations.modes import Modes
 from scorda.observations.operators import Operator, Select
 
 __all__ = [
@@ -36,8 +35,6 @@ __all__ = [
     "PairsOnGrid",
     "as_linear",
     "augment",
-    "check_entries",
-    "check_trained_for",
 ]
 
 
@@ -234,43 +231,6 @@ def as_linear(
         )
     pairs = grid.pairs(ensembles.flatten(0, 1)).unflatten(0, ensembles.shape[:2])
     return pairs, grid.space, grid.model
-
-
-def check_entries(modes: Modes | None, space: StateSpace | AugmentedSpace | None) -> None:
-    """Check that an observation is one of entries of a grid, or of pairs there.
-
-    Raises:
-        ValueError: If a network along an axis, or trained once, would not know its places.
-    """
-    if isinstance(space, AugmentedSpace) or (modes is not None and not modes.trivial):
-        raise ValueError(
-            "A network that is amortised, or lies along an axis, takes observations of entries of "
-            "the state (masks, strides, selections with independent errors) and nonlinear ones at "
-            "every grid point: use an OnlineNetwork without `axis` and `start` for any other."
-        )
-
-
-def check_trained_for(precision: Tensor | None, modes: Modes | None) -> None:
-    """Check that an observation is one that a network was trained for, or a part of it.
-
-    Arguments:
-        precision: Of the modes of the observing network in training, or None for many.
-        modes: Of this observation, or None without one.
-
-    Raises:
-        ValueError: If it sees other entries, or with other errors, or on another grid.
-    """
-    if precision is None or modes is None:
-        return
-    given, known = modes.precision.cpu(), precision.cpu().to(modes.precision)
-    # Of those that it was trained for some may be absent. Units may make any precision small.
-    if given.shape != known.shape or not torch.allclose(
-        given, torch.where(given > 0, known, 0.0), rtol=1e-3, atol=0.0
-    ):
-        raise ValueError(
-            "Got an observation for which this AmortisedNetwork was not trained: give it the "
-            "entries and errors of its model, or train one for this observation."
-        )
 
 
 def _whole(operator: Operator, states: StateSpace) -> tuple[Operator, Int[Tensor, "kept"]]:

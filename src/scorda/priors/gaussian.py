@@ -28,13 +28,15 @@ from scorda.core.tapers import GaspariCohn
 from scorda.diffusion.denoisers import GaussianDenoiser
 from scorda.observations.augmentation import AugmentedSpace
 from scorda.observations.modes import Modes
-from scorda.priors.base import EnsemblePrior
+from scorda.observations.problem import Problem
+from scorda.priors.base import EnsemblePrior, PriorRun
 
 __all__ = [
     "ByCholesky",
     "ByValues",
     "FittedGaussian",
     "Gaussian",
+    "GaussianRun",
     "Latest",
     "Whitening",
     "positive",
@@ -144,10 +146,36 @@ class Gaussian(EnsemblePrior):
         modes: Modes | None = None,
         space: StateSpace | AugmentedSpace | None = None,
     ) -> FittedGaussian:
+        return self.tapered(ensemble, modes, self.taper(space))
+
+    def begin(self, problem: Problem | None) -> Gaussian | GaussianRun:
+        return self if self.localization is None else GaussianRun(self)
+
+    def taper(
+        self, space: StateSpace | AugmentedSpace | None
+    ) -> Float[Tensor, "size size"] | None:
+        """Return the taper of the covariance, or None without localization.
+
+        Raises:
+            ValueError: If there is a localization and no space.
+        """
+        if self.localization is None:
+            return None
+        if space is None:
+            raise ValueError("A localized Gaussian needs the space of the states.")
+        return taper_matrix(self.localization, space)
+
+    def tapered(
+        self,
+        ensemble: Float[Tensor, "ensemble ..."],
+        modes: Modes | None,
+        taper: Float[Tensor, "size size"] | None,
+    ) -> FittedGaussian:
+        """Return the Gaussian of an ensemble with a taper that is known."""
         shape = ensemble.shape[1:]
         mean = ensemble.mean(0, keepdim=True)
         A = ensemble - mean
-        if self.localization is None:
+        if taper is None:
             turned = A if modes is None else modes.forward(A)
             _, scale, basis = torch.linalg.svd(turned.flatten(1), full_matrices=False)
             spectrum = scale.square() / (len(A) - 1)
@@ -156,10 +184,7 @@ class Gaussian(EnsemblePrior):
             basis, spectrum = basis[kept].mT, spectrum[kept]
             var = turned.square().sum(0) / (len(A) - 1)
         else:
-            if space is None:
-                raise ValueError("A localized Gaussian needs the space of the states.")
-            taper = taper_matrix(self.localization, space).to(A)
-            cov = taper * (A.flatten(1).mT @ A.flatten(1)) / (len(A) - 1)
+            cov = taper.to(A) * (A.flatten(1).mT @ A.flatten(1)) / (len(A) - 1)
             if modes is not None and not modes.trivial:
                 for _ in range(2):
                     cov = modes.forward(cov.reshape(-1, *shape)).flatten(1).mT
@@ -169,6 +194,29 @@ class Gaussian(EnsemblePrior):
             var = (basis.square() @ spectrum).reshape(shape)
         centre = (mean if modes is None else modes.forward(mean))[0]
         return FittedGaussian(centre, basis, spectrum, positive(var))
+
+
+@dataclass(eq=False)
+class GaussianRun(PriorRun):
+    """A run of a localized Gaussian, which keeps its taper from one fit to the next.
+
+    Arguments:
+        settings: Settings of the prior.
+    """
+
+    settings: Gaussian
+    _space: StateSpace | AugmentedSpace | None = None
+    _taper: Tensor | None = None
+
+    def fit(
+        self,
+        ensemble: Float[Tensor, "ensemble ..."],
+        modes: Modes | None = None,
+        space: StateSpace | AugmentedSpace | None = None,
+    ) -> FittedGaussian:
+        if self._taper is None or space is not self._space:
+            self._space, self._taper = space, self.settings.taper(space)
+        return self.settings.tapered(ensemble, modes, self._taper)
 
 
 def taper_matrix(

@@ -12,16 +12,14 @@ from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from scorda.core.files import read_tensors, write_tensors
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.core.tapers import GaspariCohn
-from scorda.observations.augmentation import (
-    AugmentedSpace,
-    as_linear,
-    check_entries,
-    check_trained_for,
-)
+from scorda.observations.augmentation import AugmentedSpace, as_linear
 from scorda.observations.model import ObservationModel
 from scorda.observations.modes import Modes
 from scorda.observations.problem import Problem
@@ -29,8 +27,15 @@ from scorda.priors.base import PriorRun
 from scorda.priors.gaussian import Gaussian
 from scorda.priors.local import LocalGaussian
 from scorda.priors.network.dataset import Pool, checked
-from scorda.priors.network.denoiser import Climate, FittedNetwork
-from scorda.priors.network.prior import CONTEXT, BaseRun, NetworkPrior, NetworkTraining, match
+from scorda.priors.network.denoiser import Axes, Climate, Corrected, FittedNetwork
+from scorda.priors.network.prior import (
+    CONTEXT,
+    BaseRun,
+    NetworkPrior,
+    NetworkTraining,
+    check_entries,
+    match,
+)
 from scorda.priors.network.training import learn
 
 __all__ = ["AmortisedNetwork"]
@@ -215,9 +220,9 @@ def _base(described: Mapping[str, Any] | None) -> Gaussian | LocalGaussian | Non
     return kind(**options)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class AmortisedRun(PriorRun):
-    """A run of an amortised network.
+    """A run of an amortised network, which is built once for all cycles.
 
     Arguments:
         settings: The network.
@@ -226,6 +231,7 @@ class AmortisedRun(PriorRun):
 
     settings: AmortisedNetwork
     base: BaseRun
+    _built: tuple[StateSpace | AugmentedSpace | None, nn.Module, Axes] | None = None
 
     def fit(
         self,
@@ -233,19 +239,51 @@ class AmortisedRun(PriorRun):
         modes: Modes | None = None,
         space: StateSpace | AugmentedSpace | None = None,
     ) -> FittedNetwork:
-        prior, weights = self.settings, self.settings.weights
+        prior = self.settings
         check_entries(modes, space)
-        axes = prior.axes_in(modes, space)
-        network = prior.corrected(ensemble[:1], axes, CONTEXT)
-        if not match(weights, network.correction):
-            raise ValueError(
-                f"The weights of this AmortisedNetwork are those of another width, number of "
-                f"blocks or state than {tuple(ensemble.shape[1:])}: train it on forecasts of this "
-                "system."
-            )
-        check_trained_for(prior.precision, modes)
-        network.correction.load_state_dict(weights)
-        whole = self.base.fit(ensemble, modes, space)
+        if self._built is None or self._built[0] is not space or space is None:
+            self._built = space, *self._build(ensemble[0], modes, space)
+        _check_trained_for(prior.precision, modes)
+        (_, correction, axes), whole = self._built, self.base.fit(ensemble, modes, space)
+        network = Corrected(correction, prior.training.min_noise, prior.training.max_noise)
         # Held to many forecasts in training: a few members of one could not tell.
         network.meets(whole, axes, prior.climate, prior.base is not None)
         return FittedNetwork(network, whole, axes)
+
+    def _build(
+        self, state: Tensor, modes: Modes | None, space: StateSpace | AugmentedSpace | None
+    ) -> tuple[nn.Module, Axes]:
+        """The trained correction of such states, and the axes that it lies along."""
+        prior, weights = self.settings, self.settings.weights
+        axes = prior.axes_in(modes, space)
+        network = prior.corrected(state[None], axes, CONTEXT).correction
+        if not match(weights, network):
+            raise ValueError(
+                f"The weights of this AmortisedNetwork are those of another width, number of "
+                f"blocks or state than {tuple(state.shape)}: train it on forecasts of this system."
+            )
+        network.load_state_dict(weights)
+        return network, axes
+
+
+def _check_trained_for(precision: Tensor | None, modes: Modes | None) -> None:
+    """Check that an observation is one that a network was trained for, or a part of it.
+
+    Arguments:
+        precision: Of the modes of the observing network in training, or None for many.
+        modes: Of this observation, or None without one.
+
+    Raises:
+        ValueError: If it sees other entries, or with other errors, or on another grid.
+    """
+    if precision is None or modes is None:
+        return
+    given, known = modes.precision.cpu(), precision.cpu().to(modes.precision)
+    # Of those that it was trained for some may be absent. Units may make any precision small.
+    if given.shape != known.shape or not torch.allclose(
+        given, torch.where(given > 0, known, 0.0), rtol=1e-3, atol=0.0
+    ):
+        raise ValueError(
+            "Got an observation for which this AmortisedNetwork was not trained: give it the "
+            "entries and errors of its model, or train one for this observation."
+        )

@@ -19,7 +19,7 @@ from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.nn.residual import FEATURES
-from scorda.observations.augmentation import AugmentedSpace, check_entries
+from scorda.observations.augmentation import AugmentedSpace
 from scorda.observations.modes import Modes
 from scorda.observations.problem import Problem
 from scorda.priors.base import PriorRun
@@ -28,7 +28,14 @@ from scorda.priors.network.amortised import AmortisedNetwork
 from scorda.priors.network.dataset import Pool, folds
 from scorda.priors.network.denoiser import Corrected, FittedNetwork
 from scorda.priors.network.heads import FittedHeads, HeadsPool, TwoHeads
-from scorda.priors.network.prior import CONTEXT, LEAST_MEMBERS, BaseRun, NetworkPrior, match
+from scorda.priors.network.prior import (
+    CONTEXT,
+    LEAST_MEMBERS,
+    BaseRun,
+    NetworkPrior,
+    check_entries,
+    match,
+)
 from scorda.priors.network.training import learn
 
 __all__ = ["OnlineNetwork"]

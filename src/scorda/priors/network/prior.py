@@ -22,17 +22,25 @@ from scorda.core.shapes import Tensor
 from scorda.core.space import StateSpace
 from scorda.diffusion.training import Training
 from scorda.nn.residual import FEATURES, correction
-from scorda.observations.augmentation import AugmentedSpace, check_entries
+from scorda.observations.augmentation import AugmentedSpace
 from scorda.observations.modes import Modes
 from scorda.priors.base import PreparedPrior
-from scorda.priors.gaussian import Gaussian
+from scorda.priors.gaussian import Gaussian, GaussianRun
 from scorda.priors.local import LocalGaussian, LocalRun
 from scorda.priors.network.denoiser import Axes, Corrected
 
-__all__ = ["CONTEXT", "LEAST_MEMBERS", "BaseRun", "NetworkPrior", "NetworkTraining", "match"]
+__all__ = [
+    "CONTEXT",
+    "LEAST_MEMBERS",
+    "BaseRun",
+    "NetworkPrior",
+    "NetworkTraining",
+    "check_entries",
+    "match",
+]
 
 # A run of the prior that a network corrects.
-BaseRun = Gaussian | LocalRun
+BaseRun = Gaussian | GaussianRun | LocalRun
 
 
 # One member is held back, and a covariance needs two.
@@ -167,9 +175,7 @@ class NetworkPrior(PreparedPrior):
 
     def base_run(self) -> BaseRun:
         """Return what gives mean and variances, whether or not the network corrects it."""
-        if isinstance(self.base, LocalGaussian):
-            return LocalRun(self.base)
-        return self.base or Gaussian()
+        return (self.base or Gaussian()).begin(None)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -206,6 +212,20 @@ class NetworkPrior(PreparedPrior):
         training = self.training
         return correction(
             size, grid, training.width, training.blocks, features, training.seed, patch
+        )
+
+
+def check_entries(modes: Modes | None, space: StateSpace | AugmentedSpace | None) -> None:
+    """Check that an observation is one of entries of a grid, or of pairs there.
+
+    Raises:
+        ValueError: If a network along an axis, or trained once, would not know its places.
+    """
+    if isinstance(space, AugmentedSpace) or (modes is not None and not modes.trivial):
+        raise ValueError(
+            "A network that is amortised, or lies along an axis, takes observations of entries of "
+            "the state (masks, strides, selections with independent errors) and nonlinear ones at "
+            "every grid point: use an OnlineNetwork without `axis` and `start` for any other."
         )
 
 
