@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from networks import online
 from scorda.assimilation.filter import Filter
 from scorda.cli import catalogue
 from scorda.core import rng
