@@ -12,6 +12,7 @@ import torch
 from torch.testing import assert_close
 
 from moments import UnitNoise, forecast
+from networks import online
 from scorda.assimilation.likelihood_score import settled
 from scorda.core import rng
 from scorda.core.gaussian import gaussian_condition
@@ -115,7 +116,7 @@ def test_a_vague_observation_leaves_the_members_where_they_are(prior):
     model = ObservationModel(Select([0]), std=1e8)
     analysis = ScoreFilter(prior).update(x, torch.tensor([5.0]), model, rng.seeded(0))
     std = x.std(0)
-    kernel = prior.bandwidth if isinstance(prior, Kernel) else 0.0
+    kernel = prior.std if isinstance(prior, Kernel) else 0.0
     assert ((analysis - x) / std).square().mean().sqrt() < 0.02 + 1.1 * kernel
 
 

@@ -13,6 +13,7 @@ import torch
 from torch.testing import assert_close
 
 from moments import UnitNoise, forecast
+from networks import online
 from scorda.core import rng
 from scorda.methods.sf import SF, PowerExploding
 from scorda.observations.model import ObservationModel

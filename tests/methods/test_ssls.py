@@ -8,6 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from moments import UnitNoise, forecast
+from networks import online
 from scorda.assimilation.likelihood_score import held
 from scorda.core import rng
 from scorda.methods.ssls import SSLS, _curvature
