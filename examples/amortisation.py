@@ -84,7 +84,7 @@ def model_of(network: str) -> sc.ObservationModel:
 
 
 def method(prior: sc.EnsemblePrior) -> sc.MASF:
-    return sc.MASF(prior, sampler=sc.BridgeODE(steps=9, order=2), inflation=1.05)
+    return sc.MASF(prior, sampler=sc.BridgeODE(noise_levels=9, order=2), inflation=1.05)
 
 
 def started(
@@ -100,7 +100,7 @@ def forecasts(twin: tuple[torch.Tensor, sc.Problem], size: Size) -> torch.Tensor
     """Return the forecast ensembles of a run with the Gaussian alone."""
     _, problem = started(twin, size.members, 500)
     found, before = [], problem.initial
-    run = method(sc.EnsembleGaussian(TAPER)).run(problem, size.members, rng.seeded(3))
+    run = method(sc.priors.Gaussian(TAPER)).run(problem, size.members, rng.seeded(3))
     for cycle in run:
         if cycle.step % EVERY == 0 and cycle.step > 0:
             found.append(SYSTEM.step(before))
@@ -132,21 +132,23 @@ def main() -> None:
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(1)
     print(size)
-    plain = sc.NetworkPrior("site", TAPER, width=32, steps=size.steps, every=100, rate=3e-3)
-    longer, these = replace(plain, steps=3 * size.steps), replace(plain, levels="these")
+    base = sc.priors.Gaussian(TAPER)
+    training = sc.priors.NetworkTraining(size.steps, width=32, rate=3e-3, validation_interval=100)
+    longer = replace(training, training_steps=3 * size.steps)
+    settings = {"axis": "site", "base": base}
     clock = time.process_time()
     pool = forecasts(many(3 * size.forecasts, 500), size)
-    amortised = longer.amortised(pool, SYSTEM.space)
+    amortised = sc.AmortisedNetwork.train(pool, SYSTEM.space, training=longer, **settings)
     print(f"amortised: {time.process_time() - clock:.0f} s, once\n")
     print("| observing network | weights | CRPS | amortised against it | s per cycle |")
     print("|---|---|---|---|---|")
     pairs: dict[str, list[torch.Tensor]] = {}
-    base, this = {}, {}
+    reference, this = {}, {}
 
     def row(network: str, label: str, prior: sc.EnsemblePrior, seeds: int) -> None:
         crps, seconds = score(prior, network, size, seeds)
-        base.setdefault(network, crps)
-        ratios = base[network][:seeds] / crps - 1
+        reference.setdefault(network, crps)
+        ratios = reference[network][:seeds] / crps - 1
         pairs.setdefault(label, []).append(ratios)
         words = f"{crps.mean():.3f} | {percent(ratios)} | {seconds:.2f}"
         print(f"| {network} | {label} | {words} |", flush=True)
@@ -154,11 +156,14 @@ def main() -> None:
     for network in NETWORKS:
         row(network, "amortised", amortised, size.seeds)
         pool = forecasts(one(size.forecasts, 500, network), size)
-        this[network] = these.amortised(pool, SYSTEM.space, model_of(network))
+        this[network] = sc.AmortisedNetwork.train(
+            pool, SYSTEM.space, model_of(network), training=training, **settings
+        )
         row(network, "this network", this[network], size.seeds)
-        row(network, "Gaussian alone", sc.EnsembleGaussian(TAPER), size.seeds)
+        row(network, "Gaussian alone", base, size.seeds)
     for network in NETWORKS:
-        tuned = replace(this[network], fine_tune=50, every=25, levels="these")
+        often = replace(training, validation_interval=25)
+        tuned = sc.OnlineNetwork("site", base, often, levels="fixed", start=this[network])
         row(network, "fine-tuned", tuned, size.tuned)
     for label, ratios in pairs.items():
         print(f"| all | {label} | | {percent(torch.cat(ratios))} | |")

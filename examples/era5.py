@@ -22,7 +22,6 @@ from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
 
 import scorda as sc
 from scorda.core import rng
-from scorda.observations.table_writer import write_table
 from scorda.priors.from_fields import train_on_fields, training_for
 from scorda.priors.records import Fields, daily_phases, phases_of, read_fields
 
@@ -130,7 +129,7 @@ def observe(truth, space, start, given, key, path) -> list[int]:
     values = torch.where(gaps, torch.nan, values)
     model = sc.ObservationModel(sc.Select(points), std=given.std)
     observations = sc.Observations(model, list(range(len(values))), values)
-    write_table(path, observations, space, start)
+    observations.to_table(path, space, start)
     return points
 
 

@@ -85,7 +85,9 @@ GUIDANCES = {
     "DPS()": DPS(),
 }
 SAMPLERS = {
-    f"{build.__name__}({'corrections=1' if corrections else ''})": build(64, corrections, high=1e3)
+    f"{build.__name__}({'corrections=1' if corrections else ''})": build(
+        64, corrections, max_noise=1e3
+    )
     for corrections in (0, 1)
     for build in (Multistep, PredictorCorrector, Ancestral)
 }

@@ -17,12 +17,12 @@ from scorda.core.gaussian import gaussian_condition
 from scorda.core.space import StateSpace
 from scorda.diffusion.bridge import BridgeODE, BridgeSDE
 from scorda.methods.masf.bridge import MASF
-from scorda.methods.masf.published import PublishedSDE
+from scorda.methods.masf.published import PublishedMASF, PublishedSDE
 from scorda.observations.model import ObservationModel
 from scorda.observations.modes import Modes
 from scorda.observations.operators import Select
 from scorda.priors.base import EnsemblePrior
-from scorda.priors.gaussian import EnsembleGaussian, FittedGaussian
+from scorda.priors.gaussian import FittedGaussian, Gaussian
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Known(EnsemblePrior):
     ) -> FittedGaussian:
         size = len(self.mean)
         columns = torch.linalg.cholesky(self.cov).T * (size - 0.5) ** 0.5
-        return EnsembleGaussian().fit(self.mean + torch.cat((columns, -columns)), modes)
+        return Gaussian().fit(self.mean + torch.cat((columns, -columns)), modes)
 
 
 CASES = {
@@ -51,14 +51,14 @@ CASES = {
 }
 PLAIN = (1.0, 1.0, 1.0)
 FORMS = {
-    "bridge, ODE": ("bridge", BridgeODE(coupled=False), 1),
-    "bridge, SDE": ("bridge", BridgeSDE(), 20),
+    "bridge, ODE": (MASF, BridgeODE(coupled=False), 1),
+    "bridge, SDE": (MASF, BridgeSDE(), 20),
     "published, plain sum": (
-        "published",
+        PublishedMASF,
         PublishedSDE(prior_scale=PLAIN, guidance_scale=PLAIN),
         151,
     ),
-    "published, its scales": ("published", PublishedSDE(), 151),
+    "published, its scales": (PublishedMASF, PublishedSDE(), 151),
 }
 
 
@@ -81,8 +81,8 @@ def main() -> None:
         R = torch.tensor([[std**2]])
         exact_mean, exact_cov, _ = gaussian_condition(mean, cov, torch.eye(size)[:1], y, R)
         exact = exact_cov.diagonal()
-        for form, (mode, sampler, draws) in FORMS.items():
-            method = MASF(Known(mean, cov), mode=mode, sampler=sampler)
+        for form, (kind, sampler, draws) in FORMS.items():
+            method = kind(Known(mean, cov), sampler=sampler)
             sample_mean, var = moments(method, model, size, draws)
             error = ((sample_mean - exact_mean) / exact.sqrt()).abs().max()
             ratios = ", ".join(f"{ratio:.3f}" for ratio in var / exact)

@@ -34,7 +34,11 @@ def lorenz96_sakov() -> Setup:
         entries=(
             Entry("EnKF, N=40, inflation 1.06", EnKF(inflation=1.06), 40),
             Entry("ETKF, N=28, inflation 1.02, rotation", ETKF(1.02, rotation=True), 28),
-            Entry("LETKF, N=7, inflation 1.04, radius 4", LETKF(1.04, radius=4.0), 7),
+            Entry(
+                "LETKF, N=7, inflation 1.04, radius 4",
+                LETKF(1.04, localization=GaspariCohn(4.0)),
+                7,
+            ),
         ),
         source="Sakov & Oke (2008), Tellus A 60, 361-371",
     )
@@ -83,7 +87,11 @@ def lorenz96_arctan() -> Setup:
         start_mean=0.0,
         entries=(
             Entry("EnSF, N=20, ends (0.5, 0.025)", EnSF(eps_alpha=0.5, eps_beta=0.025), 20),
-            Entry("LETKF, N=20, inflation 1.1, radius 2.5", LETKF(1.1, radius=2.5), 20),
+            Entry(
+                "LETKF, N=20, inflation 1.1, radius 2.5",
+                LETKF(1.1, localization=GaspariCohn(2.5)),
+                20,
+            ),
             Entry("mixture, N=20, inflation 1.1, radius 2.5", mixture, 20),
         ),
         source="Bao, Zhang & Zhang (2024), CMAME 432, 117447, and their public code",

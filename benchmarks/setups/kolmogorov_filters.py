@@ -27,6 +27,7 @@ from scorda.methods.enkf import EnKF
 from scorda.methods.gaussian_mixture.filter import GaussianMixtureFilter
 from scorda.methods.letkf import LETKF
 from scorda.methods.masf.bridge import MASF
+from scorda.methods.masf.published import PublishedMASF
 from scorda.methods.sf import SF
 from scorda.methods.ssls import SSLS
 from scorda.metrics.fields import ssim
@@ -36,7 +37,9 @@ from scorda.observations.model import ObservationModel
 from scorda.observations.operators import Chain, Operator, Pointwise
 from scorda.observations.problem import twin_experiment
 from scorda.priors.local import LocalGaussian
-from scorda.priors.network.prior import NetworkPrior
+from scorda.priors.network.amortised import AmortisedNetwork
+from scorda.priors.network.online import OnlineNetwork
+from scorda.priors.network.prior import NetworkTraining
 from scorda.systems.kolmogorov import KolmogorovFlow
 
 __all__ = [
@@ -60,7 +63,7 @@ BLOCKS = 16
 # Seed of the first truth and its members that an amortised network is trained on, no other run's.
 FIRST = 900
 AMORTISED = "MASF bridge, amortised"
-BRIDGE = BridgeODE(steps=9, order=2)
+BRIDGE = BridgeODE(noise_levels=9, order=2)
 
 
 class Lessons(NamedTuple):
@@ -128,7 +131,7 @@ def kolmogorov_masf_size() -> Sweep:
     large = replace(large, entries=tuple(replace(e, members=20) for e in large.entries))
     # And here four seconds.
     untuned = _kept(_flow(GAP, 512), ("MASF bridge, untuned",)).entries[0]
-    letkf = Entry("LETKF, untuned", LETKF(radius=0.4, inflation=1.1), 8)
+    letkf = Entry("LETKF, untuned", LETKF(localization=GaspariCohn(0.4), inflation=1.1), 8)
     largest = replace(_flow(GAP, 512), entries=(letkf, replace(untuned, members=8)))
     largest = replace(largest, cycles=2, spinup=1)
     return Sweep({"size=128": middle, "size=256": large, "size=512": largest}, SOURCE)
@@ -136,7 +139,7 @@ def kolmogorov_masf_size() -> Sweep:
 
 def kolmogorov_masf_operators() -> Sweep:
     """Kolmogorov flow on 32 x 32 points, seen through four operators, two of them nonlinear."""
-    names = ("EnKF", "LETKF", "mixture", "MASF nonlinear", "MASF bridge", AMORTISED)
+    names = ("EnKF", "LETKF", "mixture", "MASF bridge", AMORTISED)
     operators = _operators(SIZE)
     # Of which an LETKF loses the truth.
     lost = "operator=speed"
@@ -160,15 +163,15 @@ def kolmogorov_masf_operators_128() -> Sweep:
     # Blocks as wide as the radius: each takes about as long.
     priors = [LocalGaussian(GaspariCohn(r), block) for r, block in ((0.1, 2), (0.2, 4), (0.4, 8))]
     bridge = MASF(sampler=BRIDGE, inflation=1.1)
-    letkf, radii = LETKF(radius=0.2, inflation=1.1), (0.1, 0.2, 0.4)
+    letkf, tapers = LETKF(1.1, localization=GaspariCohn(0.2)), _tapers(0.1, 0.2, 0.4)
     mixture = GaussianMixtureFilter(inflation=1.1)
     entries = (
-        Entry("LETKF", letkf, MEMBERS, grid(radius=radii)),
+        Entry("LETKF", letkf, MEMBERS, grid(localization=tapers)),
         Entry("MASF bridge", bridge, MEMBERS, grid(prior=priors)),
     )
     few = (
         Entry("EnKF", EnKF(inflation=1.1), MEMBERS, grid(localization=_tapers(0.4, 0.6, 0.9))),
-        Entry("mixture", mixture, MEMBERS, grid(localization=_tapers(*radii))),
+        Entry("mixture", mixture, MEMBERS, grid(localization=tapers)),
         *entries,
         *_kept(_flow(GAP, 128), ("MASF published",)).entries,
     )
@@ -238,7 +241,7 @@ def _flow(
         start_std=None,
         entries=(
             *_tuned(size // BLOCKS),
-            *_untuned(size // BLOCKS, linear=model.operator.linear),
+            *_untuned(size // BLOCKS),
             *_networks(size, lessons, train),
         ),
         source=SOURCE,
@@ -250,14 +253,14 @@ def _flow(
 
 def _tuned(block: int) -> tuple[Entry, ...]:
     """Return the methods whose radius and inflation the benchmark chooses."""
-    inflations, radii = (1.05, 1.1, 1.2), (0.3, 0.45)
-    tapers, wide = _tapers(*radii), _tapers(0.6, 0.9)
+    inflations = (1.05, 1.1, 1.2)
+    tapers, wide = _tapers(0.3, 0.45), _tapers(0.6, 0.9)
     local = [LocalGaussian(taper, block) for taper in tapers]
     near = grid(localization=tapers, inflation=inflations)
     far = grid(localization=wide, inflation=(1.1, 1.2, 1.3))
     return (
         Entry("EnKF", EnKF(), MEMBERS, far),
-        Entry("LETKF", LETKF(radius=0.4), MEMBERS, grid(radius=radii, inflation=inflations)),
+        Entry("LETKF", LETKF(localization=GaspariCohn(0.4)), MEMBERS, near),
         Entry("mixture", GaussianMixtureFilter(), MEMBERS, near),
         Entry(
             "MASF bridge",
@@ -268,16 +271,14 @@ def _tuned(block: int) -> tuple[Entry, ...]:
     )
 
 
-def _untuned(block: int, linear: bool) -> tuple[Entry, ...]:
+def _untuned(block: int) -> tuple[Entry, ...]:
     """Return methods with radius and inflation that did well in a few runs with other truths.
 
     MASF as published takes minutes per trial; the bridge has the prior that the networks are over.
     """
     prior = LocalGaussian(GaspariCohn(0.4), block)
-    nonlinear = Entry("MASF nonlinear", MASF(prior, mode="nonlinear", inflation=1.1), MEMBERS)
     return (
-        Entry("MASF published", MASF(prior, mode="published", inflation=1.1), MEMBERS),
-        *(() if linear else (nonlinear,)),
+        Entry("MASF published", PublishedMASF(prior, inflation=1.1), MEMBERS),
         Entry("MASF bridge, untuned", MASF(prior, sampler=BRIDGE, inflation=1.1), MEMBERS),
     )
 
@@ -289,30 +290,18 @@ def _networks(size: int, lessons: Lessons, train: Callable[[MASF], MASF]) -> tup
     analysis, where MASF's code has 110 epochs; SF and SSLS have 100 and 200 steps of the 500 of
     their papers.
     """
-    block = size // BLOCKS
-    network = NetworkPrior(
-        ("y", "x"),
-        local=LocalGaussian(GaspariCohn(0.4), block),
-        steps=100,
-        fine_tune=20,
-        width=32,
-        batch=32,
-        rate=2e-3,
-        every=20,
-    )
+    block, axes = size // BLOCKS, ("y", "x")
+    training = NetworkTraining(100, 32, batch=32, rate=2e-3, validation_interval=20)
+    base = LocalGaussian(GaspariCohn(0.4), block)
+    network = OnlineNetwork(axes, base, training, fine_tuning_steps=20)
+    training = replace(training, width=lessons.width, weighting=lessons.weighting)
+    base = LocalGaussian(GaspariCohn(lessons.local), block)
     # At 64 x 64 points and a gap of 5 twice the steps were better, at 32 x 32 more were not.
     steps = lessons.steps * size // SIZE
-    amortised = replace(
-        network,
-        local=LocalGaussian(GaspariCohn(lessons.local), block),
-        steps=steps,
-        width=lessons.width,
-        every=steps // 4,
-        levels="these",
-        weighting=lessons.weighting,
-    )
-    tuned = replace(amortised, steps=300, fine_tune=60, every=20)
-    once = MASF(amortised, sampler=BRIDGE, inflation=lessons.inflation)
+    longer = replace(training, training_steps=steps, validation_interval=steps // 4)
+    once = MASF(OnlineNetwork(axes, base, longer), sampler=BRIDGE, inflation=lessons.inflation)
+    several = replace(training, training_steps=300)
+    tuned = OnlineNetwork(axes, base, several, fine_tuning_steps=60, levels="fixed")
     return (
         Entry(AMORTISED, once, MEMBERS, trained=train),
         Entry("MASF bridge, fine-tuned", MASF(tuned, sampler=BRIDGE, inflation=1.1), MEMBERS),
@@ -325,14 +314,22 @@ def _amortised(
     system: KolmogorovFlow, model: ObservationModel, gap: int, lessons: Lessons, method: MASF
 ) -> MASF:
     """Return the method with its network trained on the forecasts of some runs."""
-    letkf, forecasts = LETKF(radius=lessons.radius, inflation=1.1), []
+    letkf, forecasts = LETKF(1.1, localization=GaspariCohn(lessons.radius)), []
     for seed in range(FIRST, FIRST + lessons.runs):
         _, problem = twin_experiment(system, model, gap * lessons.cycles, gap, rng.seeded(seed))
         run = letkf.run(problem, MEMBERS, rng.at((seed, 2), 0))
         found = [cycle.forecast for cycle in run if cycle.forecast is not None]
         forecasts += found[lessons.dropped :]
-    assert isinstance(method.prior, NetworkPrior)
-    prior = method.prior.amortised(torch.stack(forecasts), system.space, model)
+    untrained = method.prior
+    assert isinstance(untrained, OnlineNetwork)
+    prior = AmortisedNetwork.train(
+        torch.stack(forecasts),
+        system.space,
+        model,
+        axis=untrained.axis,
+        base=untrained.base,
+        training=untrained.training,
+    )
     return replace(method, prior=prior)
 
 

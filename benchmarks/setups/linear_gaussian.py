@@ -16,7 +16,8 @@ from scorda.methods.ensf import EnSF
 from scorda.methods.gaussian_mixture.filter import GaussianMixtureFilter
 from scorda.methods.kalman import KalmanFilter, KalmanMoments
 from scorda.methods.masf.bridge import MASF
-from scorda.methods.masf.published import PublishedSDE
+from scorda.methods.masf.nonlinear import NonlinearMASF
+from scorda.methods.masf.published import PublishedMASF, PublishedSDE
 from scorda.methods.particle import ParticleFilter
 from scorda.methods.score_filter import ScoreFilter
 from scorda.methods.sf import SF
@@ -24,9 +25,9 @@ from scorda.methods.ssls import SSLS
 from scorda.observations.model import ObservationModel
 from scorda.observations.operators import Select
 from scorda.observations.problem import Problem, twin_experiment
-from scorda.priors.gaussian import EnsembleGaussian
-from scorda.priors.kernel import EnsembleKernel
-from scorda.priors.mixture import EnsembleMixture
+from scorda.priors.gaussian import Gaussian
+from scorda.priors.kernel import Kernel
+from scorda.priors.mixture import Mixture
 from scorda.systems.linear import LinearGaussian
 
 __all__ = ["linear_gaussian"]
@@ -129,8 +130,10 @@ def linear_gaussian() -> Exactness:
         "ETKF": ETKF(),
         "particle filter": ParticleFilter(resample=1.0),
         "closed form": ClosedFormFilter(),
-        "closed form, bandwidth 0.1": ClosedFormFilter(bandwidth=0.1),
-        "closed form, simulated observations, sigma_y 0.5": ClosedFormFilter(0.1, sigma_y=0.5),
+        "closed form, bandwidth 0.1": ClosedFormFilter(0.1),
+        "closed form, simulated observations, sigma_y 0.5": ClosedFormFilter(
+            0.1, observation_bandwidth=0.5
+        ),
         "mixture": GaussianMixtureFilter(),
         "mixture, bandwidth 0.1": GaussianMixtureFilter(0.1),
         "EnSF, paired": EnSF(),
@@ -138,14 +141,14 @@ def linear_gaussian() -> Exactness:
         "MASF bridge": MASF(),
         "MASF bridge, uncoupled": MASF(sampler=BridgeODE(coupled=False)),
         "MASF bridge, SDE": MASF(sampler=BridgeSDE()),
-        "MASF bridge, kernel prior 0.2": MASF(EnsembleKernel(0.2)),
-        "MASF bridge, mixture prior 0.3": MASF(EnsembleMixture(0.3)),
-        "MASF published, plain sum": MASF(mode="published", sampler=plain),
-        "MASF published, its scales": MASF(mode="published"),
-        "MASF nonlinear": MASF(mode="nonlinear"),
+        "MASF bridge, kernel prior 0.2": MASF(Kernel(0.2)),
+        "MASF bridge, mixture prior 0.3": MASF(Mixture(0.3)),
+        "MASF published, plain sum": PublishedMASF(sampler=plain),
+        "MASF published, its scales": PublishedMASF(),
+        "MASF nonlinear": NonlinearMASF(),
         "ScoreFilter, MMPS": ScoreFilter(),
-        "SF, Gaussian prior": SF(EnsembleGaussian()),
-        "SSLS, Gaussian prior": SSLS(EnsembleGaussian()),
+        "SF, Gaussian prior": SF(Gaussian()),
+        "SSLS, Gaussian prior": SSLS(Gaussian()),
     }
     entries = tuple(Entry(label, method, 500) for label, method in methods.items())
     return Exactness(entries, _system(), ObservationModel(Select(OBSERVED), std=0.5))

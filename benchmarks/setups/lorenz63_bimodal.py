@@ -21,8 +21,8 @@ from scorda.metrics.distance import wasserstein
 from scorda.observations.model import ObservationModel
 from scorda.observations.operators import Select
 from scorda.observations.problem import Problem, twin_experiment
-from scorda.priors.kernel import EnsembleKernel
-from scorda.priors.mixture import EnsembleMixture
+from scorda.priors.kernel import Kernel
+from scorda.priors.mixture import Mixture
 from scorda.systems.lorenz import Lorenz63
 
 from .lorenz_gaps import ensf
@@ -145,11 +145,11 @@ def lorenz63_bimodal() -> Sweep:
     Members start as independent states of the attractor. Scored are the last 4 of 8 analyses.
     """
     bandwidths = (0.05, 0.1, 0.15, 0.2, 0.3, 0.45)
-    closed = grid(bandwidth=bandwidths)
+    closed = grid(relative_bandwidth=bandwidths)
     inflations = grid(inflation=(1.0, 1.02, 1.05, 1.1, 1.2, 1.4))
-    kernels = grid(prior=[EnsembleKernel(width) for width in (0.2, 0.4, 0.7, 1.0, 1.5, 2.5)])
-    mixtures = grid(prior=[EnsembleMixture(beta) for beta in (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)])
-    betas = grid(bandwidth=(0.01, 0.03, 0.1, 0.3, 0.7, "adaptive"))
+    kernels = grid(prior=[Kernel(width) for width in (0.2, 0.4, 0.7, 1.0, 1.5, 2.5)])
+    mixtures = grid(prior=[Mixture(beta) for beta in (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)])
+    betas = grid(kernel_factor=(0.01, 0.03, 0.1, 0.3, 0.7, "adaptive"))
     points = {
         f"N={n}": Bimodal(
             (
@@ -160,8 +160,8 @@ def lorenz63_bimodal() -> Sweep:
                 Entry("mixture", GaussianMixtureFilter(), n, betas),
                 ensf(n),
                 Entry("MASF bridge, Gaussian", MASF(), n, inflations),
-                Entry("MASF bridge, kernel", MASF(EnsembleKernel(1.0)), n, kernels),
-                Entry("MASF bridge, mixture", MASF(EnsembleMixture()), n, mixtures),
+                Entry("MASF bridge, kernel", MASF(Kernel(1.0)), n, kernels),
+                Entry("MASF bridge, mixture", MASF(Mixture()), n, mixtures),
             )
         )
         for n in MEMBERS

@@ -71,21 +71,24 @@ def _sweep(dim: int, every: int) -> Sweep:
 def _entries(members: int) -> tuple[Entry, ...]:
     tapers = (None, GaspariCohn(2.0))
     inflations = (1.0, 1.05, 1.15)
-    closed = grid(bandwidth=BANDWIDTHS)
-    # Adaptive where no bandwidth is given. A local analysis takes a root of a matrix of the
+    closed = grid(relative_bandwidth=BANDWIDTHS)
+    # Adaptive where no factor is given. A local analysis takes a root of a matrix of the
     # members at each site.
     local = {"inflation": 1.1, "localization": GaspariCohn(4.0)}
+    near = {**local, "weight_localization": GaspariCohn(2.0)}
     mixtures = (
         {"inflation": 1.0},
         {"inflation": 1.05},
         {"inflation": 1.1},
-        {"bandwidth": 0.6, "inflation": 1.05},
+        {"kernel_factor": 0.6, "inflation": 1.05},
         local if members <= LOCAL else {"inflation": 1.02},
-        {**local, "evidence": GaspariCohn(2.0)} if members <= LOCAL else {"inflation": 1.15},
+        near if members <= LOCAL else {"inflation": 1.15},
     )
+    radii = [GaspariCohn(2.0), GaspariCohn(4.0)]
+    letkf = grid(inflation=inflations, localization=radii)
     return (
         Entry("EnKF", EnKF(), members, grid(inflation=inflations, localization=tapers)),
-        Entry("LETKF", LETKF(radius=2.0), members, grid(inflation=inflations, radius=(2.0, 4.0))),
+        Entry("LETKF", LETKF(localization=GaspariCohn(2.0)), members, letkf),
         Entry("particle filter", ParticleFilter(0.5), members, grid(jitter=BANDWIDTHS)),
         Entry("closed form", ClosedFormFilter(), members, closed),
         Entry("closed form, coupled", ClosedFormFilter(draw="coupled"), members, closed),

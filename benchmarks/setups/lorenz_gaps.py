@@ -21,15 +21,17 @@ from scorda.methods.ensf import EnSF
 from scorda.methods.gaussian_mixture.filter import GaussianMixtureFilter
 from scorda.methods.letkf import LETKF
 from scorda.methods.masf.bridge import MASF
+from scorda.methods.masf.published import PublishedMASF
 from scorda.methods.particle import ParticleFilter
 from scorda.methods.sf import SF
 from scorda.methods.ssls import SSLS
 from scorda.observations.model import ObservationModel
 from scorda.observations.operators import Select
-from scorda.priors.gaussian import EnsembleGaussian
-from scorda.priors.kernel import EnsembleKernel
-from scorda.priors.mixture import EnsembleMixture
-from scorda.priors.network.prior import NetworkPrior
+from scorda.priors.gaussian import Gaussian
+from scorda.priors.kernel import Kernel
+from scorda.priors.mixture import Mixture
+from scorda.priors.network.online import OnlineNetwork
+from scorda.priors.network.prior import NetworkTraining
 from scorda.systems.lorenz import Lorenz63, Lorenz96
 
 __all__ = ["lorenz63_masf", "lorenz96_masf_dim", "lorenz96_masf_forcing", "lorenz96_masf_gap"]
@@ -60,11 +62,11 @@ def lorenz63_masf() -> Setup:
     bandwidths = (0.05, 0.1, 0.2, 0.3, 0.45, 0.6)
     inflations = (1.0, 1.02, 1.05, 1.1, 1.2, 1.4)
     plain = grid(inflation=inflations)
-    kernels = grid(prior=[EnsembleKernel(width) for width in (0.3, 0.5, 1.0, 1.5, 2.5, 4.0)])
+    kernels = grid(prior=[Kernel(width) for width in (0.3, 0.5, 1.0, 1.5, 2.5, 4.0)])
     reaches = grid(reach=(0.25, 0.5, 1.0), inflation=(1.0, 1.1))
-    noises = grid(noise=(0.05, 0.1, 0.2), inflation=(1.0, 1.1))
-    mixtures = grid(prior=[EnsembleMixture(beta) for beta in (0.02, 0.04, 0.08, 0.15, 0.3, 0.6)])
-    betas = grid(bandwidth=(0.03, 0.05, 0.1, 0.2, 0.4, "adaptive"))
+    noises = grid(noise_level=(0.05, 0.1, 0.2), inflation=(1.0, 1.1))
+    mixtures = grid(prior=[Mixture(beta) for beta in (0.02, 0.04, 0.08, 0.15, 0.3, 0.6)])
+    betas = grid(kernel_factor=(0.03, 0.05, 0.1, 0.2, 0.4, "adaptive"))
     return Setup(
         system=Lorenz63(dt=0.01, noise_std=0.0),
         model=ObservationModel(Select(range(3)), std=1.0),
@@ -75,16 +77,16 @@ def lorenz63_masf() -> Setup:
         entries=(
             Entry("EnKF", EnKF(), members, plain),
             Entry("particle filter", ParticleFilter(0.5), members, grid(jitter=bandwidths)),
-            Entry("closed form", ClosedFormFilter(), members, grid(bandwidth=bandwidths)),
+            Entry("closed form", ClosedFormFilter(), members, grid(relative_bandwidth=bandwidths)),
             Entry("mixture", GaussianMixtureFilter(), members, betas),
             ensf(members),
             Entry("SF", SF(euler_steps=200), members, reaches),
             Entry("SSLS", SSLS(), members, noises),
-            Entry("MASF published", MASF(mode="published"), members, plain),
+            Entry("MASF published", PublishedMASF(), members, plain),
             Entry("MASF bridge, Gaussian", MASF(), members, plain),
-            Entry("MASF bridge, kernel", MASF(EnsembleKernel(1.0)), members, kernels),
-            Entry("MASF bridge, network", MASF(NetworkPrior()), members, plain),
-            Entry("MASF bridge, mixture", MASF(EnsembleMixture()), members, mixtures),
+            Entry("MASF bridge, kernel", MASF(Kernel(1.0)), members, kernels),
+            Entry("MASF bridge, network", MASF(OnlineNetwork()), members, plain),
+            Entry("MASF bridge, mixture", MASF(Mixture()), members, mixtures),
         ),
         source=SOURCE,
         seeds=5,
@@ -148,17 +150,18 @@ def _without_network() -> tuple[Entry, ...]:
     A bridge with a network is not among them: it takes eight times as long as with the mixture,
     and had 7 % less CRPS than with the Gaussian alone where the mixture had 20 % less (gap 8).
     """
-    gaussians = [EnsembleGaussian(taper) for taper in TAPERS]
+    gaussians = [Gaussian(taper) for taper in TAPERS]
     localized = grid(prior=gaussians, inflation=INFLATIONS)
     near, far = GaspariCohn(4.0), GaspariCohn(8.0)
     nearer = GaspariCohn(2.0)
-    base = EnsembleMixture(localization=near, evidence=nearer)
+    base = Mixture(localization=near, weight_localization=nearer)
     # The narrower the kernels, the more the members of few weights lack in spread.
     chosen = ((0.3, 1.1), (0.3, 1.2), (0.45, 1.1), (0.6, 1.05), (0.8, 1.02), (1.0, 1.02))
     mixtures = tuple(
-        {"prior": replace(base, bandwidth=beta), "inflation": factor} for beta, factor in chosen
+        {"prior": replace(base, kernel_factor=beta), "inflation": factor}
+        for beta, factor in chosen
     )
-    names = ("localization", "evidence", "bandwidth", "inflation")
+    names = ("localization", "weight_localization", "kernel_factor", "inflation")
     kernels = (
         (near, None, "adaptive", 1.02),
         (near, nearer, "adaptive", 1.1),
@@ -168,14 +171,13 @@ def _without_network() -> tuple[Entry, ...]:
         (far, None, "adaptive", 1.02),
     )
     options = tuple(dict(zip(names, values, strict=True)) for values in kernels)
-    enkf = grid(localization=TAPERS, inflation=INFLATIONS)
-    letkf = grid(radius=[taper.radius for taper in TAPERS], inflation=INFLATIONS)
+    local = grid(localization=TAPERS, inflation=INFLATIONS)
     return (
-        Entry("EnKF", EnKF(), MEMBERS, enkf),
-        Entry("LETKF", LETKF(radius=4.0), MEMBERS, letkf),
+        Entry("EnKF", EnKF(), MEMBERS, local),
+        Entry("LETKF", LETKF(localization=GaspariCohn(4.0)), MEMBERS, local),
         Entry("mixture", GaussianMixtureFilter(), MEMBERS, options),
         ensf(MEMBERS),
-        Entry("MASF published", MASF(mode="published"), MEMBERS, localized),
+        Entry("MASF published", PublishedMASF(), MEMBERS, localized),
         Entry("MASF bridge", MASF(sampler=BridgeODE()), MEMBERS, localized),
         Entry("MASF bridge, mixture", MASF(), MEMBERS, mixtures),
     )
@@ -187,9 +189,9 @@ def _with_network() -> tuple[Entry, ...]:
     A network has convolutions along the ring with 16 channels, and 10 steps of fine-tuning per
     cycle.
     """
+    training = NetworkTraining(width=16, batch=32, observed=0.5)
     networks = [
-        NetworkPrior("site", taper, fine_tune=10, width=16, batch=32, observed=0.5)
-        for taper in TAPERS
+        OnlineNetwork("site", Gaussian(taper), training, fine_tuning_steps=10) for taper in TAPERS
     ]
     trained = grid(prior=networks, inflation=INFLATIONS)
     return (

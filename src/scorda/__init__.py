@@ -43,7 +43,7 @@ from scorda.methods.ensf import EnSF
 from scorda.methods.gaussian_mixture import GaussianMixtureFilter
 from scorda.methods.kalman import KalmanFilter, KalmanSmoother
 from scorda.methods.letkf import LETKF
-from scorda.methods.masf import MASF, PublishedSDE
+from scorda.methods.masf import MASF, NonlinearMASF, PublishedMASF, PublishedSDE
 from scorda.methods.particle import ParticleFilter, ParticleSmoother
 from scorda.methods.score_filter import ScoreFilter
 from scorda.methods.sda import SDA
@@ -73,13 +73,14 @@ from scorda.observations import (
     twin_experiment,
 )
 from scorda.priors import (
-    EnsembleGaussian,
-    EnsembleKernel,
-    EnsembleMixture,
+    AmortisedNetwork,
     EnsemblePrior,
+    Gaussian,
     GaussianTrajectory,
+    Kernel,
     LocalGaussian,
-    NetworkPrior,
+    Mixture,
+    OnlineNetwork,
     Prior,
     TrainedTrajectory,
     load,
@@ -95,6 +96,7 @@ __all__ = [
     "SDA",
     "SF",
     "SSLS",
+    "AmortisedNetwork",
     "Analysis",
     "Ancestral",
     "Assimilator",
@@ -112,15 +114,13 @@ __all__ = [
     "EnKF",
     "EnKS",
     "EnSF",
-    "EnsembleGaussian",
-    "EnsembleKernel",
-    "EnsembleMixture",
     "EnsemblePrior",
     "Filter",
     "ForwardProcess",
     "FourDVar",
     "Function",
     "GaspariCohn",
+    "Gaussian",
     "GaussianDenoiser",
     "GaussianMixtureFilter",
     "GaussianTrajectory",
@@ -129,17 +129,20 @@ __all__ = [
     "Interpolate",
     "KalmanFilter",
     "KalmanSmoother",
+    "Kernel",
     "KernelDenoiser",
     "Linear",
     "LocalGaussian",
     "Mask",
     "MeasurementAware",
+    "Mixture",
     "Modes",
     "Multistep",
     "NetworkDenoiser",
-    "NetworkPrior",
+    "NonlinearMASF",
     "ObservationModel",
     "Observations",
+    "OnlineNetwork",
     "Operator",
     "ParticleFilter",
     "ParticleSmoother",
@@ -147,6 +150,7 @@ __all__ = [
     "PredictorCorrector",
     "Prior",
     "Problem",
+    "PublishedMASF",
     "PublishedSDE",
     "Sampler",
     "ScoreFilter",

@@ -237,13 +237,13 @@ def test_what_a_method_needs_is_asked_before_the_run():
     observations = Observations(ObservationModel(black_box, std=1.0), [1], torch.zeros(1, 1))
     problem = Problem(system, observations, 1)
     check_needs(EnKF(), problem)
-    for method in (LETKF(radius=1.0), EnKF(localization=GaspariCohn(1.0))):
+    for method in (LETKF(localization=GaspariCohn(1.0)), EnKF(localization=GaspariCohn(1.0))):
         with pytest.raises(ValueError, match=f"{type(method).__name__} needs .*positions.*ETKF"):
             method.assimilate(problem, 4)
     correlated = ObservationModel(Select([0, 1]), cov=torch.eye(2))
     problem = Problem(system, Observations(correlated, [1], torch.zeros(1, 2)), 1)
     with pytest.raises(ValueError, match=r"LETKF needs independent errors.* EnKF"):
-        LETKF(radius=1.0).assimilate(problem, 4)
+        LETKF(localization=GaspariCohn(1.0)).assimilate(problem, 4)
 
 
 def test_one_member_is_too_few():

@@ -22,6 +22,7 @@ from scorda.core import rng
 from scorda.methods.kalman import KalmanFilter
 from scorda.methods.particle import ParticleFilter
 from scorda.observations.problem import twin_experiment
+from scorda.priors.network.amortised import AmortisedNetwork
 from scorda.report.comparison import comparison, means, sweep
 
 ROOT = Path(__file__).parents[2]
@@ -113,7 +114,7 @@ def test_a_network_for_a_flow_is_trained_with_truths_of_its_own(monkeypatch, tmp
     assert len(set(seeds)) == 2
     assert not set(seeds) & {rng.seeded(k).initial_seed() for k in used}
     prior = row.entry.ready.prior
-    assert prior.fine_tune == 0 and prior.weights is not None
+    assert isinstance(prior, AmortisedNetwork)
     # An analysis of the first forecast halves the error of the climate, whose std is about 1.
     assert not row.failures and row.mean["rmse"] < 0.75
 

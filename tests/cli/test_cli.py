@@ -185,21 +185,24 @@ def test_quick_tries_few_members_on_a_part(simulated):
         (f"{ASSIMILATE} --out run.nc", r"end in .zarr"),
         (f"{ASSIMILATE} --method sda", "needs a trained prior"),
         (f"{ASSIMILATE} --prior p.safetensors", "takes no prior"),
-        (f"{ASSIMILATE} --method masf --mode exact", "bridge or published"),
+        (f"{ASSIMILATE} --method ensf --form exact", "paired or mixture"),
         (f"{ASSIMILATE} --method masf --prior lorenz63", "Unknown value of --prior"),
         (f"{ASSIMILATE} --method masf --prior local-gaussian", "needs localization."),
         (f"{ASSIMILATE} --method masf --prior local-gaussian:localization=(4", "parenthesis"),
         (f"{ASSIMILATE} --method masf --prior local-gaussian:block", "key=value"),
-        (f"{ASSIMILATE} --method masf --sampler published-sde:prior-scale=(1,2)", "3 values"),
         (
-            f"{ASSIMILATE} --method masf --sampler published-sde:prior-scale=(1,,2)",
+            f"{ASSIMILATE} --method published-masf --sampler published-sde:prior-scale=(1,2)",
+            "3 values",
+        ),
+        (
+            f"{ASSIMILATE} --method published-masf --sampler published-sde:prior-scale=(1,,2)",
             "give a number",
         ),
-        (f"{ASSIMILATE} --method masf --prior network-prior:axis=(x)", "2 values"),
+        (f"{ASSIMILATE} --method masf --prior online-network:axis=(x)", "2 values"),
         (f"{ASSIMILATE} --config nameless.toml", "give its `name` too"),
         ("assimilate --observations o.csv --method masf", "Give --system"),
         (
-            "assimilate --observations o.csv --method masf --prior ensemble-gaussian",
+            "assimilate --observations o.csv --method masf --prior gaussian",
             "Give --system, the model: the method 'masf' needs one",
         ),
         (f"{ASSIMILATE} --config nothing.toml", "There is no file nothing.toml"),
@@ -294,36 +297,36 @@ def test_gross_errors_are_rejected_from_the_shell(simulated):
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
-    assert main(f"{ASSIMILATE} --reject 5".split()) == 0
+    assert main(f"{ASSIMILATE} --gross-error-check 5".split()) == 0
     posterior = scorda.open("run.zarr")
     assert posterior.info["report"]["rejected"] == [0, 0, 1, 0, 0, 0]
-    assert posterior.configuration["method"]["reject"] == 5.0
+    assert posterior.configuration["method"]["gross_error_check"] == 5.0
 
 
 TRAINING_FREE = {
     "ensf --form mixture --euler-steps 200 --scale spread --clip none": scorda.EnSF(
         "mixture", euler_steps=200, scale="spread", clip=None
     ),
-    "closed-form-filter --bandwidth 0.2 --draw coupled --sigma-y 0.5 --flow-tolerance 0.01": (
-        scorda.ClosedFormFilter(0.2, sigma_y=0.5, draw="coupled", flow_tolerance=0.01)
+    "closed-form-filter --relative-bandwidth 0.2 --draw coupled --observation-bandwidth 0.5": (
+        scorda.ClosedFormFilter(0.2, observation_bandwidth=0.5, draw="coupled")
     ),
-    "sf --prior ensemble-gaussian --euler-steps 50": scorda.SF(
-        scorda.EnsembleGaussian(), euler_steps=50
+    "sf --prior gaussian --euler-steps 50": scorda.SF(scorda.priors.Gaussian(), euler_steps=50),
+    "masf --prior mixture:kernel-factor=0.2,gaussian-weight=0.05 --inflation 1.02": scorda.MASF(
+        scorda.priors.Mixture(0.2, 0.05), inflation=1.02
     ),
-    "masf --prior ensemble-mixture:bandwidth=0.2,share=0.05 --inflation 1.02": scorda.MASF(
-        scorda.EnsembleMixture(0.2, 0.05), inflation=1.02
+    "ssls --prior online-network:fine_tuning_steps=2,training=(network-training:training_steps=5)"
+    " --langevin-steps 10": scorda.SSLS(
+        scorda.OnlineNetwork(training=scorda.priors.NetworkTraining(5), fine_tuning_steps=2),
+        langevin_steps=10,
     ),
-    "ssls --prior network-prior:steps=5,width=8,fine_tune=2 --langevin-steps 10": scorda.SSLS(
-        scorda.NetworkPrior(steps=5, width=8, fine_tune=2), langevin_steps=10
-    ),
-    "score-filter --prior ensemble-kernel:bandwidth=0.3 --guidance mmps:iterations=1"
+    "score-filter --prior kernel:std=0.3 --guidance mmps:iterations=1"
     " --coupled false --sampler ancestral:steps=16,corrections=0": scorda.ScoreFilter(
-        scorda.EnsembleKernel(0.3),
+        scorda.priors.Kernel(0.3),
         guidance=scorda.MMPS(1),
         coupled=False,
         sampler=scorda.Ancestral(16, corrections=0),
     ),
-    "closed-form-filter --bandwidth likelihood": scorda.ClosedFormFilter("likelihood"),
+    "closed-form-filter --relative-bandwidth likelihood": scorda.ClosedFormFilter("likelihood"),
 }
 
 
@@ -347,7 +350,7 @@ def test_methods_are_listed_with_what_they_need(capsys):
     assert letkf[1:8] == ["past", "data", "simulator", "black", "box", "std", "yes"]
     assert main(["methods", "EnKF"]) == 0
     shown = capsys.readouterr().out
-    assert "--inflation  (default 1.0)" in shown and "--reject  (default None)" in shown
+    assert "--inflation  (default 1.0)" in shown and "--gross-error-check  (default None)" in shown
 
 
 def test_the_documentation_has_the_table_of_the_classes(capsys):
@@ -357,29 +360,30 @@ def test_the_documentation_has_the_table_of_the_classes(capsys):
 
 
 def test_masf_takes_the_prior_that_it_makes_of_its_ensemble(simulated, capsys):
-    command = f"{ASSIMILATE} --method masf --prior ensemble-kernel:bandwidth=0.5 --out a.zarr"
-    command += " --sampler bridge-ode:steps=5,coupled=false --inflation 1.02 --seed 3 --threads 1"
+    command = f"{ASSIMILATE} --method masf --prior kernel:std=0.5 --out a.zarr"
+    command += " --sampler bridge-ode:noise-levels=5,coupled=false"
+    command += " --inflation 1.02 --seed 3 --threads 1"
     assert main(command.split()) == 0
     observations = scorda.Observations.from_table(
         "sim/observations.csv", scorda.systems.Lorenz63().space
     )
     problem = scorda.Problem(scorda.systems.Lorenz63(), observations, 24)
     sampler = scorda.BridgeODE(5, coupled=False)
-    method = scorda.MASF(scorda.EnsembleKernel(0.5), sampler=sampler, inflation=1.02)
+    method = scorda.MASF(scorda.priors.Kernel(0.5), sampler=sampler, inflation=1.02)
     expected = method.assimilate(problem, 12, rng.seeded(3))
     posterior = scorda.open("a.zarr")
     assert torch.equal(posterior.analysis.states, expected.states)
     settings = posterior.configuration["method"]
-    assert settings["prior"] == {"name": "EnsembleKernel", "bandwidth": 0.5}
-    assert settings["sampler"]["name"] == "BridgeODE" and settings["mode"] == "bridge"
+    assert settings["prior"] == {"name": "Kernel", "std": 0.5}
+    assert settings["sampler"]["name"] == "BridgeODE"
     assert main("assimilate --config a.toml --out b.zarr".split()) == 0
     assert scorda.open("b.zarr").configuration == posterior.configuration
     capsys.readouterr()
     assert main(["methods", "masf"]) == 0
     described = capsys.readouterr().out
-    assert "--mode  (default bridge)" in described and "counts the" in described
+    assert "adds no\nguidance" in described
     assert "local-gaussian: localization, block, diagonal\n" in described
-    assert ", seed\n" in described and "weights" not in described
+    assert ", training, fine_tuning_steps" in described and "weights" not in described
     assert main(["methods", "sda"]) == 0
     described = capsys.readouterr().out
     assert "dps: zeta\n" in described and "gaussian-prior" not in described
@@ -389,11 +393,11 @@ def test_masf_takes_the_prior_that_it_makes_of_its_ensemble(simulated, capsys):
     ("text", "prior"),
     [
         (
-            "network-prior:axis=(y,x),fine-tune=7,local=(local-gaussian:localization=4,block=2)",
-            scorda.NetworkPrior(
+            "online-network:axis=(y,x),fine-tuning-steps=7,base=(local-gaussian:localization=4,block=2)",
+            scorda.OnlineNetwork(
                 ("y", "x"),
-                fine_tune=7,
-                local=scorda.LocalGaussian(scorda.GaspariCohn(4.0), block=2),
+                scorda.LocalGaussian(scorda.GaspariCohn(4.0), block=2),
+                fine_tuning_steps=7,
             ),
         ),
         (
@@ -423,8 +427,8 @@ def test_a_setting_of_several_numbers_is_kept(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main("simulate lorenz96 --steps 4 --every 4 --out sim".split()) == 0
     command = "assimilate --observations sim/observations.csv --system lorenz96 --members 5"
-    command += " --method masf --mode published --out a.zarr --threads 1"
-    command += " --sampler published-sde:steps=5,prior-scale=(0.9,1.5,2)"
+    command += " --method published-masf --out a.zarr --threads 1"
+    command += " --sampler published-sde:noise-levels=5,prior-scale=(0.9,1.5,2)"
     assert main(command.split()) == 0
     assert scorda.open("a.zarr").configuration["method"]["sampler"]["prior_scale"] == [0.9, 1.5, 2]
     assert main("assimilate --config a.toml --out b.zarr".split()) == 0

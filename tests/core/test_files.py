@@ -9,7 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -49,44 +48,6 @@ def test_atomic_keeps_the_permissions_a_new_file_has(tmp_path):
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_atomic_directory_replaces_the_whole_directory(tmp_path):
-    path = tmp_path / "run"
-    for name in ("old", "new"):
-        with files.atomic_directory(path) as partial:
-            (partial / "deep").mkdir()
-            (partial / "deep" / name).write_text(name)
-        assert os.listdir(path / "deep") == [name]
-    assert os.listdir(tmp_path) == ["run"]
-
-
-@pytest.mark.parametrize("stop", [ValueError, Stopped])
-def test_stopping_in_the_middle_leaves_the_old_directory(tmp_path, stop):
-    path = tmp_path / "run"
-    path.mkdir()
-    (path / "old").write_text("old")
-    with pytest.raises(stop), files.atomic_directory(path) as partial:
-        (partial / "new").write_text("ne")
-        raise stop
-    assert os.listdir(path) == ["old"] and os.listdir(tmp_path) == ["run"]
-
-
-def test_a_directory_that_cannot_be_moved_in_leaves_the_old_one(tmp_path, monkeypatch):
-    path = tmp_path / "run"
-    path.mkdir()
-    rename, calls = os.rename, []
-
-    def failing(source, target):
-        calls.append(target)
-        if len(calls) == 2:
-            raise OSError("disk on fire")
-        rename(source, target)
-
-    monkeypatch.setattr(os, "rename", failing)
-    with pytest.raises(OSError, match="disk on fire"), files.atomic_directory(path):
-        pass
-    assert os.listdir(tmp_path) == ["run"] and len(calls) == 3
-
-
 KILLED = """
 import sys
 from scorda.core import files
@@ -115,12 +76,11 @@ def test_a_killed_process_leaves_a_whole_file(tmp_path):
 
 
 def test_a_missing_directory_is_named(tmp_path):
-    for write in (files.atomic, files.atomic_directory):
-        with (
-            pytest.raises(FileNotFoundError, match=r"no directory .*nowhere: make it first"),
-            write(tmp_path / "nowhere" / "a"),
-        ):
-            pass
+    with (
+        pytest.raises(FileNotFoundError, match=r"no directory .*nowhere: make it first"),
+        files.atomic(tmp_path / "nowhere" / "a"),
+    ):
+        pass
 
 
 def tensors():
@@ -225,88 +185,8 @@ def test_nothing_is_unpickled(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no file .*: check the path"):
         files.read_tensors(tmp_path / "a")
-    with pytest.raises(FileNotFoundError, match=r"no table .*: check the path"):
-        files.read_columns(tmp_path / "a.csv")
-
-
-COLUMNS = {
-    "time": np.array([0.0, 0.1, 1 / 3]),
-    "variable": np.array(["x", "y, quoted", "z"], dtype=object),
-    "value": np.array([1.0, -2.5e-30, 3.0], dtype=np.float32),
-}
-
-
-@pytest.mark.parametrize("ending", ["csv", "nc"])
-def test_columns_come_back(tmp_path, ending):
-    path = tmp_path / f"a.{ending}"
-    files.write_columns(path, COLUMNS)
-    read = files.read_columns(path)
-    assert list(read) == list(COLUMNS)
-    assert read["variable"].tolist() == COLUMNS["variable"].tolist()
-    for name in ("time", "value"):
-        numbers, text = files.numbers(read[name])
-        assert not text.any()
-        assert (numbers.astype(COLUMNS[name].dtype) == COLUMNS[name]).all()
-
-
-@pytest.mark.parametrize("ending", ["csv", "nc"])
-def test_datetimes_come_back(tmp_path, ending):
-    path = tmp_path / f"a.{ending}"
-    times = np.array(["2019-03-01T00:00:00", "2019-03-02T06:30:00.25"], dtype="M8[us]")
-    files.write_columns(path, {"time": times})
-    assert (files.read_columns(path)["time"].astype("M8[us]") == times).all()
-
-
-def test_columns_of_a_mapping_and_of_a_data_frame(unchecked):
-    pandas = pytest.importorskip("pandas")
-    frame = pandas.DataFrame({"time": [0, 1], "value": [1.5, None]})
-    for table in (frame, dict(frame), {"time": [0, 1], "value": [1.5, np.nan]}):
-        read = files.read_columns(table)
-        assert read["time"].tolist() == [0, 1]
-        assert read["value"][0] == 1.5 and np.isnan(read["value"][1])
-
-
-def test_csv_may_have_blank_lines_spaces_and_a_byte_order_mark(tmp_path):
-    (tmp_path / "a.csv").write_text("\ufefftime, value\n\n0,1\n\n1,\n", encoding="utf-8")
-    read = files.read_columns(tmp_path / "a.csv")
-    assert {n: c.tolist() for n, c in read.items()} == {"time": ["0", "1"], "value": ["1", ""]}
-
-
-@pytest.mark.parametrize(
-    ("text", "match"),
-    [
-        ("", "is empty: give a header line"),
-        ("\n\n", "is empty: give a header line"),
-        ("time,value\n0,1\n1\n", "Line 3 of .* has 1 fields for 2 columns"),
-        ("time,value\n0,1,5,6\n", "Line 2 of .* has 4 fields for 2 columns"),
-        ("time,time\n0,1\n", "give each another name"),
-        ('time,value\n0,"1\n', "is no CSV table"),
-        (b"time,value\n0,\xff\xfe\n", "is no CSV table .*save it as CSV in UTF-8"),
-    ],
-)
-def test_malformed_csv_is_refused(tmp_path, text, match):
-    path = tmp_path / "a.csv"
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(ValueError, match=match):
-        files.read_columns(path)
-
-
-def test_other_tables_are_refused(tmp_path):
-    import xarray
-
-    (tmp_path / "a.nc").write_text("time,value\n")
-    with pytest.raises(ValueError, match="neither a CSV"):
-        files.read_columns(tmp_path / "a.nc")
-    xarray.Dataset({"value": (("time", "x"), np.zeros((2, 3)))}).to_netcdf(
-        tmp_path / "b.nc", engine="h5netcdf"
-    )
-    with pytest.raises(ValueError, match=r"use Observations\.from_array for fields"):
-        files.read_columns(tmp_path / "b.nc")
-    with pytest.raises(ValueError, match="one entry per row"):
-        files.read_columns({"time": [0, 1], "value": [1]})
-    with pytest.raises(ValueError, match=r"must end in .csv or .nc"):
-        files.write_columns(tmp_path / "a.txt", COLUMNS)
-    assert sorted(os.listdir(tmp_path)) == ["a.nc", "b.nc"]
+    with pytest.raises(FileNotFoundError, match=r"no file or store .*: check the path"):
+        files.open_dataset(tmp_path / "a.nc")
 
 
 def test_the_header_is_json_under_one_key(tmp_path):

@@ -163,7 +163,7 @@ def test_many_members_give_the_kalman_update_and_the_variance_of_the_kernel(kind
         mean, cov, torch.tensor([[1.0, 0.0]]), Y, noise_cov
     )
     exact_cov = exact_cov + b**2 * cov
-    method = ClosedFormFilter(b, draw=kind, sigma_y=sigma_y)
+    method = ClosedFormFilter(b, draw=kind, observation_bandwidth=sigma_y)
     analysis, info = method.analyse(x, Y, MODEL, rng.seeded(1))
     # Errors of the weighted forecast and of the draws from it.
     size = 1 / (1 / float(info["ess"]) + 1 / members)
@@ -270,10 +270,10 @@ def test_cross_validation_sees_two_modes():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"bandwidth": -1.0}, "bandwidth = -1.0"),
-        ({"bandwidth": "scott"}, "bandwidth = 'scott'"),
+        ({"relative_bandwidth": -1.0}, "relative_bandwidth = -1.0"),
+        ({"relative_bandwidth": "scott"}, "relative_bandwidth = 'scott'"),
         ({"kernel": "round"}, "kernel = 'round'"),
-        ({"sigma_y": 0.0}, "sigma_y = 0.0"),
+        ({"observation_bandwidth": 0.0}, "observation_bandwidth = 0.0"),
         ({"draw": "noise"}, "draw = 'noise'"),
         ({"flow_tolerance": 0.0}, "flow_tolerance = 0.0"),
     ],

@@ -9,11 +9,12 @@ import torch
 from scorda.core import rng
 from scorda.core.tapers import GaspariCohn
 from scorda.methods.enkf import ETKF
+from scorda.methods.gaussian_mixture import filter
 from scorda.methods.gaussian_mixture.filter import GaussianMixtureFilter
 from scorda.methods.gaussian_mixture.posterior import (
     MixturePosterior,
     Projection,
-    adaptive_bandwidth,
+    adaptive_factor,
 )
 from scorda.methods.letkf import LETKF
 from scorda.methods.particle import ParticleFilter
@@ -83,7 +84,7 @@ def test_moments_and_evidence_are_those_of_the_mixture_by_quadrature(beta, local
     x = forecast(9)
     mean, cov, evidence = quadrature(x, beta, share)
     taper = GaspariCohn(math.inf) if local else None
-    method = GaussianMixtureFilter(beta, localization=taper, share=share)
+    method = GaussianMixtureFilter(beta, localization=taper, gaussian_weight=share)
     if local:
         # Localization takes independent errors: the same observation, made white.
         root = torch.linalg.inv(torch.linalg.cholesky(COV))
@@ -98,8 +99,12 @@ def test_moments_and_evidence_are_those_of_the_mixture_by_quadrature(beta, local
         analysis = method.update(x, Y, MODEL, rng.seeded(0))
     white = MODEL.whiten(torch.cat((x @ H.T - (x @ H.T).mean(0), (Y - (x @ H.T).mean(0))[None])))
     found = MixturePosterior(Projection.of(white[:-1], white[-1]), torch.tensor(beta), share)
-    w0, evidence_found = found.gaussian_weight()
-    weights = (1 - w0) * found.log_weights()[0].exp() + w0 / len(x)
+    kernels, w0 = found.weights
+    weights = kernels + w0 / len(x)
+    # That of the Gaussian times what the mixture has of it.
+    v, var = found.prior.innovation, 1 + found.prior.values
+    evidence_found = -0.5 * (v.square() / var + var.log()).sum()
+    evidence_found += (share + (1 - share) * found.logits.exp().mean()).log()
     sampling = (1 + weights.square().sum()) / (1 + 1 / len(x))
     torch.testing.assert_close(analysis.mean(0), mean, atol=1e-9, rtol=0)
     torch.testing.assert_close(analysis.T.cov(), sampling * cov, atol=1e-9, rtol=0)
@@ -126,7 +131,7 @@ def test_the_upper_end_is_the_etkf(members, size):
     model = ObservationModel(Select([0, 2, 3]), std=0.7)
     y = torch.tensor([0.3, -0.5, 1.0])
     kalman = ETKF(1.1).update(x, y, model)
-    method = GaussianMixtureFilter(1.0, 1.1, rotation=False)
+    method = GaussianMixtureFilter(1.0, inflation=1.1, rotation=False)
     torch.testing.assert_close(method.update(x, y, model, rng.seeded(0)), kalman)
     turned = replace(method, rotation=True).update(x, y, model, rng.seeded(0))
     torch.testing.assert_close(turned.mean(0), kalman.mean(0))
@@ -140,8 +145,8 @@ def test_the_upper_end_is_the_letkf_with_localization():
     runs = [
         method.assimilate(problem, 6, rng.seeded(1)).states
         for method in (
-            LETKF(1.05, radius=2.0),
-            GaussianMixtureFilter(1.0, 1.05, localization=GaspariCohn(2.0)),
+            LETKF(1.05, localization=GaspariCohn(2.0)),
+            GaussianMixtureFilter(1.0, inflation=1.05, localization=GaspariCohn(2.0)),
         )
     ]
     torch.testing.assert_close(*runs)
@@ -154,8 +159,8 @@ def test_the_lower_end_is_the_particle_filter():
     found = MixturePosterior(Projection.of(white[:-1], white[-1]), torch.tensor(1e-12))
     wider = x.mean(0) + (11 / 10) ** 0.5 * (x - x.mean(0))
     info = ParticleFilter(0.0).analyse(wider, Y, MODEL)[1]
-    torch.testing.assert_close(found.log_weights()[0].exp(), info["weights"])
-    analysis = GaussianMixtureFilter(1e-12, share=0.0).update(x, Y, MODEL, rng.seeded(0))
+    torch.testing.assert_close(found.weights[0], info["weights"])
+    analysis = GaussianMixtureFilter(1e-12, gaussian_weight=0.0).update(x, Y, MODEL, rng.seeded(0))
     torch.testing.assert_close(analysis.mean(0), info["weights"] @ wider, atol=1e-5, rtol=0)
 
 
@@ -205,7 +210,7 @@ def test_where_no_kernel_reaches_the_gaussian_has_the_weight():
     kalman = GaussianMixtureFilter(1.0).update(x, y, model, rng.seeded(0))
     torch.testing.assert_close(found.mean(0), kalman.mean(0), atol=1e-6, rtol=0)
     torch.testing.assert_close(found.std(0), kalman.std(0), atol=1e-6, rtol=0)
-    alone = GaussianMixtureFilter(0.01, share=0.0).update(x, y, model, rng.seeded(0))
+    alone = GaussianMixtureFilter(0.01, gaussian_weight=0.0).update(x, y, model, rng.seeded(0))
     assert alone.std() < 0.2 * kalman.std()
 
 
@@ -216,7 +221,7 @@ def test_draws_of_the_gaussian_have_its_width():
     x[::2] += 3
     x[1::2] -= 3
     y, cov = torch.tensor([0.5]), torch.tensor([[std**2]])
-    method = GaussianMixtureFilter(1e-8, share=share)
+    method = GaussianMixtureFilter(1e-8, gaussian_weight=share)
     analysis = method.update(x, y, ObservationModel(Select([0]), std=std), rng.seeded(0))
 
     centres, B = mixture(x, 1e-8, torch.eye(1), cov)
@@ -255,36 +260,38 @@ def balance(x, beta, share):
 
 @pytest.mark.parametrize("share", [0.0, 0.3])
 @pytest.mark.parametrize("local", [False, True])
-def test_the_adaptive_bandwidth_balances_the_effective_members(local, share):
+def test_the_adaptive_factor_balances_the_effective_members(local, share, monkeypatch):
     """Two components: 0.8 members. Bisections leave (30 / 0.8)^(1 / 4096) - 1 < 0.1 %."""
     x = forecast(30)
     taper = GaspariCohn(math.inf) if local else None
-    method = GaussianMixtureFilter(share=share, localization=taper)
+    method = GaussianMixtureFilter(gaussian_weight=share, localization=taper)
     if local:
-        # Every point sees everything: the same bandwidth at all, with r = N - 1. Localization
+        # Every point sees everything: the same factor at all, with r = N - 1. Localization
         # takes independent errors: the observation made white.
         root = torch.linalg.inv(torch.linalg.cholesky(COV))
         problem = twin_experiment(Lorenz96(dim=4), ObservationModel(Select([0]), std=1.0), 2, 1)[1]
         matrix = torch.cat((root @ H, torch.zeros(2, 2)), 1)
         model = ObservationModel(Linear(matrix, positions=torch.zeros(2, 1)), std=1.0)
-        method = replace(method, width=0.8 / 29).begin(problem)
-        info = method.analyse(torch.cat((x, x), 1), root @ Y, model, rng.seeded(0))[1]
+        monkeypatch.setattr(filter, "ADAPTIVE", 0.8 / 29)
+        info = method.begin(problem).analyse(torch.cat((x, x), 1), root @ Y, model, rng.seeded(0))[
+            1
+        ]
     else:
         info = method.analyse(x, Y, MODEL, rng.seeded(0))[1]
-    beta = float(info["bandwidth"])
+    beta = float(info["kernel_factor"])
     assert 0.8 / 30 < beta < 1
     assert balance(x, beta, share) == pytest.approx(0.8, rel=1e-3)
     assert float(info["ess"]) == pytest.approx(0.8 / beta, rel=1e-3)
 
 
-def test_each_place_has_its_own_adaptive_bandwidth():
+def test_each_place_has_its_own_adaptive_factor():
     """Three ensembles at once, as with localization; no information gives floor / N."""
     Z = torch.stack([forecast(20, 3, seed) for seed in range(3)])
     Z = Z - Z.mean(1, keepdim=True)
     Z[2] *= 1e-6
     d = rng.normal(3, (3,), rng.seeded(9))
-    alone = [adaptive_bandwidth(Projection.of(*pair), 0.1, 2.0) for pair in zip(Z, d, strict=True)]
-    found = adaptive_bandwidth(Projection.of(Z, d), 0.1, 2.0)
+    alone = [adaptive_factor(Projection.of(*pair), 0.1, 2.0) for pair in zip(Z, d, strict=True)]
+    found = adaptive_factor(Projection.of(Z, d), 0.1, 2.0)
     torch.testing.assert_close(found, torch.stack(alone))
     assert float(found[2]) == pytest.approx(0.1, rel=1e-3)
     assert found[:2].min() > 0.12
@@ -295,11 +302,11 @@ def test_fewer_members_than_components_have_wide_kernels():
     model, y = ObservationModel(Select([0]), std=1e6), torch.zeros(1)
     for members, expected in ((10, 0.4 * 9 / 10), (200, 0.4 * 12 / 200)):
         info = GaussianMixtureFilter().analyse(forecast(members, 12), y, model, rng.seeded(0))[1]
-        assert float(info["bandwidth"]) == pytest.approx(expected, rel=2e-3)
+        assert float(info["kernel_factor"]) == pytest.approx(expected, rel=2e-3)
 
 
 def test_nonlinear_cycle_with_localization():
-    """Runs where some points see nothing, with an adaptive bandwidth and a black box."""
+    """Runs where some points see nothing, with an adaptive factor and a black box."""
     system = Lorenz96(dim=16)
     model = ObservationModel(Chain(Pointwise(torch.atan), Select([0, 1, 2])), std=0.3)
     _, problem = twin_experiment(system, model, 6, 2, rng.seeded(0))
@@ -312,13 +319,11 @@ def test_nonlinear_cycle_with_localization():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"bandwidth": 0.0}, "adaptive"),
-        ({"bandwidth": 1.5}, "adaptive"),
+        ({"kernel_factor": 0.0}, "adaptive"),
+        ({"kernel_factor": 1.5}, "adaptive"),
         ({"inflation": 0.9}, "inflation"),
-        ({"width": 0.0}, "width"),
-        ({"width": 1.5}, "width"),
-        ({"share": 1.0}, "share"),
-        ({"evidence": GaspariCohn(1.0)}, "localization"),
+        ({"gaussian_weight": 1.0}, "gaussian_weight"),
+        ({"weight_localization": GaspariCohn(1.0)}, "localization"),
     ],
 )
 def test_settings_out_of_range_are_refused(options, words):
@@ -335,7 +340,9 @@ def test_evidence_from_nearby_weighs_and_all_observations_move():
     x[:6, 3] += 2
     # They end 1.8 and 0.9 sites away.
     reach, near = GaspariCohn(0.5), GaspariCohn(0.25)
-    method = GaussianMixtureFilter(beta, localization=reach, share=share, evidence=near)
+    method = GaussianMixtureFilter(
+        beta, localization=reach, gaussian_weight=share, weight_localization=near
+    )
     found = method.begin(problem).update(x, y, model)[:, 3]
     own = x[:, [2, 3, 4]]
     taper = reach(torch.tensor([1.0, 0.0, 1.0]))
@@ -369,7 +376,7 @@ def test_evidence_as_far_as_the_analysis_is_nothing_new():
     model = ObservationModel(Select([0, 3, 4]), std=1.0)
     _, problem = twin_experiment(system, model, 3, 1, rng.seeded(0))
     runs = [
-        GaussianMixtureFilter(localization=reach, evidence=evidence)
+        GaussianMixtureFilter(localization=reach, weight_localization=evidence)
         .assimilate(problem, 6, rng.seeded(1))
         .states
         for evidence in (None, reach)
@@ -388,13 +395,13 @@ def test_localization_needs_the_space():
         method.update(forecast(5), Y, MODEL)
 
 
-def test_a_continued_run_goes_on_with_the_same_bandwidth():
+def test_a_continued_run_goes_on_with_the_same_factor():
     model = ObservationModel(Select(range(3)), std=2.0)
     _, problem = twin_experiment(Lorenz63(), model, 40, 4, rng.seeded(0))
     method = GaussianMixtureFilter()
     whole = list(method.run(problem, 60, rng.seeded(1)))
     rest = list(method.run(problem, 60, rng.seeded(1), whole[25]))
-    assert min(float(cycle.info["bandwidth"]) for cycle in rest if cycle.info) < 1
+    assert min(float(cycle.info["kernel_factor"]) for cycle in rest if cycle.info) < 1
     assert torch.equal(rest[-1].ensemble, whole[-1].ensemble)
 
 

@@ -77,21 +77,23 @@ def test_letkf_is_one_analysis_per_point(obs, members, radius):
     """Also where points have fewer observations than members, and none."""
     forecast, y, model, problem = case(members=members, obs=obs)
     expected = pointwise(forecast, y, model, problem, radius, 1.1)
-    analysis = LETKF(1.1, radius=radius).begin(problem).update(forecast, y, model)
+    analysis = (
+        LETKF(1.1, localization=GaspariCohn(radius)).begin(problem).update(forecast, y, model)
+    )
     torch.testing.assert_close(analysis, expected, atol=1e-10, rtol=0)
 
 
 @pytest.mark.parametrize("block", [1, 2, 4])
 def test_letkf_with_infinite_radius_is_the_etkf(block):
     forecast, y, model, problem = case(obs=30)
-    method = LETKF(1.05, radius=float("inf"), block=block).begin(problem)
+    method = LETKF(1.05, localization=GaspariCohn(float("inf")), block=block).begin(problem)
     expected = ETKF(1.05).update(forecast, y, model)
     torch.testing.assert_close(method.update(forecast, y, model), expected, atol=1e-8, rtol=0)
 
 
 def test_points_without_observations_keep_the_forecast_bit_for_bit():
     forecast, y, model, problem = case(obs=1)
-    analysis = LETKF(1.3, radius=0.5).begin(problem).update(forecast, y, model)
+    analysis = LETKF(1.3, localization=GaspariCohn(0.5)).begin(problem).update(forecast, y, model)
     distance = problem.space.distance(
         problem.space.positions(), model.operator.coordinates(problem.space)
     ).reshape(7, 6)
@@ -103,29 +105,33 @@ def test_points_without_observations_keep_the_forecast_bit_for_bit():
 
 def test_small_batches_change_nothing(monkeypatch):
     forecast, y, model, problem = case()
-    whole = LETKF(radius=1.5).begin(problem).update(forecast, y, model)
+    whole = LETKF(localization=GaspariCohn(1.5)).begin(problem).update(forecast, y, model)
     monkeypatch.setattr(local, "BATCH", 700)
-    method = LETKF(radius=1.5).begin(problem)
+    method = LETKF(localization=GaspariCohn(1.5)).begin(problem)
     torch.testing.assert_close(method.update(forecast, y, model), whole, atol=1e-12, rtol=0)
-    assert len(method._geometry.batches) > 5
+    assert len(method.geometry.batches) > 5
 
 
 def test_geometry_follows_the_observations():
     """One run sees different observations in turn, and other sizes of the ensemble."""
     forecast, y, model, problem = case()
-    method = LETKF(radius=1.5).begin(problem)
+    method = LETKF(localization=GaspariCohn(1.5)).begin(problem)
     other = ObservationModel(Select([3, 20, 41]), std=0.5)
     for m, v in ((model, y), (other, y[:3]), (model, y)):
-        fresh = LETKF(radius=1.5).begin(problem).update(forecast, v, m)
+        fresh = LETKF(localization=GaspariCohn(1.5)).begin(problem).update(forecast, v, m)
         assert torch.equal(method.update(forecast, v, m), fresh)
-    fresh = LETKF(radius=1.5).begin(problem).update(forecast[:5], y, model)
+    fresh = LETKF(localization=GaspariCohn(1.5)).begin(problem).update(forecast[:5], y, model)
     assert torch.equal(method.update(forecast[:5], y, model), fresh)
 
 
 def test_blocks_share_the_analysis_of_their_centre():
     """Also the blocks that the border cuts off: 7 rows make 4 blocks, the last of one row."""
     forecast, y, model, problem = case(obs=30)
-    analysis = LETKF(1.1, radius=1.5, block=2).begin(problem).update(forecast, y, model)
+    analysis = (
+        LETKF(1.1, localization=GaspariCohn(1.5), block=2)
+        .begin(problem)
+        .update(forecast, y, model)
+    )
     for rows, columns in (((2, 3), (4, 5)), ((6,), (0, 1))):
         row, column = 1.5 * sum(rows) / len(rows), sum(columns) / len(columns)
         for i in rows:
@@ -140,7 +146,8 @@ def test_blocks_are_close_to_points_where_the_radius_is_wide():
     """Recorded, not promised: 2 x 2 points at radius 6 change few percent of the step."""
     forecast, y, model, problem = case(obs=30)
     one, four = (
-        LETKF(radius=6.0, block=b).begin(problem).update(forecast, y, model) for b in (1, 2)
+        LETKF(localization=GaspariCohn(6.0), block=b).begin(problem).update(forecast, y, model)
+        for b in (1, 2)
     )
     assert (one - four).norm() < 0.1 * (one - forecast).norm()
 
@@ -148,7 +155,7 @@ def test_blocks_are_close_to_points_where_the_radius_is_wide():
 def test_letkf_does_not_depend_on_the_order_of_members():
     forecast, y, model, problem = case()
     order = torch.randperm(len(forecast), generator=rng.seeded(0))
-    method = LETKF(radius=1.5).begin(problem)
+    method = LETKF(localization=GaspariCohn(1.5)).begin(problem)
     a = method.update(forecast, y, model)[order]
     torch.testing.assert_close(method.update(forecast[order], y, model), a, atol=1e-12, rtol=0)
 
@@ -156,7 +163,7 @@ def test_letkf_does_not_depend_on_the_order_of_members():
 def test_single_precision_is_kept_and_close():
     """Within 1e-4 of double precision: the local systems are well conditioned (shift N - 1)."""
     forecast, y, model, problem = case(obs=30, std=0.05)
-    method = LETKF(radius=1.5).begin(problem)
+    method = LETKF(localization=GaspariCohn(1.5)).begin(problem)
     single = method.update(forecast.float(), y.float(), model)
     assert single.dtype == torch.float32
     double = method.update(forecast, y, model)
@@ -166,11 +173,11 @@ def test_single_precision_is_kept_and_close():
 def test_bad_settings_and_missing_geometry_are_refused():
     forecast, y, model, problem = case()
     with pytest.raises(ValueError, match="begin"):
-        LETKF(radius=1.0).update(forecast, y, model)
+        LETKF(localization=GaspariCohn(1.0)).update(forecast, y, model)
     with pytest.raises(ValueError, match="block"):
-        LETKF(radius=1.0, block=0)
+        LETKF(localization=GaspariCohn(1.0), block=0)
     with pytest.raises(ValueError, match="radius"):
-        LETKF(radius=-1.0)
+        LETKF(localization=GaspariCohn(-1.0))
     correlated = ObservationModel(model.operator, cov=torch.eye(9))
     with pytest.raises(ValueError, match="independent"):
-        LETKF(radius=1.0).begin(problem).update(forecast, y, correlated)
+        LETKF(localization=GaspariCohn(1.0)).begin(problem).update(forecast, y, correlated)

@@ -20,7 +20,7 @@ from scorda.core.tapers import GaspariCohn
 from scorda.diffusion.bridge import BridgeODE, BridgeSDE
 from scorda.methods.enkf import ETKF, EnKF
 from scorda.methods.masf.bridge import MASF
-from scorda.methods.masf.published import PublishedSDE
+from scorda.methods.masf.published import PublishedMASF, PublishedSDE
 from scorda.metrics.distance import wasserstein
 from scorda.observations.masks import Mask
 from scorda.observations.model import ObservationModel
@@ -29,8 +29,8 @@ from scorda.observations.operators import Function, Linear, Select
 from scorda.observations.problem import Problem, twin_experiment
 from scorda.observations.spatial import Average, Blur, Stride
 from scorda.priors.base import EnsemblePrior
-from scorda.priors.gaussian import EnsembleGaussian
-from scorda.priors.kernel import EnsembleKernel, FittedKernel
+from scorda.priors.gaussian import Gaussian
+from scorda.priors.kernel import FittedKernel, Kernel
 from scorda.systems.lorenz import Lorenz63, Lorenz96
 
 
@@ -47,7 +47,7 @@ class Given(EnsemblePrior):
         values, vectors = torch.linalg.eigh(self.cov)
         columns = (vectors * values.clamp_min(0).sqrt()).T * (size - 0.5) ** 0.5
         members = self.mean + torch.cat((columns, -columns))
-        return EnsembleGaussian().fit(members.reshape(-1, *ensemble.shape[1:]), modes)
+        return Gaussian().fit(members.reshape(-1, *ensemble.shape[1:]), modes)
 
 
 def affine_moments(method, y, model, shape, draws):
@@ -125,7 +125,7 @@ def exact_and_sampled(case, sampler, cov=None):
     R = model.cov if model.cov is not None else model.error_cov(tuple(y.shape), y)
     exact_mean, exact_cov, _ = gaussian_condition(mean, cov, H, y, R)
     # In the directions of the modes, where a posterior variance may be 1e-10 of another.
-    draws = sampler.steps if isinstance(sampler, BridgeSDE) else 1
+    draws = sampler.noise_levels if isinstance(sampler, BridgeSDE) else 1
     method = MASF(Given(mean, cov), sampler=sampler)
     sampled_mean, sampled_cov = affine_moments(method, y, model, shape, draws)
     V = model.modes(shape).inverse(torch.eye(size).reshape(-1, *shape)).flatten(1).T
@@ -151,11 +151,11 @@ def test_bridge_tightens_with_its_steps():
     cov = correlated(8, 0.99)
     errors = []
     for steps in (9, 18):
-        sampler = BridgeODE(steps, low=1e-6, high=1e8, coupled=False)
+        sampler = BridgeODE(steps, min_snr=1e-6, max_snr=1e8, coupled=False)
         _, ratio = exact_and_sampled("wide, norm above 1", sampler, cov)
         errors.append(float((ratio - 1).abs().max()))
     assert errors[1] < errors[0] / 4
-    sampler = BridgeSDE(400, low=1e-4, high=1e5)
+    sampler = BridgeSDE(400, min_snr=1e-4, max_snr=1e5)
     _, ratio = exact_and_sampled("mask", sampler, cov)
     assert_close(ratio, torch.ones(8), atol=5e-3, rtol=0)
 
@@ -213,7 +213,7 @@ def test_coupled_analysis_is_the_kalman_update_of_the_sample_moments():
         root = torch.linalg.cholesky(correlated(8)).T
         forecast = (matrix(30, 8, seed=2) @ root).reshape(-1, *shape)
         y = model.sample(forecast[:1], rng.seeded(3))[0]
-        sampler = BridgeODE(30, low=1e-6, high=1e8)
+        sampler = BridgeODE(30, min_snr=1e-6, max_snr=1e8)
         analysis = MASF(sampler=sampler).update(forecast, y, model, rng.seeded(0)).flatten(1)
         exact = ETKF().update(forecast, y, model).flatten(1)
         std = exact.std(0)
@@ -245,8 +245,8 @@ def test_fewer_members_than_components_keep_the_kalman_moments():
     exact = ETKF().update(forecast, y, model)
     modes = model.modes((12,))
     many = modes.forward(forecast).repeat(2000, 1)
-    moved = BridgeODE(20, low=1e-6, high=1e8).sample(
-        EnsembleGaussian().fit(forecast, modes),
+    moved = BridgeODE(20, min_snr=1e-6, max_snr=1e8).sample(
+        Gaussian().fit(forecast, modes),
         modes.precision,
         modes.information(y),
         many,
@@ -278,7 +278,7 @@ def test_localized_prior_is_the_localized_covariance():
     forecast = matrix(6, 8, seed=2)
     model = ObservationModel(Average(2), std=0.3)
     modes = model.modes((8,))
-    fitted = EnsembleGaussian(taper).fit(forecast, modes, space)
+    fitted = Gaussian(taper).fit(forecast, modes, space)
     P = taper(space.distance(space.positions(), space.positions())) * forecast.T.cov()
     V = modes.inverse(torch.eye(8)).T
     found = fitted.basis @ torch.diag(fitted.spectrum) @ fitted.basis.T
@@ -288,7 +288,7 @@ def test_localized_prior_is_the_localized_covariance():
 
 def test_kernel_prior_is_a_mixture_at_any_noise():
     """Against the plain formula of the mixture, at finite levels and at infinite ones."""
-    fitted = EnsembleKernel(0.4).fit(matrix(5, 3))
+    fitted = Kernel(0.4).fit(matrix(5, 3))
     u, noise = matrix(4, 3, seed=1), torch.tensor([[0.5, 2.0, math.inf]])
     log = -0.5 * ((u[:, None] - fitted.members)[..., :2].square() / (noise[0, :2] ** 2 + 0.16))
     w = log.sum(2).softmax(1)
@@ -303,9 +303,9 @@ UNIT = {"prior_scale": (1.0, 1.0, 1.0), "guidance_scale": (1.0, 1.0, 1.0)}
 def published_moments(prior_var, std, y, **settings):
     sampler = PublishedSDE(**settings)
     prior = Given(torch.zeros(1), torch.tensor([[prior_var]]))
-    method = MASF(prior, mode="published", sampler=sampler)
+    method = PublishedMASF(prior, sampler=sampler)
     model = ObservationModel(Select([0]), std=std)
-    mean, cov = affine_moments(method, torch.tensor([y]), model, (1,), sampler.steps + 1)
+    mean, cov = affine_moments(method, torch.tensor([y]), model, (1,), sampler.noise_levels + 1)
     return float(mean), float(cov)
 
 
@@ -317,7 +317,7 @@ def test_published_form_has_its_own_closed_form(P, std):
     """
     R = std**2
     c = P + R
-    _, var = published_moments(P, std, 1.7, steps=500, twice=False, end=0.999, **UNIT)
+    _, var = published_moments(P, std, 1.7, noise_levels=500, twice=False, end=0.999, **UNIT)
     closed = (P / R) ** 2 * (c**2 / P - P - 2 * c * math.log(c / P))
     assert var == pytest.approx(closed, rel=0.015)
     assert 0.33 < var / (P * R / c) < 0.46
@@ -339,7 +339,7 @@ def test_published_form_pulls_the_mean_to_the_observation():
     """H = 1, P = 1, std 0.5 and a prior mean of 0.3: 1.5494, where 1.42 is exact (at T = .992)."""
     sampler = PublishedSDE(500, twice=False, **UNIT)
     prior = Given(torch.tensor([0.3]), torch.eye(1))
-    method = MASF(prior, mode="published", sampler=sampler)
+    method = PublishedMASF(prior, sampler=sampler)
     model = ObservationModel(Select([0]), std=0.5)
     mean, var = affine_moments(method, torch.tensor([1.7]), model, (1,), 501)
     assert float(mean) == pytest.approx(1.5494, abs=5e-3)
@@ -353,7 +353,7 @@ def test_published_form_on_a_matrix():
     H = V @ torch.diag(torch.tensor([0.0, 0.5, 1.0])) @ V.T
     prior = Given(torch.zeros(3), torch.eye(3))
     model = ObservationModel(Linear(H), std=0.5)
-    method = MASF(prior, mode="published", sampler=sampler)
+    method = PublishedMASF(prior, sampler=sampler)
     _, cov = affine_moments(method, H @ V.sum(1), model, (3,), 1001)
     var = (V.T @ cov @ V).diagonal()
     # Exact: 1, 0.5, 0.2.
@@ -364,23 +364,23 @@ def test_published_form_on_a_matrix():
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        (ObservationModel(Linear(2 * torch.eye(3)), std=1.0), "eigenvalue 2 of H.*bridge"),
+        (ObservationModel(Linear(2 * torch.eye(3)), std=1.0), "eigenvalue 2 of H.*MASF"),
         (ObservationModel(Linear(-torch.eye(3)), std=1.0), "eigenvalue -1 of H"),
-        (ObservationModel(Linear(torch.ones(2, 3)), std=1.0), r"shape \(2, 3\).*bridge"),
+        (ObservationModel(Linear(torch.ones(2, 3)), std=1.0), r"shape \(2, 3\).*Use MASF"),
         (ObservationModel(Select([0, 1]), std=torch.tensor([1.0, 2.0])), "one error std"),
     ],
 )
 def test_published_form_refuses_what_its_process_cannot_do(model, words):
     y = torch.zeros(len(model.operator(torch.zeros(1, 3))[0]))
     with pytest.raises(ValueError, match=words):
-        MASF(mode="published").update(matrix(10, 3), y, model, rng.seeded(0))
+        PublishedMASF().update(matrix(10, 3), y, model, rng.seeded(0))
 
 
-def test_masf_says_what_it_needs():
+def test_masf_says_what_it_needs(unchecked):
     model = ObservationModel(Function(torch.sin), std=1.0)
     problem = Problem(Lorenz96(dim=8), Observations(model, (1,), torch.zeros(1, 8)), 2)
     with pytest.raises(ValueError, match=r"MASF needs a linear observation operator.*EnKF"):
-        MASF(mode="published").assimilate(problem, 10)
+        PublishedMASF().assimilate(problem, 10)
     with pytest.raises(DegenerateEnsemble, match="no spread in any of 3 modes"):
         still = torch.tensor([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]])
         MASF().update(still, torch.zeros(1), ObservationModel(Select([0]), std=1.0))
@@ -390,8 +390,8 @@ def test_masf_says_what_it_needs():
             Observations(ObservationModel(Select([0]), 1.0), (1,), torch.zeros(1, 1)),
             2,
         )
-        MASF(EnsembleGaussian(GaspariCohn(1.0))).assimilate(problem, 10)
-    with pytest.raises(ValueError, match="samplers are of BridgeSampler"):
+        MASF(Gaussian(GaspariCohn(1.0))).assimilate(problem, 10)
+    with pytest.raises(ValueError, match="samplers of MASF are of BridgeSampler"):
         MASF(sampler=PublishedSDE())
     with pytest.raises(ValueError, match="order"):
         BridgeODE(order=3)
@@ -419,8 +419,8 @@ def test_cycles_of_lorenz96_are_as_good_as_the_localized_enkf():
     taper = GaspariCohn(4.0)
     errors = []
     for method in (
-        MASF(EnsembleGaussian(taper), inflation=1.04),
-        MASF(EnsembleGaussian(taper), sampler=BridgeODE(coupled=False), inflation=1.04),
+        MASF(Gaussian(taper), inflation=1.04),
+        MASF(Gaussian(taper), sampler=BridgeODE(coupled=False), inflation=1.04),
         EnKF(inflation=1.06, localization=taper),
     ):
         states = method.assimilate(problem, 20, rng.seeded(1)).states

@@ -102,7 +102,7 @@ def test_sda_samples_the_posterior_of_the_particle_smoother(kind, single):
 @pytest.mark.parametrize(
     ("method", "members"),
     [
-        (LETKF(1.04, radius=4.0), 7),
+        (LETKF(1.04, localization=GaspariCohn(4.0)), 7),
         (EnKF(1.04, GaspariCohn(4.0)), 20),
     ],
 )

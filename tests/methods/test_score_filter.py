@@ -24,9 +24,8 @@ from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Function, Linear, Pointwise, Select
 from scorda.observations.problem import Problem, twin_experiment
-from scorda.priors.gaussian import EnsembleGaussian
-from scorda.priors.kernel import EnsembleKernel
-from scorda.priors.network.prior import NetworkPrior
+from scorda.priors.gaussian import Gaussian
+from scorda.priors.kernel import Kernel
 from scorda.systems.lorenz import Lorenz63, Lorenz96
 
 
@@ -109,14 +108,14 @@ def test_a_few_iterations_are_not_enough_for_many_observations():
                 compare(analysis.mean(0), analysis.T.cov(), *exact)
 
 
-@pytest.mark.parametrize("prior", [EnsembleGaussian(), EnsembleKernel(0.3)])
+@pytest.mark.parametrize("prior", [Gaussian(), Kernel(0.3)])
 def test_a_vague_observation_leaves_the_members_where_they_are(prior):
     """Up to the steps there and back; a kernel density moves its draws within their kernels."""
     x = forecast(40, COV["two"])
     model = ObservationModel(Select([0]), std=1e8)
     analysis = ScoreFilter(prior).update(x, torch.tensor([5.0]), model, rng.seeded(0))
     std = x.std(0)
-    kernel = prior.bandwidth if isinstance(prior, EnsembleKernel) else 0.0
+    kernel = prior.bandwidth if isinstance(prior, Kernel) else 0.0
     assert ((analysis - x) / std).square().mean().sqrt() < 0.02 + 1.1 * kernel
 
 
@@ -143,7 +142,7 @@ def test_localized_prior():
     exact, _, _ = gaussian_condition(
         x.mean(0), P, torch.eye(8)[[1, 4]], y, model.error_cov((2,), y)
     )
-    method = ScoreFilter(EnsembleGaussian(taper), guidance=MMPS(2), coupled=False).begin(problem)
+    method = ScoreFilter(Gaussian(taper), guidance=MMPS(2), coupled=False).begin(problem)
     with mock.patch.object(rng, "Stream", UnitNoise):
         mean = method.update(x, y, model)[0]
     assert_close(mean, exact, rtol=0, atol=0.03 * 0.3)
@@ -152,7 +151,7 @@ def test_localized_prior():
 def test_the_gradient_of_a_network_prior_reaches_the_guidance():
     """Against finite differences; single precision of the network: 1e-3."""
     x = forecast(20, COV["two"])
-    prior = NetworkPrior(steps=30, width=8, batch=16, seed=1)
+    prior = online(training_steps=30, width=8, batch=16, seed=1)
     fitted = prior.fit(x)
     object.__setattr__(fitted.network, "corrects", True)
     u, level, v = x[:3].clone().requires_grad_(), torch.full((1, 1), 0.7), matrix(3, 2)
@@ -168,7 +167,7 @@ def test_the_gradient_of_a_network_prior_reaches_the_guidance():
 def test_cycles_with_a_network_and_a_nonlinear_observation():
     model = ObservationModel(Pointwise(lambda x: (x / 10) ** 3), std=0.3)
     truth, problem = twin_experiment(Lorenz63(spinup=2.0), model, 16, 4, rng.seeded(0))
-    network = NetworkPrior(steps=20, fine_tune=5, width=16, batch=16)
+    network = online(training_steps=20, fine_tuning_steps=5, width=16, batch=16)
     found = ScoreFilter(network).assimilate(problem, 40, rng.seeded(1))
     free = problem.system.trajectory(problem.system.prior(40, rng.seeded(1)), 16, rng.seeded(2))
     error, without = (
@@ -190,7 +189,7 @@ def test_ess_is_that_of_the_likelihood():
 def test_evaluations_are_counted():
     calls = []
 
-    class Counting(EnsembleKernel):
+    class Counting(Kernel):
         def fit(self, ensemble, modes=None, space=None):
             fitted = super().fit(ensemble, modes, space)
             denoise = fitted.denoise
@@ -237,7 +236,7 @@ def test_parts_are_free():
                 ScoreFilter().process,
             ):
                 coupled = sampler.deterministic
-                method = ScoreFilter(EnsembleKernel(0.4), process, guidance, sampler, coupled)
+                method = ScoreFilter(Kernel(0.4), process, guidance, sampler, coupled)
                 analysis = method.update(x, y, model, rng.seeded(0))
                 assert analysis.isfinite().all()
                 before, after = ((torch.atan(s.mean(0)) - y).norm() for s in (x, analysis))
@@ -259,6 +258,6 @@ def test_components_in_which_members_agree_stay():
     still = forecast(10, torch.eye(2)).double()
     still[:, 1] = 2.0
     model = ObservationModel(Select([0]), std=1.0)
-    method = ScoreFilter(EnsembleKernel(0.5))
+    method = ScoreFilter(Kernel(0.5))
     analysis = method.update(still, torch.zeros(1), model, rng.seeded(0))
     assert (analysis[:, 1] == 2).all() and not torch.equal(analysis, still)

@@ -18,8 +18,7 @@ from scorda.methods.sf import SF, PowerExploding
 from scorda.observations.model import ObservationModel
 from scorda.observations.operators import Function, Linear, Pointwise, Select
 from scorda.observations.problem import twin_experiment
-from scorda.priors.gaussian import EnsembleGaussian
-from scorda.priors.network.prior import NetworkPrior
+from scorda.priors.gaussian import Gaussian
 from scorda.systems.lorenz import Lorenz63
 from scorda.testing.diffusion import check_process
 
@@ -67,7 +66,7 @@ def test_moments_are_those_of_the_recursion(cov, reach):
     x = forecast(1 + steps * size, cov)
     H = torch.eye(1, size)
     std = cov.diagonal().sqrt()
-    method = SF(EnsembleGaussian(), euler_steps=steps, reach=reach, clip=None)
+    method = SF(Gaussian(), euler_steps=steps, reach=reach, clip=None)
     mean, found = analysis(method, x, H, y, R)
     m, V = recursion(cov / std / std[:, None], H * std, R, y - H @ x.mean(0), steps, reach)
     assert_close(mean, x.mean(0) + std * m, rtol=1e-8, atol=1e-8)
@@ -77,7 +76,7 @@ def test_moments_are_those_of_the_recursion(cov, reach):
 def test_the_published_form_does_not_standardise():
     steps, R, y, cov = 60, 0.7, torch.tensor([1.7]), 4 * torch.eye(1)
     x = forecast(1 + steps, cov, mean=0.0)
-    method = SF(EnsembleGaussian(), euler_steps=steps, clip=None, standardise=False)
+    method = SF(Gaussian(), euler_steps=steps, clip=None, standardise=False)
     mean, found = analysis(method, x, torch.eye(1), y, R)
     m, V = recursion(cov, torch.eye(1), R, y, steps)
     assert_close(mean, m, rtol=1e-8, atol=1e-8)
@@ -103,10 +102,10 @@ def test_the_bound_keeps_large_scores_in_place():
     """Beyond it a hundred times the innovation changes nothing; root mean square, not entries."""
     x = forecast(300, torch.eye(1))
     model = ObservationModel(Select([0]), std=1e-3)
-    method = SF(EnsembleGaussian(), euler_steps=50, clip=1.0)
+    method = SF(Gaussian(), euler_steps=50, clip=1.0)
     near, far = (method.update(x, torch.tensor([v]), model, rng.seeded(0)) for v in (1e4, 1e6))
     assert_close(near, far, rtol=1e-6, atol=1e-6)
-    free = SF(EnsembleGaussian(), euler_steps=50, clip=None)
+    free = SF(Gaussian(), euler_steps=50, clip=None)
     with pytest.raises(AssertionError):
         assert_close(free.update(x, torch.tensor([1e4]), model, rng.seeded(0)), near)
 
@@ -123,7 +122,9 @@ def test_a_cubic_observation_with_a_network_in_cycles():
     """The cube of x of Lorenz-63: better than the forecast alone, and with a report."""
     model = ObservationModel(Pointwise(lambda x: (x / 10) ** 3), std=0.3)
     truth, problem = twin_experiment(Lorenz63(spinup=2.0), model, 16, 4, rng.seeded(0))
-    method = SF(NetworkPrior(steps=20, fine_tune=5, width=16, batch=16), euler_steps=100)
+    method = SF(
+        online(training_steps=20, fine_tuning_steps=5, width=16, batch=16), euler_steps=100
+    )
     found = method.assimilate(problem, 40, rng.seeded(1))
     free = problem.system.trajectory(problem.system.prior(40, rng.seeded(1)), 16, rng.seeded(2))
     error, without = (
@@ -137,7 +138,7 @@ def test_a_component_in_which_members_agree_keeps_its_value():
     x = forecast(10, torch.eye(2))
     x[:, 1] = 2.0
     model = ObservationModel(Select([0]), std=1.0)
-    analysis = SF(EnsembleGaussian()).update(x, torch.tensor([0.0]), model, rng.seeded(0))
+    analysis = SF(Gaussian()).update(x, torch.tensor([0.0]), model, rng.seeded(0))
     assert (analysis[:, 1] == 2).all()
 
 

@@ -14,8 +14,7 @@ from scorda.methods.ssls import SSLS, _curvature
 from scorda.observations.model import ObservationModel
 from scorda.observations.operators import Linear, Pointwise, Select
 from scorda.observations.problem import twin_experiment
-from scorda.priors.gaussian import EnsembleGaussian
-from scorda.priors.network.prior import NetworkPrior
+from scorda.priors.gaussian import Gaussian
 from scorda.systems.lorenz import Lorenz96
 
 
@@ -48,7 +47,7 @@ def test_moments_are_those_of_the_recursion(cov, stages, confinement):
     steps, h, R, y, size = 12, 0.01, 0.7, torch.tensor([1.7]), len(cov)
     x = forecast(1 + stages * steps * size, cov)
     std, mean, H = cov.diagonal().sqrt(), x.mean(0), torch.eye(1, len(cov))
-    method = SSLS(EnsembleGaussian(), 0.2, steps, h, stages, confinement, clip=None, inflation=1.0)
+    method = SSLS(Gaussian(), 0.2, steps, h, stages, confinement, clip=None, inflation=1.0)
     model = ObservationModel(Linear(H), std=R**0.5)
     with mock.patch.object(rng, "Stream", UnitNoise):
         found = (method.update(x, y, model) - mean) / std
@@ -74,7 +73,7 @@ def test_samples_follow_the_recursion():
     """5 standard errors of 20 000 draws, at the default step: 0.1 of the bound."""
     members, R = 20_000, 0.5
     x = forecast(members, torch.eye(1))
-    method = SSLS(EnsembleGaussian(), langevin_steps=60, clip=None, confinement=0.0)
+    method = SSLS(Gaussian(), langevin_steps=60, clip=None, confinement=0.0)
     model = ObservationModel(Select([0]), std=R**0.5)
     found, info = method.analyse(x, torch.tensor([1.7]), model, rng.seeded(3))
     h = 0.1 * 2 / (1 / R + 100)
@@ -101,20 +100,20 @@ def test_a_step_that_is_not_stable_is_refused():
     x = forecast(50, torch.eye(1))
     model = ObservationModel(Select([0]), std=0.1)
     bound = 2 / (100 + 100)
-    SSLS(EnsembleGaussian(), step_size=0.99 * bound).update(x, torch.tensor([0.0]), model)
+    SSLS(Gaussian(), step_size=0.99 * bound).update(x, torch.tensor([0.0]), model)
     with pytest.raises(ValueError, match=r"stable below 0\.01 only"):
-        SSLS(EnsembleGaussian(), step_size=1.01 * bound).update(x, torch.tensor([0.0]), model)
+        SSLS(Gaussian(), step_size=1.01 * bound).update(x, torch.tensor([0.0]), model)
 
 
 def test_the_bound_keeps_large_scores_in_place():
     x = forecast(50, torch.eye(1))
     model = ObservationModel(Select([0]), std=0.1)
-    method = SSLS(EnsembleGaussian(), langevin_steps=20, clip=1.0)
+    method = SSLS(Gaussian(), langevin_steps=20, clip=1.0)
     near, far = (method.update(x, torch.tensor([v]), model, rng.seeded(0)) for v in (1e4, 1e6))
     assert_close(near, far, rtol=1e-6, atol=1e-6)
 
 
-class Outwards(EnsembleGaussian):
+class Outwards(Gaussian):
     """A prior whose estimates lie farther out than the states, as untrained networks' do."""
 
     def fit(self, ensemble, modes=None, space=None):
@@ -126,7 +125,7 @@ def test_an_exact_prior_is_not_held():
     x = forecast(400, torch.eye(1))
     mean, std, noise, R, y = x.mean(0), x.std(0), 0.3, 0.25, torch.tensor([8.0])
     model = ObservationModel(Select([0]), std=R**0.5)
-    method = SSLS(EnsembleGaussian(), noise, langevin_steps=1500, clip=None)
+    method = SSLS(Gaussian(), noise, langevin_steps=1500, clip=None)
     found = method.update(x, y, model, rng.seeded(0)).mean()
     var = (std**2 * (1 + noise**2)).item()
     expected = mean.item() + var / (var + R) * (y - mean).item()
@@ -146,7 +145,7 @@ def test_a_prior_that_drives_away_is_held_near_the_members():
     x = forecast(40, torch.eye(2))
     model = ObservationModel(Select([0]), std=1e6)
     largest = ((x - x.mean(0)) / x.std(0)).abs().max()
-    method = SSLS(Outwards(), noise=0.3, langevin_steps=600, step_size=0.005, clip=None)
+    method = SSLS(Outwards(), noise_level=0.3, langevin_steps=600, step_size=0.005, clip=None)
     z = (method.update(x, torch.zeros(1), model, rng.seeded(0)) - x.mean(0)) / x.std(0)
     assert 1.2 * largest < z.abs().max() < 1.5 * largest + 6 * 0.3
 
@@ -156,7 +155,7 @@ def test_a_nonlinear_observation_with_a_network_in_cycles():
     model = ObservationModel(Pointwise(torch.atan), std=0.2)
     system = Lorenz96(dim=8, spinup=5.0)
     truth, problem = twin_experiment(system, model, 20, 2, rng.seeded(0))
-    network = NetworkPrior(steps=20, fine_tune=5, width=16, blocks=1, batch=16)
+    network = online(training_steps=20, fine_tuning_steps=5, width=16, blocks=1, batch=16)
     found = SSLS(network, langevin_steps=60).assimilate(problem, 40, rng.seeded(1))
     free = system.trajectory(system.prior(40, rng.seeded(1)), 20)
     error, without = (
@@ -169,7 +168,7 @@ def test_a_nonlinear_observation_with_a_network_in_cycles():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"noise": 0.0}, "noise level"),
+        ({"noise_level": 0.0}, "noise level"),
         ({"langevin_steps": 0}, "one step"),
         ({"stages": 0}, "stage"),
         ({"confinement": -1.0}, "confinement"),
@@ -188,7 +187,7 @@ def test_a_component_in_which_members_agree_keeps_its_value():
     x = forecast(10, torch.eye(2))
     x[:, 1] = 2.0
     model = ObservationModel(Select([0]), std=1.0)
-    analysis = SSLS(EnsembleGaussian()).update(x, torch.tensor([0.0]), model, rng.seeded(0))
+    analysis = SSLS(Gaussian()).update(x, torch.tensor([0.0]), model, rng.seeded(0))
     assert (analysis[:, 1] == 2).all()
 
 

@@ -14,8 +14,8 @@ from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Function, Linear, Pointwise, Select
 from scorda.observations.problem import Problem
-from scorda.priors.gaussian import EnsembleGaussian
-from scorda.priors.kernel import EnsembleKernel
+from scorda.priors.gaussian import Gaussian
+from scorda.priors.kernel import Kernel
 from scorda.systems.lorenz import Lorenz96
 
 
@@ -43,7 +43,9 @@ def test_bridge_with_a_gaussian_is_the_statistical_linearisation(black_box, unit
     x, y = ensemble(), units * torch.tensor([0.5, -0.3])
     cov = units**2 * torch.tensor([[0.3, 0.1], [0.1, 0.2]])
     operator = Function(lambda v: units * radial(v), differentiable=not black_box)
-    analysis = MASF(sampler=BridgeODE(steps=30)).update(x, y, ObservationModel(operator, cov=cov))
+    analysis = MASF(sampler=BridgeODE(noise_levels=30)).update(
+        x, y, ObservationModel(operator, cov=cov)
+    )
     mean, covariance = regression(x, units * radial(x), y, cov.double())
     # What 30 steps of the Runge-Kutta method leave.
     assert_close(analysis.mean(0), mean, rtol=0, atol=2e-3)
@@ -54,7 +56,7 @@ def test_a_linear_function_is_the_linear_operator():
     x, y = ensemble(), torch.tensor([0.5])
     matrix = torch.tensor([[1.0, -0.5, 2.0]])
     direct, box = (
-        MASF(sampler=BridgeODE(steps=30)).update(x, y, ObservationModel(operator, std=0.7))
+        MASF(sampler=BridgeODE(noise_levels=30)).update(x, y, ObservationModel(operator, std=0.7))
         for operator in (Linear(matrix), Function(lambda v: v @ matrix.to(v).T))
     )
     # The two have the same mean and covariance, and agree on the members to the steps' error.
@@ -92,7 +94,7 @@ def test_localization_tapers_the_pairs():
     operator = Function(lambda v: v[:, [1, 4]].sin(), positions=places.coordinates(system.space))
     model, taper = ObservationModel(operator, std=0.5), GaspariCohn(1.0)
     problem = Problem(system, Observations(model, [1], y[None]), steps=1, initial=x)
-    method = MASF(EnsembleGaussian(taper), sampler=BridgeODE(steps=40)).begin(problem)
+    method = MASF(Gaussian(taper), sampler=BridgeODE(noise_levels=40)).begin(problem)
     analysis, _ = method.analyse(x, y, model, rng.seeded(0))
     h = x[:, [1, 4]].sin()
     joint = torch.cat((x, h), 1)
@@ -113,7 +115,7 @@ def test_bridge_finds_both_modes_of_a_squared_observation():
     x = rng.normal(2000, (1,), rng.seeded(1), like=torch.zeros(1, dtype=torch.float64)) + 0.3
     model = ObservationModel(Function(torch.square), std=0.3)
     y = torch.tensor([1.0], dtype=torch.float64)
-    prior = EnsembleKernel(0.1)
+    prior = Kernel(0.1)
     analysis = MASF(prior, sampler=BridgeODE(coupled=False)).update(x, y, model, rng.seeded(2))
     h = x.square()
     # The kernel is as wide for h, in units of its spread.

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from networks import amortised, changed, online
 from scorda.core import rng
 from scorda.core.space import StateSpace
 from scorda.core.tapers import GaspariCohn
@@ -19,10 +20,10 @@ from scorda.observations.observations import Observations
 from scorda.observations.operators import Chain, Function, Pointwise, Select
 from scorda.observations.problem import Problem, twin_experiment
 from scorda.observations.spatial import Average
-from scorda.priors.gaussian import EnsembleGaussian
+from scorda.priors.gaussian import Gaussian
 from scorda.priors.local import LocalGaussian
 from scorda.priors.network.dataset import FAR, Pool
-from scorda.priors.network.prior import NetworkPrior
+from scorda.priors.network.online import OnlineNetwork
 from scorda.systems.lorenz import Lorenz96
 
 TORUS = StateSpace((2, 6, 4), variables=("u", "v"), period={"y": 6.0, "x": 4.0})
@@ -40,7 +41,9 @@ def test_values_are_further_variables():
     x = members(5, TORUS.shape)
     pairs = grid.pairs(x)
     assert grid.space.shape == (3, 6, 4) and grid.space.period == TORUS.period
-    assert torch.equal(pairs[:, :2], x) and torch.equal(grid.first(pairs), x)
+    joint = augment(x, torch.ones(24).double(), speed, TORUS, on_grid=True)
+    assert torch.equal(pairs[:, :2], x) and torch.equal(joint.states(pairs), x)
+    assert torch.equal(joint.ensemble, pairs) and joint.space == grid.space
     assert_close(pairs[:, 2], x.square().sum(1).sqrt())
     assert_close(grid.model.operator(pairs), speed.operator(x).flatten(1))
     assert_close(
@@ -118,7 +121,7 @@ def test_a_local_gaussian_does_not_mind_the_layout(operator):
     found, _ = method.analyse(x, y, model, rng.seeded(0))
     joint = augment(x, y, model)
     space = AugmentedSpace(TORUS, operator, joint.used)
-    flat, _ = method._linear(joint.ensemble, joint.y, joint.model, space, rng.seeded(0))
+    flat, _ = linear(method, joint, space)
     assert_close(found, joint.states(flat), rtol=1e-6, atol=1e-6)
     assert (found - x).abs().max() > 0.1
 
@@ -133,31 +136,38 @@ def test_absent_values_change_no_linear_posterior():
     method = begun(prior, RING.space, model)
     joint = augment(x, y, model)
     space = AugmentedSpace(RING.space, model.operator, joint.used)
-    flat, _ = method._linear(joint.ensemble, joint.y, joint.model, space, rng.seeded(0))
+    flat, _ = linear(method, joint, space)
     found, _ = method.analyse(x, y, model, rng.seeded(0))
     assert_close(found.mean(0), joint.states(flat).mean(0), rtol=0, atol=1e-6)
 
 
-TINY = NetworkPrior(
-    "site", steps=30, fine_tune=0, width=8, batch=8, every=10, levels="these", rate=1e-3
+TINY = online(
+    axis="site",
+    training_steps=30,
+    fine_tuning_steps=0,
+    width=8,
+    batch=8,
+    validation_interval=10,
+    levels="fixed",
+    rate=1e-3,
 )
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"local": LocalGaussian(GaspariCohn(2.0))}, {"axis": None}], ids=str
+    "options", [{}, {"base": LocalGaussian(GaspariCohn(2.0))}, {"axis": None}], ids=str
 )
 def test_amortised_networks_serve_nonlinear_observations(options):
     """Trained on forecasts of the state, used in a run; with absent values too."""
     model = ObservationModel(ARCTAN, std=0.1)
     _, problem = twin_experiment(RING, model, 12, 4, rng.seeded(0))
     forecasts = 4 * members(60, (8,)).unflatten(0, (5, 12))
-    trained = replace(TINY, **options).amortised(forecasts, RING.space, model)
+    trained = amortised(changed(TINY, **options), forecasts, RING.space, model)
     values = problem.instruments[0].values.clone()
     values[1, 3] = torch.nan
     gappy = replace(problem, observations=replace(problem.instruments[0], values=values))
     found = MASF(trained).assimilate(gappy, 12, rng.seeded(1))
     assert found.states.isfinite().all()
-    silent = replace(TINY, **options, steps=0).amortised(forecasts, RING.space, model)
+    silent = amortised(changed(TINY, **options, training_steps=0), forecasts, RING.space, model)
     alone = MASF(silent).assimilate(gappy, 12, rng.seeded(1))
     assert (found.states - alone.states).abs().max() > 1e-3
 
@@ -169,19 +179,21 @@ def test_a_ring_goes_on_from_its_weights_where_values_are_absent():
     values = problem.instruments[0].values.clone()
     values[1, 3] = torch.nan
     gappy = replace(problem, observations=replace(problem.instruments[0], values=values))
-    prior = replace(TINY, steps=10, fine_tune=5, every=5, patience=9)
+    prior = changed(
+        TINY, training_steps=10, fine_tuning_steps=5, validation_interval=5, patience=9
+    )
     found = MASF(prior).assimilate(gappy, 20, rng.seeded(1))
     assert found.states.isfinite().all()
     assert found.info["training_steps"].tolist() == [10, 5, 5]
-    flat = MASF(replace(prior, axis=None, levels="any")).assimilate(gappy, 20, rng.seeded(1))
+    flat = MASF(changed(prior, axis=None, levels="any")).assimilate(gappy, 20, rng.seeded(1))
     assert flat.info["training_steps"].tolist() == [10, 10, 10]
 
 
 def test_the_weights_are_those_of_the_pairs():
     model = ObservationModel(ARCTAN, std=0.1)
     forecasts = members(60, (8,)).unflatten(0, (5, 12))
-    trained = TINY.amortised(forecasts, RING.space, model)
-    assert trained.of_entries and trained.weights["centre"].shape == (1, 2)
+    trained = amortised(TINY, forecasts, RING.space, model)
+    assert trained.of_entries and trained.climate.centre.shape == (1, 2)
     with pytest.raises(ValueError, match="another width"):
         trained.fit(forecasts[0], None, RING.space)
 
@@ -195,13 +207,14 @@ def test_weights_for_one_observing_network_refuse_others(unit):
         return ObservationModel(Select(entries), std=unit * std).modes((size,))
 
     model = ObservationModel(Select([0, 2, 4]), std=unit * 0.5)
-    trained = TINY.amortised(forecasts, RING.space, model)
+    trained = amortised(TINY, forecasts, RING.space, model)
     for known in (modes([0, 2, 4]), modes([2]), None):
         trained.fit(forecasts[0], known, RING.space)
     for other in (modes([0, 1]), modes([0, 2, 4], 0.4)):
         with pytest.raises(ValueError, match="was not trained"):
             trained.fit(forecasts[0], other, RING.space)
-        replace(trained, fine_tune=1).fit(forecasts[0], other, RING.space)
+        tuned = OnlineNetwork("site", training=trained.training, start=trained)
+        replace(tuned, fine_tuning_steps=1).fit(forecasts[0], other, RING.space)
     with pytest.raises(ValueError, match="was not trained"):
         wide = members(12, (10,))
         trained.fit(wide, modes([0, 2, 4], size=10), Lorenz96(dim=10).space)
@@ -218,7 +231,7 @@ def test_values_without_spread_tell_nothing(network):
         model = ObservationModel(Pointwise(lambda v: v.clamp(max=top)), std=0.1)
         prior = LocalGaussian(GaspariCohn(0.6))
         if network:
-            prior = TINY.amortised(x.repeat(5, 1, 1), RING.space, model)
+            prior = amortised(TINY, x.repeat(5, 1, 1), RING.space, model)
         given = model.only(kept, y) if only else model
         method = begun(prior, RING.space, model)
         return method.analyse(x, y[kept] if only else y, given, rng.seeded(0))[0]
@@ -236,17 +249,23 @@ def test_members_held_back_may_be_the_only_ones_that_vary():
     x[-1, 4] = 2.0
     model = ObservationModel(Pointwise(lambda v: v.clamp(max=8.0)), std=0.1)
     pairs = PairsOnGrid.of(model, RING.space, (8,)).pairs(x)
-    pool = Pool.of([(EnsembleGaussian().fit(pairs[:-2]), pairs[-2:])], (1,))
+    pool = Pool.of([(Gaussian().fit(pairs[:-2]), pairs[-2:])], (1,))
     assert pool.members.shape == (2, 8, 3) and pool.members[1, 4, 1] == -FAR
     assert pool.members.abs().max() == FAR
 
 
 def test_what_convolves_wants_places_and_independent_errors():
     assert {"nonlinear_positions", "independent_errors"} <= set(MASF(TINY).needs)
-    assert set(MASF(replace(TINY, axis=None)).needs) == {"simulator"}
+    assert set(MASF(changed(TINY, axis=None)).needs) == {"simulator"}
 
 
 def begun(prior, space, model):
     values = model.operator(torch.zeros(1, *space.shape))
     problem = Problem(SimpleNamespace(space=space), Observations(model, [1], values), 1)
     return MASF(prior).begin(problem)
+
+
+def linear(run, joint, space):
+    """The analysis of flat pairs."""
+    parts = joint.ensemble, joint.y, joint.model
+    return run.settings._linear(*parts, run.prior, space, rng.seeded(0))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from scorda.core import files
+from scorda.core.columns import write_columns
 from scorda.core.rng import normal, seeded
 from scorda.core.space import StateSpace
 from scorda.core.times import match_times, time_unit
@@ -18,7 +18,6 @@ from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Chain, Function, Pointwise, Select
 from scorda.observations.spatial import Average, Interpolate, Stride
-from scorda.observations.table_writer import write_table
 
 NAN = math.nan
 HOURS = {"time": "hours"}
@@ -176,6 +175,15 @@ def test_datetimes_are_counted_from_start():
     assert step.tolist() == [1, 2]
 
 
+@pytest.mark.parametrize("text", ["now", "today", "2019", "2019-03", "2019-3-21", "21/03/2019"])
+def test_only_a_full_date_is_a_datetime(text):
+    times = np.array([text, "2019-03-21T06:00"], dtype=object)
+    _, why = match_times(times, UK, "2019-03-21T06:00")
+    assert why.tolist() == [f"time '{text}' is no ISO 8601 datetime", ""]
+    with pytest.raises(ValueError, match="Got start = "):
+        match_times(times, UK, text)
+
+
 @pytest.mark.parametrize(
     ("unit", "dt", "hours"),
     [("s", 3600.0, 2), ("seconds", 1800.0, 1), ("min", 60.0, 2), ("h", 0.5, 1), ("day", 0.5, 24)],
@@ -267,7 +275,7 @@ def test_files_and_mappings_are_read_alike(tmp_path, ending):
     )
     path = tmp_path / f"table.{ending}"
     stored = table if ending == "csv" else table | {"time": table["time"].astype("M8[ns]")}
-    files.write_columns(path, stored)
+    write_columns(path, stored)
     for source in (path, str(path), table):
         found = Observations.from_table(source, UK, "2019-03-21T06:00")
         assert found.steps == (0, 2)
@@ -284,7 +292,7 @@ def test_a_data_frame_is_a_table(unchecked):
 
 
 def written(observations, space, path, start=None):
-    write_table(path, observations, space, start)
+    observations.to_table(path, space, start)
     return Observations.from_table(path, space, start)
 
 
@@ -329,7 +337,7 @@ def test_round_trip_of_every_operator_with_places(tmp_path):
 def test_float32_values_are_written_with_their_own_digits(tmp_path):
     values = torch.tensor([[0.1], [1 / 3]], dtype=torch.float32)
     given = Observations(ObservationModel(Select([0]), std=0.2), [1, 3], values)
-    write_table(tmp_path / "a.csv", given, LORENZ)
+    given.to_table(tmp_path / "a.csv", LORENZ)
     with (tmp_path / "a.csv").open() as file:
         rows = list(csv.reader(file))
     assert rows[0] == ["time", "variable", "value", "std"]
@@ -350,12 +358,12 @@ def test_a_table_that_cannot_be_written_leaves_nothing(tmp_path):
     ]  # fmt: skip
     for given, match in cases:
         with pytest.raises(ValueError, match=match):
-            write_table(path, given, LORENZ)
+            given.to_table(path, LORENZ)
     good = Observations(ObservationModel(first, std=1.0), [0], values)
     with pytest.raises(ValueError, match=r"must end in .csv or .nc"):
-        write_table(tmp_path / "a.parquet", good, LORENZ)
+        good.to_table(tmp_path / "a.parquet", LORENZ)
     with pytest.raises(ValueError, match="unit of time is 'not given'"):
-        write_table(path, good, LORENZ, "2019-03-21")
+        good.to_table(path, LORENZ, "2019-03-21")
     assert not list(tmp_path.iterdir())
 
 
@@ -511,7 +519,7 @@ def test_every_row_of_a_long_table_counts(tmp_path):
         "latitude": generator.choice(UK.coordinates["latitude"], rows),
         "longitude": generator.choice(UK.coordinates["longitude"], rows),
     }
-    files.write_columns(tmp_path / "a.csv", table)
+    write_columns(tmp_path / "a.csv", table)
     found = Observations.from_table(tmp_path / "a.csv", UK, std=1.0)
     assert found.values.shape == (500, 12)
     count = found.std.pow(-2).nansum()

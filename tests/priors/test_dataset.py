@@ -6,10 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
+from networks import amortised, changed, online
 from scorda.core import rng
+from scorda.core.files import read_tensors, write_tensors
 from scorda.core.space import StateSpace
 from scorda.core.tapers import GaspariCohn
 from scorda.diffusion.training import denoising_loss
@@ -17,15 +18,16 @@ from scorda.nn.residual import DenseCorrection, RingCorrection
 from scorda.observations.model import ObservationModel
 from scorda.observations.operators import Select
 from scorda.observations.spatial import Average
-from scorda.priors.gaussian import EnsembleGaussian
-from scorda.priors.kernel import EnsembleKernel
+from scorda.priors.gaussian import Gaussian
+from scorda.priors.kernel import Kernel
 from scorda.priors.local import LocalGaussian
+from scorda.priors.network.amortised import AmortisedNetwork
 from scorda.priors.network.dataset import Pool, checked, folds, observing_networks
 from scorda.priors.network.denoiser import Climate, Corrected
-from scorda.priors.network.prior import NetworkPrior
+from scorda.priors.network.online import OnlineNetwork
 
 RING = StateSpace((8,), variables=("x",), period={"site": 8.0})
-SMALL = NetworkPrior(steps=30, width=16, blocks=1, batch=16, every=15)
+SMALL = online(training_steps=30, width=16, blocks=1, batch=16, validation_interval=15)
 
 
 def bent(cycles, members, seed=0):
@@ -54,7 +56,7 @@ def test_no_member_is_held_to_a_gaussian_of_itself(members, held):
 def test_the_loss_is_that_of_each_member_with_its_own_gaussian():
     """One by one with the network of a single Gaussian; exact but for the pool's float32."""
     x = rings()
-    base, climate = EnsembleGaussian(GaspariCohn(2.0)), Climate.of(x, (0,))
+    base, climate = Gaussian(GaspariCohn(2.0)), Climate.of(x, (0,))
     parts = [(base.fit(e[:9], None, RING), e[9:]) for e in x]
     pool = Pool.of(parts, (0,), climate=climate)
     network = Corrected(RingCorrection(1, 8, 1, features=5), 1e-2, 30.0)
@@ -133,7 +135,7 @@ def test_few_items_meet_all_levels_with_and_without_observations():
 
 def test_a_silent_network_leaves_the_local_gaussian():
     x, local = rings(1)[0], LocalGaussian(GaspariCohn(1.0), 2, 0.1)
-    fitted = replace(SMALL, steps=0, axis="site", local=local).fit(x, None, RING)
+    fitted = changed(SMALL, training_steps=0, axis="site", base=local).fit(x, None, RING)
     exact = local.fit(x, None, RING)
     noise = torch.tensor([[0.1, torch.inf, 1.0, 3.0, 0.2, torch.inf, 0.5, 0.7]])
     u = torch.where(noise < torch.inf, x[:5] + 0.3, 0.0).double()
@@ -145,26 +147,24 @@ def test_a_silent_network_leaves_the_local_gaussian():
 
 def test_a_network_over_local_gaussians_learns_in_a_run_and_from_many_forecasts():
     local = LocalGaussian(GaspariCohn(1.0), 2, 0.1)
-    prior = replace(SMALL, axis="site", local=local)
+    prior = changed(SMALL, axis="site", base=local)
     tuned = prior.fit(rings(1, 40)[0], None, RING)
     assert tuned.report["loss"] <= tuned.report["gaussian_loss"]
-    amortised = prior.amortised(rings(40, 15), RING)
-    assert amortised.fine_tune == 0
-    again = amortised.fit(rings(1, 10, 9)[0], None, RING)
+    trained = amortised(prior, rings(40, 15), RING)
+    again = trained.fit(rings(1, 10, 9)[0], None, RING)
     assert again.network.context.shape == (8, 1, 2)
-    for options in ({"axis": None}, {"localization": GaspariCohn(1.0)}, {"gaussian": False}):
-        with pytest.raises(ValueError, match="along an axis"):
-            replace(prior, **options)
+    with pytest.raises(ValueError, match="along an axis"):
+        changed(prior, axis=None)
 
 
-@pytest.mark.parametrize("local", [None, LocalGaussian(GaspariCohn(1.0), 2, 0.1)])
-def test_a_prior_trains_with_its_weighting(local):
+@pytest.mark.parametrize("base", [Gaussian(), LocalGaussian(GaspariCohn(1.0), 2, 0.1)])
+def test_a_prior_trains_with_its_weighting(base):
     """In a run and from many forecasts, over both kinds of Gaussians."""
     tuned, trained = [], []
     for weighting in ("noise", "state"):
-        prior = replace(SMALL, axis="site", local=local, steps=3, weighting=weighting)
+        prior = changed(SMALL, axis="site", base=base, training_steps=3, weighting=weighting)
         tuned.append(prior.fit(rings(1, 12)[0], None, RING).report["gaussian_loss"])
-        weights = prior.amortised(rings(), RING).weights
+        weights = amortised(prior, rings(), RING).weights
         trained.append(torch.cat([w.flatten().double() for w in weights.values()]))
     assert tuned[0] != tuned[1] and not torch.equal(*trained)
 
@@ -205,12 +205,12 @@ def test_one_network_serves_many_forecasts_and_observing_networks():
     That is what the kernel density on 2000 members gains on the Gaussian of 40; after 300 steps
     0.34 of it was found, in six forecasts together.
     """
-    prior = NetworkPrior(steps=300, width=32, blocks=1, rate=1e-2, every=100)
-    amortised = prior.amortised(bent(300, 50))
+    prior = online(training_steps=300, width=32, blocks=1, rate=1e-2, validation_interval=100)
+    trained = amortised(prior, bent(300, 50))
     gained = there = 0.0
     for ensemble in bent(6, 2540, 5):
         x, fresh, rest = ensemble.split((40, 500, 2000))
-        priors = EnsembleGaussian().fit(x), amortised.fit(x), EnsembleKernel(0.1).fit(rest)
+        priors = Gaussian().fit(x), trained.fit(x), Kernel(0.1).fit(rest)
         for noise in torch.tensor([[[0.3, torch.inf]], [[torch.inf, 0.3]]]):
             u = fresh + noise.nan_to_num(posinf=0.0) * rng.normal(500, (2,), rng.seeded(9))
             u = torch.where(noise.isfinite(), u, 0.0)
@@ -219,38 +219,73 @@ def test_one_network_serves_many_forecasts_and_observing_networks():
     assert gained > there / 6
 
 
-def test_what_was_amortised_can_be_kept_in_a_file(tmp_path):
-    trained = replace(SMALL, axis="site").amortised(rings(), RING)
-    save_file(dict(trained.weights), tmp_path / "weights.safetensors")
-    weights = load_file(tmp_path / "weights.safetensors")
-    again = replace(SMALL, axis="site", fine_tune=0, weights=weights)
+@pytest.mark.parametrize(
+    ("options", "model"),
+    [
+        ({}, None),
+        ({"base": None}, ObservationModel(Select([0, 3]), std=0.5)),
+        ({"base": LocalGaussian(GaspariCohn(1.0), 2, 0.1), "axis": "site"}, None),
+        ({"base": Gaussian(GaspariCohn(2.0)), "axis": "site"}, None),
+    ],
+)
+def test_what_was_amortised_is_kept_in_a_file(tmp_path, options, model):
+    """The same settings, tensors and bits; and the same bytes when it is saved again."""
+    trained = amortised(changed(SMALL, **options), rings(), RING, model)
+    trained.save(tmp_path / "net.safetensors")
+    again = AmortisedNetwork.load(tmp_path / "net.safetensors")
+    assert again == trained and again.report == trained.report
+    assert again.shape == (8,) and again.axes == ("site",)
+    assert again.tensors().keys() == trained.tensors().keys()
+    assert all(torch.equal(again.tensors()[name], w) for name, w in trained.tensors().items())
     x, noise = rings()[0], torch.tensor([[0.5]])
-    assert_close(
-        again.fit(x, None, RING).denoise(x, noise), trained.fit(x, None, RING).denoise(x, noise)
-    )
+    found, expected = (p.fit(x, None, RING).denoise(x, noise) for p in (again, trained))
+    assert torch.equal(found, expected)
+    again.save(tmp_path / "again.safetensors")
+    files = [(tmp_path / f"{name}.safetensors").read_bytes() for name in ("net", "again")]
+    assert files[0] == files[1]
+
+
+def test_other_files_are_refused(tmp_path):
+    path = tmp_path / "net.safetensors"
+    amortised(changed(SMALL, training_steps=0), rings(), RING).save(path)
+    tensors, header = read_tensors(path)
+    for change, words in (
+        ({"kind": "trajectory prior"}, "holds a trajectory prior, not an amortised network"),
+        ({"base": {"name": "Unknown"}}, "does not know"),
+        ({"training": {"depth": 3}}, "does not know"),
+    ):
+        write_tensors(path, tensors, {**header, **change})
+        with pytest.raises(ValueError, match=words):
+            AmortisedNetwork.load(path)
+    write_tensors(path, {"centre": tensors["centre"]}, {"kind": "amortised network", "axis": None})
+    with pytest.raises(ValueError, match="lacks base, training, space, report, scale"):
+        AmortisedNetwork.load(path)
+    with pytest.raises(FileNotFoundError):
+        AmortisedNetwork.load(tmp_path / "none.safetensors")
 
 
 def test_it_keeps_its_weights_and_says_what_it_cannot_do():
     x = rings()
-    prior = replace(SMALL, axis="site").amortised(x, RING)
-    assert prior.fine_tune == 0 and prior._memory is None
+    prior = amortised(changed(SMALL, axis="site"), x, RING)
     with pytest.raises(ValueError, match="entries of the state"):
         prior.fit(x[0], ObservationModel(Average(2), std=1.0).modes((8,)), RING)
     with pytest.raises(ValueError, match="width, number of blocks"):
-        replace(prior, width=8).fit(x[0], None, RING)
-    with pytest.raises(ValueError, match='levels="these"'):
-        replace(SMALL, levels="these").amortised(x, RING)
-    with pytest.raises(ValueError, match='levels="these"'):
-        SMALL.amortised(x, RING, ObservationModel(Select([0]), std=1.0))
+        changed(prior, width=8).fit(x[0], None, RING)
+    with pytest.raises(ValueError, match="width, blocks"):
+        OnlineNetwork("site", training=changed(prior, width=8).training, start=prior)
+    dense = amortised(changed(SMALL, training_steps=0), x, RING)
+    with pytest.raises(ValueError, match=r"states of shape \(8,\) for states of shape \(9,\)"):
+        dense.check(StateSpace((9,)))
     before = prior.fit(x[0], None, RING)
     assert before.report == {} and before.network.corrects
-    tuned = replace(prior, fine_tune=5).fit(x[0], None, RING)
-    assert tuned.report["training_steps"] <= 5 and "centre" in tuned.report["carried"]
+    tuned = OnlineNetwork("site", training=prior.training, fine_tuning_steps=5, start=prior)
+    report = tuned.fit(x[0], None, RING).report
+    assert report["training_steps"] <= 5 and "centre" in report["carried"]
 
 
 def test_the_context_is_mean_and_spread_in_units_of_the_climate():
     x = 3 + 2 * rings()
-    fitted = EnsembleGaussian().fit(x[1])
+    fitted = Gaussian().fit(x[1])
     context = Climate.of(x, (0,)).context(fitted, (0,))
     expected = (x[1].mean(0) - x.mean()) / x.reshape(-1).std()
     assert_close(context[:, 0, 0], expected)

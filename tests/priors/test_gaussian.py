@@ -7,24 +7,24 @@ from torch.testing import assert_close
 from scorda.core import rng
 from scorda.core.space import StateSpace
 from scorda.core.tapers import GaspariCohn
-from scorda.priors.gaussian import EnsembleGaussian, taper_matrix
+from scorda.priors.gaussian import Gaussian, taper_matrix
 
 
 def test_numbers_are_turned_by_as_little_as_takes_one_span_to_the_other():
     x = rng.normal(4, (6,), rng.seeded(0), like=torch.zeros(1, dtype=torch.float64))
-    fitted = EnsembleGaussian().fit(x * torch.tensor([1.0, 3.0, 0.2, 1.0, 2.0, 0.5]))
+    fitted = Gaussian().fit(x * torch.tensor([1.0, 3.0, 0.2, 1.0, 2.0, 0.5]))
     clock = torch.tensor([2.0, 0.1, 5.0, 1.0, 0.3, 4.0], dtype=torch.float64)
     before, after = (
         torch.linalg.qr(root[:, None] * fitted.basis)[0]
         for root in (fitted.var.rsqrt(), clock.sqrt())
     )
-    carried = fitted.carry(before.T, clock)
+    carried = fitted.map_latents(before.T, clock)
     assert_close(carried @ after @ after.T, carried)
     assert_close(carried @ carried.T, torch.eye(3).double())
     # No map of orthonormal bases has a larger trace than the sum of the singular values.
     singular = torch.linalg.svdvals(after.T @ before)
     assert_close((before.T * carried).sum(), singular.sum())
-    assert_close(fitted.carry(before.T, 1 / fitted.var), before.T)
+    assert_close(fitted.map_latents(before.T, 1 / fitted.var), before.T)
 
 
 def test_the_taper_of_several_variables_is_that_of_their_places():

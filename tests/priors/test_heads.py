@@ -7,14 +7,13 @@ import torch
 from torch.testing import assert_close
 
 from scorda.core import rng
-from scorda.methods.masf.bridge import MASF
-from scorda.methods.masf.nonlinear import ProjectionSDE
-from scorda.methods.masf.published import PublishedSDE
+from scorda.methods.masf.nonlinear import NonlinearMASF, ProjectionSDE
+from scorda.methods.masf.published import PublishedMASF, PublishedSDE
 from scorda.observations.model import ObservationModel
-from scorda.observations.operators import Function, Select
-from scorda.priors.gaussian import EnsembleGaussian
+from scorda.observations.operators import Function, Pointwise, Select
+from scorda.priors.gaussian import Gaussian
 from scorda.priors.heads import heads_of
-from scorda.priors.kernel import EnsembleKernel
+from scorda.priors.kernel import Kernel
 
 A, V = torch.tensor(0.6, dtype=torch.float64), torch.tensor([0.2, 0.2], dtype=torch.float64)
 
@@ -35,7 +34,7 @@ def test_gaussian_heads_are_a_regression(varies):
     B = torch.cat((A * torch.eye(2), (1 - A) * torch.eye(2)), 1).double()
     gain = P @ B.T @ torch.linalg.inv(B @ P @ B.T + torch.diag(V))
     expected = mean + (c - B @ mean) @ gain.T
-    assert_close(torch.cat(heads_of(EnsembleGaussian(), x, h)(c, A, V), 1), expected)
+    assert_close(torch.cat(heads_of(Gaussian(), x, h)(c, A, V), 1), expected)
 
 
 def test_kernel_heads_are_integrals():
@@ -48,7 +47,7 @@ def test_kernel_heads_are_integrals():
         torch.exp(-((X - a) ** 2 + (H - b) ** 2) / (2 * width**2))
         for a, b in zip(x[:, 0], h[:, 0], strict=True)
     )
-    m1, m2 = heads_of(EnsembleKernel(width), x, h)(c, A, V[:1])
+    m1, m2 = heads_of(Kernel(width), x, h)(c, A, V[:1])
     for i in range(2):
         w = density * torch.exp(-((c[i] - A * X - (1 - A) * H) ** 2) / (2 * V[0]))
         assert_close(m1[i, 0], (w * X).sum() / w.sum(), rtol=1e-6, atol=1e-6)
@@ -62,7 +61,7 @@ def test_one_step_is_the_formula():
     noise, same = (rng.Stream(rng.key(rng.seeded(2)), 0, 4, (2,), V) for _ in range(2))
     seen, draws = torch.tensor([1.0, 0.0]).double(), (same(), same())
     sampler = ProjectionSDE(
-        steps=1, end=0.6, offset=0.0, prior_scale=(1, 1, 1), guidance_scale=(1, 1, 1)
+        noise_levels=1, end=0.6, offset=0.0, prior_scale=(1, 1, 1), guidance_scale=(1, 1, 1)
     )
 
     def heads(x, a, v):
@@ -86,22 +85,22 @@ def test_without_a_nonlinearity_it_is_the_published_linear_form(scales):
     x = rng.normal(50, (3,), rng.seeded(3), like=V)
     x = (x - x.mean(0)) / x.std(0)
     y = torch.tensor([1.0, -0.5, 0.2], dtype=torch.float64)
-    settings = {"steps": 60, "end": 0.98, "prior_scale": scales, "guidance_scale": scales}
-    linear = MASF(mode="published", sampler=PublishedSDE(twice=False, **settings))
-    projected = MASF(mode="nonlinear", sampler=ProjectionSDE(**settings))
+    settings = {"noise_levels": 60, "end": 0.98, "prior_scale": scales, "guidance_scale": scales}
+    linear = PublishedMASF(sampler=PublishedSDE(twice=False, **settings))
+    projected = NonlinearMASF(sampler=ProjectionSDE(**settings))
     expected = linear.update(x, y, ObservationModel(Select(range(3)), std=0.5), rng.seeded(4))
     same = ObservationModel(Function(lambda v: 1.0 * v), std=0.5)
     assert_close(projected.update(x, y, same, rng.seeded(4)), expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("values", [1, 5])
-@pytest.mark.parametrize("prior", [EnsembleGaussian(), EnsembleKernel(0.4)])
+@pytest.mark.parametrize("prior", [Gaussian(), Kernel(0.4)])
 def test_any_number_of_values(values, prior):
     x = ensemble = rng.normal(200, (3,), rng.seeded(3), like=V)
     matrix = rng.normal(3, (values,), rng.seeded(5), like=V)
     model = ObservationModel(Function(lambda v: (v @ matrix).tanh().numpy(), False), std=0.3)
     y = model.operator(torch.ones(1, 3).double())[0]
-    method = MASF(prior, mode="nonlinear")
+    method = NonlinearMASF(prior)
     analysis = method.update(x, y, model, rng.seeded(4))
     assert analysis.shape == ensemble.shape and analysis.isfinite().all()
     # It moves towards the observation.
@@ -109,12 +108,18 @@ def test_any_number_of_values(values, prior):
     assert after < 0.7 * before
 
 
-def test_refusals():
+def test_an_observation_that_tells_nothing_leaves_the_members():
+    model = ObservationModel(Pointwise(lambda x: x.clamp(max=-1e3)), std=1.0)
+    x = pairs()[0]
+    assert torch.equal(NonlinearMASF().update(x, torch.zeros_like(x[0]), model), x)
+
+
+def test_refusals(unchecked):
     x, y = pairs()[0], torch.zeros(2, dtype=torch.float64)
     correlated = ObservationModel(Function(torch.sin), cov=torch.eye(2).double())
     with pytest.raises(ValueError, match="independent errors"):
-        MASF(mode="nonlinear").update(x, y, correlated)
-    with pytest.raises(ValueError, match="need steps >= 1"):
-        ProjectionSDE(steps=0)
-    with pytest.raises(ValueError, match="samplers are of ProjectionSDE"):
-        MASF(mode="nonlinear", sampler=PublishedSDE())
+        NonlinearMASF().update(x, y, correlated)
+    with pytest.raises(ValueError, match="give noise_levels >= 1"):
+        ProjectionSDE(noise_levels=0)
+    with pytest.raises(ValueError, match="samplers of NonlinearMASF are of ProjectionSDE"):
+        NonlinearMASF(sampler=PublishedSDE())

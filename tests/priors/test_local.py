@@ -12,13 +12,12 @@ from scorda.core.space import StateSpace
 from scorda.core.tapers import GaspariCohn
 from scorda.diffusion.bridge import BridgeODE
 from scorda.methods.masf.bridge import MASF
-from scorda.methods.masf.nonlinear import ProjectionSDE
+from scorda.methods.masf.nonlinear import NonlinearMASF
 from scorda.observations.augmentation import AugmentedSpace
 from scorda.observations.model import ObservationModel
 from scorda.observations.operators import Chain, Pointwise, Select
 from scorda.observations.problem import twin_experiment
 from scorda.observations.spatial import Average, Stride
-from scorda.priors.gaussian import EnsembleGaussian
 from scorda.priors.local import LocalGaussian
 from scorda.systems.lorenz import Lorenz63, Lorenz96
 
@@ -186,90 +185,6 @@ def test_simulated_observations_move_what_is_near_them():
     assert shift[distance >= 2 * taper.reach].max() < 1e-5
 
 
-def pairs(count, space):
-    """States, and simulated observations that know them; of the last entries there are none."""
-    x = members(count, space).flatten(1)
-    h = torch.cos(x / 3) + 0.3 * matrix(*x.shape, seed=8)
-    h[:, -3:] = 0
-    return x, h, torch.ones_like(x[0])
-
-
-def values_of(space):
-    """An operator whose values are where all but the last three entries are."""
-    return AugmentedSpace(space, Select(range(space.size - 3)), torch.arange(space.size - 3))
-
-
-@pytest.mark.parametrize("a", [0.0, 0.3, 1.0])
-@pytest.mark.parametrize(
-    ("taper", "block"), [(EVERYWHERE, 1), (EVERYWHERE, 2), (GaspariCohn(0.8), 1)]
-)
-@pytest.mark.parametrize("space", [RING, TORUS], ids=["ring", "torus"])
-def test_heads_are_the_plain_formula_and_so_are_their_gradients(space, taper, block, a):
-    eta, v = 0.2, torch.logspace(-1, 1, space.size, dtype=torch.float64)
-    x, h, errors = pairs(7, space)
-    b, n = 1 - a, space.size
-    C = covariance(torch.cat((x, h), 1), eta)
-    # The shares of a pair know each other.
-    cross = eta * ((x - x.mean(0)) * (h - h.mean(0))).sum(0) / 6
-    C[:n, n:] += cross.diag()
-    C[n:, :n] += cross.diag()
-    mixing = torch.cat((a * torch.eye(n), b * torch.eye(n)), 1).double()
-    S, means = mixing @ C @ mixing.T, torch.cat((x.mean(0), h.mean(0)))
-    c = (a * x + b * h)[:4] + matrix(4, n, seed=2)
-    heads = LocalGaussian(taper, block, eta).heads((x, h, errors), values_of(space))
-    c.requires_grad_()
-    found = torch.cat(heads(c, torch.tensor(a).double(), v), 1)
-    direction = matrix(4, 2 * n, seed=3)
-    (gradient,) = torch.autograd.grad((found * direction).sum(), c)
-    at = space.positions().repeat(n // len(space.positions()), 1)
-    weights = taper(space.distance(at, at)).double()
-    expected, expected_gradient = torch.empty_like(found), torch.zeros_like(c)
-    for entry in range(2 * n):
-        rho = weights[entry % n]
-        seen = rho > 0
-        gain = torch.linalg.solve((S + (v / rho).diag())[seen][:, seen], (mixing @ C)[seen, entry])
-        expected[:, entry] = means[entry] + (c - means @ mixing.T)[:, seen] @ gain
-        expected_gradient[:, seen] += direction[:, entry, None] * gain
-    # Distances are in single precision.
-    assert_close(found, expected, atol=1e-5, rtol=1e-5)
-    assert_close(gradient, expected_gradient, atol=1e-4, rtol=1e-4)
-
-
-def test_the_nonlinear_form_with_it_is_that_of_the_covariance():
-    """Without a taper and with hardly a share of their own, entries are those of the ensemble."""
-    model = ObservationModel(Pointwise(torch.atan), std=0.3)
-    ensemble, y = members(40, RING) / 5, matrix(10, seed=3) / 3
-    sampler = ProjectionSDE(steps=10)
-    found, expected = (
-        begun(prior, model, mode="nonlinear", sampler=sampler).analyse(
-            ensemble, y, model, rng.seeded(0)
-        )[0]
-        for prior in (LocalGaussian(EVERYWHERE, 2, 1e-7), EnsembleGaussian())
-    )
-    assert_close(found, expected, atol=1e-4, rtol=1e-4)
-    assert (found - ensemble).abs().max() > 0.1
-
-
-@pytest.mark.parametrize("prior", [LocalGaussian(EVERYWHERE), EnsembleGaussian()])
-def test_a_nonlinear_observation_that_tells_nothing_leaves_the_members(prior):
-    model = ObservationModel(Pointwise(lambda x: x.clamp(max=-1e3)), std=1.0)
-    ensemble = members(7, RING)
-    method = begun(prior, model, mode="nonlinear")
-    found, _ = method.analyse(ensemble, torch.zeros(10).double(), model, rng.seeded(0))
-    assert torch.equal(found, ensemble)
-
-
-@pytest.mark.parametrize(
-    "operator", [Chain(Select([1, 2]), Pointwise(torch.atan)), Chain(Average(2), Pointwise(abs))]
-)
-def test_heads_elsewhere_are_refused(operator):
-    model = ObservationModel(operator, std=1.0)
-    method = begun(LocalGaussian(GaspariCohn(1.0)), model, mode="nonlinear")
-    ensemble = members(7, RING)
-    with pytest.raises(ValueError, match="at every grid point"):
-        method.analyse(ensemble, operator(ensemble)[0], model, rng.seeded(0))
-
-
 def test_refusals(unchecked):
     ensemble = members(7, RING)
     with pytest.raises(ValueError, match="block = 0"):
@@ -284,10 +199,10 @@ def test_refusals(unchecked):
         LocalGaussian(GaspariCohn(1.0)).check(Lorenz63().space)
     with pytest.raises(ValueError, match="begin"):
         LocalGaussian(GaspariCohn(1.0)).fit(ensemble)
-    with pytest.raises(ValueError, match="run the filter"):
-        LocalGaussian(GaspariCohn(1.0)).heads((ensemble, ensemble, ensemble[0]))
+    with pytest.raises(ValueError, match="Got LocalGaussian for NonlinearMASF"):
+        NonlinearMASF(LocalGaussian(GaspariCohn(1.0)))
     modes = ObservationModel(Average(2), std=1.0).modes((10,))
-    with pytest.raises(ValueError, match="EnsembleGaussian"):
+    with pytest.raises(ValueError, match="Gaussian"):
         LocalGaussian(GaspariCohn(1.0)).fit(ensemble, modes, RING)
     entries = ObservationModel(Select([3]), std=1.0).modes((10,))
     assert LocalGaussian(GaspariCohn(1.0)).fit(ensemble, entries, RING) is not None

@@ -20,8 +20,8 @@ from scorda.observations.operators import Linear, Select
 from scorda.observations.problem import Problem
 from scorda.observations.spatial import Average, Blur, Stride
 from scorda.priors.base import EnsemblePrior
-from scorda.priors.gaussian import EnsembleGaussian
-from scorda.priors.mixture import EnsembleMixture
+from scorda.priors.gaussian import Gaussian
+from scorda.priors.mixture import Mixture
 from scorda.systems.lorenz import Lorenz63, Lorenz96
 
 # It reaches less than half around, so that it is a correlation function.
@@ -74,7 +74,7 @@ def test_denoiser_is_the_plain_formula(share, levels, operator, count, taper):
     """Fewer and more members than components; the tolerance is the rounding of the formula."""
     ensemble = members(count, 8)
     modes = ObservationModel(operator, std=1.0).modes((8,))
-    fitted = EnsembleMixture(0.3, share, taper).fit(ensemble, modes, RING)
+    fitted = Mixture(0.3, share, taper).fit(ensemble, modes, RING)
     V = modes.inverse(torch.eye(8)).T
     rho = 1.0 if taper is None else taper(RING.distance(RING.positions(), RING.positions()))
     cov = V.T @ (rho * ensemble.T.cov()) @ V
@@ -92,7 +92,7 @@ def test_denoiser_is_the_plain_formula(share, levels, operator, count, taper):
 def test_denoiser_is_the_expectation_by_quadrature():
     """One component, members on two sides: a sum over a fine grid."""
     ensemble = torch.tensor([[-1.0], [-1.4], [0.8], [1.1], [1.2]], dtype=torch.float64)
-    fitted = EnsembleMixture(0.05, 0.1).fit(ensemble)
+    fitted = Mixture(0.05, 0.1).fit(ensemble)
     grid = torch.linspace(-12, 12, 200_001, dtype=torch.float64)
     var = ensemble.var()
     centres = ensemble.mean() + math.sqrt(0.95 * 5 / 4) * (ensemble - ensemble.mean())
@@ -112,7 +112,7 @@ def test_denoiser_is_the_expectation_by_quadrature():
 @pytest.mark.parametrize(("count", "taper"), [(30, None), (5, None), (5, TAPER)])
 def test_without_information_the_denoiser_is_the_mean(count, taper):
     ensemble = members(count, 8)
-    fitted = EnsembleMixture(0.1, localization=taper).fit(ensemble, None, RING)
+    fitted = Mixture(0.1, localization=taper).fit(ensemble, None, RING)
     found = fitted.denoise(torch.zeros(3, 8), torch.full((1, 8), math.inf))
     assert_close(found, ensemble.mean(0).expand(3, 8))
 
@@ -120,8 +120,8 @@ def test_without_information_the_denoiser_is_the_mean(count, taper):
 @pytest.mark.parametrize(("count", "taper"), [(30, None), (5, None), (5, TAPER)])
 def test_a_bandwidth_of_one_is_the_gaussian(count, taper):
     ensemble, u = members(count, 8), members(6, 8, seed=3)
-    one = EnsembleMixture(1.0, localization=taper).fit(ensemble, None, RING)
-    other = EnsembleGaussian(taper).fit(ensemble, None, RING)
+    one = Mixture(1.0, localization=taper).fit(ensemble, None, RING)
+    other = Gaussian(taper).fit(ensemble, None, RING)
     for levels in LEVELS.values():
         noise = torch.tensor([levels], dtype=torch.float64)
         u = torch.where(noise.isfinite(), u, 0.0)
@@ -138,7 +138,7 @@ def test_small_bandwidths_are_the_weights_of_a_particle_filter(count):
     spread = (ensemble - ensemble.mean(0)) * math.sqrt(count / (count - 1))
     points = ensemble.mean(0) + spread
     misfit = ((u[:, None] - points) / noise).square().sum(2)
-    found = EnsembleMixture(1e-10, 0.0).fit(ensemble).denoise(u, noise)
+    found = Mixture(1e-10, 0.0).fit(ensemble).denoise(u, noise)
     assert_close(found, (-0.5 * misfit).softmax(1) @ points, atol=1e-5, rtol=0)
 
 
@@ -149,7 +149,7 @@ def test_large_states_need_no_matrix_of_their_size():
     ensemble[:, :2] = matrix(6, 2)
     ensemble[:, 2:4] = matrix(6, 2, seed=1)
     small = ensemble[:, :4]
-    fitted = EnsembleMixture(0.2, 0.3).fit(ensemble)
+    fitted = Mixture(0.2, 0.3).fit(ensemble)
     noise = torch.full((1, size), math.inf, dtype=torch.float64)
     noise[0, [0, 3, 7]] = torch.tensor([0.5, 0.1, 0.3], dtype=torch.float64)
     u = torch.zeros(2, size, dtype=torch.float64)
@@ -176,7 +176,7 @@ class Given(EnsemblePrior):
         still = torch.zeros(5, 2, dtype=torch.float64)
         still[:, 0], still[:, 1] = PAIR[:, 0].flip(0), PAIR[:, 0]
         known = torch.cat((PAIR, still), 1)
-        return EnsembleMixture(self.bandwidth, 0.0, GaspariCohn(1e-3)).fit(known, modes, PLACES)
+        return Mixture(self.bandwidth, 0.0, GaspariCohn(1e-3)).fit(known, modes, PLACES)
 
 
 def draws(weights, means, var, count, seed):
@@ -222,8 +222,8 @@ def test_gaussian_problems_have_the_kalman_update(count):
     model = ObservationModel(Linear(matrix(3, 8)), std=1.0)
     y = matrix(3, seed=4)
     exact = ETKF().update(forecast, y, model)
-    sampler = BridgeODE(30, low=1e-6, high=1e8)
-    found = MASF(EnsembleMixture(1.0), sampler=sampler).update(forecast, y, model, rng.seeded(0))
+    sampler = BridgeODE(30, min_snr=1e-6, max_snr=1e8)
+    found = MASF(Mixture(1.0), sampler=sampler).update(forecast, y, model, rng.seeded(0))
     assert_close(found.mean(0) / exact.std(0), exact.mean(0) / exact.std(0), atol=2e-3, rtol=0)
     scale = exact.std(0)[:, None] * exact.std(0)
     assert_close(found.T.cov() / scale, exact.T.cov() / scale, atol=5e-3, rtol=0)
@@ -234,33 +234,32 @@ def test_gaussian_problems_have_the_kalman_update(count):
 def test_draws_have_the_moments_of_the_mixture(count, beta):
     """Exactly those of the ensemble, in fewer members than components and in more."""
     ensemble = members(count, 8)
-    fitted = EnsembleMixture(beta).fit(ensemble)
-    drawn = fitted.draws(ensemble, lambda: matrix(count, 8, seed=8))
+    fitted = Mixture(beta).fit(ensemble)
+    drawn = fitted.sample_members(ensemble, lambda: matrix(count, 8, seed=8))
     assert_close(drawn.mean(0), ensemble.mean(0))
     assert_close(drawn.T.cov(), ensemble.T.cov(), atol=1e-8, rtol=1e-8)
     assert (drawn - ensemble).abs().max() > 1e-3
-    still = EnsembleMixture(beta, rotation=False).fit(ensemble)
-    assert still.draws(ensemble, lambda: matrix(count, 8)) is ensemble
+    still = Mixture(beta, rotation=False).fit(ensemble)
+    assert still.sample_members(ensemble, lambda: matrix(count, 8)) is ensemble
 
 
 def test_evidence_from_everywhere_is_the_law():
     ensemble, u = members(6, 8), members(4, 8, seed=3)
     noise = torch.tensor([LEVELS["some infinite"]], dtype=torch.float64)
     u = torch.where(noise.isfinite(), u, 0.0)
-    whole = EnsembleMixture(0.3, 0.2, TAPER).fit(ensemble, None, RING)
-    wide = EnsembleMixture(0.3, 0.2, TAPER, GaspariCohn(math.inf)).fit(ensemble, None, RING)
+    whole = Mixture(0.3, 0.2, TAPER).fit(ensemble, None, RING)
+    wide = Mixture(0.3, 0.2, TAPER, GaspariCohn(math.inf)).fit(ensemble, None, RING)
     assert_close(wide.denoise(u, noise), whole.denoise(u, noise))
 
 
 def test_evidence_from_nowhere_else_makes_every_component_a_mixture_of_its_own():
     """Neither covariance nor evidence reaches a neighbour: eight problems of one component."""
     ensemble, point = members(6, 8), GaspariCohn(1e-3)
-    fitted = EnsembleMixture(0.3, 0.2, point, point).fit(ensemble, None, RING)
+    fitted = Mixture(0.3, 0.2, point, point).fit(ensemble, None, RING)
     noise = torch.tensor([LEVELS["finite"]], dtype=torch.float64)
     u = ensemble[:3] + 0.4 * matrix(3, 8, seed=1)
     alone = [
-        EnsembleMixture(0.3, 0.2).fit(ensemble[:, [k]]).denoise(u[:, [k]], noise[:, [k]])
-        for k in range(8)
+        Mixture(0.3, 0.2).fit(ensemble[:, [k]]).denoise(u[:, [k]], noise[:, [k]]) for k in range(8)
     ]
     assert_close(fitted.denoise(u, noise), torch.cat(alone, 1), atol=1e-8, rtol=1e-8)
 
@@ -271,45 +270,45 @@ def test_the_share_keeps_a_far_observation_from_choosing_one_member():
     y, model = ensemble.mean(0) + 40 * ensemble.std(0), ObservationModel(Stride(1), std=0.3)
     modes = model.modes((4,))
     noise = modes.precision.rsqrt()[None].double()
-    gaussian = EnsembleGaussian().fit(ensemble, modes).denoise(y[None], noise)
-    found = EnsembleMixture(0.02, 0.1).fit(ensemble, modes).denoise(y[None], noise)
+    gaussian = Gaussian().fit(ensemble, modes).denoise(y[None], noise)
+    found = Mixture(0.02, 0.1).fit(ensemble, modes).denoise(y[None], noise)
     assert_close(found, gaussian)
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"bandwidth": 0.0}, r"bandwidth = .*\(0, 1\]"),
-        ({"bandwidth": 1.1}, r"bandwidth = .*\(0, 1\]"),
-        ({"bandwidth": math.nan}, r"bandwidth = .*\(0, 1\]"),
-        ({"share": 1.0}, r"share = .*\[0, 1\)"),
-        ({"share": -0.1}, r"share = .*\[0, 1\)"),
-        ({"evidence": TAPER}, "no `localization`"),
+        ({"kernel_factor": 0.0}, r"kernel_factor = .*\(0, 1\]"),
+        ({"kernel_factor": 1.1}, r"kernel_factor = .*\(0, 1\]"),
+        ({"kernel_factor": math.nan}, r"kernel_factor = .*\(0, 1\]"),
+        ({"gaussian_weight": 1.0}, r"gaussian_weight = .*\[0, 1\)"),
+        ({"gaussian_weight": -0.1}, r"gaussian_weight = .*\[0, 1\)"),
+        ({"weight_localization": TAPER}, "no `localization`"),
     ],
 )
 def test_settings_are_checked(settings, words):
     with pytest.raises(ValueError, match=words):
-        EnsembleMixture(**settings)
+        Mixture(**settings)
 
 
 def test_bad_input_is_named():
     still = torch.tensor([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]])
     with pytest.raises(DegenerateEnsemble, match="no spread"):
-        EnsembleMixture().fit(still)
+        Mixture().fit(still)
     model = ObservationModel(Select([0]), 1.0)
     problem = Problem(Lorenz63(), Observations(model, (1,), torch.zeros(1, 1)), 2)
     with pytest.raises(ValueError, match="localization needs a space with coordinates"):
-        MASF(EnsembleMixture(localization=TAPER)).assimilate(problem, 10)
+        MASF(Mixture(localization=TAPER)).assimilate(problem, 10)
     blur = ObservationModel(Blur(torch.tensor([2.0, 1, 0, 0, 0, 0, 0, 1])), std=1.0).modes((8,))
     with pytest.raises(ValueError, match="waves, which have no place"):
-        EnsembleMixture(0.3, 0.1, TAPER, TAPER).fit(members(5, 8), blur, RING)
+        Mixture(0.3, 0.1, TAPER, TAPER).fit(members(5, 8), blur, RING)
 
 
 def test_weights_by_distance_are_the_plain_formula():
     """Each mode weighs by the terms of the modes near it; several levels of one fitted prior."""
     ensemble, beta, share = members(9, 8), 0.3, 0.2
     taper, reach = TAPER, GaspariCohn(0.5)
-    fitted = EnsembleMixture(beta, share, taper, reach).fit(ensemble, None, RING)
+    fitted = Mixture(beta, share, taper, reach).fit(ensemble, None, RING)
     distance = RING.distance(RING.positions(), RING.positions())
     r, C = reach(distance), taper(distance) * ensemble.T.cov()
     assert 0 < r[0, 1] < 1 and r[0, 4] == 0

@@ -6,21 +6,22 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from networks import changed, online
 from scorda.core import rng
-from scorda.methods.masf.bridge import MASF
-from scorda.methods.masf.nonlinear import ProjectionSDE
+from scorda.methods.masf.nonlinear import NonlinearMASF, ProjectionSDE
 from scorda.observations.model import ObservationModel
 from scorda.observations.operators import Function, Pointwise, Select
 from scorda.observations.problem import twin_experiment
 from scorda.priors.base import EnsemblePrior
-from scorda.priors.gaussian import EnsembleGaussian
+from scorda.priors.gaussian import Gaussian
 from scorda.priors.heads import heads_of
-from scorda.priors.kernel import EnsembleKernel
+from scorda.priors.kernel import Kernel
 from scorda.priors.network.heads import Margins
-from scorda.priors.network.prior import NetworkPrior
 from scorda.systems.lorenz import Lorenz63
 
-SMALL = NetworkPrior(steps=20, fine_tune=10, width=16, blocks=1, batch=16, every=5)
+SMALL = online(
+    training_steps=20, fine_tuning_steps=10, width=16, blocks=1, batch=16, validation_interval=5
+)
 MIX = torch.tensor([[1.0, 0.5, 0.0], [0.0, 1.0, -0.7], [0.4, 0.0, 1.0]], dtype=torch.float64)
 STD = torch.tensor([0.3, 0.5, 0.4], dtype=torch.float64)
 OPERATORS = {
@@ -51,8 +52,8 @@ def rms(x):
 def test_silent_heads_are_those_of_the_gaussian():
     """For one amplitude, and for one per sample, which the exact heads take alike."""
     x, h = gaussian_pairs(40)
-    silent = replace(SMALL, steps=0).heads((x, h, STD))
-    exact = heads_of(EnsembleGaussian(), x, h)
+    silent = changed(SMALL, training_steps=0).begin(None).heads((x, h, STD))
+    exact = heads_of(Gaussian(), x, h)
     amplitudes = torch.tensor([[0.02], [0.4], [0.999]])
     c, v = rng.normal(3, (3,), rng.seeded(2)), STD.square() * (1 - amplitudes**2)
     each = silent(c, amplitudes, v)
@@ -80,8 +81,8 @@ def test_trained_heads_of_a_gaussian_approach_the_exact_ones():
     square of 0.06 at most for N = 1000. Twice that allows for the network.
     """
     x, h = gaussian_pairs(1000)
-    fitted = replace(SMALL, steps=100).heads((x, h, STD))
-    exact = heads_of(EnsembleGaussian(), *gaussian_pairs(100_000, 5))
+    fitted = changed(SMALL, training_steps=100).begin(None).heads((x, h, STD))
+    exact = heads_of(Gaussian(), *gaussian_pairs(100_000, 5))
     for a in (0.05, 0.5, 0.95):
         c, v = told(*gaussian_pairs(500, 3), torch.tensor(a))
         for found, best in zip(
@@ -96,8 +97,8 @@ def test_without_the_gaussian_the_network_finds_the_correlations():
     0.51 of it at most after 250 steps, 0.35 after 400; the bound leaves room for other threads.
     """
     x, h = gaussian_pairs(2000)
-    prior = NetworkPrior(gaussian=False, steps=250, batch=128, blocks=1, rate=1e-2, patience=99)
-    fitted, exact = prior.heads((x, h, STD)), heads_of(EnsembleGaussian(), x, h)
+    prior = online(base=None, training_steps=250, batch=128, blocks=1, rate=1e-2, patience=99)
+    fitted, exact = prior.begin(None).heads((x, h, STD)), heads_of(Gaussian(), x, h)
     for a in torch.tensor([0.05, 0.5, 0.9]):
         c, v = told(*gaussian_pairs(1000, 3), a)
         alone = Margins.of(x, h).heads(c, a, v)
@@ -108,12 +109,12 @@ def test_without_the_gaussian_the_network_finds_the_correlations():
 @pytest.mark.parametrize("operator", OPERATORS.values(), ids=OPERATORS.keys())
 def test_the_network_learns_what_is_not_linear(operator):
     """On fresh pairs, at low and at high noise: closer than the Gaussian's heads."""
-    prior = NetworkPrior(steps=120, width=32, blocks=1, rate=1e-2, every=40)
+    prior = online(training_steps=120, width=32, blocks=1, rate=1e-2, validation_interval=40)
     x, fresh = (rng.normal(n, (2,), rng.seeded(i)) for i, n in enumerate((600, 2000)))
     h, seen = operator(x), operator(fresh)
     level, unit = h.mean(0), h.std(0)
     h, seen = (h - level) / unit, (seen - level) / unit
-    fitted, plain = prior.heads((x, h, STD[:2])), heads_of(EnsembleGaussian(), x, h)
+    fitted, plain = prior.begin(None).heads((x, h, STD[:2])), heads_of(Gaussian(), x, h)
     assert fitted.report["loss"] < fitted.report["gaussian_loss"]
     found, gaussian = [], []
     for a in torch.tensor([0.2, 0.9]):
@@ -130,7 +131,7 @@ def test_any_number_of_values(values):
     matrix = rng.normal(3, (values,), rng.seeded(5))
     model = ObservationModel(Function(lambda v: (v @ matrix).tanh().numpy(), False), std=0.3)
     y = model.operator(torch.ones(1, 3))[0]
-    method = MASF(SMALL, mode="nonlinear", sampler=ProjectionSDE(steps=60))
+    method = NonlinearMASF(SMALL, sampler=ProjectionSDE(noise_levels=60))
     analysis = method.update(x, y, model, rng.seeded(4))
     before, after = ((model.operator(e) - y).square().mean() for e in (x, analysis))
     assert analysis.isfinite().all() and after < 0.7 * before
@@ -142,8 +143,8 @@ def twin(steps=6):
 
 
 def test_a_continued_run_has_the_bits_of_an_uninterrupted_one():
-    prior = replace(SMALL, steps=10, fine_tune=5, pretrain=30)
-    method, problem = MASF(prior, mode="nonlinear", sampler=ProjectionSDE(steps=60)), twin()
+    prior = changed(SMALL, training_steps=10, fine_tuning_steps=5, pretraining_members=30)
+    method, problem = NonlinearMASF(prior, sampler=ProjectionSDE(noise_levels=60)), twin()
     cycles = list(method.run(problem, 12, rng.seeded(1)))
     assert int(cycles[-1].carried["fits"]) == 3  # Once on draws of the system, and two cycles.
     again = list(method.run(problem, 12, rng.seeded(1), cycles[4]))
@@ -158,15 +159,15 @@ class Odd(EnsemblePrior):
     """A prior that is neither Gaussian nor trained on pairs."""
 
     def fit(self, ensemble, modes=None, space=None):
-        return EnsembleKernel(0.3).fit(ensemble, modes, space)
+        return Kernel(0.3).fit(ensemble, modes, space)
 
 
 def test_what_has_no_heads_is_refused():
     x, h = gaussian_pairs(10)
     model = ObservationModel(Select([0]), std=1.0)
-    with pytest.raises(ValueError, match=r'got Odd: use mode="bridge"'):
-        MASF(Odd(), mode="nonlinear").update(x, x[0, :1], model)
-    with pytest.raises(ValueError, match="leave `axis` and `weights`"):
-        NetworkPrior(axis="site").heads((x, h, STD))
+    with pytest.raises(ValueError, match="got Odd: use MASF"):
+        NonlinearMASF(Odd()).update(x, x[0, :1], model)
+    with pytest.raises(ValueError, match="leave `axis` and `start`"):
+        online(axis="site").begin(None).heads((x, h, STD))
     with pytest.raises(ValueError, match="at least 3"):
-        SMALL.heads((x[:2], h[:2], STD))
+        SMALL.begin(None).heads((x[:2], h[:2], STD))

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from networks import changed, online
 from scorda import store
 from scorda.core import rng
 from scorda.core.space import StateSpace
@@ -19,17 +20,18 @@ from scorda.observations.model import ObservationModel
 from scorda.observations.operators import Linear, Pointwise, Select
 from scorda.observations.problem import twin_experiment
 from scorda.observations.spatial import Average
-from scorda.priors.gaussian import EnsembleGaussian
-from scorda.priors.kernel import EnsembleKernel
+from scorda.priors.gaussian import Gaussian
+from scorda.priors.kernel import Kernel
 from scorda.priors.local import LocalGaussian
 from scorda.priors.network.dataset import bridge_levels
 from scorda.priors.network.denoiser import laid_back, laid_out
-from scorda.priors.network.prior import NetworkPrior
 from scorda.systems.lorenz import Lorenz63, Lorenz96
 
 RING = StateSpace((12,), variables=("x",), period={"site": 12.0})
 WIDE = GaspariCohn(1e3)
-SMALL = NetworkPrior(steps=20, fine_tune=10, width=16, blocks=1, batch=16, every=5)
+SMALL = online(
+    training_steps=20, fine_tuning_steps=10, width=16, blocks=1, batch=16, validation_interval=5
+)
 
 
 def correlated(members, size=12, seed=0):
@@ -46,7 +48,7 @@ def bent(members, seed=0):
 
 def silent(**options):
     """A prior whose network has not learned anything."""
-    return replace(SMALL, steps=0, **options)
+    return changed(SMALL, training_steps=0, **options)
 
 
 LEVELS = {
@@ -58,12 +60,12 @@ LEVELS = {
 
 
 @pytest.mark.parametrize("noise", LEVELS.values(), ids=LEVELS.keys())
-@pytest.mark.parametrize("options", [{}, {"axis": "site"}, {"localization": GaspariCohn(2.0)}])
+@pytest.mark.parametrize("options", [{}, {"axis": "site"}, {"base": Gaussian(GaspariCohn(2.0))}])
 def test_a_silent_network_is_the_exact_denoiser_of_the_gaussian(options, noise):
     """To rounding: the correction is zero, and the Gaussian's part is in double precision."""
     x = correlated(30)
     fitted = silent(**options).fit(x, None, RING)
-    exact = EnsembleGaussian(options.get("localization")).fit(x, None, RING)
+    exact = options.get("base", Gaussian()).fit(x, None, RING)
     assert isinstance(fitted, EnsembleDenoiser)
     noise = noise.reshape(1, 1) if noise.ndim == 0 else noise
     u = x[:5] + noise.nan_to_num(posinf=0.0) * rng.normal(5, (12,), rng.seeded(1))
@@ -73,11 +75,11 @@ def test_a_silent_network_is_the_exact_denoiser_of_the_gaussian(options, noise):
 
 def test_without_the_gaussian_variances_alone_are_known():
     x = correlated(40)
-    fitted = silent(gaussian=False).fit(x)
+    fitted = silent(base=None).fit(x)
     mean, var, nu = x.mean(0), x.var(0), torch.full((1, 12), 0.8)
     expected = mean + var / (var + nu**2) * (x - mean)
     assert_close(fitted.denoise(x, nu), expected, rtol=1e-9, atol=1e-9)
-    assert torch.equal(fitted.carry(x, var), x)
+    assert torch.equal(fitted.map_latents(x, var), x)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +100,7 @@ def test_the_ring_lies_along_the_named_axis():
     space = StateSpace((2, 4, 5), variables=("u", "v"), period={"x": 5.0, "y": 4.0})
     x = rng.normal(30, (2, 4, 5), rng.seeded(0))
     noise = torch.rand(1, 2, 4, 5, generator=rng.seeded(2))
-    prior = silent(axis="x", gaussian=False)
+    prior = silent(axis="x", base=None)
     fitted, along, across = (
         prior.fit(part, None, space) for part in (x, x.roll(2, 3), x.roll(2, 2))
     )
@@ -123,8 +125,7 @@ def test_a_network_along_two_axes_moves_with_the_field(points, block, patch):
     x = rng.normal(30, (2, *points), rng.seeded(0))
     noise = torch.rand(1, 2, *points, generator=rng.seeded(2))
     # So far that the blocks of the Gaussians do not show.
-    known = {"gaussian": False} if block is None else {"local": LocalGaussian(WIDE, block)}
-    prior = silent(axis=("y", "x"), **known)
+    prior = silent(axis=("y", "x"), base=block and LocalGaussian(WIDE, block))
 
     def out(dy: int, dx: int):
         fitted = prior.fit(x.roll((dy, dx), (2, 3)), None, space)
@@ -143,7 +144,7 @@ def test_a_network_along_two_axes_moves_with_the_field(points, block, patch):
 def test_patches_fill_the_grid():
     odd, x = StateSpace((4, 5), period={"x": 5.0, "y": 4.0}), rng.normal(9, (4, 5), rng.seeded(0))
     with pytest.raises(ValueError, match=r"\(4, 5\) points.* multiples of 2"):
-        silent(axis=("y", "x"), gaussian=False).fit(x, None, odd)
+        silent(axis=("y", "x"), base=None).fit(x, None, odd)
 
 
 @pytest.mark.parametrize("axes", [(), (1,), (2,), (1, 2), (2, 1), (0, 1, 2)])
@@ -163,8 +164,8 @@ def test_training_approaches_the_exact_denoiser_of_a_large_gaussian_sample():
     bound leaves room for other threads.
     """
     x = correlated(4000, 4)
-    prior = NetworkPrior(gaussian=False, steps=600, blocks=1, rate=1e-2, patience=24)
-    fitted, exact = prior.fit(x), EnsembleGaussian().fit(x)
+    prior = online(base=None, training_steps=600, blocks=1, rate=1e-2, patience=24)
+    fitted, exact = prior.fit(x), Gaussian().fit(x)
     fresh = correlated(1000, 4, seed=5)
     for noise in (torch.full((1, 4), 1.0), torch.tensor([[0.2, 2.0, 2.0, 2.0]])):
         u = fresh + noise * rng.normal(1000, (4,), rng.seeded(6))
@@ -179,9 +180,9 @@ def test_the_network_learns_what_is_not_gaussian():
 
     The exact one is that of a narrow kernel density on 20 000 members.
     """
-    fitted = NetworkPrior(steps=400, width=32, blocks=1, rate=1e-2).fit(bent(1000))
-    exact = EnsembleKernel(0.03).fit(bent(20_000, 2))
-    gaussian = EnsembleGaussian().fit(bent(1000))
+    fitted = online(training_steps=400, width=32, blocks=1, rate=1e-2).fit(bent(1000))
+    exact = Kernel(0.03).fit(bent(20_000, 2))
+    gaussian = Gaussian().fit(bent(1000))
     x, noise = bent(500, 3), torch.full((1, 2), 0.3)
     u = x + noise * rng.normal(500, (2,), rng.seeded(4))
     found, best, plain = (
@@ -194,7 +195,7 @@ def test_the_network_learns_what_is_not_gaussian():
 def test_where_there_is_nothing_to_learn_the_gaussian_remains():
     """Members held back of a Gaussian: no loss above it is accepted, and none is far below."""
     for seed in range(3):
-        fitted = replace(SMALL, seed=seed, rate=3e-2).fit(correlated(20, 3, seed))
+        fitted = changed(SMALL, seed=seed, rate=3e-2).fit(correlated(20, 3, seed))
         report = fitted.report
         assert fitted.network.corrects == (report["loss"] < report["gaussian_loss"])
         if not fitted.network.corrects:
@@ -212,8 +213,8 @@ def test_levels_of_one_observing_network_are_those_of_its_bridge():
         expected = process.precision(nu**-2) if i % 2 else (nu**-2).expand(2, 1)
         assert_close(level[i] ** -2, expected)
     modes = ObservationModel(Select([0]), std=1.0).modes((2,))
-    these = replace(SMALL, levels="these").fit(bent(50), modes).report
-    assert these["loss"] != SMALL.fit(bent(50), modes).report["loss"]
+    fixed = changed(SMALL, levels="fixed").fit(bent(50), modes).report
+    assert fixed["loss"] != SMALL.fit(bent(50), modes).report["loss"]
 
 
 def twin(steps=12):
@@ -228,11 +229,11 @@ def carried(run):
 
 
 def test_fine_tuning_starts_from_the_weights_of_the_cycle_before():
-    run = replace(SMALL, fine_tune=0).begin(twin())
+    run = changed(SMALL, fine_tuning_steps=0).begin(twin())
     first = run.fit(bent(100)).report["carried"]
     second = run.fit(bent(100, 1)).report["carried"]
     assert torch.equal(carried(first), carried(second)) and int(second["fits"]) == 2
-    tuned = replace(SMALL, fine_tune=1, rate=1e-4, batch=4).begin(twin())
+    tuned = changed(SMALL, fine_tuning_steps=1, rate=1e-4, batch=4).begin(twin())
     start = carried(tuned.fit(bent(100)).report["carried"])
     moved = carried(tuned.fit(bent(100, 1)).report["carried"])
     # One step of Adam moves a weight by its rate at most.
@@ -243,21 +244,21 @@ def test_fits_of_the_prior_itself_share_nothing():
     first = SMALL.fit(bent(50)).report
     second = SMALL.fit(bent(50)).report
     assert torch.equal(carried(first["carried"]), carried(second["carried"]))
-    assert first["loss"] == second["loss"] and SMALL._memory is None
-    other = replace(SMALL, seed=1).fit(bent(50)).report
+    assert first["loss"] == second["loss"]
+    other = changed(SMALL, seed=1).fit(bent(50)).report
     assert not torch.equal(carried(other["carried"]), carried(first["carried"]))
 
 
 def test_pretraining_is_on_the_system_before_the_first_cycle():
     problem = twin()
-    prior = replace(SMALL, pretrain=200, fine_tune=0)
+    prior = changed(SMALL, pretraining_members=200, fine_tuning_steps=0)
     report = prior.begin(problem).fit(problem.system.prior(10, rng.seeded(3))).report
     assert int(report["carried"]["fits"]) == 2 and report["training_steps"] == 0
     assert carried(report["carried"])[-8:].abs().max() > 0  # The last layer starts from zero.
 
 
 def test_a_trained_filter_reports_and_repeats_itself():
-    method = MASF(replace(SMALL, steps=10, fine_tune=5))
+    method = MASF(changed(SMALL, training_steps=10, fine_tuning_steps=5))
     runs = [method.assimilate(twin(), 12, rng.seeded(1)) for _ in range(2)]
     assert torch.equal(runs[0].states, runs[1].states)
     info = runs[0].info
@@ -268,7 +269,7 @@ def test_a_trained_filter_reports_and_repeats_itself():
 
 def test_a_continued_run_has_the_bits_of_an_uninterrupted_one(tmp_path):
     """In memory from any cycle, and through files with blocks of steps."""
-    method, problem = MASF(replace(SMALL, steps=10, fine_tune=5)), twin()
+    method, problem = MASF(changed(SMALL, training_steps=10, fine_tuning_steps=5)), twin()
     cycles = list(method.run(problem, 12, rng.seeded(1)))
     again = list(method.run(problem, 12, rng.seeded(1), cycles[7]))
     assert torch.equal(again[-1].ensemble, cycles[-1].ensemble)
@@ -286,7 +287,7 @@ def test_the_bridge_with_a_silent_network_is_the_kalman_update():
     )
     y = torch.tensor([8.0, 1.0])
     found = MASF(silent()).update(x, y, model)
-    exact = MASF(EnsembleGaussian()).update(x, y, model)
+    exact = MASF(Gaussian()).update(x, y, model)
     assert_close(found, exact, rtol=1e-8, atol=1e-8)
 
 
@@ -294,9 +295,9 @@ def test_the_bridge_with_a_silent_network_is_the_kalman_update():
     ("options", "words"),
     [
         ({"width": 0}, "width"),
-        ({"pretrain": 1}, "the last 0 or at least 3"),
-        ({"steps": -1}, "negative"),
-        ({"low": 2.0, "high": 1.0}, "low"),
+        ({"pretraining_members": 1}, "0, or at least 3"),
+        ({"training_steps": -1}, "negative"),
+        ({"min_noise": 2.0, "max_noise": 1.0}, "min_noise"),
         ({"levels": "all"}, "any"),
         ({"weighting": "all"}, "noise"),
         ({"validation": 1.0}, "validation"),
@@ -304,17 +305,17 @@ def test_the_bridge_with_a_silent_network_is_the_kalman_update():
 )
 def test_settings_out_of_range_are_refused(unchecked, options, words):
     with pytest.raises(ValueError, match=words):
-        NetworkPrior(**options)
+        online(**options)
 
 
 def test_what_a_ring_cannot_do_is_refused():
     with pytest.raises(ValueError, match="site"):
-        NetworkPrior(axis="x").check(RING)
+        online(axis="x").check(RING)
     with pytest.raises(ValueError, match="periodic coordinates of this space are \\[\\]"):
-        NetworkPrior(axis="site").check(StateSpace((12,), variables=("x",)))
+        online(axis="site").check(StateSpace((12,), variables=("x",)))
     modes = ObservationModel(Average(2), std=1.0).modes((12,))
-    with pytest.raises(ValueError, match="leave `axis` and `weights` out"):
-        replace(SMALL, axis="site").fit(correlated(10), modes, RING)
+    with pytest.raises(ValueError, match="without `axis` and `start`"):
+        changed(SMALL, axis="site").fit(correlated(10), modes, RING)
     with pytest.raises(ValueError, match="at least 3"):
         SMALL.fit(correlated(2))
 
@@ -326,8 +327,8 @@ def test_a_nonlinear_observation_may_lose_values():
     values = problem.instruments[0].values.clone()
     values[1, 0] = torch.nan
     gappy = replace(problem, observations=replace(problem.instruments[0], values=values))
-    tiny = NetworkPrior(steps=10, fine_tune=5, width=8, batch=8, every=5)
+    tiny = online(training_steps=10, fine_tuning_steps=5, width=8, batch=8, validation_interval=5)
     found = MASF(tiny).assimilate(gappy, 20, rng.seeded(1))
     assert found.states.isfinite().all() and max(found.info["training_steps"]) <= 10
-    with pytest.raises(ValueError, match="leave pretrain out"):
-        MASF(replace(tiny, pretrain=20)).assimilate(gappy, 20, rng.seeded(1))
+    with pytest.raises(ValueError, match="leave pretraining_members out"):
+        MASF(changed(tiny, pretraining_members=20)).assimilate(gappy, 20, rng.seeded(1))

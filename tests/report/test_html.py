@@ -10,6 +10,7 @@ import pytest
 
 from scorda import store
 from scorda.core import rng
+from scorda.core.errors import DegenerateEnsemble
 from scorda.core.space import StateSpace
 from scorda.methods.enkf import ETKF, EnKF
 from scorda.methods.enks import EnKS
@@ -56,8 +57,8 @@ def test_the_page_holds_scores_figures_and_provenance(runs, tmp_path):
     assert table.index("All data") < table.index("EnKS &lt;lagged&gt;")
     assert "A &lt;title&gt;" in page and "<title>A <" not in page
     assert table.count("<i>floor</i>") == 1
-    for word in ("&quot;inflation&quot;: 1.02", "&quot;seed&quot;: 0", "&quot;torch&quot;"):
-        assert word in page
+    for word in ('"inflation": 1.02', '"seed": 0', '"torch"'):
+        assert html.escape(word).replace("&quot;", "&#34;") in page
 
 
 def test_the_page_loads_nothing(runs, tmp_path):
@@ -150,7 +151,7 @@ def test_a_browser_shows_every_figure_without_an_error(runs, tmp_path, chromium,
 
 
 def test_the_style_is_inside(runs, tmp_path):
-    style = Path(store.__file__).parents[1] / "report" / "report.css"
+    style = Path(store.__file__).parents[1] / "report" / "templates" / "report.css"
     assert style.read_text() in write_report(runs, tmp_path / "report.html").read_text()
 
 
@@ -162,3 +163,16 @@ def test_a_flow_is_shown_by_its_vorticity(tmp_path):
     page = write_report({"EnKF": run}, tmp_path / "a.html").read_text()
     (image,) = (i for alt, i in figures(page).items() if "Vorticity at observed steps of" in alt)
     assert b"<!-- Observed -->" in image
+
+
+def test_a_flow_that_was_stopped_is_shown_as_far_as_it_came(tmp_path):
+    system = KolmogorovFlow(8, 16, spinup=0.4)
+    model = ObservationModel(Mask.grid(system.space, 2), std=0.1)
+    _, problem = twin_experiment(system, model, 4, 2, rng.seeded(0))
+    # One particle has all the weight after the first analysis.
+    with pytest.raises(DegenerateEnsemble):
+        store.run(ParticleFilter(1.0), problem, 6, tmp_path / "a.zarr")
+    run = store.open_posterior(tmp_path / "a.zarr")
+    page = write_report({"PF": run}, tmp_path / "a.html").read_text()
+    assert html.escape(run.stopped) in page
+    assert list(figures(page)) == ["Vorticity at observed steps of PF."]

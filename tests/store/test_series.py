@@ -14,7 +14,7 @@ import zarr
 
 from scorda.cli import main
 from scorda.priors.trajectory import load
-from scorda.store.resume import prepare
+from scorda.store.resume import Work
 from scorda.store.series import BLOCK, holds_series, read_series, simulate_series
 from scorda.systems.lorenz import Lorenz96
 
@@ -206,12 +206,12 @@ def test_a_kill_while_markers_are_removed_leaves_the_store_complete(tmp_path):
     folder.mkdir()
     (folder / "unit-000003.json").write_text("{}")
     with pytest.raises(ValueError, match="differs in seed"):
-        prepare(path, folder, json.dumps({"seed": 4}), resume=True, overwrite=False)
-    assert prepare(path, folder, json.dumps({"seed": 3}), resume=True, overwrite=False)
+        Work(path).prepare({"seed": 4}, resume=True, overwrite=False)
+    assert Work(path).prepare({"seed": 3}, resume=True, overwrite=False)
     assert zarr.open_group(path, mode="r").attrs["kept"] == 7 and not folder.exists()
     # Of one that is not complete the markers go with it, so that no unit passes for done.
     zarr.open_group(path, mode="w").attrs.update({"complete": 0})
     folder.mkdir()
     (folder / "unit-000003.json").write_text("{}")
-    assert not prepare(path, folder, "{}", resume=True, overwrite=False)
+    assert not Work(path).prepare({}, resume=True, overwrite=False)
     assert not path.exists() and not folder.exists()

@@ -19,7 +19,7 @@ from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Linear, Pointwise, Select
 from scorda.observations.problem import Analysis, Problem, twin_experiment
-from scorda.priors.network.prior import NetworkPrior
+from scorda.priors.network.online import OnlineNetwork
 from scorda.store import groups, layout, scores, units
 from scorda.systems.lorenz import Lorenz63, Lorenz96
 
@@ -300,7 +300,7 @@ def test_references_give_distances_and_their_own_floor(twin, tmp_path):
 
 
 def test_settings_of_a_method_are_plain():
-    expected = {"inflation": 1.05, "localization": None, "reject": None}
+    expected = {"inflation": 1.05, "localization": None, "gross_error_check": None}
     assert units.settings_of(EnKF(1.05)) == expected
     json.dumps(units.settings_of(ParticleFilter()))
-    assert units.settings_of(NetworkPrior(("y", "x")))["axis"] == ["y", "x"]
+    assert units.settings_of(OnlineNetwork(("y", "x")))["axis"] == ["y", "x"]

@@ -62,7 +62,7 @@ def test_a_rejected_value_is_as_if_absent(method, cov):
     """Bit for bit, with correlated errors too; and the count says where."""
     R = torch.tensor([[0.25, 0.1], [0.1, 0.25]])
     model = ObservationModel(Select([0, 1]), cov=R) if cov else None
-    robust = replace(method, reject=6.0)
+    robust = replace(method, gross_error_check=6.0)
     spoilt = robust.assimilate(problem_with(40.0, model), 30, rng.seeded(0))
     absent = method.assimilate(problem_with(NAN, model), 30, rng.seeded(0))
     assert torch.equal(spoilt.states, absent.states)
@@ -76,7 +76,7 @@ def test_a_value_of_twenty_deviations_does_not_spoil_the_robust_analysis():
     exact = KalmanFilter().moments(problem_with(NAN))
     std = exact.covs.diagonal(dim1=1, dim2=2).sqrt()
     value = problem.instruments[0].values[OUTLIER] + 20 * 0.5
-    analysis = EnKF(reject=6.0).assimilate(problem_with(value), 8000, rng.seeded(0))
+    analysis = EnKF(gross_error_check=6.0).assimilate(problem_with(value), 8000, rng.seeded(0))
     off = ((analysis.mean - exact.means) / std).abs()
     assert off.max() < 4 * 8000**-0.5 * 1.5
     spoilt = EnKF().assimilate(problem_with(value), 8000, rng.seeded(0))
@@ -85,7 +85,7 @@ def test_a_value_of_twenty_deviations_does_not_spoil_the_robust_analysis():
 
 def test_nothing_is_rejected_where_all_is_right():
     """5 standard deviations of right Gaussians: 6e-7 per value."""
-    info = EnKF(reject=5.0).assimilate(problem_with(), 200, rng.seeded(0)).info
+    info = EnKF(gross_error_check=5.0).assimilate(problem_with(), 200, rng.seeded(0)).info
     assert info["rejected"].sum() == 0
 
 
@@ -94,7 +94,7 @@ def test_a_cycle_in_which_all_is_rejected_is_the_forecast():
     model = ObservationModel(Select([0]), std=1.0)
     values = torch.tensor([[1e6], [2e6]])
     problem = Problem(system, Observations(model, [2, 4], values), 5)
-    analysis = EnKF(reject=10.0).assimilate(problem, 5, rng.seeded(0))
+    analysis = EnKF(gross_error_check=10.0).assimilate(problem, 5, rng.seeded(0))
     absent = replace(problem, observations=Observations(model, [2], values[:1] * NAN))
     assert torch.equal(analysis.states, EnKF().assimilate(absent, 5, rng.seeded(0)).states)
     assert analysis.info["rejected"].tolist() == [1, 1]
@@ -103,8 +103,8 @@ def test_a_cycle_in_which_all_is_rejected_is_the_forecast():
 
 @pytest.mark.parametrize("value", [0.0, -1.0, NAN])
 def test_the_bound_is_checked(value):
-    with pytest.raises(ValueError, match="Got reject"):
-        EnKF(reject=value).assimilate(problem_with(), 5)
+    with pytest.raises(ValueError, match="Got gross_error_check"):
+        EnKF(gross_error_check=value).assimilate(problem_with(), 5)
 
 
 def test_members_that_cannot_be_squared_are_not_finite():

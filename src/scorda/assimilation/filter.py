@@ -1,18 +1,22 @@
 r"""The forecast/analysis cycle.
 
-A *filter* alternates forecasts, :math:`x_{k+1} \sim p(x_{k+1} \mid x_k)` member by member, and
-analyses, which condition the forecast ensemble on the observation of that step. `Filter.run` is
-that cycle, once for all filters; a subclass writes `analyse`. The streams of the ensemble at
-step 0, of the model error and of the analysis are distinct, and the noise of member i at step k
-is a function of (seed, stream, k, i): a run continued from a stored step has the same bits as
-one that was never interrupted.
+A *filter* alternates two stages. The forecast advances each member by the system,
+:math:`x_{k+1} \sim p(x_{k+1} \mid x_k)`. The analysis conditions the forecast ensemble on the
+observation of that step. `Filter.run` is this cycle, written once for all filters.
+
+A filter is a set of frozen settings. What a run owns beside them (weights of the members, the
+geometry of a space, a network) lives in the `Run` that `Filter.begin` returns.
+
+The initial ensemble, the model error and the analysis have streams of random numbers of their own.
+The noise of member i at step k is a function of (seed, stream, k, i), so a run that is continued
+from a stored step has the same bits as one that was never interrupted.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,14 +26,14 @@ from typing import Any, final
 import torch
 
 from scorda.assimilation.base import Assimilator, check_members, check_needs
-from scorda.assimilation.gross_errors import check_reject, gross_errors
+from scorda.assimilation.gross_errors import check_gross_errors, gross_errors
 from scorda.core import rng
 from scorda.core.errors import DivergenceError, RunError, check_finite, check_spread
 from scorda.core.shapes import Float, Tensor
 from scorda.observations.model import ObservationModel
 from scorda.observations.problem import Analysis, Problem
 
-__all__ = ["Cycle", "Filter", "collect"]
+__all__ = ["Cycle", "Filter", "PreparedFilter", "Run", "collect"]
 
 # What an analysis of numbers that overflow may raise.
 LinAlgError = torch.linalg.LinAlgError  # type: ignore[attr-defined]
@@ -38,15 +42,15 @@ FAILURES = (FloatingPointError, LinAlgError)
 
 @dataclass(frozen=True)
 class Cycle:
-    """One step of a run of a filter: all that is needed to continue from there.
+    """One step of a run of a filter, with all that is needed to continue from there.
 
     Arguments:
         step: Step of the ensemble.
         ensemble: ``(ensemble, *state)``: the analysis where observed, else the forecast.
         weights: Weights of the members, ``(ensemble,)``, or None where all are equal.
-        info: What is reported of the analysis; empty where nothing was observed.
-        carried: Tensors that the method hands from one analysis to the next (a network's
-            weights), or None.
+        info: Report of the analysis; empty where nothing was observed.
+        carried: Tensors that the method hands from one analysis to the next (the weights of a
+            network), or None.
         forecast: Where observed, the ensemble before the analysis; else None. A run is
             continued without it.
     """
@@ -59,39 +63,8 @@ class Cycle:
     forecast: Float[Tensor, "ensemble ..."] | None = None
 
 
-@dataclass(frozen=True)
-class Filter(Assimilator):
-    """A method that alternates forecasts and analyses; subclasses write `analyse` alone.
-
-    A filter whose `least_members` is 1 makes no use of the spread of its members; any other is
-    stopped where they have become equal.
-
-    Arguments:
-        reject: Standard deviations of an innovation beyond which an observed value is left out as
-            a gross error, see `assimilation.gross_errors`; None: all are used. The number of
-            values left out is reported as ``rejected``, one entry per cycle.
-    """
-
-    _: KW_ONLY
-    reject: float | None = None
-
-    needs: tuple[str, ...] = field(default=("simulator",), init=False, repr=False, compare=False)
-
-    least_members = 2
-
-    def begin(self, problem: Problem, weights: Float[Tensor, "ensemble"] | None = None) -> Filter:
-        """Return self, or a copy that owns what one run needs (weights, geometry, network).
-
-        Arguments:
-            problem: What will be assimilated.
-            weights: Weights of the members where the run starts, ``(ensemble,)``; None: equal.
-                A filter that carries weights from one analysis to the next takes them from here
-                and reports them as ``info["weights"]``, in full, so that a continued run is exact.
-        """
-        return self
-
-    def restore(self, carried: Mapping[str, Tensor]) -> None:
-        """Take up what an earlier analysis carried, after `begin`, where a run is continued."""
+class Run(ABC):
+    """One run of a filter: it analyses one cycle after another, and owns what they share."""
 
     @abstractmethod
     def analyse(
@@ -101,19 +74,22 @@ class Filter(Assimilator):
         model: ObservationModel,
         generator: torch.Generator | None = None,
     ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
-        """Return the analysis ensemble and what is to be reported of this cycle.
+        """Return the analysis ensemble and the report of this cycle.
 
         Arguments:
-            forecast: Ensemble ``(ensemble, *state)``; must not be changed.
-            y: Observation, flat, complete, of the forecast's dtype.
-            model: Its model, whose operator returns ``(ensemble, obs)``.
+            forecast: Ensemble ``(ensemble, *state)``; it must not be changed.
+            y: Flat and complete observation, of the forecast's dtype.
+            model: Model of the observation, whose operator returns ``(ensemble, obs)``.
             generator: Source of randomness.
 
         Returns:
-            Members, and a dictionary of numbers and tensors, the same keys in each cycle.
-            The key ``weights`` stands for the weights of the members from here on, ``carried``
-            for tensors that `restore` needs to go on from here.
+            Members, and a dictionary of numbers and tensors with the same keys in each cycle.
+            The key ``weights`` holds the weights of the members from here on, ``carried`` the
+            tensors that `restore` needs to go on from here.
         """
+
+    def restore(self, carried: Mapping[str, Tensor]) -> None:  # noqa: B027 (most carry nothing)
+        """Take up what an earlier analysis carried, where a run is continued."""
 
     @final
     def update(
@@ -123,8 +99,43 @@ class Filter(Assimilator):
         model: ObservationModel,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "ensemble ..."]:
-        """The members of `analyse` alone [final]."""
+        """Return the members of `analyse` alone [final]."""
         return self.analyse(forecast, y, model, generator)[0]
+
+
+@dataclass(frozen=True)
+class Filter(Assimilator, Run):
+    """A method that alternates forecasts and analyses.
+
+    A filter that owns nothing in a run writes `analyse` alone, and is its own run. One that does
+    is a `PreparedFilter`.
+
+    A filter whose `least_members` is 1 makes no use of the spread of its members. Any other is
+    stopped where they have become equal.
+
+    Arguments:
+        gross_error_check: Standard deviations of an innovation beyond which an observed value is
+            left out as a gross error (see `scorda.assimilation.gross_errors`); None uses all
+            values. The number of values left out is reported as ``rejected``, one per cycle.
+    """
+
+    _: KW_ONLY
+    gross_error_check: float | None = None
+
+    needs: tuple[str, ...] = field(default=("simulator",), init=False, repr=False, compare=False)
+
+    least_members = 2
+
+    def begin(self, problem: Problem, weights: Float[Tensor, "ensemble"] | None = None) -> Run:
+        """Return what analyses the cycles of one run.
+
+        Arguments:
+            problem: What will be assimilated.
+            weights: Weights of the members where the run starts, ``(ensemble,)``; None: equal.
+                A filter that carries weights from one analysis to the next takes them from here
+                and reports all of them as ``info["weights"]``, so that a continued run is exact.
+        """
+        return self
 
     @final
     def run(
@@ -148,28 +159,26 @@ class Filter(Assimilator):
             ValueError: If the problem lacks what the method needs.
             DivergenceError: If a member is no longer finite, or too large to square.
             DegenerateEnsemble: If there are too few members, or all are equal where an analysis
-                needs their spread. Both know step, cycle and members; what was yielded before
-                stays usable.
+                needs their spread. Both errors name step, cycle and members; what was yielded
+                before stays usable.
         """
         check_needs(self, problem)
         check_members(self, members)
-        check_reject(self.reject)
+        check_gross_errors(self.gross_error_check)
         observed = problem.observed()
         cycles = list(observed)
         draw, error, analysis = (rng.key(generator) for _ in range(3))
         stochastic = getattr(problem.system, "stochastic", True)
         if start is None:
-            first, weights = 0, None
-            ensemble = problem.members_at_start(members, rng.at(draw, 0))
+            start = Cycle(-1, problem.members_at_start(members, rng.at(draw, 0)))
         else:
-            first, weights, ensemble = start.step + 1, start.weights, start.ensemble
             _check_start(start, members, problem)
-        method = self.begin(problem, weights)
-        carried = None if start is None else start.carried
+        ensemble, weights, carried = start.ensemble, start.weights, start.carried
+        run = self.begin(problem, weights)
         if carried is not None:
-            method.restore(carried)
+            run.restore(carried)
         forecast_seconds = 0.0
-        for step in range(first, problem.steps + 1):
+        for step in range(start.step + 1, problem.steps + 1):
             info: dict[str, Any] = {}
             forecast = None
             clock = time.perf_counter()
@@ -181,34 +190,28 @@ class Filter(Assimilator):
                     forecast_seconds += time.perf_counter() - clock
                 if step in observed:
                     clock, forecast = time.perf_counter(), ensemble
-                    ensemble, info = method._observe(
-                        forecast, weights, *observed[step], rng.at(analysis, step)
-                    )
-            if step in observed:
-                weights = info.pop("weights", weights)
-                carried = info.pop("carried", carried)
-                info = {
-                    "step": step,
-                    "spread": _spread(ensemble, weights),
-                    **info,
-                    "seconds": time.perf_counter() - clock,
-                    "forecast_seconds": forecast_seconds,
-                }
-                forecast_seconds = 0.0
+                    stream = rng.at(analysis, step)
+                    ensemble, info = self._observe(run, forecast, weights, *observed[step], stream)
+            if forecast is not None:
+                weights, carried = info.pop("weights", weights), info.pop("carried", carried)
+                info = {"step": step, "spread": _spread(ensemble, weights), **info}
+                info["seconds"] = time.perf_counter() - clock
+                info["forecast_seconds"], forecast_seconds = forecast_seconds, 0.0
             yield Cycle(step, ensemble, weights, info, carried, forecast)
 
     def _observe(
         self,
+        run: Run,
         forecast: Tensor,
         weights: Tensor | None,
         y: Tensor,
         model: ObservationModel,
         generator: torch.Generator,
     ) -> tuple[Tensor, dict[str, Any]]:
-        """The analysis of one cycle of a run, without gross errors, and checked."""
+        """Leave out gross errors, analyse one cycle, and check the analysis."""
         y, screened = y.to(forecast), {}
-        if self.reject is not None:
-            gross = gross_errors(forecast, weights, y, model, self.reject)
+        if self.gross_error_check is not None:
+            gross = gross_errors(forecast, weights, y, model, self.gross_error_check)
             screened = {"rejected": int(gross.sum())}
             if gross.all():
                 return forecast, screened
@@ -217,7 +220,7 @@ class Filter(Assimilator):
         if self.least_members > 1:
             check_spread(forecast)
         try:
-            analysis, info = self.analyse(forecast, y, model, generator)
+            analysis, info = run.analyse(forecast, y, model, generator)
             check_finite(analysis, "analysis")
             if "innovation" not in info:
                 info["innovation"] = _innovation(forecast, weights, y, model)
@@ -252,7 +255,7 @@ class Filter(Assimilator):
             problem: What is to be assimilated.
             members: Number of members.
             generator: Source of randomness.
-            report: Called after each step with the step and what was reported of it.
+            report: Called after each step with the step and the report of it.
         """
         states, weights, infos = [], [], []
         for cycle in self.run(problem, members, generator):
@@ -271,6 +274,36 @@ class Filter(Assimilator):
         )
 
 
+@dataclass(frozen=True)
+class PreparedFilter(Filter):
+    """A filter whose run owns something: weights, a geometry, a network; it writes `begin`."""
+
+    @abstractmethod
+    def begin(
+        self, problem: Problem | None, weights: Float[Tensor, "ensemble"] | None = None
+    ) -> Run:
+        """Return what analyses the cycles of one run, as in `Filter`.
+
+        Arguments:
+            problem: What will be assimilated, or None for an analysis outside a run.
+            weights: Weights of the members where the run starts, or None where they are equal.
+
+        Raises:
+            ValueError: If the run needs a problem, and there is none.
+        """
+
+    @final
+    def analyse(
+        self,
+        forecast: Float[Tensor, "ensemble ..."],
+        y: Float[Tensor, "obs"],
+        model: ObservationModel,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
+        """Return one analysis outside a run, and its report [final]."""
+        return self.begin(None).analyse(forecast, y, model, generator)
+
+
 def _check_start(start: Cycle, members: int, problem: Problem) -> None:
     if len(start.ensemble) != members or not 0 <= start.step <= problem.steps:
         raise ValueError(
@@ -282,7 +315,7 @@ def _check_start(start: Cycle, members: int, problem: Problem) -> None:
 
 @contextmanager
 def _locating(method: Assimilator, step: int, cycle: int) -> Iterator[None]:
-    """Say of what stops a run where that was."""
+    """Add step and cycle to an error that stops a run."""
     try:
         yield
     except RunError as error:
@@ -342,7 +375,7 @@ def _join_weights(weights: list[Tensor | None], like: Tensor) -> Tensor | None:
 
 
 def collect(infos: list[dict[str, Any]]) -> dict[str, Any]:
-    """One tensor per key where all cycles have it in one shape, else a list."""
+    """Return one tensor per key where all cycles have it in one shape, else a list."""
     collected: dict[str, Any] = {}
     for key in dict.fromkeys(key for info in infos for key in info):
         values = [info[key] for info in infos if key in info]

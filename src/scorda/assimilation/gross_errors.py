@@ -1,17 +1,17 @@
-r"""The gross-error check: an observation far from all that the ensemble expects is left out.
+r"""The gross-error check leaves out an observation far from all that the ensemble expects.
 
-A sensor that sticks or a wrong unit is no draw of the Gaussian error that the methods take for
-granted, and a single one can move a whole analysis. With the innovation :math:`d = y - \bar{h(x)}`
-of each observed value, and the spread of what the members predict, a value is left out where
+A sensor that sticks, or a wrong unit, is no draw of the Gaussian error that the methods assume,
+and one such value can move a whole analysis. With the innovation :math:`d = y - \bar{h(x)}` of
+each observed value, and the spread of the predicted values, a value is left out where
 
 .. math:: |d_j| > k \, [(H P H^T)_{jj} + R_{jj}]^{1/2}, \qquad
     (H P H^T)_{jj} = \mathrm{Var}_i \, h_j(x_i) ,
 
-and the rest is assimilated as if it had never been observed. It is the background check of
-operational centres. Where all is Gaussian and spread and R are right, a good value is lost with
-the probability of k standard deviations (k = 5: 6e-7). Where the ensemble has lost the truth and
-does not know it, good observations are rejected too: a filter that must find its way back is
-better off without the check, which is why it is not the default.
+and the other values are assimilated as if it had never been observed. This is the background check
+of operational centres. Where all is Gaussian, and spread and R are right, the check loses a good
+value with the probability of k standard deviations (6e-7 for k = 5). Where the ensemble has lost
+the truth and does not know it, the check rejects good observations too. A filter that must find
+its way back is better off without it, so it is not the default.
 
 Source: Lorenc & Hammon (1988), Q. J. R. Meteorol. Soc. 114, 515-543, section 2 (background check).
 """
@@ -23,19 +23,19 @@ import torch
 from scorda.core.shapes import Bool, Float, Tensor
 from scorda.observations.model import ObservationModel
 
-__all__ = ["check_reject", "gross_errors"]
+__all__ = ["check_gross_errors", "gross_errors"]
 
 
-def check_reject(reject: float | None) -> None:
-    """Check the setting `reject` of a filter.
+def check_gross_errors(limit: float | None) -> None:
+    """Check the setting `gross_error_check` of a filter.
 
     Raises:
         ValueError: If it is not positive.
     """
-    if reject is not None and not reject > 0:
+    if limit is not None and not limit > 0:
         raise ValueError(
-            f"Got reject = {reject}: give the standard deviations of an innovation beyond which "
-            "an observation is left out, such as 5, or None."
+            f"Got gross_error_check = {limit}: give the standard deviations of an innovation "
+            "beyond which an observation is left out, such as 5, or None."
         )
 
 
@@ -44,18 +44,18 @@ def gross_errors(
     weights: Float[Tensor, "ensemble"] | None,
     y: Float[Tensor, "obs"],
     model: ObservationModel,
-    reject: float,
+    limit: float,
 ) -> Bool[Tensor, "obs"]:
-    """Which values lie more than `reject` standard deviations from what the members predict.
+    """Return which values lie more than `limit` standard deviations from the predicted mean.
 
-    Costs one evaluation of the operator.
+    It costs one evaluation of the operator.
 
     Arguments:
         forecast: Members.
-        weights: Their weights, or None where all are equal.
-        y: Observation, flat.
-        model: Its model.
-        reject: k.
+        weights: Weights of the members, or None where all are equal.
+        y: Flat observation.
+        model: Model of the observation.
+        limit: k.
     """
     predicted = model.operator(forecast).flatten(1)
     if weights is None:
@@ -67,4 +67,4 @@ def gross_errors(
         rest = (1 - w.square().sum()).clamp_min(torch.finfo(w.dtype).eps)
         var = (w @ (predicted - mean).square()) / rest
     std = torch.hypot(var.sqrt(), model.error_std(tuple(y.shape), y))
-    return (y - mean).abs() > reject * std
+    return (y - mean).abs() > limit * std

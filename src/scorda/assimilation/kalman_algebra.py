@@ -59,7 +59,7 @@ def check_inflation(factor: float) -> None:
 def white_innovation(
     forecast: Float[Tensor, "ensemble ..."], y: Float[Tensor, "obs"], model: ObservationModel
 ) -> tuple[Float[Tensor, "ensemble obs"], Float[Tensor, "obs"]]:
-    """White anomalies Y of the predicted observations, and the white innovation d."""
+    """Return the white anomalies Y of the predicted observations and the white innovation d."""
     predicted = model.operator(forecast).flatten(1)
     mean = predicted.mean(0)
     white = model.whiten(torch.cat((predicted - mean, (y - mean)[None])))
@@ -69,7 +69,7 @@ def white_innovation(
 def innovation_statistics(
     anomalies: Float[Tensor, "ensemble obs"], innovation: Float[Tensor, "obs"]
 ) -> dict[str, Any]:
-    """What the ensemble Kalman methods report of an innovation.
+    """Return the statistics of an innovation that the ensemble Kalman methods report.
 
     ``innovation``: its root mean square in standard deviations of the observation error;
     ``chi2``: the mean of its squares over their expected values, about 1 if spread and R are
@@ -82,7 +82,7 @@ def innovation_statistics(
 
 @dataclass(frozen=True)
 class Transform:
-    r"""What an analysis does to anomalies, as the product of two thin factors.
+    r"""The linear map of anomalies in an analysis, as the product of two thin factors.
 
     .. math:: X \mapsto X + L (M A)
 
@@ -112,7 +112,7 @@ class Transform:
 def kalman_transform(
     anomalies: Float[Tensor, "ensemble obs"], residuals: Float[Tensor, "ensemble obs"]
 ) -> Transform:
-    r"""Kalman increments of white residuals D.
+    r"""Return the Kalman increments of white residuals D.
 
     .. math:: D (Y^T Y + (N - 1) I)^{-1} Y^T A = D Y^T (Y Y^T + (N - 1) I)^{-1} A,
 
@@ -134,7 +134,7 @@ def perturbed_transform(
     model: ObservationModel,
     generator: torch.Generator | None = None,
 ) -> tuple[Transform, dict[str, Any]]:
-    r"""The stochastic analysis, and the statistics of its innovation.
+    r"""Return the stochastic analysis, and the statistics of its innovation.
 
     .. math:: x_i^a = x_i + K (y + \varepsilon_i - h(x_i)), \quad \varepsilon_i \sim N(0, R)
 
@@ -150,7 +150,7 @@ def perturbed_transform(
 def symmetric_transform(
     anomalies: Float[Tensor, "*batch ensemble obs"], innovation: Float[Tensor, "*batch obs"]
 ) -> tuple[Float[Tensor, "*batch 1 ensemble"], Transform]:
-    r"""The deterministic analysis: weights w of the mean, and T = I + L M of the anomalies.
+    r"""Return the deterministic analysis: weights w of the mean, T = I + L M of the anomalies.
 
     .. math:: w = d Y^T P_w, \quad T = \sqrt{N - 1} \, P_w^{1/2}, \quad
         P_w = (Y Y^T + (N - 1) I)^{-1}

@@ -1,4 +1,4 @@
-"""What filters that add the likelihood's score to the prior's share."""
+"""Parts of the filters that add the score of the likelihood to that of the prior."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HOLD = 1.5
 def standardised(
     ensemble: Float[Tensor, "ensemble ..."],
 ) -> tuple[Float[Tensor, "ensemble ..."], Float[Tensor, "..."], Float[Tensor, "..."]]:
-    """Standardised members, and the mean and unit of each component: its standard deviation.
+    """Return standardised members, and the mean and the standard deviation of each component.
 
     A component in which all members agree keeps its unit.
     """
@@ -57,7 +57,7 @@ def held(
 def bounded(
     score: Float[Tensor, "ensemble ..."], largest: float | None
 ) -> Float[Tensor, "ensemble ..."]:
-    """Scale down each member's score whose root mean square is above the largest; None: as is."""
+    """Scale down the score of each member whose root mean square is above the largest, if any."""
     if largest is None:
         return score
     size = score.flatten(1).square().mean(1).sqrt()
@@ -68,5 +68,5 @@ def bounded(
 def settled(
     analysis: Float[Tensor, "ensemble ..."], forecast: Float[Tensor, "ensemble ..."]
 ) -> Float[Tensor, "ensemble ..."]:
-    """The analysis, where a component in which all members of the forecast agree stays."""
+    """Return the analysis, but the forecast in components in which all its members agree."""
     return torch.where((forecast == forecast[:1]).all(0), forecast, analysis)

@@ -18,7 +18,7 @@ BATCH = 2**22
 
 @dataclass(frozen=True)
 class Local:
-    """A batch of local analyses: which points, which observations, with which weights.
+    """A batch of local analyses, with their points, observations and weights.
 
     Lists of unequal length are padded: points where `exists` is False, observations where the
     weight is 0. The weights are those of the taper at the distances from the block's centre.
@@ -31,7 +31,7 @@ class Local:
     distances: Float[Tensor, "blocks near"]
 
     def to(self, like: Tensor) -> Local:
-        """The same on the device and in the precision of another tensor."""
+        """Return the same on the device and in the precision of another tensor."""
         device = like.device
         return Local(
             self.points.to(device),
@@ -58,7 +58,7 @@ class Geometry:
         self.batches: list[Local] = []
 
     def local(self, where: Float[Tensor, "obs axes"], ensemble: int) -> list[Local]:
-        """Batches of local analyses for observations at given positions."""
+        """Return batches of local analyses for observations at given positions."""
         same = self.where is not None and self.ensemble == ensemble
         if not (same and self.where is not None and torch.equal(self.where, where)):
             self.batches = self._near(where, ensemble)

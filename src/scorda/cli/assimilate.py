@@ -37,7 +37,7 @@ class Assimilate:
 
     prior: str | None = None
     """Trained prior: a file of weights, or the name of a shipped one; for filters that make a
-    prior of their ensemble, which one: `ensemble-gaussian:localization=4`, or with parts in
+    prior of their ensemble, which one: `gaussian:localization=4`, or with parts in
     parentheses `"network-prior:axis=(y,x),local=(local-gaussian:localization=0.4,block=2)"`."""
 
     method: str = "enkf"

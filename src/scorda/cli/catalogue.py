@@ -129,8 +129,8 @@ def _written(kind: type) -> list[str]:
 
 
 def _shell_name(name: str) -> str:
-    """``ParticleFilter`` to particle-filter, ``EnKF`` to enkf."""
-    words = re.findall(r"[A-Z][a-z]{2,}", name)
+    """``ParticleFilter`` to particle-filter, ``BridgeODE`` to bridge-ode, ``EnKF`` to enkf."""
+    words = re.findall(r"[A-Z][a-z]{2,}|[A-Z]{3,}$", name)
     return "-".join(words).lower() if "".join(words) == name else name.lower()
 
 

@@ -92,7 +92,6 @@ def simulate(*, settings: Annotated[Simulate | None, Parameter(name="*")] = None
     from scorda.observations.model import ObservationModel
     from scorda.observations.operators import Select
     from scorda.observations.problem import twin_experiment
-    from scorda.observations.table_writer import write_table
 
     given = settings or Simulate()
     threads = use_torch(given.dtype, given.threads)
@@ -118,7 +117,7 @@ def simulate(*, settings: Annotated[Simulate | None, Parameter(name="*")] = None
     (observations,) = problem.instruments
     given.out.mkdir(parents=True, exist_ok=True)
     write_states(given.out / "truth.nc", truth, system.space, given.start)
-    write_table(table, observations, system.space, given.start)
+    observations.to_table(table, system.space, given.start)
     resolved = {
         key: plain(value)
         for key, value in vars(given).items()

@@ -1,4 +1,4 @@
-"""What stops a run: members that diverge, and ensembles without spread."""
+"""Errors that stop a run: members that diverge, and ensembles without spread."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["DegenerateEnsemble", "DivergenceError", "RunError", "check_finite", 
 
 
 class RunError(Exception):
-    """A run that cannot go on; what it made before stays usable.
+    """A run cannot go on; what it made before stays usable.
 
     Arguments:
         reason: What happened and what to do, in a sentence.
@@ -30,32 +30,31 @@ class RunError(Exception):
         self.step, self.cycle, self.members = step, cycle, members
 
     def located(self, name: str, step: int, cycle: int) -> RunError:
-        """The same error with the method, the step and the cycle in its sentence."""
+        """Return the same error with the method, the step and the cycle in its sentence."""
         reason = str(self)
         text = f"{name} stopped at step {step} (cycle {cycle}): {reason[:1].lower()}{reason[1:]}"
         return type(self)(text, step, cycle, self.members)
 
 
 class DivergenceError(RunError, FloatingPointError):
-    """A run whose members are not finite, or so large that their squares are not."""
+    """Members are not finite, or so large that their squares are not."""
 
 
 class DegenerateEnsemble(RunError, ValueError):
-    """An ensemble whose spread says nothing of its error: too few members, or all alike."""
+    """The spread of an ensemble does not tell its error: too few members, or all alike."""
 
 
 def check_finite(ensemble: Float[Tensor, "ensemble ..."], stage: str) -> None:
     """Check that all members have finite entries, and squares that are finite too.
 
-    Whatever the units, variances are of no use beyond that: 1.8e19 in single precision and
-    1.3e154 in double.
+    Beyond 1.8e19 in single precision and 1.3e154 in double a variance is not finite.
 
     Arguments:
         ensemble: Members.
-        stage: What made them, "forecast" or "analysis".
+        stage: Step that made them, "forecast" or "analysis".
 
     Raises:
-        DivergenceError: If not; it knows the members.
+        DivergenceError: If they do not; it names the members.
     """
     bound = torch.finfo(ensemble.dtype).max ** 0.5
     # The largest size of any entry is not below the bound either where one is NaN.

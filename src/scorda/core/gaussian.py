@@ -1,7 +1,7 @@
 r"""Gaussian algebra: square roots, densities and conditioning.
 
 A Gaussian is a pair of a mean, ``(n,)``, and a covariance, ``(n, n)``, of the flattened state.
-Covariances may be singular where nothing is said to the contrary.
+Covariances may be singular unless a function says otherwise.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ __all__ = ["gaussian_condition", "gaussian_log_density", "psd_root", "symmetric_
 
 
 def psd_root(cov: Float[Tensor, "*batch n n"], terms: float = 0.0) -> Float[Tensor, "*batch n n"]:
-    r"""Symmetric square root :math:`C^{1/2}` of positive semidefinite matrices, singular or not.
+    r"""Return the symmetric square root :math:`C^{1/2}` of positive semidefinite matrices.
+
+    They may be singular.
 
     Arguments:
         cov: C.
@@ -40,7 +42,7 @@ def psd_root(cov: Float[Tensor, "*batch n n"], terms: float = 0.0) -> Float[Tens
 def gaussian_log_density(
     x: Float[Tensor, "*batch n"], mean: Float[Tensor, "n"], cov: Float[Tensor, "n n"]
 ) -> Float[Tensor, "*batch"]:
-    r"""Log density of :math:`N(m, C)` at each x; C must be positive definite.
+    r"""Return the log density of :math:`N(m, C)` at each x; C must be positive definite.
 
     Raises:
         torch.linalg.LinAlgError: If C is singular.
@@ -89,7 +91,7 @@ def gaussian_condition(
 def symmetric_map(
     source: Float[Tensor, "n n"], target: Float[Tensor, "n n"]
 ) -> Float[Tensor, "n n"]:
-    r"""The symmetric M with :math:`M C M = T` that moves :math:`N(0, C)` onto :math:`N(0, T)`.
+    r"""Return the symmetric M, :math:`M C M = T`, that moves :math:`N(0, C)` onto :math:`N(0, T)`.
 
     .. math:: M = C^{-1/2} (C^{1/2} T C^{1/2})^{1/2} C^{-1/2}
 

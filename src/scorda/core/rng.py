@@ -81,7 +81,7 @@ def normal_rows(
     like: Tensor | None = None,
     draw: int = 0,
 ) -> Float[Tensor, "rows ..."]:
-    """Rows ``first`` to ``last - 1`` of the noise that belongs to a key.
+    """Return rows ``first`` to ``last - 1`` of the noise that belongs to a key.
 
     The noise is drawn in double precision and then cast, so that runs in single and double
     precision see the same numbers.
@@ -111,7 +111,7 @@ class Stream:
         self._draws = 0
 
     def __call__(self) -> Float[Tensor, "rows ..."]:
-        """The next draw, shape ``(last - first, *shape)``."""
+        """Return the next draw, shape ``(last - first, *shape)``."""
         self._draws += 1
         return normal_rows(*self._rows, draw=self._draws)
 

@@ -1,4 +1,4 @@
-"""What a state is: shape, variables, units, coordinates, periodic axes, time step.
+"""State spaces: shape, variables, units, coordinates, periodic axes and time step of a state.
 
 A state has shape ``(*state)``. Its *spatial axes* are the ones that have coordinates; a state with
 several variables has one leading *channel axis* in front of them, whose entries are the
@@ -8,12 +8,12 @@ variables. Three cases::
     Lorenz-96            shape (40,)        variable x            coordinate site, period 40
     two-dimensional flow shape (2, 64, 64)  variables u, v        coordinates y, x, both periodic
 
-Everything that needs geometry or names asks the space.
+Whatever needs geometry or names asks the space for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,49 +56,16 @@ class StateSpace:
             raise ValueError(f"Got a state of shape {shape}: give at least one axis, each >= 1.")
         if not self.dt > 0:
             raise ValueError(f"Got dt = {self.dt}: the time step must be positive.")
-        variables = (self.variables,) if isinstance(self.variables, str) else self.variables
-        variables = tuple(variables)
-        if self.coordinates is None and not variables:
-            variables = tuple(f"x{i}" for i in range(shape[0])) if len(shape) == 1 else ("x",)
-        variables = variables or ("x",)
+        given = self.variables
+        variables = (given,) if isinstance(given, str) else tuple(given)
         if self.coordinates is None:
-            channels = len(variables) > 1
-            axes = shape[1:] if channels else shape
-            if len(shape) == 1 and len(variables) == shape[0]:
-                axes = ()
-            names = ("site",) if len(axes) == 1 else tuple("zyx"[-len(axes) :]) if axes else ()
-            coordinates = {
-                n: np.arange(size, dtype=float) for n, size in zip(names, axes, strict=True)
-            }
+            variables = variables or _usual_variables(shape)
+            coordinates = _indices(shape, len(variables))
         else:
+            variables = variables or ("x",)
             coordinates = {n: np.asarray(c, dtype=float) for n, c in self.coordinates.items()}
-        sizes = tuple(len(c) for c in coordinates.values())
-        channel = len(shape) == len(sizes) + 1
-        if sizes != (shape[1:] if channel else shape) or len(variables) != (
-            shape[0] if channel else 1
-        ):
-            raise ValueError(
-                f"A state of shape {shape} does not fit {len(variables)} variables "
-                f"{variables} on coordinates of sizes {sizes}: the shape must be the sizes of the "
-                "coordinates, after one leading axis of variables if there is more than one."
-            )
-        for name, values in coordinates.items():
-            if len(values) > 1 and not (np.diff(values) > 0).all():
-                raise ValueError(
-                    f"Coordinate {name!r} is not increasing: sort it (and the states) first."
-                )
-        unknown = set(self.period) - set(coordinates)
-        if unknown:
-            raise ValueError(
-                f"Got a period for {sorted(unknown)}: the coordinates are {list(coordinates)}."
-            )
-        for name, length in self.period.items():
-            extent = coordinates[name][-1] - coordinates[name][0]
-            if not length > extent:
-                raise ValueError(
-                    f"Got the period {length} for {name!r}, whose positions span {extent}: "
-                    "the period must be longer."
-                )
+        _check_layout(shape, variables, coordinates)
+        _check_geometry(coordinates, self.period)
         object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "variables", variables)
         object.__setattr__(self, "coordinates", coordinates)
@@ -106,7 +73,7 @@ class StateSpace:
         object.__setattr__(self, "units", dict(self.units))
 
     def __eq__(self, other: object) -> bool:
-        """Whether all names and positions are the same, as arrays have no truth value."""
+        """Compare all names and positions, since arrays have no truth value."""
         return isinstance(other, StateSpace) and self._facts() == other._facts()
 
     def _facts(self) -> tuple[Any, ...]:
@@ -115,26 +82,26 @@ class StateSpace:
 
     @property
     def size(self) -> int:
-        """Number of components of one state."""
+        """Return the number of components of one state."""
         return int(np.prod(self.shape))
 
     @property
     def has_channels(self) -> bool:
-        """Whether the first axis enumerates the variables."""
+        """Say whether the first axis enumerates the variables."""
         return len(self.shape) == len(self.axes) + 1
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """Names of the spatial coordinates, in the order of their axes."""
+        """Return the names of the spatial coordinates, in the order of their axes."""
         return tuple(self.coordinates or ())
 
     @property
     def grid(self) -> tuple[int, ...]:
-        """Shape of the spatial axes."""
+        """Return the shape of the spatial axes."""
         return self.shape[1:] if self.has_channels else self.shape
 
     def variable(self, name: str) -> int:
-        """Index of a variable.
+        """Return the index of a variable.
 
         Raises:
             ValueError: If there is no such variable.
@@ -144,7 +111,7 @@ class StateSpace:
         return self.variables.index(name)
 
     def positions(self) -> Float[Tensor, "points axes"]:
-        """Positions of the grid points in the order of a flattened field, one column per axis."""
+        """Return the position of each grid point of a flattened field, one column per axis."""
         mesh = np.meshgrid(*(self.coordinates or {}).values(), indexing="ij")
         points = int(np.prod(self.grid))
         columns = [m.ravel() for m in mesh]
@@ -154,7 +121,7 @@ class StateSpace:
     def distance(
         self, a: Float[Tensor, "m axes"], b: Float[Tensor, "n axes"]
     ) -> Float[Tensor, "m n"]:
-        """Euclidean distance between positions, shortest way round on periodic axes.
+        """Return the distance between positions, by the shortest way round on periodic axes.
 
         Unit: that of the coordinates, which must share one.
         """
@@ -202,7 +169,7 @@ class Standardisation:
 
     @staticmethod
     def of(states: Float[Tensor, "..."], space: StateSpace) -> Standardisation:
-        """Mean and standard deviation per variable, over all leading and spatial axes."""
+        """Take mean and standard deviation per variable, over all leading and spatial axes."""
         first = states.ndim - len(space.shape)
         kept = first if space.has_channels else -1
         over = [axis for axis in range(states.ndim) if axis != kept]
@@ -220,7 +187,52 @@ class Standardisation:
         """Return standardised states to their units."""
         return z * self.std.to(z) + self.mean.to(z)
 
-    @classmethod
-    def from_lists(cls, mean: Sequence[float], std: Sequence[float]) -> Standardisation:
-        """Build from plain numbers, as in a file's header; one entry per channel."""
-        return cls(torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64))
+
+def _usual_variables(shape: tuple[int, ...]) -> tuple[str, ...]:
+    """Name the variables of a state without coordinates: each entry of a flat one is one."""
+    return tuple(f"x{i}" for i in range(shape[0])) if len(shape) == 1 else ("x",)
+
+
+def _indices(shape: tuple[int, ...], variables: int) -> dict[str, np.ndarray]:
+    """Take the index along each axis as coordinate; a flat state of variables has none."""
+    if shape == (variables,):
+        return {}
+    sizes = shape[1:] if variables > 1 else shape
+    names = ("site",) if len(sizes) == 1 else ("z", "y", "x")[max(3 - len(sizes), 0) :]
+    # Of more axes than there are names `_check_layout` says that they do not fit.
+    return {n: np.arange(size, dtype=float) for n, size in zip(names, sizes, strict=False)}
+
+
+def _check_layout(
+    shape: tuple[int, ...], variables: tuple[str, ...], coordinates: Mapping[str, np.ndarray]
+) -> None:
+    """Check that the shape is that of the coordinates, after an axis of variables if any."""
+    sizes = tuple(len(c) for c in coordinates.values())
+    channels, grid = (shape[0], shape[1:]) if len(shape) == len(sizes) + 1 else (1, shape)
+    if sizes != grid or len(variables) != channels:
+        raise ValueError(
+            f"A state of shape {shape} does not fit {len(variables)} variables {variables} on "
+            f"coordinates of sizes {sizes}: the shape must be the sizes of the coordinates, after "
+            "one leading axis of variables if there is more than one."
+        )
+
+
+def _check_geometry(coordinates: Mapping[str, np.ndarray], period: Mapping[str, float]) -> None:
+    """Check that positions increase, and that a period is longer than what they span."""
+    for name, values in coordinates.items():
+        if len(values) > 1 and not (np.diff(values) > 0).all():
+            raise ValueError(
+                f"Coordinate {name!r} is not increasing: sort it (and the states) first."
+            )
+    unknown = set(period) - set(coordinates)
+    if unknown:
+        raise ValueError(
+            f"Got a period for {sorted(unknown)}: the coordinates are {list(coordinates)}."
+        )
+    for name, length in period.items():
+        extent = coordinates[name][-1] - coordinates[name][0]
+        if not length > extent:
+            raise ValueError(
+                f"Got the period {length} for {name!r}, whose positions span {extent}: the "
+                "period must be longer."
+            )

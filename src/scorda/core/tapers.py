@@ -1,4 +1,4 @@
-"""Localization: weights that keep a small ensemble from trusting distant correlations."""
+"""Localization: weights of observations that fall with their distance."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class GaspariCohn:
 
     @property
     def reach(self) -> float:
-        """Distance 2c beyond which the weight is zero."""
+        """Return the distance 2c beyond which the weight is zero."""
         return 2 * 1.82 * self.radius
 
     def __call__(self, distance: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Weight at given distances, in [0, 1]."""
+        """Return the weight at given distances, in [0, 1]."""
         r = 2 * distance / self.reach
         near = 1 + r**2 * (-5 / 3 + r * (5 / 8 + r * (1 / 2 - r / 4)))
         # Clamped where the other branch holds, so that no division by zero leaves a NaN.

@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import datetime
 import math
-from typing import Any
+import re
 
 import numpy as np
 
-from scorda.core.files import numbers
+from scorda.core.columns import numbers
 from scorda.core.space import StateSpace
 
-__all__ = ["Start", "add_time", "match_times", "parse_start", "time_unit"]
+__all__ = ["SECONDS", "Start", "add_time", "match_times", "parse_start", "time_unit"]
 
 Start = str | datetime.datetime | np.datetime64
 
 SECONDS = {"seconds": 1.0, "minutes": 60.0, "hours": 3600.0, "days": 86400.0}
 ALIASES = {"s": "seconds", "sec": "seconds", "min": "minutes", "h": "hours", "hr": "hours"}
 ALIASES |= {"d": "days"} | {name[:-1]: name for name in SECONDS} | {name: name for name in SECONDS}
+
+# Beginning of an ISO 8601 date. Without it pandas also takes a year, "2019/3/1" and "today".
+DATE = re.compile(r"\s*\d{4}-?\d\d-?\d\d(?!\d)")
 
 
 def match_times(
@@ -31,7 +34,7 @@ def match_times(
     tolerance: float | None = None,
     steps: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Nearest step of each time, and why it cannot be used ("" if it can).
+    """Return the nearest step of each time, and why it cannot be used ("" if it can).
 
     Arguments:
         times: Model times since step 0, or datetimes.
@@ -48,51 +51,43 @@ def match_times(
         raise ValueError(f"Got tolerance = {tolerance}: give a time, at least 0.")
     elapsed, reason = _elapsed(times, space, start)
     known = np.isfinite(elapsed)
-    where = elapsed / space.dt
-    step = np.floor(np.where(known, where, 0.0) + 0.5)
+    where = np.where(known, elapsed / space.dt, -1.0)
+    step = np.floor(where + 0.5)
     # The slack keeps times that are apart by the tolerance in decimals, but not in binary.
     off = known & (np.abs(where - step) * space.dt > tolerance + 1e-9 * space.dt)
     reason[off] = f"time further than {tolerance:g} from a step"
     reason[known & (step < 0)] = "time before step 0"
     if steps is not None:
         reason[known & (step > steps)] = f"time after step {steps}"
-    return np.where(known, step, -1).astype(np.int64), reason
+    return step.astype(np.int64), reason
 
 
 def _elapsed(
     times: np.ndarray, space: StateSpace, start: Start | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Time since step 0 in the unit of `space.dt` (NaN where unknown), and why it is unknown."""
-    reason = np.full(len(times), "", dtype=object)
-    dates = times if times.dtype.kind == "M" else None
-    if dates is None:
-        elapsed, text = numbers(times)
-        if not text.any():
-            reason[~np.isfinite(elapsed)] = "missing time"
-            return elapsed, reason
-        parsed = [_datetime(t) for t in times.tolist()]
-        dates = np.array([np.datetime64("NaT") if t is None else t for t in parsed], "M8[us]")
+    """Return the time since step 0 in the unit of `space.dt`, and why it is not known."""
+    elapsed, text = numbers(times)
+    reason = np.where(np.isfinite(elapsed), "", "missing time").astype(object)
+    if not text.any():
+        return elapsed, reason
+    dates = _datetimes(times)
     unknown = np.isnat(dates)
-    for i in np.flatnonzero(unknown):
-        given = str(times[i]).strip()
-        missing = not given or given.lower() in {"nan", "nat", "none"}
-        reason[i] = "missing time" if missing else f"time {given!r} is no ISO 8601 datetime"
+    reason[~unknown] = ""
+    for i in np.flatnonzero(unknown & (text | ~np.isnan(elapsed))):
+        reason[i] = f"time {str(times[i]).strip()!r} is no ISO 8601 datetime"
+    if unknown.all():
+        return np.full(len(times), math.nan), reason
     if start is None:
-        if unknown.all():
-            return np.full(len(times), math.nan), reason
-        first = dates[~unknown][0]
         raise ValueError(
-            f"Got datetimes, such as {first}, without `start`: give it (--start in the "
-            "shell), the datetime of step 0."
+            f"Got datetimes, such as {dates[~unknown][0]}, without `start`: give it (--start in "
+            "the shell), the datetime of step 0."
         )
-    unit = time_unit(space)
-    since = dates.astype("M8[us]") - parse_start(start)
-    elapsed = since.astype(np.int64) / (SECONDS[unit] * 1e6)
-    return np.where(unknown, math.nan, elapsed), reason
+    microseconds = (dates - parse_start(start)) / np.timedelta64(1, "us")
+    return microseconds / (SECONDS[time_unit(space)] * 1e6), reason
 
 
 def time_unit(space: StateSpace) -> str:
-    """Unit of the space's time step: seconds, minutes, hours or days.
+    """Return the unit of the space's time step: seconds, minutes, hours or days.
 
     Raises:
         ValueError: If the space has no such unit.
@@ -107,13 +102,13 @@ def time_unit(space: StateSpace) -> str:
 
 
 def parse_start(start: Start) -> np.datetime64:
-    """Datetime of step 0, UTC, in microseconds.
+    """Return the datetime of step 0, UTC, in microseconds.
 
     Raises:
         ValueError: If it is not a datetime.
     """
-    parsed = _datetime(start)
-    if parsed is None or np.isnat(parsed):
+    parsed = _datetimes(np.array([start], dtype=object))[0]
+    if np.isnat(parsed):
         raise ValueError(
             f"Got start = {start!r}: give an ISO 8601 datetime such as '2019-03-21T00:00'."
         )
@@ -121,22 +116,18 @@ def parse_start(start: Start) -> np.datetime64:
 
 
 def add_time(start: Start, elapsed: np.ndarray, space: StateSpace) -> np.ndarray:
-    """Datetimes that lie some time, in the unit of ``space.dt``, after `start`."""
+    """Return the datetimes that lie some time, in the unit of ``space.dt``, after `start`."""
     micro = np.round(elapsed * SECONDS[time_unit(space)] * 1e6).astype("m8[us]")
     return parse_start(start) + micro
 
 
-def _datetime(value: Any) -> np.datetime64 | None:
-    """UTC datetime of an ISO 8601 string or a datetime object; None if it is neither."""
-    if isinstance(value, np.datetime64):
-        return value.astype("M8[us]")
-    if isinstance(value, str):
-        try:
-            value = datetime.datetime.fromisoformat(value.strip())
-        except ValueError:
-            return None
-    if isinstance(value, datetime.datetime):
-        if value.tzinfo is not None:
-            value = value.astimezone(datetime.UTC).replace(tzinfo=None)
-        return np.datetime64(value, "us")
-    return None
+def _datetimes(values: np.ndarray) -> np.ndarray:
+    """Return datetimes, UTC, in microseconds; NaT where an entry is no ISO 8601 datetime."""
+    import pandas
+
+    if values.dtype.kind == "M":
+        return values.astype("M8[us]")
+    text = [str(v) if isinstance(v, Start) and DATE.match(str(v)) else None for v in values]
+    dates = pandas.Series(text, dtype=object)
+    utc = pandas.to_datetime(dates, format="ISO8601", utc=True, errors="coerce")
+    return utc.dt.tz_localize(None).to_numpy("M8[us]")

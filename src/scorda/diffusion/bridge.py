@@ -1,8 +1,8 @@
 r"""Samplers of the bridge: from a measurement back to the data, without guidance.
 
 The measurement is the end of a measurement-aware process, so the posterior is nothing but its
-time reversal started there (`methods.masf` says why no likelihood score is added). What a sampler
-carries is the information :math:`b = \kappa u` in :math:`u = x_t / A = x_0 + \kappa^{-1/2}
+time reversal started there (`methods.masf.bridge` says why no likelihood score is added). A
+sampler carries the information :math:`b = \kappa u` in :math:`u = x_t / A = x_0 + \kappa^{-1/2}
 \varepsilon`. As the signal-to-noise ratio r grows from 0 it obeys
 
 .. math:: \mathrm d b = E[x_0 \mid b] \, \mathrm d \kappa + (\mathrm d \kappa)^{1/2} \varepsilon,
@@ -28,7 +28,7 @@ whose right-hand side is 0 where the posterior is Gaussian with variances 1 / g,
 both ends for every other. It starts from one standard normal number per mode, w = 1 / g^{1/2},
 and ends with x_0 = mu + w.
 
-These numbers may come from the members of the forecast: encoded by the same equation with the
+These latents may come from the members of the forecast: encoded by the same equation with the
 observation left out, they come back as the analysis that the members move to. For a Gaussian the
 two together are an affine map of the members, which has exactly the mean and covariance of the
 posterior of the Gaussian with the members' own; where its covariance P is diagonal in the modes
@@ -60,27 +60,28 @@ class EnsembleDenoiser(Denoiser, Protocol):
 
     @property
     def var(self) -> Float[Tensor, "..."]:
-        """Variance of each mode, positive, shape ``(*shape)``: it sets the clock of the mode."""
+        """Variance of each mode, positive, shape ``(*shape)``: it sets the rate of the mode."""
         ...
 
-    def draws(
+    def sample_members(
         self, members: Float[Tensor, "ensemble ..."], noise: Callable[[], Tensor]
     ) -> Float[Tensor, "ensemble ..."]:
-        """The members as draws of this prior: a kernel density adds its bandwidth."""
+        """Return the members as samples of this prior: a kernel density adds its own noise."""
         ...
 
-    def carry(
-        self, numbers: Float[Tensor, "ensemble ..."], clock: Float[Tensor, "..."]
+    def map_latents(
+        self, latents: Float[Tensor, "ensemble ..."], rate: Float[Tensor, "..."]
     ) -> Float[Tensor, "ensemble ..."]:
-        """The standard normal numbers of the members, as numbers of another clock.
+        """Return the latents of the members, mapped to another rate.
 
-        Where a prior has not full rank they lie in the span of :math:`P^{-1/2}` times its
-        directions, and those of the posterior in that of :math:`g^{1/2}` times them: they are
-        turned there. Otherwise they stay.
+        The latents are the standard normal numbers that the members are encoded to. Where a prior
+        has not full rank they lie in the span of :math:`P^{-1/2}` times its directions, and those
+        of the posterior in that of :math:`g^{1/2}` times them: they are turned there. Otherwise
+        they stay as they are.
 
         Arguments:
-            numbers: Those of the prior's own clock, 1 / var.
-            clock: g of the posterior.
+            latents: Latents at the rate of the prior itself, 1 / var.
+            rate: g of the posterior.
         """
         ...
 
@@ -90,25 +91,27 @@ class BridgeSampler(ABC):
     """A walk from the measurement, at r = 0, to the data.
 
     Arguments:
-        steps: Number of steps.
-        low: Signal-to-noise ratio r after the start; steps are uniform in log r from there.
-        high: Largest r, in units of the precision of a mode by itself.
-        order: Order of the steps: what it may be says the sampler.
+        noise_levels: Number of steps from one noise level to the next.
+        min_snr: Signal-to-noise ratio r after the start; steps are uniform in log r from there.
+        max_snr: Largest r, in units of the precision of a mode by itself.
+        order: Order of the steps; `orders` holds those that the sampler has.
     """
 
-    steps: int = 20
-    low: float = 1e-3
-    high: float = 1e4
+    noise_levels: int = 20
+    min_snr: float = 1e-3
+    max_snr: float = 1e4
     order: int = 2
 
     orders = (1, 2)
 
     def __post_init__(self) -> None:
-        if self.steps < 2 or not 0 < self.low < self.high or self.order not in self.orders:
+        if self.noise_levels < 2 or not 0 < self.min_snr < self.max_snr:
             raise ValueError(
-                f"Got steps = {self.steps}, low = {self.low}, high = {self.high}, order = "
-                f"{self.order}: need steps >= 2, 0 < low < high and an order of {self.orders}."
+                f"Got noise_levels = {self.noise_levels}, min_snr = {self.min_snr}, max_snr = "
+                f"{self.max_snr}: give noise_levels >= 2 and 0 < min_snr < max_snr."
             )
+        if self.order not in self.orders:
+            raise ValueError(f"Got order = {self.order}: choose one of {self.orders}.")
 
     @property
     @abstractmethod
@@ -135,7 +138,7 @@ class BridgeSampler(ABC):
         """
 
     def _levels(self, points: int) -> list[float]:
-        low, high = math.log(self.low), math.log(self.high)
+        low, high = math.log(self.min_snr), math.log(self.max_snr)
         return [math.exp(low + (high - low) * i / (points - 1)) for i in range(points)]
 
 
@@ -161,8 +164,8 @@ class BridgeSDE(BridgeSampler):
         upper: Which variance, from 0 to 1.
     """
 
-    low: float = 5e-2
-    high: float = 1e3
+    min_snr: float = 5e-2
+    max_snr: float = 1e3
     upper: float = 1.0
 
     def __post_init__(self) -> None:
@@ -172,7 +175,7 @@ class BridgeSDE(BridgeSampler):
 
     @property
     def evaluations(self) -> int:
-        return self.order * (self.steps - 1) + 1
+        return self.order * (self.noise_levels - 1) + 1
 
     def sample(
         self,
@@ -184,18 +187,18 @@ class BridgeSDE(BridgeSampler):
     ) -> Float[Tensor, "ensemble ..."]:
         noise = _stream(forecast, generator)
         process = MeasurementAware.of(precision, denoiser.var)
-        clock = _clock(process)
-        levels = [0.0, *self._levels(self.steps - 1)]
+        rate = _rate(process)
+        levels = [0.0, *self._levels(self.noise_levels - 1)]
         b = information.expand(forecast.shape)
         u, D = _denoised(denoiser, process, b, 0.0)
         for r, later in pairwise(levels):
-            delta = clock * (later - r)
+            delta = rate * (later - r)
             moved = b + delta * D
             noisy = moved + (delta * ((1 + later) / (1 + r)) ** self.upper).sqrt() * noise()
             b = noisy
             if self.order == 2:
                 _, ahead = _denoised(denoiser, process, noisy, later)
-                b = noisy + 0.5 * delta * (ahead - D - (noisy - moved) / (clock * (1 + later)))
+                b = noisy + 0.5 * delta * (ahead - D - (noisy - moved) / (rate * (1 + later)))
             u, D = _denoised(denoiser, process, b, later)
         return 0.5 * (u + D)
 
@@ -211,7 +214,7 @@ class BridgeODE(BridgeSampler):
             sampling error. Otherwise it comes from the generator.
     """
 
-    steps: int = 9
+    noise_levels: int = 9
     order: int = 4
     coupled: bool = True
 
@@ -219,7 +222,7 @@ class BridgeODE(BridgeSampler):
 
     @property
     def evaluations(self) -> int:
-        once = self.order * self.steps + 1
+        once = self.order * self.noise_levels + 1
         return 2 * once if self.coupled else once
 
     def sample(
@@ -235,17 +238,17 @@ class BridgeODE(BridgeSampler):
         if not self.coupled:
             return posterior.mean + self._solve(posterior, posterior.start(noise()), False)
         prior = _Flow(denoiser, torch.zeros_like(precision), torch.zeros_like(information))
-        w = denoiser.draws(forecast, noise) - prior.mean
-        numbers = self._solve(prior, w, True) * prior.clock.sqrt()
-        numbers = denoiser.carry(numbers, posterior.clock)
-        return posterior.mean + self._solve(posterior, posterior.start(numbers), False)
+        w = denoiser.sample_members(forecast, noise) - prior.mean
+        latents = self._solve(prior, w, True) * prior.rate.sqrt()
+        latents = denoiser.map_latents(latents, posterior.rate)
+        return posterior.mean + self._solve(posterior, posterior.start(latents), False)
 
     def _solve(self, flow: _Flow, w: Tensor, backwards: bool) -> Tensor:
         """Integrate from low to high r, or backwards."""
-        ends = (math.log(self.low), math.log(self.high))
+        ends = (math.log(self.min_snr), math.log(self.max_snr))
         s, end = reversed(ends) if backwards else ends
-        h = (end - s) / self.steps
-        for _ in range(self.steps):
+        h = (end - s) / self.noise_levels
+        for _ in range(self.noise_levels):
             k1 = flow.slope(w, s)
             if self.order == 2:
                 k2 = flow.slope(w + h * k1, s + h)
@@ -265,17 +268,17 @@ class _Flow:
     def __init__(self, denoiser: EnsembleDenoiser, precision: Tensor, information: Tensor) -> None:
         self.denoiser, self.information = denoiser, information
         self.process = MeasurementAware.of(precision, denoiser.var)
-        self.clock = _clock(self.process)
+        self.rate = _rate(self.process)
         _, self.mean = _denoised(denoiser, self.process, information[None], 0.0)
 
-    def start(self, numbers: Tensor) -> Tensor:
-        """The w of standard normal numbers."""
-        return numbers / self.clock.sqrt()
+    def start(self, latents: Tensor) -> Tensor:
+        """Return the w of standard normal latents."""
+        return latents / self.rate.sqrt()
 
     def slope(self, w: Tensor, log_r: float) -> Tensor:
         r = math.exp(log_r)
         displaced = w * math.sqrt((1 + r) / r)
-        b = self.information + r * self.clock * (self.mean + displaced)
+        b = self.information + r * self.rate * (self.mean + displaced)
         _, D = _denoised(self.denoiser, self.process, b, r)
         rest = D - self.mean - r / (1 + r) * displaced
         return 0.5 * math.sqrt(r / (1 + r)) * rest
@@ -290,7 +293,7 @@ def _denoised(
     return u, denoiser.denoise(u, kappa.rsqrt()[None])
 
 
-def _clock(process: MeasurementAware) -> Tensor:
+def _rate(process: MeasurementAware) -> Tensor:
     """g, by which the precision grows with r: it is linear in r in the spectral form."""
     zero, one = process.std.new_zeros(()), process.std.new_ones(())
     return process.precision(one) - process.precision(zero)

@@ -95,9 +95,9 @@ class MeasurementAware(ForwardProcess):
             return
         raise ValueError(
             f"Got the eigenvalue {worst:.6g} of H: {reason}, which is no diffusion; the process "
-            'needs eigenvalues in [0, 1]. Use mode="bridge", whose modes are valid for every '
-            "linear operator, or multiply H, y and the error by one number that brings the "
-            "eigenvalues there."
+            "needs eigenvalues in [0, 1]. Use MASF, whose modes are valid for every linear "
+            "operator, or multiply H, y and the error by one number that brings the eigenvalues "
+            "there."
         )
 
     @classmethod

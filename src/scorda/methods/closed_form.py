@@ -74,9 +74,10 @@ class ClosedFormFilter(Filter):
     r"""Samples of a kernel density of the forecast, conditioned on the observation.
 
     The weights :math:`w_i` need h as a black box alone. By default they are the exact likelihood,
-    :math:`w_i \propto N(y; h(x_i), R)`: the limit b -> 0 is the particle filter. With `sigma_y`
-    they are the published ones, from one simulated observation per member and a kernel of the
-    width of ``sigma_y`` standard deviations of the observation error,
+    :math:`w_i \propto N(y; h(x_i), R)`: the limit b -> 0 is the particle filter. With an
+    `observation_bandwidth` :math:`\sigma_y` they are the published ones, from one simulated
+    observation per member and a kernel of the width of :math:`\sigma_y` standard deviations of the
+    observation error,
 
     .. math:: y_i = h(x_i) + \varepsilon_i, \quad
         w_i \propto \exp \frac{-(y - y_i)^T R^{-1} (y - y_i)}{2 \sigma_y^2} ,
@@ -99,13 +100,13 @@ class ClosedFormFilter(Filter):
     the weighted mean, with the variance that the mixture has there; the draws other than "flow".
 
     Arguments:
-        bandwidth: b in standard deviations of the forecast (along C), or how it is found:
+        relative_bandwidth: b in standard deviations of the forecast (along C), or how it is found:
             "silverman" (see `silverman_bandwidth`) or "likelihood", which maximises the
             cross-validated likelihood of the forecast members (see `likelihood_bandwidth`).
         kernel: C: the "covariance" of the forecast, of its rank; its "variances" alone; or
             "isotropic", their mean times the identity.
-        sigma_y: Bandwidth of the observation for simulated observations, or None for the exact
-            likelihood.
+        observation_bandwidth: :math:`\sigma_y`, bandwidth of the observation for simulated
+            observations, or None for the exact likelihood.
         draw: "flow", "coupled" or "mixture".
         flow_tolerance: Root mean square error of one step of the flow, in local standard
             deviations.
@@ -116,9 +117,9 @@ class ClosedFormFilter(Filter):
         DivergenceError: If the weight of every member is zero or not finite.
     """
 
-    bandwidth: float | Bandwidth = "silverman"
+    relative_bandwidth: float | Bandwidth = "silverman"
     kernel: Kernel = "covariance"
-    sigma_y: float | None = None
+    observation_bandwidth: float | None = None
     draw: Draw = "flow"
     flow_tolerance: float = 1e-3
     needs: tuple[str, ...] = field(
@@ -126,15 +127,16 @@ class ClosedFormFilter(Filter):
     )
 
     least_members = 2
-    exact = "any problem, N → ∞, bandwidth → 0"
+    exact = "any problem, N → ∞, relative_bandwidth → 0"
     cost = Cost(1, None)
 
     def __post_init__(self) -> None:
-        named = self.bandwidth in ("silverman", "likelihood")
-        if not named and (isinstance(self.bandwidth, str) or not 0 <= self.bandwidth < torch.inf):
+        b, sigma_y = self.relative_bandwidth, self.observation_bandwidth
+        named = b in ("silverman", "likelihood")
+        if not named and (isinstance(b, str) or not 0 <= b < torch.inf):
             raise ValueError(
-                f"Got bandwidth = {self.bandwidth!r}: give 'silverman', 'likelihood' or a number "
-                "of standard deviations, at least 0."
+                f"Got relative_bandwidth = {b!r}: give 'silverman', 'likelihood' or a number of "
+                "standard deviations, at least 0."
             )
         if self.kernel not in ("covariance", "variances", "isotropic"):
             raise ValueError(
@@ -142,16 +144,16 @@ class ClosedFormFilter(Filter):
             )
         if self.draw not in ("flow", "coupled", "mixture"):
             raise ValueError(f"Got draw = {self.draw!r}: choose 'flow', 'coupled' or 'mixture'.")
-        if self.sigma_y is not None and not 0 < self.sigma_y < torch.inf:
+        if sigma_y is not None and not 0 < sigma_y < torch.inf:
             raise ValueError(
-                f"Got sigma_y = {self.sigma_y}: give a positive number of standard deviations of "
-                "the observation error, or None for the exact likelihood."
+                f"Got observation_bandwidth = {sigma_y}: give a positive number of standard "
+                "deviations of the observation error, or None for the exact likelihood."
             )
         if not 1e-6 <= self.flow_tolerance < 1:
             raise ValueError(
                 f"Got flow_tolerance = {self.flow_tolerance}: give one from 1e-6 to 1."
             )
-        if self.sigma_y is not None:
+        if sigma_y is not None:
             object.__setattr__(self, "needs", ("simulator",))
 
     def analyse(
@@ -182,11 +184,11 @@ class ClosedFormFilter(Filter):
         self, forecast: Tensor, y: Tensor, model: ObservationModel, generator: torch.Generator
     ) -> Float[Tensor, "ensemble"]:
         """Normalised, in double precision."""
-        if self.sigma_y is None:
+        if self.observation_bandwidth is None:
             logs = model.log_likelihood(y, forecast)
         else:
             residual = model.whiten(y - model.sample(forecast, generator).flatten(1))
-            logs = -0.5 * (residual / self.sigma_y).square().sum(1)
+            logs = -0.5 * (residual / self.observation_bandwidth).square().sum(1)
         logs = logs.double()
         total = logs.logsumexp(0)
         if not torch.isfinite(total):
@@ -197,11 +199,11 @@ class ClosedFormFilter(Filter):
         return logs - total
 
     def _bandwidth(self, x: Float[Tensor, "ensemble rank"]) -> float:
-        if self.bandwidth == "silverman":
+        if self.relative_bandwidth == "silverman":
             return silverman_bandwidth(*x.shape)
-        if self.bandwidth == "likelihood":
+        if self.relative_bandwidth == "likelihood":
             return likelihood_bandwidth(x)
-        return float(self.bandwidth)
+        return float(self.relative_bandwidth)
 
     def _flow(
         self, x: Tensor, log_weights: Tensor, b: float, eps: Tensor

@@ -9,13 +9,12 @@ for other problems they keep a Gaussian error of analysis that no number of memb
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from scorda.assimilation.filter import Filter
+from scorda.assimilation.filter import Filter, PreparedFilter, Run
 from scorda.assimilation.kalman_algebra import (
     check_inflation,
     inflate,
@@ -35,7 +34,7 @@ __all__ = ["ETKF", "EnKF"]
 
 
 @dataclass(frozen=True)
-class EnKF(Filter):
+class EnKF(PreparedFilter):
     r"""Stochastic ensemble Kalman filter with perturbed observations.
 
     .. math:: x_i^a = x_i + K (y + \varepsilon_i - h(x_i)), \quad
@@ -43,8 +42,9 @@ class EnKF(Filter):
 
     The perturbations :math:`\varepsilon_i \sim N(0, R)` are drawn anew in each cycle and centred.
     Without localization the system is solved over observations or members, whichever are fewer.
-    With it, covariances are tapered, :math:`\rho \circ A^T Y` and :math:`\rho \circ Y^T Y`, and
-    the system is over observations: meant for up to some thousands of them.
+    With localization covariances are tapered, :math:`\rho \circ A^T Y` and
+    :math:`\rho \circ Y^T Y`, and the system is over observations: it is meant for up to some
+    thousands of them.
 
     Source: Burgers, van Leeuwen & Evensen (1998), Mon. Wea. Rev. 126, 1719-1724;
     tapering: Houtekamer & Mitchell (2001), Mon. Wea. Rev. 129, 123-137.
@@ -57,7 +57,6 @@ class EnKF(Filter):
     inflation: float = 1.0
     localization: GaspariCohn | None = None
     needs: tuple[str, ...] = field(default=("simulator",), init=False, repr=False, compare=False)
-    _space: StateSpace | None = field(default=None, init=False, repr=False, compare=False)
 
     least_members = 2
     exact = "linear-Gaussian, N → ∞"
@@ -67,13 +66,21 @@ class EnKF(Filter):
         if self.localization is not None:
             object.__setattr__(self, "needs", ("simulator", "positions"))
 
-    def begin(self, problem: Problem, weights: Float[Tensor, "ensemble"] | None = None) -> EnKF:
-        """Return self, or with localization a copy that knows the space."""
+    def begin(
+        self, problem: Problem | None, weights: Float[Tensor, "ensemble"] | None = None
+    ) -> Run:
         if self.localization is None:
-            return self
-        run = copy.copy(self)
-        object.__setattr__(run, "_space", problem.space)
-        return run
+            return _Stochastic(self.inflation)
+        if problem is None:
+            raise ValueError("EnKF with localization needs a space: call `begin(problem)` first.")
+        return _Localized(self.inflation, self.localization, problem.space)
+
+
+@dataclass(frozen=True)
+class _Stochastic(Run):
+    """Analyses of the EnKF in the space of the ensemble."""
+
+    inflation: float
 
     def analyse(
         self,
@@ -83,34 +90,39 @@ class EnKF(Filter):
         generator: torch.Generator | None = None,
     ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
         """Return the analysis, and ``innovation`` and ``chi2`` of this cycle."""
-        if self.localization is not None:
-            return self._localized(self.localization, forecast, y, model, generator)
         transform, info = perturbed_transform(forecast, y, model, generator)
         return inflate(transform(forecast), self.inflation), info
 
-    def _localized(
+
+@dataclass(frozen=True)
+class _Localized(Run):
+    """Analyses of the EnKF with tapered covariances."""
+
+    inflation: float
+    taper: GaspariCohn
+    space: StateSpace
+
+    def analyse(
         self,
-        taper: GaspariCohn,
-        forecast: Tensor,
-        y: Tensor,
+        forecast: Float[Tensor, "ensemble ..."],
+        y: Float[Tensor, "obs"],
         model: ObservationModel,
-        generator: torch.Generator | None,
-    ) -> tuple[Tensor, dict[str, Any]]:
-        if self._space is None:
-            raise ValueError("EnKF with localization needs a space: call `begin(problem)` first.")
-        space, members = self._space, len(forecast)
+        generator: torch.Generator | None = None,
+    ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
+        """Return the analysis, and ``innovation`` and ``chi2`` of this cycle."""
+        space, members = self.space, len(forecast)
         where = model.operator.coordinates(space)
         predicted = model.operator(forecast).flatten(1)
         mean = predicted.mean(0)
         noise = model.error(members, tuple(y.shape), predicted, generator)
         residuals = y + (noise - noise.mean(0)) - predicted
-        near = taper(space.distance(where, where)).to(forecast)
+        near = self.taper(space.distance(where, where)).to(forecast)
         Y = predicted - mean
         S = near * (Y.mT @ Y) + (members - 1) * model.error_cov(tuple(y.shape), predicted)
         # On a periodic domain shorter than the reach the taper may be indefinite: no Cholesky.
         solved = torch.linalg.solve(S, residuals.mT)
         A = (forecast - forecast.mean(0)).reshape(members, -1, len(space.positions()))
-        near = taper(space.distance(where, space.positions())).to(forecast)
+        near = self.taper(space.distance(where, space.positions())).to(forecast)
         cross = torch.einsum("no,ncp->cop", Y, A) * near
         increment = torch.einsum("on,cop->ncp", solved, cross)
         analysis = forecast + increment.reshape(forecast.shape)

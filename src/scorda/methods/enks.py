@@ -1,4 +1,4 @@
-r"""The ensemble Kalman smoother: each observation also updates the states before it."""
+"""The ensemble Kalman smoother, in which each observation also updates the states before it."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class EnKS(Assimilator):
         inflation: Factor of the analysis anomalies of the current step, at least 1.
         lag: Number of past steps that an observation updates; None: all. With few members a lag
             keeps sampling errors of long correlations out; 0 is the EnKF.
-        reject: Check of gross errors, see `scorda.assimilation.gross_errors`; None: none.
+        gross_error_check: Limit of the check of gross errors, as for a filter; None: no check.
     """
 
     inflation: float = 1.0
     lag: int | None = None
-    reject: float | None = None
+    gross_error_check: float | None = None
 
     smoother = True
     needs = ("simulator",)
@@ -61,7 +61,8 @@ class EnKS(Assimilator):
         check_needs(self, problem)
         states: Tensor | None = None
         infos: list[dict[str, Any]] = []
-        for cycle in _EnKS(self.inflation, reject=self.reject).run(problem, members, generator):
+        forward = _EnKS(self.inflation, gross_error_check=self.gross_error_check)
+        for cycle in forward.run(problem, members, generator):
             k = cycle.step
             if states is None:
                 shape = (members, problem.steps + 1, *problem.space.shape)
@@ -79,7 +80,7 @@ class EnKS(Assimilator):
 
 @dataclass(frozen=True)
 class _EnKS(Filter):
-    """The forward run: the stochastic EnKF, which also hands out the transform of its analysis."""
+    """The stochastic EnKF, which also reports the transform of its analysis."""
 
     inflation: float
 

@@ -2,13 +2,12 @@ r"""The local ensemble transform Kalman filter: a small analysis per grid point,
 
 from __future__ import annotations
 
-import copy
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import torch
 
-from scorda.assimilation.filter import Filter
+from scorda.assimilation.filter import PreparedFilter, Run
 from scorda.assimilation.kalman_algebra import (
     check_inflation,
     innovation_statistics,
@@ -25,7 +24,7 @@ __all__ = ["LETKF"]
 
 
 @dataclass(frozen=True)
-class LETKF(Filter):
+class LETKF(PreparedFilter):
     r"""Local ensemble transform Kalman filter with localized observation errors.
 
     At each grid point the analysis is that of the `ETKF`, from the observations within reach 2c of
@@ -41,7 +40,7 @@ class LETKF(Filter):
 
     Arguments:
         inflation: Factor of the analysis anomalies, at least 1.
-        radius: Localization radius in the units of the space's coordinates.
+        localization: Taper of the inverse error variances by distance.
         block: Grid points along each axis that share one analysis, made at the centre of their
             block. 1 is exact; 2 is an approximation for a quarter of the cost in two dimensions,
             good where the radius spans several grid points.
@@ -49,9 +48,8 @@ class LETKF(Filter):
 
     inflation: float = 1.0
     _: KW_ONLY
-    radius: float
+    localization: GaspariCohn
     block: int = 1
-    _geometry: Geometry | None = field(default=None, init=False, repr=False, compare=False)
 
     needs = ("simulator", "positions", "independent_errors")
     least_members = 2
@@ -59,16 +57,28 @@ class LETKF(Filter):
 
     def __post_init__(self) -> None:
         check_inflation(self.inflation)
-        GaspariCohn(self.radius)
+        if not isinstance(self.localization, GaspariCohn):
+            raise ValueError(
+                f"Got localization = {self.localization!r}: give a taper, such as GaspariCohn(4)."
+            )
         if self.block < 1:
             raise ValueError(f"Got block = {self.block}: give the points of a block, >= 1.")
 
-    def begin(self, problem: Problem, weights: Float[Tensor, "ensemble"] | None = None) -> LETKF:
-        """Return a copy that owns the geometry of the space."""
-        run = copy.copy(self)
-        geometry = Geometry(problem.space, GaspariCohn(self.radius), self.block)
-        object.__setattr__(run, "_geometry", geometry)
-        return run
+    def begin(
+        self, problem: Problem | None, weights: Float[Tensor, "ensemble"] | None = None
+    ) -> Run:
+        if problem is None:
+            raise ValueError("LETKF needs the geometry of the space: call `begin(problem)` first.")
+        geometry = Geometry(problem.space, self.localization, self.block)
+        return _Local(self.inflation, geometry)
+
+
+@dataclass(frozen=True)
+class _Local(Run):
+    """Analyses of the LETKF in one space."""
+
+    inflation: float
+    geometry: Geometry
 
     def analyse(
         self,
@@ -78,14 +88,12 @@ class LETKF(Filter):
         generator: torch.Generator | None = None,
     ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
         """Return the analysis, and ``innovation`` and ``chi2`` of this cycle."""
-        geometry = self._geometry
-        if geometry is None:
-            raise ValueError("LETKF needs the geometry of the space: call `begin(problem)` first.")
         if model.cov is not None:
             raise ValueError(
                 "LETKF needs independent errors of observation: give `std` instead of `cov`, or "
                 "use EnKF with localization."
             )
+        geometry = self.geometry
         anomalies, innovation = white_innovation(forecast, y, model)
         # Gathered below by observation, so observations come first.
         white = torch.cat((anomalies, innovation[None])).mT.contiguous()

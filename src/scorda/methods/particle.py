@@ -16,14 +16,13 @@ Sequential Monte Carlo Methods in Practice, chapter 12 (regularisation).
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from scorda.assimilation.base import Assimilator, Cost, check_needs
-from scorda.assimilation.filter import Filter
+from scorda.assimilation.filter import PreparedFilter, Run
 from scorda.assimilation.resampling import Scheme, resample
 from scorda.core import rng
 from scorda.core.errors import DivergenceError
@@ -35,7 +34,7 @@ __all__ = ["ParticleFilter", "ParticleSmoother"]
 
 
 @dataclass(frozen=True)
-class ParticleFilter(Filter):
+class ParticleFilter(PreparedFilter):
     r"""Bootstrap particle filter, optionally regularised.
 
     After the weights are updated, the members are resampled if the effective sample size
@@ -63,7 +62,6 @@ class ParticleFilter(Filter):
     resample: float = 0.2
     scheme: Scheme = "systematic"
     jitter: float = 0.0
-    _carried: list[Tensor] = field(default_factory=list, init=False, repr=False, compare=False)
 
     needs = ("simulator", "density")
     exact = "any problem, N → ∞"
@@ -76,12 +74,17 @@ class ParticleFilter(Filter):
             raise ValueError(f"Got jitter = {self.jitter}: a bandwidth is not negative.")
 
     def begin(
-        self, problem: Problem, weights: Float[Tensor, "ensemble"] | None = None
-    ) -> ParticleFilter:
-        """Return a copy that carries the weights of one run from cycle to cycle."""
-        run = copy.copy(self)
-        object.__setattr__(run, "_carried", [_EQUAL if weights is None else weights])
-        return run
+        self, problem: Problem | None, weights: Float[Tensor, "ensemble"] | None = None
+    ) -> Run:
+        return _Weighted(self, weights)
+
+
+@dataclass
+class _Weighted(Run):
+    """A run of the particle filter, which carries the weights from cycle to cycle."""
+
+    settings: ParticleFilter
+    weights: Float[Tensor, "ensemble"] | None
 
     def analyse(
         self,
@@ -90,25 +93,24 @@ class ParticleFilter(Filter):
         model: ObservationModel,
         generator: torch.Generator | None = None,
     ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
-        """Reweight, and resample where needed; members start with equal weights without `begin`.
+        """Reweight, and resample where needed.
 
         Returns:
             Members, and ``weights`` (of sum 1, after resampling), ``ess`` (before), ``resampled``,
             and ``log_evidence`` of this observation.
         """
-        members = len(forecast)
-        carried = self._carried[0] if self._carried else _EQUAL
-        weights, ess, evidence = _reweighted(carried, model.log_likelihood(y, forecast))
-        resampled = bool(ess < self.resample * members) or self.resample == 1
+        members, settings = len(forecast), self.settings
+        weights, ess, evidence = _reweighted(self.weights, model.log_likelihood(y, forecast))
+        resampled = bool(ess < settings.resample * members) or settings.resample == 1
         analysis = forecast.clone()
         if resampled:
             choice, kernel = rng.spawn(generator, 2)
-            analysis = forecast[resample(weights, members, self.scheme, choice)]
-            if self.jitter > 0:
-                analysis = analysis + self.jitter * _covariance_noise(forecast, weights, kernel)
+            analysis = forecast[resample(weights, members, settings.scheme, choice)]
+            if settings.jitter > 0:
+                noise = _covariance_noise(forecast, weights, kernel)
+                analysis = analysis + settings.jitter * noise
             weights = _equal(weights)
-        if self._carried:
-            self._carried[0] = weights
+        self.weights = weights
         info = {"weights": weights, "ess": ess, "resampled": resampled, "log_evidence": evidence}
         return analysis, info
 
@@ -159,13 +161,13 @@ class ParticleSmoother(Assimilator):
         start, error, choice, draw = rng.spawn(generator, 4)
         observed = problem.observed()
         x = self._start(problem, start)
-        weights, parents = _EQUAL, {}
-        states, evidences, sizes = [], [], []
+        weights: Tensor | None = None
+        parents, states, evidences, sizes = {}, [], [], []
         for k in range(problem.steps + 1):
             if k:
-                if len(weights):
+                if weights is not None:
                     parents[k] = resample(weights, self.particles, self.scheme, choice)
-                    x, weights = x[parents[k]], _EQUAL
+                    x, weights = x[parents[k]], None
                 x = problem.system.step(x, error)
             states.append(x)
             if k in observed:
@@ -174,7 +176,8 @@ class ParticleSmoother(Assimilator):
                 weights, ess, evidence = _reweighted(weights, log_likelihood, k)
                 evidences.append(evidence)
                 sizes.append(ess)
-        line = resample(weights if len(weights) else _equal(x), members, "multinomial", draw)
+        final = _equal(x) if weights is None else weights
+        line = resample(final, members, "multinomial", draw)
         paths = []
         for k in reversed(range(problem.steps + 1)):
             paths.append(states[k][line])
@@ -195,20 +198,19 @@ class ParticleSmoother(Assimilator):
         return problem.initial[resample(equal, self.particles, self.scheme, generator)]
 
 
-# Equal weights before anything was observed, whatever the number of members.
-_EQUAL = torch.zeros(0, dtype=torch.float64)
-
-
 def _equal(x: Tensor) -> Float[Tensor, "ensemble"]:
     return torch.full((len(x),), 1 / len(x), dtype=torch.float64, device=x.device)
 
 
 def _reweighted(
-    weights: Tensor, log_likelihood: Float[Tensor, "ensemble"], step: int | None = None
+    weights: Tensor | None, log_likelihood: Float[Tensor, "ensemble"], step: int | None = None
 ) -> tuple[Float[Tensor, "ensemble"], Float[Tensor, ""], Float[Tensor, ""]]:
-    """New weights of sum 1, effective sample size, and log evidence, in double precision."""
+    """New weights of sum 1, effective sample size, and log evidence, in double precision.
+
+    The old weights are None where all members count alike.
+    """
     log_likelihood = log_likelihood.double()
-    weights = weights if len(weights) else _equal(log_likelihood)
+    weights = _equal(log_likelihood) if weights is None else weights
     if len(weights) != len(log_likelihood):
         raise ValueError(
             f"Got {len(log_likelihood)} members after {len(weights)} in the last cycle: "

@@ -22,17 +22,18 @@ from typing import Any
 import torch
 
 from scorda.assimilation.base import Cost
-from scorda.assimilation.kalman_algebra import inflate, innovation_statistics, white_innovation
+from scorda.assimilation.kalman_algebra import innovation_statistics, white_innovation
 from scorda.assimilation.likelihood_score import settled, standardised
 from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
+from scorda.core.space import StateSpace
 from scorda.diffusion.guidance import MMPS, Guidance
 from scorda.diffusion.process import ScalarProcess, VariancePreserving
 from scorda.diffusion.samplers import Multistep, Sampler
 from scorda.observations.model import ObservationModel
 from scorda.observations.operators import Operator
-from scorda.priors.base import EnsemblePrior
-from scorda.priors.gaussian import EnsembleGaussian
+from scorda.priors.base import EnsemblePrior, PriorRun
+from scorda.priors.gaussian import Gaussian
 from scorda.priors.prior_filter import PriorFilter
 
 __all__ = ["ScoreFilter"]
@@ -44,7 +45,7 @@ class ScoreFilter(PriorFilter):
 
     With the defaults, a Gaussian prior and a linear operator it is exact up to the steps of the
     sampler, once the solver of `MMPS` has converged. With any other prior, operator or guidance it
-    is approximate, as `guidance` says; `InflatedLikelihood` wants Langevin corrections, which need
+    is approximate; `InflatedLikelihood` wants Langevin corrections, which need
     ``coupled=False``.
 
     In a filter with few members the coupled start is the better one. What the linearisation of a
@@ -54,7 +55,7 @@ class ScoreFilter(PriorFilter):
     Source: guidance and sampler name theirs; the coupling to the members is our own.
 
     Arguments:
-        prior: What is made of the standardised forecast ensemble.
+        prior: Kind of the prior that is fitted to the standardised forecast ensemble.
         process: Scalar process of the states that are denoised.
         guidance: How the observation enters.
         sampler: How noise becomes the analysis; its noise levels are in standard deviations of
@@ -68,7 +69,7 @@ class ScoreFilter(PriorFilter):
             process has not.
     """
 
-    prior: EnsemblePrior = field(default_factory=EnsembleGaussian)
+    prior: EnsemblePrior = field(default_factory=Gaussian)
     process: ScalarProcess = field(default_factory=VariancePreserving)
     guidance: Guidance = field(default_factory=MMPS)
     sampler: Sampler = field(
@@ -79,7 +80,7 @@ class ScoreFilter(PriorFilter):
         default=("simulator", "differentiable_operator"), init=False, repr=False, compare=False
     )
 
-    least_members = EnsembleGaussian.least_members
+    least_members = Gaussian.least_members
     exact = "linear-Gaussian, N → ∞ (MMPS)"
     cost = Cost(161, 159)
 
@@ -103,14 +104,16 @@ class ScoreFilter(PriorFilter):
         encoding = self.sampler.noise_levels - 1 if self.coupled else 0
         return encoding + self.sampler.evaluations * (1 + self.guidance.products)
 
-    def analyse(
+    def condition(
         self,
         forecast: Float[Tensor, "ensemble ..."],
         y: Float[Tensor, "obs"],
         model: ObservationModel,
-        generator: torch.Generator | None = None,
+        prior: PriorRun,
+        space: StateSpace | None,
+        generator: torch.Generator | None,
     ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
-        """Return the analysis, and what is reported of this cycle.
+        """Return the analysis, and the report of this cycle.
 
         ``innovation``, ``chi2``, ``evaluations``, what the prior reports, and ``ess``: the
         members that likelihood weights on the forecast would leave, as a particle filter has them.
@@ -119,7 +122,7 @@ class ScoreFilter(PriorFilter):
         states, values = forecast.double(), y.double()
         x, mean, unit = standardised(states)
         shape = tuple(x.shape[1:])
-        fitted = self.prior.fit(x, None, self._space)
+        fitted = prior.fit(x, None, space)
         operator = _Standardised(model.operator, mean, unit)
         if model.cov is None:
             seen = ObservationModel(operator, std=model.error_std(tuple(y.shape), values))
@@ -127,12 +130,13 @@ class ScoreFilter(PriorFilter):
             seen = ObservationModel(operator, cov=model.cov.to(values))
         posterior = self.guidance.bind(fitted, values, seen)
         with torch.no_grad():
-            numbers = None
+            latents = None
             if self.coupled:
                 noise = rng.Stream(rng.key(generator), 0, len(x), shape, x)
-                numbers = self.sampler.encode(fitted, self.process, fitted.draws(x, noise))
+                start = fitted.sample_members(x, noise)
+                latents = self.sampler.encode(fitted, self.process, start)
             moved = self.sampler.sample(
-                posterior, self.process, shape, len(x), generator, like=x, start=numbers
+                posterior, self.process, shape, len(x), generator, like=x, start=latents
             )
         anomalies, innovation = white_innovation(states, values, model)
         logits = -0.5 * (innovation - anomalies).square().sum(1)
@@ -142,8 +146,7 @@ class ScoreFilter(PriorFilter):
             "evaluations": self.evaluations,
             **getattr(fitted, "report", {}),
         }
-        analysis = settled(mean + unit * moved, states)
-        return inflate(analysis.to(forecast), self.inflation), info
+        return settled(mean + unit * moved, states).to(forecast), info
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,14 +23,14 @@ from typing import Any
 import torch
 
 from scorda.assimilation.base import Cost
-from scorda.assimilation.kalman_algebra import inflate
 from scorda.assimilation.likelihood_score import bounded, likelihood_score, settled, standardised
 from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
+from scorda.core.space import StateSpace
 from scorda.diffusion.process import ScalarProcess
 from scorda.observations.model import ObservationModel
-from scorda.priors.base import EnsemblePrior
-from scorda.priors.network.prior import NetworkPrior
+from scorda.priors.base import EnsemblePrior, PriorRun
+from scorda.priors.network.online import OnlineNetwork
 from scorda.priors.prior_filter import PriorFilter
 
 __all__ = ["SF", "PowerExploding"]
@@ -90,9 +90,9 @@ class SF(PriorFilter):
       state. Members are standardised first, component by component, so that the schedule, the
       bound and the network see numbers of order 1; ``standardise=False`` is the published form.
     * The published network sees noisy states as large as they come and has no preconditioning.
-      `NetworkPrior` has, corrects the Gaussian of the ensemble, and is held to members that it has
-      not seen; ``NetworkPrior(gaussian=False, observed=0.0)`` is nearer to the published one. The
-      prior may be any other: with `EnsembleGaussian` no network is trained.
+      `OnlineNetwork` has, corrects the Gaussian of the ensemble, and is held to members that it
+      has not seen; ``OnlineNetwork(base=None, training=NetworkTraining(observed=0.0))`` is nearer
+      to the published one. The prior may be any other: with `Gaussian` no network is trained.
     * The model error of the forecast is the system's own (the public code's experiments add noise
       of another size, and one component of Lorenz-96 does not move).
     * The Euler steps add up to the whole of time (a later copy of the method has squared times
@@ -105,7 +105,7 @@ class SF(PriorFilter):
     public code for the settings, the damping and the bound.
 
     Arguments:
-        prior: What is made of the (standardised) forecast ensemble.
+        prior: Kind of the prior that is fitted to the (standardised) forecast ensemble.
         euler_steps: K.
         base: sigma.
         reach: tau, the time at which the likelihood sets in, in (0, 1].
@@ -115,7 +115,7 @@ class SF(PriorFilter):
         inflation: Factor of the analysis anomalies, at least 1.
     """
 
-    prior: EnsemblePrior = field(default_factory=NetworkPrior)
+    prior: EnsemblePrior = field(default_factory=OnlineNetwork)
     euler_steps: int = 500
     base: float = 25.0
     reach: float = 0.5
@@ -131,7 +131,7 @@ class SF(PriorFilter):
 
     exact = "no problem"
     cost = Cost(249, 500, "a network trained per cycle")
-    least_members = NetworkPrior.least_members
+    least_members = OnlineNetwork.least_members
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -144,19 +144,21 @@ class SF(PriorFilter):
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"Got clip = {self.clip}: give a positive bound, or None.")
 
-    def analyse(
+    def condition(
         self,
         forecast: Float[Tensor, "ensemble ..."],
         y: Float[Tensor, "obs"],
         model: ObservationModel,
-        generator: torch.Generator | None = None,
+        prior: PriorRun,
+        space: StateSpace | None,
+        generator: torch.Generator | None,
     ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
         """Return the analysis, and ``evaluations`` and what the prior reports."""
         if self.standardise:
             x, mean, std = standardised(forecast)
         else:
             x, mean, std = forecast, forecast.new_zeros(()), forecast.new_ones(())
-        denoiser, process = self.prior.fit(x, None, self._space), PowerExploding(self.base)
+        denoiser, process = prior.fit(x, None, space), PowerExploding(self.base)
         noise = rng.Stream(rng.key(generator), 0, len(x), tuple(x.shape[1:]), x)
         grid = torch.linspace(1, self.end, self.euler_steps + 1, dtype=torch.float64).to(x)
         dt = (1 - self.end) / self.euler_steps
@@ -171,4 +173,4 @@ class SF(PriorFilter):
                 score = score + (1 - t / self.reach) * likelihood
             moved = z + process.diffusion(t) * dt * bounded(score, self.clip)
         info = {"evaluations": self.euler_steps, **getattr(denoiser, "report", {})}
-        return inflate(settled(mean + std * moved, forecast), self.inflation), info
+        return settled(mean + std * moved, forecast), info

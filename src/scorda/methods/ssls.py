@@ -24,7 +24,6 @@ import torch
 from torch.autograd import functional
 
 from scorda.assimilation.base import Cost
-from scorda.assimilation.kalman_algebra import inflate
 from scorda.assimilation.likelihood_score import (
     bounded,
     held,
@@ -34,9 +33,10 @@ from scorda.assimilation.likelihood_score import (
 )
 from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
+from scorda.core.space import StateSpace
 from scorda.observations.model import ObservationModel
-from scorda.priors.base import EnsemblePrior
-from scorda.priors.network.prior import NetworkPrior
+from scorda.priors.base import EnsemblePrior, PriorRun
+from scorda.priors.network.online import OnlineNetwork
 from scorda.priors.prior_filter import PriorFilter
 
 __all__ = ["SSLS"]
@@ -51,8 +51,8 @@ ITERATIONS = 12
 class SSLS(PriorFilter):
     r"""Score-based sequential Langevin sampling.
 
-    What it samples, in the limit of small steps and long walks, is the posterior of the prior
-    *with the noise in it*: in standard deviations of the forecast, a Gaussian prior of variance P
+    In the limit of small steps and long walks it samples the posterior of the prior *with the
+    noise in it*: in standard deviations of the forecast, a Gaussian prior of variance P
     counts as :math:`P + \sigma_d^2`, so that :math:`\sigma_d = 0.1` makes the prior's variances
     1 % too large. Steps inflate variances: that of a direction with the precision c comes out
     larger by :math:`1 / (1 - h c / 2)`. And a walk of length T = steps * h forgets its start no
@@ -66,7 +66,7 @@ class SSLS(PriorFilter):
       the members. By default h is 0.1 of that bound; a given one above it is refused.
     * Everything happens in standardised coordinates, the confinement and the bound on the score
       too, so that the settings do not depend on units.
-    * The network is held to members that it has not seen (`NetworkPrior`), and corrects the
+    * The network is held to members that it has not seen (`OnlineNetwork`), and corrects the
       Gaussian of the ensemble, so that the score is defined away from the members. Far from them
       the network's estimate is held near them, component by component: without that, single
       members walked off by 24 standard deviations (Lorenz-96, gap 8), and held to the largest
@@ -74,12 +74,12 @@ class SSLS(PriorFilter):
 
     Source: SSLS, https://arxiv.org/abs/2411.13443, and its public code for the settings: 500 steps
     of 1e-3, sigma_d = 0.1 (0.2 for flows), lambda = 1e-3, one stage, a bound of 10. Deviations:
-    those above; one network serves all noise levels, ``NetworkPrior(low=0.09, high=0.11,
-    observed=0.0)`` trains at this one.
+    those above; one network serves all noise levels, one with ``NetworkTraining(min_noise=0.09,
+    max_noise=0.11, observed=0.0)`` trains at this one.
 
     Arguments:
-        prior: What is made of the standardised forecast ensemble.
-        noise: sigma_d, in standard deviations of the forecast.
+        prior: Kind of the prior that is fitted to the standardised forecast ensemble.
+        noise_level: sigma_d, in standard deviations of the forecast.
         langevin_steps: Steps of a stage.
         step_size: h, or None for a tenth of the bound.
         stages: Number of stages.
@@ -89,8 +89,8 @@ class SSLS(PriorFilter):
         inflation: Factor of the analysis anomalies, at least 1.
     """
 
-    prior: EnsemblePrior = field(default_factory=NetworkPrior)
-    noise: float = 0.1
+    prior: EnsemblePrior = field(default_factory=OnlineNetwork)
+    noise_level: float = 0.1
     langevin_steps: int = 500
     step_size: float | None = None
     stages: int = 1
@@ -106,14 +106,15 @@ class SSLS(PriorFilter):
 
     exact = "no problem"
     cost = Cost(524, 500, "a network trained per cycle")
-    least_members = NetworkPrior.least_members
+    least_members = OnlineNetwork.least_members
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.noise > 0 or self.langevin_steps < 1 or self.stages < 1:
+        if not self.noise_level > 0 or self.langevin_steps < 1 or self.stages < 1:
             raise ValueError(
-                f"Got noise = {self.noise}, langevin_steps = {self.langevin_steps}, stages = "
-                f"{self.stages}: need a positive noise level, and at least one step and stage."
+                f"Got noise_level = {self.noise_level}, langevin_steps = {self.langevin_steps}, "
+                f"stages = {self.stages}: give a positive noise level, and at least one step and "
+                "stage."
             )
         if not (0 <= self.confinement < math.inf and 0 < self.decay <= 1):
             raise ValueError(
@@ -125,12 +126,14 @@ class SSLS(PriorFilter):
             if value is not None and not value > 0:
                 raise ValueError(f"Got {name} = {value}: give a positive number, or None.")
 
-    def analyse(
+    def condition(
         self,
         forecast: Float[Tensor, "ensemble ..."],
         y: Float[Tensor, "obs"],
         model: ObservationModel,
-        generator: torch.Generator | None = None,
+        prior: PriorRun,
+        space: StateSpace | None,
+        generator: torch.Generator | None,
     ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
         """Return the analysis, and ``evaluations``, ``step_size`` and what the prior reports.
 
@@ -140,9 +143,9 @@ class SSLS(PriorFilter):
         members, mean, std = standardised(forecast)
         z = members
         h = self._step_size(z, mean, std, model)
-        denoiser = self.prior.fit(members, None, self._space)
+        denoiser = prior.fit(members, None, space)
         draw = rng.Stream(rng.key(generator), 0, len(z), tuple(z.shape[1:]), z)
-        level = torch.full_like(z[:1], self.noise)
+        level = torch.full_like(z[:1], self.noise_level)
         learned = getattr(denoiser, "learned", False)
         for stage in range(self.stages):
             pull = self.confinement * self.decay**stage
@@ -151,18 +154,18 @@ class SSLS(PriorFilter):
                 estimate = denoiser.denoise(z, level)
                 # An exact prior needs no hold, and a far observation may lead beyond it.
                 estimate = held(estimate, members) if learned else estimate
-                score = (estimate - z) / self.noise**2
+                score = (estimate - z) / self.noise_level**2
                 score = score + likelihood_score(z, mean, std, y, model)
                 z = shrink * z + drift * bounded(score, self.clip) + spread * draw()
         info = {"evaluations": self.stages * self.langevin_steps, "step_size": h}
         info |= getattr(denoiser, "report", {})
-        return inflate(settled(mean + std * z, forecast), self.inflation), info
+        return settled(mean + std * z, forecast), info
 
     def _step_size(self, z: Tensor, mean: Tensor, std: Tensor, model: ObservationModel) -> float:
         curvature = _curvature(
             lambda x: model.whiten(model.operator(mean + std * x).flatten(1)), z
         )
-        bound = 2 / (curvature + self.noise**-2)
+        bound = 2 / (curvature + self.noise_level**-2)
         if self.step_size is None:
             return SAFETY * bound
         if self.step_size >= bound:

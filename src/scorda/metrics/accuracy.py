@@ -1,4 +1,4 @@
-"""How far the ensemble is from the truth: error, spread, and the CRPS."""
+"""Scores of how far the ensemble is from the truth: error, spread, and the CRPS."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def rmse(
     weights: Float[Tensor, "ensemble *time"] | None = None,
     per_step: bool = False,
 ) -> Float[Tensor, "*steps"]:
-    r"""Root-mean-square error of the ensemble mean: spatial RMSE at each step, then time mean.
+    r"""Return the root-mean-square error of the ensemble mean over space, then its time mean.
 
     .. math:: \frac{1}{T} \sum_k \Big( \frac{1}{D} \sum_d (\bar x_{kd} - y_{kd})^2 \Big)^{1/2}
 
-    Every step that is handed in counts: leave out the spin-up before.
+    Every given step counts, so leave out the spin-up before.
 
     Arguments:
         per_step: Return the spatial RMSE of each step, shape ``(time,)``.
@@ -46,7 +46,7 @@ def spread(
     weights: Float[Tensor, "ensemble *time"] | None = None,
     per_step: bool = False,
 ) -> Float[Tensor, "*steps"]:
-    r"""Ensemble spread: root of the spatial mean of the unbiased variance, then time mean.
+    r"""Return the root of the spatial mean of the unbiased variance, then its time mean.
 
     .. math:: \frac{1}{T} \sum_k \Big( \frac{1}{D} \sum_d v_{kd} \Big)^{1/2}, \qquad
         v = \frac{\sum_i w_i (x_i - \bar x)^2}{1 - \sum_i w_i^2}
@@ -69,14 +69,14 @@ def spread_skill(
     truth: Float[Tensor, "*shape"],
     weights: Float[Tensor, "ensemble *time"] | None = None,
 ) -> Float[Tensor, ""]:
-    r"""Ratio of spread to error of the mean; 1 in expectation for a reliable ensemble of any size.
+    r"""Return the ratio of spread to error, which is 1 on average for a reliable ensemble.
 
     .. math:: \Big( \frac{N + 1}{N} \frac{\sum v_{kd}}{\sum (\bar x_{kd} - y_{kd})^2} \Big)^{1/2}
 
     Both sums run over all steps and components, because only mean squares are unbiased: the
     ratio differs from ``spread / rmse``, whose roots are taken at each step. The factor
-    (N + 1) / N accounts for the sampling error of a mean of N members; with weights it is
-    :math:`1 + \sum_i w_i^2`.
+    (N + 1) / N accounts for the sampling error of a mean of N members, so that the average is 1
+    for any number of members; with weights it is :math:`1 + \sum_i w_i^2`.
 
     Source: Fortin et al. (2014), J. Hydrometeor. 15, 1708, eq. 15.
     """
@@ -93,7 +93,7 @@ def crps(
     weights: Float[Tensor, "ensemble *time"] | None = None,
     per_step: bool = False,
 ) -> Float[Tensor, "*steps"]:
-    """Fair continuous ranked probability score: `pointwise_crps`, spatial mean, then time mean.
+    """Return the fair CRPS: the spatial mean of `pointwise_crps`, then its time mean.
 
     Arguments:
         per_step: Return the spatial mean of each step, shape ``(time,)``.
@@ -109,7 +109,7 @@ def pointwise_crps(
     truth: Float[Tensor, "*shape"],
     weights: Float[Tensor, "ensemble *time"] | None = None,
 ) -> Float[Tensor, "*shape"]:
-    r"""Fair continuous ranked probability score of every component.
+    r"""Return the fair continuous ranked probability score (CRPS) of every component.
 
     .. math:: \sum_i w_i |x_i - y|
         - \frac{\sum_{ij} w_i w_j |x_i - x_j|}{2 \, (1 - \sum_i w_i^2)}
@@ -133,7 +133,7 @@ def pointwise_crps(
 def gaussian_crps(
     mean: Float[Tensor, "*shape"], std: Float[Tensor, "..."], truth: Float[Tensor, "*shape"]
 ) -> Float[Tensor, "*shape"]:
-    r"""Continuous ranked probability score of a Gaussian, closed form, for every component.
+    r"""Return the continuous ranked probability score of a Gaussian for every component.
 
     .. math:: \sigma \big( z (2 \Phi(z) - 1) + 2 \varphi(z) - \pi^{-1/2} \big),
         \quad z = (y - \mu) / \sigma

@@ -1,4 +1,4 @@
-"""Whether the truth could be a member: quantiles, coverage, rank histogram."""
+"""Scores of whether the truth could be a member: quantiles, coverage, rank histogram."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def quantile(
     level: float,
     weights: Float[Tensor, "ensemble *time"] | None = None,
 ) -> Float[Tensor, "*shape"]:
-    r"""Quantile of the members at every component, without bias for the next draw.
+    r"""Return the quantile of the members at every component, without bias for the next draw.
 
     The k-th smallest of N members sits at :math:`k / (N + 1)`, the probability that a further
     draw falls below it, with linear interpolation between members (type 6 of Hyndman & Fan,
@@ -43,7 +43,7 @@ def coverage(
     weights: Float[Tensor, "ensemble *time"] | None = None,
     level: float = 0.9,
 ) -> Float[Tensor, ""]:
-    """Share of the truth's values inside the central interval of the ensemble (dimensionless).
+    """Return the share of the truth's values inside the central interval of the ensemble.
 
     The interval lies between the `quantile` at (1 - level) / 2 and at (1 + level) / 2, both
     included. N members cannot resolve more than (N - 1) / (N + 1): above it the interval is the
@@ -91,7 +91,7 @@ def rank_histogram(
     level: float = 0.95,
     generator: torch.Generator | None = None,
 ) -> RankHistogram:
-    r"""Rank histogram of the truth among the members, with its binomial band.
+    r"""Count the ranks of the truth among the members, and give the binomial band of the counts.
 
     Each present value is placed at :math:`u = (n W_< + (n W_= + 1) U) / (n + 1)`, with U uniform,
     :math:`W_<` and :math:`W_=` the weight of the members below and equal to it, and

@@ -26,7 +26,7 @@ def energy_score(
     weights: Float[Tensor, "ensemble *time"] | None = None,
     per_step: bool = False,
 ) -> Float[Tensor, "*steps"]:
-    r"""Fair energy score of the state at each step, then time mean.
+    r"""Return the fair energy score of the state at each step, then its time mean.
 
     .. math:: \sum_i w_i \lVert x_i - y \rVert
         - \frac{\sum_{ij} w_i w_j \lVert x_i - x_j \rVert}{2 \, (1 - \sum_i w_i^2)}
@@ -59,7 +59,7 @@ def wasserstein(
     weights: Float[Tensor, " ensemble"] | None = None,
     other_weights: Float[Tensor, " others"] | None = None,
 ) -> Float[Tensor, ""]:
-    r"""Exact 1-Wasserstein distance between two clouds, Euclidean cost on flattened members.
+    r"""Return the exact 1-Wasserstein distance between two clouds, with Euclidean cost.
 
     .. math:: W_1 = \min_{\pi} \sum_{ij} \pi_{ij} \lVert x_i - y_j \rVert
 
@@ -113,7 +113,7 @@ def _masses(weights: Tensor | None, members: int) -> np.ndarray:
 
 
 def _assignment(cost: np.ndarray, multiple: int) -> float:
-    """Smallest mean cost of a matching, each member repeated to the common multiple."""
+    """Return the smallest mean cost of a matching of members repeated to the common multiple."""
     from scipy.optimize import linear_sum_assignment
 
     n, m = cost.shape
@@ -122,7 +122,7 @@ def _assignment(cost: np.ndarray, multiple: int) -> float:
 
 
 def _transport(cost: np.ndarray, masses: np.ndarray, other_masses: np.ndarray) -> float:
-    """Smallest transport cost between two discrete distributions (linear programme)."""
+    """Solve the linear programme of transport between two discrete distributions."""
     from scipy.optimize import linprog
     from scipy.sparse import eye_array, kron, vstack
 

@@ -22,7 +22,7 @@ def ssim(
     per_step: bool = False,
     data_range: float | None = None,
 ) -> Float[Tensor, "*steps"]:
-    r"""Structural similarity of the ensemble mean and the truth, then time mean (dimensionless).
+    r"""Return the structural similarity of the ensemble mean and the truth, then its time mean.
 
     .. math:: \frac{(2 \mu_x \mu_y + C_1) (2 \sigma_{xy} + C_2)}
         {(\mu_x^2 + \mu_y^2 + C_1) (\sigma_x^2 + \sigma_y^2 + C_2)}, \qquad
@@ -78,13 +78,13 @@ def csi(
     level: float = 0.95,
     per_step: bool = False,
 ) -> Float[Tensor, "*steps"]:
-    r"""Critical success index of exceeding a quantile of the truth, by the ensemble mean.
+    r"""Return the critical success index of the ensemble mean, for values above a quantile.
 
     .. math:: \frac{\text{hits}}{\text{hits} + \text{misses} + \text{false alarms}}
 
     The event is a value of at least the given quantile of all present values of the truth, with
     their sign. Events are counted over all steps together, so the result is not the mean of that
-    of each step; 1 is best. NaN where there is no event.
+    of each step; 1 is best. The index is NaN where there is no event.
 
     Arguments:
         level: Level of the quantile.
@@ -109,7 +109,7 @@ def csi(
 
 
 def spectrum(velocity: Float[Tensor, "*batch components y x"]) -> Float[Tensor, "*batch shells"]:
-    r"""Kinetic energy in shells of wavenumbers, of velocities on a periodic grid.
+    r"""Return the kinetic energy of velocities on a periodic grid in shells of wavenumbers.
 
     .. math:: E(k) = \frac{1}{2} \sum_{k - 1/2 \le |\kappa| < k + 1/2} |\hat u(\kappa)|^2, \qquad
         \sum_k E(k) = \tfrac{1}{2} \langle |u|^2 \rangle

@@ -59,28 +59,28 @@ def normalised(weights: Tensor) -> Tensor:
 
 
 def step_mean(field: Tensor, present: Tensor) -> Tensor:
-    """Mean over the present values of each step; NaN where a step has none."""
+    """Average the present values of each step; the mean is NaN where a step has none."""
     return torch.where(present, field, 0).sum(1) / present.sum(1)
 
 
 def time_mean(values: Tensor, present: Tensor) -> Tensor:
-    """Mean over the steps that have a present value."""
+    """Average over the steps that have a present value."""
     # Not nanmean: a member that diverged must not vanish from the average.
     return values[present.any(1)].mean()
 
 
 def quotient(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """Quotient, 0 where the denominator is 0: one member has all the weight."""
+    """Divide, with 0 where the denominator is 0 because one member has all the weight."""
     return torch.where(denominator > 0, numerator / denominator, 0 * numerator)
 
 
 def variance(x: Tensor, w: Tensor) -> Tensor:
-    """Unbiased weighted variance over the members, 0 for one member."""
+    """Return the unbiased weighted variance over the members, which is 0 for one member."""
     mean = (w * x).sum(0)
     return quotient((w * (x - mean).square()).sum(0), 1 - w.square().sum(0))
 
 
 def ordered_members(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-    """Sort the members at each component, and their weights along."""
+    """Sort the members at each component, and their weights along with them."""
     ordered, order = x.sort(0)
     return ordered, w.expand_as(x).gather(0, order)

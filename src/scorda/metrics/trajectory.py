@@ -25,7 +25,7 @@ class HasPredictions(Protocol):
 
     @property
     def values(self) -> Tensor:
-        """Return y, ``(cycle, *obs)``, NaN where absent."""
+        """The values y, ``(cycle, *obs)``, NaN where absent."""
 
     def predict(self, trajectory: Tensor) -> Tensor:
         """Return h(x), ``(ensemble, cycle, *obs)``."""
@@ -34,7 +34,7 @@ class HasPredictions(Protocol):
 def autocorrelation(
     states: Float[Tensor, "ensemble time *state"], lags: int
 ) -> Float[Tensor, "lags_plus_one *state"]:
-    r"""Autocorrelation of every component at lags 0 to ``lags``, in steps.
+    r"""Return the autocorrelation of every component at lags of 0 to ``lags`` steps.
 
     .. math:: r_l = c_l / c_0, \quad c_l = \frac{1}{N (T - l)}
         \sum_{i} \sum_{k < T - l} (x_{i,k} - \bar x)(x_{i,k+l} - \bar x)
@@ -59,12 +59,12 @@ def autocorrelation(
 def log_prior(
     states: Float[Tensor, "ensemble time *state"], system: HasTransition
 ) -> Float[Tensor, " ensemble"]:
-    r"""Log-density of each trajectory under the system, given its first state.
+    r"""Return the log-density of each trajectory under the system, given its first state.
 
     .. math:: \sum_{k=0}^{T-2} \log p(x_{k+1} \mid x_k)
 
-    Exact where the system's model error has a density. Average over the members for the expected
-    log-prior of an ensemble.
+    It is exact where the system's model error has a density. Average over the members for the
+    expected log-prior of an ensemble.
     """
     return system.log_transition(states[:, :-1], states[:, 1:]).sum(1)
 
@@ -74,19 +74,19 @@ def residual_std(
     observations: HasPredictions,
     per_cycle: bool = False,
 ) -> Float[Tensor, "*cycles"]:
-    r"""Root mean square of what trajectories leave unexplained of the observations.
+    r"""Return the root mean square of what trajectories leave unexplained of the observations.
 
     .. math:: \Big\langle (y - h(x_i))^2 \Big\rangle^{1/2}
 
     over members, cycles and the present values. Given y, the truth and a sample of the exact
     posterior have the same distribution, so the mean square is the variance of the error in
     expectation over observations: less means overfitting, more means that the samples ignore
-    some of y. It says nothing of what was not observed. Unit: that of the observation.
+    some of y. It says nothing about what was not observed. Unit: that of the observation.
 
     Arguments:
         states: Trajectories that reach the last observation.
         observations: One instrument (`Observations`).
-        per_cycle: Return that of each cycle, shape ``(cycle,)``, NaN where nothing is present.
+        per_cycle: Return one value per cycle, shape ``(cycle,)``, NaN where nothing is present.
     """
     residuals = observations.predict(states) - observations.values.to(states)
     squares = residuals.square().mean(0).flatten(1)

@@ -7,21 +7,18 @@ that prior. What is left to approximate is the joint law: its Gaussian is the st
 linearisation of the ensemble Kalman filters, a kernel density or a network on the pairs has no
 such limit.
 
+The pairs have one of two layouts. In general X is flat: the entries of the state, then the values
+that are observed, in units in which their spread is that of the states. Where h has a value at
+every grid point, as the speed of a flow has, the values are further variables of the state on the
+same grid (`PairsOnGrid`), known of every member even where they are not observed. A prior that
+knows a grid, a local Gaussian or a network that convolves, takes these fields as they are.
+
 Source: augmentation as in Anderson (2001), Mon. Wea. Rev. 129, 2884-2903, section 2a.
-
-
-Observations at every point of the grid, as further variables of the state.
-
-State augmentation (`augment`) appends the values of an observation to the entries of the state. Of
-a nonlinear one that has values at every grid point, such as the speed of a flow, these are fields:
-:math:`X = (x, h(x))` is a state on the same grid with more variables, of which entries of h(x) are
-observed. What knows a grid, a local Gaussian or a network that convolves, takes it as it is.
-
-Values may be absent: h(x) is known of every member, and fewer of its entries are observed.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -46,7 +43,7 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class AugmentedSpace:
-    """Where the entries of an augmented state are: those of the state, then the observations.
+    """Positions of the entries of a flat augmented state: the state's, then the observations'.
 
     Arguments:
         space: Space of the states.
@@ -60,16 +57,16 @@ class AugmentedSpace:
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """Names of the coordinates."""
+        """Return the names of the coordinates."""
         return self.space.axes
 
     @property
     def size(self) -> int:
-        """Entries of an augmented state."""
+        """Return the number of entries of an augmented state."""
         return self.space.size + len(self.used)
 
     def positions(self) -> Float[Tensor, "entries axes"]:
-        """Position of every entry."""
+        """Return the position of every entry."""
         points = self.space.positions()
         places = self.operator.coordinates(self.space)[self.used.cpu()]
         return torch.cat((points.repeat(self.space.size // len(points), 1), places))
@@ -77,36 +74,41 @@ class AugmentedSpace:
     def distance(
         self, a: Float[Tensor, "a axes"], b: Float[Tensor, "b axes"]
     ) -> Float[Tensor, "a b"]:
-        """Distances between positions, in the units of the coordinates."""
+        """Return distances between positions, in the units of the coordinates."""
         return self.space.distance(a, b)
 
 
 @dataclass(frozen=True, eq=False)
 class Augmented:
-    """An ensemble with its simulated observations, and the observation that it got.
+    """Members with their simulated observations, and the observation of these pairs.
 
     Arguments:
-        ensemble: ``(ensemble, state + obs)``: flattened states, then simulated observations in
-            units in which their spread is that of the states.
-        y: Observation in these units.
-        model: Linear model of the augmented state.
-        used: Which observations these are.
+        ensemble: The pairs: the first entries of each, flattened, are the state's.
+        y: Observation of the pairs, without the values that tell nothing.
+        model: Its linear model.
+        used: Which values of the given observation these are.
+        space: Space of the pairs, None where that of the states is not known.
         shape: Shape of a state.
     """
 
-    ensemble: Float[Tensor, "ensemble entries"]
+    ensemble: Float[Tensor, "ensemble ..."]
     y: Float[Tensor, "used"]
     model: ObservationModel
     used: Int[Tensor, "used"]
+    space: StateSpace | AugmentedSpace | None
     shape: tuple[int, ...]
 
-    def states(self, ensemble: Float[Tensor, "ensemble entries"]) -> Float[Tensor, "ensemble ..."]:
-        """The states of augmented ones."""
-        return ensemble[:, : self.ensemble.shape[1] - len(self.y)].unflatten(1, self.shape)
+    def states(self, pairs: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble ..."]:
+        """Return the states of pairs."""
+        return pairs.flatten(1)[:, : math.prod(self.shape)].unflatten(1, self.shape)
 
 
 def augment(
-    ensemble: Float[Tensor, "ensemble ..."], y: Float[Tensor, "obs"], model: ObservationModel
+    ensemble: Float[Tensor, "ensemble ..."],
+    y: Float[Tensor, "obs"],
+    model: ObservationModel,
+    space: StateSpace | None = None,
+    on_grid: bool = False,
 ) -> Augmented | None:
     """Append simulated observations to the members; None where none of them has any spread.
 
@@ -118,7 +120,16 @@ def augment(
         ensemble: Members.
         y: A complete observation, flat.
         model: Its model, with any operator.
+        space: Space of the states.
+        on_grid: Whether the pairs are fields on the grid of the space where they can be.
     """
+    shape = tuple(ensemble.shape[1:])
+    grid = PairsOnGrid.of(model, space, tuple(y.shape)) if on_grid and space else None
+    if grid is not None:
+        pairs = grid.pairs(ensemble)
+        varies = grid.model.operator(pairs).std(0) > 0
+        linear = grid.model.only(varies, y)
+        return Augmented(pairs, y[varies], linear, varies.nonzero()[:, 0], grid.space, shape)
     states = ensemble.flatten(1)
     predicted = model.operator(ensemble).flatten(1).to(states)
     spread = predicted.std(0)
@@ -141,7 +152,8 @@ def augment(
         std = model.error_std(tuple(y.shape), states)[used]
         scaled = ObservationModel(at, std=std / unit)
     joint = torch.cat((states, predicted[:, used] / unit), 1)
-    return Augmented(joint, values / unit, scaled, used, tuple(ensemble.shape[1:]))
+    places = AugmentedSpace(space, model.operator, used) if space else None
+    return Augmented(joint, values / unit, scaled, used, places, shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,13 +161,11 @@ class PairsOnGrid:
     """States and their simulated observations as fields on one grid.
 
     Arguments:
-        states: Space of the states.
-        operator: Operator that has values at every point, whether or not they are absent.
+        operator: Operator that has values at every point, whether or not they are observed.
         space: Space of the pairs: the variables of the states, then the values.
         model: Linear model of the pairs.
     """
 
-    states: StateSpace
     operator: Operator
     space: StateSpace
     model: ObservationModel
@@ -164,7 +174,7 @@ class PairsOnGrid:
     def of(
         cls, model: ObservationModel, states: StateSpace, shape: tuple[int, ...]
     ) -> PairsOnGrid | None:
-        """None where the values are elsewhere or their errors correlated.
+        """Return the layout, or None where values are elsewhere or have correlated errors.
 
         Arguments:
             model: Model of a complete observation.
@@ -190,28 +200,12 @@ class PairsOnGrid:
         seen = torch.zeros(space.size, dtype=torch.bool)
         seen[states.size + kept] = True
         std = model.error_std(shape, torch.zeros((), dtype=torch.float64))
-        return cls(states, operator, space, ObservationModel(Mask(seen.view(space.shape)), std))
+        return cls(operator, space, ObservationModel(Mask(seen.view(space.shape)), std))
 
     def pairs(self, states: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble ..."]:
-        """States with their simulated observations, ``(ensemble, variables, *grid)``."""
+        """Return states with simulated observations, ``(ensemble, variables, *grid)``."""
         values = self.operator(states).flatten(1).to(states)
         return torch.cat((states.flatten(1), values), 1).unflatten(1, self.space.shape)
-
-    def telling(
-        self, pairs: Float[Tensor, "ensemble ..."], y: Float[Tensor, "obs"]
-    ) -> tuple[Float[Tensor, "used"], ObservationModel]:
-        """The values that members differ in, and their model: others tell nothing (`augment`).
-
-        Arguments:
-            pairs: Members with their simulated observations.
-            y: The observation.
-        """
-        varies = self.model.operator(pairs).std(0) > 0
-        return y[varies], self.model.only(varies, y)
-
-    def first(self, pairs: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble ..."]:
-        """The states of pairs."""
-        return pairs.flatten(1)[:, : self.states.size].unflatten(1, self.states.shape)
 
 
 def as_linear(
@@ -219,7 +213,7 @@ def as_linear(
     space: StateSpace | None,
     model: ObservationModel | None,
 ) -> tuple[Tensor, StateSpace | None, ObservationModel | None]:
-    """Ensembles, their space and a linear model: of the pairs where the observation is not linear.
+    """Return ensembles, their space and a linear model: those of the pairs if h is not linear.
 
     Arguments:
         ensembles: States of many forecasts.
@@ -250,9 +244,9 @@ def check_entries(modes: Modes | None, space: StateSpace | AugmentedSpace | None
     """
     if isinstance(space, AugmentedSpace) or (modes is not None and not modes.trivial):
         raise ValueError(
-            "A NetworkPrior that is amortised, or lies along an axis, takes observations of "
-            "entries of the state (masks, strides, selections with independent errors) and "
-            "nonlinear ones at every grid point: leave `axis` and `weights` out for any other."
+            "A network that is amortised, or lies along an axis, takes observations of entries of "
+            "the state (masks, strides, selections with independent errors) and nonlinear ones at "
+            "every grid point: use an OnlineNetwork without `axis` and `start` for any other."
         )
 
 
@@ -274,13 +268,13 @@ def check_trained_for(precision: Tensor | None, modes: Modes | None) -> None:
         given, torch.where(given > 0, known, 0.0), rtol=1e-3, atol=0.0
     ):
         raise ValueError(
-            'Got an observation for which this NetworkPrior with levels="these" was not trained: '
-            "give it the entries and errors of its model, or amortise it for this one."
+            "Got an observation for which this AmortisedNetwork was not trained: give it the "
+            "entries and errors of its model, or train one for this observation."
         )
 
 
 def _whole(operator: Operator, states: StateSpace) -> tuple[Operator, Int[Tensor, "kept"]]:
-    """An operator without what leaves absent values out, and which of its values are left."""
+    """Return the operator that makes absent values too, and which values are present."""
     if isinstance(operator, Present):
         whole, kept = _whole(operator.operator, states)
         return whole, kept if operator.present is None else kept[operator.present.cpu()]

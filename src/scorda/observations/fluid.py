@@ -102,7 +102,7 @@ class Vorticity(Operator):
         return period if isinstance(period, tuple) else (period, period)
 
     def _along(self, field: Tensor, axis: Literal[-1, -2]) -> Tensor:
-        """Derivative along an axis."""
+        """Differentiate along an axis."""
         n, length = field.shape[axis], self._lengths[axis]
         if self.derivative == "central":
             return (field.roll(-1, axis) - field.roll(1, axis)) * (n / (2 * length))
@@ -168,7 +168,7 @@ class Difference(Operator):
 
 
 def _of_first_component(positions: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Positions of the grid, given those of every component on it."""
+    """Return the positions of the grid, given those of every component on it."""
     each = positions.reshape(-1, shape[-3], math.prod(shape[-2:]), positions.shape[1])
     return each[:, 0].flatten(0, 1)
 

@@ -1,4 +1,4 @@
-"""Masks: observe the entries where a mask is true, and masks of parts of a grid.
+"""Masks: operators that observe the entries where a mask is true, and masks of parts of a grid.
 
 The parts are given for a `StateSpace` or for the shape of what is observed, whose last two axes
 are then the grid: ``Mask.grid(space, 10)`` observes velocities, and
@@ -140,7 +140,7 @@ class Mask(Gather):
 
 
 def _grid(space: StateSpace | tuple[int, ...]) -> tuple[tuple[int, ...], int]:
-    """Shape of what is observed, and how many of its last axes are the grid."""
+    """Return the shape of what is observed, and how many of its last axes are the grid."""
     shape, axes = (
         (space.shape, len(space.axes)) if isinstance(space, StateSpace) else (tuple(space), 2)
     )

@@ -60,7 +60,7 @@ class ObservationModel:
             )
 
     def error_std(self, shape: tuple[int, ...], like: Tensor) -> Float[Tensor, "obs"]:
-        """Standard deviation of each flattened observation, for observations of that shape."""
+        """Return the error std of each entry of a flattened observation of that shape."""
         if self.cov is not None:
             self._check_size(math.prod(shape))
             return self.cov.to(like).diagonal().sqrt()
@@ -74,14 +74,14 @@ class ObservationModel:
             ) from error
 
     def error_cov(self, shape: tuple[int, ...], like: Tensor) -> Float[Tensor, "obs obs"]:
-        """R, of the flattened observation."""
+        """Return R of the flattened observation."""
         if self.cov is not None:
             self._check_size(math.prod(shape))
             return self.cov.to(like)
         return torch.diag(self.error_std(shape, like).square())
 
     def whiten(self, residual: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble obs"]:
-        r"""Residuals ``(ensemble, *obs)``, flat, times :math:`L^{-1}`, where :math:`R = LL^T`."""
+        r"""Return :math:`L^{-1}` times residuals ``(ensemble, *obs)``, flat; :math:`R = LL^T`."""
         flat = residual.flatten(1)
         if self.cov is None:
             return flat / self.error_std(tuple(residual.shape[1:]), residual)
@@ -105,7 +105,7 @@ class ObservationModel:
         return noise.reshape(members, *shape)
 
     def only(self, kept: Bool[Tensor, "obs"], y: Float[Tensor, "obs"]) -> ObservationModel:
-        """The model of some entries of a flattened observation, as if the others were absent.
+        """Return the model of some entries of a flattened observation, as if others were absent.
 
         Arguments:
             kept: Which.
@@ -128,7 +128,7 @@ class ObservationModel:
     def log_likelihood(
         self, y: Float[Tensor, "..."], x: Float[Tensor, "ensemble ..."]
     ) -> Float[Tensor, "ensemble"]:
-        """Log density of one observation ``(*obs)``, fully present, given each state."""
+        """Return the log density of a complete observation ``(*obs)`` given each state."""
         residual = self.whiten(y - self.operator(x))
         if self.cov is None:
             log_det = self.error_std(tuple(y.shape), residual).log().sum()
@@ -143,7 +143,7 @@ class ObservationModel:
         return torch.linalg.cholesky(self.cov)
 
     def modes(self, shape: tuple[int, ...]) -> Modes:
-        r"""Orthonormal modes V and eigenvalues :math:`\lambda` of :math:`H^T R^{-1} H`.
+        r"""Return orthonormal modes V and eigenvalues :math:`\lambda` of :math:`H^T R^{-1} H`.
 
         What is missing has been dropped: the models of ``observations.at(k)`` hold only what is
         present. Kept for the next call with the same shape.

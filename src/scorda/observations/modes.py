@@ -86,7 +86,7 @@ class Modes(ABC):
     @property
     @abstractmethod
     def trivial(self) -> bool:
-        """Whether V is the identity: x' = x."""
+        """Say whether V is the identity: x' = x."""
 
     @abstractmethod
     def forward(self, x: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble ..."]:
@@ -125,7 +125,7 @@ class BlockModes(Modes):
 
     @classmethod
     def of(cls, rows: csr_array, error: Tensor, shape: tuple[int, ...]) -> BlockModes:
-        """Modes of a matrix H and of the std ``(obs,)`` or covariance ``(obs, obs)`` of the error.
+        """Find the modes of H, with errors of std ``(obs,)`` or covariance ``(obs, obs)``.
 
         Computed in double precision on the CPU, whatever precision they are used in later.
         """
@@ -185,7 +185,7 @@ class FourierModes(Modes):
 
     @property
     def precision(self) -> Float[Tensor, "..."]:  # type: ignore[override]
-        """Squared moduli over the variance of the error; 0 where rounding is all there is."""
+        """Return squared moduli over the variance of the error; 0 within rounding."""
         square = self.transfer.abs().square()
         rounding = (square.numel() * torch.finfo(square.dtype).eps) ** 2 * square.max()
         return (square * (square > rounding) / self.std**2).expand(self.shape)
@@ -206,7 +206,7 @@ class FourierModes(Modes):
 
 
 def _partition(rows: csr_array, error: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Blocks as (entries, observations, dense H), those of equal sizes in one batch."""
+    """Return blocks as (entries, observations, dense H), those of equal sizes in a batch."""
     from scipy.sparse import block_array
     from scipy.sparse.csgraph import connected_components
 
@@ -242,7 +242,7 @@ def _partition(rows: csr_array, error: Tensor) -> list[tuple[Tensor, Tensor, Ten
 
 
 def _ranked(labels: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Indices sorted by label, and the rank of each index within its label."""
+    """Return indices sorted by label, and the rank of each index within its label."""
     order = np.argsort(labels, kind="stable")
     rank = np.empty(len(labels), dtype=np.int64)
     starts = np.cumsum(sizes) - sizes

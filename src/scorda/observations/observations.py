@@ -2,7 +2,7 @@
 
 An `Operator` is what is observed, an `ObservationModel` adds the error, and `Observations` adds
 steps and values. Where an entry of ``steps`` is a tuple of steps, the operator gets
-``(ensemble, len, *state)``. All three are public names of this file; none knows of diffusion.
+``(ensemble, len, *state)``. None of them knows of diffusion.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from scorda.core.columns import write_columns
 from scorda.core.shapes import Float, Int, Tensor
 from scorda.core.space import StateSpace
-from scorda.core.times import Start
+from scorda.core.times import Start, add_time
 from scorda.observations import tables
 from scorda.observations.model import ObservationModel, Present, check_std
 from scorda.observations.operators import Operator, Select
@@ -64,28 +65,11 @@ class Observations:
                 f"Got values of shape {tuple(self.values.shape)} for {len(steps)} steps: "
                 "`values` needs one row per entry of `steps`."
             )
-        last = [s[-1] if isinstance(s, tuple) else s for s in steps]
-        within = [s if isinstance(s, tuple) else (s,) for s in steps]
-        ordered = all(b > a for a, b in pairwise(last))
-        ordered &= all(b > a for s in within for a, b in pairwise(s))
-        if not ordered or any(s[0] < 0 for s in within):
-            raise ValueError(
-                f"Got steps {steps[:8]}{'...' if len(steps) > 8 else ''}: they must be >= 0 and "
-                "strictly increasing; sort them and merge rows of the same step."
-            )
+        _check_order(steps)
         if torch.isinf(self.values).any():
             raise ValueError("Got infinite observations: use NaN for what is absent.")
         if self.std is not None:
-            std = torch.as_tensor(self.std)
-            try:
-                std = std.expand(self.values.shape)
-            except RuntimeError as error:
-                raise ValueError(
-                    f"Got an observation error std of shape {tuple(std.shape)} for values of "
-                    f"shape {tuple(self.values.shape)}: it must be one number or broadcast to "
-                    "that shape; for one per row give shape (cycle, 1)."
-                ) from error
-            check_std(std[~self.values.isnan()])
+            _check_errors(torch.as_tensor(self.std), self.values)
 
     @classmethod
     def from_table(
@@ -97,7 +81,7 @@ class Observations:
         std: float | None = None,
         steps: int | None = None,
     ) -> Observations:
-        r"""Observations from a table: columns ``time, variable, value, std`` and a position.
+        r"""Make observations from a table: columns ``time, variable, value, std``, position.
 
         The position is given by the names of the space's coordinates or by ``index``, the flat
         index of the grid point. Where every position is a grid point (within a thousandth of the
@@ -136,7 +120,7 @@ class Observations:
         tolerance: float | None = None,
         steps: int | None = None,
     ) -> Observations:
-        """Observations from fields with NaN where nothing was observed.
+        """Make observations from fields with NaN where nothing was observed.
 
         Each grid point that is ever observed is one column of `values`.
 
@@ -159,13 +143,13 @@ class Observations:
 
     @classmethod
     def _arranged(cls, rows: tables.UsableRows, space: StateSpace) -> Observations:
-        columns, steps, values, std = tables.arrange(rows, space)
+        places, steps, values, std = tables.arrange(rows)
         operator: Operator
-        if rows.on_grid.all():
-            operator = Select(columns[:, 0].astype(int).tolist())
+        if places.shape[1] == 1:
+            operator = Select(places[:, 0].astype(int).tolist())
         else:
-            names = tuple(space.variables[int(i)] for i in columns[:, 0])
-            operator = Interpolate(torch.from_numpy(columns[:, 1:]), space, names)
+            names = tuple(space.variables[int(i)] for i in places[:, 0])
+            operator = Interpolate(torch.from_numpy(places[:, 1:]), space, names)
         dtype = torch.get_default_dtype()
         nominal = torch.from_numpy(np.nanmean(std, 0)).to(dtype)
         return cls(
@@ -176,8 +160,50 @@ class Observations:
             rows.unused,
         )
 
+    def to_table(self, path: str | Path, space: StateSpace, start: Start | None = None) -> None:
+        """Write the present values as a table, CSV (``*.csv``) or NetCDF (``*.nc``), atomically.
+
+        Times are datetimes if `start` is given, else model time. `from_table` reads it.
+
+        Arguments:
+            path: File to write.
+            space: Space of the states.
+            start: Datetime of step 0.
+
+        Raises:
+            ValueError: If a table cannot hold the observations: it takes values of single
+                variables at single steps, with independent errors.
+        """
+        if self.model.cov is not None and self.std is None:
+            raise ValueError(
+                "Got correlated errors (`cov`), which a table cannot hold: give `std`."
+            )
+        if any(isinstance(step, tuple) for step in self.steps):
+            raise ValueError("Got observations of several steps at once: a table has one per row.")
+        names = np.array(self.model.operator.variables(space), dtype=object)
+        places = self.model.operator.coordinates(space).numpy(force=True)
+        if not any(self._any):
+            raise ValueError(
+                "Got observations without a present value: there is nothing to write."
+            )
+        cycle, entry = np.nonzero(~self._flat.isnan().numpy(force=True))
+        rows = [self.at(k) for k in range(len(self))]
+        values = torch.cat([y for y, _ in rows])
+        std = torch.cat([model.error_std(tuple(y.shape), y) for y, model in rows])
+        elapsed = np.array(self.steps, dtype=float)[cycle] * space.dt
+        # Fifteen digits: 0.05 * 3 is written as 0.15.
+        plain = np.array([float(f"{t:.15g}") for t in elapsed])
+        columns = {
+            "time": plain if start is None else add_time(start, elapsed, space),
+            "variable": names[entry],
+            **dict(zip(space.axes, places[entry].T, strict=True)),
+            "value": values.numpy(force=True),
+            "std": std.numpy(force=True),
+        }
+        write_columns(path, columns)
+
     def summary(self) -> str:
-        """One sentence: how many values at how many steps, and what could not be used and why."""
+        """Say in a sentence how many values there are, and which rows are not used and why."""
         first, last = (self.steps[0], self.steps[-1]) if self.steps else ("-", "-")
         text = (
             f"{int((~self.values.isnan()).sum())} values of {self.values[:1].numel()} observed "
@@ -190,7 +216,7 @@ class Observations:
         return len(self.steps)
 
     def at(self, k: int) -> tuple[Float[Tensor, "present"], ObservationModel]:
-        """Observation and model of row k, flattened, absent entries dropped."""
+        """Return observation and model of row k, flattened, without absent entries."""
         y, model = self._flat[k], self._whole
         if self.std is not None:
             model = ObservationModel(model.operator, std=self._stds[k])
@@ -200,13 +226,13 @@ class Observations:
         return y[present], model.only(present, y)
 
     def observed(self, k: int) -> bool:
-        """Whether row k has any present value."""
+        """Say whether row k has any present value."""
         return self._any[k]
 
     def predict(
         self, trajectory: Float[Tensor, "ensemble time ..."]
     ) -> Float[Tensor, "ensemble cycle ..."]:
-        """What would be observed of trajectories ``(ensemble, steps + 1, *state)``, without error.
+        """Observe trajectories ``(ensemble, steps + 1, *state)`` without error.
 
         All rows whose entry of `steps` is alike go through the operator in one call.
         """
@@ -230,7 +256,7 @@ class Observations:
     def log_likelihood(
         self, trajectory: Float[Tensor, "ensemble time ..."]
     ) -> Float[Tensor, "ensemble"]:
-        """Log density of all present values given trajectories ``(ensemble, steps+1, *state)``."""
+        """Return the log density of all values given trajectories, as `predict` takes them."""
         total = trajectory.new_zeros(len(trajectory))
         if self.std is None and self.model.cov is not None:
             for k, step in enumerate(self.steps):
@@ -272,7 +298,7 @@ class Observations:
 
     @cached_property
     def _whole(self) -> ObservationModel:
-        """Model of the flattened observation, every entry present."""
+        """Return the model of a complete flattened observation."""
         operator = Present(self.model.operator)
         if self.model.cov is not None:
             return ObservationModel(operator, cov=self.model.cov)
@@ -280,8 +306,33 @@ class Observations:
         return ObservationModel(operator, std=self.model.error_std(shape, self.values))
 
 
+def _check_order(steps: tuple[int | tuple[int, ...], ...]) -> None:
+    """Check that steps are at least 0 and increase, within an entry and from one to the next."""
+    within = [s if isinstance(s, tuple) else (s,) for s in steps]
+    ordered = all(b[-1] > a[-1] for a, b in pairwise(within))
+    ordered &= all(b > a for s in within for a, b in pairwise(s))
+    if not ordered or any(s[0] < 0 for s in within):
+        raise ValueError(
+            f"Got steps {steps[:8]}{'...' if len(steps) > 8 else ''}: they must be >= 0 and "
+            "strictly increasing; sort them and merge rows of the same step."
+        )
+
+
+def _check_errors(std: Tensor, values: Tensor) -> None:
+    """Check that errors have the shape of the values, and are positive where there is one."""
+    try:
+        std = std.expand(values.shape)
+    except RuntimeError as error:
+        raise ValueError(
+            f"Got an observation error std of shape {tuple(std.shape)} for values of shape "
+            f"{tuple(values.shape)}: it must be one number or broadcast to that shape; for one "
+            "per row give shape (cycle, 1)."
+        ) from error
+    check_std(std[~values.isnan()])
+
+
 def _entry(step: Any) -> int | tuple[int, ...]:
-    """An entry of `steps` as an integer or a tuple of them."""
+    """Return an entry of `steps` as an integer or a tuple of them."""
     try:
         if isinstance(step, Sequence):
             if not step:

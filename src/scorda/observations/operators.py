@@ -1,4 +1,4 @@
-r"""Observation operators: what is observed of a state, without its error.
+r"""Observation operators: they map states to observations without error.
 
 An operator h maps states to observations. It takes states with exactly one leading axis, the
 members: ``(ensemble, *state)`` to ``(ensemble, *obs)``; a single state is ``x[None]``. This file
@@ -48,7 +48,9 @@ class Operator(ABC):
     def adjoint(
         self, y: Float[Tensor, "ensemble ..."], shape: tuple[int, ...]
     ) -> Float[Tensor, "ensemble ..."]:
-        r"""Transpose of a linear operator: :math:`\langle hx, y\rangle = \langle x, h^T y\rangle`.
+        r"""Apply the transpose of a linear operator.
+
+        .. math:: \langle h x, y \rangle = \langle x, h^T y \rangle
 
         Arguments:
             y: Cotangents, shape ``(ensemble, *obs)``.
@@ -66,7 +68,7 @@ class Operator(ABC):
         return torch.func.vjp(self, zero)[1](y)[0]
 
     def as_matrix(self, shape: tuple[int, ...]) -> csr_array:
-        """Matrix of a linear operator, sparse, ``(obs, state)``, of flattened states.
+        """Return the matrix of a linear operator, sparse, ``(obs, state)``, of flattened states.
 
         Arguments:
             shape: Shape of one state.
@@ -76,10 +78,10 @@ class Operator(ABC):
         """
         observed = tuple(self(torch.zeros(1, *shape, dtype=torch.float64)).shape[1:])
         rows = torch.eye(math.prod(observed), dtype=torch.float64).reshape(-1, *observed)
-        return _sparse(self.adjoint(rows, shape).flatten(1).numpy(force=True))
+        return csr_array(self.adjoint(rows, shape).flatten(1).numpy(force=True))
 
     def transfer(self, shape: tuple[int, ...]) -> Tensor | None:
-        """Fourier transform of the kernel, where the operator is a periodic convolution."""
+        """Return the Fourier transform of the kernel if this is a periodic convolution."""
         return None
 
     def check(self, space: StateSpace) -> None:  # noqa: B027 (most have nothing to check)
@@ -90,7 +92,7 @@ class Operator(ABC):
         """
 
     def coordinates(self, space: StateSpace) -> Float[Tensor, "obs axes"]:
-        """Position of each observation, one row per entry of the flattened observation.
+        """Return the position of each entry of the flattened observation, one per row.
 
         Raises:
             ValueError: If the operator has no positions.
@@ -102,7 +104,7 @@ class Operator(ABC):
     def placed(
         self, positions: Float[Tensor, "entries axes"], shape: tuple[int, ...]
     ) -> Float[Tensor, "obs axes"]:
-        """Position of each observation of an input whose entries are at given positions.
+        """Return the positions of observations of an input whose entries have given positions.
 
         Arguments:
             positions: One row per entry of the flattened input.
@@ -117,7 +119,7 @@ class Operator(ABC):
         )
 
     def variables(self, space: StateSpace) -> tuple[str, ...]:
-        """Variable that each entry of the flattened observation observes.
+        """Return the variable that each entry of the flattened observation observes.
 
         Raises:
             ValueError: If the entries are not values of single variables.
@@ -135,7 +137,7 @@ class Gather(Operator):
 
     @abstractmethod
     def entries(self, shape: tuple[int, ...]) -> Int[Tensor, "obs"]:
-        """Index of each observation into the flattened state of a given shape."""
+        """Return the index of each observation into a flattened state of that shape."""
 
     def as_matrix(self, shape: tuple[int, ...]) -> csr_array:
         columns = self.entries(shape).numpy(force=True)
@@ -188,8 +190,22 @@ class Select(Gather):
         return x.flatten(1)[:, self.entries(tuple(x.shape[1:])).to(x.device)]
 
 
+class Positioned(Operator):
+    """Base of operators whose positions the caller may give."""
+
+    positions: Float[Tensor, "obs axes"] | None
+
+    def coordinates(self, space: StateSpace) -> Float[Tensor, "obs axes"]:
+        return super().coordinates(space) if self.positions is None else self.positions
+
+    def placed(
+        self, positions: Float[Tensor, "entries axes"], shape: tuple[int, ...]
+    ) -> Float[Tensor, "obs axes"]:
+        return super().placed(positions, shape) if self.positions is None else self.positions
+
+
 @dataclass(frozen=True, eq=False)
-class Linear(Operator):
+class Linear(Positioned):
     """Multiply the flattened state by a matrix.
 
     Arguments:
@@ -210,7 +226,7 @@ class Linear(Operator):
 
     def as_matrix(self, shape: tuple[int, ...]) -> csr_array:
         self._check_size(math.prod(shape))
-        return _sparse(self.matrix.double().numpy(force=True))
+        return csr_array(self.matrix.double().numpy(force=True))
 
     def check(self, space: StateSpace) -> None:
         self._check_size(space.size)
@@ -219,14 +235,6 @@ class Linear(Operator):
         flat = x.flatten(1)
         self._check_size(flat.shape[1])
         return flat @ self.matrix.to(x).T
-
-    def coordinates(self, space: StateSpace) -> Float[Tensor, "obs axes"]:
-        return super().coordinates(space) if self.positions is None else self.positions
-
-    def placed(
-        self, positions: Float[Tensor, "entries axes"], shape: tuple[int, ...]
-    ) -> Float[Tensor, "obs axes"]:
-        return super().placed(positions, shape) if self.positions is None else self.positions
 
     def _check_size(self, components: int) -> None:
         if components != self.matrix.shape[1]:
@@ -262,7 +270,7 @@ class Pointwise(Operator):
 
 
 @dataclass(frozen=True, eq=False)
-class Function(Operator):
+class Function(Positioned):
     """Observe with any function of ``(ensemble, *state)``.
 
     Arguments:
@@ -291,18 +299,10 @@ class Function(Operator):
             )
         return y
 
-    def coordinates(self, space: StateSpace) -> Float[Tensor, "obs axes"]:
-        return super().coordinates(space) if self.positions is None else self.positions
-
-    def placed(
-        self, positions: Float[Tensor, "entries axes"], shape: tuple[int, ...]
-    ) -> Float[Tensor, "obs axes"]:
-        return super().placed(positions, shape) if self.positions is None else self.positions
-
 
 @dataclass(frozen=True)
 class Chain(Operator):
-    """Observe what another operator returns: ``outer(inner(x))``.
+    """Apply one operator to the observation of another: ``outer(inner(x))``.
 
     ``Chain(Pointwise(torch.atan), Stride(2))`` is the arctangent of every second component.
 
@@ -335,8 +335,7 @@ class Chain(Operator):
         return self.outer(self.inner(x))
 
     def coordinates(self, space: StateSpace) -> Float[Tensor, "obs axes"]:
-        # Linear and Function carry their own positions, wherever those of their input are.
-        if isinstance(self.outer, Linear | Function) and self.outer.positions is not None:
+        if isinstance(self.outer, Positioned) and self.outer.positions is not None:
             return self.outer.positions
         between = tuple(self.inner(torch.zeros(1, *space.shape)).shape[1:])
         return self.outer.placed(self.inner.coordinates(space), between)
@@ -348,12 +347,8 @@ class Chain(Operator):
         return self.outer.placed(self.inner.placed(positions, shape), between)
 
 
-def _sparse(matrix: np.ndarray) -> csr_array:
-    return csr_array(matrix)
-
-
 def sparse_rows(columns: np.ndarray, weights: np.ndarray, size: int) -> csr_array:
-    """Rows with the given weights at the given columns, ``(rows, entries)``."""
+    """Make rows with given weights at given columns, ``(rows, entries)``."""
     ends = np.arange(0, columns.size + 1, columns.shape[1])
     return csr_array((weights.ravel(), columns.ravel(), ends), shape=(len(columns), size))
 

@@ -1,4 +1,4 @@
-"""What is to be solved, and what comes out: problems, twin experiments, analyses."""
+"""Problems of data assimilation, twin experiments, and analyses, the solutions."""
 
 from __future__ import annotations
 
@@ -69,18 +69,18 @@ class Problem:
 
     @property
     def instruments(self) -> tuple[Observations, ...]:
-        """The observations, one entry per instrument."""
+        """Return the observations, one entry per instrument."""
         return cast(tuple[Observations, ...], self.observations)
 
     @property
     def space(self) -> StateSpace:
-        """Space of the states."""
+        """Return the space of the states."""
         return self.system.space
 
     def members_at_start(
         self, members: int, generator: torch.Generator | None = None
     ) -> Float[Tensor, "ensemble *state"]:
-        """Ensemble at step 0: `initial`, which must have that size, or draws of the prior."""
+        """Return the ensemble at step 0: `initial`, of that size, or draws of the prior."""
         if self.initial is None:
             return self.system.prior(members, generator)
         if len(self.initial) != members:
@@ -91,7 +91,7 @@ class Problem:
         return self.initial.clone()
 
     def observed(self) -> dict[int, tuple[Float[Tensor, "present"], ObservationModel]]:
-        """Observation ``(y, model)`` per observed step, all instruments joined, absent dropped.
+        """Return ``(y, model)`` per observed step, of all instruments, without absent values.
 
         Steps without any present value are left out.
 
@@ -132,7 +132,7 @@ class Analysis:
 
     @property
     def mean(self) -> Float[Tensor, "time ..."]:
-        """Posterior mean, ``(time, *state)``."""
+        """Return the posterior mean, ``(time, *state)``."""
         if self.weights is None:
             return self.states.mean(0)
         return torch.einsum("et,et...->t...", self.weights.to(self.states), self.states)
@@ -140,7 +140,7 @@ class Analysis:
     def to_xarray(
         self, attrs: Mapping[str, Any] | None = None, start: Start | None = None
     ) -> xarray.Dataset:
-        """Dataset with one variable per variable of the space, dims (ensemble, time, ...).
+        """Make a dataset of the variables of the space, with dims (ensemble, time, ...).
 
         Names and units follow the CF conventions. Time counts from step 0: in the space's unit if
         it has one, as a date if `start` is given too (files then read back with datetimes).

@@ -29,7 +29,7 @@ SNAP = 1e-3
 
 @dataclass(frozen=True)
 class Stride(Gather):
-    """Observe every n-th entry along each spatial axis, from the first on; the grid shape stays.
+    """Observe every n-th entry along each spatial axis, from the first on, as a coarser grid.
 
     Arguments:
         n: Stride, one number or one per spatial axis, at least 1.
@@ -264,7 +264,7 @@ class Interpolate(Operator):
 
 
 def inside_domain(points: np.ndarray, space: StateSpace) -> np.ndarray:
-    """Whether each position ``(points, axes)`` lies within the grid, or on a periodic axis."""
+    """Say whether each position ``(points, axes)`` is within the grid, or on a periodic axis."""
     inside = np.isfinite(points).all(1)
     for axis, name in enumerate(space.axes):
         if name not in space.period:
@@ -276,7 +276,7 @@ def inside_domain(points: np.ndarray, space: StateSpace) -> np.ndarray:
 
 
 def within_a_period(points: np.ndarray, space: StateSpace) -> np.ndarray:
-    """Whether positions on periodic axes are on the grid or at most a period from it.
+    """Say whether positions on periodic axes are on the grid or at most a period off.
 
     Longitudes may be counted from -180 or from 0; what is further off has another unit.
     """
@@ -288,20 +288,25 @@ def within_a_period(points: np.ndarray, space: StateSpace) -> np.ndarray:
     return near
 
 
-def nearest_grid_point(points: np.ndarray, space: StateSpace) -> tuple[np.ndarray, np.ndarray]:
-    """Flat index of the grid point next to each position, and whether the position is on it."""
+def snapped(points: np.ndarray, space: StateSpace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Move positions onto the grid where they are on it up to rounding.
+
+    Returns the positions, the flat index of the grid point next to each, and whether it is there.
+    """
     index, on_grid = np.zeros(len(points), dtype=np.int64), np.ones(len(points), dtype=bool)
+    grid = np.zeros_like(points)
     for axis, name in enumerate(space.axes):
         positions = (space.coordinates or {})[name]
         lower, fraction, step = _cell(points[:, axis], space, name)
         nearest = np.where(fraction < 0.5, lower, (lower + 1) % len(positions))
         on_grid &= np.minimum(fraction, 1 - fraction) * step <= SNAP * _spacing(space, name)
         index = index * len(positions) + nearest
-    return index, on_grid
+        grid[:, axis] = positions[nearest]
+    return np.where(on_grid[:, None], grid, points), index, on_grid
 
 
 def _corners(points: np.ndarray, space: StateSpace) -> tuple[np.ndarray, np.ndarray]:
-    """Flat grid index and weight of the corners of each position's cell, ``(points, 2**axes)``."""
+    """Return flat index and weight of the corners of each position's cell."""
     index = np.zeros((len(points), 1), dtype=np.int64)
     weights = np.ones((len(points), 1))
     for axis, name in enumerate(space.axes):
@@ -317,7 +322,7 @@ def _corners(points: np.ndarray, space: StateSpace) -> tuple[np.ndarray, np.ndar
 def _cell(
     values: np.ndarray, space: StateSpace, name: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lower grid index, fraction of the way to the next, and length of the cell of each value."""
+    """Return each value's lower grid index, fraction of the way to the next, and cell length."""
     positions = (space.coordinates or {})[name]
     if name in space.period:
         length = space.period[name]
@@ -367,7 +372,7 @@ def _check_channels(operator: Stride | Average, space: StateSpace) -> None:
 
 
 def _per_axis(operator: Stride | Average, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Stride or block size of each axis of a state."""
+    """Return the stride or block size of each axis of a state."""
     channels = operator.channels
     if channels is None:
         channels = len(shape) > 2

@@ -1,4 +1,4 @@
-"""Tables of observations: read them, find step and place of each row, write them.
+"""Tables of observations: the step and the place of each row, and why a row is not used.
 
 A table has the columns ``time, variable, value, std`` and a position: the names of the space's
 coordinates, or ``index``, the flat index of the grid point. A space without coordinates needs no
@@ -13,22 +13,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from scorda.core import files
+from scorda.core.columns import numbers, read_columns
+from scorda.core.files import open_dataset
 from scorda.core.space import StateSpace
 from scorda.core.times import Start, match_times, parse_start
-from scorda.observations.spatial import inside_domain, nearest_grid_point, within_a_period
-
-if TYPE_CHECKING:
-    pass
+from scorda.observations.spatial import inside_domain, snapped, within_a_period
 
 __all__ = ["UnusedRow", "UsableRows", "arrange", "summary_of", "usable_fields", "usable_rows"]
-
 
 # Reasons that a summary names; more are counted.
 REASONS = 3
@@ -41,29 +37,78 @@ class UnusedRow(NamedTuple):
     reason: str
 
 
-@dataclass(frozen=True)
-class UsableRows:
-    """What the usable rows of a table observe, one entry per row.
+class UsableRows(NamedTuple):
+    """The usable rows of a table, one entry per row.
 
-    Arguments:
-        step: Step that the time was matched to.
-        variable: Index of the variable.
-        point: Flat index of the grid point next to the position.
-        position: Position, ``(rows, axes)``, moved onto the grid point where it is one.
-        on_grid: Whether the position is a grid point.
-        value: Observed value.
-        std: Standard deviation of its error.
-        unused: The other rows.
+    `place` is the index into the flattened state, ``(rows, 1)``; where a position is no grid
+    point, it is variable and position of each row, ``(rows, 1 + axes)``.
     """
 
     step: np.ndarray
-    variable: np.ndarray
-    point: np.ndarray
-    position: np.ndarray
-    on_grid: np.ndarray
+    place: np.ndarray
     value: np.ndarray
     std: np.ndarray
     unused: tuple[UnusedRow, ...]
+
+
+class _Rows:
+    """The columns of a table, and the first reason why each row cannot be used."""
+
+    def __init__(self, columns: Mapping[str, np.ndarray]) -> None:
+        self.columns = columns
+        self.reason = np.full(len(columns["value"]), "", dtype=object)
+
+    def refuse(self, where: np.ndarray, why: str | np.ndarray) -> None:
+        """Give a reason to the rows there, unless they have one already."""
+        where = where & (self.reason == "")
+        self.reason[where] = why if isinstance(why, str) else why[where]
+
+    def number(self, column: str, words: str, default: float | None = None) -> np.ndarray:
+        """Return a column as numbers; rows without a finite one are refused in these words."""
+        value = np.full(len(self.reason), math.nan)
+        if column in self.columns:
+            value, text = numbers(self.columns[column])
+            self.refuse(text, f"{words} is not a number")
+        if default is not None:
+            value = np.where(np.isnan(value), default, value)
+        self.refuse(np.isnan(value), f"missing {words}")
+        self.refuse(np.isinf(value), f"infinite {words}")
+        return value
+
+    def variable(self, space: StateSpace) -> np.ndarray:
+        """Return the index of each row's variable."""
+        import pandas
+
+        if "variable" not in self.columns:
+            return np.zeros(len(self.reason), dtype=np.int64)
+        names = [str(name).strip() for name in self.columns["variable"].tolist()]
+        index = pandas.Index(space.variables).get_indexer(np.array(names, dtype=object))
+        why = np.array([f"unknown variable {name!r}" for name in names], dtype=object)
+        self.refuse(index < 0, why)
+        return index
+
+    def position(self, space: StateSpace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return each row's position, the nearest grid point, and whether it is there.
+
+        Positions on a grid point up to rounding are moved onto it.
+        """
+        rows = len(self.reason)
+        position = np.zeros((rows, len(space.axes)))
+        point, on_grid = np.zeros(rows, dtype=np.int64), np.ones(rows, dtype=bool)
+        if all(axis in self.columns for axis in space.axes):
+            for i, axis in enumerate(space.axes):
+                position[:, i] = self.number(axis, "position")
+            self.refuse(~inside_domain(position, space), "position outside the domain")
+            self.refuse(~within_a_period(position, space), "position more than a period away")
+            usable = self.reason == ""
+            position[usable], point[usable], on_grid[usable] = snapped(position[usable], space)
+        else:
+            index = self.number("index", "position")
+            outside = (index < 0) | (index >= math.prod(space.grid)) | (index % 1 != 0)
+            self.refuse(outside, "index outside the grid")
+            usable = self.reason == ""
+            point[usable] = index[usable]
+        return position, point, on_grid
 
 
 def usable_rows(
@@ -79,94 +124,27 @@ def usable_rows(
     Raises:
         ValueError: If a column is missing, or no row can be used.
     """
-    columns = files.read_columns(table)
+    columns = read_columns(table)
     name = f"The table {table}" if isinstance(table, str | Path) else "The table"
-    _require(columns, name, "time", "time")
-    _require(columns, name, "value", "value")
-    if len(space.variables) > 1:
-        _require(columns, name, "variable", "variable")
-    if std is None:
-        _require(columns, name, "std", "std (or give the argument `std`, --std in the shell)")
-    placed = all(axis in columns for axis in space.axes)
-    if not placed and "index" not in columns:
-        needed = f"{' and '.join(space.axes)}, or index"
-        raise ValueError(
-            f"{name} has the columns {sorted(columns)}: it needs a position ({needed})."
-        )
-    rows = len(columns["value"])
-    if not rows:
-        raise ValueError(f"{name} has no rows: give at least one observation.")
-
-    reason = np.full(rows, "", dtype=object)
-
-    def refuse(where: Any, why: str | np.ndarray) -> None:
-        where = where & (reason == "")
-        reason[where] = why[where] if isinstance(why, np.ndarray) else why
-
-    variable = np.zeros(rows, dtype=np.int64)
-    if "variable" in columns:
-        names = np.array([str(v).strip() for v in columns["variable"].tolist()], dtype=object)
-        known = {n: i for i, n in enumerate(space.variables)}
-        variable = np.array([known.get(n, -1) for n in names], dtype=np.int64)
-        why = np.array(["" if n in known else f"unknown variable {n!r}" for n in names], object)
-        refuse(variable < 0, why)
-
-    value, text = files.numbers(columns["value"])
-    refuse(text, "value is not a number")
-    refuse(np.isnan(value), "missing value")
-    refuse(np.isinf(value), "infinite value")
-
-    error = np.full(rows, math.nan)
-    if "std" in columns:
-        error, text = files.numbers(columns["std"])
-        refuse(text, "std is not a number")
-    if std is not None:
-        error = np.where(np.isnan(error), std, error)
-    refuse(np.isnan(error), "missing std")
-    refuse(~(error > 0), "std not positive")
-    refuse(np.isinf(error), "infinite std")
-
-    if placed:
-        numbers = [files.numbers(columns[axis]) for axis in space.axes]
-        position = np.stack([n for n, _ in numbers], -1) if numbers else np.zeros((rows, 0))
-        refuse(~np.isfinite(position).all(1), "missing position")
-        refuse(~inside_domain(position, space), "position outside the domain")
-        refuse(~within_a_period(position, space), "position more than a period away")
-        usable = reason == ""
-        point, on_grid = np.zeros(rows, dtype=np.int64), np.ones(rows, dtype=bool)
-        point[usable], on_grid[usable] = nearest_grid_point(position[usable], space)
-    else:
-        index, _ = files.numbers(columns["index"])
-        refuse(np.isnan(index), "missing position")
-        points = math.prod(space.grid)
-        refuse((index < 0) | (index >= points) | (index % 1 != 0), "index outside the grid")
-        point = np.where(reason == "", index, 0).astype(np.int64)
-        on_grid = np.ones(rows, dtype=bool)
-        position = np.zeros((rows, len(space.axes)))
-    mesh = np.meshgrid(*(space.coordinates or {}).values(), indexing="ij")
-    grid = np.stack([m.ravel() for m in mesh], -1) if mesh else np.zeros((1, 0))
-    position = np.where(on_grid[:, None], grid[point], position)
-
+    _check_columns(columns, name, space, std)
+    rows = _Rows(columns)
+    variable = rows.variable(space)
+    value, error = rows.number("value", "value"), rows.number("std", "std", std)
+    rows.refuse(~(error > 0), "std not positive")
+    position, point, on_grid = rows.position(space)
     step, why = match_times(columns["time"], space, start, tolerance, steps)
-    refuse(why != "", why)
-
-    usable = reason == ""
-    unused = tuple(UnusedRow(int(i) + 1, str(reason[i])) for i in np.flatnonzero(~usable))
+    rows.refuse(why != "", why)
+    usable, unused = rows.reason == "", _unused(rows.reason)
     if not usable.any():
         raise ValueError(
-            f"{name} has {rows} rows of which none can be used ({summary_of(unused)}): "
+            f"{name} has {len(usable)} rows of which none can be used ({summary_of(unused)}): "
             f"{_expected(space, start, steps)}."
         )
-    return UsableRows(
-        step=step[usable],
-        variable=variable[usable],
-        point=point[usable],
-        position=position[usable],
-        on_grid=on_grid[usable],
-        value=value[usable],
-        std=error[usable],
-        unused=unused,
-    )
+    if on_grid[usable].all():
+        place = (variable * math.prod(space.grid) + point).astype(float)[:, None]
+    else:
+        place = np.column_stack([variable, position])
+    return UsableRows(step[usable], place[usable], value[usable], error[usable], unused)
 
 
 def usable_fields(
@@ -179,7 +157,7 @@ def usable_fields(
     tolerance: float | None = None,
     steps: int | None = None,
 ) -> UsableRows:
-    """One row per present value of fields; `Observations.from_array` has the arguments.
+    """Make a row of each present value of fields; `Observations.from_array` has the arguments.
 
     Raises:
         ValueError: If the fields do not fit the space, or no value can be used.
@@ -203,42 +181,27 @@ def usable_fields(
             f"Got times of shape {times.shape} for {len(fields)} fields: give one each."
         )
     step, why = match_times(times, space, start, tolerance, steps)
-    unused = tuple(UnusedRow(k + 1, str(why[k])) for k in range(len(fields)) if why[k])
-    flat = np.where((why == "")[:, None], fields.reshape(len(fields), -1), math.nan)
-    row, point = np.nonzero(np.isfinite(flat))
+    flat, unused = fields.reshape(len(fields), -1), _unused(why)
+    present = np.isfinite(flat) & (why == "")[:, None]
+    row, point = np.nonzero(present)
     if not len(row):
         raise ValueError(
             f"Got {len(fields)} fields of which no value can be used "
             f"({summary_of(unused) or 'all are NaN'}): give at least one."
         )
-    return UsableRows(
-        step=step[row],
-        variable=np.full(len(row), channel),
-        point=point,
-        position=np.zeros((len(row), len(space.axes))),
-        on_grid=np.ones(len(row), dtype=bool),
-        value=flat[row, point],
-        std=np.full(len(row), float(std)),
-        unused=unused,
-    )
+    place = (channel * math.prod(space.grid) + point).astype(float)[:, None]
+    return UsableRows(step[row], place, flat[present], np.full(len(row), float(std)), unused)
 
 
-def arrange(
-    rows: UsableRows, space: StateSpace
-) -> tuple[np.ndarray, list[int], np.ndarray, np.ndarray]:
-    """Arrange rows as ``(columns, steps, values, std)``, duplicates averaged by 1/std^2.
+def arrange(rows: UsableRows) -> tuple[np.ndarray, list[int], np.ndarray, np.ndarray]:
+    """Arrange rows as ``(places, steps, values, std)``, duplicates averaged by 1/std^2.
 
-    `values` and `std` are ``(cycle, obs)`` with NaN where absent. `columns` has a row per
-    observation: the index into the flattened state where every position is a grid point, else
-    variable and position.
+    `values` and `std` are ``(cycle, obs)`` with NaN where absent; `places` has a row per
+    observation.
     """
-    if rows.on_grid.all():
-        keys = (rows.variable * math.prod(space.grid) + rows.point).astype(float)[:, None]
-    else:
-        keys = np.column_stack([rows.variable, rows.position])
-    columns, column = np.unique(keys, axis=0, return_inverse=True)
+    places, column = np.unique(rows.place, axis=0, return_inverse=True)
     steps, cycle = np.unique(rows.step, return_inverse=True)
-    cell, cells = cycle * len(columns) + column, len(steps) * len(columns)
+    cell, cells = cycle * len(places) + column, len(steps) * len(places)
     weight = rows.std**-2.0
     count = np.bincount(cell, minlength=cells)
     total = np.bincount(cell, weight, cells)
@@ -248,12 +211,12 @@ def arrange(
     # A single value stays what it was, to the last digit.
     single = count[cell] == 1
     values[cell[single]], std[cell[single]] = rows.value[single], rows.std[single]
-    shape = (len(steps), len(columns))
-    return columns, steps.tolist(), values.reshape(shape), std.reshape(shape)
+    shape = (len(steps), len(places))
+    return places, steps.tolist(), values.reshape(shape), std.reshape(shape)
 
 
 def summary_of(unused: tuple[UnusedRow, ...]) -> str:
-    """Reasons with the number of rows and the first few of them, the most frequent first."""
+    """Count the rows of each reason and name the first few, the most frequent reason first."""
     groups: dict[str, list[int]] = {}
     for row, reason in unused:
         groups.setdefault(reason, []).append(row)
@@ -265,8 +228,30 @@ def summary_of(unused: tuple[UnusedRow, ...]) -> str:
     return "; ".join(parts[:REASONS] + [f"and {more} more reasons"] * (more > 0))
 
 
+def _check_columns(
+    columns: Mapping[str, np.ndarray], name: str, space: StateSpace, std: float | None
+) -> None:
+    """Check that a table has rows, and the columns without which none of them can be used."""
+    needed = {"time": "time", "value": "value"}
+    if len(space.variables) > 1:
+        needed["variable"] = "variable"
+    if std is None:
+        needed["std"] = "std (or give the argument `std`, --std in the shell)"
+    if not all(axis in columns for axis in space.axes):
+        needed["index"] = f"a position ({' and '.join(space.axes)}, or index)"
+    for column, words in needed.items():
+        if column not in columns:
+            raise ValueError(f"{name} has the columns {sorted(columns)}: it needs {words}.")
+    if not len(columns["value"]):
+        raise ValueError(f"{name} has no rows: give at least one observation.")
+
+
+def _unused(reason: np.ndarray) -> tuple[UnusedRow, ...]:
+    return tuple(UnusedRow(int(i) + 1, str(reason[i])) for i in np.flatnonzero(reason != ""))
+
+
 def _expected(space: StateSpace, start: Start | None, steps: int | None) -> str:
-    """What a usable row holds, in words."""
+    """Say what a usable row holds."""
     places = [f"{n} {c[0]:g} to {c[-1]:g}" for n, c in (space.coordinates or {}).items()]
     begin = "0" if start is None else f"{parse_start(start).astype('M8[m]')}"
     times = f"times from {begin}" + ("" if steps is None else f" to step {steps}")
@@ -275,13 +260,8 @@ def _expected(space: StateSpace, start: Start | None, steps: int | None) -> str:
 
 
 def _read_fields(path: Path, space: StateSpace, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Variable on ``(time, *axes)`` and times of a NetCDF file or a zarr store."""
-    import xarray
-
-    if not path.exists():
-        raise FileNotFoundError(f"There is no file or store {path}: check the path.")
-    settings: dict[str, Any] = {"engine": "zarr", "consolidated": False} if path.is_dir() else {}
-    with xarray.open_dataset(path, decode_timedelta=False, **settings) as dataset:
+    """Read a variable on ``(time, *axes)`` and its times from a NetCDF file or a zarr store."""
+    with open_dataset(path) as dataset:
         if name not in dataset:
             raise ValueError(f"{path} has the variables {list(dataset)}: it needs {name!r}.")
         field = dataset[name]
@@ -297,8 +277,3 @@ def _read_fields(path: Path, space: StateSpace, name: str) -> tuple[np.ndarray, 
                     f"{axis!r} of {path} is not that of the space: use the same grid."
                 )
         return field.transpose("time", *space.axes).values, dataset["time"].values
-
-
-def _require(columns: Mapping[str, np.ndarray], table: str, name: str, words: str) -> None:
-    if name not in columns:
-        raise ValueError(f"{table} has the columns {sorted(columns)}: it needs {words}.")

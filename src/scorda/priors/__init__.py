@@ -1,24 +1,28 @@
 """Priors: a forecast ensemble or a record of trajectories becomes a denoiser."""
 
-from scorda.priors.base import EnsemblePrior
-from scorda.priors.gaussian import EnsembleGaussian
-from scorda.priors.kernel import EnsembleKernel
+from scorda.priors.base import EnsemblePrior, PreparedPrior, PriorRun
+from scorda.priors.gaussian import Gaussian
+from scorda.priors.kernel import Kernel
 from scorda.priors.local import LocalGaussian
-from scorda.priors.mixture import EnsembleMixture
-from scorda.priors.network.prior import NetworkPrior
+from scorda.priors.mixture import Mixture
+from scorda.priors.network import AmortisedNetwork, NetworkTraining, OnlineNetwork
 from scorda.priors.prior_filter import PriorFilter
 from scorda.priors.trajectory import GaussianTrajectory, Prior, TrainedTrajectory, load
 
 __all__ = [
-    "EnsembleGaussian",
-    "EnsembleKernel",
-    "EnsembleMixture",
+    "AmortisedNetwork",
     "EnsemblePrior",
+    "Gaussian",
     "GaussianTrajectory",
+    "Kernel",
     "LocalGaussian",
-    "NetworkPrior",
+    "Mixture",
+    "NetworkTraining",
+    "OnlineNetwork",
+    "PreparedPrior",
     "Prior",
     "PriorFilter",
+    "PriorRun",
     "TrainedTrajectory",
     "load",
 ]

@@ -1,18 +1,15 @@
-r"""Priors from ensembles: a forecast ensemble becomes a denoiser in the modes of an observation.
+r"""Priors of forecast ensembles: an ensemble becomes a denoiser in the modes of an observation.
 
-Both kinds here are exact: the denoiser of a Gaussian or of a kernel density on the members, at a
-noise level for each mode, finite or infinite. That the ensemble is a sample is the one
-approximation.
+A prior is a set of frozen settings. What a run of a filter owns beside them (a geometry, the
+weights of a network) lives in the `PriorRun` that `EnsemblePrior.begin` returns.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import final
 
-import torch
-
-from scorda.core.errors import DegenerateEnsemble
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.diffusion.bridge import EnsembleDenoiser
@@ -20,33 +17,11 @@ from scorda.observations.augmentation import AugmentedSpace
 from scorda.observations.modes import Modes
 from scorda.observations.problem import Problem
 
-__all__ = ["EnsemblePrior", "clocks"]
+__all__ = ["EnsemblePrior", "PreparedPrior", "PriorRun"]
 
 
-class EnsemblePrior(ABC):
-    """A way to make a distribution of an ensemble; subclasses write `fit`."""
-
-    least_members: int = 2
-    # Whether the modes of an observation must be entries of the state.
-    of_entries: bool = False
-
-    def check(self, space: StateSpace) -> None:  # noqa: B027 (most have nothing to check)
-        """Check before a run that a space has what the prior needs.
-
-        Raises:
-            ValueError: If it has not.
-        """
-
-    def begin(self, problem: Problem) -> EnsemblePrior:
-        """Return self, or a copy that owns what one run needs: a network and its weights.
-
-        What `fit` of such a copy returns has a `report`: what a filter reports of its cycle, with
-        the tensors to carry to the next one under ``carried``.
-        """
-        return self
-
-    def restore(self, carried: Mapping[str, Tensor]) -> None:  # noqa: B027
-        """Take up what an earlier cycle carried, in a copy of `begin`."""
+class PriorRun(ABC):
+    """One run of a prior: it is fitted to one ensemble after another."""
 
     @abstractmethod
     def fit(
@@ -57,6 +32,9 @@ class EnsemblePrior(ABC):
     ) -> EnsembleDenoiser:
         """Return the denoiser of the distribution.
 
+        It may have a `report`: numbers that a filter reports of its cycle, with the tensors to
+        carry to the next cycle under ``carried``.
+
         Arguments:
             ensemble: Members, ``(ensemble, *state)``.
             modes: Coordinates x' of the denoiser (default: those of the ensemble).
@@ -66,14 +44,50 @@ class EnsemblePrior(ABC):
             DegenerateEnsemble: If the ensemble has no spread at all.
         """
 
+    def restore(self, carried: Mapping[str, Tensor]) -> None:  # noqa: B027 (most carry nothing)
+        """Take up what an earlier cycle carried, where a run is continued."""
 
-def clocks(var: Tensor) -> Tensor:
-    """Variances of the modes, positive: where members are all alike the clock must still run."""
-    top = var.max()
-    if not top > 0:
-        raise DegenerateEnsemble(
-            f"The ensemble has no spread in any of {var.numel()} modes of the observation; start "
-            "from members that differ, or add model error or jitter."
-        )
-    # What the sampler leaves of such a mode is beyond the last digit of the others.
-    return var.clamp_min(top * torch.finfo(var.dtype).eps ** 2)
+
+class EnsemblePrior(PriorRun):
+    """A way to make a distribution of an ensemble.
+
+    A prior that owns nothing in a run writes `fit` alone, and is its own run. One that does is a
+    `PreparedPrior`.
+    """
+
+    least_members: int = 2
+    # Whether the modes of an observation must be entries of the state.
+    of_entries: bool = False
+
+    def check(self, space: StateSpace) -> None:
+        """Check before a run that a space has what the prior needs.
+
+        Raises:
+            ValueError: If it has not.
+        """
+
+    def begin(self, problem: Problem | None) -> PriorRun:
+        """Return what is fitted in one run of a filter: self, where the run owns nothing.
+
+        Arguments:
+            problem: What will be assimilated, or None for a fit outside a run.
+        """
+        return self
+
+
+class PreparedPrior(EnsemblePrior):
+    """A prior whose run owns something: blocks of a grid, a network; it writes `begin`."""
+
+    @abstractmethod
+    def begin(self, problem: Problem | None) -> PriorRun:
+        """Return what is fitted in one run of a filter, as in `EnsemblePrior`."""
+
+    @final
+    def fit(
+        self,
+        ensemble: Float[Tensor, "ensemble ..."],
+        modes: Modes | None = None,
+        space: StateSpace | AugmentedSpace | None = None,
+    ) -> EnsembleDenoiser:
+        """Return the denoiser of an ensemble outside a run [final]."""
+        return self.begin(None).fit(ensemble, modes, space)

@@ -1,23 +1,47 @@
-r"""The Gaussian of an ensemble, localized or not, as a prior."""
+r"""The Gaussian of an ensemble, localized or not, as a prior; and the whitening of its samples.
+
+For samples u = x + noise of x ~ N(m, B), with noise of variances Q per component, and
+:math:`W = Q^{-1/2}` (0 where nothing is known), let :math:`F^T F = (B + Q)^{-1}`. Then
+
+.. math:: E[x \mid u] = m + B F^T F (u - m), \quad
+    \log p(u) = \log |F| - \tfrac12 |F (u - m)|^2 + \mathrm{const} .
+
+F is found without a difference of large numbers: as :math:`G^{-1} W` with the Cholesky factor G
+of :math:`1 + W B W`, or where B has the root L of a lower rank as :math:`(1 + S^2)^{-1/2} U^T W`
+with the singular values :math:`W L = U S V^T`. The latter leaves out what no x in the span of L
+reaches, and its cost is linear in the size of x.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Generic, TypeVar
 
 import torch
 
+from scorda.core.errors import DegenerateEnsemble
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.core.tapers import GaspariCohn
 from scorda.diffusion.denoisers import GaussianDenoiser
 from scorda.observations.augmentation import AugmentedSpace
 from scorda.observations.modes import Modes
-from scorda.priors.base import EnsemblePrior, clocks
-from scorda.priors.whitening import ByCholesky, Latest
+from scorda.priors.base import EnsemblePrior
 
-__all__ = ["EnsembleGaussian", "FittedGaussian", "taper_matrix"]
+__all__ = [
+    "ByCholesky",
+    "ByValues",
+    "FittedGaussian",
+    "Gaussian",
+    "Latest",
+    "Whitening",
+    "positive",
+    "taper_matrix",
+]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +64,7 @@ class FittedGaussian:
     def denoise(
         self, u: Float[Tensor, "ensemble ..."], noise: Float[Tensor, "..."]
     ) -> Float[Tensor, "ensemble ..."]:
-        """Exact for any levels, also infinite ones."""
+        """Return the mean given u, exact for any levels, also infinite ones."""
         shared = noise.ndim < u.ndim or len(noise) == 1
         if not (shared and self.has_full_rank):
             return self._denoiser.denoise(u, noise)
@@ -58,31 +82,31 @@ class FittedGaussian:
 
     @cached_property
     def cov(self) -> Float[Tensor, "size size"]:
-        """P as a matrix, of full rank up to rounding."""
+        """The covariance P as a matrix, of full rank up to rounding."""
         C = (self.basis * self.spectrum) @ self.basis.mT
         # What is singular but for rounding has a Cholesky factor then, whatever the noise.
         C.diagonal().mul_(1 + 10 * len(C) * torch.finfo(C.dtype).eps)
         return C
 
-    def draws(
+    def sample_members(
         self, members: Float[Tensor, "ensemble ..."], noise: Callable[[], Tensor]
     ) -> Float[Tensor, "ensemble ..."]:
-        """The members themselves."""
+        """Return the members themselves."""
         return members
 
-    def carry(
-        self, numbers: Float[Tensor, "ensemble ..."], clock: Float[Tensor, "..."]
+    def map_latents(
+        self, latents: Float[Tensor, "ensemble ..."], rate: Float[Tensor, "..."]
     ) -> Float[Tensor, "ensemble ..."]:
-        """Turned by as little as takes one span to the other."""
+        """Turn the latents by as little as takes one span to the other."""
         if self.has_full_rank:
-            return numbers
+            return latents
         before, after = (
             torch.linalg.qr(root.flatten()[:, None] * self.basis)[0]
-            for root in (self.var.rsqrt(), clock.sqrt())
+            for root in (self.var.rsqrt(), rate.sqrt())
         )
         left, _, right = torch.linalg.svd(after.mT @ before)
-        turned = numbers.flatten(1) @ before @ (left @ right).mT @ after.mT
-        return turned.view_as(numbers)
+        turned = latents.flatten(1) @ before @ (left @ right).mT @ after.mT
+        return turned.view_as(latents)
 
     @cached_property
     def _latest(self) -> Latest[ByCholesky]:
@@ -94,7 +118,7 @@ class FittedGaussian:
 
 
 @dataclass(frozen=True)
-class EnsembleGaussian(EnsemblePrior):
+class Gaussian(EnsemblePrior):
     r"""The Gaussian with the mean and the covariance of the ensemble.
 
     With N members the covariance has rank N - 1 and is never formed. With localization it is
@@ -144,13 +168,116 @@ class EnsembleGaussian(EnsemblePrior):
             spectrum = spectrum.clamp_min(0)
             var = (basis.square() @ spectrum).reshape(shape)
         centre = (mean if modes is None else modes.forward(mean))[0]
-        return FittedGaussian(centre, basis, spectrum, clocks(var))
+        return FittedGaussian(centre, basis, spectrum, positive(var))
 
 
 def taper_matrix(
     taper: GaspariCohn, space: StateSpace | AugmentedSpace
 ) -> Float[Tensor, "size size"]:
-    """A taper between all components of a state; variables at a place are at no distance."""
+    """Return a taper between all components of a state; variables at a place have no distance."""
     distance = space.distance(space.positions(), space.positions())
     repeats = space.size // len(distance)
     return taper(distance).repeat(repeats, repeats)
+
+
+def positive(var: Tensor) -> Tensor:
+    """Return variances of modes that are positive also where all members agree."""
+    top = var.max()
+    if not top > 0:
+        raise DegenerateEnsemble(
+            f"The ensemble has no spread in any of {var.numel()} modes of the observation; start "
+            "from members that differ, or add model error or jitter."
+        )
+    # What the sampler leaves of such a mode is beyond the last digit of the others.
+    return var.clamp_min(top * torch.finfo(var.dtype).eps ** 2)
+
+
+@dataclass(frozen=True, eq=False)
+class ByCholesky:
+    """The factor F for a full matrix B.
+
+    Arguments:
+        B: Covariance, ``(size, size)``.
+        W: Inverse standard deviations of the noise, ``(size,)``.
+        G: Cholesky factor of 1 + W B W.
+    """
+
+    B: Tensor
+    W: Tensor
+    G: Tensor
+
+    @classmethod
+    def of(cls, B: Tensor, W: Tensor) -> ByCholesky:
+        """Return the factor of a covariance and inverse standard deviations."""
+        G = W[:, None] * B * W
+        G.diagonal().add_(1)
+        return cls(B, W, torch.linalg.cholesky(G))
+
+    @property
+    def log_det(self) -> Tensor:
+        """Log of the determinant of F / W, term by term."""
+        return -self.G.diagonal().log()
+
+    def white(self, x: Tensor) -> Tensor:
+        """Return F x, for rows x."""
+        return torch.linalg.solve_triangular(self.G, (x * self.W).mT, upper=False).mT
+
+    def gain(self, y: Tensor) -> Tensor:
+        """Return B F^T y, for rows y."""
+        solved = torch.linalg.solve_triangular(self.G.mT, y.mT, upper=True).mT
+        return (solved * self.W) @ self.B
+
+
+@dataclass(frozen=True, eq=False)
+class ByValues:
+    r"""The factor F for :math:`B = \beta L L^T` of low rank.
+
+    Arguments:
+        beta: :math:`\beta`.
+        WU: W U, ``(size, rank)``.
+        S: Singular values of W L, ``(rank,)``.
+        L: Root, ``(size, rank)``.
+        V: Right singular vectors, in columns.
+    """
+
+    beta: float
+    WU: Tensor
+    S: Tensor
+    L: Tensor
+    V: Tensor
+
+    @property
+    def log_det(self) -> Tensor:
+        """Log of the determinant of F / W, term by term."""
+        return -0.5 * (self.beta * self.S.square()).log1p()
+
+    def white(self, x: Tensor) -> Tensor:
+        """Return F x, for rows x."""
+        return (x @ self.WU) * self.log_det.exp()
+
+    def gain(self, y: Tensor) -> Tensor:
+        """Return B F^T y, for rows y."""
+        scale = self.beta * self.S * self.log_det.exp()
+        return ((y * scale) @ self.V.mT) @ self.L.mT
+
+
+Whitening = ByCholesky | ByValues
+
+
+class Latest(Generic[T]):
+    """The latest value of a function of a tensor, kept while the tensor is the same.
+
+    Solvers ask for the same noise level again and again: each stage of a Runge-Kutta step, and the
+    end of one step and the start of the next.
+    """
+
+    def __init__(self) -> None:
+        self._key: Tensor | None = None
+        self._value: T
+
+    def __call__(self, key: Tensor, make: Callable[[Tensor], T]) -> T:
+        """Return the value of `make` at the key."""
+        known = self._key
+        if known is None or known.dtype != key.dtype or not torch.equal(known, key):
+            self._value, self._key = make(key), key.clone()
+        return self._value

@@ -10,9 +10,9 @@ import torch
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.observations.augmentation import AugmentedSpace
-from scorda.priors.base import EnsemblePrior
+from scorda.priors.base import PriorRun
 from scorda.priors.gaussian import FittedGaussian
-from scorda.priors.kernel import EnsembleKernel
+from scorda.priors.kernel import Kernel
 
 __all__ = ["Heads", "LearnsHeads", "Pairs", "heads_of"]
 
@@ -26,7 +26,7 @@ Pairs = tuple[Tensor, Tensor, Tensor]
 
 @runtime_checkable
 class LearnsHeads(Protocol):
-    """A prior that makes its own heads."""
+    """The run of a prior that makes its own heads."""
 
     def heads(
         self,
@@ -34,12 +34,12 @@ class LearnsHeads(Protocol):
         space: StateSpace | AugmentedSpace | None = None,
         simulate: Callable[[Tensor], Pairs] | None = None,
     ) -> Heads:
-        """Arguments as those of `heads_of`."""
+        """Return the heads; arguments as those of `heads_of`."""
         ...
 
 
 def heads_of(
-    prior: EnsemblePrior,
+    prior: PriorRun,
     x: Float[Tensor, "ensemble entries"],
     h: Float[Tensor, "ensemble entries"],
     space: StateSpace | AugmentedSpace | None = None,
@@ -51,7 +51,8 @@ def heads_of(
     c is ``(ensemble, entries)``, a one number or ``(ensemble, 1)``, and v broadcasts to c.
 
     Arguments:
-        prior: A Gaussian or a kernel density, fitted to the pairs, or a prior that `LearnsHeads`.
+        prior: A `Gaussian` or a `Kernel`, fitted to the pairs, or the run of a prior that
+            `LearnsHeads`.
         x: Members.
         h: Their simulated observations.
         space: Space of the pairs, for localization.
@@ -61,21 +62,8 @@ def heads_of(
     Raises:
         ValueError: If it is another prior.
     """
-    entries = x.shape[1]
-    if isinstance(prior, EnsembleKernel):
-        width = prior.bandwidth**2
-
-        def kernel(c: Tensor, a: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-            b = 1 - a
-            centres = a * x + b * h
-            var = v + width * (a**2 + b**2)
-            # |c - centre|^2 less what all members share.
-            logits = (c / var) @ centres.mT - 0.5 * (centres.square() / var).sum(1)
-            w = logits.softmax(1)
-            rest = width * (c - w @ centres) / var
-            return w @ x + a * rest, w @ h + b * rest
-
-        return kernel
+    if isinstance(prior, Kernel):
+        return _kernel_heads(x, h, prior.std**2)
     if isinstance(prior, LearnsHeads):
         return prior.heads((x, h, torch.ones_like(x[0]) if std is None else std), space, simulate)
     joint = torch.cat((x, h), 1)
@@ -83,15 +71,37 @@ def heads_of(
     fitted = prior.fit(joint[:, varies], None, space if varies.all() else None)
     if not isinstance(fitted, FittedGaussian):
         raise ValueError(
-            'MASF with mode="nonlinear" takes EnsembleGaussian, EnsembleKernel, LocalGaussian or '
-            f'NetworkPrior; got {type(prior).__name__}: use mode="bridge", which takes any prior.'
+            "NonlinearMASF takes Gaussian, Kernel or an OnlineNetwork; got "
+            f"{type(prior).__name__}: use MASF, which takes any prior."
         )
-    mean, roots = joint[0].clone(), joint.new_zeros(2 * entries, len(fitted.spectrum))
+    mean, root = joint[0].clone(), joint.new_zeros(joint.shape[1], len(fitted.spectrum))
     mean[varies] = fitted.mean
-    roots[varies] = fitted.basis * fitted.spectrum.sqrt()
-    (xm, hm), (xr, hr) = mean.split(entries), roots.split(entries)
+    root[varies] = fitted.basis * fitted.spectrum.sqrt()
+    return _gaussian_heads(mean, root)
 
-    def gaussian(c: Tensor, a: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+
+def _kernel_heads(x: Tensor, h: Tensor, width: float) -> Heads:
+    """Heads of the kernel density on the pairs, with kernels of that variance."""
+
+    def heads(c: Tensor, a: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        b = 1 - a
+        centres = a * x + b * h
+        var = v + width * (a**2 + b**2)
+        # |c - centre|^2 less what all members share.
+        logits = (c / var) @ centres.mT - 0.5 * (centres.square() / var).sum(1)
+        w = logits.softmax(1)
+        rest = width * (c - w @ centres) / var
+        return w @ x + a * rest, w @ h + b * rest
+
+    return heads
+
+
+def _gaussian_heads(mean: Tensor, root: Tensor) -> Heads:
+    """Heads of the Gaussian of the pairs with that mean and root of the covariance."""
+    entries = len(mean) // 2
+    (xm, hm), (xr, hr) = mean.split(entries), root.split(entries)
+
+    def heads(c: Tensor, a: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         # One matrix for each amplitude: for all samples, or for each.
         b, each = 1 - a, a.reshape(-1, 1, 1)
         root = each * xr + (1 - each) * hr
@@ -100,4 +110,4 @@ def heads_of(
         weights = (torch.linalg.solve(cov, rest.mT).mT @ root).flatten(0, 1)
         return xm + weights @ xr.mT, hm + weights @ hr.mT
 
-    return gaussian
+    return heads

@@ -15,7 +15,7 @@ from scorda.observations.augmentation import AugmentedSpace
 from scorda.observations.modes import Modes
 from scorda.priors.base import EnsemblePrior
 
-__all__ = ["EnsembleKernel", "FittedKernel"]
+__all__ = ["FittedKernel", "Kernel"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,20 +46,20 @@ class FittedKernel:
     def denoise(
         self, u: Float[Tensor, "ensemble ..."], noise: Float[Tensor, "..."]
     ) -> Float[Tensor, "ensemble ..."]:
-        """Exact for any levels, also infinite ones."""
+        """Return the mean given u, exact for any levels, also infinite ones."""
         return self._denoiser.denoise(u, noise)
 
-    def draws(
+    def sample_members(
         self, members: Float[Tensor, "ensemble ..."], noise: Callable[[], Tensor]
     ) -> Float[Tensor, "ensemble ..."]:
-        """The members, each moved within its kernel."""
+        """Return the members, each moved within its kernel."""
         return members + self.bandwidth * noise()
 
-    def carry(
-        self, numbers: Float[Tensor, "ensemble ..."], clock: Float[Tensor, "..."]
+    def map_latents(
+        self, latents: Float[Tensor, "ensemble ..."], rate: Float[Tensor, "..."]
     ) -> Float[Tensor, "ensemble ..."]:
-        """As they are: the kernels reach in every direction."""
-        return numbers
+        """Return the latents as they are: the kernels reach in every direction."""
+        return latents
 
     @cached_property
     def _denoiser(self) -> KernelDenoiser:
@@ -67,22 +67,23 @@ class FittedKernel:
 
 
 @dataclass(frozen=True)
-class EnsembleKernel(EnsemblePrior):
+class Kernel(EnsemblePrior):
     """The kernel density on the members.
 
-    Exact as N grows and the bandwidth falls, however far the forecast is from Gaussian; the
-    members that this takes grow exponentially with the number of directions that are observed.
-    The variance of the density is that of the members plus the square of the bandwidth.
+    Exact as N grows and the standard deviation of a kernel falls, however far the forecast is
+    from Gaussian; the members that this takes grow exponentially with the number of directions
+    that are observed.
+    The variance of the density is that of the members plus that of a kernel.
 
     Arguments:
-        bandwidth: Standard deviation of a kernel, in the units of the state, positive.
+        std: Standard deviation of a kernel, in the units of the state, positive.
     """
 
-    bandwidth: float
+    std: float
 
     def __post_init__(self) -> None:
-        if not self.bandwidth > 0:
-            raise ValueError(f"Got bandwidth = {self.bandwidth}: it must be positive.")
+        if not self.std > 0:
+            raise ValueError(f"Got std = {self.std}: it must be positive.")
 
     def fit(
         self,
@@ -90,4 +91,4 @@ class EnsembleKernel(EnsemblePrior):
         modes: Modes | None = None,
         space: StateSpace | AugmentedSpace | None = None,
     ) -> FittedKernel:
-        return FittedKernel(ensemble if modes is None else modes.forward(ensemble), self.bandwidth)
+        return FittedKernel(ensemble if modes is None else modes.forward(ensemble), self.std)

@@ -1,7 +1,7 @@
-r"""A local Gaussian prior: of each block of the grid with what is near it, by a small matrix.
+r"""A local Gaussian prior: a small matrix for each block of the grid and the entries near it.
 
 A tapered covariance is a matrix of the size of the state, factored at each noise level
-(`ensemble_prior`). Here each block of the grid has a Gaussian of its own for the entries k near
+(`priors.gaussian`). Here each block of the grid has a Gaussian of its own for the entries k near
 it, whose noise grows with their distance from the block's centre as the errors of distant
 observations do in the LETKF, :math:`\nu_k^2 / \rho_k` with a taper :math:`\rho`. The covariance is
 
@@ -24,11 +24,9 @@ Derived here. The tapered errors: Hunt, Kostelich & Szunyogh (2007), Physica D 2
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 import torch
 
@@ -39,10 +37,10 @@ from scorda.core.tapers import GaspariCohn
 from scorda.observations.augmentation import AugmentedSpace
 from scorda.observations.modes import Modes
 from scorda.observations.problem import Problem
-from scorda.priors.base import EnsemblePrior, clocks
-from scorda.priors.whitening import Latest
+from scorda.priors.base import PreparedPrior, PriorRun
+from scorda.priors.gaussian import Latest, positive
 
-__all__ = ["FittedLocal", "LocalGaussian", "LocalHeads"]
+__all__ = ["FittedLocal", "LocalGaussian", "LocalRun"]
 
 # Numbers near the blocks of a batch: what stays in a processor's cache is several times faster.
 BATCH = 2**18
@@ -89,7 +87,7 @@ class FittedLocal:
     def denoise(
         self, u: Float[Tensor, "ensemble ..."], noise: Float[Tensor, "..."]
     ) -> Float[Tensor, "ensemble ..."]:
-        """Exact for the Gaussian of each block; for any levels, also infinite ones."""
+        """Return the mean given u, exact for the Gaussian of each block, for any levels."""
         if noise.ndim == u.ndim and len(noise) > 1:
             pairs = zip(u.split(1), noise.split(1), strict=True)
             return torch.cat([self.denoise(*pair) for pair in pairs])
@@ -98,24 +96,16 @@ class FittedLocal:
         rest = (u - mean).to(Q).flatten(1).mT.contiguous()
         moved = torch.empty_like(rest)
         alone = (self.diagonal * var / (self.diagonal * var + Q))[:, None]
-        for blocks, combined in self.combinations(rest, Q):
-            spanned = root[blocks.own] @ combined
+        for blocks, (W, factor) in zip(self.blocks, self._latest(Q, self._factors), strict=True):
+            seen = _rows(root, blocks.near).mT @ (W[..., None] * _rows(rest, blocks.near))
+            spanned = root[blocks.own] @ torch.cholesky_solve(seen, factor)
             found = spanned + alone[blocks.own] * (rest[blocks.own] - spanned)
             moved[blocks.own[blocks.exists]] = found[blocks.exists]
         return (mean + moved.mT.view_as(u)).to(u)
 
     def single(self) -> FittedLocal:
-        """The same in single precision: enough for a loss, and several times faster."""
+        """Return the same in single precision: enough for a loss, and several times faster."""
         return replace(self, root=self.root.float(), dtype=torch.float32)
-
-    def combinations(
-        self, rest: Float[Tensor, "size ensemble"], Q: Float[Tensor, "size"]
-    ) -> Iterator[tuple[Blocks, Float[Tensor, "blocks members ensemble"]]]:
-        r"""Which combination of the members is found near each block, of :math:`u - m` and Q."""
-        root = self.root.to(rest)
-        for blocks, (W, factor) in zip(self.blocks, self._latest(Q, self._factors), strict=True):
-            seen = _rows(root, blocks.near).mT @ (W[..., None] * _rows(rest, blocks.near))
-            yield blocks, torch.cholesky_solve(seen, factor)
 
     def _factors(self, Q: Float[Tensor, "size"]) -> list[tuple[Tensor, Tensor]]:
         """W near each block and the Cholesky factor of 1 + Y^T W Y, a batch of blocks each."""
@@ -130,74 +120,29 @@ class FittedLocal:
             found.append((W, torch.linalg.cholesky(G)))
         return found
 
-    def draws(
+    def sample_members(
         self, members: Float[Tensor, "ensemble ..."], noise: Callable[[], Tensor]
     ) -> Float[Tensor, "ensemble ..."]:
-        """The members themselves."""
+        """Return the members themselves."""
         return members
 
-    def carry(
-        self, numbers: Float[Tensor, "ensemble ..."], clock: Float[Tensor, "..."]
+    def map_latents(
+        self, latents: Float[Tensor, "ensemble ..."], rate: Float[Tensor, "..."]
     ) -> Float[Tensor, "ensemble ..."]:
-        """As they are.
+        """Return the latents as they are.
 
         With fewer members than entries they do not fill the space that the diagonal reaches: the
         analysis of a coupled bridge then has less variance than that of C.
         """
-        return numbers
+        return latents
 
     @cached_property
     def _latest(self) -> Latest[list[tuple[Tensor, Tensor]]]:
         return Latest()
 
 
-@dataclass(frozen=True, eq=False)
-class LocalHeads:
-    r"""The two heads of a nonlinear observation (`projection`), of local Gaussians of the pairs.
-
-    Of :math:`c = a x + b h + N(0, v)`, b = 1 - a, with entry i of x and h at the same place, a
-    block knows a combination w of the members near it, and of its own entries what they do not
-    span, with the covariances of each pair:
-
-    .. math:: E[x \mid c] = m_x + X w + \eta \, \frac{a C_{xx} + b C_{xh}}{v + \eta s^2}
-        (c - m_c - (a X + b H) w), \quad s^2 = a^2 C_{xx} + 2 a b C_{xh} + b^2 C_{hh} ,
-
-    alike for h. a is one number and v ``(entries)``, in the precision of c. Exact for a Gaussian
-    of the pairs where the radius is infinite, else approximate.
-
-    Arguments:
-        x: Local Gaussians of the states.
-        h: Of their simulated observations, on the same blocks.
-        xh: Covariance of each pair.
-    """
-
-    x: FittedLocal
-    h: FittedLocal
-    xh: Float[Tensor, "entries"]
-
-    def __call__(
-        self, c: Float[Tensor, "ensemble entries"], a: Tensor, v: Float[Tensor, "..."]
-    ) -> tuple[Tensor, Tensor]:
-        b, eta = 1 - a, self.x.diagonal
-        xx, hh, Q = self.x.var, self.h.var, v.expand(c.shape[1])
-        var = a**2 * xx + 2 * a * b * self.xh + b**2 * hh
-        mean, root = a * self.x.mean + b * self.h.mean, a * self.x.root + b * self.h.root
-        between = FittedLocal(mean, root, var, eta, self.x.blocks)
-        rest = (c - mean).mT
-        alone = eta / (Q + eta * var)
-        gains = [alone * (a * xx + b * self.xh), alone * (a * self.xh + b * hh)]
-        heads = [torch.zeros_like(rest), torch.zeros_like(rest)]
-        for blocks, combined in between.combinations(rest, Q):
-            own, exists = blocks.own, blocks.exists
-            left = rest[own] - root[own] @ combined
-            for of, gain, head in zip((self.x, self.h), gains, heads, strict=True):
-                found = of.root[own] @ combined + gain[own, None] * left
-                head[own[exists]] = found[exists]
-        return self.x.mean + heads[0].mT, self.h.mean + heads[1].mT
-
-
 @dataclass(frozen=True)
-class LocalGaussian(EnsemblePrior):
+class LocalGaussian(PreparedPrior):
     r"""Gaussians of the ensemble near each block of the grid.
 
     Exact for the covariance C, above, where the radius is infinite, and so for that of the
@@ -206,7 +151,7 @@ class LocalGaussian(EnsemblePrior):
     covariance (docs/kolmogorov.md).
 
     For observations of entries (masks, strides, selections with independent errors), and for
-    nonlinear ones through the pairs of states and values (`on_grid`, `augment`).
+    nonlinear ones through the pairs of states and values (`PairsOnGrid`, `augment`).
 
     Arguments:
         localization: Taper by distance from the centre of a block.
@@ -217,9 +162,6 @@ class LocalGaussian(EnsemblePrior):
     localization: GaspariCohn
     block: int = 1
     diagonal: float = 0.01
-    _latest: Latest[tuple[Blocks, ...]] | None = field(
-        default=None, init=False, repr=False, compare=False
-    )
 
     of_entries = True
 
@@ -239,8 +181,23 @@ class LocalGaussian(EnsemblePrior):
         if not space.axes:
             raise ValueError(
                 "A LocalGaussian needs a space with coordinates: give the system's space some, or "
-                "use an EnsembleGaussian."
+                "use a Gaussian."
             )
+
+    def begin(self, problem: Problem | None) -> LocalRun:
+        return LocalRun(self)
+
+
+@dataclass(frozen=True, eq=False)
+class LocalRun(PriorRun):
+    """A run of local Gaussians, which keeps its blocks from one fit to the next.
+
+    Arguments:
+        settings: Settings of the prior.
+    """
+
+    settings: LocalGaussian
+    _latest: Latest[tuple[Blocks, ...]] = field(default_factory=Latest, init=False)
 
     def fit(
         self,
@@ -256,62 +213,23 @@ class LocalGaussian(EnsemblePrior):
         if modes is not None and not modes.trivial:
             raise ValueError(
                 "A LocalGaussian takes observations of entries of the state (masks, strides, "
-                "selections with independent errors), which have places: use an EnsembleGaussian "
+                "selections with independent errors), which have places: use a Gaussian "
                 "with localization for any other operator."
             )
         where = space.positions()
         where = where.repeat(space.size // len(where), 1)
-        latest = self._latest or Latest[tuple[Blocks, ...]]()
-        blocks = latest(where, lambda where: self._blocks(where, space, ensemble))
-        mean = ensemble.mean(0)
-        scale = ((1 - self.diagonal) / (len(ensemble) - 1)) ** 0.5
+        blocks = self._latest(where, lambda where: self._blocks(where, space, ensemble))
+        mean, diagonal = ensemble.mean(0), self.settings.diagonal
+        scale = ((1 - diagonal) / (len(ensemble) - 1)) ** 0.5
         root = scale * (ensemble - mean).flatten(1).mT.contiguous()
-        return FittedLocal(mean, root, clocks(ensemble.var(0)), self.diagonal, blocks)
-
-    def heads(
-        self,
-        pairs: tuple[Tensor, Tensor, Tensor],
-        space: StateSpace | AugmentedSpace | None = None,
-        simulate: Callable[..., Any] | None = None,
-    ) -> LocalHeads:
-        """Return the heads of a nonlinear observation; arguments as those of `heads_of`.
-
-        Raises:
-            ValueError: If the values have other places than the first entries of the state.
-        """
-        x, h, _ = pairs
-        grid = space.space if isinstance(space, AugmentedSpace) else None
-        if grid is None or space is None or x.shape[1] != grid.size:
-            raise ValueError(
-                "The heads of a LocalGaussian need the space of the states, and no more values "
-                'than entries: run the filter, or use mode="bridge".'
-            )
-        places = space.positions()
-        entries, values = places.split((grid.size, len(places) - grid.size))
-        if not torch.equal(values.to(entries), entries[: len(values)]):
-            raise ValueError(
-                "The heads of a LocalGaussian need values at every grid point, all present: use "
-                'mode="bridge" for others.'
-            )
-        fitted = (self.fit(part.view(-1, *grid.shape), None, grid) for part in (x, h))
-        of_x, of_h = (replace(f, mean=f.mean.flatten(), var=f.var.flatten()) for f in fitted)
-        xh = ((x - of_x.mean) * (h - of_h.mean)).sum(0) / (len(x) - 1)
-        return LocalHeads(of_x, of_h, xh)
-
-    def begin(self, problem: Problem) -> LocalGaussian:
-        return self.in_one_space()
-
-    def in_one_space(self) -> LocalGaussian:
-        """Return a copy that keeps its blocks from one `fit` to the next, in the same space."""
-        run = copy.copy(self)
-        object.__setattr__(run, "_latest", Latest())
-        return run
+        return FittedLocal(mean, root, positive(ensemble.var(0)), diagonal, blocks)
 
     def _blocks(
         self, where: Tensor, space: StateSpace | AugmentedSpace, ensemble: Tensor
     ) -> tuple[Blocks, ...]:
         grid = space.space if isinstance(space, AugmentedSpace) else space
-        geometry = Geometry(grid, self.localization, self.block)
+        localization, size = self.settings.localization, self.settings.block
+        geometry = Geometry(grid, localization, size)
         # Which block each point is in, then each entry: simulated observations with the point
         # that is nearest.
         block = torch.empty(geometry.points, dtype=torch.long)
@@ -323,24 +241,24 @@ class LocalGaussian(EnsemblePrior):
         found = []
         corners = grid.positions()[geometry.members]
         far = (corners - geometry.centres[:, None]).square().sum(-1).sqrt()[geometry.exists].max()
-        if far >= self.localization.reach:
+        if far >= localization.reach:
             raise ValueError(
-                f"Got blocks of {self.block} points, up to {float(far):.3g} from their centres, "
-                f"for a taper that reaches {self.localization.reach:.3g}: give smaller blocks or "
+                f"Got blocks of {size} points, up to {float(far):.3g} from their centres, "
+                f"for a taper that reaches {localization.reach:.3g}: give smaller blocks or "
                 "a larger radius."
             )
         for local in geometry.local(where, len(ensemble)):
             number = block[local.points[:, 0]]
             taper = local.root_weights.square()
             parts = local.observations, taper, own[number], exists[number]
-            size = max(1, BATCH // (taper.shape[1] * len(ensemble)))
-            for batch in zip(*(part.split(size) for part in parts), strict=True):
+            rows = max(1, BATCH // (taper.shape[1] * len(ensemble)))
+            for batch in zip(*(part.split(rows) for part in parts), strict=True):
                 found.append(Blocks(*(part.to(ensemble.device) for part in batch)))
         return tuple(found)
 
 
 def _rows(x: Float[Tensor, "size columns"], which: Int[Tensor, "blocks near"]) -> Tensor:
-    """``x[which]``, several times faster."""
+    """Return ``x[which]``, several times faster."""
     return x.index_select(0, which.flatten()).view(*which.shape, -1)
 
 

@@ -11,14 +11,18 @@ import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from scorda.core.files import open_dataset
 from scorda.core.shapes import Float, Int, Tensor
 from scorda.core.space import StateSpace
 from scorda.core.times import SECONDS, Start, parse_start, time_unit
+
+if TYPE_CHECKING:
+    import xarray
 
 __all__ = ["Fields", "daily_phases", "phases_of", "read_fields"]
 
@@ -52,8 +56,8 @@ def read_fields(
 ) -> Fields:
     """Read variables on ``(time, ...)`` from a NetCDF file or a zarr store.
 
-    The dimensions after ``time`` are the coordinates of the space; a falling one (latitudes often
-    are) is turned round. Datetimes give a time step in hours.
+    The dimensions after ``time`` are the coordinates of the space, in increasing order (latitudes
+    often fall in a file). Datetimes give a time step in hours.
 
     Arguments:
         path: The file.
@@ -66,73 +70,60 @@ def read_fields(
         ValueError: If the file cannot be read, a variable is missing, times are not regular, or
             values are not finite.
     """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"There is no {path}: give a NetCDF file or a zarr store.")
-    with _opened(path) as dataset:
-        names = [variable] if isinstance(variable, str) else list(variable)
-        names = names or [str(n) for n, v in dataset.items() if "time" in v.dims]
-        missing = [n for n in names if n not in dataset or "time" not in dataset[n].dims]
+    record, names = _read(path, variable)
+    kept = _within(record["time"].values, since, until, path)
+    dims = [str(d) for d in record[names[0]].dims if d != "time"]
+    record = record.isel(time=kept).sortby(dims).transpose("time", *dims)
+    times, attributes = record["time"].values, {n: record[n].attrs for n in (*names, *dims)}
+    units = {n: str(given["units"]) for n, given in attributes.items() if "units" in given}
+    start = times[0].astype("M8[us]") if times.dtype.kind == "M" else None
+    if start is not None:
+        units["time"] = "hours"
+    arrays = [record[n].values for n in names]
+    states = np.stack(arrays, 1) if len(names) > 1 or not dims else arrays[0]
+    places = {d: record[d].values for d in dims}
+    space = StateSpace(states.shape[1:], _step(times, path), tuple(names), places, units=units)
+    return Fields(torch.from_numpy(np.ascontiguousarray(states, np.float64)), space, start)
+
+
+def _read(path: str | Path, variable: str | Sequence[str]) -> tuple[xarray.Dataset, list[str]]:
+    """Read the variables that have a time, or those that are asked for, and return their names."""
+    with open_dataset(path) as dataset:
+        timed = [str(n) for n, v in dataset.items() if "time" in v.dims]
+        names = [variable] if isinstance(variable, str) else list(variable) or timed
+        missing = [n for n in names if n not in timed]
         if missing or not names or "time" not in dataset.coords:
             raise ValueError(
                 f"{path} has the variables {list(dataset)}: it needs {missing or 'one'} on the "
                 "dimension time, with coordinates."
             )
-        times = dataset["time"].values
-        dated = times.dtype.kind == "M"
-        keep = np.ones(len(times), dtype=bool)
+        return dataset[names].load(), names
+
+
+def _within(
+    times: np.ndarray, since: Start | None, until: Start | None, path: str | Path
+) -> np.ndarray:
+    """Return which times lie between two datetimes."""
+    kept = np.ones(len(times), dtype=bool)
+    if times.dtype.kind != "M":
         if since is not None or until is not None:
-            if not dated:
-                raise ValueError(f"The times of {path} are no datetimes: leave since, until out.")
-            keep &= times >= parse_start(since) if since is not None else keep
-            keep &= times <= _end(until) if until is not None else keep
-        if dated and keep.sum() < 2:
-            first, last = (np.datetime_as_string(t, unit="m") for t in (times[0], times[-1]))
-            raise ValueError(
-                f"{path} has {keep.sum()} times from {since or first} to {until or last}: its "
-                f"times are {first} to {last}, and at least two are needed."
-            )
-        times = times[keep]
-        dims = [str(d) for d in dataset[names[0]].dims if d != "time"]
-        arrays = [dataset[n].transpose("time", *dims).values[keep] for n in names]
-        places = {d: np.asarray(dataset[d].values, dtype=float) for d in dims}
-        units = {n: str(dataset[n].attrs["units"]) for n in names if "units" in dataset[n].attrs}
-        units |= {d: str(dataset[d].attrs["units"]) for d in dims if "units" in dataset[d].attrs}
-    if len(times) < 2:
-        raise ValueError(f"{path} has {len(times)} times: at least two are needed.")
-    elapsed = (times - times[0]) / np.timedelta64(1, "h") if dated else times.astype(float)
-    gaps = np.diff(elapsed)
-    if not gaps[0] > 0 or not np.allclose(gaps, gaps[0], rtol=1e-6):
-        raise ValueError(f"The times of {path} are not regular: give equal steps, increasing.")
-    if dated:
-        units["time"] = "hours"
-    for axis, name in enumerate(dims, start=1):
-        if len(places[name]) > 1 and places[name][0] > places[name][-1]:
-            places[name] = places[name][::-1].copy()
-            arrays = [np.flip(array, axis) for array in arrays]
-    states = np.stack(arrays, 1) if len(names) > 1 or not dims else arrays[0]
-    space = StateSpace(states.shape[1:], float(gaps[0]), tuple(names), places, units=units)
-    tensor = torch.from_numpy(np.ascontiguousarray(states, dtype=np.float64))
-    return Fields(tensor, space, times[0].astype("M8[us]") if dated else None)
-
-
-def _opened(path: Path) -> Any:
-    """The dataset in a NetCDF file or a zarr store."""
-    import xarray
-
-    engine = "zarr" if path.is_dir() else None
-    try:
-        return xarray.open_dataset(path, engine=engine, decode_timedelta=False)
-    except (OSError, ValueError) as error:
-        reason = "" if "IO backends" in str(error) else f" ({error})"
+            raise ValueError(f"The times of {path} are no datetimes: leave since, until out.")
+        return kept
+    if since is not None:
+        kept &= times >= parse_start(since)
+    if until is not None:
+        kept &= times <= _end(until)
+    if kept.sum() < 2:
+        first, last = (np.datetime_as_string(t, unit="m") for t in times[[0, -1]])
         raise ValueError(
-            f"{path} cannot be read as a NetCDF file or a zarr store{reason}: give one of them, "
-            "whole and with the right to read it."
-        ) from error
+            f"{path} has {kept.sum()} times from {since or first} to {until or last}: its "
+            f"times are {first} to {last}, and at least two are needed."
+        )
+    return kept
 
 
 def _end(until: Start) -> np.datetime64:
-    """Last datetime that counts: the end of the day where only a date is given."""
+    """Return the last datetime that counts: the end of the day where only a date is given."""
     try:
         day = datetime.date.fromisoformat(str(until).strip())
     except ValueError:
@@ -140,8 +131,20 @@ def _end(until: Start) -> np.datetime64:
     return np.datetime64(day, "us") + np.timedelta64(1, "D") - np.timedelta64(1, "us")
 
 
+def _step(times: np.ndarray, path: str | Path) -> float:
+    """Return the step between regular times, in hours where they are datetimes."""
+    if len(times) < 2:
+        raise ValueError(f"{path} has {len(times)} times: at least two are needed.")
+    dated = times.dtype.kind == "M"
+    elapsed = (times - times[0]) / np.timedelta64(1, "h") if dated else times.astype(float)
+    gaps = np.diff(elapsed)
+    if not gaps[0] > 0 or not np.allclose(gaps, gaps[0], rtol=1e-6):
+        raise ValueError(f"The times of {path} are not regular: give equal steps, increasing.")
+    return float(gaps[0])
+
+
 def daily_phases(space: StateSpace) -> int:
-    """Steps per day; 1 where a day is not a whole number of steps or time has no unit."""
+    """Return the steps per day; 1 where a day is no whole number of them or time has no unit."""
     if "time" not in space.units:
         return 1
     steps = 86400.0 / (space.dt * SECONDS[time_unit(space)])
@@ -149,7 +152,7 @@ def daily_phases(space: StateSpace) -> int:
 
 
 def phases_of(start: Start, states: int, space: StateSpace) -> Int[Tensor, "states"]:
-    """Phase of each of so many states from a datetime on; it must lie on a step of the day.
+    """Return the phase of each of so many states from a datetime on, which is a step of the day.
 
     Raises:
         ValueError: If `start` is no datetime or lies between two steps.

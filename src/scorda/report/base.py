@@ -1,4 +1,4 @@
-"""What all figures share: colours, settings of matplotlib, names of components and axes.
+"""Colours, settings of matplotlib, and names of components and axes that all figures share.
 
 The colours are those of Okabe & Ito (2008), which colour-blind readers can tell apart.
 """
@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import numpy as np
+import torch
 
-from scorda.core.shapes import Tensor
+from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.observations.observations import Observations
 from scorda.observations.problem import Analysis
@@ -29,52 +30,41 @@ __all__ = [
     "TRUTH",
     "Columns",
     "Row",
-    "axis_label",
+    "at_steps",
     "channel_of",
     "colours_of",
     "columns_of",
     "component_name",
     "label_time",
     "log_ticks",
+    "moments",
     "style",
     "subplots",
     "times_of",
+    "with_unit",
 ]
 
 
 @runtime_checkable
 class Row(Protocol):
-    """Scores of one method over its seeds, as a benchmark makes them."""
+    """The scores of one method over its seeds, as a benchmark makes them.
+
+    ``mean`` and ``error`` have the mean of each score over the seeds and the standard error of
+    that mean; ``failures`` has the messages of the runs that diverged.
+    """
 
     @property
-    def label(self) -> str:
-        """Name of the method."""
-        ...
-
+    def label(self) -> str: ...
     @property
-    def members(self) -> int:
-        """Number of members."""
-        ...
-
+    def members(self) -> int: ...
     @property
-    def seeds(self) -> int:
-        """Number of seeds."""
-        ...
-
+    def seeds(self) -> int: ...
     @property
-    def mean(self) -> Mapping[str, float]:
-        """Mean over the seeds, by score."""
-        ...
-
+    def mean(self) -> Mapping[str, float]: ...
     @property
-    def error(self) -> Mapping[str, float]:
-        """Standard error of the mean, by score."""
-        ...
-
+    def error(self) -> Mapping[str, float]: ...
     @property
-    def failures(self) -> Sequence[str]:
-        """Messages of the runs that diverged."""
-        ...
+    def failures(self) -> Sequence[str]: ...
 
 
 INK, MUTED, TRUTH, OBSERVED = "#222222", "#767676", "#000000", "#D55E00"
@@ -106,12 +96,12 @@ STYLE: dict[str, Any] = {
     "figure.dpi": 110,
 }
 
-Columns = Mapping[str, Any]
+Columns = Mapping[Any, Any]
 
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Settings of matplotlib for these figures, inside the block only."""
+    """Set matplotlib up for these figures, inside the block only."""
     import matplotlib
 
     with matplotlib.rc_context(cast(Any, STYLE)):
@@ -119,12 +109,12 @@ def style() -> Iterator[None]:
 
 
 def colours_of(names: Sequence[str]) -> dict[str, str]:
-    """One colour per name, in their order."""
+    """Return one colour per name, in their order."""
     return {name: METHODS[i % len(METHODS)] for i, name in enumerate(dict.fromkeys(names))}
 
 
 def component_name(space: StateSpace, component: int) -> str:
-    """Name of a component of the flattened state, such as ``x`` or ``x[12]``."""
+    """Return the name of a component of the flattened state, such as ``x`` or ``x[12]``."""
     index = np.unravel_index(component, space.shape)
     if not space.has_channels:
         return f"{space.variables[0]}[{', '.join(str(int(i)) for i in index)}]"
@@ -133,12 +123,12 @@ def component_name(space: StateSpace, component: int) -> str:
 
 
 def channel_of(values: Tensor, channel: int, space: StateSpace) -> Tensor:
-    """One variable of states with any leading axes."""
+    """Return one variable of states with any leading axes."""
     return values.select(-len(space.shape), channel) if space.has_channels else values
 
 
 def columns_of(observations: Sequence[Observations] | Columns | None, space: StateSpace) -> Any:
-    """Columns of observations, given as such or as a sequence of instruments."""
+    """Return the columns of observations, given as such or as a sequence of instruments."""
     if observations is None or hasattr(observations, "keys"):
         return observations
     from scorda.store.groups import observation_table
@@ -146,15 +136,30 @@ def columns_of(observations: Sequence[Observations] | Columns | None, space: Sta
     return observation_table(observations, space)
 
 
+def at_steps(analysis: Analysis, steps: slice | Sequence[int]) -> Analysis:
+    """Return the part of a posterior at some steps."""
+    weights = None if analysis.weights is None else analysis.weights[:, steps]
+    return Analysis(analysis.states[:, steps], analysis.space, weights)
+
+
 def times_of(analysis: Analysis, time: np.ndarray | None) -> np.ndarray:
-    """Times on the axis: those given, or model times."""
-    if time is not None:
-        return np.asarray(time)
-    return analysis.space.dt * np.arange(analysis.states.shape[1])
+    """Return the times on the axis: those given, or model times."""
+    steps = np.arange(analysis.states.shape[1])
+    return analysis.space.dt * steps if time is None else np.asarray(time)
+
+
+def moments(
+    states: Float[Tensor, "ensemble time ..."], weights: Float[Tensor, "ensemble time"] | None
+) -> tuple[Float[Tensor, "time ..."], Float[Tensor, "time ..."]]:
+    """Return the mean and the standard deviation of the members at each step."""
+    equal = states.new_full(states.shape[:2], 1 / len(states))
+    w = equal if weights is None else weights.to(states)
+    mean = torch.einsum("et,et...->t...", w, states)
+    return mean, torch.einsum("et,et...->t...", w, (states - mean).square()).sqrt()
 
 
 def label_time(axis: Axis, times: np.ndarray, space: StateSpace) -> None:
-    """Label an axis of times: with their unit, or as dates."""
+    """Label an axis of times with their unit, or as dates."""
     if times.dtype.kind == "M":
         from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
@@ -162,12 +167,11 @@ def label_time(axis: Axis, times: np.ndarray, space: StateSpace) -> None:
         axis.set_major_locator(locator)
         axis.set_major_formatter(ConciseDateFormatter(locator))
         return
-    unit = space.units.get("time", "")
-    axis.set_label_text(f"time ({unit})" if unit else "time")
+    axis.set_label_text(with_unit(space, "time"))
 
 
-def axis_label(space: StateSpace, name: str) -> str:
-    """Label of an axis of a coordinate."""
+def with_unit(space: StateSpace, name: str) -> str:
+    """Return the name of a variable, a coordinate or the time, with its unit if it has one."""
     unit = space.units.get(name, "")
     return f"{name} ({unit})" if unit else name
 
@@ -175,7 +179,7 @@ def axis_label(space: StateSpace, name: str) -> str:
 def subplots(
     rows: int, columns: int, width: float, height: float, sharey: bool = False
 ) -> tuple[Figure, np.ndarray]:
-    """A figure and its axes ``(rows, columns)``."""
+    """Make a figure and its axes ``(rows, columns)``."""
     # Not pyplot: it would keep each figure alive and choose a window system.
     from matplotlib.figure import Figure
 
@@ -187,7 +191,7 @@ def subplots(
 
 
 def log_ticks(axis: Axis) -> None:
-    """Ticks at 1, 2 and 5 of each decade, as plain numbers, for an axis that is logarithmic."""
+    """Set ticks of a logarithmic axis at 1, 2 and 5 of each decade, as plain numbers."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 from scorda.core.shapes import Float, Tensor
@@ -15,13 +16,13 @@ if TYPE_CHECKING:
 
 __all__ = ["comparison", "means", "sweep"]
 
-# Of these a method has enough at 1, or at the nominal level.
+# Scores that are best at a value of their own, which a line marks.
 IDEAL = {"spread_skill": 1.0, "coverage": 0.9, "w1/floor": 1.0}
 MARKERS = "osD^vP*X"
 
 
 def comparison(rows: Sequence[Row], scores: Sequence[str]) -> Figure:
-    """One panel per score, one line per entry: mean and two standard errors.
+    """Draw one panel per score with one line per entry: mean and two standard errors.
 
     An entry with a run that diverged has no point.
 
@@ -47,9 +48,9 @@ def comparison(rows: Sequence[Row], scores: Sequence[str]) -> Figure:
 
 
 def sweep(rows: Sequence[Row], scores: Sequence[str]) -> Figure:
-    """One panel per score over what is varied, one line per method, two standard errors.
+    """Draw one panel per score over what is varied, one line per method, two standard errors.
 
-    Where a method diverged its line has a gap.
+    The line of a method has a gap where the method diverged.
 
     Arguments:
         rows: Rows whose labels are of the form ``name=value, method``.
@@ -64,16 +65,15 @@ def sweep(rows: Sequence[Row], scores: Sequence[str]) -> Figure:
     with style():
         figure, panels = subplots(lines, columns, 4.2 * columns, 3.1 * lines)
         for panel, score in zip(panels.flat, scores, strict=False):
-            for marker, (method, colour) in zip(_markers(), colours.items(), strict=False):
-                points = [
+            for marker, (method, colour) in zip(cycle(MARKERS), colours.items(), strict=False):
+                points = sorted(
                     (value, *_of(row, score))
                     for row, value, (_, m) in zip(rows, values, parts, strict=True)
                     if m == method
-                ]
-                x, mean, error = zip(*sorted(points, key=lambda p: p[0]), strict=True)
-                panel.errorbar(
-                    x, mean, [2 * e for e in error], fmt=f"{marker}-", color=colour, label=method
                 )
+                x, mean, error = zip(*points, strict=True)
+                marks = {"fmt": f"{marker}-", "color": colour, "label": method}
+                panel.errorbar(x, mean, [2 * e for e in error], **marks)
             _mark(panel, score, vertical=False)
             if max(values) > 4 * min(values) > 0:
                 panel.set_xscale("log")
@@ -94,7 +94,7 @@ def means(
     dt: float,
     every: int,
 ) -> Figure:
-    """The first component of the truth and of ensemble means, one panel per method.
+    """Draw the first component of the truth and of ensemble means, one panel per method.
 
     Arguments:
         truth: True states.
@@ -103,11 +103,12 @@ def means(
         every: Steps between analyses, the last of which is at the end; marked by lines.
     """
     time = [dt * (step - len(truth) + 1) for step in range(len(truth))]
+    first = truth[:, 0].cpu().numpy()
     with style():
         figure, panels = subplots(len(found), 1, 8, 1.3 * len(found) + 0.5)
         for panel, (method, mean) in zip(panels.flat, found.items(), strict=True):
-            panel.vlines(time[::-every], *_range(truth), color=MUTED, linewidth=0.4)
-            panel.plot(time, truth[:, 0].cpu().numpy(), color=TRUTH, linewidth=1)
+            panel.vlines(time[::-every], first.min(), first.max(), color=MUTED, linewidth=0.4)
+            panel.plot(time, first, color=TRUTH, linewidth=1)
             if mean is None:
                 panel.set_title(f"{method}: diverged")
                 continue
@@ -118,12 +119,8 @@ def means(
     return figure
 
 
-def _range(truth: Tensor) -> tuple[float, float]:
-    return float(truth[:, 0].min()), float(truth[:, 0].max())
-
-
 def _of(row: Row, score: str) -> tuple[float, float]:
-    """Mean and standard error; NaN where there is none."""
+    """Return mean and standard error; NaN stands for a missing mean and 0 for a missing error."""
     error = row.error.get(score, math.nan)
     return row.mean.get(score, math.nan), 0.0 if math.isnan(error) else error
 
@@ -133,7 +130,3 @@ def _mark(panel: Axes, score: str, vertical: bool) -> None:
         at = IDEAL.get(score, 0.0 if "bias" in score else 1.0)
         line = panel.axvline if vertical else panel.axhline
         line(at, color=MUTED, linewidth=0.8, linestyle="--", zorder=0)
-
-
-def _markers() -> Sequence[str]:
-    return MARKERS * 3

@@ -10,24 +10,30 @@ import numpy as np
 import torch
 
 from scorda.core.shapes import Float, Tensor
+from scorda.core.space import StateSpace
 from scorda.observations.observations import Observations
 from scorda.observations.problem import Analysis
 from scorda.report.base import (
     INK,
     Columns,
-    axis_label,
+    at_steps,
     channel_of,
     columns_of,
     label_time,
+    moments,
     style,
     subplots,
     times_of,
+    with_unit,
 )
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["fields", "hovmoller"]
+
+STATE, ERROR = "cividis", "Purples"
 
 
 def fields(
@@ -38,7 +44,7 @@ def fields(
     variable: str | None = None,
     members: int = 2,
 ) -> Figure:
-    """A two-dimensional field at one step: truth, observations, mean, spread and members.
+    """Draw a two-dimensional field at one step: truth, observations, mean, spread and members.
 
     Arguments:
         analysis: The posterior, of a space with two coordinates.
@@ -58,73 +64,33 @@ def fields(
             "`trajectories` or `hovmoller`."
         )
     channel = 0 if variable is None else space.variable(variable)
-    states = channel_of(analysis.states[:, step], channel, space).double()
-    weights = None if analysis.weights is None else analysis.weights[:, step].double()
-    w = torch.full((len(states),), 1 / len(states)).double() if weights is None else weights
-    mean = torch.einsum("e,eyx->yx", w, states)
-    spread = torch.einsum("e,eyx->yx", w, (states - mean).square()).sqrt()
-    panels: list[tuple[str, Tensor | None]] = []
+    chosen = at_steps(analysis, [step])
+    states = channel_of(chosen.states, channel, space).double()
+    (mean,), (spread,) = moments(states, chosen.weights)
+    panels: dict[str, Tensor | Columns] = {}
     if truth is not None:
-        panels.append(("Truth", channel_of(truth[step], channel, space)))
+        panels["Truth"] = channel_of(truth[step], channel, space)
     table = columns_of(observations, space)
     if table is not None:
-        panels.append(("Observations", None))
-    panels += [("Mean", mean), ("Spread", spread)]
-    panels += [(f"Member {i}", states[i]) for i in range(min(members, len(states)))]
-    shown = torch.stack([p for title, p in panels if p is not None and title != "Spread"])
-    low, high = float(shown.min()), float(shown.max())
-    vertical, horizontal = (np.asarray((space.coordinates or {})[name]) for name in space.axes)
-    aspect = np.ptp(vertical) / max(np.ptp(horizontal), 1e-12)
-    unit = space.units.get(space.variables[channel], "")
+        panels["Observations"] = _seen(table, step, channel, space)
+    panels |= {"Mean": mean, "Spread": spread}
+    panels |= {f"Member {i}": states[i, 0] for i in range(min(members, len(states)))}
+    shown = torch.stack([v for v in panels.values() if isinstance(v, Tensor) and v is not spread])
+    low, high = map(float, shown.aminmax())
     with style():
-        columns = min(3, len(panels))
-        at = [title for title, _ in panels].index("Spread")
-        if at % columns == columns - 1:
-            # Its own colour bar has no room beside the common one.
-            panels[at - 1 : at + 1] = reversed(panels[at - 1 : at + 1])
-        rows = math.ceil(len(panels) / columns)
-        height = rows * (2.4 * min(max(aspect, 0.4), 1.6) + 0.55)
-        figure, axes = subplots(rows, columns, 2.7 * columns + 0.9, height, sharey=True)
-        colours: dict[str, Any] = {"vmin": low, "vmax": high, "cmap": "cividis"}
-        image = None
-        for panel, (title, values) in zip(axes.flat, panels, strict=False):
-            panel.set_title(title)
-            panel.set_aspect("equal")
-            if values is None:
-                assert table is not None
-                here = np.asarray(table["step"]) == step
-                if space.has_channels and "component" in table:
-                    # Those known to be of another variable are at the same places.
-                    of = np.asarray(table["component"]) // math.prod(space.grid)
-                    here &= (of == channel) | (of < 0)
-                panel.scatter(
-                    np.asarray(table[space.axes[1]])[here],
-                    np.asarray(table[space.axes[0]])[here],
-                    c=np.asarray(table["value"])[here],
-                    s=26,
-                    edgecolors=INK,
-                    linewidths=0.4,
-                    **colours,
-                )
-                panel.set_facecolor("#f3f3f3")
-                panel.set_xlim(*_extent(horizontal))
-                panel.set_ylim(*_extent(vertical))
-            elif title == "Spread":
-                drawn = panel.pcolormesh(
-                    horizontal, vertical, values, cmap="Purples", vmin=0, rasterized=True
-                )
-                figure.colorbar(drawn, ax=panel, shrink=0.8, aspect=22)
+        figure, axes = _canvas(list(panels), space)
+        places = figure.axes
+        for title, panel in axes.items():
+            values = panels[title]
+            if not isinstance(values, Tensor):
+                _dots(panel, values, space, vmin=low, vmax=high, cmap=STATE)
+            elif values is not spread:
+                image = _mesh(panel, values, space, vmin=low, vmax=high, cmap=STATE)
             else:
-                image = panel.pcolormesh(horizontal, vertical, values, rasterized=True, **colours)
-        for panel in list(axes.flat)[len(panels) :]:
-            panel.set_visible(False)
-        for panel in axes[-1]:
-            panel.set_xlabel(axis_label(space, space.axes[1]))
-        for panel in axes[:, 0]:
-            panel.set_ylabel(axis_label(space, space.axes[0]))
-        assert image is not None
-        bar = figure.colorbar(image, ax=axes, shrink=0.7, aspect=30)
-        bar.set_label(f"{space.variables[channel]}{f' ({unit})' if unit else ''}")
+                own = _mesh(panel, values, space, vmin=0, cmap=ERROR)
+                figure.colorbar(own, ax=panel, shrink=0.8, aspect=22)
+        bar = figure.colorbar(image, ax=places, shrink=0.7, aspect=30)
+        bar.set_label(with_unit(space, space.variables[channel]))
     return figure
 
 
@@ -134,7 +100,7 @@ def hovmoller(
     time: np.ndarray | None = None,
     variable: str | None = None,
 ) -> Figure:
-    """A one-dimensional field over time: truth, mean, and error of the mean beside the spread.
+    """Draw a one-dimensional field over time: truth, mean, error of the mean, and spread.
 
     Arguments:
         analysis: The posterior, of a space with one coordinate.
@@ -152,43 +118,90 @@ def hovmoller(
         )
     channel = 0 if variable is None else space.variable(variable)
     axis, sites = times_of(analysis, time), np.asarray((space.coordinates or {})[space.axes[0]])
-    mean = channel_of(analysis.mean, channel, space)
     states = channel_of(analysis.states, channel, space)
-    w = analysis.weights
-    if w is None:
-        spread = states.std(0) if len(states) > 1 else torch.zeros_like(mean)
-    else:
-        spread = torch.einsum("et,etx->tx", w.to(states), (states - mean).square()).sqrt()
-    panels = [("Mean", mean), ("Spread", spread)]
+    mean, spread = moments(states, analysis.weights)
+    if analysis.weights is None and len(states) > 1:
+        spread = states.std(0)
+    fields, errors = {"Mean": mean}, {"Spread": spread}
     if truth is not None:
         true = channel_of(truth, channel, space)
-        panels = [("Truth", true), ("Mean", mean), ("|Mean − truth|", (mean - true).abs())]
-        panels.append(("Spread", spread))
-    low, high = float(panels[0][1].min()), float(panels[0][1].max())
+        fields = {"Truth": true} | fields
+        errors = {"|Mean − truth|": (mean - true).abs()} | errors
+    low, high = map(float, next(iter(fields.values())).aminmax())
     # A few large errors must not wash out the rest.
-    errors = [values.flatten() for title, values in panels if title[0] in "|S"]
-    top = max(float(v[:: max(1, len(v) // 10**6)].quantile(0.99)) for v in errors)
+    samples = [v.flatten()[:: max(1, v.numel() // 10**6)] for v in errors.values()]
+    top = max(float(v.quantile(0.99)) for v in samples)
+    state, error = (space.variables[channel], low, high, STATE), ("error, spread", 0, top, ERROR)
+    panels, drawn = fields | errors, {}
     with style():
         figure, axes = subplots(1, len(panels), 2.1 * len(panels) + 0.8, 3.6, sharey=True)
-        drawn: dict[str, Any] = {}
-        for panel, (title, values) in zip(axes[0], panels, strict=True):
-            error = title[0] in "|S"
-            limits = {"vmin": 0, "vmax": top} if error else {"vmin": low, "vmax": high}
-            colours = "Purples" if error else "cividis"
-            drawn["error" if error else "state"] = panel.pcolormesh(
-                sites, axis, values, cmap=colours, rasterized=True, **limits
+        for panel, (title, values) in zip(axes[0], panels.items(), strict=True):
+            label, vmin, vmax, cmap = error if title in errors else state
+            drawn[label] = panel.pcolormesh(
+                sites, axis, values, rasterized=True, vmin=vmin, vmax=vmax, cmap=cmap
             )
             panel.set_title(title)
-            panel.set_xlabel(axis_label(space, space.axes[0]))
+            panel.set_xlabel(with_unit(space, space.axes[0]))
         label_time(axes[0, 0].yaxis, axis, space)
-        for kind, image in drawn.items():
+        for label, image in drawn.items():
             bar = figure.colorbar(image, ax=axes, shrink=0.75, aspect=26, pad=0.02)
-            bar.set_label(space.variables[channel] if kind == "state" else "error, spread")
+            bar.set_label(label)
     return figure
 
 
+def _seen(table: Columns, step: int, channel: int, space: StateSpace) -> Columns:
+    """Return the columns of the values that were observed of a variable at a step."""
+    here = np.asarray(table["step"]) == step
+    if space.has_channels and "component" in table:
+        # Those known to be of another variable are at the same places.
+        of = np.asarray(table["component"]) // math.prod(space.grid)
+        here &= (of == channel) | (of < 0)
+    return {name: np.asarray(table[name])[here] for name in (*space.axes, "value")}
+
+
+def _canvas(titles: list[str], space: StateSpace) -> tuple[Figure, dict[str, Axes]]:
+    """Make a figure of empty maps in rows of three, and their axes by title."""
+    columns = min(3, len(titles))
+    at = titles.index("Spread")
+    if at % columns == columns - 1:
+        # Its own colour bar has no room beside the common one.
+        titles[at - 1 : at + 1] = reversed(titles[at - 1 : at + 1])
+    rows = math.ceil(len(titles) / columns)
+    vertical, horizontal = map(np.ptp, _positions(space))
+    aspect = min(max(vertical / max(horizontal, 1e-12), 0.4), 1.6)
+    size = 2.7 * columns + 0.9, rows * (2.4 * aspect + 0.55)
+    figure, axes = subplots(rows, columns, *size, sharey=True)
+    for panel in axes.flat[len(titles) :]:
+        panel.set_visible(False)
+    for panel in axes[-1]:
+        panel.set_xlabel(with_unit(space, space.axes[1]))
+    for panel in axes[:, 0]:
+        panel.set_ylabel(with_unit(space, space.axes[0]))
+    panels = dict(zip(titles, axes.flat, strict=False))
+    for title, panel in panels.items():
+        panel.set_title(title)
+        panel.set_aspect("equal")
+    return figure, panels
+
+
+def _mesh(panel: Axes, values: Tensor, space: StateSpace, **colours: Any) -> Any:
+    vertical, horizontal = _positions(space)
+    return panel.pcolormesh(horizontal, vertical, values, rasterized=True, **colours)
+
+
+def _dots(panel: Axes, seen: Columns, space: StateSpace, **colours: Any) -> None:
+    (y, vertical), (x, horizontal) = zip(space.axes, _positions(space), strict=True)
+    edges: dict[str, Any] = {"s": 26, "edgecolors": INK, "linewidths": 0.4}
+    panel.scatter(seen[x], seen[y], c=seen["value"], **edges, **colours)
+    panel.set(facecolor="#f3f3f3", xlim=_extent(horizontal), ylim=_extent(vertical))
+
+
+def _positions(space: StateSpace) -> list[np.ndarray]:
+    return [np.asarray((space.coordinates or {})[name]) for name in space.axes]
+
+
 def _extent(positions: np.ndarray) -> tuple[float, float]:
-    """Outer edges of the cells around positions."""
+    """Return the outer edges of the cells around positions."""
     if len(positions) == 1:
         return positions[0] - 0.5, positions[0] + 0.5
     first, last = positions[1] - positions[0], positions[-1] - positions[-2]

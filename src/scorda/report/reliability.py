@@ -11,8 +11,9 @@ import torch
 
 from scorda import metrics
 from scorda.core.shapes import Float, Tensor
+from scorda.metrics.series import as_series, variance
 from scorda.observations.problem import Analysis
-from scorda.report.base import MUTED, colours_of, log_ticks, style, subplots
+from scorda.report.base import MUTED, at_steps, colours_of, log_ticks, style, subplots
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,7 +28,7 @@ def rank_histograms(
     bins: int = 16,
     colours: Mapping[str, str] | None = None,
 ) -> Figure:
-    """Rank of the truth among the members, with the band of a reliable ensemble.
+    """Draw the rank of the truth among the members, with the band of a reliable ensemble.
 
     Arguments:
         analyses: Analyses by name.
@@ -44,26 +45,24 @@ def rank_histograms(
             rows, columns, 2.4 * columns + 0.4, 2.1 * rows + 0.3, sharey=True
         )
         for panel, (name, analysis) in zip(panels.flat, analyses.items(), strict=False):
-            weights = None if analysis.weights is None else analysis.weights[:, first:]
-            states, y = analysis.states[:, first:].double(), truth[first:].double()
-            number = min(bins, len(states) + 1)
+            part, y = at_steps(analysis, slice(first, None)), truth[first:].double()
+            number = min(bins, len(part.states) + 1)
             generator = torch.Generator().manual_seed(0)
-            histogram = metrics.rank_histogram(states, y, weights, number, generator=generator)
-            expected = float(histogram.counts.sum()) / number
-            edges = (np.arange(number) + 0.5) / number
-            heights = histogram.counts.numpy() / expected
-            panel.axhspan(
-                histogram.low / expected, histogram.high / expected, color="#d9d9d9", linewidth=0
+            histogram = metrics.rank_histogram(
+                part.states.double(), y, part.weights, number, generator=generator
             )
+            expected = float(histogram.counts.sum()) / number
+            band = histogram.low / expected, histogram.high / expected
+            panel.axhspan(*band, color="#d9d9d9", linewidth=0)
             panel.axhline(1, color=MUTED, linewidth=0.8)
-            panel.bar(edges, heights, 0.86 / number, color=colours[name], alpha=0.9)
-            panel.set_title(name)
-            panel.set_xlim(0, 1)
+            centres = (np.arange(number) + 0.5) / number
+            heights = histogram.counts.numpy() / expected
+            panel.bar(centres, heights, 0.86 / number, color=colours[name], alpha=0.9)
+            panel.set(title=name, xlim=(0, 1), xlabel="rank of the truth")
             panel.set_xticks([0, 0.5, 1], ["0", "½", "1"])
-            panel.set_xlabel("rank of the truth")
         for panel in panels[:, 0]:
             panel.set_ylabel("frequency / expected")
-        for panel in list(panels.flat)[len(analyses) :]:
+        for panel in panels.flat[len(analyses) :]:
             panel.set_visible(False)
     return figure
 
@@ -75,7 +74,7 @@ def spread_skill(
     bins: int = 8,
     colours: Mapping[str, str] | None = None,
 ) -> Figure:
-    """Error against spread, in bins of equally many values; a reliable ensemble is on the line.
+    """Draw error against spread in bins of equal size; a reliable ensemble lies on the line.
 
     Arguments:
         analyses: Analyses by name.
@@ -87,22 +86,18 @@ def spread_skill(
     colours = colours or colours_of(list(analyses))
     with style():
         figure, panels = subplots(1, 1, 3.9, 3.6)
-        panel = panels[0, 0]
-        ends = []
+        panel, ends = panels[0, 0], []
         for name, analysis in analyses.items():
             spread, error = _binned(analysis, truth, first, bins)
-            panel.plot(
-                spread, error, "o-", color=colours[name], markersize=4, linewidth=1, label=name
-            )
+            marks = {"color": colours[name], "markersize": 4, "linewidth": 1}
+            panel.plot(spread, error, "o-", label=name, **marks)
             ends += [*spread[spread > 0], *error[error > 0]]
         low, high = 0.8 * min(ends), 1.25 * max(ends)
         panel.plot([low, high], [low, high], color=MUTED, linewidth=0.9, zorder=0)
-        panel.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
+        panel.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), aspect="equal")
         for axis in (panel.xaxis, panel.yaxis):
             log_ticks(axis)
-        panel.set_aspect("equal")
-        panel.set_xlabel("spread")
-        panel.set_ylabel("RMSE at that spread")
+        panel.set(xlabel="spread", ylabel="RMSE at that spread")
         panel.text(0.97, 0.04, "overconfident above the line", transform=panel.transAxes,
                    ha="right", fontsize=8.5, color=MUTED)  # fmt: skip
         panel.legend(loc="upper left", handlelength=1.2)
@@ -112,17 +107,12 @@ def spread_skill(
 def _binned(
     analysis: Analysis, truth: Tensor, first: int, bins: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Root of the mean variance, and of the mean squared error, in bins of the variance."""
-    states, y = analysis.states[:, first:].flatten(2).double(), truth[first:].flatten(1).double()
-    if analysis.weights is None:
-        w = states.new_full((*states.shape[:2], 1), 1 / len(states))
-    else:
-        w = analysis.weights[:, first:, None].double()
-    mean = (w * states).sum(0)
-    own = w.square().sum(0)
-    variance = (w * (states - mean).square()).sum(0) / (1 - own).clamp_min(1e-12)
+    """Return the roots of the mean variance and mean squared error, in bins of the variance."""
+    part = at_steps(analysis, slice(first, None))
+    x, y, w = as_series(part.states.double(), truth[first:].double(), part.weights)
     # The error of a mean of N members exceeds the variance by 1/N of it; the spread gets it too.
-    pairs = torch.stack([((1 + own) * variance).flatten(), (mean - y).square().flatten()])
+    spread = (1 + w.square().sum(0)) * variance(x, w)
+    pairs = torch.stack([spread, ((w * x).sum(0) - y).square()]).flatten(1)
     parts = pairs[:, pairs[0].argsort()].tensor_split(min(bins, pairs.shape[1]), 1)
     binned = torch.stack([part.mean(1).sqrt() for part in parts]).numpy()
     return binned[:, 0], binned[:, 1]

@@ -9,7 +9,6 @@ import numpy as np
 
 from scorda import metrics
 from scorda.core.shapes import Float, Tensor
-from scorda.core.space import StateSpace
 from scorda.observations.observations import Observations
 from scorda.observations.problem import Analysis
 from scorda.report.base import (
@@ -17,6 +16,7 @@ from scorda.report.base import (
     OBSERVED,
     TRUTH,
     Columns,
+    at_steps,
     colours_of,
     columns_of,
     component_name,
@@ -28,6 +28,7 @@ from scorda.report.base import (
 )
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["error_and_spread", "trajectories"]
@@ -42,7 +43,7 @@ def trajectories(
     time: np.ndarray | None = None,
     steps: tuple[int, int] | None = None,
 ) -> Figure:
-    """Components over time: members, the central 90 % of the ensemble, truth and observations.
+    """Draw components over time: members, their central 90 %, truth and observations.
 
     Arguments:
         analysis: The posterior.
@@ -57,46 +58,27 @@ def trajectories(
     from matplotlib.ticker import MaxNLocator
 
     first, last = steps or (0, analysis.states.shape[1])
-    space, states = analysis.space, analysis.states[:, first:last].flatten(2)
-    weights = None if analysis.weights is None else analysis.weights[:, first:last]
+    space, chosen = analysis.space, at_steps(analysis, slice(first, last))
+    states = chosen.states.flatten(2)
     if components is None:
         shown = min(space.size, 3)
         components = [round(i * space.size / shown) for i in range(shown)]
     times = times_of(analysis, time)
     axis = times[first:last]
     table = columns_of(observations, space)
-    chosen = np.linspace(0, len(states) - 1, min(members, len(states))).round().astype(int)
     with style():
         figure, rows = subplots(len(components), 1, 5.6, 1.35 * len(components) + 0.6)
         for row, component in zip(rows[:, 0], components, strict=True):
-            part = Analysis(states[:, :, component, None], StateSpace((1,)), weights)
-            low, middle, high = (_quantile(part, level)[:, 0] for level in (0.05, 0.5, 0.95))
-            row.fill_between(axis, low, high, color=BLUE, alpha=0.2, linewidth=0, label="90 %")
-            for i, member in enumerate(chosen):
-                label = "members" if i == 0 else None
-                values = states[member, :, component]
-                row.plot(axis, values, color=BLUE, alpha=0.45, linewidth=0.6, label=label)
-            row.plot(axis, middle, color=BLUE, linewidth=1.3, label="median")
+            _draw_members(row, axis, states[:, :, component], chosen.weights, members)
             if truth is not None:
                 values = truth[first:last].flatten(1)[:, component]
-                row.plot(axis, values, color=TRUTH, linewidth=1.1, linestyle=(0, (4, 1.5)),
-                         label="truth")  # fmt: skip
+                row.plot(axis, values, color=TRUTH, lw=1.1, ls=(0, (4, 1.5)), label="truth")
             if table is not None:
                 where = np.asarray(table["step"])
                 here = np.asarray(table["component"]) == component
                 here &= (first <= where) & (where < last)
-                if here.any():
-                    row.errorbar(
-                        times[where[here]],
-                        np.asarray(table["value"])[here],
-                        2 * np.asarray(table["std"])[here],
-                        fmt="o",
-                        color=OBSERVED,
-                        markersize=3.5,
-                        elinewidth=1,
-                        label="observed ± 2 std",
-                        zorder=5,
-                    )
+                values, std = (np.asarray(table[name])[here] for name in ("value", "std"))
+                _draw_observations(row, times[where[here]], values, std)
             row.set_ylabel(component_name(space, component), rotation=0, ha="right", va="center")
             row.yaxis.set_major_locator(MaxNLocator(4))
             row.margins(x=0.01)
@@ -111,7 +93,7 @@ def error_and_spread(
     colours: Mapping[str, str] | None = None,
     time: np.ndarray | None = None,
 ) -> Figure:
-    """Error of the mean (solid) and spread (dashed) over time, one panel per group of methods.
+    """Draw the error of the mean (solid) and the spread (dashed), one panel per group of methods.
 
     Arguments:
         groups: Title of a panel to its analyses by name, such as "Past data only".
@@ -143,12 +125,30 @@ def error_and_spread(
 
 
 def _legend(figure: Figure, panels: Iterable[Any], **where: Any) -> None:
-    """One legend of all panels, each label once."""
+    """Add one legend of all panels, with each label once."""
     handles: dict[str, Any] = {}
     for panel in panels:
         handles |= dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
     figure.legend(handles.values(), handles.keys(), handlelength=1.2, columnspacing=1.2, **where)
 
 
-def _quantile(part: Analysis, level: float) -> np.ndarray:
-    return metrics.quantile(part.states.double(), level, part.weights).numpy()
+def _draw_members(
+    row: Axes, axis: np.ndarray, states: Tensor, weights: Tensor | None, members: int
+) -> None:
+    """Draw the median, the central 90 % and some members of one component."""
+    low, middle, high = (
+        metrics.quantile(states.double()[..., None], level, weights)[:, 0]
+        for level in (0.05, 0.5, 0.95)
+    )
+    row.fill_between(axis, low, high, color=BLUE, alpha=0.2, linewidth=0, label="90 %")
+    chosen = np.linspace(0, len(states) - 1, min(members, len(states))).round().astype(int)
+    lines = row.plot(axis, states[chosen].T, color=BLUE, alpha=0.45, linewidth=0.6)
+    for line in lines[:1]:
+        line.set_label("members")
+    row.plot(axis, middle, color=BLUE, linewidth=1.3, label="median")
+
+
+def _draw_observations(row: Axes, times: np.ndarray, values: np.ndarray, std: np.ndarray) -> None:
+    if len(values):
+        marks: dict[str, Any] = {"fmt": "o", "color": OBSERVED, "markersize": 3.5, "zorder": 5}
+        row.errorbar(times, values, 2 * std, elinewidth=1, label="observed ± 2 std", **marks)

@@ -16,10 +16,11 @@ COSTS = {"evaluations": "network evaluations per member", "sampling_seconds": "s
 
 
 def tradeoff(rows: Sequence[Row]) -> Figure:
-    """W1 over its sampling floor against network evaluations per member, and against seconds.
+    """Draw W1 over its sampling floor against network evaluations per member, and against seconds.
 
-    One row of panels per kind of observations (the label's part before the first comma), one line
-    per method (the second part without its numbers); 1 is as good as exact draws.
+    There is one row of panels per kind of observations (the label's part before the first comma)
+    and one line per method (the second part without its numbers). A value of 1 is as good as
+    exact draws.
 
     Arguments:
         rows: Rows of a benchmark whose scores have "w1", "evaluations" and "sampling_seconds",

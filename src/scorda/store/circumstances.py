@@ -12,28 +12,23 @@ from typing import Any
 
 import torch
 
+from scorda.core.version import __version__
+
 __all__ = ["circumstances"]
 
 
 def circumstances(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Time, memory and versions of a run, from the reports of its units."""
-    from scorda.core.version import __version__
-
+    """Return time, memory and versions of a run, from the reports of its units."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    versions = {"scorda": __version__, "python": platform.python_version()}
+    versions |= {name: version(name) for name in ("torch", "numpy", "zarr", "xarray")}
     return {
         "seconds": sum(report["seconds"] for report in reports),
         "units": len(reports),
-        "peak_memory_mb": _peak_memory_mb(),
+        # In bytes on macOS, in kilobytes elsewhere.
+        "peak_memory_mb": round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1),
         "threads": torch.get_num_threads(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "versions": {
-            "scorda": __version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "numpy", "zarr", "xarray")},
-        },
+        "versions": versions,
         "platform": platform.platform(terse=True),
     }
-
-
-def _peak_memory_mb() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)

@@ -1,4 +1,4 @@
-"""The groups of a store beside the ensemble: observations, truth, and what was kept back."""
+"""The groups of a store beside the ensemble: observations, truth, and values kept back."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def write_table(root: zarr.Group, name: str, columns: Mapping[str, np.ndarray]) 
 
 
 def write_withheld(root: zarr.Group, space: StateSpace, withheld: Sequence[Observations]) -> None:
-    """The observations kept back, and what each member predicts of them (without error)."""
+    """Write the observations kept back, and what each member predicts of them without error."""
     predicted = []
     for instrument in withheld:
         for k, entry in enumerate(instrument.steps):
@@ -50,7 +50,7 @@ def write_withheld(root: zarr.Group, space: StateSpace, withheld: Sequence[Obser
 
 
 def read_states(root: zarr.Group, space: StateSpace, steps: int | list[int]) -> Tensor:
-    """Members at one step, ``(ensemble, *state)``, or at several, ``(ensemble, len, *state)``."""
+    """Read members at one step, ``(ensemble, *state)``, or some, ``(ensemble, len, *state)``."""
     listed = [steps] if isinstance(steps, int) else steps
     low, high = min(listed), max(listed) + 1
     offsets = [step - low for step in listed]
@@ -62,11 +62,11 @@ def read_states(root: zarr.Group, space: StateSpace, steps: int | list[int]) -> 
 def observation_table(
     observations: Sequence[Observations], space: StateSpace
 ) -> dict[str, np.ndarray]:
-    """All present values as columns, in the order of instruments and steps.
+    """Return all present values as columns, in the order of instruments and steps.
 
-    ``step``, ``time``, ``value``, ``std``, ``instrument``, ``component`` (index into the flattened
-    state where the operator picks one component, else -1) and one column per coordinate of the
-    space where the operator knows its positions (else NaN).
+    The columns are ``step``, ``time``, ``value``, ``std``, ``instrument``, ``component`` (index
+    into the flattened state where the operator picks one component, else -1) and one per
+    coordinate of the space (NaN where the operator does not know its positions).
     """
     parts: dict[str, list[np.ndarray]] = {}
     for number, instrument in enumerate(observations):
@@ -98,7 +98,7 @@ def observation_table(
 
 
 def _components(operator: Operator, space: StateSpace) -> np.ndarray:
-    """Index of the state's component that each observation is, or -1.
+    """Return the index of the state's component that each observation is, or -1.
 
     A linear observation with weights w is one component i exactly if the weights sum to 1 and
     the index has no variance under them (for w >= 0).

@@ -1,9 +1,9 @@
-"""A posterior that is stored on disk, and what belongs to it."""
+"""A posterior that is stored on disk, and its space and attributes."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,14 +18,38 @@ from scorda.observations.problem import Analysis
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["Posterior", "info_path", "open_posterior", "space_from_json", "space_to_json"]
+__all__ = [
+    "Posterior",
+    "info_path",
+    "open_posterior",
+    "space_from_json",
+    "space_to_json",
+    "store_attributes",
+]
 
 GROUPS = ("observations", "withheld", "truth")
 
 
 def info_path(path: Path) -> Path:
-    """File of timings, memory and versions that belongs to a store: ``run.zarr``, ``run.json``."""
+    """Return the file of timings, memory and versions of a store: ``run.json`` of ``run.zarr``."""
     return path.with_suffix(".json")
+
+
+def store_attributes(path: Path) -> dict[str, Any]:
+    """Read the attributes of a store; there are none where there is no store.
+
+    Raises:
+        ValueError: If the store has lost its metadata.
+    """
+    metadata = path / "zarr.json"
+    if not metadata.is_file():
+        return {}
+    try:
+        return json.loads(metadata.read_text(encoding="utf-8")).get("attributes", {})
+    except ValueError as error:
+        raise ValueError(
+            f"{metadata} is not readable ({error}): make the store anew with --overwrite."
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -59,9 +83,8 @@ class Posterior:
 
     @property
     def stopped(self) -> str | None:
-        """Why a filter came to an early end, if it did; its steps before that can be read."""
-        stop = self._stop
-        return None if stop is None else str(stop["reason"])
+        """Reason why a filter came to an early end, if it did; its steps before can be read."""
+        return None if self._stop is None else str(self._stop["reason"])
 
     @property
     def method(self) -> str:
@@ -85,10 +108,10 @@ class Posterior:
 
     @property
     def info(self) -> dict[str, Any]:
-        """Timings, memory, versions and what the method reported; empty while incomplete.
+        """Timings, memory, versions and the report of the method; empty while incomplete.
 
-        Of a run that was stopped: ``stopped`` (error, reason, step, cycle, members, and the number
-        of states that were made), and what was reported so far.
+        A run that was stopped has ``stopped`` (error, reason, step, cycle, members, and the number
+        of states that were made) and the report so far.
         """
         file = info_path(self.path)
         return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
@@ -96,20 +119,15 @@ class Posterior:
     @property
     def analysis(self) -> Analysis:
         """The ensemble as tensors, read in full."""
-        dataset = self.to_xarray()
-        weights = None
-        if "weight" in dataset:
-            weights = torch.from_numpy(dataset["weight"].values)
-        states = self._states(dataset)
-        return Analysis(states, self.space, weights, self.info.get("report", {}), self.method)
+        dataset, info = self.to_xarray(), self.info.get("report", {})
+        weights = torch.from_numpy(dataset["weight"].values) if "weight" in dataset else None
+        return Analysis(self._states(dataset), self.space, weights, info, self.method)
 
     @property
     def truth(self) -> Float[Tensor, "time ..."] | None:
         """True states ``(time, *state)``, or None where there is no truth."""
         dataset = self.group("truth")
-        if dataset is None:
-            return None
-        return self._states(dataset if self._stop is None else _first(dataset, self._stop))
+        return None if dataset is None else self._states(self._made(dataset))
 
     @property
     def observations(self) -> xarray.Dataset:
@@ -119,7 +137,7 @@ class Posterior:
         return dataset
 
     def group(self, name: str) -> xarray.Dataset | None:
-        """One of the groups "observations", "withheld", "truth", or None where it is absent."""
+        """Open the group "observations", "withheld" or "truth"; None where it is absent."""
         import xarray
 
         if not (self.path / name).is_dir():
@@ -127,25 +145,24 @@ class Posterior:
         return xarray.open_zarr(self.path, group=name, chunks=None, consolidated=False)
 
     def to_xarray(self) -> xarray.Dataset:
-        """Dataset of the ensemble, read lazily: dims (ensemble, time, ...).
+        """Open the ensemble as a dataset that is read lazily, with dims (ensemble, time, ...).
 
-        Of a run that was stopped, the steps before.
+        A run that was stopped has the steps before.
 
         Raises:
             ValueError: If the run has not yet come to its end.
         """
         import xarray
 
-        stop = self._stop
-        if not self.complete and stop is None:
+        if not self.complete and self._stop is None:
             raise ValueError(
                 f"{self.path} is incomplete: continue the run with `scorda assimilate --resume`."
             )
         dataset = xarray.open_zarr(self.path, chunks=None, consolidated=False)
-        return dataset if stop is None else _first(dataset, stop)
+        return self._made(dataset)
 
     def to_netcdf(self, path: str | Path) -> None:
-        """Write ensemble, observations and truth to one NetCDF file, its groups likewise."""
+        """Write the ensemble and the groups to one NetCDF file."""
         import xarray
 
         groups = {"/": self.to_xarray()}
@@ -161,10 +178,12 @@ class Posterior:
 
     @cached_property
     def _attributes(self) -> dict[str, Any]:
-        metadata = self.path / "zarr.json"
-        if not metadata.exists():
-            return {}
-        return json.loads(metadata.read_text(encoding="utf-8")).get("attributes", {})
+        return store_attributes(self.path)
+
+    def _made(self, dataset: xarray.Dataset) -> xarray.Dataset:
+        """Return the steps that were made before a run was stopped; all if it was not."""
+        stop = self._stop
+        return dataset if stop is None else dataset.isel(time=slice(0, int(stop["states"])))
 
     def _states(self, dataset: xarray.Dataset) -> Tensor:
         arrays = [dataset[name].values for name in self.space.variables]
@@ -172,11 +191,6 @@ class Posterior:
             return torch.from_numpy(arrays[0])
         channel = arrays[0].ndim - (len(self.space.shape) - 1)
         return torch.from_numpy(np.stack(arrays, channel))
-
-
-def _first(dataset: xarray.Dataset, stop: dict[str, Any]) -> xarray.Dataset:
-    """The steps that were made before a run was stopped."""
-    return dataset.isel(time=slice(0, int(stop["states"])))
 
 
 def open_posterior(path: str | Path) -> Posterior:
@@ -189,27 +203,15 @@ def open_posterior(path: str | Path) -> Posterior:
 
 
 def space_to_json(space: StateSpace) -> str:
-    """Everything of a space, as JSON."""
-    return json.dumps(
-        {
-            "shape": space.shape,
-            "dt": space.dt,
-            "variables": space.variables,
-            "coordinates": {n: list(map(float, c)) for n, c in (space.coordinates or {}).items()},
-            "period": dict(space.period),
-            "units": dict(space.units),
-        }
-    )
+    """Return all settings of a space as JSON."""
+    content = {field.name: getattr(space, field.name) for field in fields(space)}
+    coordinates = {name: list(map(float, c)) for name, c in (space.coordinates or {}).items()}
+    return json.dumps(content | {"coordinates": coordinates})
 
 
 def space_from_json(text: str) -> StateSpace:
-    """Inverse of `space_to_json`."""
+    """Return the space that `space_to_json` wrote."""
     content = json.loads(text)
-    return StateSpace(
-        tuple(content["shape"]),
-        content["dt"],
-        tuple(content["variables"]),
-        {name: np.asarray(values) for name, values in content["coordinates"].items()},
-        content["period"],
-        content["units"],
-    )
+    content |= {name: tuple(content[name]) for name in ("shape", "variables")}
+    content["coordinates"] = {n: np.asarray(c) for n, c in content["coordinates"].items()}
+    return StateSpace(**content)

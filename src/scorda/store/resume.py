@@ -1,4 +1,4 @@
-"""What is on disk when work on a store begins: nothing, a part to go on from, or all of it.
+"""The work on a store, unit by unit, so that whoever kills it leaves a run to resume.
 
 A store that is being written has a folder of markers beside it, one per finished unit of work, and
 in it the record of the settings, until the store is complete.
@@ -8,94 +8,141 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import zarr
+from scorda.store import layout
+from scorda.store.circumstances import circumstances
+from scorda.store.posterior import info_path, store_attributes
 
-from scorda.store.posterior import info_path
-
-__all__ = ["prepare", "progress_folder", "remove"]
-
-
-def progress_folder(path: Path) -> Path:
-    """Where the markers of a store are while it is being written."""
-    return path.with_suffix(".progress")
+__all__ = ["Work"]
 
 
-def prepare(path: Path, folder: Path, record: str, resume: bool, overwrite: bool) -> bool:
-    """Bring what is on disk into a state to go on from; returns whether nothing is left to do.
+@dataclass(frozen=True)
+class Work:
+    """The work on one store.
 
     Arguments:
-        path: The store.
-        folder: Its folder of markers.
-        record: Settings of the run as JSON.
-        resume: Continue what was interrupted.
-        overwrite: Remove what is there.
+        path: The store, named ``*.zarr``.
 
     Raises:
-        ValueError: If `path` is taken, or the run to resume had other settings.
+        ValueError: If the name ends otherwise.
     """
-    if overwrite:
-        if path.exists() and not (folder.exists() or (path / "zarr.json").is_file()):
-            raise ValueError(f"{path} is no store of Scorda: choose another name.")
-        remove(folder)
-        remove(path)
-        info_path(path).unlink(missing_ok=True)
-    if not path.exists() and not folder.exists():
-        return False
-    if not resume:
-        raise ValueError(
-            f"{path} is already there: continue it with --resume, replace it with --overwrite, "
-            "or choose another name."
-        )
-    # Before anything is deleted: a kill may have left markers of a store that is complete.
-    if (made := _made_with(path)) is not None:
-        _check_same(made, {k: v for k, v in json.loads(record).items() if k in made})
-        remove(folder)
-        return True
-    if not (folder / "created").exists():
-        if not folder.exists():
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        if self.path.suffix != ".zarr":
+            raise ValueError(f"Got the output {self.path}: its name must end in .zarr.")
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the markers, which is there until the store is complete."""
+        return self.path.with_suffix(".progress")
+
+    @property
+    def created(self) -> bool:
+        """Whether the store has its empty arrays."""
+        return (self.folder / "created").exists()
+
+    def marker(self, unit: int) -> Path:
+        """File that a finished unit leaves, with what is reported of it."""
+        return self.folder / f"unit-{unit:06d}.json"
+
+    def done(self, unit: int) -> bool:
+        """Whether a unit is finished."""
+        return self.marker(unit).exists()
+
+    def reports(self, units: int) -> list[dict[str, Any]]:
+        """Read what was reported of the first units."""
+        return [json.loads(self.marker(unit).read_text()) for unit in range(units)]
+
+    def prepare(self, record: dict[str, Any], resume: bool, overwrite: bool) -> bool:
+        """Bring what is on disk into a state to go on from; return whether nothing is left to do.
+
+        Arguments:
+            record: Settings of the run, of JSON types.
+            resume: Continue what was interrupted.
+            overwrite: Remove what is there.
+
+        Raises:
+            ValueError: If the path is taken, or the run to resume had other settings.
+        """
+        path, folder = self.path, self.folder
+        if overwrite:
+            if path.exists() and not (folder.exists() or (path / "zarr.json").is_file()):
+                raise ValueError(f"{path} is no store of Scorda: choose another name.")
+            _remove(folder)
+            _remove(path)
+            info_path(path).unlink(missing_ok=True)
+        if not path.exists() and not folder.exists():
+            return False
+        if not resume:
             raise ValueError(
-                f"{path} is incomplete and its markers in {folder} are gone: use --overwrite."
+                f"{path} is already there: continue it with --resume, replace it with "
+                "--overwrite, or choose another name."
             )
-        # Killed while the empty store was made: nothing in it is of use, nor any marker.
-        remove(path)
-        remove(folder)
+        now = json.loads(json.dumps(record))
+        # Before anything is deleted: a kill may have left markers of a store that is complete.
+        if (made := _made_with(path)) is not None:
+            _check_same(made, {k: v for k, v in now.items() if k in made})
+            _remove(folder)
+            return True
+        if not self.created:
+            if not folder.exists():
+                raise ValueError(
+                    f"{path} is incomplete and its markers in {folder} are gone: use --overwrite."
+                )
+            # Killed while the empty store was made: nothing in it is of use, nor any marker.
+            _remove(path)
+            _remove(folder)
+            return False
+        _check_same(json.loads((folder / "record.json").read_text(encoding="utf-8")), now)
+        # A kill leaves parts of files that were being written.
+        for leftover in [*path.rglob("*.partial"), *folder.glob("*.partial")]:
+            leftover.unlink()
         return False
-    before = json.loads((folder / "record.json").read_text(encoding="utf-8"))
-    _check_same(before, json.loads(record))
-    # What a kill leaves of files that were being written.
-    for leftover in [*path.rglob("*.partial"), *folder.glob("*.partial")]:
-        leftover.unlink()
-    return False
+
+    @contextmanager
+    def creating(self, record: dict[str, Any]) -> Iterator[None]:
+        """Mark the store as created once the block has made its empty arrays."""
+        # The folder of markers comes first: from then on a kill leaves a run to resume.
+        self.folder.mkdir(parents=True, exist_ok=True)
+        yield
+        layout.write_json(self.folder / "record.json", record)
+        layout.write_json(self.folder / "created", True)
+
+    def finish(self, reports: Sequence[dict[str, Any]], **more: Any) -> None:
+        """Write the circumstances of the run beside the store, and mark the store complete."""
+        layout.write_json(info_path(self.path), circumstances(reports) | more)
+        layout.complete(self.path)
+        _remove(self.folder)
 
 
-def remove(folder: Path) -> None:
+def _remove(folder: Path) -> None:
     """Remove a folder, which a kill leaves whole or gone."""
-    if not folder.exists():
-        return
-    gone = folder.with_name(f"{folder.name}.removed")
-    shutil.rmtree(gone, ignore_errors=True)
-    folder.rename(gone)
-    shutil.rmtree(gone)
+    if folder.exists():
+        gone = folder.with_name(f"{folder.name}.removed")
+        shutil.rmtree(gone, ignore_errors=True)
+        folder.rename(gone)
+        shutil.rmtree(gone)
 
 
 def _made_with(path: Path) -> dict[str, Any] | None:
-    """The settings that a complete store tells of itself; None for one that is not complete."""
-    if not (path / "zarr.json").is_file():
+    """Return the settings that a complete store tells of itself, None for any other."""
+    found = store_attributes(path)
+    if not found.get("complete"):
         return None
-    of: dict[str, Any] = zarr.open_group(path, mode="r").attrs.asdict()
-    if not of.get("complete"):
-        return None
-    if "record" in of:
-        return json.loads(of["record"])
-    method = {"name": of["method"], **json.loads(of["settings"])}
+    if "record" in found:
+        return json.loads(found["record"])
     return {
-        "configuration": json.loads(of["configuration"]),
-        "method": method,
-        "members": of["members"],
-        "seed": of["seed"],
+        "configuration": json.loads(found["configuration"]),
+        "method": {"name": found["method"], **json.loads(found["settings"])},
+        "members": found["members"],
+        "seed": found["seed"],
     }
 
 
@@ -108,7 +155,7 @@ def _check_same(before: dict[str, Any], now: dict[str, Any]) -> None:
 
 
 def _differences(before: Any, now: Any, prefix: str = "") -> list[str]:
-    """Names of the settings that differ."""
+    """Return the names of the settings that differ."""
     if not (isinstance(before, dict) and isinstance(now, dict)):
         return [] if before == now else [prefix]
     return [

@@ -28,14 +28,14 @@ __all__ = [
     "state_scores",
 ]
 
-# Rows of observations whose pairs of members are formed at once (64 MB for 256 members).
+# The pairs of members are formed for so many observations at once (64 MB for 256 members).
 ROWS = 128
-# Members that are matched in the distance to a reference: 10 ms per step for three variables.
+# A distance to a reference matches so many members: 10 ms per step for three variables.
 MATCHED = 256
 
 
 def scores(posterior: Posterior, spinup: int | None = None) -> dict[str, float]:
-    """All scores that the stored groups allow, by name.
+    """Compute all scores that the stored groups allow, by name.
 
     Arguments:
         posterior: A complete posterior.
@@ -57,10 +57,10 @@ def score_table(
     references: Sequence[Posterior] = (),
     spinup: int | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Scores and cost of each posterior, by name and score.
+    """Compute scores and cost of each posterior, by name and score.
 
-    ``wasserstein`` is the `distance` to the reference, between at most 256 members of each. That
-    of a reference is between two of its own draws: the floor that the finite size sets.
+    ``wasserstein`` is the `distance` to the reference, between at most 256 members of each. The
+    one of a reference is between two of its own draws: the floor that the finite size sets.
 
     Arguments:
         posteriors: Complete posteriors by name.
@@ -91,7 +91,7 @@ def score_table(
 
 
 def first_scored(posterior: Posterior, spinup: int | None = None) -> int:
-    """First step that counts: `spinup`, or the first observed step.
+    """Return the first step that counts: `spinup`, or the first observed step.
 
     Raises:
         ValueError: If no state is left.
@@ -108,26 +108,19 @@ def first_scored(posterior: Posterior, spinup: int | None = None) -> int:
 def state_scores(
     analysis: Analysis, truth: Float[Tensor, "time ..."], first: int = 0
 ) -> dict[str, float]:
-    """Scores of the states at the steps from `first` on: see `scorda.metrics`."""
-    states, weights = analysis.states[:, first:].double(), analysis.weights
-    if weights is not None:
-        weights = weights[:, first:]
-    y = truth[first:].double()
-    return {
-        "rmse": float(metrics.rmse(states, y, weights)),
-        "spread": float(metrics.spread(states, y, weights)),
-        "spread_skill": float(metrics.spread_skill(states, y, weights)),
-        "crps": float(metrics.crps(states, y, weights)),
-        "coverage": float(metrics.coverage(states, y, weights)),
-    }
+    """Compute the scores of `scorda.metrics` of the states at the steps from `first` on."""
+    states = analysis.states[:, first:].double()
+    weights = None if analysis.weights is None else analysis.weights[:, first:]
+    y, names = truth[first:].double(), ("rmse", "spread", "spread_skill", "crps", "coverage")
+    return {name: float(getattr(metrics, name)(states, y, weights)) for name in names}
 
 
 def observation_scores(
     withheld: xarray.Dataset, weights: Float[Tensor, "ensemble time"] | None = None
 ) -> dict[str, float]:
-    r"""Scores of what the members predict of the values that were kept back.
+    r"""Score what the members predict of the values that were kept back.
 
-    ``observation_rmse``; ``innovation_chi2``, the mean of
+    The scores are ``observation_rmse``; ``innovation_chi2``, the mean of
     :math:`(y - \bar h)^2 / (s^2 + \sigma^2)`, which is 1 for a reliable ensemble (less 2/N of
     it for the sampling error of its N members); ``observation_crps``, fair; and
     ``observation_coverage``, the share of values in the central 90 % of the predictive mixture.
@@ -156,7 +149,7 @@ def observation_scores(
 
 
 def distance(analysis: Analysis, reference: Analysis, first: int = 0) -> float:
-    """Exact 1-Wasserstein distance between the states of two ensembles, mean over the steps.
+    """Return the mean over the steps of the exact W1 distance between the states of two ensembles.
 
     Weighted members are first resampled systematically to equal weights.
 
@@ -171,7 +164,7 @@ def distance(analysis: Analysis, reference: Analysis, first: int = 0) -> float:
 
 
 def _shuffled(analysis: Analysis, size: int) -> Analysis:
-    """That many members with equal weights, at random but always the same ones."""
+    """Return that many members with equal weights, at random but always the same ones."""
     states = _equal(analysis)
     order = torch.randperm(len(states), generator=torch.Generator().manual_seed(0))
     return Analysis(states[order[:size]], analysis.space)
@@ -192,7 +185,7 @@ def _equal(analysis: Analysis) -> Float[Tensor, "ensemble time ..."]:
 
 
 def _mixture_crps(x: Tensor, w: Tensor, y: Tensor, std: Tensor) -> Tensor:
-    r"""Fair CRPS of a mixture of normals.
+    r"""Return the fair CRPS of a mixture of normals.
 
     .. math:: \sum_i w_i A(y - x_i, \sigma) - \frac{\sum_{i \ne j} w_i w_j A(x_i - x_j,
         \sqrt 2 \sigma)}{2 (1 - \sum_i w_i^2)}, \quad A(m, s) = E |N(m, s^2)|
@@ -211,7 +204,7 @@ def _mixture_crps(x: Tensor, w: Tensor, y: Tensor, std: Tensor) -> Tensor:
 
 
 def _expected_norm(mean: Tensor, std: Tensor) -> Tensor:
-    r"""E |N(mean, std^2)|."""
+    r"""Return E |N(mean, std^2)|."""
     z = mean / std
     density = torch.exp(-0.5 * z.square()) / math.sqrt(2 * math.pi)
     return std * (z * (2 * torch.special.ndtr(z) - 1) + 2 * density)

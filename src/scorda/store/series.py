@@ -1,9 +1,9 @@
-"""Trajectories of a system on disk: what a prior learns from, simulated once.
+"""Trajectories of a system on disk, simulated once for priors to learn from.
 
-One zarr store (format 3) with the array ``states`` of dims ``(series, time, *state)``, which
-``xarray.open_zarr`` reads. It is written in blocks of series, each a function of the settings and
-of its number alone, so that a run that was killed goes on where it stopped and leaves the same
-bytes, with whatever number of threads.
+They are one zarr store (format 3) with the array ``states`` of dims ``(series, time, *state)``,
+which ``xarray.open_zarr`` reads. It is written in blocks of series, each a function of the
+settings and of its number alone, so that a run that was killed goes on where it stopped and leaves
+the same bytes, with any number of threads.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ import zarr
 from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
+from scorda.core.version import __version__
 from scorda.store import layout
-from scorda.store.circumstances import circumstances
-from scorda.store.posterior import info_path, space_from_json, space_to_json
-from scorda.store.resume import prepare, progress_folder, remove
+from scorda.store.posterior import space_from_json, store_attributes
+from scorda.store.resume import Work
 from scorda.systems.base import System, plain_settings
 
 __all__ = ["holds_series", "read_series", "simulate_series"]
@@ -67,12 +67,9 @@ def simulate_series(
         ValueError: If `path` is taken, or the run to resume had other settings.
         FloatingPointError: If a state is not finite.
     """
-    path = Path(path)
-    if path.suffix != ".zarr":
-        raise ValueError(f"Got the output {path}: its name must end in .zarr.")
+    work = Work(Path(path))
     if series < 1 or length < 1:
         raise ValueError(f"Got {series} series of {length} states: give at least one of each.")
-    dtype = str(torch.get_default_dtype()).removeprefix("torch.")
     record = {
         "kind": KIND,
         "configuration": configuration or {},
@@ -80,59 +77,31 @@ def simulate_series(
         "series": series,
         "length": length,
         "seed": seed,
-        "dtype": dtype,
+        "dtype": str(torch.get_default_dtype()).removeprefix("torch."),
     }
-    folder = progress_folder(path)
-    if prepare(path, folder, json.dumps(record), resume, overwrite):
+    if work.prepare(record, resume, overwrite):
         return
-    if not (folder / "created").exists():
-        _create(path, folder, system.space, (series, length), record)
-    units = -(-series // BLOCK)
-    left = [unit for unit in range(units) if not _marker(folder, unit).exists()]
-    done, stopped = series - sum(_size(series, unit) for unit in left), threading.Event()
-
-    def work(unit: int) -> int:
-        if not stopped.is_set():
-            _simulate(system, path, folder, unit, (series, length), seed)
-        return _size(series, unit)
-
+    if not work.created:
+        with work.creating(record):
+            _create(work.path, system.space, record)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(threads) as pool:
-            try:
-                for future in as_completed([pool.submit(work, unit) for unit in left]):
-                    done += future.result()
-                    if progress is not None:
-                        progress(done, series)
-            except BaseException:
-                # What has begun is finished and kept; the rest is left for another time.
-                stopped.set()
-                raise
+        _simulate_missing(system, work, record, threads, progress)
     finally:
         torch.set_num_threads(before)
-    reports = [json.loads(_marker(folder, unit).read_text()) for unit in range(units)]
-    layout.write_json(info_path(path), circumstances(reports))
-    layout.complete(path)
-    remove(folder)
+    work.finish(work.reports(_units(series)))
 
 
 def holds_series(path: str | Path) -> bool:
-    """Whether a path is a store of trajectories, complete or not."""
-    metadata = Path(path) / "zarr.json"
-    if not metadata.is_file():
-        return False
-    try:
-        found = json.loads(metadata.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{metadata} is not readable ({error}): simulate it again.") from error
-    return found.get("attributes", {}).get("kind") == KIND
+    """Return whether a path is a store of trajectories, complete or not."""
+    return store_attributes(Path(path)).get("kind") == KIND
 
 
 def read_series(
     path: str | Path,
 ) -> tuple[Float[Tensor, "series time ..."], StateSpace, dict[str, Any]]:
-    """States in full, their space, and the record of the simulation.
+    """Read the states in full, their space, and the record of the simulation.
 
     Raises:
         ValueError: If there is no store of trajectories at that path, or it is incomplete.
@@ -146,27 +115,12 @@ def read_series(
     return states, space_from_json(str(root.attrs["space"])), json.loads(str(root.attrs["record"]))
 
 
-def _create(
-    path: Path, folder: Path, space: StateSpace, shape: tuple[int, int], record: dict[str, Any]
-) -> None:
-    from scorda.core.version import __version__
-
-    # The folder of markers comes first: from then on a kill leaves a run to resume.
-    folder.mkdir(parents=True, exist_ok=True)
-    root = zarr.open_group(path, mode="w", zarr_format=3)
-    root.attrs.update(
-        {
-            # First and of one length throughout: the last thing that changes.
-            "complete": 0,
-            "kind": KIND,
-            "source": f"scorda {__version__}",
-            "record": json.dumps(record),
-            "space": space_to_json(space),
-        }
-    )
-    full = (*shape, *space.shape)
+def _create(path: Path, space: StateSpace, record: dict[str, Any]) -> None:
+    source = {"kind": KIND, "source": f"scorda {__version__}", "record": json.dumps(record)}
+    root = layout.new_store(path, space, source)
+    full = (record["series"], record["length"], *space.shape)
     dtype = np.dtype(record["dtype"])
-    size = shape[1] * space.size * dtype.itemsize
+    size = full[1] * space.size * dtype.itemsize
     together = min(BLOCK, max(1, layout.LARGEST_CHUNK // size))
     while BLOCK % together:
         together -= 1
@@ -182,34 +136,59 @@ def _create(
         dimension_names=names,
         attributes={"variables": list(space.variables)},
     )
-    layout.write_array(root, "time", space.dt * np.arange(shape[1]), ["time"], {})
+    layout.write_array(root, "time", space.dt * np.arange(full[1]), ["time"], {})
     for name, values in (space.coordinates or {}).items():
         layout.write_array(root, name, np.asarray(values), [name], {})
-    layout.write_json(folder / "record.json", record)
-    layout.write_json(folder / "created", True)
 
 
-def _simulate(
-    system: System, path: Path, folder: Path, unit: int, shape: tuple[int, int], seed: int
+def _simulate_missing(
+    system: System,
+    work: Work,
+    record: dict[str, Any],
+    threads: int,
+    progress: Callable[[int, int], None] | None,
 ) -> None:
+    """Simulate the blocks that are not done, several at the same time."""
+    series, stopped = record["series"], threading.Event()
+    left = [unit for unit in range(_units(series)) if not work.done(unit)]
+    done = series - sum(_size(series, unit) for unit in left)
+
+    def simulate(unit: int) -> int:
+        if not stopped.is_set():
+            _simulate(system, work, record, unit)
+        return _size(series, unit)
+
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for future in as_completed([pool.submit(simulate, unit) for unit in left]):
+                done += future.result()
+                if progress is not None:
+                    progress(done, series)
+        except BaseException:
+            # What has begun is finished and kept; the rest is left for another time.
+            stopped.set()
+            raise
+
+
+def _simulate(system: System, work: Work, record: dict[str, Any], unit: int) -> None:
     """Make and write one block of series, then its marker."""
     begin = time.perf_counter()
-    first, size = unit * BLOCK, _size(shape[0], unit)
-    start, error = rng.spawn(rng.at(rng.key(rng.seeded(seed)), unit), 2)
+    first, size = unit * BLOCK, _size(record["series"], unit)
+    start, error = rng.spawn(rng.at(rng.key(rng.seeded(record["seed"])), unit), 2)
     with torch.no_grad():
-        states = system.trajectory(system.prior(size, start), shape[1] - 1, error)
+        states = system.trajectory(system.prior(size, start), record["length"] - 1, error)
     if not torch.isfinite(states).all():
         raise FloatingPointError(
             f"Series {first} to {first + size - 1} of {system.name} are not finite: take a "
             "shorter step of the model."
         )
-    root = zarr.open_group(path, mode="r+")
+    root = zarr.open_group(work.path, mode="r+")
     layout.array(root, "states")[first : first + size] = states.cpu().numpy()
-    layout.write_json(_marker(folder, unit), {"seconds": time.perf_counter() - begin})
+    layout.write_json(work.marker(unit), {"seconds": time.perf_counter() - begin})
 
 
-def _marker(folder: Path, unit: int) -> Path:
-    return folder / f"unit-{unit:06d}.json"
+def _units(series: int) -> int:
+    return -(-series // BLOCK)
 
 
 def _size(series: int, unit: int) -> int:

@@ -13,9 +13,8 @@ with the steps so far.
 from __future__ import annotations
 
 import json
-import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -31,12 +30,13 @@ from scorda.core.errors import RunError
 from scorda.core.files import read_tensors, write_tensors
 from scorda.core.shapes import Float, Tensor
 from scorda.core.times import Start, parse_start
+from scorda.core.version import __version__
 from scorda.observations.observations import Observations
 from scorda.observations.problem import Analysis, Problem
 from scorda.store import groups, layout
 from scorda.store.circumstances import circumstances
 from scorda.store.posterior import Posterior, info_path
-from scorda.store.resume import prepare, progress_folder
+from scorda.store.resume import Work
 
 __all__ = ["MemberSampler", "run", "settings_of"]
 
@@ -50,7 +50,7 @@ class MemberSampler(Protocol):
     def assimilate_members(
         self, problem: Problem, first: int, last: int, generator: torch.Generator | None = None
     ) -> Analysis:
-        """Members ``first`` to ``last - 1`` of the ensemble that belongs to the generator."""
+        """Draw members ``first`` to ``last - 1`` of the ensemble that belongs to the generator."""
 
 
 def run(
@@ -69,7 +69,7 @@ def run(
     block: int | None = None,
     progress: Progress | None = None,
 ) -> Posterior:
-    """Assimilate and store the posterior; returns it once it is complete.
+    """Assimilate and store the posterior, and return it once it is complete.
 
     The store has the same bytes for the same arguments and number of threads, whether the run was
     interrupted and resumed or not.
@@ -94,134 +94,131 @@ def run(
         DivergenceError: If a filter diverges; the steps before are stored and can be read.
         DegenerateEnsemble: Likewise, if its ensemble has no spread.
     """
-    path = Path(path)
-    if path.suffix != ".zarr":
-        raise ValueError(f"Got the output {path}: its name must end in .zarr.")
-    if block is not None and block < 1:
-        raise ValueError(f"Got units of work of {block} steps or members: give at least 1.")
-    check_needs(method, problem)
-    if truth is not None and tuple(truth.shape) != (problem.steps + 1, *problem.space.shape):
-        raise ValueError(
-            f"Got a truth of shape {tuple(truth.shape)} for {problem.steps} steps of states of "
-            f"shape {problem.space.shape}: it needs one state more than steps."
-        )
-    record = json.dumps(
-        {
-            "configuration": dict(configuration or {}),
-            "method": {"name": type(method).__name__, **settings_of(method)},
-            "members": members,
-            "seed": seed,
-            "block": block,
-            "start": None if start is None else str(parse_start(start)),
-        },
-        sort_keys=True,
-    )
-    plan = _plan(method, problem, members, block)
-    work = _Run(method, problem, members, path, seed, plan, start)
-    if prepare(path, work.folder, record, resume, overwrite):
-        return Posterior(path)
-    work.compute(record, truth, configuration or {}, progress)
-    _finish(work, withheld)
-    return Posterior(path)
+    work = Work(Path(path))
+    _check(method, problem, truth, block)
+    record = {
+        "configuration": dict(configuration or {}),
+        "method": {"name": type(method).__name__, **settings_of(method)},
+        "members": members,
+        "seed": seed,
+        "block": block,
+        "start": None if start is None else str(parse_start(start)),
+    }
+    if not work.prepare(record, resume, overwrite):
+        plan = _plan(method, problem, members, block)
+        made = _Run(method, problem, members, seed, start, plan, work)
+        made.compute(record, truth, withheld, progress)
+    return Posterior(work.path)
 
 
 @dataclass
+class _Part:
+    """The states that a unit of work made, and the error that stopped it, if one did."""
+
+    states: Tensor | None
+    weights: Tensor | None
+    report: dict[str, Any]
+    carried: dict[str, Tensor] | None = None
+    stopped: RunError | None = None
+
+
+@dataclass(frozen=True)
 class _Run:
     method: Assimilator
     problem: Problem
     members: int
-    path: Path
     seed: int
-    plan: layout.Plan
     start: Start | None
-
-    @property
-    def folder(self) -> Path:
-        """Where the markers are while the run goes on."""
-        return progress_folder(self.path)
-
-    def marker(self, unit: int) -> Path:
-        return self.folder / f"unit-{unit:06d}.json"
-
-    def carried(self, unit: int) -> Path:
-        """What a filter hands to the block after this one, beside its members."""
-        return self.marker(unit).with_suffix(".safetensors")
+    plan: layout.Plan
+    work: Work
 
     def compute(
         self,
-        record: str,
+        record: dict[str, Any],
         truth: Tensor | None,
-        configuration: Mapping[str, Any],
+        withheld: tuple[Observations, ...],
         progress: Progress | None,
     ) -> None:
-        """Do every unit that has no marker."""
+        """Do every unit that is not done yet, and complete the store."""
         for unit in range(self.plan.units):
-            if self.marker(unit).exists():
+            if self.work.done(unit):
                 continue
             begin = time.perf_counter()
-            states, weights, report, carried = self._unit(unit, progress)
-            stopped = report.pop("stopped", None)
-            if states is not None:
-                if not (self.folder / "created").exists():
-                    self._create(states, truth, record, configuration)
-                self._write(unit, states, weights)
-            report |= {"seconds": time.perf_counter() - begin, "weighted": weights is not None}
-            if stopped is not None:
-                self._record_stop(unit, states, report, stopped)
-                raise stopped
-            if carried is not None:
-                write_tensors(self.carried(unit), carried, {"kind": "carried"})
-            layout.write_json(self.marker(unit), report)
+            part = self._unit(unit, progress)
+            if part.states is not None:
+                if not self.work.created:
+                    with self.work.creating(record):
+                        self._create(part.states, truth, record["configuration"])
+                self._write(unit, part.states, part.weights)
+            part.report |= {
+                "seconds": time.perf_counter() - begin,
+                "weighted": part.weights is not None,
+            }
+            if part.stopped is not None:
+                self._record_stop(unit, part, part.stopped)
+                raise part.stopped
+            if part.carried is not None:
+                write_tensors(self._carried(unit), part.carried, {"kind": "carried"})
+            layout.write_json(self.work.marker(unit), part.report)
             if progress is not None:
                 progress(self.plan.bounds(unit)[1], self.plan.total)
+        if withheld:
+            root = zarr.open_group(self.work.path, mode="r+")
+            groups.write_withheld(root, self.problem.space, withheld)
+        reports = self.work.reports(self.plan.units)
+        cycles = [cycle for report in reports for cycle in report.get("cycles", [])]
+        parts = cycles or [report.get("report", {}) for report in reports]
+        whole = _columns(parts) if cycles or len(parts) > 1 else parts[0]
+        self.work.finish(reports, report=whole)
 
-    def _unit(
-        self, unit: int, progress: Progress | None
-    ) -> tuple[Tensor | None, Tensor | None, dict[str, Any], dict[str, Tensor] | None]:
-        """States and weights of a unit, its report, and what its method carries on.
+    def _carried(self, unit: int) -> Path:
+        """File of what a filter hands to the block after this one, beside its members."""
+        return self.work.marker(unit).with_suffix(".safetensors")
 
-        The report has the error that ``stopped`` it, if one did.
-        """
+    def _unit(self, unit: int, progress: Progress | None) -> _Part:
         first, last = self.plan.bounds(unit)
         generator = rng.seeded(self.seed)
         if isinstance(self.method, Filter):
             start = self._stored(unit - 1) if unit else None
-            states, weights, carried = [], [], None
-            report: dict[str, Any] = {"cycles": []}
-            try:
-                for cycle in self.method.run(self.problem, self.members, generator, start):
-                    states.append(cycle.ensemble)
-                    weights.append(cycle.weights)
-                    carried = cycle.carried
-                    if cycle.info:
-                        report["cycles"].append(_scalars(cycle.info))
-                    if progress is not None:
-                        progress(cycle.step + 1, self.plan.total)
-                    if cycle.step + 1 == last:
-                        break
-            except RunError as error:
-                report["stopped"] = error
-            known = [w for w in weights if w is not None]
-            joint = None
-            if known:
-                equal = torch.full_like(known[0], 1 / self.members)
-                joint = torch.stack([equal if w is None else w for w in weights], 1)
-            return torch.stack(states, 1) if states else None, joint, report, carried
+            cycles = self.method.run(self.problem, self.members, generator, start)
+            return self._block(cycles, last, progress)
         if isinstance(self.method, MemberSampler):
             analysis = self.method.assimilate_members(self.problem, first, last, generator)
         else:
             analysis = self.method.assimilate(self.problem, self.members, generator)
-        return analysis.states, analysis.weights, {"report": _scalars(analysis.info)}, None
+        return _Part(analysis.states, analysis.weights, {"report": _scalars(analysis.info)})
 
-    def _record_stop(
-        self, unit: int, states: Tensor | None, report: dict[str, Any], error: RunError
-    ) -> None:
+    def _block(self, cycles: Iterator[Cycle], last: int, progress: Progress | None) -> _Part:
+        """Run a filter up to the step before `last`, or to the one before it stops."""
+        part = _Part(None, None, {"cycles": []})
+        states, weights = [], []
+        try:
+            for cycle in cycles:
+                states.append(cycle.ensemble)
+                weights.append(cycle.weights)
+                part.carried = cycle.carried
+                if cycle.info:
+                    part.report["cycles"].append(_scalars(cycle.info))
+                if progress is not None:
+                    progress(cycle.step + 1, self.plan.total)
+                if cycle.step + 1 == last:
+                    break
+        except RunError as error:
+            part.stopped = error
+        if states:
+            part.states = torch.stack(states, 1)
+        known = [w for w in weights if w is not None]
+        if known:
+            equal = torch.full_like(known[0], 1 / self.members)
+            part.weights = torch.stack([equal if w is None else w for w in weights], 1)
+        return part
+
+    def _record_stop(self, unit: int, part: _Part, error: RunError) -> None:
         """Note beside the store how far the run came, and why no further."""
-        made = self.plan.bounds(unit)[0] + (0 if states is None else states.shape[1])
+        made = self.plan.bounds(unit)[0] + (0 if part.states is None else part.states.shape[1])
         if not made:
             return
-        reports = [*(json.loads(self.marker(u).read_text()) for u in range(unit)), report]
-        cycles = [cycle for part in reports for cycle in part["cycles"]]
+        reports = [*self.work.reports(unit), part.report]
         stopped = {
             "error": type(error).__name__,
             "reason": str(error),
@@ -230,33 +227,29 @@ class _Run:
             "members": list(error.members),
             "states": made,
         }
-        record = {"stopped": stopped, "report": _columns(cycles)}
-        layout.write_json(info_path(self.path), circumstances(reports) | record)
-        error.add_note(f"Steps 0 to {made - 1} are in {self.path}.")
+        report = _columns([cycle for part in reports for cycle in part["cycles"]])
+        info = circumstances(reports) | {"stopped": stopped, "report": report}
+        layout.write_json(info_path(self.work.path), info)
+        error.add_note(f"Steps 0 to {made - 1} are in {self.work.path}.")
 
     def _stored(self, unit: int) -> Cycle:
-        """The last step of a finished block, from which the next one starts."""
+        """Read the last step of a finished block, from which the next one starts."""
         step = self.plan.bounds(unit)[1] - 1
-        root = zarr.open_group(self.path, mode="r")
+        root = zarr.open_group(self.work.path, mode="r")
         ensemble = groups.read_states(root, self.problem.space, step)
         if self.problem.initial is not None:
             ensemble = ensemble.to(self.problem.initial.device)
-        weights = None
-        if json.loads(self.marker(unit).read_text())["weighted"]:
+        weights, carried = None, None
+        if json.loads(self.work.marker(unit).read_text())["weighted"]:
             weights = torch.from_numpy(np.asarray(layout.array(root, "weight")[:, step]))
-        carried = None
-        if self.carried(unit).exists():
-            carried = read_tensors(self.carried(unit))[0]
+        if self._carried(unit).exists():
+            carried = read_tensors(self._carried(unit))[0]
         return Cycle(step, ensemble, weights, carried=carried)
 
     def _create(
-        self, states: Tensor, truth: Tensor | None, record: str, configuration: Mapping[str, Any]
+        self, states: Tensor, truth: Tensor | None, configuration: Mapping[str, Any]
     ) -> None:
-        from scorda.core.version import __version__
-
-        # The folder of markers comes first: from then on a kill leaves a run to resume.
-        self.folder.mkdir(parents=True, exist_ok=True)
-        problem = self.problem
+        problem, path = self.problem, self.work.path
         attributes = {
             "method": type(self.method).__name__,
             "conditioned_on": "all data" if self.method.smoother else "past data only",
@@ -265,33 +258,40 @@ class _Run:
             "seed": self.seed,
             "system": str(getattr(problem.system, "name", type(problem.system).__name__)),
             "source": f"scorda {__version__}",
-            "configuration": json.dumps(dict(configuration)),
+            "configuration": json.dumps(configuration),
         }
         dtype = states.detach().cpu().numpy().dtype
         shape = (self.members, problem.steps + 1)
-        layout.create(self.path, problem.space, shape, dtype, self.plan, attributes, self.start)
-        root = zarr.open_group(self.path, mode="r+")
-        instruments = problem.instruments
-        table = groups.observation_table(instruments, problem.space)
+        layout.create(path, problem.space, shape, dtype, self.plan, attributes, self.start)
+        root = zarr.open_group(path, mode="r+")
+        table = groups.observation_table(problem.instruments, problem.space)
         groups.write_table(root, "observations", table)
         if truth is not None:
             groups.write_truth(root, truth, problem.space)
-        layout.write_json(self.folder / "record.json", json.loads(record))
-        layout.write_json(self.folder / "created", True)
 
     def _write(self, unit: int, states: Tensor, weights: Tensor | None) -> None:
         first, last = self.plan.bounds(unit)
-        root, space = zarr.open_group(self.path, mode="r+"), self.problem.space
+        root, space = zarr.open_group(self.work.path, mode="r+"), self.problem.space
         values = states.detach().cpu().numpy()
+        # A run that was stopped in a block of steps has fewer than the block.
         along_time = self.plan.axis == "time"
-        if along_time:
-            # Fewer than the block has where the run was stopped in it.
-            last = first + values.shape[1]
-        region = (slice(None), slice(first, last)) if along_time else (slice(first, last),)
+        steps = slice(first, first + values.shape[1])
+        region = (slice(None), steps) if along_time else (slice(first, last),)
         for i, name in enumerate(space.variables):
             layout.array(root, name)[region] = values[:, :, i] if space.has_channels else values
         if weights is not None:
             layout.write_weights(root, weights.detach().cpu().numpy(), first, self.plan)
+
+
+def _check(method: Assimilator, problem: Problem, truth: Tensor | None, block: int | None) -> None:
+    if block is not None and block < 1:
+        raise ValueError(f"Got units of work of {block} steps or members: give at least 1.")
+    check_needs(method, problem)
+    if truth is not None and tuple(truth.shape) != (problem.steps + 1, *problem.space.shape):
+        raise ValueError(
+            f"Got a truth of shape {tuple(truth.shape)} for {problem.steps} steps of states of "
+            f"shape {problem.space.shape}: it needs one state more than steps."
+        )
 
 
 def _plan(method: Assimilator, problem: Problem, members: int, block: int | None) -> layout.Plan:
@@ -302,23 +302,8 @@ def _plan(method: Assimilator, problem: Problem, members: int, block: int | None
     return layout.plan_steps(problem.space, members, problem.steps, problem.steps + 1)
 
 
-def _finish(work: _Run, withheld: tuple[Observations, ...]) -> None:
-    root = zarr.open_group(work.path, mode="r+")
-    if withheld:
-        groups.write_withheld(root, work.problem.space, withheld)
-    reports = [json.loads(work.marker(u).read_text()) for u in range(work.plan.units)]
-    cycles = [cycle for report in reports for cycle in report.pop("cycles", [])]
-    report = _columns(cycles) if cycles else _merged([r.pop("report", {}) for r in reports])
-    layout.write_json(
-        info_path(work.path),
-        circumstances(reports) | {"report": report},
-    )
-    layout.complete(work.path)
-    shutil.rmtree(work.folder)
-
-
 def settings_of(made: Any) -> dict[str, Any]:
-    """Settings of a method or of its parts, as far as they are plain."""
+    """Return the settings of a method or of its parts, as far as they are plain."""
     kept: dict[str, Any] = {}
     for field in fields(made) if is_dataclass(made) else ():
         value = getattr(made, field.name)
@@ -334,15 +319,13 @@ def settings_of(made: Any) -> dict[str, Any]:
 
 
 def _scalars(info: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a report fits into a JSON file: numbers, text, and series of numbers."""
+    """Return the parts of a report that JSON can hold: numbers, text, and series of numbers."""
     kept: dict[str, Any] = {}
     for key, value in info.items():
-        if isinstance(value, torch.Tensor):
-            if value.ndim < 2:
-                kept[key] = value.tolist()
-        elif isinstance(value, str | int | float):
-            kept[key] = value
-        elif isinstance(value, list) and all(isinstance(v, int | float) for v in value):
+        if isinstance(value, torch.Tensor) and value.ndim < 2:
+            value = value.tolist()
+        series = isinstance(value, list) and all(isinstance(v, int | float) for v in value)
+        if series or isinstance(value, str | int | float):
             kept[key] = value
     return kept
 
@@ -350,8 +333,3 @@ def _scalars(info: Mapping[str, Any]) -> dict[str, Any]:
 def _columns(cycles: list[dict[str, Any]]) -> dict[str, Any]:
     names = dict.fromkeys(name for cycle in cycles for name in cycle)
     return {name: [cycle.get(name) for cycle in cycles] for name in names}
-
-
-def _merged(reports: list[dict[str, Any]]) -> dict[str, Any]:
-    """Reports of blocks of members: one as it is, several as a list per key."""
-    return reports[0] if len(reports) == 1 else _columns(reports)

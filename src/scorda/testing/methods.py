@@ -113,7 +113,7 @@ def check_filter(method: Filter, members: int = 60, device: str = "cpu") -> None
         cases += zip(SHAPES, (double, single, double), strict=True)
     for shape, dtype in cases:
         problem = _problem(shape, members, dtype, device)
-        _check_analyse(method.begin(problem), problem)
+        _check_analyse(method, problem)
         states = _check_runs(method, problem, members).states
         for k in (0, 2, 3):  # The steps after these are not observed, the last one is NaN.
             promise(
@@ -127,7 +127,7 @@ def _check_analyse(method: Filter, problem: Problem) -> None:
     assert problem.initial is not None
     forecast, (y, model) = problem.initial, problem.observed()[2]
     copies = forecast.clone(), y.clone()
-    analysis, info = method.analyse(forecast, y, model, rng.seeded(0))
+    analysis, info = method.begin(problem).analyse(forecast, y, model, rng.seeded(0))
     promise(
         torch.equal(forecast, copies[0]) and torch.equal(y, copies[1]),
         method,
@@ -135,16 +135,15 @@ def _check_analyse(method: Filter, problem: Problem) -> None:
     )
     keeps(method, "analyse", forecast, analysis)
     promise(isinstance(info, dict), method, "does not report a dictionary from `analyse`")
-    method = method.begin(problem)
+    again = method.begin(problem).analyse(forecast, y, model, rng.seeded(0))[0]
     promise(
-        torch.equal(method.analyse(forecast, y, model, rng.seeded(0))[0], analysis),
+        torch.equal(again, analysis),
         method,
         "gives another analysis for the same seed",
     )
     if _is_neutral(method):
         vague = ObservationModel(model.operator, std=HUGE)
-        method = method.begin(problem)
-        analysis, info = method.analyse(forecast, y, vague, rng.seeded(0))
+        analysis, info = method.begin(problem).analyse(forecast, y, vague, rng.seeded(0))
         weights = info.get("weights")
         weights = None if weights is None else weights[:, None]
         space = problem.space

@@ -27,7 +27,7 @@ __all__ = ["check_robust"]
 STEPS = (*range(0, 13, 2), 34, 36, 38)
 FEW, FEWEST = (0, 2, 4, 6, 28), (0, 2, 4)
 STD, NOISE = 0.5, 0.3
-MISSING, OUTLIER, REJECT = 0.2, 20.0, 7.0
+MISSING, OUTLIER, CHECK = 0.2, 20.0, 7.0
 # A pressure in Pa.
 ORIGIN, UNIT = 1e5, 100.0
 
@@ -41,8 +41,8 @@ def check_robust(
 
     * With a fifth of the values missing at random, a cycle without any and a gap of ten cycles a
       run is finite, and has the forecast bit for bit where nothing is observed.
-    * A value 20 standard deviations off is left out with ``reject=7``, in the cycle where it is
-      and nowhere else, and the run is bit for bit that without the value.
+    * A value 20 standard deviations off is left out with ``gross_error_check=7``, in the cycle
+      where it is and nowhere else, and the run is bit for bit that without the value.
     * All members equal, or fewer than `least_members`, end in a `DegenerateEnsemble`, a member
       that the model blows up in a `DivergenceError`; both name step, cycle and members, and the
       steps before have been yielded.
@@ -204,9 +204,11 @@ def _check_outlier(method: Filter, case: _Case) -> None:
         return values
 
     try:
-        robust = replace(method, reject=REJECT)
+        robust = replace(method, gross_error_check=CHECK)
     except TypeError as error:
-        raise AssertionError(f"{type(method).__name__} does not take `reject`: {error}") from error
+        raise AssertionError(
+            f"{type(method).__name__} does not take `gross_error_check`: {error}"
+        ) from error
     case.run(method, f"with an observation {OUTLIER:g} standard deviations off", spoilt)
     with_it = case.run(robust, "with an observation that is rejected", spoilt)
     without = case.run(robust, "with an observation that is absent", absent)

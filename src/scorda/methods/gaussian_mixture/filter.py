@@ -1,21 +1,20 @@
-r"""The Gaussian-mixture filter: between the particle filter and the ensemble Kalman filter.
+r"""The Gaussian-mixture filter, between the particle filter and the ensemble Kalman filter.
 
-The forecast is a mixture of Gaussians on the members, whose bandwidth :math:`\beta` runs from the
-particle filter (0) to the ensemble Kalman filter (1); its posterior is known
-(`gaussian_mixture.posterior`).
-The members of the analysis have exactly its mean, and its covariance with the sampling error of
-its weights, so that no further sampling error of these two is made in any cycle.
+The forecast is a mixture of Gaussians on the members. The factor :math:`\beta` of their covariance
+runs from the particle filter (0) to the ensemble Kalman filter (1), and the posterior is known in
+closed form (`posterior`). The members of the analysis have exactly its mean, and its covariance
+with the sampling error of its weights, so that no further sampling error of these two is made in
+any cycle.
 """
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal
 
 import torch
 
-from scorda.assimilation.filter import Filter
+from scorda.assimilation.filter import PreparedFilter, Run
 from scorda.assimilation.kalman_algebra import (
     check_inflation,
     innovation_statistics,
@@ -29,33 +28,36 @@ from scorda.core.tapers import GaspariCohn
 from scorda.methods.gaussian_mixture.posterior import (
     MixturePosterior,
     Projection,
-    adaptive_bandwidth,
+    adaptive_factor,
 )
 from scorda.observations.model import ObservationModel
 from scorda.observations.problem import Problem
+from scorda.priors.mixture import check_mixture
 
 __all__ = ["GaussianMixtureFilter"]
 
+# c of the adaptive factor, found by trial on Lorenz-63 and Lorenz-96.
+ADAPTIVE = 0.4
+
 
 @dataclass(frozen=True)
-class GaussianMixtureFilter(Filter):
+class GaussianMixtureFilter(PreparedFilter):
     r"""Posterior of a Gaussian mixture on the forecast, by a transform that keeps two moments.
 
     .. math:: p(x \mid y) = (1 - w_0) \sum_i w_i \, N(x; m_i, \beta P^a) + w_0 \, N(x; m^a, P^a),
         \quad w_i \propto N(y; H c_i, H B H^T + R), \quad m_i = c_i + K (y - H c_i)
 
     with :math:`m^a, P^a` mean and covariance of the Kalman filter's analysis and :math:`w_0` the
-    weight left to the Gaussian of the ensemble, which has the share :math:`\epsilon` of the prior:
-    where no kernel reaches the observation it takes over
-    (see `gaussian_mixture.posterior`). Without localization,
-    members are drawn systematically in proportion to the weights, a member that is
-    drawn keeping its place, moved to :math:`m_i`, and spread by their kernel; then the symmetric
-    map between the two covariances makes mean and covariance of the analysis exactly those of the
-    mixture, but for a factor of the covariance,
+    weight left to the Gaussian of the ensemble, which has the weight :math:`\epsilon` in the
+    prior: where no kernel reaches the observation it takes over. Without localization, members
+    are drawn systematically in proportion to the weights. A member that is drawn keeps its place,
+    moves to :math:`m_i`, and is spread by its kernel. Then the symmetric map between the two
+    covariances makes mean and covariance of the analysis exactly those of the mixture, but for a
+    factor of the covariance,
 
     .. math:: f = \frac{1 + \sum_i w_i^2}{1 + 1 / N} .
 
-    It is there for the sampling error of the weighted mean, which as many members of equal weight
+    It stands for the sampling error of the weighted mean, which as many members of equal weight
     would not make, and covers a part of it; without it few effective members are overconfident,
     and the filter may lose the truth. For equal weights it is 1. With :math:`\beta = 1` and
     without `rotation` this is the `ETKF` (for a linear h).
@@ -65,12 +67,14 @@ class GaussianMixtureFilter(Filter):
     of each point), but its shape is not drawn from: the analysis is the linear transform of the
     members with the symmetric root, which changes little from point to point. With
     :math:`\beta = 1` this is the `LETKF`. It takes a matrix ``(ensemble, ensemble)`` per point,
-    in batches. With many observations near a point few members keep weight there; `evidence` with
-    a shorter reach lets the weights see the nearest alone, while kernels and centres still move
-    by all: not exact for any law, as localization is not. Without localization nothing is larger
-    than the ensemble or a square of its members or components, whichever are fewer.
+    in batches. With many observations near a point few members keep weight there. A
+    `weight_localization` with a shorter reach lets the weights see the nearest observations
+    alone, while kernels and centres still move by all: it is not exact for any law, as
+    localization is not. Without localization nothing is larger than the ensemble or a square of
+    its members or components, whichever are fewer.
 
-    bandwidth="adaptive" takes in each cycle, and at each point where localized, the solution of
+    kernel_factor="adaptive" takes in each cycle, and at each point where localized, the solution
+    of
 
     .. math:: \beta \, \mathrm{ESS}(\beta) = c \, r, \quad
         \mathrm{ESS} = 1 / \sum_i w_i^2, \quad r = \min(N - 1, \text{components})
@@ -81,67 +85,72 @@ class GaussianMixtureFilter(Filter):
     filter's, are as wide as what the weights leave unknown. Where the observation leaves few
     members this goes to the ensemble Kalman filter, and with many to the particle filter. It sees
     the observation by the weights alone: no truth, no past cycle. :math:`\beta` is at least
-    c r / N. The form is derived here, c = 0.4 was found by trial on Lorenz-63 and Lorenz-96.
+    c r / N. The form is derived here; c = 0.4 was found by trial on Lorenz-63 and Lorenz-96.
 
     Exact for a linear h and the mixture as prior, but for the shape of the draw; otherwise the
     kernels see the regression of h on the members, as in the EnKF. Derived here.
 
     Arguments:
-        bandwidth: :math:`\beta` in (0, 1], or "adaptive".
-        inflation: Factor of the analysis anomalies, at least 1.
+        kernel_factor: :math:`\beta` in (0, 1], or "adaptive".
+        gaussian_weight: :math:`\epsilon` in [0, 1), weight of the Gaussian in the prior.
         localization: Localization of the analysis by distance, or None.
+        weight_localization: Localization of what the weights see, or None for that of the
+            analysis.
         rotation: Whether kernels are spread by new random numbers (with as many members as
             dimensions, or fewer: by a random rotation); else by the members' own anomalies. It
             prevents the outliers that deterministic filters grow. Not used with localization.
-        share: :math:`\epsilon` in [0, 1).
-        width: c in (0, 1], for an adaptive bandwidth.
-        evidence: Localization of what the weights see, or None for that of the analysis.
+        inflation: Factor of the analysis anomalies, at least 1.
 
     Raises:
         ValueError: If a setting is out of range, or the forecast has no spread.
     """
 
-    bandwidth: float | Literal["adaptive"] = "adaptive"
-    inflation: float = 1.0
+    kernel_factor: float | Literal["adaptive"] = "adaptive"
+    gaussian_weight: float = 0.1
     localization: GaspariCohn | None = None
+    weight_localization: GaspariCohn | None = None
     rotation: bool = True
-    share: float = 0.1
-    width: float = 0.4
-    evidence: GaspariCohn | None = None
+    _: KW_ONLY
+    inflation: float = 1.0
     needs: tuple[str, ...] = field(default=("simulator",), init=False, repr=False, compare=False)
-    _geometry: Geometry | None = field(default=None, init=False, repr=False, compare=False)
 
     least_members = 2
-    exact = "linear-Gaussian, N → ∞ (any problem: bandwidth, share → 0)"
+    exact = "linear-Gaussian, N → ∞ (any problem: kernel_factor, gaussian_weight → 0)"
 
     def __post_init__(self) -> None:
         check_inflation(self.inflation)
-        named = self.bandwidth == "adaptive"
-        if not named and (isinstance(self.bandwidth, str) or not 0 < self.bandwidth <= 1):
-            raise ValueError(
-                f"Got bandwidth = {self.bandwidth!r}: give 'adaptive' or a number in (0, 1]."
-            )
-        if not 0 < self.width <= 1:
-            raise ValueError(f"Got width = {self.width}: give a number in (0, 1].")
-        if not 0 <= self.share < 1:
-            raise ValueError(f"Got share = {self.share}: give a number in [0, 1).")
-        if self.evidence is not None and self.localization is None:
-            raise ValueError(
-                "Got a GaussianMixtureFilter with `evidence` by distance and no `localization`: "
-                "give both, or leave the evidence whole."
-            )
+        factor = 1.0 if self.kernel_factor == "adaptive" else self.kernel_factor
+        check_mixture(self, factor)
         if self.localization is not None:
             needs = ("simulator", "positions", "independent_errors")
             object.__setattr__(self, "needs", needs)
 
     def begin(
-        self, problem: Problem, weights: Float[Tensor, "ensemble"] | None = None
-    ) -> GaussianMixtureFilter:
-        """Return a copy that owns the geometry of the space, where localized."""
-        run = copy.copy(self)
-        if self.localization is not None:
-            object.__setattr__(run, "_geometry", Geometry(problem.space, self.localization, 1))
-        return run
+        self, problem: Problem | None, weights: Float[Tensor, "ensemble"] | None = None
+    ) -> Run:
+        if self.localization is None:
+            return _Whole(self)
+        if problem is None:
+            raise ValueError(
+                "GaussianMixtureFilter with localization needs the geometry of the space: call "
+                "`begin(problem)` first."
+            )
+        return _Local(self, Geometry(problem.space, self.localization, 1))
+
+    def posterior(self, prior: Projection, rank: int) -> MixturePosterior:
+        """Return the conditioned mixture, with the factor that a covariance of the rank needs."""
+        if isinstance(self.kernel_factor, str):
+            factor = adaptive_factor(prior, self.gaussian_weight, ADAPTIVE * rank)
+        else:
+            factor = torch.tensor(self.kernel_factor, dtype=torch.float64).to(prior.values)
+        return MixturePosterior(prior, factor, self.gaussian_weight)
+
+
+@dataclass(frozen=True)
+class _Whole(Run):
+    """Analyses without localization: draws of the mixture."""
+
+    settings: GaussianMixtureFilter
 
     def analyse(
         self,
@@ -150,54 +159,37 @@ class GaussianMixtureFilter(Filter):
         model: ObservationModel,
         generator: torch.Generator | None = None,
     ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
-        """Return the analysis, and ``innovation``, ``chi2``, ``bandwidth`` and ``ess``.
-
-        The last two are means over the grid points that see anything, where localized.
-        """
+        """Return the analysis, and ``innovation``, ``chi2``, ``kernel_factor`` and ``ess``."""
         white = white_innovation(forecast, y, model)
-        if self.localization is None:
-            # In double precision, with few numbers: eigenvalues span many orders of magnitude.
-            prior = Projection.of(white[0].double(), white[1].double())
-            posterior = self._posterior(prior, forecast)
-            analysis, ess = self._drawn(forecast, posterior, generator)
-            beta = posterior.beta
-        else:
-            analysis, ess, beta = self._local(forecast, white, model)
-        return analysis, {**innovation_statistics(*white), "bandwidth": beta, "ess": ess}
-
-    def _posterior(
-        self, prior: Projection, forecast: Float[Tensor, "ensemble ..."]
-    ) -> MixturePosterior:
-        if isinstance(self.bandwidth, str):
-            # A local analysis is a map of the members, with localized errors on all of them.
-            rank = len(forecast) - 1
-            if self.localization is None:
-                rank = min(rank, forecast[0].numel())
-            beta = adaptive_bandwidth(prior, self.share, self.width * rank)
-        else:
-            beta = torch.tensor(self.bandwidth, dtype=torch.float64).to(prior.values)
-        return MixturePosterior(prior, beta, self.share)
+        # In double precision, with few numbers: eigenvalues span many orders of magnitude.
+        prior = Projection.of(white[0].double(), white[1].double())
+        rank = min(len(forecast) - 1, forecast[0].numel())
+        posterior = self.settings.posterior(prior, rank)
+        analysis = self._drawn(forecast, posterior, generator)
+        info = {"kernel_factor": posterior.factor, "ess": 1 / posterior.inverse_ess()}
+        return analysis, {**innovation_statistics(*white), **info}
 
     def _drawn(
         self, forecast: Tensor, posterior: MixturePosterior, generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Tensor:
+        """Members of the posterior with its mean and covariance."""
         choice, noise = rng.spawn(generator, 2)
         mean = forecast.mean(0, keepdim=True)
         x, back = _whitened((forecast - mean).flatten(1))
         members, rank = x.shape
-        weights, w0 = posterior.log_weights()[0].exp(), posterior.gaussian_weight()[0]
+        kernels, w0 = posterior.weights
         seen = posterior.prior.anomalies.mT @ x
         # The Gaussian of the whole ensemble is one more, behind the members'.
         centres = posterior.shrinkage * x + posterior.shifts() @ seen
         centres = torch.cat((centres, (posterior.gaussian_shift() @ seen)[None]))
-        weights = torch.cat(((1 - w0) * weights, w0[None]))
+        weights = torch.cat((kernels, w0[None]))
         centre = weights @ centres
         centres = centres - centre
         kalman = torch.eye(rank).to(x) - (seen.mT * posterior.reduction()) @ seen / (members - 1)
-        widths = torch.where(torch.arange(members + 1).to(w0) < members, posterior.beta, 1.0)
+        widths = torch.where(torch.arange(members + 1).to(w0) < members, posterior.factor, 1.0)
         cov = (centres.mT * weights) @ centres + (weights @ widths) * kalman
         own = x
-        if self.rotation:
+        if self.settings.rotation:
             own = rng.normal(members, (rank,), noise, like=x)
             own = own - own.mean(0)
         drawn = _draw(weights, members, choice)
@@ -205,24 +197,31 @@ class GaussianMixtureFilter(Filter):
         spread = centres[drawn] + own
         spread = spread - spread.mean(0)
         spread = spread @ symmetric_map(_cov(spread), cov)
-        inverse_ess = posterior.inverse_ess()
-        factor = self.inflation * _sampling(inverse_ess, members)
+        factor = self.settings.inflation * _sampling(posterior.inverse_ess(), members)
         moved = (centre + factor * spread).to(back) @ back
-        return mean + moved.reshape(forecast.shape), 1 / inverse_ess
+        return mean + moved.reshape(forecast.shape)
 
-    def _local(
+
+@dataclass(frozen=True)
+class _Local(Run):
+    """Analyses with localization: a transform of the members at each grid point."""
+
+    settings: GaussianMixtureFilter
+    geometry: Geometry
+
+    def analyse(
         self,
-        forecast: Tensor,
-        white: tuple[Tensor, Tensor],
+        forecast: Float[Tensor, "ensemble ..."],
+        y: Float[Tensor, "obs"],
         model: ObservationModel,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        geometry = self._geometry
-        if geometry is None:
-            raise ValueError(
-                "GaussianMixtureFilter with localization needs the geometry of the space: call "
-                "`begin(problem)` first."
-            )
-        members = len(forecast)
+        generator: torch.Generator | None = None,
+    ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
+        """Return the analysis, and ``innovation``, ``chi2``, ``kernel_factor`` and ``ess``.
+
+        The last two are means over the grid points that see anything.
+        """
+        members, geometry = len(forecast), self.geometry
+        white = white_innovation(forecast, y, model)
         # In double precision, as without localization; anomalies of states in single precision
         # have a mean, by rounding.
         anomalies = white[0].double()
@@ -230,29 +229,34 @@ class GaussianMixtureFilter(Filter):
         both = torch.cat((anomalies, white[1][None].double())).mT.contiguous()
         states = forecast.reshape(members, -1, geometry.points).permute(2, 0, 1)
         analysis = states.clone(memory_format=torch.contiguous_format)
-        sizes, betas = [], []
+        sizes, factors = [], []
         for local in geometry.local(model.operator.coordinates(geometry.space), members):
-            local = local.to(both)
-            prior = _near(both, local, local.root_weights)
-            weighed = prior
-            if self.evidence is not None:
-                weighed = _near(both, local, self.evidence(local.distances).sqrt())
-            judge = self._posterior(weighed, forecast)
-            posterior = MixturePosterior(prior, judge.beta, self.share)
+            posterior, judge = self._posteriors(both, local.to(both), members - 1)
             mean_weights, transform = _transform(posterior, judge)
             points = local.points[:, 0]
             x = states[points].to(both)
             mean = x.mean(1, keepdim=True)
             A = x - mean
             inverse_ess = judge.inverse_ess()
-            factor = self.inflation * _sampling(inverse_ess, members)[:, None, None]
+            factor = self.settings.inflation * _sampling(inverse_ess, members)[:, None, None]
             analysis[points] = (mean + mean_weights @ A + factor * (transform @ A)).to(states)
             sizes.append(1 / inverse_ess)
-            betas.append(posterior.beta.expand(len(points)))
-        # Nothing is seen anywhere: all members count, whatever the bandwidth.
+            factors.append(posterior.factor.expand(len(points)))
+        # Nothing is seen anywhere: all members count, whatever the factor.
         ess = torch.cat(sizes).mean() if sizes else torch.tensor(float(members))
-        beta = torch.cat(betas).mean() if betas else torch.tensor(1.0)
-        return analysis.permute(1, 2, 0).reshape(forecast.shape), ess, beta
+        factor = torch.cat(factors).mean() if factors else torch.tensor(1.0)
+        info = {**innovation_statistics(*white), "kernel_factor": factor, "ess": ess}
+        return analysis.permute(1, 2, 0).reshape(forecast.shape), info
+
+    def _posteriors(
+        self, both: Float[Tensor, "obs columns"], local: Local, rank: int
+    ) -> tuple[MixturePosterior, MixturePosterior]:
+        """One posterior that moves the members near each point, and one that weighs them."""
+        taper = self.settings.weight_localization
+        prior = _near(both, local, local.root_weights)
+        weighed = prior if taper is None else _near(both, local, taper(local.distances).sqrt())
+        judge = self.settings.posterior(weighed, rank)
+        return MixturePosterior(prior, judge.factor, judge.gaussian_weight), judge
 
 
 def _near(
@@ -264,16 +268,16 @@ def _near(
 
 
 def _transform(posterior: MixturePosterior, judge: MixturePosterior) -> tuple[Tensor, Tensor]:
-    """The analysis mean's weights of the anomalies; the symmetric transform of these.
+    """Return the weights of the anomalies in the mean, and their symmetric transform.
 
     Arguments:
-        posterior: What moves the centres and narrows the kernels.
-        judge: What weighs them: the same, or one that sees less.
+        posterior: Mixture that moves the centres and narrows the kernels.
+        judge: Mixture that weighs them: the same, or one that sees less.
     """
     Z = posterior.prior.anomalies
     members = Z.shape[-2]
-    w0 = judge.gaussian_weight()[0][..., None, None]
-    w = judge.log_weights()[0].exp().unsqueeze(-2)
+    kernels, gaussian = judge.weights
+    w0 = gaussian[..., None, None]
     gamma, shifts = posterior.shrinkage.unsqueeze(-1), posterior.shifts()
     # Less 1 / N, which anomalies do not see: the root then keeps their mean.
     centred = torch.eye(members).to(Z) - 1 / members
@@ -281,11 +285,11 @@ def _transform(posterior: MixturePosterior, judge: MixturePosterior) -> tuple[Te
     centres = torch.cat(
         (gamma * centred + shifts @ Z.mT, posterior.gaussian_shift().unsqueeze(-2) @ Z.mT), -2
     )
-    weights = torch.cat(((1 - w0) * w, w0), -1)
+    weights = torch.cat((kernels.unsqueeze(-2), w0), -1)
     mean_weights = weights @ centres
     centres = centres - mean_weights
     kalman = centred - (Z * posterior.reduction().unsqueeze(-2)) @ Z.mT
-    width = posterior.beta[..., None, None] * (1 - w0) + w0
+    width = posterior.factor[..., None, None] * (1 - w0) + w0
     cov = (centres.mT * weights) @ centres + width / (members - 1) * kalman
     # Precise observations leave little of the terms that the covariance is a difference of.
     return mean_weights, (members - 1) ** 0.5 * psd_root(cov, 1 / (members - 1))

@@ -42,15 +42,18 @@ With :math:`Y = U s V^T`, the projections :math:`Z = Y V` and :math:`v = V^T d`,
 
 Nothing is divided by a singular value.
 
-**The Gaussian's share.** With the weight :math:`\epsilon` the prior is the Gaussian
+**The weight of the Gaussian.** With the weight :math:`\epsilon` the prior is the Gaussian
 :math:`N(\bar x, P)` itself, so that mean and covariance stay as they are. Its posterior is the
 Kalman analysis, with the weight
 
 .. math:: w_0 = \frac{\epsilon \, p_1(y)}{\epsilon \, p_1(y) + (1 - \epsilon) \, p_\beta(y)},
     \quad p_\beta(y) = \text{evidence of the kernels with } \beta .
 
-Where no kernel reaches the observation it has the weight, and the analysis is that of a Kalman
-filter in place of copies of the nearest member.
+Where no kernel reaches the observation the Gaussian has the weight, and the analysis is that of a
+Kalman filter in place of copies of the nearest member. The weights are computed as those of
+`priors.Mixture`, whose kernels have another shape: in white modes both are
+:math:`\log w_i = q^T k_i - \tfrac12 |k_i|^2 + \mathrm{const}`, here with
+:math:`q = v / \sqrt \rho` and :math:`k_i = \gamma Z_i`.
 
 Derived here; mixtures between the two filters: Frei & Künsch (2013), Biometrika 100, 781-800,
 whose B is likewise what a part of the information leaves.
@@ -60,12 +63,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
 from scorda.core.shapes import Float, Tensor
+from scorda.priors.mixture import evidence_terms, kernel_logits, mixture_weights, shrinkage
 
-__all__ = ["MixturePosterior", "Projection", "adaptive_bandwidth"]
+__all__ = ["MixturePosterior", "Projection", "adaptive_factor"]
 
 BISECTIONS = 12
 
@@ -90,7 +95,7 @@ class Projection:
         anomalies: Float[Tensor, "*batch ensemble obs"],
         innovation: Float[Tensor, "*batch obs"],
     ) -> Projection:
-        """From white anomalies Y and the white innovation d; one symmetric eigenproblem."""
+        """Make it from white anomalies Y and the white innovation d, by one eigenproblem."""
         members, observations = anomalies.shape[-2:]
         d = innovation.unsqueeze(-1)
         if observations < members:
@@ -114,62 +119,54 @@ class MixturePosterior:
 
     Arguments:
         prior: The ensemble.
-        beta: :math:`\beta` in (0, 1], shape broadcastable to ``(*batch,)``.
-        share: :math:`\epsilon` in [0, 1).
+        factor: :math:`\beta` in (0, 1], shape broadcastable to ``(*batch,)``.
+        gaussian_weight: :math:`\epsilon` in [0, 1).
     """
 
     prior: Projection
-    beta: Float[Tensor, "*batch"]
-    share: float = 0.0
+    factor: Float[Tensor, "*batch"]
+    gaussian_weight: float = 0.0
 
     @property
     def shrinkage(self) -> Float[Tensor, "*batch 1"]:
         r""":math:`\gamma`."""
-        members = self.prior.anomalies.shape[-2]
-        return ((1 - self.beta) * members / (members - 1)).sqrt().unsqueeze(-1)
+        return shrinkage(self.factor, self.prior.anomalies.shape[-2]).unsqueeze(-1)
 
     @property
-    def evidence_var(self) -> Float[Tensor, "*batch rank"]:
+    def kernel_var(self) -> Float[Tensor, "*batch rank"]:
         r""":math:`\rho`."""
-        return (1 + self.prior.values) / (1 + (1 - self.beta.unsqueeze(-1)) * self.prior.values)
+        return (1 + self.prior.values) / (1 + (1 - self.factor.unsqueeze(-1)) * self.prior.values)
 
-    def log_weights(self) -> tuple[Float[Tensor, "*batch ensemble"], Float[Tensor, "*batch"]]:
-        r"""Log of the weights of the kernels, normalised, and the log evidence of y under them.
+    @cached_property
+    def logits(self) -> Float[Tensor, "*batch ensemble"]:
+        """Log density of y under each kernel, less that under the Gaussian."""
+        v, rho, var = self.prior.innovation, self.kernel_var, 1 + self.prior.values
+        queries, whole = ((v / part.sqrt()).unsqueeze(-2) for part in (rho, var))
+        keys = self.shrinkage.unsqueeze(-1) * self.prior.anomalies
+        log_ratio = 0.5 * (var.log() - rho.log()).unsqueeze(-2)
+        terms = evidence_terms(queries, whole, log_ratio)
+        return kernel_logits(queries, keys, terms).squeeze(-2)
 
-        The evidence lacks what does not depend on :math:`\beta`: the density of the part of d
-        that the ensemble cannot reach.
-        """
-        Z, v, rho = self.prior.anomalies, self.prior.innovation, self.evidence_var
-        logits = self.shrinkage * (Z @ (v / rho.sqrt()).unsqueeze(-1)).squeeze(-1)
-        logits = logits - 0.5 * self.shrinkage.square() * Z.square().sum(-1)
-        total = logits.logsumexp(-1)
-        evidence = total - math.log(Z.shape[-2]) - 0.5 * (v.square() / rho + rho.log()).sum(-1)
-        return logits - total.unsqueeze(-1), evidence
-
-    def gaussian_weight(self) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
-        r""":math:`w_0`, and the log evidence of y under kernels and Gaussian."""
-        kernels = self.log_weights()[1]
-        if self.share == 0:
-            return torch.zeros_like(kernels), kernels
-        one = torch.ones_like(self.beta)
-        gaussian = MixturePosterior(self.prior, one).log_weights()[1] + math.log(self.share)
-        kernels = kernels + math.log1p(-self.share)
-        return (gaussian - kernels).sigmoid(), torch.logaddexp(gaussian, kernels)
+    @cached_property
+    def weights(self) -> tuple[Float[Tensor, "*batch ensemble"], Float[Tensor, "*batch"]]:
+        r"""Weights of the kernels, and :math:`w_0` of the Gaussian; all of them sum to 1."""
+        kernels, gaussian = mixture_weights(self.logits.unsqueeze(-2), self.gaussian_weight)
+        return kernels.squeeze(-2), gaussian.squeeze(-1)
 
     def inverse_ess(self) -> Float[Tensor, "*batch"]:
         """Sum of the squared weights; that of the Gaussian is one of all members alike."""
-        w0 = self.gaussian_weight()[0].unsqueeze(-1)
-        weights = (1 - w0) * self.log_weights()[0].exp() + w0 / self.prior.anomalies.shape[-2]
-        return weights.square().sum(-1)
+        kernels, gaussian = self.weights
+        shared = gaussian.unsqueeze(-1) / self.prior.anomalies.shape[-2]
+        return (kernels + shared).square().sum(-1)
 
     def gaussian_shift(self) -> Float[Tensor, "*batch rank"]:
-        r"""What moves the mean of the Gaussian: its posterior has :math:`\bar x + q_0 Z^T A`."""
+        r"""Shift of the Gaussian's mean: its posterior has :math:`\bar x + q_0 Z^T A`."""
         return self.reduction() * self.prior.innovation
 
     def shifts(self) -> Float[Tensor, "*batch ensemble rank"]:
-        r"""q, which moves the centres: :math:`m_i = \bar x + \gamma a_i + q_i Z^T A`."""
+        r"""Shifts q of the centres: :math:`m_i = \bar x + \gamma a_i + q_i Z^T A`."""
         members = self.prior.anomalies.shape[-2]
-        rho, beta = self.evidence_var.unsqueeze(-2), self.beta[..., None, None]
+        rho, beta = self.kernel_var.unsqueeze(-2), self.factor[..., None, None]
         kappa = beta / (1 + (1 - beta) * self.prior.values.unsqueeze(-2))
         gamma = self.shrinkage.unsqueeze(-1)
         moved = self.prior.innovation.unsqueeze(-2) / rho
@@ -182,8 +179,10 @@ class MixturePosterior:
         return 1 / ((members - 1) * (1 + self.prior.values))
 
 
-def adaptive_bandwidth(prior: Projection, share: float, floor: float) -> Float[Tensor, "*batch"]:
-    r"""The solution of :math:`\beta \, \mathrm{ESS}(\beta) = \mathrm{floor}` for each ensemble.
+def adaptive_factor(
+    prior: Projection, gaussian_weight: float, floor: float
+) -> Float[Tensor, "*batch"]:
+    r"""Solve :math:`\beta \, \mathrm{ESS}(\beta) = \mathrm{floor}` for each ensemble.
 
     By 12 bisections of its logarithm between floor / N, whose product is at most that, and 1,
     where all members count. The value is at most :math:`(N / \mathrm{floor})^{1 / 4096}` times
@@ -191,14 +190,14 @@ def adaptive_bandwidth(prior: Projection, share: float, floor: float) -> Float[T
 
     Arguments:
         prior: The ensembles.
-        share: :math:`\epsilon` in [0, 1).
+        gaussian_weight: :math:`\epsilon` in [0, 1).
         floor: In (0, N].
     """
     high = torch.zeros_like(prior.innovation[..., 0])
     low = high + math.log(floor / prior.anomalies.shape[-2])
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        beta = middle.exp()
-        enough = floor * MixturePosterior(prior, beta, share).inverse_ess() <= beta
+        factor = middle.exp()
+        enough = floor * MixturePosterior(prior, factor, gaussian_weight).inverse_ess() <= factor
         low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
     return high.exp()

@@ -1,7 +1,7 @@
-"""MASF: the bridge, and the samplers as published."""
+"""MASF: the exact bridge, and the two filters as published."""
 
 from scorda.methods.masf.bridge import MASF
-from scorda.methods.masf.nonlinear import ProjectionSDE
-from scorda.methods.masf.published import PublishedSDE
+from scorda.methods.masf.nonlinear import NonlinearMASF, ProjectionSDE
+from scorda.methods.masf.published import PublishedMASF, PublishedSDE
 
-__all__ = ["MASF", "ProjectionSDE", "PublishedSDE"]
+__all__ = ["MASF", "NonlinearMASF", "ProjectionSDE", "PublishedMASF", "PublishedSDE"]

@@ -78,14 +78,7 @@ def lbfgs(
     Raises:
         FloatingPointError: If the cost or its gradient at a first point is not finite.
     """
-    result = _State.at(cost, start, torch.arange(len(start), device=start.device))
-    finite = result.costs.isfinite() & result.gradients.isfinite().all(1)
-    if not finite.all():
-        bad = int((~finite).nonzero()[0])
-        raise FloatingPointError(
-            f"The cost or its gradient is not finite at the start of member {bad}: give a "
-            "shorter window, or another start."
-        )
+    result = _first(cost, start)
     evaluations, pairs = 1, _Pairs(memory)
     counts, stalls = (torch.zeros_like(result.rows) for _ in range(2))
     converged = _largest(result.gradients) <= tolerance
@@ -139,6 +132,19 @@ class _State:
         self.points[other.rows] = other.points
         self.costs[other.rows] = other.costs
         self.gradients[other.rows] = other.gradients
+
+
+def _first(cost: Cost, start: Tensor) -> _State:
+    """The state of all rows at the first points, which must be finite."""
+    state = _State.at(cost, start, torch.arange(len(start), device=start.device))
+    finite = state.costs.isfinite() & state.gradients.isfinite().all(1)
+    if not finite.all():
+        bad = int((~finite).nonzero()[0])
+        raise FloatingPointError(
+            f"The cost or its gradient is not finite at the start of member {bad}: give a "
+            "shorter window, or another start."
+        )
+    return state
 
 
 class _Pairs:

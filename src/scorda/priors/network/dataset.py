@@ -26,9 +26,8 @@ from scorda.priors.network.denoiser import (
     Climate,
     Corrected,
     LocalDenoiser,
-    LocalDenoisers,
+    in_units,
     laid_out,
-    standardised,
 )
 
 __all__ = ["Pool", "bridge_levels", "checked", "folds", "observing_networks"]
@@ -57,7 +56,9 @@ class Pool:
         roots: Square roots of the covariances, ``(gaussians, size, rank)``; None for a network
             without, or with local ones.
         local: Local Gaussians, or None.
-        context: What the network is told of the ensembles, ``(gaussians, points, channels, 2)``.
+        axes: Axes of the state that the network convolves along.
+        context: Mean and spread of the ensembles, as `Climate.context` gives them,
+            ``(gaussians, points, channels, 2)``.
         precision: Precision of one observing network in these units, ``(gaussians, points,
             channels)``, or None for many.
         grid: Points along each axis that the network convolves along, or all in one.
@@ -69,10 +70,11 @@ class Pool:
     members: Float[Tensor, "items points channels_and_which"]
     group: int
     roots: Float[Tensor, "gaussians size rank"] | None
-    local: tuple[LocalDenoiser, ...] | None
+    local: tuple[FittedLocal, ...] | None
     context: Float[Tensor, "gaussians points channels two"] | None
     precision: Float[Tensor, "gaussians points channels"] | None
     grid: tuple[int, ...]
+    axes: Axes
     scale: Float[Tensor, "gaussians points channels"] | None
 
     @classmethod
@@ -85,7 +87,7 @@ class Pool:
         precision: Float[Tensor, "..."] | None = None,
         weighting: Literal["noise", "state"] = "noise",
     ) -> Pool:
-        """Gaussians and members to denoise with them, both in the modes.
+        """Make a pool of Gaussians and members to denoise with them, both in the modes.
 
         Arguments:
             parts: The pairs: a Gaussian, and members ``(ensemble, *shape)``; with local Gaussians
@@ -95,7 +97,7 @@ class Pool:
             gaussian: Whether the network corrects the Gaussian, or variances alone.
             climate: Makes the context, or None for none.
             precision: Precision of the modes of one observing network, or None for many.
-            weighting: As in `NetworkPrior`.
+            weighting: As in `NetworkTraining`.
         """
         members, roots, local, contexts, precisions, scales = [], [], [], [], [], []
         # A local Gaussian takes as long for one member as for many at the same noise level.
@@ -106,11 +108,10 @@ class Pool:
             z = z[: len(z) // group * group].unflatten(0, (-1, group))
             items = z.movedim(1, 2).flatten(2)
             members.append(F.pad(items, (0, 1), value=float(number)))
-            single = fitted.single() if isinstance(fitted, FittedLocal) else fitted
-            bound = standardised(single, axes)
-            if isinstance(bound, LocalDenoiser):
-                local.append(bound)
+            if isinstance(fitted, FittedLocal):
+                local.append(fitted.single())
             elif gaussian:
+                bound = in_units(fitted, axes)
                 roots.append(bound.basis * bound.spectrum.sqrt())
             if climate is not None:
                 contexts.append(climate.context(fitted, axes))
@@ -128,11 +129,12 @@ class Pool:
             torch.stack(contexts) if contexts else None,
             torch.stack(precisions).float() if precisions else None,
             tuple(parts[0][1].shape[1 + axis] for axis in axes) or tuple(members[0].shape[1:2]),
+            axes,
             torch.stack(scales).float() if scales else None,
         )
 
     def levels(self, share: float) -> Levels:
-        """Levels for `loss`: of one observing network, or each time of another."""
+        """Return levels for `loss`: of one observing network, or each time of another."""
 
         def levels(noise: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
             if self.group > 1:
@@ -154,7 +156,7 @@ class Pool:
         noise: Float[Tensor, "ensemble ..."],
         eps: Float[Tensor, "ensemble points channels"],
     ) -> Float[Tensor, "ensemble"]:
-        r"""`denoising_loss`, the mean over an item's members, each with its own Gaussian.
+        r"""Return `denoising_loss`, the mean over the members of an item, each with its Gaussian.
 
         With the `scale` s, each entry times :math:`s \max(\nu^2 / (1 + \nu^2), 10^{-3})`, which
         leaves s times the squared error of z, but where there is little noise.
@@ -163,7 +165,8 @@ class Pool:
         which = x0[:, 0, -1].long()
         x0, eps = (self._apart(part[..., :-1]) for part in (x0, eps))
         if self.local is not None:
-            corrected.gaussian = LocalDenoisers([self.local[i] for i in which.tolist()])
+            own = [self.local[i] for i in which.tolist()]
+            corrected.gaussian = LocalDenoiser(own, self.axes, shared=True)
         if self.roots is not None:
             roots = self.roots[which]
             ones, mean = roots.new_ones(roots.shape[-1]), torch.zeros_like(x0[0]).double()
@@ -181,12 +184,12 @@ class Pool:
         return loss.unflatten(0, (-1, self.group)).mean(1)
 
     def _apart(self, items: Float[Tensor, "items points beside"]) -> Tensor:
-        """The members of items, one after the other."""
+        """Return the members of items, one after the other."""
         return items.unflatten(2, (self.group, -1)).movedim(2, 1).flatten(0, 1)
 
 
 def checked(ensembles: Any, space: StateSpace | None) -> Float[Tensor, "cycles ensemble ..."]:
-    """Return forecasts of many cycles, once it is known that they are that.
+    """Check and return forecasts of many cycles.
 
     Raises:
         ValueError: If they are not, are not of the space, or have too few members.
@@ -204,7 +207,7 @@ def checked(ensembles: Any, space: StateSpace | None) -> Float[Tensor, "cycles e
 
 
 def folds(members: int, held: int) -> list[tuple[Int[Tensor, "a"], Int[Tensor, "b"]]]:
-    """Members to make a Gaussian of, and members to denoise with it; the last are those held back.
+    """Return pairs: members to make a Gaussian of, and members to denoise; the last are held back.
 
     Of fewer than four that are not held back, each is denoised with the Gaussian of all of them.
     """
@@ -223,7 +226,7 @@ def observing_networks(
     generator: torch.Generator,
     grid: tuple[int, ...] = (),
 ) -> Float[Tensor, "ensemble points channels"]:
-    """Precisions of observing networks drawn at random, for a share of samples; 0 for the others.
+    """Draw precisions of observing networks for a share of samples; those of the others are 0.
 
     Entries are observed at random with any density, on a stride of up to 8 points, or along one
     arc, in a third of the samples each; a channel is left out now and then. On a grid of several
@@ -255,7 +258,7 @@ def observing_networks(
 def bridge_levels(
     precision: Float[Tensor, "ensemble points channels"], noise: Float[Tensor, "ensemble"]
 ) -> Float[Tensor, "ensemble points channels"]:
-    """Levels of the bridge, and every other time those of its encoding, at r = 1 / noise^2."""
+    """Return levels of the bridge, and every other time of its encoding, at r = 1 / noise^2."""
     r = noise.double().square().reciprocal().reshape(-1, 1, 1)
     seen = precision.to(r) * (torch.arange(len(noise)) % 2).to(r.device).reshape(r.shape)
     return (seen + (1 + seen) * r).rsqrt()

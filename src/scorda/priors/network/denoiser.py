@@ -32,10 +32,9 @@ __all__ = [
     "Corrected",
     "FittedNetwork",
     "LocalDenoiser",
-    "LocalDenoisers",
+    "in_units",
     "laid_back",
     "laid_out",
-    "standardised",
 ]
 
 # Axes of the state that a network convolves along; none for a dense network.
@@ -58,7 +57,7 @@ class Climate:
 
     @classmethod
     def of(cls, ensembles: Float[Tensor, "cycles ensemble ..."], axes: Axes) -> Climate:
-        """From forecast ensembles of many cycles."""
+        """Return the climate of forecast ensembles of many cycles."""
         states = laid_out(ensembles.flatten(0, 1), axes)
         over = (0, 1) if axes else (0,)
         scale = states.std(over, keepdim=True)[0]
@@ -67,7 +66,7 @@ class Climate:
     def context(
         self, fitted: FittedGaussian | FittedLocal, axes: Axes
     ) -> Float[Tensor, "points channels two"]:
-        """Mean and log of the standard deviation of an ensemble."""
+        """Return mean and log of the spread of an ensemble, in units of the climate."""
         mean, std = (laid_out(part[None], axes)[0] for part in (fitted.mean, fitted.var.sqrt()))
         centre, scale = self.centre.to(mean), self.scale.to(mean)
         # Where members are all alike, as where a sensor saturates, the logarithm has no bound.
@@ -75,7 +74,7 @@ class Climate:
 
 
 class Corrected(nn.Module):
-    """A Gaussian denoiser and its correction, as `denoisers.precondition` wants a network.
+    """A Gaussian denoiser and its correction, as `precondition` wants a network.
 
     States have the layout ``(ensemble, points, channels)``.
 
@@ -90,8 +89,8 @@ class Corrected(nn.Module):
     def __init__(self, correction: nn.Module, low: float, high: float) -> None:
         super().__init__()
         self.correction, self.low, self.high = correction, low, high
-        self.gaussian: GaussianDenoiser | LocalDenoiser | LocalDenoisers | None = None
-        # What the correction is told of the ensemble, for all samples or each.
+        self.gaussian: GaussianDenoiser | LocalDenoiser | None = None
+        # Mean and spread of the ensemble, for all samples or each.
         self.context: Tensor | None = None
         self.corrects = True
 
@@ -102,14 +101,19 @@ class Corrected(nn.Module):
         climate: Climate | None,
         gaussian: bool,
     ) -> None:
-        """Take an ensemble's Gaussian to correct, if any, and what to tell of the ensemble."""
-        self.gaussian = standardised(fitted, axes) if gaussian else None
+        """Take the Gaussian of an ensemble to correct, if any, and its context."""
+        if not gaussian:
+            self.gaussian = None
+        elif isinstance(fitted, FittedLocal):
+            self.gaussian = LocalDenoiser((fitted,), axes)
+        else:
+            self.gaussian = in_units(fitted, axes)
         self.context = None if climate is None else climate.context(fitted, axes)
 
     def forward(
         self, x: Float[Tensor, "ensemble points channels"], noise: Float[Tensor, "..."]
     ) -> Float[Tensor, "ensemble points channels"]:
-        """Unit-variance target; levels may be infinite, where x means nothing."""
+        """Return the target of unit variance; levels may be infinite, where x means nothing."""
         # In double precision: at low noise the Gaussian's part is a small difference.
         z, nu = x.double(), noise.double()
         kappa = nu.square().reciprocal()
@@ -139,7 +143,7 @@ class FittedNetwork:
         network: Correction and Gaussian, in the layout ``(ensemble, points, channels)``.
         gaussian: The Gaussian of the ensemble, in the modes.
         axes: Axes that the network convolves along.
-        report: What the training reports, and the weights to carry to the next cycle.
+        report: Losses of the training, and the weights to carry to the next cycle.
     """
 
     network: Corrected
@@ -157,7 +161,7 @@ class FittedNetwork:
     def denoise(
         self, u: Float[Tensor, "ensemble ..."], noise: Float[Tensor, "..."]
     ) -> Float[Tensor, "ensemble ..."]:
-        """Approximate, as good as the training; for any levels, also infinite ones."""
+        """Return the mean given u, as good as the training, for any levels, also infinite ones."""
         mean, std = self.gaussian.mean, self.var.sqrt()
         level = noise.reshape((1,) * (u.ndim - noise.ndim) + noise.shape)
         level = level.expand(len(level), *u.shape[1:])
@@ -169,68 +173,56 @@ class FittedNetwork:
         D = torch.where(kappa > 0, z * kappa, 0.0) / (1 + kappa) + target / (1 + kappa).sqrt()
         return mean + std * laid_back(D, u.shape, self.axes)
 
-    def draws(
+    def sample_members(
         self, members: Float[Tensor, "ensemble ..."], noise: Callable[[], Tensor]
     ) -> Float[Tensor, "ensemble ..."]:
-        """The members themselves."""
+        """Return the members themselves."""
         return members
 
-    def carry(
-        self, numbers: Float[Tensor, "ensemble ..."], clock: Float[Tensor, "..."]
+    def map_latents(
+        self, latents: Float[Tensor, "ensemble ..."], rate: Float[Tensor, "..."]
     ) -> Float[Tensor, "ensemble ..."]:
-        """As the covariance has it, where it is in use."""
-        return numbers if self.network.gaussian is None else self.gaussian.carry(numbers, clock)
+        """Map them as the covariance does, where that is in use."""
+        if self.network.gaussian is None:
+            return latents
+        return self.gaussian.map_latents(latents, rate)
 
 
 @dataclass(frozen=True, eq=False)
 class LocalDenoiser:
-    """A local Gaussian about its mean, in standard deviations, in the layout of a network.
+    """Local Gaussians about their means, in standard deviations, in the layout of a network.
 
     Arguments:
-        fitted: The Gaussian.
+        parts: The Gaussians, each for as many samples in a row.
         axes: Axes that the network convolves along.
+        shared: Whether the samples of a part share their levels: it is fast then.
     """
 
-    fitted: FittedLocal
+    parts: Sequence[FittedLocal]
     axes: Axes
+    shared: bool = False
 
     def denoise(
         self, z: Float[Tensor, "ensemble points channels"], nu: Float[Tensor, "..."]
     ) -> Float[Tensor, "ensemble points channels"]:
-        """As that of the Gaussian; fast where all samples share the levels."""
-        mean, std = self.fitted.mean.to(z), self.fitted.var.sqrt().to(z)
-        shape, levels = (torch.Size((len(x), *mean.shape)) for x in (z, nu))
-        level = laid_back(nu.expand(len(nu), *z.shape[1:]), levels, self.axes)
-        D = self.fitted.denoise(mean + std * laid_back(z, shape, self.axes), std * level)
-        return laid_out((D - mean) / std, self.axes)
-
-
-@dataclass(frozen=True, eq=False)
-class LocalDenoisers:
-    """Several of them, each for as many samples in a row.
-
-    Arguments:
-        parts: The denoisers.
-    """
-
-    parts: Sequence[LocalDenoiser]
-
-    def denoise(
-        self, z: Float[Tensor, "ensemble points channels"], nu: Float[Tensor, "ensemble ..."]
-    ) -> Float[Tensor, "ensemble points channels"]:
-        """Each part's samples share its levels."""
+        """Denoise the samples of each part with its Gaussian."""
+        if not self.shared:
+            return self._part(self.parts[0], z, nu)
         size = len(z) // len(self.parts)
         samples = zip(self.parts, z.split(size), nu[::size].split(1), strict=True)
         # Copies, or each would keep the factors of its latest levels.
-        return torch.cat([replace(p, fitted=replace(p.fitted)).denoise(*of) for p, *of in samples])
+        return torch.cat([self._part(replace(fitted), *of) for fitted, *of in samples])
+
+    def _part(self, fitted: FittedLocal, z: Tensor, nu: Tensor) -> Tensor:
+        mean, std = fitted.mean.to(z), fitted.var.sqrt().to(z)
+        shape, levels = (torch.Size((len(x), *mean.shape)) for x in (z, nu))
+        level = laid_back(nu.expand(len(nu), *z.shape[1:]), levels, self.axes)
+        D = fitted.denoise(mean + std * laid_back(z, shape, self.axes), std * level)
+        return laid_out((D - mean) / std, self.axes)
 
 
-def standardised(
-    fitted: FittedGaussian | FittedLocal, axes: Axes
-) -> GaussianDenoiser | LocalDenoiser:
-    """A Gaussian about its mean, in standard deviations, in the layout of a network."""
-    if isinstance(fitted, FittedLocal):
-        return LocalDenoiser(fitted, axes)
+def in_units(fitted: FittedGaussian, axes: Axes) -> GaussianDenoiser:
+    """Return a Gaussian about its mean, in standard deviations, in the layout of a network."""
     basis = fitted.basis / fitted.var.sqrt().flatten()[:, None]
     rows = laid_out(basis.mT.reshape(-1, *fitted.var.shape), axes)
     mean = torch.zeros_like(rows[0]).double()
@@ -238,7 +230,7 @@ def standardised(
 
 
 def laid_out(x: Float[Tensor, "ensemble ..."], axes: Axes) -> Tensor:
-    """Points of the axes in one, and everything else as channels; without axes, entries."""
+    """Return states with the points of the axes in one, and everything else as channels."""
     if not axes:
         return x.flatten(1)[..., None]
     moved = x.movedim([1 + axis for axis in axes], list(range(1, 1 + len(axes))))

@@ -1,7 +1,7 @@
-r"""Two heads from a network: what a nonlinear measurement-aware process asks of a prior.
+r"""Two heads from a network, for the nonlinear measurement-aware process.
 
 Of a pair of a state and its simulated observation, both standardised, the process tells
-:math:`c = a x + (1 - a) h + v^{1/2} \varepsilon` (`projection`). The heads are
+:math:`c = a x + (1 - a) h + v^{1/2} \varepsilon` (`methods.masf.nonlinear`). The heads are
 
 .. math:: E[x_i \mid c] \approx G_i(c) + \rho_i N_\theta ,
 
@@ -20,7 +20,7 @@ linear at every noise level. The loss is the squared error over :math:`\rho^2`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -29,8 +29,9 @@ from torch import nn
 
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
+from scorda.diffusion.training import Loss
 from scorda.observations.augmentation import AugmentedSpace
-from scorda.priors.base import EnsemblePrior
+from scorda.priors.base import PriorRun
 from scorda.priors.heads import Heads, Pairs, heads_of
 from scorda.priors.network.dataset import folds
 
@@ -59,25 +60,25 @@ class Margins:
     def of(
         cls, x: Float[Tensor, "ensemble entries"], h: Float[Tensor, "ensemble entries"]
     ) -> Margins:
-        """From an ensemble of pairs."""
+        """Return the margins of an ensemble of pairs."""
         dx, dh = x - x.mean(0), h - h.mean(0)
         xx, xh, hh = (product.sum(0) / (len(x) - 1) for product in (dx * dx, dx * dh, dh * dh))
         return cls(x.mean(0), h.mean(0), xx, xh, hh)
 
     def heads(self, c: Tensor, a: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """The heads of each pair by itself."""
+        """Return the heads of each pair by itself."""
         _, x, h = self._regressed(c, a, v)
         return x, h
 
     def scales(self, a: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """What is left of the standard deviations, rho."""
+        """Return the standard deviations rho that are left."""
         b, var = 1 - a, self._var(a, v)
         det = (self.xx * self.hh - self.xh.square()).clamp_min(0)
         x, h = b**2 * det + v * self.xx, a**2 * det + v * self.hh
         return (x / var).sqrt(), (h / var).sqrt()
 
     def seen(self, c: Tensor, a: Tensor, v: Tensor) -> Tensor:
-        """What the process tells, with mean 0 and variance 1."""
+        """Return the noisy pair with mean 0 and variance 1."""
         return self._regressed(c, a, v)[0]
 
     def _regressed(self, c: Tensor, a: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -115,13 +116,13 @@ class TwoHeads(nn.Module):
         a: Float[Tensor, "..."],
         v: Float[Tensor, "..."],
     ) -> tuple[Float[Tensor, "ensemble entries"], Float[Tensor, "ensemble entries"]]:
-        """m_1 and m_2 of noisy pairs, for one amplitude or, with shape (ensemble, 1), for each."""
+        """Return m_1 and m_2 of noisy pairs, for one amplitude or for one per sample."""
         return self.corrected(self.gaussian(c, a, v), c, a, v)
 
     def corrected(
         self, G: tuple[Tensor, Tensor], c: Tensor, a: Tensor, v: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Heads G with their correction."""
+        """Return the heads G with their correction."""
         if not self.corrects:
             return G
         alone, seen = self.margins.heads(c, a, v), self.margins.seen(c, a, v)
@@ -145,7 +146,7 @@ class FittedHeads:
 
     Arguments:
         network: Correction and Gaussian.
-        report: What the training reports, and the weights to carry to the next cycle.
+        report: Losses of the training, and the weights to carry to the next cycle.
     """
 
     network: TwoHeads
@@ -160,27 +161,32 @@ class HeadsPool:
     """Pairs as training data, each beside the Gaussian of others, as in `dataset.Pool`.
 
     Arguments:
-        pairs: ``(ensemble, 2 entries, 2)``: states and observations beside each other, and in the
-            second channel which Gaussian is theirs.
+        members: ``(ensemble, 2 entries, 2)``: states and observations beside each other, and in
+            the second channel which Gaussian is theirs.
         margins: Of the pairs.
         whole: Heads of the Gaussian of all of them.
         loss: Of a network on these pairs.
     """
 
-    pairs: Float[Tensor, "ensemble entries two"]
+    members: Float[Tensor, "ensemble entries two"]
     margins: Margins
     whole: Heads
-    loss: Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
+    loss: Loss
+
+    group = 1
+
+    def levels(self, share: float) -> None:
+        """There are none: pairs have one noise level for all entries."""
 
     @classmethod
     def of(
         cls,
         pairs: Pairs,
         held: int,
-        prior: EnsemblePrior | None,
+        prior: PriorRun | None,
         space: StateSpace | AugmentedSpace | None,
     ) -> HeadsPool:
-        """Pairs of which the last are held back; without a prior each pair of entries is alone."""
+        """Make a pool of pairs, the last held back; without a prior each pair is alone."""
         x, h, std = pairs
         margins = Margins.of(x, h)
 
@@ -197,10 +203,8 @@ class HeadsPool:
         return cls(joint, margins, gaussian(torch.arange(len(x))), loss)
 
 
-def heads_loss(
-    std: Float[Tensor, "entries"], gaussians: Sequence[Heads]
-) -> Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]:
-    r"""Loss of pairs, ``(ensemble, 2 entries, 2)``, at the amplitudes of noise levels.
+def heads_loss(std: Float[Tensor, "entries"], gaussians: Sequence[Heads]) -> Loss:
+    r"""Return the loss of pairs, ``(ensemble, 2 entries, 2)``, at the amplitudes of noise levels.
 
     .. math:: a = (1 + \nu^2)^{-1/2}, \qquad v = s^2 (1 - a^2)
 

@@ -1,0 +1,102 @@
+"""Columns of tables come back as they were written, and malformed tables are refused."""
+
+import os
+
+import numpy as np
+import pytest
+
+from scorda.core.columns import numbers, read_columns, write_columns
+
+COLUMNS = {
+    "time": np.array([0.0, 0.1, 1 / 3]),
+    "variable": np.array(["x", "y, quoted", "z"], dtype=object),
+    "value": np.array([1.0, -2.5e-30, 3.0], dtype=np.float32),
+}
+
+
+@pytest.mark.parametrize("ending", ["csv", "nc"])
+def test_columns_come_back(tmp_path, ending):
+    path = tmp_path / f"a.{ending}"
+    write_columns(path, COLUMNS)
+    read = read_columns(path)
+    assert list(read) == list(COLUMNS)
+    assert read["variable"].tolist() == COLUMNS["variable"].tolist()
+    for name in ("time", "value"):
+        found, text = numbers(read[name])
+        assert not text.any()
+        assert (found.astype(COLUMNS[name].dtype) == COLUMNS[name]).all()
+
+
+@pytest.mark.parametrize("ending", ["csv", "nc"])
+def test_datetimes_come_back(tmp_path, ending):
+    path = tmp_path / f"a.{ending}"
+    times = np.array(["2019-03-01T00:00:00", "2019-03-02T06:30:00.25"], dtype="M8[us]")
+    write_columns(path, {"time": times})
+    assert (read_columns(path)["time"].astype("M8[us]") == times).all()
+
+
+def test_columns_of_a_mapping_and_of_a_data_frame(unchecked):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"time": [0, 1], "value": [1.5, None]})
+    for table in (frame, dict(frame), {"time": [0, 1], "value": [1.5, np.nan]}):
+        read = read_columns(table)
+        assert read["time"].tolist() == [0, 1]
+        assert read["value"][0] == 1.5 and np.isnan(read["value"][1])
+
+
+def test_csv_may_have_blank_lines_spaces_and_a_byte_order_mark(tmp_path):
+    (tmp_path / "a.csv").write_text("\ufefftime, value\n\n0,1\n\n1,\n", encoding="utf-8")
+    read = read_columns(tmp_path / "a.csv")
+    assert {n: c.tolist() for n, c in read.items()} == {"time": ["0", "1"], "value": ["1", ""]}
+
+
+def test_nothing_but_numbers_is_a_number():
+    """Whole columns of numbers, and columns of entries of any kind."""
+    given = np.array(
+        ["1.5", " -2e3 ", "", "NaN", None, "1,5", "0x10", "True", np.nan], dtype=object
+    )
+    found, text = numbers(given)
+    np.testing.assert_array_equal(found, [1.5, -2e3, *[np.nan] * 7])
+    assert text.tolist() == [False] * 5 + [True] * 3 + [False]
+    stamps = np.array(["2019-03-21", "NaT"], dtype="M8[us]")
+    assert numbers(stamps)[1].tolist() == [True, False] and np.isnan(numbers(stamps)[0]).all()
+    assert numbers(np.array([1, 2]))[0].tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("", "is empty: give a header line"),
+        ("\n\n", "is empty: give a header line"),
+        ("time,value\n0,1\n1\n", "Row 2 of .* has 1 fields for 2 columns"),
+        ("time,value\n0,1,5,6\n", "is no CSV table .Expected 2 fields in line 2, saw 4."),
+        ("time,time\n0,1\n", "give each another name"),
+        ('time,value\n0,"1\n', "is no CSV table"),
+        (b"time,value\n0,\xff\xfe\n", "is no CSV table .*save it as CSV in UTF-8"),
+    ],
+)
+def test_malformed_csv_is_refused(tmp_path, text, match):
+    path = tmp_path / "a.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ValueError, match=match):
+        read_columns(path)
+
+
+def test_other_tables_are_refused(tmp_path):
+    import xarray
+
+    (tmp_path / "a.nc").write_text("time,value\n")
+    with pytest.raises(
+        ValueError, match=r"a\.nc cannot be read as a NetCDF table .one in CSV is named"
+    ):
+        read_columns(tmp_path / "a.nc")
+    xarray.Dataset({"value": (("time", "x"), np.zeros((2, 3)))}).to_netcdf(
+        tmp_path / "b.nc", engine="h5netcdf"
+    )
+    with pytest.raises(ValueError, match=r"use Observations\.from_array for fields"):
+        read_columns(tmp_path / "b.nc")
+    with pytest.raises(ValueError, match="one entry per row"):
+        read_columns({"time": [0, 1], "value": [1]})
+    with pytest.raises(ValueError, match=r"must end in .csv or .nc"):
+        write_columns(tmp_path / "a.txt", COLUMNS)
+    assert sorted(os.listdir(tmp_path)) == ["a.nc", "b.nc"]
