@@ -123,7 +123,7 @@ def test_few_items_meet_all_levels_with_and_without_observations():
     levels = Pool.of(parts, (0,)).levels(1.0)
     generator, counts = rng.seeded(0), torch.zeros(4)
     ordered = torch.tensor([0.1, 0.2, 0.4, 0.8])
-    for _ in range(2000):
+    for _ in range(800):
         found = levels(ordered, (8, 4), generator)
         # Without observations an item has one level; of which quarter the largest tells.
         bridge = (found.amin((1, 2)) < found.amax((1, 2)) * 0.999).nonzero()[:, 0].tolist()
