@@ -31,6 +31,7 @@ def faults(how):
     return int(done.stdout)
 
 
+@pytest.mark.slow
 def test_freed_memory_is_kept():
     assert faults("keep") < 100
     assert faults("by default") > 10_000

@@ -83,6 +83,7 @@ def test_version_and_help_are_printed(tmp_path):
     assert done.returncode == 0 and "Number of members." in done.stdout
 
 
+@pytest.mark.slow
 def test_anything_unexpected_ends_with_one(tmp_path):
     (tmp_path / "broken.py").write_text("def make():\n    raise RuntimeError('inside')\n")
     (tmp_path / "o.csv").write_text("time,value,std\n1,1,1\n")
@@ -91,6 +92,7 @@ def test_anything_unexpected_ends_with_one(tmp_path):
     assert done.returncode == 1 and "RuntimeError: inside" in done.stderr
 
 
+@pytest.mark.slow
 def test_simulate_writes_truth_table_and_settings(simulated):
     with xarray.open_dataset("sim/truth.nc") as truth:
         assert list(truth) == ["x", "y", "z"] and truth.sizes == {"time": 25}
@@ -103,6 +105,7 @@ def test_simulate_writes_truth_table_and_settings(simulated):
     assert settings["observe"] == ["x"] and settings["system"] == {"name": "lorenz63"}
 
 
+@pytest.mark.slow
 def test_a_simulation_is_made_again_from_its_settings(simulated):
     before = Path("sim/observations.csv").read_bytes()
     assert main("simulate --config sim/simulate.toml --out again".split()) == 0
@@ -118,6 +121,7 @@ def test_stations_and_strides_choose_what_is_observed(tmp_path, monkeypatch):
         assert len(list(csv.DictReader(open("simulation/observations.csv")))) == count
 
 
+@pytest.mark.slow
 def test_a_run_is_that_of_the_library_and_is_made_again_from_its_settings(simulated):
     command = f"{ASSIMILATE} --inflation 1.05 --seed 3 --threads 1 --out a.zarr"
     assert main(command.split()) == 0
@@ -134,6 +138,7 @@ def test_a_run_is_that_of_the_library_and_is_made_again_from_its_settings(simula
     assert metadata[0] == metadata[1]
 
 
+@pytest.mark.slow
 def test_flags_win_over_the_file(simulated):
     Path("run.toml").write_text(
         'observations = ["sim/observations.csv"]\nmembers = 10\nseed = 5\n'
@@ -147,6 +152,7 @@ def test_flags_win_over_the_file(simulated):
     assert configuration["system"]["noise_std"] == "0.2"
 
 
+@pytest.mark.slow
 def test_withheld_observations_are_scored_and_not_used(simulated, capsys):
     command = f"{ASSIMILATE} --withhold 0.4 --withhold-seed 1 --truth sim/truth.nc --netcdf a.nc"
     assert main(command.split()) == 0
@@ -157,11 +163,13 @@ def test_withheld_observations_are_scored_and_not_used(simulated, capsys):
     assert Path("a.nc").exists()
 
 
+@pytest.mark.slow
 def test_quick_tries_few_members_on_a_part(simulated):
     assert main([*ASSIMILATE.replace("12", "40").split(), "--quick"]) == 0
     assert scorda.open("run.zarr").to_xarray().sizes == {"ensemble": 16, "time": 5}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "words"),
     [
@@ -236,6 +244,7 @@ def test_mistakes_end_with_one_sentence_and_leave_nothing(simulated, capsys, com
     assert sorted(Path().rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_a_taken_name_is_refused_and_an_interrupted_run_is_resumed(simulated, capsys):
     assert main(ASSIMILATE.split()) == 0
     assert "--resume" in failed(capsys, ASSIMILATE)
@@ -270,6 +279,7 @@ def make():
 """
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_ends_with_three_and_stays_readable(simulated, capsys):
     """Member 5 in step 14, between the analyses of steps 12 and 16."""
     Path("fragile.py").write_text(BLOW_UP)
@@ -289,6 +299,7 @@ def test_a_run_that_diverges_ends_with_three_and_stays_readable(simulated, capsy
     assert "EnKF stopped at step 14" in Path("report.html").read_text()
 
 
+@pytest.mark.slow
 def test_gross_errors_are_rejected_from_the_shell(simulated):
     """The third of six values of x is 200 standard deviations off."""
     rows = list(csv.DictReader(open("sim/observations.csv")))
@@ -330,6 +341,7 @@ TRAINING_FREE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("text", "method"), TRAINING_FREE.items(), ids=TRAINING_FREE.keys())
 def test_training_free_filters_are_those_of_the_library(simulated, text, method):
     """Settings with names that `assimilate` has itself (steps, tolerance) would not arrive."""
@@ -359,6 +371,7 @@ def test_the_documentation_has_the_table_of_the_classes(capsys):
     assert capsys.readouterr().out == (SOURCE.parent / "docs" / "methods.md").read_text()
 
 
+@pytest.mark.slow
 def test_masf_takes_the_prior_that_it_makes_of_its_ensemble(simulated, capsys):
     command = f"{ASSIMILATE} --method masf --prior kernel:std=0.5 --out a.zarr"
     command += " --sampler bridge-ode:noise-levels=5,coupled=false"
@@ -422,6 +435,7 @@ def test_a_file_has_infinity_as_toml_does():
     }
 
 
+@pytest.mark.slow
 def test_a_setting_of_several_numbers_is_kept(tmp_path, monkeypatch):
     """Also in the file that repeats the run."""
     monkeypatch.chdir(tmp_path)

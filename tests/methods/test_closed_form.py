@@ -69,6 +69,7 @@ def test_flow_in_one_dimension_keeps_every_quantile(tolerance):
         assert error.abs().max() < 4 * tolerance
 
 
+@pytest.mark.slow
 def test_flow_is_exact_for_one_member():
     """D is constant: x' = x_1 + (s' / s)(x - x_1), whatever the steps."""
     member, x = torch.tensor([[2.0, -1.0]]), rng.normal(5, (2,), rng.seeded(0))

@@ -167,6 +167,7 @@ def test_rotation_is_orthogonal_and_keeps_the_mean():
     assert (Q - other).abs().max() > 0.1
 
 
+@pytest.mark.slow
 def test_rotations_have_the_moments_of_the_uniform_distribution():
     r"""For Haar rotations of the complement, :math:`E Q = 1 1^T / N` and E (tr O)^2 = 1."""
     draws = torch.stack(

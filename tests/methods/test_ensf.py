@@ -75,6 +75,7 @@ def test_paired_form_is_affine_with_the_coefficients_of_its_recursion(ends, damp
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("R", [0.25, 0.01])
 @pytest.mark.parametrize("ends", ENDS, ids=str)
 def test_paired_form_has_the_moments_of_its_recursion(ends, R):
@@ -144,6 +145,7 @@ def test_mixture_form_takes_euler_steps_with_the_gradient_of_the_log_density():
     assert_close(method.update(x, y, model, rng.seeded(3)), z, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_without_information_paired_members_return_and_mixtures_resample():
     """With eps_beta = 0 the last step lands on a member, up to noise of variance 1 / K."""
     x = 10 * rng.normal(8, (3,), rng.seeded(0))
@@ -173,6 +175,7 @@ def test_scaled_analysis_does_not_know_the_units():
     assert not torch.allclose(plain, analysis(EnSF(euler_steps=30), x, 1.0, 0.25))
 
 
+@pytest.mark.slow
 def test_noise_of_unit_variance_is_refused_where_the_spread_is_a_millionth():
     small = 1e-6 * torch.tensor([[1.0, 2.0], [2.0, 2.0]])
     with pytest.raises(DegenerateEnsemble, match=r"7e-07 at most.*scale='spread'"):

@@ -371,6 +371,7 @@ def test_evidence_from_nearby_weighs_and_all_observations_move():
     torch.testing.assert_close(found.var(), var * (1 + inverse_ess) / (1 + 1 / 12))
 
 
+@pytest.mark.slow
 def test_evidence_as_far_as_the_analysis_is_nothing_new():
     system, reach = Lorenz96(dim=8), GaspariCohn(2.0)
     model = ObservationModel(Select([0, 3, 4]), std=1.0)

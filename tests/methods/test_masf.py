@@ -146,6 +146,7 @@ def test_bridge_is_the_kalman_update(case, sampler):
     assert 1 - slack < ratio.min() and ratio.max() < 1 + slack
 
 
+@pytest.mark.slow
 def test_bridge_tightens_with_its_steps():
     """Strongly correlated modes: the error of the variance falls faster than the square."""
     cov = correlated(8, 0.99)
@@ -188,6 +189,7 @@ def mixture_posterior(precision, z, members, seed):
     return mean[chosen] + noise / total.sqrt(), float(weights[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sampler", [*SAMPLERS.values(), BridgeODE(), BridgeSDE(40, order=1)], ids=str
 )
@@ -206,6 +208,7 @@ def test_bridge_samples_the_posterior_of_a_mixture(sampler, precision):
     assert abs(float((x[:, 1] > 0).double().mean()) - weight) < 0.02
 
 
+@pytest.mark.slow
 def test_coupled_analysis_is_the_kalman_update_of_the_sample_moments():
     """No sampling error: the moments are those of the ETKF, up to the steps."""
     for case in ("mask", "wide, norm above 1", "correlated errors", "precise mask"):
@@ -309,6 +312,7 @@ def published_moments(prior_var, std, y, **settings):
     return float(mean), float(cov)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("P", "std"), [(1.0, 0.5), (1.0, 0.1), (100.0, 0.1), (1.0, 1.0)])
 def test_published_form_has_its_own_closed_form(P, std):
     """Prior score plus likelihood score: (P^2/R^2) (c^2/P - P - 2 c log(c/P)), c = P + R.
@@ -324,6 +328,7 @@ def test_published_form_has_its_own_closed_form(P, std):
     assert 0.33 < closed / (P * R / c) < 0.46
 
 
+@pytest.mark.slow
 def test_published_scales_are_more_confident_still():
     """Variance ratios of the official sampler at std 0.1: .335 with unit scales, else .278.
 
@@ -335,6 +340,7 @@ def test_published_scales_are_more_confident_still():
         assert var / exact == pytest.approx(expected, abs=0.02)
 
 
+@pytest.mark.slow
 def test_published_form_pulls_the_mean_to_the_observation():
     """H = 1, P = 1, std 0.5 and a prior mean of 0.3: 1.5494, where 1.42 is exact (at T = .992)."""
     sampler = PublishedSDE(500, twice=False, **UNIT)
@@ -346,6 +352,7 @@ def test_published_form_pulls_the_mean_to_the_observation():
     assert float(var) == pytest.approx(0.0743, rel=0.02)
 
 
+@pytest.mark.slow
 def test_published_form_on_a_matrix():
     """A symmetric matrix with eigenvalues in [0, 1], in its eigenvectors: H = 0.5, from 2.5."""
     sampler = PublishedSDE(1000, twice=False, **UNIT)

@@ -105,6 +105,7 @@ def test_smoother_matches_rts_and_the_evidence():
     assert abs(float((analysis.info["log_evidence"] - exact.log_evidence).sum())) < 0.03
 
 
+@pytest.mark.slow
 def test_evidence_is_unbiased():
     """Mean of 200 evidences of 100 particles against Kalman's, 5 standard errors."""
     problem = linear_problem()
@@ -171,6 +172,7 @@ def test_regularisation_adds_its_share_of_the_covariance():
     assert ((got - cov).abs() < 5 * scale * math.sqrt(2 / 5000)).all()
 
 
+@pytest.mark.slow
 def test_regularisation_noise_has_the_unbiased_weighted_covariance():
     """Five members, so that the correction counts; 10 000 draws, 5 standard errors."""
     members, weights = rng.normal(5, (2,), rng.seeded(0)), random_weights(5)

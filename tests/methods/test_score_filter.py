@@ -74,6 +74,7 @@ def compare(mean, cov, exact_mean, exact_cov, variance=0.03):
     assert_close(cov / white, exact_cov / white, rtol=0, atol=variance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "name"), CASES)
 def test_members_move_to_the_kalman_analysis(size, name):
     """Moments of the analysis ensemble itself: there is no sampling error to allow for."""
@@ -94,6 +95,7 @@ def test_fresh_draws_have_the_moments_of_the_kalman_analysis(size, name):
     compare(states[0], responses.T @ responses, *kalman(x, y, model))
 
 
+@pytest.mark.slow
 def test_a_few_iterations_are_not_enough_for_many_observations():
     """The solver's default of 3 with ten values of their own: the test above sees that."""
     cov = torch.diag(torch.logspace(-2, 2, 10, dtype=torch.float64))
@@ -187,6 +189,7 @@ def test_ess_is_that_of_the_likelihood():
     assert_close(info["ess"], 1 / w.square().sum())
 
 
+@pytest.mark.slow
 def test_evaluations_are_counted():
     calls = []
 
@@ -226,6 +229,7 @@ def test_settings_that_do_not_go_together_are_refused(options, words):
         ScoreFilter(**options)
 
 
+@pytest.mark.slow
 def test_parts_are_free():
     """Any process, guidance and sampler: finite, and towards the observation."""
     x, model = forecast(30, COV["two"]), ObservationModel(Pointwise(torch.atan), std=0.1)

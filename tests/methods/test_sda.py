@@ -76,6 +76,7 @@ def number(problem):
     return sum(int((~part.values.isnan()).sum()) for part in problem.observations)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ["gmres", "cg"])
 def test_mmps_is_the_exact_smoother(problem, solver):
     """Promised: 0.03 posterior std and 3%. the prior's own 64 steps, no sampling error."""
@@ -114,6 +115,7 @@ def test_samples_of_mmps_have_the_moments_of_the_smoother():
     assert analysis.info["evaluations"] == 64 * (1 + number(problem)) and analysis.method == "SDA"
 
 
+@pytest.mark.slow
 def test_another_process_gives_the_same_posterior(problem):
     """Variance preserving with a far end: the same levels of noise, so the same samples."""
     method = sda(problem, MMPS(number(problem)))
@@ -142,6 +144,7 @@ def dense(problem):
     return torch.cat(rows), torch.cat(values), torch.block_diag(*blocks), mean, cov
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [Ancestral, PredictorCorrector])
 def test_inflated_likelihood_follows_its_own_moment_recursion(problem, build):
     """Dense matrices in physical units, where standardised noise nu eps has the covariance nu^2 S.
@@ -182,6 +185,7 @@ def test_inflated_likelihood_follows_its_own_moment_recursion(problem, build):
 DOCUMENTED = SCRIPT.parents[1] / "docs" / "exactness.md"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not DOCUMENTED.exists(), reason="the documentation is not in this tree")
 @pytest.mark.parametrize("guidance", ["MMPS(4)", "InflatedLikelihood(0.01)"])
 def test_documented_distances_are_those_of_today(guidance):
@@ -205,6 +209,7 @@ def test_no_observation_leaves_the_prior(problem):
             assert_close(states, expected)
 
 
+@pytest.mark.slow
 def test_an_instrument_without_rows_is_no_obstacle(problem):
     model = ObservationModel(Select([0]), std=1.0)
     idle = Observations(model, [], torch.zeros(0, 1))
@@ -214,6 +219,7 @@ def test_an_instrument_without_rows_is_no_obstacle(problem):
     assert_close(a, b)
 
 
+@pytest.mark.slow
 def test_samples_do_not_depend_on_the_chunk(problem):
     method = sda(problem, InflatedLikelihood(), PredictorCorrector(8, 1, max_noise=100.0))
     whole = method.assimilate(problem, 7, rng.seeded(0)).states
@@ -232,6 +238,7 @@ def test_all_observations_become_one_of_the_trajectory(problem):
     assert_close(model.operator(prior.standardisation.forward(x)), x.flatten(1) @ H.T)
 
 
+@pytest.mark.slow
 def test_rows_of_several_steps_are_observed_together():
     """An observed difference of two steps, which no filter can use, moves both."""
     base = exactness.partially_observed()
@@ -260,6 +267,7 @@ def test_misfits_are_refused(problem):
         method.assimilate(replace(problem, observations=Observations(black_box, [1], values)), 3)
 
 
+@pytest.mark.slow
 def test_nonlinear_observations_pull_the_posterior():
     base = exactness.partially_observed()
     model = ObservationModel(Pointwise(torch.tanh), std=0.05)
@@ -291,6 +299,7 @@ def entries_problem():
     return Problem(problem.system, [first, second], 10)
 
 
+@pytest.mark.slow
 def test_observed_entries_are_exact_with_every_sampler():
     """No guidance, so no approximation: what is left is the sampler's step."""
     problem = entries_problem()
@@ -321,6 +330,7 @@ def test_entries_merge_into_the_likelihood_of_all_observations():
     assert int((precision > 0).sum()) == 5
 
 
+@pytest.mark.slow
 def test_other_observations_are_guided_beside_merged_entries():
     """The correlated instrument is guided given the entries; together they are the smoother."""
     problem = two_instruments()

@@ -119,6 +119,7 @@ def test_process():
     assert_close(process.diffusion(t), slope)
 
 
+@pytest.mark.slow
 def test_a_cubic_observation_with_a_network_in_cycles():
     """The cube of x of Lorenz-63: better than the forecast alone, and with a report."""
     model = ObservationModel(Pointwise(lambda x: (x / 10) ** 3), std=0.3)
@@ -135,6 +136,7 @@ def test_a_cubic_observation_with_a_network_in_cycles():
     assert {"innovation", "loss", "evaluations", "spread", "seconds"} <= found.info.keys()
 
 
+@pytest.mark.slow
 def test_a_component_in_which_members_agree_keeps_its_value():
     x = forecast(10, torch.eye(2))
     x[:, 1] = 2.0

@@ -70,6 +70,7 @@ def test_the_long_run_has_the_precision_of_the_smoothed_prior():
     assert_close(b.item(), 1 / R / c, rtol=1e-9, atol=0)
 
 
+@pytest.mark.slow
 def test_samples_follow_the_recursion():
     """5 standard errors of 20 000 draws, at the default step: 0.1 of the bound."""
     members, R = 20_000, 0.5
@@ -97,6 +98,7 @@ def test_curvature_of_linear_and_nonlinear_likelihoods():
     assert _curvature(lambda x: 0 * x, z) == 0
 
 
+@pytest.mark.slow
 def test_a_step_that_is_not_stable_is_refused():
     x = forecast(50, torch.eye(1))
     model = ObservationModel(Select([0]), std=0.1)
@@ -121,6 +123,7 @@ class Outwards(Gaussian):
         return mock.Mock(denoise=lambda z, level: 1.2 * z, report={}, learned=True)
 
 
+@pytest.mark.slow
 def test_an_exact_prior_is_not_held():
     """An observation far from the members: the limit of the smoothed Gaussian, not 1.5 of them."""
     x = forecast(400, torch.eye(1))
@@ -137,6 +140,7 @@ def test_an_exact_prior_is_not_held():
     )
 
 
+@pytest.mark.slow
 def test_a_prior_that_drives_away_is_held_near_the_members():
     """Its estimate ends at 1.5 times the largest deviation L, so the walk ends around there.
 
@@ -151,6 +155,7 @@ def test_a_prior_that_drives_away_is_held_near_the_members():
     assert 1.2 * largest < z.abs().max() < 1.5 * largest + 6 * 0.3
 
 
+@pytest.mark.slow
 def test_a_nonlinear_observation_with_a_network_in_cycles():
     """Lorenz-96 through its arctangent: better than the forecast alone, and with a report."""
     model = ObservationModel(Pointwise(torch.atan), std=0.2)
@@ -184,6 +189,7 @@ def test_settings_out_of_range_are_refused(options, words):
         SSLS(**options)
 
 
+@pytest.mark.slow
 def test_a_component_in_which_members_agree_keeps_its_value():
     x = forecast(10, torch.eye(2))
     x[:, 1] = 2.0

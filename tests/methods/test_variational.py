@@ -62,6 +62,7 @@ def errors(states, moments):
     return ((states - moments.means) / std.clamp_min(1e-12)).abs().max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("growth", [1, 3, None])
 @pytest.mark.parametrize("make", LINEAR.values(), ids=LINEAR.keys())
 def test_the_mode_is_the_mean_of_the_kalman_smoother(make, growth):
@@ -76,6 +77,7 @@ def test_the_mode_is_the_mean_of_the_kalman_smoother(make, growth):
     assert analysis.info["converged"].all() and analysis.method == "FourDVar"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [LINEAR["weak"], LINEAR["strong"]], ids=["weak", "strong"])
 def test_members_are_draws_of_the_smoother(make):
     """2000 members: 5 standard errors of means, covariances and lag-one covariances."""
@@ -91,6 +93,7 @@ def test_members_are_draws_of_the_smoother(make):
         assert ((found - exact).abs() < 5 * standard_error).all()
 
 
+@pytest.mark.slow
 def test_chi2_of_the_mode_is_one():
     """2 J at the minimum is chi-squared with as many degrees of freedom as observations."""
     system, total, runs = LinearGaussian(A, Q, MEAN, COV), 0.0, 15
@@ -102,6 +105,7 @@ def test_chi2_of_the_mode_is_one():
     assert abs(total / runs - 1) < 4 * math.sqrt(2 / (8 * runs))
 
 
+@pytest.mark.slow
 def test_a_member_does_not_depend_on_how_many_there_are():
     few, more = (FourDVar().assimilate(two_instruments(), n, rng.seeded(3)) for n in (2, 5))
     # Sums over batches of another size round differently, and an iteration may be one more.
@@ -154,6 +158,7 @@ def cost_near(problem, states, members=1, perturbed=False):
     return cost, cost.begin(states.expand(members, *states.shape))
 
 
+@pytest.mark.slow
 def test_the_cost_is_minus_the_log_posterior():
     """Up to a constant, from the densities of the system and the observations."""
     truth, problem = lorenz()
@@ -167,6 +172,7 @@ def test_the_cost_is_minus_the_log_posterior():
     assert_close(J + log_posterior, (J + log_posterior)[:1].expand(4), rtol=1e-10, atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise_std", [0.025**0.5, 0.0], ids=["weak", "strong"])
 @pytest.mark.parametrize("perturbed", [False, True])
 def test_gradient_against_finite_differences(noise_std, perturbed):
@@ -210,6 +216,7 @@ def test_the_growing_window_avoids_a_local_minimum():
     assert_close(grown.states, from_truth.states, atol=0.02, rtol=0)
 
 
+@pytest.mark.slow
 def test_start():
     """From any start of a linear problem to the same mode; a start per member is possible."""
     problem, exact = two_instruments(), KalmanSmoother().moments(two_instruments())
@@ -223,6 +230,7 @@ def test_start():
         TIGHT.assimilate(problem, 2, start=far[:4])
 
 
+@pytest.mark.slow
 def test_without_observations_members_are_draws_of_the_prior():
     """The perturbed forecast is then the minimum itself, however chaotic the system."""
     problem = Problem(Lorenz63(), [], 20)
@@ -252,6 +260,7 @@ def test_contract_on_a_nonlinear_system(noise_std):
         )
 
 
+@pytest.mark.slow
 def test_what_it_cannot_do_is_refused_before_the_run():
     model = ObservationModel(Select([0]), std=1.0)
     observations = Observations(model, (1,), torch.zeros(1, 1))

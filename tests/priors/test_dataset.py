@@ -115,6 +115,7 @@ def test_members_of_an_item_share_a_level_and_a_local_gaussian(weighting, monkey
         assert_close(found[i], error.mean(), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_few_items_meet_all_levels_with_and_without_observations():
     """Four items per step, as `train` orders their levels: the bridge's in each quarter alike."""
     base = LocalGaussian(GaspariCohn(1.0), 2, 0.1)
@@ -122,7 +123,7 @@ def test_few_items_meet_all_levels_with_and_without_observations():
     levels = Pool.of(parts, (0,)).levels(1.0)
     generator, counts = rng.seeded(0), torch.zeros(4)
     ordered = torch.tensor([0.1, 0.2, 0.4, 0.8])
-    for _ in range(2000):
+    for _ in range(800):
         found = levels(ordered, (8, 4), generator)
         # Without observations an item has one level; of which quarter the largest tells.
         bridge = (found.amin((1, 2)) < found.amax((1, 2)) * 0.999).nonzero()[:, 0].tolist()
@@ -145,6 +146,7 @@ def test_a_silent_network_leaves_the_local_gaussian():
     assert_close(fitted.var, exact.var)
 
 
+@pytest.mark.slow
 def test_a_network_over_local_gaussians_learns_in_a_run_and_from_many_forecasts():
     local = LocalGaussian(GaspariCohn(1.0), 2, 0.1)
     prior = changed(SMALL, axis="site", base=local)
@@ -157,6 +159,7 @@ def test_a_network_over_local_gaussians_learns_in_a_run_and_from_many_forecasts(
         changed(prior, axis=None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", [Gaussian(), LocalGaussian(GaspariCohn(1.0), 2, 0.1)])
 def test_a_prior_trains_with_its_weighting(base):
     """In a run and from many forecasts, over both kinds of Gaussians."""
@@ -199,6 +202,7 @@ def test_observing_networks_on_a_grid_are_strides_and_boxes():
     assert seen.double().mean() == pytest.approx(expected, abs=0.023)
 
 
+@pytest.mark.slow
 def test_one_network_serves_many_forecasts_and_observing_networks():
     """On fresh forecasts, one entry or the other observed: a sixth of what is there to gain.
 

@@ -186,6 +186,7 @@ def draws(weights, means, var, count, seed):
     return means[chosen] + noise * var.sqrt()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", [BridgeODE(), BridgeODE(coupled=False), BridgeSDE()], ids=str)
 @pytest.mark.parametrize("precision", [1.5, 10.0])
 def test_bridge_samples_the_posterior_of_a_mixture(sampler, precision):

@@ -411,12 +411,9 @@ class _WrongTransition(VariancePreserving):
         return law._replace(var=1.01 * law.var)
 
 
-@dataclass(frozen=True)
 class _BatchNorm:
-    process: VariancePreserving
-
-    def __call__(self, x_t, t):
-        return x_t - x_t.mean(0)
+    def denoise(self, u, noise):
+        return u - u.mean(0)
 
 
 @dataclass(frozen=True)
@@ -450,7 +447,7 @@ BROKEN = {
     "needs": (check_declaration, (_Modest(),), "refuses a black-box operator without"),
     "absence": (check_assimilator, (_IgnoresAbsence(), linear_problem), "row of NaN"),
     "transition": (check_process, (_WrongTransition(),), "does not lead to its own"),
-    "batch": (check_denoiser, (_BatchNorm(VariancePreserving()), (2, 3)), "influence another"),
+    "batch": (check_denoiser, (_BatchNorm(), (2, 3)), "influence another"),
     "direction": (check_guidance, (_Away(),), "away from the observation"),
     "moments": (check_sampler, (_Narrow(64, corrections=0),), "standard deviations"),
 }

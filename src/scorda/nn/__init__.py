@@ -1,4 +1,4 @@
-"""Networks: maps from noisy trajectories and their noise levels to unit-variance targets."""
+"""Networks map noisy trajectories and their noise levels to targets of unit variance."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-r"""Fully convolutional network over the physical time of a trajectory.
+r"""A fully convolutional network works along the physical time of a trajectory.
 
 One network serves trajectories of any length: its receptive field, not the length of the input,
 is the window of SDA. The ends are zero-padded, and a constant channel marks them, so that the
@@ -73,13 +73,13 @@ class TemporalConv(nn.Module):
 
     @property
     def half_width(self) -> int:
-        """Number of states on either side that one output depends on."""
+        """Return the number of states on either side that one output depends on."""
         return 1 + sum(KERNEL // 2 * (1 + dilation) for dilation in self.dilations)
 
     def forward(
         self, x: Float[Tensor, "ensemble time ..."], noise: Float[Tensor, "ensemble ..."]
     ) -> Float[Tensor, "ensemble time ..."]:
-        """Evaluate at noisy states in units of the data, and their noise levels.
+        """Evaluate the network at noisy states, in units of the data, and their noise levels.
 
         Arguments:
             x: Noisy states.

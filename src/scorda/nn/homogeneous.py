@@ -80,14 +80,14 @@ class HomogeneousLaw(nn.Module):
     def coefficients(
         self, windows: Float[Tensor, "ensemble windows size y x"]
     ) -> Float[Tensor, "modes size windows ensemble 2"]:
-        """Coefficients of windows in the eigenvectors of the law; `size` is (state, channel)."""
+        """Return coefficients of windows in the law's eigenvectors; `size`: (state, channel)."""
         spectra = modes_of(windows).permute(3, 4, 2, 1, 0, 5).flatten(0, 1)
         return _apply(self.basis.to(windows).mT, spectra)
 
     def slide(
         self, x: Float[Tensor, "ensemble time channels y x"]
     ) -> Float[Tensor, "modes size windows ensemble 2"]:
-        """The same of all windows of a trajectory, each state transformed once."""
+        """Return those of all windows of a trajectory; each state is transformed once."""
         spectra = modes_of(x).permute(3, 4, 1, 2, 0, 5).flatten(0, 1)
         windows = spectra.unfold(1, self.states, 1).permute(0, 5, 2, 1, 3, 4).flatten(1, 2)
         return _apply(self.basis.to(x).mT, windows)
@@ -95,14 +95,14 @@ class HomogeneousLaw(nn.Module):
     def windows(
         self, coefficients: Float[Tensor, "modes size windows ensemble 2"]
     ) -> Float[Tensor, "ensemble windows size y x"]:
-        """Windows with given coefficients."""
+        """Return the windows with given coefficients."""
         spectra = _apply(self.basis.to(coefficients), coefficients)
         return self._fields(spectra).permute(2, 1, 0, 3, 4)
 
     def compose(
         self, coefficients: Float[Tensor, "modes size windows ensemble 2"]
     ) -> Float[Tensor, "ensemble time channels y x"]:
-        """The trajectory of windows with given coefficients: their centres, and the ends."""
+        """Return the trajectory of windows with given coefficients: centres and ends."""
         half, c, last = self.states // 2, self.channels, coefficients.shape[2] - 1
         rows = self.basis.to(coefficients).split((half * c, c, half * c), 1)
         parts = [
@@ -114,7 +114,7 @@ class HomogeneousLaw(nn.Module):
         return fields.unflatten(0, (-1, c)).squeeze(2).permute(2, 0, 1, 3, 4)
 
     def gains(self, noise: Float[Tensor, "ensemble"]) -> tuple[Gains, Gains, Gains, Gains]:
-        r"""F, S, and what the network sees: the denoised mean, and the denoised white field.
+        r"""Return F, S and the gains of the inputs: the denoised mean, and a white field.
 
         .. math:: \lambda / (\lambda + \nu^2), \quad \lambda^{1/2} / (\lambda + \nu^2),
 

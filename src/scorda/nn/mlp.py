@@ -1,4 +1,4 @@
-r"""Fully connected network on windows of a trajectory, composed over any length.
+r"""A fully connected network sees windows of a trajectory, and is composed over any length.
 
 The local network of SDA: it sees a window of 2k + 1 states and returns as many. On a longer
 trajectory it is applied to every window and the outputs are composed (algorithm 2): the centre of
@@ -25,7 +25,7 @@ FEATURES = 64
 
 
 class WindowMLP(nn.Module):
-    """Residual fully connected network on a flattened window; composes longer trajectories.
+    """Residual fully connected network on a flattened window, composed over longer trajectories.
 
     Source: Rozet & Louppe (2023), appendix D: width 256, five residual layers, SiLU, LayerNorm
     without learned parameters. Deviation: conditioned on the log of the noise level.
@@ -68,7 +68,7 @@ class WindowMLP(nn.Module):
     def forward(
         self, x: Float[Tensor, "ensemble time ..."], noise: Float[Tensor, "ensemble"]
     ) -> Float[Tensor, "ensemble time ..."]:
-        """Evaluate at noisy states in units of the data, and their noise levels."""
+        """Evaluate the network at noisy states, in units of the data, and their noise levels."""
         flat = x.flatten(2) / (1 + noise.square()).sqrt()[:, None, None]
         return compose(flat, self.half_width, lambda w: self._window(w, noise)).view_as(x)
 

@@ -1,8 +1,8 @@
-r"""Small networks that correct a denoiser, for states whose entries have their own noise levels.
+r"""Small networks correct a denoiser of states whose entries have noise levels of their own.
 
-Both see three numbers per entry, each of order 1 at every noise level: the noisy state, what the
-denoiser that they correct makes of it, and the log of the noise level; or more, where the caller
-has more to tell. They return one, and start from zero.
+They see three numbers per entry, each of order 1 at every noise level: the noisy state, its
+denoised value, and the log of the noise level; a caller may add more. They return one number per
+entry, and start from zero.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def correction(
     seed: int = 0,
     patch: int = PATCH,
 ) -> nn.Module:
-    """The network for states of that size: along the axes of a grid, or dense without one.
+    """Build the network for states of that size: along the axes of a grid, or dense without one.
 
     Its first weights, in single precision, are a function of the seed. On a grid of two axes a
     patch that does not divide them is one of 2 x 2.

@@ -1,4 +1,4 @@
-r"""Network for gridded fields: the denoiser of a Gaussian law, and what a convolution adds.
+r"""The network for gridded fields adds a convolution to the denoiser of a Gaussian law.
 
 Spatial modes :math:`e_j` (orthonormal) carry independent series in time, each with its own
 variance and its own memory; the directions outside of them share one,
@@ -15,7 +15,7 @@ of this law is exact mode by mode, and in the form of `denoisers.precondition` i
     {(\lambda_j \mu_{jk} + \nu^2) \sqrt{1 + \nu^2}}.
 
 A few hundred fields say little beyond this law; a small convolution on the leading modes learns
-what they say (how modes pass into each other, what is not Gaussian), and starts from zero.
+the rest (how modes pass into each other, and departures from a Gaussian); it starts from zero.
 """
 
 from __future__ import annotations
@@ -85,11 +85,11 @@ class ModeNetwork(nn.Module):
 
     @property
     def half_width(self) -> int:
-        """Number of states on either side that the correction depends on."""
+        """Return the number of states on either side that the correction depends on."""
         return self.correction.half_width
 
     def correlation(self, states: int) -> Float[Tensor, "modes states states"]:
-        """Correlation in time of each mode and, last, of the other directions; float64."""
+        """Return the correlation in time of each mode and, last, of the other directions."""
         index = torch.arange(states, dtype=torch.float64, device=self.memory.device)
         lag = (index[:, None] - index).abs()
         decay = torch.stack([torch.exp(-lag / tau) for tau in self.times])
@@ -98,7 +98,7 @@ class ModeNetwork(nn.Module):
     def forward(
         self, x: Float[Tensor, "ensemble time ..."], noise: Float[Tensor, "ensemble"]
     ) -> Float[Tensor, "ensemble time ..."]:
-        """Evaluate at noisy states in units of the data, and their noise levels."""
+        """Evaluate the network at noisy states, in units of the data, and their noise levels."""
         flat, nu = x.flatten(2), noise[:, None, None]
         vectors, values = self._window(x.shape[1], flat)
         basis = self.basis.to(flat)
@@ -119,7 +119,7 @@ class ModeNetwork(nn.Module):
         return (apply @ flat + inner @ basis.T).view_as(x)
 
     def _window(self, states: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Eigenvectors and values of each mode's covariance over a window, kept for the next."""
+        """Return each mode's eigenvectors and variances over a window; the last ones are kept."""
         law = tuple((id(b), b._version) for b in (self.spectrum, self.memory))
         key = (states, like.dtype, like.device, law)
         if key not in self._windows:

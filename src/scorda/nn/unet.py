@@ -1,9 +1,9 @@
-r"""U-Net for fields on two periodic axes, on windows of a trajectory.
+r"""The U-Net is the network for fields on two periodic axes; it sees windows of a trajectory.
 
 A window of 2k + 1 states is one image whose channels are the variables of its states; on a longer
 trajectory the network is applied to every window and the outputs are composed as in `mlp`. Around
-it stands the exact denoiser of a homogeneous Gaussian law (`homogeneous`): what the spectrum and
-the linear memory of the flow say is not learned but estimated, and the network starts from there.
+it stands the exact denoiser of a homogeneous Gaussian law (`homogeneous`): the spectrum and the
+linear memory of the flow are not learned but estimated, and the network starts from there.
 
 Memory is linear in the length, with or without a gradient: 7 MB per state and member at 64 x 64
 (width 48), 0.9 GB for 127 states.

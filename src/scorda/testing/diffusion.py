@@ -179,37 +179,7 @@ def check_guidance(guidance: Guidance, ignores_error: bool = False, device: str 
         for level in (0.1, 1.7, 80.0):
             noise = torch.full((1, *(1,) * len(SHAPE)), level, dtype=dtype, device=device)
             u = draw(4, SHAPE, dtype, device) + noise * draw(4, SHAPE, dtype, device, seed=1)
-            mean, shift = guidance.displacement(denoiser, u, noise, y, model)
-            keeps(guidance, "displacement", u, shift)
-            promise(
-                alike(mean, denoiser.denoise(u, noise)),
-                guidance,
-                "does not return the denoised samples",
-            )
-
-            def call(
-                u: Tensor, noise: Tensor, y: Tensor, denoiser: Any = denoiser, model: Any = model
-            ) -> object:
-                return guidance.displacement(denoiser, u, noise, y, model)
-
-            leaves_untouched(guidance, "displacement", call, u, noise, y)
-            residual = y - model.operator(mean)
-            promise(
-                ((residual * model.operator(shift)).sum(1) > 0).all(),
-                guidance,
-                "moves the denoised samples away from the observation",
-            )
-            alone = guidance.displacement(denoiser, u[1:2], noise, y, model)[1]
-            promise(alike(alone, shift[1:2], 1e5), guidance, "lets one member influence another")
-            # Of this one sample again: DPS would magnify a residual of mere rounding.
-            alone = guidance.displacement(denoiser, u[:1], noise, y, model)[0]
-            met = model.operator(alone)[0]
-            still = guidance.displacement(denoiser, u[:1], noise, met, model)[1]
-            promise(
-                bool((still.abs() <= 1e-3 * shift[:1].abs().max()).all()),
-                guidance,
-                "moves a sample that already has the observed value",
-            )
+            shift = _check_displacement(guidance, denoiser, u, noise, y, model)
             if not ignores_error:
                 vague = ObservationModel(model.operator, std=1e6)
                 none = guidance.displacement(denoiser, u, noise, y, vague)[1]
@@ -227,6 +197,43 @@ def check_guidance(guidance: Guidance, ignores_error: bool = False, device: str 
         promise(type(guidance).__name__ in str(error), guidance, "does not name itself in errors")
     else:
         promise(False, guidance, "accepts a black-box operator, of which it has no gradient")
+
+
+def _check_displacement(
+    guidance: Guidance,
+    denoiser: Denoiser,
+    u: Tensor,
+    noise: Tensor,
+    y: Tensor,
+    model: ObservationModel,
+) -> Tensor:
+    """Check the promises that hold for any error of observation, and return the shift."""
+
+    def displace(u: Tensor, noise: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        return guidance.displacement(denoiser, u, noise, y, model)
+
+    mean, shift = displace(u, noise, y)
+    keeps(guidance, "displacement", u, shift)
+    denoised = denoiser.denoise(u, noise)
+    promise(alike(mean, denoised), guidance, "does not return the denoised samples")
+    leaves_untouched(guidance, "displacement", displace, u, noise, y)
+    residual = y - model.operator(mean)
+    promise(
+        ((residual * model.operator(shift)).sum(1) > 0).all(),
+        guidance,
+        "moves the denoised samples away from the observation",
+    )
+    alone = displace(u[1:2], noise, y)[1]
+    promise(alike(alone, shift[1:2], 1e5), guidance, "lets one member influence another")
+    # Of this one sample again: DPS would magnify a residual of mere rounding.
+    met = model.operator(displace(u[:1], noise, y)[0])[0]
+    still = displace(u[:1], noise, met)[1]
+    promise(
+        bool((still.abs() <= 1e-3 * shift[:1].abs().max()).all()),
+        guidance,
+        "moves a sample that already has the observed value",
+    )
+    return shift
 
 
 def check_sampler(
@@ -279,9 +286,13 @@ def check_sampler(
             sampler,
             "draws a sample that depends on how many are drawn",
         )
-    prior = denoiser.denoiser
-    samples = sample(members, seed=1).flatten(1)
-    mean = prior.mean.flatten()
+    _check_moments(sampler, denoiser.denoiser, sample(members, seed=1).flatten(1), tolerance)
+
+
+def _check_moments(
+    sampler: Sampler, prior: GaussianDenoiser, samples: Tensor, tolerance: float
+) -> None:
+    mean, members = prior.mean.flatten(), len(samples)
     std = (prior.basis.square() @ prior.spectrum).sqrt()
     promise(
         ((samples.mean(0) - mean).abs() <= (4 / members**0.5 + tolerance) * std).all(),
