@@ -132,6 +132,23 @@ def test_mask_is_boolean_indexing():
     assert torch.equal(Mask(mask)(x), x[:, mask])
 
 
+def test_stations_are_points_on_a_stride_or_drawn_from_them():
+    index = np.arange(48).reshape(2, 4, 6)
+    every = Select.stations(FIELD, every=2, variables=("v", "u"))
+    assert list(every.indices) == index[[1, 0], ::2, ::2].ravel().tolist()
+    drawn = np.array(Select.stations(FIELD, 5, seeded(3), every=2).indices).reshape(2, 5)
+    assert (np.diff(drawn) > 0).all() and (drawn[1] == drawn[0] + 24).all()
+    assert set(drawn[0]) < set(index[0, ::2, ::2].ravel())
+    assert Select.stations(FIELD, 5, seeded(3), every=2).indices == tuple(drawn.ravel())
+    assert Select.stations(THREE).indices == (0, 1, 2)
+    assert Select.stations(RING, 12, seeded(0)).indices == tuple(range(12))
+    for settings in ({"number": 7, "every": 2}, {"number": 0}, {"every": 0}):
+        with pytest.raises(ValueError, match="at least 1"):
+            Select.stations(FIELD, **settings)
+    with pytest.raises(ValueError, match="Unknown variable 'w'"):
+        Select.stations(FIELD, variables=("w",))
+
+
 def test_stride_is_slicing_and_average_is_block_means():
     x = normal(3, FIELD.shape, seeded(6), torch.ones(1, dtype=torch.float64))
     assert torch.equal(Stride((3, 2))(x), x[:, :, ::3, ::2])

@@ -9,9 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
-    import torch
-
-    from scorda.core.space import StateSpace
     from scorda.systems.base import System
 
 __all__ = ["Simulate", "simulate"]
@@ -86,7 +83,7 @@ def simulate(*, settings: Annotated[Simulate | None, Parameter(name="*")] = None
 
     from scorda.cli.common import make_system, use_torch, write_states
     from scorda.cli.console import console
-    from scorda.cli.settings import UserError, plain, to_toml
+    from scorda.cli.settings import UserError, check_keys, plain, to_toml
     from scorda.core import rng
     from scorda.core.files import atomic
     from scorda.observations.model import ObservationModel
@@ -111,7 +108,10 @@ def simulate(*, settings: Annotated[Simulate | None, Parameter(name="*")] = None
         raise UserError(f"{table} is already there: give another --out, or --overwrite.")
     generator = rng.seeded(given.seed)
     twin, places = rng.spawn(generator, 2)
-    operator = Select(_indices(given, system.space, places))
+    check_keys(given.observe, system.space.variables, "variable")
+    if given.stride < 1:
+        raise UserError(f"Got --stride {given.stride}: give at least 1.")
+    operator = Select.stations(system.space, given.stations, places, given.observe, given.stride)
     model = ObservationModel(operator, std=torch.tensor(given.std))
     truth, problem = twin_experiment(system, model, given.steps, given.every, twin)
     (observations,) = problem.instruments
@@ -153,30 +153,3 @@ def _simulate_series(given: Simulate, system: System, threads: int) -> None:
             progress=update,
         )
     console().print(f"{given.out}: {given.series} series of {length} states of {given.system}")
-
-
-def _indices(given: Simulate, space: StateSpace, generator: torch.Generator) -> list[int]:
-    """Indices into the flattened state of what is observed."""
-    import numpy as np
-    import torch
-
-    from scorda.cli.settings import check_keys
-
-    check_keys(given.observe, space.variables, "variable")
-    if given.stride < 1:
-        raise ValueError(f"Got --stride {given.stride}: give at least 1.")
-    index = np.arange(space.size).reshape(space.shape)
-    if not space.has_channels:
-        index = index[None]
-    chosen = given.observe or list(space.variables)
-    index = index[[space.variable(name) for name in chosen]]
-    for axis in range(1, index.ndim):
-        index = index.take(np.arange(0, index.shape[axis], given.stride), axis)
-    flat = index.reshape(len(index), -1)
-    if given.stations is not None:
-        points = flat.shape[1]
-        if not 1 <= given.stations <= points:
-            raise ValueError(f"Got --stations {given.stations} of {points} grid points.")
-        order = torch.randperm(points, generator=generator)[: given.stations].sort().values
-        flat = flat[:, order.numpy()]
-    return flat.ravel().tolist()

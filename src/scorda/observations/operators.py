@@ -175,6 +175,43 @@ class Select(Gather):
         object.__setattr__(self, "_index", torch.tensor(indices))
         object.__setattr__(self, "_largest", max(indices))
 
+    @classmethod
+    def stations(
+        cls,
+        space: StateSpace,
+        number: int | None = None,
+        generator: torch.Generator | None = None,
+        variables: Sequence[str] = (),
+        every: int = 1,
+    ) -> Select:
+        """Observe each variable at stations: grid points on a stride, or drawn from these.
+
+        Arguments:
+            space: Space of the states.
+            number: Stations to draw at random (default: all points).
+            generator: Source of randomness.
+            variables: Variables to observe, in this order (default: all).
+            every: Stride of the points along each axis.
+
+        Raises:
+            ValueError: If there are fewer points, the stride is below 1, or a variable is unknown.
+        """
+        if every < 1:
+            raise ValueError(f"Got every = {every}: give a number of grid points, at least 1.")
+        size = math.prod(space.grid)
+        points = torch.arange(size).reshape(space.grid)
+        points = points[(slice(None, None, every),) * len(space.axes)].flatten()
+        if number is not None:
+            if not 1 <= number <= len(points):
+                raise ValueError(
+                    f"Got {number} stations on {len(points)} grid points: give at least 1, and "
+                    "not more than there are points."
+                )
+            order = torch.randperm(len(points), generator=generator)[:number]
+            points = points[order.sort().values]
+        channels = [space.variable(name) for name in variables or space.variables]
+        return cls([channel * size + i for channel in channels for i in points.tolist()])
+
     def entries(self, shape: tuple[int, ...]) -> Int[Tensor, "obs"]:
         if self._largest >= math.prod(shape):
             raise ValueError(
