@@ -21,6 +21,7 @@ from scorda.diffusion.guidance import DPS, MMPS, InflatedLikelihood
 from scorda.diffusion.process import VarianceExploding, VariancePreserving
 from scorda.diffusion.samplers import Ancestral, Multistep, PredictorCorrector
 from scorda.methods.closed_form import ClosedFormFilter
+from scorda.methods.denkf import DEnKF
 from scorda.methods.enkf import ETKF, EnKF
 from scorda.methods.enks import EnKS
 from scorda.methods.ensf import EnSF
@@ -132,6 +133,7 @@ FILTERS = [
     EnKF(),
     ETKF(),
     ETKF(rotation=True),
+    DEnKF(),
     LETKF(radius=3.0),
     ParticleFilter(),
     ParticleFilter(resample=1.0, scheme="multinomial"),
@@ -197,6 +199,7 @@ def test_filters_are_robust(method):
 DEFAULTS = [
     EnKF(),
     ETKF(),
+    DEnKF(),
     LETKF(radius=3.0),
     ParticleFilter(),
     MASF(),
