@@ -82,8 +82,8 @@ def model_of(network: str) -> sc.ObservationModel:
     return sc.ObservationModel(sc.Select(sites.tolist()), std=std)
 
 
-def method(prior: sc.EnsemblePrior) -> sc.MASF:
-    return sc.MASF(prior, sampler=sc.BridgeODE(steps=9, order=2), inflation=1.05)
+def method(prior: sc.priors.EnsemblePrior) -> sc.MASF:
+    return sc.MASF(prior, sampler=sc.diffusion.BridgeODE(steps=9, order=2), inflation=1.05)
 
 
 def started(
@@ -99,7 +99,7 @@ def forecasts(twin: tuple[torch.Tensor, sc.Problem], size: Size) -> torch.Tensor
     """Forecast ensembles of a run with the Gaussian alone."""
     _, problem = started(twin, size.members, 500)
     found, before = [], problem.initial
-    run = method(sc.EnsembleGaussian(TAPER)).run(problem, size.members, rng.seeded(3))
+    run = method(sc.priors.EnsembleGaussian(TAPER)).run(problem, size.members, rng.seeded(3))
     for cycle in run:
         if cycle.step % EVERY == 0 and cycle.step > 0:
             found.append(SYSTEM.step(before))
@@ -108,7 +108,7 @@ def forecasts(twin: tuple[torch.Tensor, sc.Problem], size: Size) -> torch.Tensor
 
 
 def score(
-    prior: sc.EnsemblePrior, network: str, size: Size, seeds: int
+    prior: sc.priors.EnsemblePrior, network: str, size: Size, seeds: int
 ) -> tuple[torch.Tensor, float]:
     """CRPS of the analyses of each seed, and processor seconds per cycle."""
     scores, seconds = [], 0.0
@@ -131,7 +131,7 @@ def main() -> None:
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(1)
     print(size)
-    plain = sc.NetworkPrior("site", TAPER, width=32, steps=size.steps, every=100, rate=3e-3)
+    plain = sc.priors.NetworkPrior("site", TAPER, width=32, steps=size.steps, every=100, rate=3e-3)
     longer, these = replace(plain, steps=3 * size.steps), replace(plain, levels="these")
     clock = time.process_time()
     pool = forecasts(many(3 * size.forecasts, 500), size)
@@ -142,7 +142,7 @@ def main() -> None:
     pairs: dict[str, list[torch.Tensor]] = {}
     base, this = {}, {}
 
-    def row(network: str, label: str, prior: sc.EnsemblePrior, seeds: int) -> None:
+    def row(network: str, label: str, prior: sc.priors.EnsemblePrior, seeds: int) -> None:
         crps, seconds = score(prior, network, size, seeds)
         base.setdefault(network, crps)
         ratios = base[network][:seeds] / crps - 1
@@ -155,7 +155,7 @@ def main() -> None:
         pool = forecasts(one(size.forecasts, 500, network), size)
         this[network] = these.amortised(pool, SYSTEM.space, model_of(network))
         row(network, "this network", this[network], size.seeds)
-        row(network, "Gaussian alone", sc.EnsembleGaussian(TAPER), size.seeds)
+        row(network, "Gaussian alone", sc.priors.EnsembleGaussian(TAPER), size.seeds)
     for network in NETWORKS:
         tuned = replace(this[network], fine_tune=50, every=25, levels="these")
         row(network, "fine-tuned", tuned, size.tuned)

@@ -35,7 +35,7 @@ def test_a_complete_run_is_resumed_with_its_own_settings_alone(simulated, capsys
     assert main(f"{run} --method letkf --radius 2 --block 2".split()) == 0
     settings = Path("run.toml").read_bytes()
     # The option of the method; a unit of work is another thing.
-    assert scorda.open("run.zarr").configuration["method"]["block"] == 2
+    assert scorda.open_posterior("run.zarr").configuration["method"]["block"] == 2
     assert main(f"{run} --method letkf --radius 2 --block 2 --resume".split()) == 0
     for other in ("--method enkf", "--method letkf --radius 2 --block 2 --seed 3"):
         assert "differs in" in failed(capsys, f"{run} {other} --resume")

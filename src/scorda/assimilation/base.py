@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from scorda.observations.observations import Observations
 from scorda.observations.problem import Analysis, Problem
 from scorda.systems.linear import LinearGaussian
 
-__all__ = ["REQUIREMENTS", "Assimilator", "Cost", "check_members", "check_needs"]
+__all__ = ["REQUIREMENTS", "Assimilator", "Cost", "all_methods", "check_members", "check_needs"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,14 @@ class Assimilator(ABC):
     def name(self) -> str:
         """Name of the method in messages and results."""
         return type(self).__name__.lstrip("_")
+
+    @classmethod
+    def example(cls, problem: Problem) -> Assimilator:
+        """Return an instance for tests of a small problem: by default that without settings.
+
+        A method overrides it if it has a setting without a default, or needs one to be quick.
+        """
+        return cls()
 
     @abstractmethod
     def assimilate(
@@ -149,7 +159,7 @@ def check_needs(method: Assimilator, problem: Problem) -> None:
         return
     able = sorted(
         kind.__name__
-        for kind in _kinds()
+        for kind in all_methods()
         if all(REQUIREMENTS[need][0](problem) for need in kind.needs)
     )
     advice = f" Methods that can do without: {', '.join(able)}." if able else ""
@@ -169,8 +179,12 @@ def check_members(method: Assimilator, members: int) -> None:
         )
 
 
-def _kinds() -> list[type[Assimilator]]:
-    """All concrete methods of the library that have been imported."""
+def all_methods() -> list[type[Assimilator]]:
+    """Import the methods of Scorda and return them: every public class that can be made."""
+    # By name, because the methods stand on a higher floor.
+    package = importlib.import_module("scorda.methods")
+    for module in pkgutil.walk_packages(package.__path__, "scorda.methods."):
+        importlib.import_module(module.name)
     found: list[Any] = [Assimilator]
     for kind in found:
         found.extend(kind.__subclasses__())

@@ -5,7 +5,7 @@ with dims ``(ensemble, time, ...)``, and the groups ``observations``, ``truth`` 
 where there are such. It depends on the configuration, the seed and the number of threads only;
 what also depends on the day (timings, memory, versions) is in ``<name>.json`` beside it.
 
-`run` makes a store from a method and a problem, `open_posterior` (``scorda.open``) reads it.
+`run` makes a store from a method and a problem, `open_posterior` reads it.
 """
 
 from __future__ import annotations
