@@ -24,7 +24,7 @@ a flag with dots on the command line; its ``name`` is the flag itself::
     radius = 4.0                # --prior.localization.radius 4
 
 A file names only what Scorda or an installed package announces. Code of your own, as
-``module:object``, is named on the command line alone: a file may have come from somebody else.
+``module:object``, must be named on the command line too: a file may come from somebody else.
 """
 
 from __future__ import annotations
@@ -78,13 +78,12 @@ def configured(tokens: list[str]) -> tuple[list[str], dict[str, Any], str]:
         raise UserError("--config needs the name of a TOML file.")
     path, tokens = tokens[at + 1], tokens[:at] + tokens[at + 2 :]
     content = _read(Path(path))
-    for flag, value in strings_of(content).items():
-        if re.fullmatch(r"[\w.]+:[\w.]+", value):
-            raise UserError(
-                f"{path} names code, {value}: give --{flag.removesuffix('.name')} {value} on the "
-                "command line and leave it out of the file."
-            )
     given = flags_of(tokens)
+    for flag, value in strings_of(content).items():
+        if re.fullmatch(r"[\w.]+:[\w.]+", value) and given.get(flag) != value:
+            raise UserError(
+                f"{path} names code, {value}: give --{flag} {value} on the command line too."
+            )
     names = _take_names(content, given)
     # cyclopts would read a table as the text of --system.
     if isinstance(content.get("system"), dict):
@@ -105,8 +104,9 @@ def strings_of(content: Mapping[str, Any]) -> dict[str, str]:
     found = {key: value for key, value in content.items() if isinstance(value, str)}
     for key, table in content.items():
         if isinstance(table, Mapping):
-            inner = strings_of(table).items()
-            found |= {k if key == "method" else f"{key}.{k}": value for k, value in inner}
+            for inner, value in strings_of(table).items():
+                at = inner if key == "method" else f"{key}.{inner}"
+                found[key if inner == "name" else at] = value
     return found
 
 

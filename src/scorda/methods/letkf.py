@@ -57,6 +57,11 @@ class LETKF(Filter):
     least_members = 2
     exact = "linear-Gaussian, N and radius → ∞"
 
+    @classmethod
+    def example(cls, problem: Problem) -> LETKF:
+        """Return an instance with a radius of three grid points of unit distance."""
+        return cls(radius=3.0)
+
     def __post_init__(self) -> None:
         check_inflation(self.inflation)
         GaspariCohn(self.radius)

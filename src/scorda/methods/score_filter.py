@@ -33,6 +33,7 @@ from scorda.diffusion.process import ScalarProcess, VariancePreserving
 from scorda.diffusion.samplers import Multistep, Sampler
 from scorda.observations.model import ObservationModel
 from scorda.observations.operators import Operator
+from scorda.observations.problem import Problem
 from scorda.priors.base import EnsemblePrior
 from scorda.priors.gaussian import EnsembleGaussian
 from scorda.priors.prior_filter import PriorFilter
@@ -82,6 +83,11 @@ class ScoreFilter(PriorFilter):
     least_members = EnsembleGaussian.least_members
     exact = "linear-Gaussian, N → ∞ (MMPS)"
     cost = Cost(161, 159)
+
+    @classmethod
+    def example(cls, problem: Problem) -> ScoreFilter:
+        """Return an instance that is quick to test."""
+        return cls(guidance=MMPS(1), sampler=Multistep(8, 0, low=1e-2, high=1e2))
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -35,7 +35,9 @@ from scorda.assimilation.likelihood_score import (
 from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
 from scorda.observations.model import ObservationModel
+from scorda.observations.problem import Problem
 from scorda.priors.base import EnsemblePrior
+from scorda.priors.gaussian import EnsembleGaussian
 from scorda.priors.network.prior import NetworkPrior
 from scorda.priors.prior_filter import PriorFilter
 
@@ -107,6 +109,11 @@ class SSLS(PriorFilter):
     exact = "no problem"
     cost = Cost(524, 500, "a network trained per cycle")
     least_members = NetworkPrior.least_members
+
+    @classmethod
+    def example(cls, problem: Problem) -> SSLS:
+        """Return an instance that is quick to test."""
+        return cls(EnsembleGaussian(), langevin_steps=20)
 
     def __post_init__(self) -> None:
         super().__post_init__()
