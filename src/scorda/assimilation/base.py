@@ -1,4 +1,4 @@
-"""What a method of data assimilation is, and what it may ask of a problem."""
+"""The base of every method of data assimilation, and the requirements it may have."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["REQUIREMENTS", "Assimilator", "Cost", "all_methods", "check_members"
 
 @dataclass(frozen=True)
 class Cost:
-    """What a method computes at its default settings, beside the steps of the system.
+    """Computations of a method at its default settings, beside the steps of the system.
 
     For a filter per member and analysis, else per member and run. Numbers are held by
     `scorda.testing.check_declaration` to what the method does.
@@ -32,7 +32,7 @@ class Cost:
         operator: Evaluations of the observation operator.
         denoiser: Evaluations of a score or denoiser that is made of the ensemble, without a
             network: a sum over the members each; None: as many as its tolerance asks for.
-        note: What numbers do not say.
+        note: Words for what these numbers leave out.
     """
 
     operator: int = 1

@@ -14,7 +14,7 @@ COMMANDS = {
     "assimilate": "Assimilate observations and store the posterior.",
     "report": "Write one HTML page about stored posteriors.",
     "bench": "Run a benchmark and compare it with the expected scores.",
-    "methods": "List the methods: what they use, and what they need.",
+    "methods": "List the methods, or describe one of them.",
     "demo": "Assimilate the shipped observations of Lorenz-63 with several methods.",
 }
 

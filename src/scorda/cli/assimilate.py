@@ -1,4 +1,4 @@
-"""``scorda assimilate``: from a file of observations to a stored posterior."""
+"""The command ``scorda assimilate`` makes a stored posterior of a file of observations."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def _run(given: Assimilate, method: Assimilator, prior: str | None) -> Posterior
 
 
 def _system(given: Assimilate, method: Assimilator) -> Any:
-    """The system, or the trained prior in its place."""
+    """Return the system, or the trained prior in its place."""
     from scorda.cli.common import make_system
     from scorda.cli.settings import UserError
     from scorda.priors.trajectory import Prior
@@ -206,7 +206,7 @@ def _system(given: Assimilate, method: Assimilator) -> Any:
 
 
 def _observed(given: Assimilate, system: Any) -> tuple[list[Observations], int]:
-    """Observations of the steps to run, and the number of these steps."""
+    """Return the observations of the steps to run, and the number of these steps."""
     from scorda.cli.common import read_observations
     from scorda.cli.console import console
     from scorda.cli.settings import UserError
@@ -243,7 +243,7 @@ def _observed(given: Assimilate, system: Any) -> tuple[list[Observations], int]:
 def _suited(
     given: Assimilate, method: Assimilator, observations: list[Observations], steps: int
 ) -> Assimilator:
-    """The method with a trained prior that knows its dates, if its data have the prior's units."""
+    """Give a trained prior its dates, and refuse observations in other units than it has."""
     from scorda.cli.common import check_scale
     from scorda.priors.trajectory import Prior
 
@@ -261,7 +261,7 @@ def _suited(
 
 
 def _initial(given: Assimilate, system: Any, members: int) -> Tensor | None:
-    """Members on another device than the processor, which the run then stays on."""
+    """Return members on the device that is given, where the run then stays; None: the CPU."""
     import torch
 
     from scorda.cli.settings import UserError
@@ -289,7 +289,7 @@ def _write_settings(out: Path, configuration: Mapping[str, Any]) -> None:
 def _resolved(
     given: Assimilate, method: Assimilator, steps: int, members: int, prior: str | None
 ) -> dict[str, Any]:
-    """All settings that determine the posterior, defaults included."""
+    """Return all settings that determine the posterior, defaults included."""
     import hashlib
 
     import torch

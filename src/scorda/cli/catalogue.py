@@ -55,7 +55,7 @@ class Listed:
 
 
 def listed() -> dict[str, Listed]:
-    """Every method of Scorda by its name on the command line, without importing any.
+    """Return every method of Scorda by its name on the command line, without importing any.
 
     The files of `scorda.methods` are parsed: each public class that declares ``exact`` is one.
     """
@@ -103,7 +103,7 @@ def find_method(name: str) -> type[Assimilator]:
 
 
 def options_of(kind: type) -> dict[str, Field[Any]]:
-    """Settings of a method or of one of its parts that text can give, by name."""
+    """Return the settings of a method, or of one of its parts, that text can give."""
     if not is_dataclass(kind):
         return {}
     hints = get_type_hints(kind)
@@ -115,7 +115,7 @@ def options_of(kind: type) -> dict[str, Field[Any]]:
 
 
 def needs_trained_prior(kind: type) -> bool:
-    """Whether the setting `prior` of a method is a trained prior, not one of the ensemble."""
+    """Return whether the setting `prior` is a trained prior, not one of the ensemble."""
     return _is_trained(get_type_hints(kind).get("prior"))
 
 
@@ -188,7 +188,7 @@ def settings_class(
 
 
 def _plain(name: str, hint: Any, default: Any) -> tuple[Any, Parameter, Callable[[Any], Any]]:
-    """Type, form and maker of a setting that is a number, a text or several of them."""
+    """Return type, form and maker of a setting that is a number, a text or several of them."""
     if _is_trained(hint):
         from scorda.priors.trajectory import load
 
@@ -225,7 +225,7 @@ def _part(
     at: str,
     default: Any,
 ) -> tuple[type | None, Callable[[Any], Any]]:
-    """Settings of the part that is chosen, if any, and the maker of that part."""
+    """Return the settings of the part that is chosen, if any, and the maker of that part."""
     word, like, kind = chosen.get(at), None, None
     if word is None:
         like = None if default in (None, MISSING) else default
@@ -251,7 +251,7 @@ def _part(
 
 
 def _choose(word: str, hint: Any, parts: Mapping[str, type], at: str) -> type:
-    """The class of that name, or ``module:Class``."""
+    """Return the class of that name, or ``module:Class``."""
     if ":" in word:
         bases = [kind for kind in (hint, *get_args(hint)) if inspect.isclass(kind)]
         return _checked(imported(word), tuple(bases), word)
@@ -301,7 +301,7 @@ def _is_trained(hint: Any) -> bool:
 
 
 def _concrete(kind: type) -> list[type]:
-    """A class and all below it, as far as they can be made and are public."""
+    """Return a class and all below it, as far as they can be made and are public."""
     children: list[type] = kind.__subclasses__()
     below = [sub for child in children for sub in _concrete(child)]
     hidden = inspect.isabstract(kind) or kind.__name__.startswith("_")

@@ -1,4 +1,4 @@
-"""``scorda methods``: what each method needs and can do, from what its class declares."""
+"""The command ``scorda methods`` lists the methods and shows what their classes declare."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def methods(name: str | None = None, *, table: bool = False) -> None:
 
 
 def _print_list() -> None:
-    """Name and first sentence of each method, read without importing any."""
+    """Print name and first sentence of each method, read without importing any."""
     from scorda.cli import catalogue, console
 
     rows: list[list[str] | None] = []
@@ -86,7 +86,7 @@ def _print_table() -> None:
 
 
 def row(name: str, kind: type[Assimilator]) -> list[str]:
-    """What a method needs and can do, in the order of `HEAD`."""
+    """Return what a method needs and can do, in the order of `HEAD`."""
     from scorda.cli import catalogue
 
     if "linear_operator" in kind.needs:
@@ -121,7 +121,7 @@ def markdown() -> str:
 
 
 def _may_localize(kind: type) -> bool:
-    """Whether a setting, or a setting of the prior that it makes of its ensemble, localizes."""
+    """Return whether a setting localizes, or one of the prior that is made of the ensemble."""
     from scorda.cli import catalogue
     from scorda.core.tapers import GaspariCohn
     from scorda.priors.base import EnsemblePrior

@@ -150,7 +150,7 @@ def to_toml(content: Mapping[str, Any], table: str = "") -> str:
 
 
 def _split(token: str, flags: Collection[str] | None = None) -> list[str]:
-    """``--key=value`` as two tokens, of these flags or of all."""
+    """Split ``--key=value`` into two tokens, for these flags or for all."""
     flag, equals, value = token.partition("=")
     wanted = flag.startswith("--") if flags is None else flag in flags
     return [flag, value] if equals and wanted else [token]
@@ -178,6 +178,10 @@ def _hyphenated(content: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _letters(name: str) -> str:
+    return re.sub(r"[-_ ]", "", name).lower()
+
+
 def _take_names(content: dict[str, Any], given: Mapping[str, str], table: str = "") -> list[str]:
     """Take the names out of tables, as flags.
 
@@ -189,7 +193,7 @@ def _take_names(content: dict[str, Any], given: Mapping[str, str], table: str = 
             continue
         flag = f"{table}.{key}".removeprefix(".").removeprefix("method.")
         name = value.pop("name", None)
-        if name is not None and given.get(flag, name) != name:
+        if name is not None and _letters(given.get(flag, name)) != _letters(name):
             del content[key]
             continue
         if name is not None and flag not in given:
