@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 # The settings of the method are settings of the command.
                 from scorda.cli.assimilate import assimilate
 
-                command, content = assimilate(tokens, content)
+                command, tokens, content = assimilate(tokens, content)
             app.command(command, name=name, help=summary)
         app.config = Dict(content, source=path, use_commands_as_keys=False)
         app(tokens, exit_on_error=False, print_error=False)

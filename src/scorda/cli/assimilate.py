@@ -106,8 +106,10 @@ class Assimilate:
 
 def assimilate(
     tokens: list[str], content: Mapping[str, Any]
-) -> tuple[Callable[..., None], dict[str, Any]]:
-    """Return the command for the method and parts that are chosen, and its file for cyclopts.
+) -> tuple[Callable[..., None], list[str], dict[str, Any]]:
+    """Return the command for the method and parts that are chosen, its tokens and its file.
+
+    A setting of the method loses ``method.``, in both, unless the command has one of its name.
 
     Arguments:
         tokens: Those of the command line.
@@ -132,8 +134,14 @@ def assimilate(
 
     group = f"Settings of the method {name}"
     command.__annotations__["method"] = Annotated[options | None, Parameter(name="*", group=group)]
+    tokens = [
+        token.replace("method.", "", 1)
+        if token.startswith("--method.") and token[len("--method.") :].split("=")[0] not in taken
+        else token
+        for token in tokens
+    ]
     table = {f"method.{k}" if k in taken else k: v for k, v in content.get("method", {}).items()}
-    return command, {k: v for k, v in content.items() if k != "method"} | table
+    return command, tokens, {k: v for k, v in content.items() if k != "method"} | table
 
 
 def _check(given: Assimilate) -> None:
