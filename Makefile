@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test test-benchmarks lint clean
+.PHONY: help demo test test-benchmarks methods lint clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo   install into $(VENV), run the demo, write demo/report.html"
 	@echo "make test   install with the test tools, run the tests"
 	@echo "make test-benchmarks   the tests that run benchmarks: published scores are reached"
+	@echo "make methods   the table of docs/methods.md and the public names, after a change of a method"
 	@echo "make lint   formatting, lint, types"
 	@echo "make clean  remove what the others made"
 
@@ -24,6 +25,9 @@ test: $(VENV)/.installed-dev
 
 test-benchmarks: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m benchmark
+
+methods: $(VENV)/.installed-dev
+	$(BIN)/python docs/methods.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -83,8 +83,8 @@ def model_of(network: str) -> sc.ObservationModel:
     return sc.ObservationModel(sc.Select(sites.tolist()), std=std)
 
 
-def method(prior: sc.EnsemblePrior) -> sc.MASF:
-    return sc.MASF(prior, sampler=sc.BridgeODE(noise_levels=9, order=2), inflation=1.05)
+def method(prior: sc.priors.EnsemblePrior) -> sc.MASF:
+    return sc.MASF(prior, sampler=sc.diffusion.BridgeODE(noise_levels=9, order=2), inflation=1.05)
 
 
 def started(
@@ -109,7 +109,7 @@ def forecasts(twin: tuple[torch.Tensor, sc.Problem], size: Size) -> torch.Tensor
 
 
 def score(
-    prior: sc.EnsemblePrior, network: str, size: Size, seeds: int
+    prior: sc.priors.EnsemblePrior, network: str, size: Size, seeds: int
 ) -> tuple[torch.Tensor, float]:
     """Return the CRPS of the analyses of each seed, and processor seconds per cycle."""
     scores, seconds = [], 0.0
@@ -138,14 +138,14 @@ def main() -> None:
     settings = {"axis": "site", "base": base}
     clock = time.process_time()
     pool = forecasts(many(3 * size.forecasts, 500), size)
-    amortised = sc.AmortisedNetwork.train(pool, SYSTEM.space, training=longer, **settings)
+    amortised = sc.priors.AmortisedNetwork.train(pool, SYSTEM.space, training=longer, **settings)
     print(f"amortised: {time.process_time() - clock:.0f} s, once\n")
     print("| observing network | weights | CRPS | amortised against it | s per cycle |")
     print("|---|---|---|---|---|")
     pairs: dict[str, list[torch.Tensor]] = {}
     reference, this = {}, {}
 
-    def row(network: str, label: str, prior: sc.EnsemblePrior, seeds: int) -> None:
+    def row(network: str, label: str, prior: sc.priors.EnsemblePrior, seeds: int) -> None:
         crps, seconds = score(prior, network, size, seeds)
         reference.setdefault(network, crps)
         ratios = reference[network][:seeds] / crps - 1
@@ -156,14 +156,14 @@ def main() -> None:
     for network in NETWORKS:
         row(network, "amortised", amortised, size.seeds)
         pool = forecasts(one(size.forecasts, 500, network), size)
-        this[network] = sc.AmortisedNetwork.train(
+        this[network] = sc.priors.AmortisedNetwork.train(
             pool, SYSTEM.space, model_of(network), training=training, **settings
         )
         row(network, "this network", this[network], size.seeds)
         row(network, "Gaussian alone", base, size.seeds)
     for network in NETWORKS:
         often = replace(training, validation_interval=25)
-        tuned = sc.OnlineNetwork("site", base, often, levels="fixed", start=this[network])
+        tuned = sc.priors.OnlineNetwork("site", base, often, levels="fixed", start=this[network])
         row(network, "fine-tuned", tuned, size.tuned)
     for label, ratios in pairs.items():
         print(f"| all | {label} | | {percent(torch.cat(ratios))} | |")

@@ -138,7 +138,7 @@ def posterior(prior, table, start, window, given, key):
     sampler = prior.sampler
     if given.steps:
         sampler = replace(sampler, noise_levels=given.steps)
-    guidance = sc.MMPS(iterations=given.iterations, solver="cg")
+    guidance = sc.diffusion.MMPS(iterations=given.iterations, solver="cg")
     smoother = sc.SDA(prior.starting(start, window), guidance, sampler)
     problem = sc.Problem(prior, table, window - 1)
     return smoother.assimilate(problem, given.members, key)

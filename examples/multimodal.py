@@ -177,7 +177,9 @@ def row(label: str, states: Tensor) -> str:
     return f"{label:28} {modes.positive:.3f} (0.5 +- {modes.error:.3f})"
 
 
-def main(arguments: list[str] | None = None, prior: sc.Prior | None = None) -> tuple[Modes, Check]:
+def main(
+    arguments: list[str] | None = None, prior: sc.priors.Prior | None = None
+) -> tuple[Modes, Check]:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seed", type=int, default=1, help="of truth, observations and members")
     parser.add_argument("--members", type=int, default=256)

@@ -49,16 +49,16 @@ PRIORS = {"Gaussian": gaussian, "two modes": two_modes}
 
 def methods(bandwidth: float) -> dict[str, sc.Filter]:
     """Return the methods that are compared; all kernels have the same bandwidth."""
-    kernel = sc.Kernel(bandwidth)
-    sampler = sc.Ancestral(32, 0, min_noise=1e-3, max_noise=1e3, upper=0.5)
-    drawn = {"guidance": sc.MMPS(1), "sampler": sampler, "coupled": False}
+    kernel = sc.priors.Kernel(bandwidth)
+    sampler = sc.diffusion.Ancestral(32, 0, min_noise=1e-3, max_noise=1e3, upper=0.5)
+    drawn = {"guidance": sc.diffusion.MMPS(1), "sampler": sampler, "coupled": False}
     return {
         "MASF bridge, Gaussian": sc.MASF(),
         "MASF bridge, kernel": sc.MASF(kernel),
         "MASF nonlinear, Gaussian": sc.NonlinearMASF(),
         "MASF nonlinear, kernel": sc.NonlinearMASF(kernel),
-        "MMPS, Gaussian": sc.ScoreFilter(guidance=sc.MMPS(1)),
-        "MMPS, kernel": sc.ScoreFilter(kernel, guidance=sc.MMPS(1)),
+        "MMPS, Gaussian": sc.ScoreFilter(guidance=sc.diffusion.MMPS(1)),
+        "MMPS, kernel": sc.ScoreFilter(kernel, guidance=sc.diffusion.MMPS(1)),
         "MMPS drawn, Gaussian": sc.ScoreFilter(**drawn),
         "MMPS drawn, kernel": sc.ScoreFilter(kernel, **drawn),
         "EnKF": sc.EnKF(),

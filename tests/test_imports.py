@@ -1,11 +1,14 @@
 """A package imports only from lower floors, and importing Scorda stays light."""
 
 import ast
+import builtins
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import scorda
 
 SOURCE = Path(__file__).parents[1] / "src" / "scorda"
 
@@ -132,7 +135,10 @@ socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
 import scorda
 
 heavy = {"xarray", "matplotlib", "zarr", "pandas", "h5netcdf", "h5py", "scoringrules", "rich"}
-heavy |= {"skimage", "PIL"}
+heavy |= {"skimage", "PIL", "torch", "numpy"}
+print(*sorted(heavy & sys.modules.keys()))
+scorda.EnKF, scorda.load, scorda.open_posterior
+heavy -= {"torch", "numpy"}
 print(*sorted(heavy & sys.modules.keys()))
 """
 
@@ -146,3 +152,38 @@ def test_importing_scorda_stays_light():
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.split() == []
+
+
+WITHOUT_TORCH = """
+import sys
+from scorda.cli import main
+
+try:
+    main(sys.argv[1:])
+except SystemExit:
+    pass
+print(*sorted({"torch", "numpy", "xarray"} & sys.modules.keys()), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("command", ["--help", "--version", "methods", "methids"])
+def test_commands_that_only_print_do_not_import_torch(command):
+    result = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, command],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(SOURCE.parent), "OMP_NUM_THREADS": "1"},
+    )
+    *said, imported = result.stderr.splitlines()
+    assert imported == "", result.stderr
+    assert bool(said) == (command == "methids")
+    assert command == "methids" or result.stdout
+
+
+def test_the_public_names_exist_and_replace_no_builtin():
+    assert 30 <= len(scorda.__all__) <= 50
+    assert not set(scorda.__all__) & set(dir(builtins))
+    for name in scorda.__all__:
+        assert getattr(scorda, name) is not None
+    with pytest.raises(AttributeError, match="EnKFF"):
+        scorda.EnKFF

@@ -7,6 +7,7 @@ import torch
 from scorda.bench.entry import Entry
 from scorda.bench.filtering import Setup
 from scorda.core.tapers import GaspariCohn
+from scorda.methods.denkf import DEnKF
 from scorda.methods.enkf import ETKF, EnKF
 from scorda.methods.ensf import EnSF
 from scorda.methods.gaussian_mixture.filter import GaussianMixtureFilter
@@ -33,6 +34,7 @@ def lorenz96_sakov() -> Setup:
         start_std=0.001**0.5,
         entries=(
             Entry("EnKF, N=40, inflation 1.06", EnKF(inflation=1.06), 40),
+            Entry("DEnKF, N=40, inflation 1.01", DEnKF(inflation=1.01), 40),
             Entry("ETKF, N=28, inflation 1.02, rotation", ETKF(1.02, rotation=True), 28),
             Entry(
                 "LETKF, N=7, inflation 1.04, radius 4",

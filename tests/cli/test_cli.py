@@ -4,22 +4,28 @@ import csv
 import json
 import math
 import os
+import runpy
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pytest
 import torch
 import xarray
+from cyclopts import App, Parameter
 
 import scorda
+from scorda.assimilation.base import all_methods
 from scorda.cli import catalogue, main
-from scorda.cli.settings import _text, to_toml
+from scorda.cli.catalogue import settings_class
+from scorda.cli.settings import flags_of, to_toml
 from scorda.core import rng
-from scorda.store.units import settings_of
 
+EVERY = Parameter(name="*")
 SOURCE = Path(__file__).parents[2] / "src"
 
 
@@ -70,9 +76,7 @@ def test_from_simulation_to_report_in_processes_of_their_own(tmp_path):
     assert done.returncode == 0 and (tmp_path / "report.html").stat().st_size > 10_000
     done = scorda_process(*command.split(), "--metod", "enkf", folder=tmp_path)
     assert done.returncode == 2 and done.stdout == ""
-    assert (
-        done.stderr == "scorda: Unknown flag or option of etkf 'metod': did you mean 'method'?\n"
-    )
+    assert done.stderr == "scorda: Unknown option: --metod. Did you mean --method?\n"
 
 
 @pytest.mark.slow
@@ -130,7 +134,7 @@ def test_a_run_is_that_of_the_library_and_is_made_again_from_its_settings(simula
     )
     problem = scorda.Problem(scorda.systems.Lorenz63(), observations, 24)
     expected = scorda.EnKF(1.05).assimilate(problem, 12, rng.seeded(3))
-    posterior = scorda.open("a.zarr")
+    posterior = scorda.open_posterior("a.zarr")
     assert torch.equal(posterior.analysis.states, expected.states)
     assert posterior.configuration["method"] == {"name": "enkf", "inflation": 1.05}
     assert main("assimilate --config a.toml --out b.zarr".split()) == 0
@@ -146,7 +150,7 @@ def test_flags_win_over_the_file(simulated):
         '[method]\nname = "etkf"\nrotation = true\ninflation = 1.1\n'
     )
     assert main("assimilate --config run.toml --members 8 --inflation 1.2".split()) == 0
-    configuration = scorda.open("run.zarr").configuration
+    configuration = scorda.open_posterior("run.zarr").configuration
     assert configuration["members"] == 8 and configuration["seed"] == 5
     assert configuration["method"] == {"name": "etkf", "inflation": 1.2, "rotation": True}
     assert configuration["system"]["noise_std"] == "0.2"
@@ -157,7 +161,7 @@ def test_withheld_observations_are_scored_and_not_used(simulated, capsys):
     command = f"{ASSIMILATE} --withhold 0.4 --withhold-seed 1 --truth sim/truth.nc --netcdf a.nc"
     assert main(command.split()) == 0
     assert "chi²" in capsys.readouterr().out
-    posterior = scorda.open("run.zarr")
+    posterior = scorda.open_posterior("run.zarr")
     held = posterior.group("withheld").sizes["observation"]
     assert held > 0 and held + posterior.observations.sizes["observation"] == 6
     assert Path("a.nc").exists()
@@ -166,7 +170,7 @@ def test_withheld_observations_are_scored_and_not_used(simulated, capsys):
 @pytest.mark.slow
 def test_quick_tries_few_members_on_a_part(simulated):
     assert main([*ASSIMILATE.replace("12", "40").split(), "--quick"]) == 0
-    assert scorda.open("run.zarr").to_xarray().sizes == {"ensemble": 16, "time": 5}
+    assert scorda.open_posterior("run.zarr").to_xarray().sizes == {"ensemble": 16, "time": 5}
 
 
 @pytest.mark.slow
@@ -177,10 +181,10 @@ def test_quick_tries_few_members_on_a_part(simulated):
         ("assimilate --system lorenz63", "Give --observations"),
         ("assimilate --observations sim/observations.csv", "Give --system"),
         (f"{ASSIMILATE} --method enkff", "did you mean 'enkf'"),
-        (f"{ASSIMILATE} --inflaton 1.1", "did you mean 'inflation'"),
-        (f"{ASSIMILATE} --inflation much", "give a number"),
+        (f"{ASSIMILATE} --inflaton 1.1", "Did you mean --inflation"),
+        (f"{ASSIMILATE} --inflation much", 'unable to convert "much" into float'),
         (f"{ASSIMILATE} --inflation 0.5", "at least 1"),
-        (f"{ASSIMILATE} --method particle-filter --scheme some", "systematic or multinomial"),
+        (f"{ASSIMILATE} --method particle-filter --scheme some", '"systematic", "multinomial"'),
         (f"{ASSIMILATE} --localization 4", "Methods that can do without"),
         (f"{ASSIMILATE} --dtype float16", "float32 or float64"),
         (f"{ASSIMILATE[:-2]}0", "Got --members 0"),
@@ -191,23 +195,28 @@ def test_quick_tries_few_members_on_a_part(simulated):
         (f"{ASSIMILATE} --withhold 2", "between 0 and 1"),
         (f"{ASSIMILATE} --truth nothing.nc", "There is no nothing.nc"),
         (f"{ASSIMILATE} --out run.nc", r"end in .zarr"),
-        (f"{ASSIMILATE} --method sda", "needs a trained prior"),
-        (f"{ASSIMILATE} --prior p.safetensors", "takes no prior"),
-        (f"{ASSIMILATE} --method ensf --form exact", "paired or mixture"),
+        (f"{ASSIMILATE} --method sda", "sda needs --prior"),
+        (f"{ASSIMILATE} --method letkf", "letkf needs --radius"),
+        (f"{ASSIMILATE} --prior p.safetensors", "Unknown option: --prior"),
+        (f"{ASSIMILATE} --method masf --mode exact", '"bridge", "published"'),
         (f"{ASSIMILATE} --method masf --prior lorenz63", "Unknown value of --prior"),
-        (f"{ASSIMILATE} --method masf --prior local-gaussian", "needs localization."),
-        (f"{ASSIMILATE} --method masf --prior local-gaussian:localization=(4", "parenthesis"),
-        (f"{ASSIMILATE} --method masf --prior local-gaussian:block", "key=value"),
+        (f"{ASSIMILATE} --method masf --prior mixtur", "did you mean 'mixture'"),
         (
-            f"{ASSIMILATE} --method published-masf --sampler published-sde:prior-scale=(1,2)",
-            "3 values",
+            f"{ASSIMILATE} --method masf --prior local-gaussian",
+            "local-gaussian needs --prior.localization",
         ),
         (
-            f"{ASSIMILATE} --method published-masf --sampler published-sde:prior-scale=(1,,2)",
-            "give a number",
+            f"{ASSIMILATE} --method masf --prior local-gaussian --prior.blok 2",
+            "Did you mean --prior.block",
         ),
-        (f"{ASSIMILATE} --method masf --prior online-network:axis=(x)", "2 values"),
-        (f"{ASSIMILATE} --config nameless.toml", "give its `name` too"),
+        (
+            f"{ASSIMILATE} --method masf --sampler published-sde --sampler.prior-scale 1 2",
+            "requires 3",
+        ),
+        (f"{ASSIMILATE} --method masf --prior json:JSONDecoder", "derived from EnsemblePrior"),
+        (f"{ASSIMILATE} --method json:JSONDecoder", "derived from Assimilator"),
+        (f"{ASSIMILATE} --method nowhere:Filter", "Could not import 'nowhere'"),
+        (f"{ASSIMILATE} --config code.toml", "names code, nowhere:Prior: give --prior"),
         ("assimilate --observations o.csv --method masf", "Give --system"),
         (
             "assimilate --observations o.csv --method masf --prior gaussian",
@@ -215,7 +224,7 @@ def test_quick_tries_few_members_on_a_part(simulated):
         ),
         (f"{ASSIMILATE} --config nothing.toml", "There is no file nothing.toml"),
         (f"{ASSIMILATE} --config bad.toml", "no TOML file"),
-        (f"{ASSIMILATE} --config typo.toml", "did you mean 'members'"),
+        (f"{ASSIMILATE} --config typo.toml", "Did you mean --members"),
         ("assimilate --observations no.csv --system lorenz63", "There is no no.csv"),
         ("assimilate --observations sim/observations.csv --system lorenz64", "Unknown system"),
         ("report", "at least one store"),
@@ -236,7 +245,7 @@ def test_quick_tries_few_members_on_a_part(simulated):
 def test_mistakes_end_with_one_sentence_and_leave_nothing(simulated, capsys, command, words):
     Path("bad.toml").write_text("members = = 3")
     Path("typo.toml").write_text("membrs = 3")
-    Path("nameless.toml").write_text('method = {name = "masf", prior = {block = 2}}')
+    Path("code.toml").write_text('method = {name = "masf", prior = {name = "nowhere:Prior"}}')
     Path("far.csv").write_text("time,variable,value,std\n0,x,5000,1\n0.025,x,5000,1\n")
     before = sorted(Path().rglob("*"))
     capsys.readouterr()
@@ -250,7 +259,7 @@ def test_a_taken_name_is_refused_and_an_interrupted_run_is_resumed(simulated, ca
     assert "--resume" in failed(capsys, ASSIMILATE)
     assert main([*ASSIMILATE.split(), "--resume"]) == 0
     assert main([*ASSIMILATE.split(), "--overwrite", "--seed", "9"]) == 0
-    assert scorda.open("run.zarr").configuration["seed"] == 9
+    assert scorda.open_posterior("run.zarr").configuration["seed"] == 9
 
 
 BLOW_UP = """
@@ -289,7 +298,7 @@ def test_a_run_that_diverges_ends_with_three_and_stays_readable(simulated, capsy
     assert error.count("\n") == 1
     assert "EnKF stopped at step 14 (cycle 3): 1 of 12 members" in error and "member 5" in error
     assert error.endswith("Steps 0 to 13 are in run.zarr.\n")
-    posterior = scorda.open("run.zarr")
+    posterior = scorda.open_posterior("run.zarr")
     assert posterior.analysis.states.shape == (12, 14, 3)
     assert posterior.analysis.states.isfinite().all()
     assert posterior.configuration == tomllib.loads(Path("run.toml").read_text()) | {
@@ -309,7 +318,7 @@ def test_gross_errors_are_rejected_from_the_shell(simulated):
         writer.writeheader()
         writer.writerows(rows)
     assert main(f"{ASSIMILATE} --gross-error-check 5".split()) == 0
-    posterior = scorda.open("run.zarr")
+    posterior = scorda.open_posterior("run.zarr")
     assert posterior.info["report"]["rejected"] == [0, 0, 1, 0, 0, 0]
     assert posterior.configuration["method"]["gross_error_check"] == 5.0
 
@@ -322,20 +331,20 @@ TRAINING_FREE = {
         scorda.ClosedFormFilter(0.2, observation_bandwidth=0.5, draw="coupled")
     ),
     "sf --prior gaussian --euler-steps 50": scorda.SF(scorda.priors.Gaussian(), euler_steps=50),
-    "masf --prior mixture:kernel-factor=0.2,gaussian-weight=0.05 --inflation 1.02": scorda.MASF(
+    "masf --prior mixture --prior.bandwidth 0.2 --prior.share 0.05 --inflation 1.02": scorda.MASF(
         scorda.priors.Mixture(0.2, 0.05), inflation=1.02
     ),
-    "ssls --prior online-network:fine_tuning_steps=2,training=(network-training:training_steps=5)"
+    "ssls --prior network-prior --prior.steps 5 --prior.width 8 --prior.fine-tune 2"
     " --langevin-steps 10": scorda.SSLS(
-        scorda.OnlineNetwork(training=scorda.priors.NetworkTraining(5), fine_tuning_steps=2),
-        langevin_steps=10,
+        scorda.priors.NetworkPrior(steps=5, width=8, fine_tune=2), langevin_steps=10
     ),
-    "score-filter --prior kernel:std=0.3 --guidance mmps:iterations=1"
-    " --coupled false --sampler ancestral:steps=16,corrections=0": scorda.ScoreFilter(
+    "score-filter --prior kernel --prior.bandwidth 0.3 --guidance mmps"
+    " --guidance.iterations 1 --no-coupled --sampler ancestral --sampler.steps 16"
+    " --sampler.corrections 0": scorda.ScoreFilter(
         scorda.priors.Kernel(0.3),
-        guidance=scorda.MMPS(1),
+        guidance=scorda.diffusion.MMPS(1),
         coupled=False,
-        sampler=scorda.Ancestral(16, corrections=0),
+        sampler=scorda.diffusion.Ancestral(16, corrections=0),
     ),
     "closed-form-filter --relative-bandwidth likelihood": scorda.ClosedFormFilter("likelihood"),
 }
@@ -344,17 +353,16 @@ TRAINING_FREE = {
 @pytest.mark.slow
 @pytest.mark.parametrize(("text", "method"), TRAINING_FREE.items(), ids=TRAINING_FREE.keys())
 def test_training_free_filters_are_those_of_the_library(simulated, text, method):
-    """Settings with names that `assimilate` has itself (steps, tolerance) would not arrive."""
     assert main(f"{ASSIMILATE} --seed 3 --threads 1 --method {text}".split()) == 0
     system = scorda.systems.Lorenz63()
     observations = scorda.Observations.from_table("sim/observations.csv", system.space)
     problem = scorda.Problem(system, observations, 24)
     expected = method.assimilate(problem, 12, rng.seeded(3))
-    assert torch.equal(scorda.open("run.zarr").analysis.states, expected.states)
+    assert torch.equal(scorda.open_posterior("run.zarr").analysis.states, expected.states)
 
 
-def test_methods_are_listed_with_what_they_need(capsys):
-    assert main(["methods"]) == 0
+def test_methods_are_shown_with_what_they_need(capsys):
+    assert main(["methods", "--table"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     (kalman,) = (line for line in lines if line[:1] == ["kalman-filter"])
     assert kalman[1:6] == ["past", "data", "linear-Gaussian", "linear", "std,"]
@@ -365,66 +373,159 @@ def test_methods_are_listed_with_what_they_need(capsys):
     assert "--inflation  (default 1.0)" in shown and "--gross-error-check  (default None)" in shown
 
 
-def test_the_documentation_has_the_table_of_the_classes(capsys):
-    """After a change: scorda methods --markdown > docs/methods.md"""
-    assert main(["methods", "--markdown"]) == 0
-    assert capsys.readouterr().out == (SOURCE.parent / "docs" / "methods.md").read_text()
+def test_methods_are_listed_in_a_sentence_each(capsys):
+    assert main(["methods"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in catalogue.methods())
+    assert "Deterministic ensemble Kalman filter." in out
+    assert out.index("filters: past data") < out.index("letkf") < out.index("smoothers: all data")
+
+
+def test_the_list_read_from_the_files_is_that_of_the_classes():
+    """A public class of `scorda.methods` that can be made declares `exact` in its own body."""
+    assert set(catalogue.methods().values()) == set(all_methods())
+    for name, kind in catalogue.methods().items():
+        assert catalogue.listed()[name].smoother == kind.smoother
+        assert catalogue.listed()[name].module == kind.__module__
+
+
+@pytest.mark.parametrize("name", catalogue.methods())
+def test_a_method_is_described_without_latex(name, capsys):
+    assert main(["methods", name]) == 0
+    shown = capsys.readouterr().out
+    assert "\\" not in shown and ":math:" not in shown and "{" not in shown.split("Settings")[0]
+
+
+def test_the_documentation_and_the_public_names_are_those_of_the_methods():
+    """After a change: make methods"""
+    script = runpy.run_path(str(SOURCE.parent / "docs" / "methods.py"))
+    for path, write in (("PAGE", "page"), ("NAMES", "names")):
+        text = script[path].read_text(encoding="utf-8")
+        assert script[write](text) == text, "run `make methods`"
 
 
 @pytest.mark.slow
 def test_masf_takes_the_prior_that_it_makes_of_its_ensemble(simulated, capsys):
-    command = f"{ASSIMILATE} --method masf --prior kernel:std=0.5 --out a.zarr"
-    command += " --sampler bridge-ode:noise-levels=5,coupled=false"
-    command += " --inflation 1.02 --seed 3 --threads 1"
+    command = f"{ASSIMILATE} --method masf --prior kernel --prior.bandwidth 0.5"
+    command += " --sampler bridge-ode --sampler.steps 5 --sampler.no-coupled --inflation 1.02"
+    command += " --seed 3 --threads 1 --out a.zarr"
     assert main(command.split()) == 0
     observations = scorda.Observations.from_table(
         "sim/observations.csv", scorda.systems.Lorenz63().space
     )
     problem = scorda.Problem(scorda.systems.Lorenz63(), observations, 24)
-    sampler = scorda.BridgeODE(5, coupled=False)
+    sampler = scorda.diffusion.BridgeODE(5, coupled=False)
     method = scorda.MASF(scorda.priors.Kernel(0.5), sampler=sampler, inflation=1.02)
     expected = method.assimilate(problem, 12, rng.seeded(3))
-    posterior = scorda.open("a.zarr")
+    posterior = scorda.open_posterior("a.zarr")
     assert torch.equal(posterior.analysis.states, expected.states)
     settings = posterior.configuration["method"]
     assert settings["prior"] == {"name": "Kernel", "std": 0.5}
     assert settings["sampler"]["name"] == "BridgeODE"
     assert main("assimilate --config a.toml --out b.zarr".split()) == 0
-    assert scorda.open("b.zarr").configuration == posterior.configuration
+    assert scorda.open_posterior("b.zarr").configuration == posterior.configuration
     capsys.readouterr()
     assert main(["methods", "masf"]) == 0
     described = capsys.readouterr().out
-    assert "adds no\nguidance" in described
-    assert "local-gaussian: localization, block, diagonal\n" in described
-    assert ", training, fine_tuning_steps" in described and "weights" not in described
+    assert "--mode  (default 'bridge')" in described and "counts the" in described
+    flags = "--prior.localization --prior.block --prior.diagonal\n"
+    assert f"--prior local-gaussian: {flags}" in described
+    assert "--prior.seed\n" in described and "--prior.weights" not in described
     assert main(["methods", "sda"]) == 0
     described = capsys.readouterr().out
-    assert "dps: zeta\n" in described and "gaussian-prior" not in described
+    assert "dps: --guidance.zeta\n" in described and "gaussian-prior" not in described
 
 
-@pytest.mark.parametrize(
-    ("text", "prior"),
-    [
-        (
-            "online-network:axis=(y,x),fine-tuning-steps=7,base=(local-gaussian:localization=4,block=2)",
-            scorda.OnlineNetwork(
-                ("y", "x"),
-                scorda.LocalGaussian(scorda.GaspariCohn(4.0), block=2),
-                fine_tuning_steps=7,
-            ),
-        ),
-        (
-            "local-gaussian:localization=(gaspari-cohn:radius=4),diagonal=0.1",
-            scorda.LocalGaussian(scorda.GaspariCohn(4.0), diagonal=0.1),
-        ),
-    ],
-)
-def test_parts_of_parts_are_written_in_parentheses(text, prior):
-    made = catalogue.make_method("masf", {}, text)
-    assert made == scorda.MASF(prior)
-    # As a table of a file has it, and back.
-    table = {"name": type(prior).__name__, **settings_of(prior)}
-    assert catalogue.make_method("masf", {}, _text(table)) == made
+def chosen(text):
+    """The method that `assimilate` makes of flags."""
+    made = []
+    app = App(result_action="return_value")
+    flags = flags_of(text.split())
+    kind, make = settings_class(catalogue.find_method(flags["method"]), flags)
+
+    @app.default
+    def command(
+        *, method: Annotated[str, "its name"], given: Annotated[kind | None, EVERY] = None
+    ):
+        made.append(make(given))
+
+    app(text.split(), exit_on_error=False)
+    return made[0]
+
+
+PARTS = {
+    "--method masf --prior network-prior --prior.axis y x --prior.fine-tune 7"
+    " --prior.local.localization 4 --prior.local.block 2": scorda.MASF(
+        scorda.priors.NetworkPrior(
+            ("y", "x"),
+            fine_tune=7,
+            local=scorda.priors.LocalGaussian(scorda.GaspariCohn(4.0), block=2),
+        )
+    ),
+    "--method masf --prior network-prior --prior.axis site": scorda.MASF(
+        scorda.priors.NetworkPrior("site")
+    ),
+    "--method masf --prior LocalGaussian --prior.localization.radius 4 --prior.diagonal=0.1": (
+        scorda.MASF(scorda.priors.LocalGaussian(scorda.GaspariCohn(4.0), diagonal=0.1))
+    ),
+    "--method masf --prior.localization.radius 3": scorda.MASF(
+        scorda.priors.Gaussian(scorda.GaspariCohn(3.0))
+    ),
+    # One setting of the sampler that is the default, and all else as there.
+    "--method score-filter --sampler.corrections 1 --no-coupled": scorda.ScoreFilter(
+        sampler=replace(scorda.ScoreFilter().sampler, corrections=1), coupled=False
+    ),
+    "--method enkf --localization none": scorda.EnKF(),
+}
+
+
+@pytest.mark.parametrize(("text", "method"), PARTS.items(), ids=PARTS)
+def test_parts_are_chosen_by_name_and_set_by_flags_with_dots(text, method):
+    assert chosen(text) == method
+
+
+def test_parts_of_a_file_are_tables(tmp_path, monkeypatch):
+    """As `assimilate` writes them; another part on the command line drops the table."""
+    monkeypatch.chdir(tmp_path)
+    assert main("simulate lorenz96 --system.dim 8 --steps 4 --every 4 --out sim".split()) == 0
+    Path("a.toml").write_text(
+        """
+        observations = ["sim/observations.csv"]
+        members = 6
+        [system]
+        name = "lorenz96"
+        dim = 8
+        [method]
+        name = "masf"
+        [method.prior]
+        name = "NetworkPrior"
+        steps = 5
+        fine_tune = 2
+        width = 8
+        gaussian = false
+        [method.prior.localization]
+        name = "GaspariCohn"
+        radius = 9.0
+        """
+    )
+    assert main("assimilate --config a.toml --out a.zarr".split()) == 0
+    prior = scorda.open_posterior("a.zarr").configuration["method"]["prior"]
+    expected = {"name": "NetworkPrior", "steps": 5, "fine_tune": 2, "width": 8, "gaussian": False}
+    assert prior.items() >= expected.items()
+    assert prior["localization"] == {"name": "GaspariCohn", "radius": 9.0}
+    other = "assimilate --config=a.toml --prior kernel --prior.bandwidth 0.5 --out b.zarr"
+    assert main(other.split()) == 0
+    prior = scorda.open_posterior("b.zarr").configuration["method"]["prior"]
+    assert prior == {"name": "Kernel", "bandwidth": 0.5}
+
+
+def test_settings_of_a_method_that_the_command_has_too_are_named_with_it(simulated):
+    """`tolerance` is one of matching times; that of 4D-Var is --method.tolerance, or its table."""
+    command = f"{ASSIMILATE} --method fourdvar --iterations 2"
+    assert main(f"{command} --method.tolerance 0.5 --system.noise_std 0.3".split()) == 0
+    assert scorda.open_posterior("run.zarr").configuration["method"]["tolerance"] == 0.5
+    assert main("assimilate --config run.toml --out b.zarr".split()) == 0
+    assert scorda.open_posterior("b.zarr").configuration["method"]["tolerance"] == 0.5
 
 
 def test_a_file_has_infinity_as_toml_does():
@@ -441,12 +542,19 @@ def test_a_setting_of_several_numbers_is_kept(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main("simulate lorenz96 --steps 4 --every 4 --out sim".split()) == 0
     command = "assimilate --observations sim/observations.csv --system lorenz96 --members 5"
-    command += " --method published-masf --out a.zarr --threads 1"
-    command += " --sampler published-sde:noise-levels=5,prior-scale=(0.9,1.5,2)"
+    command += " --method masf --mode published --out a.zarr --threads 1"
+    command += " --sampler published-sde --sampler.steps 5 --sampler.prior-scale 0.9 1.5 2"
     assert main(command.split()) == 0
-    assert scorda.open("a.zarr").configuration["method"]["sampler"]["prior_scale"] == [0.9, 1.5, 2]
+    assert scorda.open_posterior("a.zarr").configuration["method"]["sampler"]["prior_scale"] == [
+        0.9,
+        1.5,
+        2,
+    ]
     assert main("assimilate --config a.toml --out b.zarr".split()) == 0
-    assert scorda.open("b.zarr").configuration == scorda.open("a.zarr").configuration
+    assert (
+        scorda.open_posterior("b.zarr").configuration
+        == scorda.open_posterior("a.zarr").configuration
+    )
 
 
 @pytest.mark.slow
@@ -456,15 +564,19 @@ def test_a_trained_prior_serves_the_smoother(simulated, capsys):
     assert "validation" in capsys.readouterr().out
     command = "assimilate --observations sim/observations.csv --truth sim/truth.nc --method sda"
     command += " --prior p.safetensors --members 5 --unit 2 --threads 1"
-    command += " --guidance mmps:iterations=1 --sampler multistep:steps=4,corrections=0"
+    command += " --guidance mmps --guidance.iterations 1"
+    command += " --sampler multistep --sampler.steps 4 --sampler.corrections 0"
     assert main(command.split()) == 0
-    posterior = scorda.open("run.zarr")
+    posterior = scorda.open_posterior("run.zarr")
     assert posterior.smoother and posterior.analysis.states.shape == (5, 25, 3)
     assert posterior.configuration["method"]["sampler"]["steps"] == 4
     assert main("assimilate --config run.toml --out b.zarr --unit 5".split()) == 0
     # Members in blocks of 2 and of 5: alike to rounding in single precision.
     torch.testing.assert_close(
-        posterior.analysis.states, scorda.open("b.zarr").analysis.states, atol=1e-3, rtol=1e-4
+        posterior.analysis.states,
+        scorda.open_posterior("b.zarr").analysis.states,
+        atol=1e-3,
+        rtol=1e-4,
     )
 
 

@@ -106,7 +106,7 @@ def test_a_prior_with_a_daily_cycle_asks_when_the_window_begins(file, tmp_path):
     fields = read_fields(file, "t")
     train_on_fields(fields, corrected=4, width=8, settings=FEW).save(tmp_path / "p.safetensors")
     prior = sc.load(tmp_path / "p.safetensors")
-    assert prior.guidance == sc.MMPS(iterations=40, solver="cg")
+    assert prior.guidance == sc.diffusion.MMPS(iterations=40, solver="cg")
     with pytest.raises(ValueError, match="when the window begins"):
         prior.denoiser(8)
     started = prior.starting("2020-02-01T06:00", 8)
@@ -137,7 +137,7 @@ def test_sda_with_a_learned_prior_is_the_gaussian_posterior_of_its_law(file):
     data = sc.Observations(sc.ObservationModel(sc.Select(seen), std=0.5), [0, 1, 2, 3], values)
     started = prior.starting(start, 4)
     members = 400
-    analysis = sc.SDA(started, sc.MMPS(iterations=12, solver="cg")).assimilate(
+    analysis = sc.SDA(started, sc.diffusion.MMPS(iterations=12, solver="cg")).assimilate(
         sc.Problem(prior, data, 3), members, torch.Generator().manual_seed(0)
     )
     net, scale = prior.network, prior.standardisation.std

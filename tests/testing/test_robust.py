@@ -6,9 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from scorda import DegenerateEnsemble, DivergenceError
 from scorda.assimilation.gross_errors import gross_errors
-from scorda.core import rng
+from scorda.core import DegenerateEnsemble, DivergenceError, rng
 from scorda.core.errors import check_finite, check_spread
 from scorda.methods.enkf import ETKF, EnKF
 from scorda.methods.enks import EnKS

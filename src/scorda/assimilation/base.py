@@ -1,8 +1,10 @@
-"""What a method of data assimilation is, and what it may ask of a problem."""
+"""The base of every method of data assimilation, and the requirements it may have."""
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,12 +18,12 @@ from scorda.observations.observations import Observations
 from scorda.observations.problem import Analysis, Problem
 from scorda.systems.linear import LinearGaussian
 
-__all__ = ["REQUIREMENTS", "Assimilator", "Cost", "check_members", "check_needs"]
+__all__ = ["REQUIREMENTS", "Assimilator", "Cost", "all_methods", "check_members", "check_needs"]
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a method computes at its default settings, beside the steps of the system.
+    """Computations of a method at its default settings, beside the steps of the system.
 
     For a filter per member and analysis, else per member and run. Numbers are held by
     `scorda.testing.check_declaration` to what the method does.
@@ -30,7 +32,7 @@ class Cost:
         operator: Evaluations of the observation operator.
         denoiser: Evaluations of a score or denoiser that is made of the ensemble, without a
             network: a sum over the members each; None: as many as its tolerance asks for.
-        note: What numbers do not say.
+        note: Words for what these numbers leave out.
     """
 
     operator: int = 1
@@ -63,6 +65,14 @@ class Assimilator(ABC):
     def name(self) -> str:
         """Name of the method in messages and results."""
         return type(self).__name__.lstrip("_")
+
+    @classmethod
+    def example(cls, problem: Problem) -> Assimilator:
+        """Return an instance for tests of a small problem: by default that without settings.
+
+        A method overrides it if it has a setting without a default, or needs one to be quick.
+        """
+        return cls()
 
     @abstractmethod
     def assimilate(
@@ -149,7 +159,7 @@ def check_needs(method: Assimilator, problem: Problem) -> None:
         return
     able = sorted(
         kind.__name__
-        for kind in _kinds()
+        for kind in all_methods()
         if all(REQUIREMENTS[need][0](problem) for need in kind.needs)
     )
     advice = f" Methods that can do without: {', '.join(able)}." if able else ""
@@ -169,8 +179,12 @@ def check_members(method: Assimilator, members: int) -> None:
         )
 
 
-def _kinds() -> list[type[Assimilator]]:
-    """All concrete methods of the library that have been imported."""
+def all_methods() -> list[type[Assimilator]]:
+    """Import the methods of Scorda and return them: every public class that can be made."""
+    # By name, because the methods stand on a higher floor.
+    package = importlib.import_module("scorda.methods")
+    for module in pkgutil.walk_packages(package.__path__, "scorda.methods."):
+        importlib.import_module(module.name)
     found: list[Any] = [Assimilator]
     for kind in found:
         found.extend(kind.__subclasses__())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 __all__ = ["main"]
 
@@ -13,7 +14,7 @@ COMMANDS = {
     "assimilate": "Assimilate observations and store the posterior.",
     "report": "Write one HTML page about stored posteriors.",
     "bench": "Run a benchmark and compare it with the expected scores.",
-    "methods": "List the methods: what they use, and what they need.",
+    "methods": "List the methods, or describe one of them.",
     "demo": "Assimilate the shipped observations of Lorenz-63 with several methods.",
 }
 
@@ -25,26 +26,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ensemble has no spread, what it made before is stored; 130: interrupted.
     """
     from cyclopts import App, CycloptsError, Parameter
+    from cyclopts.config import Dict
 
-    from scorda import __version__
     from scorda.cli.allocator import keep_freed_memory
-    from scorda.cli.settings import UserError, expand
-    from scorda.core.errors import RunError
+    from scorda.cli.settings import UserError, configured
+    from scorda.core.version import __version__
 
     keep_freed_memory()
-    tokens = list(sys.argv[1:] if arguments is None else arguments)
     app = App(
         name="scorda",
         version=__version__,
         help="Score-based and classical data assimilation. "
         "`scorda COMMAND --help` shows the settings of a command.",
         default_parameter=Parameter(negative_bool=(), negative_iterable=(), negative_none=()),
+        # The renderer of Markdown would take a third of the time of --help.
+        help_format="plaintext",
         result_action="return_value",
     )
-    for name, summary in COMMANDS.items():
-        app.command(f"scorda.cli.{name}:{name}", name=name, help=summary)
     try:
-        app(expand(tokens) if tokens else ["--help"], exit_on_error=False, print_error=False)
+        tokens = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+        tokens, content, path = configured(tokens)
+        for name, summary in COMMANDS.items():
+            command: Any = f"scorda.cli.{name}:{name}"
+            if name == tokens[0] == "assimilate":
+                # The settings of the method are settings of the command.
+                from scorda.cli.assimilate import assimilate
+
+                command, tokens, content = assimilate(tokens, content)
+            app.command(command, name=name, help=summary)
+        app.config = Dict(content, source=path, use_commands_as_keys=False)
+        app(tokens, exit_on_error=False, print_error=False)
     except (
         CycloptsError,
         UserError,
@@ -58,7 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if sys.flags.dev_mode:
             raise
         print(f"scorda: {_sentence(error)}", file=sys.stderr)
-        return 3 if isinstance(error, RunError) and error.step is not None else 2
+        # A RunError, told without importing it: that would import torch after each typing error.
+        return 2 if getattr(error, "step", None) is None else 3
     except KeyboardInterrupt:
         print("scorda: interrupted; --resume continues a run.", file=sys.stderr)
         return 130

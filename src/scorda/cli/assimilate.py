@@ -1,22 +1,23 @@
-"""``scorda assimilate``: from a file of observations to a stored posterior."""
+"""The command ``scorda assimilate`` makes a stored posterior of a file of observations."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from scorda.cli.settings import SystemOptions
+
 if TYPE_CHECKING:
     from scorda.assimilation.base import Assimilator
+    from scorda.core.shapes import Tensor
+    from scorda.observations.observations import Observations
     from scorda.store.posterior import Posterior
 
-__all__ = ["TAKES_OPTIONS", "Assimilate", "assimilate"]
-
-# Flags that are no settings below are options of the method.
-TAKES_OPTIONS = True
+__all__ = ["Assimilate", "assimilate"]
 
 # Settings that say where and how, not what: they leave the posterior as it is.
 PLACE = ("out", "resume", "overwrite", "config", "system_options", "netcdf")
@@ -35,13 +36,9 @@ class Assimilate:
     system: str | None = None
     """Built-in system, or your own as module:object; a trained prior needs none."""
 
-    prior: str | None = None
-    """Trained prior: a file of weights, or the name of a shipped one; for filters that make a
-    prior of their ensemble, which one: `gaussian:localization=4`, or with parts in
-    parentheses `"network-prior:axis=(y,x),local=(local-gaussian:localization=0.4,block=2)"`."""
-
     method: str = "enkf"
-    """Method; `scorda methods` lists them, and `scorda methods NAME` its own options."""
+    """Method: one that `scorda methods` lists, or your own as module:Class. Its settings, which
+    `scorda methods NAME` explains, are flags too."""
 
     members: int = 40
     """Number of members."""
@@ -100,7 +97,7 @@ class Assimilate:
     overwrite: bool = False
     """Replace what is at --out."""
 
-    system_options: dict[str, str] = field(default_factory=dict)
+    system_options: SystemOptions = field(default_factory=dict)
     """Options of the system, as --system.NAME VALUE."""
 
     config: Path | None = None
@@ -108,110 +105,75 @@ class Assimilate:
 
 
 def assimilate(
-    *,
-    settings: Annotated[Assimilate | None, Parameter(name="*")] = None,
-    **options: Annotated[str, Parameter(help="Any other flag is an option of the method.")],
-) -> None:
-    """Assimilate observations and store the posterior."""
-    given = settings or Assimilate()
-    options = {key.replace("_", "-").removeprefix("method."): v for key, v in options.items()}
-    method = _method(given, options)
-    posterior = _run(given, method)
-    _tell(given, posterior)
+    tokens: list[str], content: Mapping[str, Any]
+) -> tuple[Callable[..., None], list[str], dict[str, Any]]:
+    """Return the command for the method and parts that are chosen, its tokens and its file.
+
+    A setting of the method loses ``method.``, in both, unless the command has one of its name.
+
+    Arguments:
+        tokens: Those of the command line.
+        content: That of the file of settings.
+    """
+    from scorda.cli.catalogue import find_method, settings_class
+    from scorda.cli.settings import flags_of, strings_of
+
+    chosen = strings_of(content) | flags_of(tokens)
+    name = chosen.get("method", Assimilate.method)
+    taken = [setting.name for setting in fields(Assimilate)]
+    options, make = settings_class(find_method(name), chosen, taken)
+
+    def command(
+        *, settings: Annotated[Assimilate | None, Parameter(name="*")] = None, method: Any = None
+    ) -> None:
+        """Assimilate observations and store the posterior."""
+        given = settings or Assimilate()
+        _check(given)
+        posterior = _run(given, make(method), chosen.get("prior"))
+        _tell(given, posterior)
+
+    group = f"Settings of the method {name}"
+    command.__annotations__["method"] = Annotated[options | None, Parameter(name="*", group=group)]
+    tokens = [
+        token.replace("method.", "", 1)
+        if token.startswith("--method.") and token[len("--method.") :].split("=")[0] not in taken
+        else token
+        for token in tokens
+    ]
+    table = {f"method.{k}" if k in taken else k: v for k, v in content.get("method", {}).items()}
+    return command, tokens, {k: v for k, v in content.items() if k != "method"} | table
 
 
-def _method(given: Assimilate, options: Mapping[str, str]) -> Assimilator:
-    """The method, once all settings are known to make sense."""
-    from scorda.cli.catalogue import find_method, make_method, options_of
+def _check(given: Assimilate) -> None:
+    """Refuse what makes no sense, and set up torch, before anything is computed."""
     from scorda.cli.common import use_torch
-    from scorda.cli.settings import UserError, check_keys
-    from scorda.priors.trajectory import Prior
+    from scorda.cli.settings import UserError
 
-    known = dict.fromkeys([*vars(given), *options_of(find_method(given.method))])
-    flags = [name.replace("_", "-") for name in known]
-    check_keys(options, flags, f"flag or option of {given.method}")
     if not given.observations:
         raise UserError("Give --observations, a file of observations.")
-    if given.system is None and given.prior is None:
-        raise UserError("Give --system, the model, or --prior, a trained prior.")
     if given.members < 1:
         raise UserError(f"Got --members {given.members}: give at least 1.")
     use_torch(given.dtype, given.threads)
-    method = make_method(given.method, options, given.prior)
-    if given.system is None and not isinstance(getattr(method, "prior", None), Prior):
-        raise UserError(f"Give --system, the model: the method {given.method!r} needs one.")
-    return method
 
 
-def _run(given: Assimilate, method: Assimilator) -> Posterior:
-    import torch
-
+def _run(given: Assimilate, method: Assimilator, prior: str | None) -> Posterior:
+    """Run the method on what the files say, and write the settings beside the store."""
     from scorda import store
-    from scorda.cli import common as run
-    from scorda.cli.console import console, progress
-    from scorda.cli.settings import UserError
-    from scorda.core import rng
+    from scorda.cli import common
+    from scorda.cli.console import progress
     from scorda.core.errors import RunError
     from scorda.observations.problem import Problem
-    from scorda.priors.trajectory import Prior
 
-    system: Any = getattr(method, "prior", None)
-    if given.system is not None:
-        system = run.make_system(given.system, given.system_options)
-    observations = run.read_observations(
-        given.observations,
-        system.space,
-        given.start,
-        given.tolerance,
-        given.std,
-        given.steps,
-        given.variable,
-    )
-    for instrument in observations:
-        console().print(instrument.summary())
-    steps, members = given.steps, given.members
-    if steps is None:
-        steps = max(int(o.steps[-1]) for o in observations)  # type: ignore[arg-type]
-        first = min(int(o.steps[0]) for o in observations)  # type: ignore[arg-type]
-        if given.start is not None and first > max(LATE, 10 * (steps - first)):
-            raise UserError(
-                f"The first observation is {first} steps after --start {given.start}: check it, "
-                f"or give --steps {steps} if the run is to begin there."
-            )
-    if given.quick:
-        observed = sorted({int(s) for o in observations for s in o.steps})  # type: ignore[arg-type]
-        steps = min(steps, observed[max(len(observed) // 10, 1) - 1])
-        members = min(members, QUICK_MEMBERS)
-        observations = run.read_observations(
-            given.observations,
-            system.space,
-            given.start,
-            given.tolerance,
-            given.std,
-            steps,
-            given.variable,
-        )
-    withheld: list[Any] = []
+    system = _system(given, method)
+    observations, steps = _observed(given, system)
+    members = min(given.members, QUICK_MEMBERS) if given.quick else given.members
+    withheld: list[Observations] = []
     if given.withhold is not None:
-        observations, withheld = run.withhold(observations, given.withhold, given.withhold_seed)
-    truth = None if given.truth is None else run.read_states(given.truth, system.space, steps)
-    if given.start is not None and isinstance(getattr(method, "prior", None), Prior):
-        # A prior with a daily cycle needs to know when the window begins.
-        prior = method.prior.starting(given.start, steps + 1)  # type: ignore[attr-defined]
-        method = replace(method, prior=prior)  # type: ignore[type-var]
-    prior = getattr(method, "prior", None)
-    if isinstance(prior, Prior) and prior.diurnal_mean is None:
-        for instrument in observations:
-            run.check_scale(instrument, prior)
-    initial = None
-    if given.device != "cpu":
-        if not given.device.startswith("cuda"):
-            raise UserError(f"Got --device {given.device}: choose cpu or cuda.")
-        if not torch.cuda.is_available():
-            raise UserError(f"Got --device {given.device}: this machine has no CUDA device.")
-        initial = system.prior(members, rng.seeded(given.seed)).to(given.device)
-    problem = Problem(system, observations, steps, initial)
-    configuration = _resolved(given, method, steps, members)
+        observations, withheld = common.withhold(observations, given.withhold, given.withhold_seed)
+    truth = None if given.truth is None else common.read_states(given.truth, system.space, steps)
+    method = _suited(given, method, observations, steps)
+    problem = Problem(system, observations, steps, _initial(given, system, members))
+    configuration = _resolved(given, method, steps, members, prior)
     with progress(f"{given.method}, {members} members") as report:
         try:
             posterior = store.run(
@@ -237,6 +199,91 @@ def _run(given: Assimilate, method: Assimilator) -> Posterior:
     return posterior
 
 
+def _system(given: Assimilate, method: Assimilator) -> Any:
+    """Return the system, or the trained prior in its place."""
+    from scorda.cli.common import make_system
+    from scorda.cli.settings import UserError
+    from scorda.priors.trajectory import Prior
+
+    if given.system is not None:
+        return make_system(given.system, given.system_options)
+    prior = getattr(method, "prior", None)
+    if not isinstance(prior, Prior):
+        raise UserError(f"Give --system, the model: the method {given.method!r} needs one.")
+    return prior
+
+
+def _observed(given: Assimilate, system: Any) -> tuple[list[Observations], int]:
+    """Return the observations of the steps to run, and the number of these steps."""
+    from scorda.cli.common import read_observations
+    from scorda.cli.console import console
+    from scorda.cli.settings import UserError
+
+    def read(steps: int | None) -> list[Observations]:
+        return read_observations(
+            given.observations,
+            system.space,
+            given.start,
+            given.tolerance,
+            given.std,
+            steps,
+            given.variable,
+        )
+
+    observations = read(given.steps)
+    for instrument in observations:
+        console().print(instrument.summary())
+    observed = sorted({int(step) for o in observations for step in o.steps})  # type: ignore[arg-type]
+    steps = given.steps
+    if steps is None:
+        first, steps = observed[0], observed[-1]
+        if given.start is not None and first > max(LATE, 10 * (steps - first)):
+            raise UserError(
+                f"The first observation is {first} steps after --start {given.start}: check it, "
+                f"or give --steps {steps} if the run is to begin there."
+            )
+    if given.quick:
+        steps = min(steps, observed[max(len(observed) // 10, 1) - 1])
+        observations = read(steps)
+    return observations, steps
+
+
+def _suited(
+    given: Assimilate, method: Assimilator, observations: list[Observations], steps: int
+) -> Assimilator:
+    """Give a trained prior its dates, and refuse observations in other units than it has."""
+    from scorda.cli.common import check_scale
+    from scorda.priors.trajectory import Prior
+
+    prior = getattr(method, "prior", None)
+    if not isinstance(prior, Prior):
+        return method
+    if given.start is not None:
+        # A prior with a daily cycle needs to know when the window begins.
+        prior = prior.starting(given.start, steps + 1)
+        method = replace(method, prior=prior)  # type: ignore[type-var]
+    if prior.diurnal_mean is None:
+        for instrument in observations:
+            check_scale(instrument, prior)
+    return method
+
+
+def _initial(given: Assimilate, system: Any, members: int) -> Tensor | None:
+    """Return members on the device that is given, where the run then stays; None: the CPU."""
+    import torch
+
+    from scorda.cli.settings import UserError
+    from scorda.core import rng
+
+    if given.device == "cpu":
+        return None
+    if not given.device.startswith("cuda"):
+        raise UserError(f"Got --device {given.device}: choose cpu or cuda.")
+    if not torch.cuda.is_available():
+        raise UserError(f"Got --device {given.device}: this machine has no CUDA device.")
+    return system.prior(members, rng.seeded(given.seed)).to(given.device)
+
+
 def _write_settings(out: Path, configuration: Mapping[str, Any]) -> None:
     """Write the settings beside the store, as a file that makes the run again."""
     from scorda.cli.settings import to_toml
@@ -247,8 +294,10 @@ def _write_settings(out: Path, configuration: Mapping[str, Any]) -> None:
         partial.write_text(to_toml(shown), encoding="utf-8")
 
 
-def _resolved(given: Assimilate, method: Assimilator, steps: int, members: int) -> dict[str, Any]:
-    """All settings that determine the posterior, defaults included."""
+def _resolved(
+    given: Assimilate, method: Assimilator, steps: int, members: int, prior: str | None
+) -> dict[str, Any]:
+    """Return all settings that determine the posterior, defaults included."""
     import hashlib
 
     import torch
@@ -260,14 +309,14 @@ def _resolved(given: Assimilate, method: Assimilator, steps: int, members: int) 
     record = {key: plain(value) for key, value in vars(given).items() if key not in PLACE}
     record |= {"steps": steps, "members": members, "threads": torch.get_num_threads()}
     record["system"] = {"name": given.system, **given.system_options} if given.system else None
-    trained = isinstance(getattr(method, "prior", None), Prior)
-    options = {k: v for k, v in settings_of(method).items() if not (trained and k == "prior")}
+    options, files = settings_of(method), [*given.observations]
+    if given.truth is not None:
+        files.append(given.truth)
+    if prior is not None and isinstance(getattr(method, "prior", None), Prior):
+        # By its name: its weights are no settings.
+        options["prior"] = prior
+        files.append(Path(prior))
     record["method"] = {"name": given.method, **options}
-    if not trained:
-        # Among the settings of the method, where the default stands too.
-        record["prior"] = None
-    files = [*given.observations, *([given.truth] if given.truth else [])]
-    files += [Path(given.prior)] if given.prior and trained else []
     record["sha256"] = {
         str(path): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in files

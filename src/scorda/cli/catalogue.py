@@ -1,250 +1,308 @@
-"""Methods by name, and their settings from text."""
+"""Methods and their parts by name, and their settings as the command line reads them."""
 
 from __future__ import annotations
 
-import importlib
+import ast
 import inspect
-import pkgutil
 import re
 import types
-from collections.abc import Mapping
-from dataclasses import MISSING, Field, fields, is_dataclass
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, make_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
+
+import docstring_parser
+from cyclopts import Parameter
 
 from scorda import methods as package
-from scorda.assimilation.base import Assimilator
+from scorda.cli.readable import readable
 from scorda.cli.settings import UserError, check_keys
+from scorda.core.plugins import announced, imported
 
-__all__ = ["find_method", "make_method", "methods", "options_of", "parts_of"]
+if TYPE_CHECKING:
+    from scorda.assimilation.base import Assimilator
+
+__all__ = [
+    "Listed",
+    "announced",
+    "default_of",
+    "find_method",
+    "help_of",
+    "listed",
+    "methods",
+    "needs_trained_prior",
+    "options_of",
+    "parts_of",
+    "settings_class",
+    "shell_name",
+]
+
+NOTHING = ("none", "null")
 
 
-class _UnknownName(UserError):
-    """None of the parts of a kind has that name."""
+@dataclass(frozen=True)
+class Listed:
+    """A method as its file declares it."""
+
+    module: str
+    name: str
+    sentence: str
+    smoother: bool
+
+    def load(self) -> type[Assimilator]:
+        """Import the class."""
+        return imported(f"{self.module}:{self.name}")
 
 
-def methods() -> dict[str, type[Assimilator]]:
-    """Every method of the library by the name that the command line gives it."""
-    found: dict[str, type[Assimilator]] = {}
-    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-        content = importlib.import_module(module.name)
-        for kind in vars(content).values():
-            own = inspect.isclass(kind) and kind.__module__ == module.name
-            if own and issubclass(kind, Assimilator) and not inspect.isabstract(kind):
-                if not kind.__name__.startswith("_"):
-                    found[_shell_name(kind.__name__)] = kind
+def listed() -> dict[str, Listed]:
+    """Return every method of Scorda by its name on the command line, without importing any.
+
+    The files of `scorda.methods` are parsed: each public class that declares ``exact`` is one.
+    """
+    found: dict[str, Listed] = {}
+    folder = Path(str(package.__file__)).parent
+    for path in folder.rglob("*.py"):
+        module = ".".join(("scorda.methods", *path.relative_to(folder).with_suffix("").parts))
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if not isinstance(node, ast.ClassDef) or node.name.startswith("_"):
+                continue
+            declared = {
+                ast.unparse(line.targets[0]): ast.unparse(line.value)
+                for line in node.body
+                if isinstance(line, ast.Assign)
+            }
+            if "exact" in declared:
+                sentence = readable(ast.get_docstring(node) or "").split("\n\n")[0]
+                smoother = declared.get("smoother") == "True"
+                found[shell_name(node.name)] = Listed(module, node.name, sentence, smoother)
     return dict(sorted(found.items()))
 
 
+def methods() -> dict[str, type[Assimilator]]:
+    """Import every method of Scorda, and every one that another package announces."""
+    own = {name: method.load() for name, method in listed().items()}
+    return own | {name: entry.load() for name, entry in announced("scorda.methods").items()}
+
+
 def find_method(name: str) -> type[Assimilator]:
-    """Method of that name; case and hyphens do not matter.
+    """Return the method of that name (case and hyphens do not matter), or ``module:Class``.
 
     Raises:
         UserError: If there is none; the sentence names the nearest.
     """
-    known = methods()
-    for candidate, kind in known.items():
-        if candidate.replace("-", "") == re.sub(r"[-_ ]", "", name).lower():
-            return kind
+    from scorda.assimilation.base import Assimilator
+
+    if ":" in name:
+        return _checked(imported(name), Assimilator, name)
+    known = listed() | announced("scorda.methods")
+    for candidate, method in known.items():
+        if candidate.replace("-", "") == _letters(name):
+            return _checked(method.load(), Assimilator, name)
     check_keys([name.lower()], known, "method")
     raise AssertionError
 
 
 def options_of(kind: type) -> dict[str, Field[Any]]:
-    """Settings of a method or of one of its parts that a user may give, by name."""
+    """Return the settings of a method, or of one of its parts, that text can give."""
     if not is_dataclass(kind):
         return {}
-    return {f.name: f for f in fields(kind) if f.init and not f.name.startswith("_")}
+    hints = get_type_hints(kind)
+    return {
+        f.name: f
+        for f in fields(kind)
+        if f.init and not f.name.startswith("_") and "Mapping" not in str(hints[f.name])
+    }
 
 
 def needs_trained_prior(kind: type) -> bool:
-    """Whether the setting `prior` of a method is a trained prior, not one of the ensemble."""
-    from scorda.priors.trajectory import Prior
-
-    prior = get_type_hints(kind).get("prior")
-    return inspect.isclass(prior) and issubclass(prior, Prior)
+    """Return whether the setting `prior` is a trained prior, not one of the ensemble."""
+    return _is_trained(get_type_hints(kind).get("prior"))
 
 
-def make_method(name: str, options: Mapping[str, Any], prior: str | None = None) -> Assimilator:
-    """Make a method from text.
+def parts_of(hint: Any) -> dict[str, type]:
+    """Return what a setting of this type may be made of, by name: the classes that it admits.
+
+    Classes of other packages are among them if they are announced as ``scorda.priors``.
+    """
+    if _is_trained(hint):
+        return {}
+    for entry in announced("scorda.priors").values():
+        entry.load()
+    kinds = [
+        kind
+        for kind in (hint, *get_args(hint))
+        if inspect.isclass(kind) and kind.__module__ != "builtins" and kind is not types.NoneType
+    ]
+    return {shell_name(c): c for kind in kinds for c in _concrete(kind)}
+
+
+def settings_class(
+    kind: type,
+    chosen: Mapping[str, str],
+    taken: Collection[str] = (),
+    where: str = "",
+    like: Any = None,
+) -> tuple[type, Callable[[Any], Any]]:
+    """Return a dataclass of the settings of a class, for cyclopts, and what makes the class of it.
+
+    A setting that is made of settings has two fields: its name, and those settings.
 
     Arguments:
-        name: Its name.
-        options: Settings by name; ``-`` and ``_`` are alike. A setting that is itself made of
-            settings is written ``name`` or ``name:key=value,key=value``, in parentheses where it
-            is a value there; several numbers or names are ``(a,b)``.
-        prior: File or name of a trained prior, for methods that take one; or the prior that a
-            filter makes of its ensemble, as text like any other setting.
-
-    Raises:
-        UserError: If an option is unknown or has a value that does not fit.
+        kind: A method, or a part of one.
+        chosen: Flags without dashes and their values; they name the class of each part.
+        taken: Names that mean something else on the command line; ``method.`` goes before them.
+        where: Flag of the part, such as ``prior``; empty for the method.
+        like: An instance whose settings are the defaults, instead of those of the class.
     """
-    kind = find_method(name)
-    known = options_of(kind)
-    given = {key.replace("-", "_"): value for key, value in options.items()}
-    hints = get_type_hints(kind)
-    trained = needs_trained_prior(kind)
-    if trained:
-        if prior is None:
-            raise UserError(
-                f"The method {name!r} needs a trained prior: give --prior a file of weights."
-            )
+    hints, words = get_type_hints(kind), help_of(kind)
+    rows: list[tuple[str, Any, Any]] = []
+    makers: dict[str, Callable[[Any], Any]] = {}
+    for name, field in options_of(kind).items():
+        flag, about = name.replace("_", "-"), words.get(name, "")
+        shown = f"method.{flag}" if name in taken else flag
+        default = default_of(field) if like is None else getattr(like, name)
+        parts = parts_of(hints[name])
+        if not parts:
+            hint, how, makers[name] = _plain(name, hints[name], default)
+            how = Parameter.combine(how, Parameter(name=shown, help=about))
+            rows.append((name, Annotated[hint, how], None if default is MISSING else default))
+            continue
+        about = f"{about} One of {', '.join(parts)}.".strip()
+        usual = None if default in (None, MISSING) else shell_name(type(default))
+        rows.append((name, Annotated[str | None, Parameter(name=shown, help=about)], usual))
+        at = f"{where}.{flag}".removeprefix(".")
+        inner, makers[name] = _part(name, hints[name], parts, chosen, at, default)
+        if inner is not None:
+            rows.append((f"{name}_", Annotated[inner | None, Parameter(name=shown)], None))
+    made = make_dataclass(kind.__name__, rows, kw_only=True, namespace={"__module__": __name__})
+
+    def make(given: Any) -> Any:
+        values = {name: maker(given or made()) for name, maker in makers.items()}
+        missing = [key.replace("_", "-") for key, value in values.items() if value is MISSING]
+        if missing:
+            flags = " and ".join(f"--{where}.{key}".replace("--.", "--") for key in missing)
+            raise UserError(f"{shell_name(kind)} needs {flags}: see `scorda methods`.")
+        return kind(**values)
+
+    return made, make
+
+
+def _plain(name: str, hint: Any, default: Any) -> tuple[Any, Parameter, Callable[[Any], Any]]:
+    """Return type, form and maker of a setting that is a number, a text or several of them."""
+    if _is_trained(hint):
         from scorda.priors.trajectory import load
 
-        given["prior"] = load(prior)
-    elif prior is not None:
-        if "prior" not in known:
-            raise UserError(f"The method {name!r} takes no prior: leave --prior out.")
-        given["prior"] = prior
-    check_keys(given, known, f"option of {name}")
-    made = {
-        key: value if key == "prior" and trained else _parsed(hints[key], value, key)
-        for key, value in given.items()
-    }
-    if missing := _missing(known, made):
-        flags = ", ".join(f"--{key.replace('_', '-')}" for key in missing)
-        raise UserError(f"The method {name!r} needs {flags}.")
-    return kind(**made)
+        def loaded(given: Any) -> Any:
+            file = getattr(given, name)
+            return MISSING if file is None else load(file)
+
+        return str | None, Parameter(), loaded
+    tuples = [kind for kind in get_args(hint) if get_origin(kind) is tuple]
+    if tuples:
+        # One value or several: cyclopts takes any number, and one alone is no tuple.
+        hint = tuple[get_args(tuples[0])[0], ...] | None  # type: ignore[misc]
+
+        def several(given: Any) -> Any:
+            values = getattr(given, name)
+            return values[0] if values is not None and len(values) == 1 else values
+
+        return hint, Parameter(consume_multiple=True), several
+
+    def value(given: Any) -> Any:
+        found = getattr(given, name)
+        return MISSING if found is None and default is MISSING else found
+
+    # A flag that is on by default is switched off by --no-NAME.
+    how = Parameter(negative_bool="no-") if default is True else Parameter()
+    return hint if default is not MISSING else hint | None, how, value
 
 
-def _missing(known: Mapping[str, Field[Any]], given: Mapping[str, Any]) -> list[str]:
-    """Settings without a default that are not given."""
-    return [
-        key
-        for key, field in known.items()
-        if field.default is MISSING and field.default_factory is MISSING and key not in given
-    ]
+def _part(
+    name: str,
+    hint: Any,
+    parts: Mapping[str, type],
+    chosen: Mapping[str, str],
+    at: str,
+    default: Any,
+) -> tuple[type | None, Callable[[Any], Any]]:
+    """Return the settings of the part that is chosen, if any, and the maker of that part."""
+    word, like, kind = chosen.get(at), None, None
+    if word is None:
+        like = None if default in (None, MISSING) else default
+        only = next(iter(parts.values())) if len(parts) == 1 else None
+        kind = only if like is None else type(like)
+    elif word.lower() in NOTHING and types.NoneType in get_args(hint):
+        return None, lambda given: None
+    elif len(parts) == 1 and re.fullmatch(r"[-+.\deE]+", word):
+        (kind,) = parts.values()
+        first = next(iter(options_of(kind)))
+        return None, lambda given: kind(**{first: float(word)})
+    else:
+        kind = _choose(word, hint, parts, at)
+    if kind is None:
+        return None, lambda given: default
+    inner, make = settings_class(kind, chosen, where=at, like=like)
+
+    def part(given: Any) -> Any:
+        settings = getattr(given, f"{name}_")
+        return default if settings is None and word is None else make(settings)
+
+    return inner, part
 
 
-def parts_of(kind: type, name: str) -> dict[str, list[str]]:
-    """What a setting of a method may be made of, by name, each with its own settings."""
-    hint = get_type_hints(kind)[name]
-    kinds = [k for k in (hint, *get_args(hint)) if inspect.isclass(k) and not _is_plain(k)]
-    return {_shell_name(c.__name__): _written(c) for k in kinds for c in _concrete(k)}
+def _choose(word: str, hint: Any, parts: Mapping[str, type], at: str) -> type:
+    """Return the class of that name, or ``module:Class``."""
+    if ":" in word:
+        bases = [kind for kind in (hint, *get_args(hint)) if inspect.isclass(kind)]
+        return _checked(imported(word), tuple(bases), word)
+    for candidate, kind in parts.items():
+        if _letters(candidate) == _letters(word):
+            return kind
+    check_keys([word], parts, f"value of --{at}")
+    raise AssertionError
 
 
-def _written(kind: type) -> list[str]:
-    """Settings that text can give: not those that are tables of tensors."""
-    hints = get_type_hints(kind)
-    return [key for key in options_of(kind) if "Mapping" not in str(hints[key])]
+def help_of(kind: type) -> dict[str, str]:
+    """Return the words of the docstrings about each setting, of bases too."""
+    found: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        for entry in docstring_parser.parse(base.__doc__ or "").params:
+            found[entry.arg_name] = " ".join(readable(entry.description or "").split())
+    return found
 
 
-def _shell_name(name: str) -> str:
-    """``ParticleFilter`` to particle-filter, ``BridgeODE`` to bridge-ode, ``EnKF`` to enkf."""
+def shell_name(kind: type | str) -> str:
+    """Return the name on the command line: ParticleFilter is particle-filter, EnKF is enkf."""
+    name = kind if isinstance(kind, str) else kind.__name__
     words = re.findall(r"[A-Z][a-z]{2,}|[A-Z]{3,}$", name)
     return "-".join(words).lower() if "".join(words) == name else name.lower()
 
 
-def _parsed(kind: Any, value: Any, name: str) -> Any:
-    """Value of a setting of the annotated type, from text."""
-    if not isinstance(value, str):
-        return value
-    flag = f"--{name.replace('_', '-')}"
-    if get_origin(kind) in (Union, types.UnionType):
-        # A name may have no parentheses, so that what has them is a tuple where it can be.
-        bare = not value.startswith("(")
-        options = sorted(get_args(kind), key=lambda option: _is_tuple(option) == bare)
-        if type(None) in options and value.lower() in ("none", "null"):
-            return None
-        errors = []
-        for option in options:
-            if option is type(None):
-                continue
-            try:
-                return _parsed(option, value, name)
-            except UserError as error:
-                errors.append(error)
-        # Of several kinds the one that has the name says what is wrong.
-        raise next((e for e in errors if not isinstance(e, _UnknownName)), errors[0])
-    if get_origin(kind) is Literal:
-        if value not in get_args(kind):
-            raise UserError(f"Got {flag} {value}: choose {' or '.join(get_args(kind))}.")
-        return value
-    if kind is bool:
-        if value.lower() not in ("true", "false"):
-            raise UserError(f"Got {flag} {value}: give true or false.")
-        return value.lower() == "true"
-    if kind in (int, float):
-        try:
-            return kind(value)
-        except ValueError as error:
-            word = "a whole number" if kind is int else "a number"
-            raise UserError(f"Got {flag} {value}: give {word}.") from error
-    if kind is str:
-        if value.startswith("("):
-            raise UserError(f"Got {flag} {value}: give one name, without parentheses.")
-        return value
-    if _is_tuple(kind) and ... not in get_args(kind):
-        kinds, parts = get_args(kind), _parts(_bare(value), flag)
-        if len(parts) != len(kinds):
-            raise UserError(f"Got {flag} {value}: give {len(kinds)} values, between commas.")
-        return tuple(_parsed(*pair, name) for pair in zip(kinds, parts, strict=True))
-    if inspect.isclass(kind):
-        return _made(kind, value, name)
-    raise UserError(f"{flag} cannot be given on the command line: use the Python interface.")
+def _letters(name: str) -> str:
+    return re.sub(r"[-_ ]", "", name).lower()
 
 
-def _made(kind: type, value: str, name: str) -> Any:
-    """Part of a method, such as ``gaspari-cohn:radius=4``; a number alone is its first setting."""
-    value, flag = _bare(value), f"--{name.replace('_', '-')}"
-    head, _, rest = value.partition(":")
-    known = options_of(kind)
-    if known and not inspect.isabstract(kind) and re.fullmatch(r"[-+.\deE]+", value):
-        first = next(iter(known))
-        return kind(**{first: _parsed(get_type_hints(kind)[first], value, first)})
-    kinds = {_shell_name(c.__name__): c for c in _concrete(kind)}
-    plain = {shown.replace("-", ""): shown for shown in kinds}
-    wanted = plain.get(re.sub(r"[-_]", "", head).lower(), head)
-    try:
-        check_keys([wanted], kinds, f"value of {flag}")
-    except UserError as error:
-        raise _UnknownName(*error.args) from None
-    chosen = kinds[wanted]
-    pairs = {}
-    for part in _parts(rest, flag):
-        key, equals, text = part.partition("=")
-        if not equals:
-            raise UserError(f"Got {part!r} in {flag} {value}: write {head}:key=value,key=value.")
-        pairs[key.strip().replace("-", "_")] = text
-    check_keys(pairs, options_of(chosen), f"setting of {head}")
-    if missing := _missing(options_of(chosen), pairs):
-        raise UserError(f"Got {flag} {value}: {head} needs {' and '.join(missing)}.")
-    hints = get_type_hints(chosen)
-    return chosen(**{key: _parsed(hints[key], text, key) for key, text in pairs.items()})
+def default_of(field: Field[Any]) -> Any:
+    """Return the default of a setting, or `dataclasses.MISSING`."""
+    return field.default if field.default_factory is MISSING else field.default_factory()
 
 
-def _is_plain(kind: type) -> bool:
-    return kind.__module__ == "builtins" or kind is types.NoneType
+def _checked(kind: Any, base: type | tuple[type, ...], name: str) -> type:
+    if inspect.isclass(kind) and issubclass(kind, base):
+        return kind
+    wanted = " or ".join(b.__name__ for b in (base if isinstance(base, tuple) else (base,)))
+    raise UserError(f"{name} is no class derived from {wanted}: name one that is.")
 
 
-def _is_tuple(kind: Any) -> bool:
-    origin: Any = get_origin(kind)
-    return origin is tuple
+def _is_trained(hint: Any) -> bool:
+    from scorda.priors.trajectory import Prior
 
-
-def _bare(value: str) -> str:
-    """A value without parentheses around it."""
-    value = value.strip()
-    return value[1:-1] if value.startswith("(") and value.endswith(")") else value
-
-
-def _parts(text: str, flag: str) -> list[str]:
-    """What stands between the commas that are in no parentheses."""
-    depth, parts = 0, [""]
-    for letter in text:
-        depth += (letter == "(") - (letter == ")")
-        if depth < 0:
-            break
-        if letter == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += letter
-    if depth != 0:
-        raise UserError(f"Got {flag} with {text!r}: close every parenthesis that is opened.")
-    return [part.strip() for part in parts] if text.strip() else []
+    return inspect.isclass(hint) and issubclass(hint, Prior)
 
 
 def _concrete(kind: type) -> list[type]:
-    """A class and all below it, as far as they can be made."""
+    """Return a class and all below it, as far as they can be made and are public."""
     children: list[type] = kind.__subclasses__()
     below = [sub for child in children for sub in _concrete(child)]
-    return ([] if inspect.isabstract(kind) else [kind]) + below
+    hidden = inspect.isabstract(kind) or kind.__name__.startswith("_")
+    return below if hidden else [kind, *below]

@@ -1,4 +1,4 @@
-"""What the commands share: systems, states and observations from files, posteriors by name."""
+"""Functions that several commands use: they read systems, states, observations, posteriors."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def use_torch(dtype: str, threads: int | None) -> int:
 
 
 def make_system(name: str, options: Mapping[str, Any]) -> System:
-    """System of that name with options given as text."""
+    """Return the system of that name with options given as text."""
     return load_system(name, **{k.replace("-", "_"): _value(v) for k, v in options.items()})
 
 
@@ -63,7 +63,7 @@ def read_observations(
     steps: int | None = None,
     variable: str | None = None,
 ) -> list[Observations]:
-    """One instrument per file: a table (CSV or NetCDF), or fields (NetCDF or zarr) with NaN."""
+    """Read one instrument per file: a table (CSV, NetCDF), or fields with NaN (NetCDF, zarr)."""
     found = []
     for path in paths:
         if not path.exists():
@@ -84,7 +84,7 @@ def read_observations(
 
 
 def read_states(path: Path, space: StateSpace, steps: int) -> Float[Tensor, "time *state"]:
-    """True states at steps 0 to `steps` from a NetCDF file with the variables of the space."""
+    """Read true states at steps 0 to `steps` from a NetCDF file with the space's variables."""
     import xarray
 
     if not path.is_file():
@@ -162,7 +162,7 @@ def check_scale(observations: Observations, prior: Prior) -> None:
 
 
 def open_all(paths: Sequence[Path]) -> dict[str, Any]:
-    """Posteriors by the name of their method, or of their file where methods are repeated."""
+    """Open posteriors, named by their method, or by their file where methods are repeated."""
     from scorda.store.posterior import open_posterior
 
     posteriors = [open_posterior(path) for path in paths]
@@ -191,7 +191,7 @@ def _holds_fields(path: Path, space: StateSpace) -> bool:
 
 
 def _value(text: Any) -> Any:
-    """Number, boolean or text that a string stands for."""
+    """Return the number, boolean or text that a string stands for."""
     if not isinstance(text, str):
         return text
     if text.lower() in ("true", "false"):

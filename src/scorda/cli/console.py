@@ -1,4 +1,4 @@
-"""What commands print: progress bars on a terminal, tables, short lines."""
+"""Output of the commands: progress bars on a terminal, tables, short lines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["console", "progress", "score_rows", "table"]
 
 
 def console() -> Console:
-    """Console on standard output, as wide as a table needs where that is not a terminal."""
+    """Return a console on standard output, wide enough for tables if that is no terminal."""
     from rich.console import Console
 
     made = Console(highlight=False)
@@ -78,7 +78,7 @@ HEADINGS = {
 def score_rows(
     groups: Mapping[str, Mapping[str, Mapping[str, float]]],
 ) -> tuple[list[str], list[list[str] | None]]:
-    """Head and rows of a table of scores: group, method, scores."""
+    """Return head and rows of a table of scores: group, method, scores."""
     present = [
         name
         for name in HEADINGS

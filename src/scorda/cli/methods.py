@@ -1,13 +1,14 @@
-"""``scorda methods``: what each method needs and can do, from what its class declares."""
+"""The command ``scorda methods`` lists the methods and shows what their classes declare."""
 
 from __future__ import annotations
 
+from dataclasses import MISSING
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 if TYPE_CHECKING:
     from scorda.assimilation.base import Assimilator
 
-__all__ = ["HEAD", "methods", "row"]
+__all__ = ["HEAD", "markdown", "methods", "row"]
 
 HEAD = (
     "method",
@@ -37,35 +38,55 @@ which leaves out values more than k standard deviations from what its members pr
 methods NAME` shows the settings of a method."""
 
 
-def methods(name: str | None = None, *, markdown: bool = False) -> None:
-    """List the methods: what they need and can do; or the settings of one.
+def methods(name: str | None = None, *, table: bool = False) -> None:
+    """List the methods; or describe one, with its settings.
 
     Arguments:
         name: A method, to see its description and settings.
-        markdown: Print the table of the documentation.
+        table: Show what each method needs, can do and costs.
     """
-    from scorda.cli import catalogue
-    from scorda.cli.console import console, table
-
     if name is not None:
         _describe(name)
-        return
-    if markdown:
-        print(_markdown(), end="")
-        return
+    elif table:
+        _print_table()
+    else:
+        _print_list()
+
+
+def _print_list() -> None:
+    """Print name and first sentence of each method, read without importing any."""
+    from scorda.cli import catalogue, console
+
     rows: list[list[str] | None] = []
     for smoother in (False, True):
-        if rows:
-            rows.append(None)
-        for shell, kind in catalogue.methods().items():
-            if kind.smoother == smoother:
-                rows.append(row(shell, kind))
-    table(None, HEAD, rows, left=len(HEAD) - 1)
-    console().print(" ".join(NOTES.split()), markup=False)
+        group = [(n, m.sentence) for n, m in catalogue.listed().items() if m.smoother == smoother]
+        heading = "smoothers: all data" if smoother else "filters: past data only"
+        rows += [["", heading], *map(list, group), None]
+    if others := catalogue.announced("scorda.methods"):
+        rows += [["", "of other packages"], *([n, entry.value] for n, entry in others.items())]
+    console.table(None, ["method", ""], rows, left=2)
+    console.console().print(
+        "`scorda methods NAME` shows the settings of a method, `scorda methods --table` what each "
+        "needs, can do and costs.",
+        markup=False,
+    )
+
+
+def _print_table() -> None:
+    from scorda.cli import catalogue, console
+
+    rows: list[list[str] | None] = []
+    for smoother in (False, True):
+        found = [
+            row(n, kind) for n, kind in catalogue.methods().items() if kind.smoother == smoother
+        ]
+        rows += [*found, None]
+    console.table(None, HEAD, rows[:-1], left=len(HEAD) - 1)
+    console.console().print(" ".join(NOTES.split()), markup=False)
 
 
 def row(name: str, kind: type[Assimilator]) -> list[str]:
-    """What a method needs and can do, in the order of `HEAD`."""
+    """Return what a method needs and can do, in the order of `HEAD`."""
     from scorda.cli import catalogue
 
     if "linear_operator" in kind.needs:
@@ -89,22 +110,18 @@ def row(name: str, kind: type[Assimilator]) -> list[str]:
     ]
 
 
-def _markdown() -> str:
-    """The table of the documentation."""
+def markdown() -> str:
+    """Return the table of all methods for the documentation, with its notes."""
     from scorda.cli import catalogue
 
-    kinds = sorted(catalogue.methods().items(), key=lambda pair: (pair[1].smoother, pair[0]))
+    kinds = [(name, method.load()) for name, method in catalogue.listed().items()]
+    kinds.sort(key=lambda pair: pair[1].smoother)
     lines = [HEAD, ["---"] * len(HEAD), *(row(*pair) for pair in kinds)]
-    body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return (
-        "# What each method needs and can do\n\n"
-        "Printed by `scorda methods --markdown` from what the classes declare; the tests hold\n"
-        f"the declarations to what the methods do.\n\n{body}\n\n{NOTES}\n"
-    )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{NOTES}\n"
 
 
 def _may_localize(kind: type) -> bool:
-    """Whether a setting, or a setting of the prior that it makes of its ensemble, localizes."""
+    """Return whether a setting localizes, or one of the prior that is made of the ensemble."""
     from scorda.cli import catalogue
     from scorda.core.tapers import GaspariCohn
     from scorda.priors.base import EnsemblePrior
@@ -120,21 +137,20 @@ def _may_localize(kind: type) -> bool:
 
 def _describe(name: str) -> None:
     import inspect
-    from dataclasses import MISSING
 
     from scorda.cli import catalogue
     from scorda.cli.console import console
+    from scorda.cli.readable import readable
 
     kind = catalogue.find_method(name)
     out = console()
-    out.print(inspect.cleandoc(kind.__doc__ or ""), markup=False)
-    out.print("\nSettings on the command line, and what their values may be made of:")
+    out.print(readable(inspect.cleandoc(kind.__doc__ or "")), markup=False)
+    out.print("\nSettings on the command line, and what they may be made of:")
+    hints = get_type_hints(kind)
     for key, field in catalogue.options_of(kind).items():
-        default = "required" if field.default is MISSING else f"default {field.default}"
-        if field.default is MISSING and field.default_factory is not MISSING:
-            default = f"default {field.default_factory()!r}"
-        out.print(f"  --{key.replace('_', '-')}  ({default})", markup=False)
-        if key == "prior" and catalogue.needs_trained_prior(kind):
-            continue
-        for part, settings in catalogue.parts_of(kind, key).items():
-            out.print(f"      {part}: {', '.join(settings)}", markup=False, soft_wrap=True)
+        flag, default = f"--{key.replace('_', '-')}", catalogue.default_of(field)
+        shown = "required" if default is MISSING else f"default {default!r}"
+        out.print(f"  {flag}  ({shown})", markup=False, soft_wrap=True)
+        for part, made in catalogue.parts_of(hints[key]).items():
+            inner = [f"{flag}.{k.replace('_', '-')}" for k in catalogue.options_of(made)]
+            out.print(f"      {flag} {part}: {' '.join(inner)}", markup=False, soft_wrap=True)

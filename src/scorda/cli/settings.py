@@ -1,13 +1,14 @@
-"""Settings of a command: from flags, from a TOML file, and back to one.
+"""Settings of a command: from flags and from a TOML file, and back to one.
 
-A command's settings are a dataclass whose field docstrings are the help text. A TOML file given
-by ``--config`` holds the same keys (``-`` and ``_`` are alike); flags win over the file. The
-options of a system or a method stand in a table of their own::
+The settings of a command are a dataclass whose field docstrings are the help text; cyclopts reads
+them. A TOML file given by ``--config`` holds the same keys (``-`` and ``_`` are alike), and flags
+win over it. What has settings of its own (a system, a method and its parts) is a table there, and
+a flag with dots on the command line; its ``name`` is the flag itself::
 
     observations = ["observations.csv"]
     members = 40
 
-    [system]                    # or: system = "lorenz96"
+    [system]
     name = "lorenz96"           # --system lorenz96
     forcing = 8.0               # --system.forcing 8
 
@@ -15,86 +16,98 @@ options of a system or a method stand in a table of their own::
     name = "masf"               # --method masf
     inflation = 1.06            # --inflation 1.06
 
-    [method.prior]              # --prior "local-gaussian:localization=0.4,block=2"
-    name = "local-gaussian"
-    localization = 0.4
-    block = 2
+    [method.prior]
+    name = "local-gaussian"     # --prior local-gaussian
+    block = 2                   # --prior.block 2
+
+    [method.prior.localization]
+    radius = 4.0                # --prior.localization.radius 4
+
+A file names only what Scorda or an installed package announces. Code of your own, as
+``module:object``, must be named on the command line too: a file may come from somebody else.
 """
 
 from __future__ import annotations
 
 import difflib
-import importlib
 import json
 import math
+import re
 import tomllib
-from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-__all__ = ["UserError", "check_keys", "expand", "plain", "to_toml"]
+from cyclopts import Parameter
 
-# Settings of each command: the class that holds them, in the module of the command.
-SETTINGS = {
-    "simulate": "Simulate",
-    "train": "Train",
-    "assimilate": "Assimilate",
-    "bench": "Bench",
-    "report": "Report",
-    "demo": "Demo",
-}
+__all__ = [
+    "SystemOptions",
+    "UserError",
+    "check_keys",
+    "configured",
+    "flags_of",
+    "plain",
+    "strings_of",
+    "to_toml",
+]
+
+
+# --system.NAME VALUE, beside --system, the name of the system.
+SystemOptions = Annotated[dict[str, str], Parameter(name="--system")]
 
 
 class UserError(Exception):
     """A mistake of the caller, told in one sentence."""
 
 
-def expand(tokens: list[str]) -> list[str]:
-    """Put the TOML file named by ``--config`` in the place of that flag, as flags.
+def configured(tokens: list[str]) -> tuple[list[str], dict[str, Any], str]:
+    """Read the TOML file that ``--config`` names.
 
-    Also rewrites ``--system.dt 0.01`` to ``--system-options.dt 0.01``, gives the value "true" to
-    options of a method that stand alone, such as ``--rotation``, and a first word without a flag
-    the flag that the command names for it.
+    Returns:
+        The tokens without ``--config`` but with the names of tables, the other content of the
+        file as cyclopts takes it, and the name of the file.
 
     Raises:
-        UserError: If the file is missing or malformed, or has an unknown key; or a flag has a dot
-            that is not of the system.
+        UserError: If there is no such file, or it is no TOML, or it names code.
     """
-    if not tokens or tokens[0] not in SETTINGS or "--help" in tokens or "-h" in tokens:
-        return tokens
-    command, rest = tokens[0], _split(tokens[1:])
-    module = importlib.import_module(f"scorda.cli.{command}")
-    kinds = getattr(module, SETTINGS[command])
-    known = {field.name.replace("_", "-"): field for field in fields(kinds)}
-    first = getattr(module, "FIRST_WORD", None)
-    if first is not None and rest and not rest[0].startswith("--"):
-        rest = [f"--{first}", *rest]
-    if "--config" in rest:
-        at = rest.index("--config")
-        if at + 1 == len(rest):
-            raise UserError("--config needs the name of a TOML file.")
-        path, rest = Path(rest[at + 1]), rest[:at] + rest[at + 2 :]
-        given = {token for token in rest if token.startswith("--")}
-        takes_options = getattr(module, "TAKES_OPTIONS", False)
-        for flag, values in _flags(_read(path), path, list(known), takes_options).items():
-            if flag not in given:
-                rest += [part for value in values for part in ([flag, *value])]
-    done: list[str] = []
-    for i, token in enumerate(rest):
-        if token.startswith("--system."):
-            token = "--system-options." + token.removeprefix("--system.")
-        elif token.startswith("--") and "." in token and not token.startswith("--system-options."):
-            name = token.rsplit(".", 1)[1]
+    tokens = [part for token in tokens for part in _split(token, ("--config",))]
+    if "--config" not in tokens:
+        return tokens, {}, ""
+    at = tokens.index("--config")
+    if at + 1 == len(tokens):
+        raise UserError("--config needs the name of a TOML file.")
+    path, tokens = tokens[at + 1], tokens[:at] + tokens[at + 2 :]
+    content = _read(Path(path))
+    given = flags_of(tokens)
+    for flag, value in strings_of(content).items():
+        if re.fullmatch(r"[\w.]+:[\w.]+", value) and given.get(flag) != value:
             raise UserError(
-                f"Got {token}: only options of the system have a dot, as in --system.{name}; "
-                f"one of the method is --{name}."
+                f"{path} names code, {value}: give --{flag} {value} on the command line too."
             )
-        done.append(token)
-        alone = i + 1 == len(rest) or rest[i + 1].startswith("--")
-        if token.startswith("--") and alone and token[2:] not in known and "." not in token:
-            done.append("true")
-    return [command, *done]
+    names = _take_names(content, given)
+    # cyclopts would read a table as the text of --system.
+    if isinstance(content.get("system"), dict):
+        options = {f"system.{key}": str(value) for key, value in content.pop("system").items()}
+        names += [f"--{key}={value}" for key, value in options.items() if key not in given]
+    return [*tokens, *names], content, path
+
+
+def flags_of(tokens: Iterable[str]) -> dict[str, str]:
+    """Return each flag, without its dashes, with the token that follows it."""
+    parts = [part for token in tokens for part in _split(token)]
+    pairs = zip(parts, [*parts[1:], ""], strict=True)
+    return {flag[2:]: value for flag, value in pairs if flag.startswith("--")}
+
+
+def strings_of(content: Mapping[str, Any]) -> dict[str, str]:
+    """Return the texts of a file by the flags that they stand for."""
+    found = {key: value for key, value in content.items() if isinstance(value, str)}
+    for key, table in content.items():
+        if isinstance(table, Mapping):
+            for inner, value in strings_of(table).items():
+                at = inner if key == "method" else f"{key}.{inner}"
+                found[key if inner == "name" else at] = value
+    return found
 
 
 def check_keys(given: Iterable[str], known: Iterable[str], what: str) -> None:
@@ -107,12 +120,12 @@ def check_keys(given: Iterable[str], known: Iterable[str], what: str) -> None:
     for key in given:
         if key not in names:
             near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
-            advice = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names)}."
+            advice = f"did you mean {near[0]!r}?" if near else f"choose {', '.join(names)}."
             raise UserError(f"Unknown {what} {key!r}: {advice}")
 
 
 def plain(value: Any) -> Any:
-    """A setting as JSON and TOML have it."""
+    """Return a setting as JSON and TOML have it."""
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Mapping):
@@ -123,7 +136,7 @@ def plain(value: Any) -> Any:
 
 
 def to_toml(content: Mapping[str, Any], table: str = "") -> str:
-    """Plain settings as a TOML file, tables last; what is None is left out."""
+    """Write plain settings as a TOML file, tables last; what is None is left out."""
     lines, tables = [], []
     for key, value in content.items():
         if isinstance(value, Mapping):
@@ -136,62 +149,54 @@ def to_toml(content: Mapping[str, Any], table: str = "") -> str:
     return "".join(lines) + "".join(tables)
 
 
-def _split(tokens: list[str]) -> list[str]:
-    """``--key=value`` as two tokens."""
-    parts: list[str] = []
-    for token in tokens:
-        flag, equals, value = token.partition("=")
-        parts += [flag, value] if token.startswith("--") and equals else [token]
-    return parts
+def _split(token: str, flags: Collection[str] | None = None) -> list[str]:
+    """Split ``--key=value`` into two tokens, for these flags or for all."""
+    flag, equals, value = token.partition("=")
+    wanted = flag.startswith("--") if flags is None else flag in flags
+    return [flag, value] if equals and wanted else [token]
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"There is no file {path}: check the name after --config.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is no TOML file: {error}.") from error
+    if isinstance(content.get("method"), str):
+        content["method"] = {"name": content["method"]}
+    return _hyphenated(content)
 
 
-def _flags(
-    content: Mapping[str, Any], path: Path, known: list[str], takes_options: bool
-) -> dict[str, list[list[str]]]:
-    """Content of a file as flags, each with a list of the values that it is given with."""
-    flags: dict[str, list[list[str]]] = {}
-    for raw, value in content.items():
-        key = raw.replace("_", "-")
-        check_keys([key], known, f"key in {path}")
-        if isinstance(value, Mapping) and key in ("system", "method") and key in known:
-            if key == "method" and not takes_options:
-                raise UserError(f"{path} has a table [method]: this command has no such options.")
-            for option, setting in value.items():
-                inner = f"--{key}" if option == "name" else f"--{key}.{option}"
-                if key == "method" and option != "name":
-                    inner = f"--{option.replace('_', '-')}"
-                flags[inner] = [[_text(setting)]]
-        elif isinstance(value, Mapping):
-            raise UserError(f"{path} has a table [{raw}]: {key} takes a value.")
-        elif isinstance(value, bool):
-            flags[f"--{key}"] = [[]] if value else []
-        elif isinstance(value, list):
-            flags[f"--{key}"] = [[_text(entry)] for entry in value]
-        else:
-            flags[f"--{key}"] = [[_text(value)]]
-    return flags
+def _hyphenated(content: dict[str, Any]) -> dict[str, Any]:
+    return {
+        # The options of a system are arguments of its function, which keep their names.
+        key.replace("_", "-"): _hyphenated(value)
+        if isinstance(value, dict) and key != "system"
+        else value
+        for key, value in content.items()
+    }
 
 
-def _text(value: Any) -> str:
-    """A setting as a flag has it; what is made of several values in parentheses inside another."""
-    if isinstance(value, Mapping):
-        if "name" not in value:
-            raise UserError(f"Got a table with {', '.join(value)} alone: give its `name` too.")
-        inner = ",".join(f"{k}={_inside(v)}" for k, v in value.items() if k != "name")
-        return f"{value['name']}:{inner}" if inner else str(value["name"])
-    if isinstance(value, list):
-        return f"({','.join(_inside(v) for v in value)})"
-    return json.dumps(value) if isinstance(value, bool) else str(value)
+def _letters(name: str) -> str:
+    return re.sub(r"[-_ ]", "", name).lower()
 
 
-def _inside(value: Any) -> str:
-    return f"({_text(value)})" if isinstance(value, Mapping) else _text(value)
+def _take_names(content: dict[str, Any], given: Mapping[str, str], table: str = "") -> list[str]:
+    """Take the names out of tables, as flags.
+
+    A table whose flag names something else is left out: its settings are not those of another.
+    """
+    names: list[str] = []
+    for key, value in list(content.items()):
+        if not isinstance(value, dict):
+            continue
+        flag = f"{table}.{key}".removeprefix(".").removeprefix("method.")
+        name = value.pop("name", None)
+        if name is not None and _letters(given.get(flag, name)) != _letters(name):
+            del content[key]
+            continue
+        if name is not None and flag not in given:
+            names += [f"--{flag}", str(name)]
+        names += _take_names(value, given, f"{table}.{key}")
+    return names

@@ -8,22 +8,21 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from scorda.cli.settings import SystemOptions
+
 if TYPE_CHECKING:
     from scorda.systems.base import System
 
 __all__ = ["Simulate", "simulate"]
 
-# `scorda simulate kolmogorov` is `scorda simulate --system kolmogorov`.
-FIRST_WORD = "system"
 LENGTH = 64
+# Settings that leave the files as they are.
+UNWRITTEN = ("config", "system_options")
 
 
 @dataclass
 class Simulate:
     """Settings of a simulation."""
-
-    system: str = "lorenz63"
-    """Built-in system, or your own as module:object; the flag may be left out."""
 
     series: int | None = None
     """Store this many trajectories for `scorda train --data` instead, at --out NAME.zarr."""
@@ -70,18 +69,46 @@ class Simulate:
     out: Path = Path("simulation")
     """Folder for truth.nc, observations.csv and simulate.toml; store of --series."""
 
-    system_options: dict[str, str] = field(default_factory=dict)
+    system_options: SystemOptions = field(default_factory=dict)
     """Options of the system, as --system.NAME VALUE."""
 
     config: Path | None = None
     """TOML file with these settings; flags win."""
 
 
-def simulate(*, settings: Annotated[Simulate | None, Parameter(name="*")] = None) -> None:
-    """Simulate a truth and observations of it, or trajectories to learn from."""
+def simulate(
+    system: str = "lorenz63", *, settings: Annotated[Simulate | None, Parameter(name="*")] = None
+) -> None:
+    """Simulate a truth and observations of it, or trajectories to learn from.
+
+    Arguments:
+        system: Built-in system, or your own as module:object.
+    """
+    from scorda.cli.common import make_system, use_torch
+    from scorda.cli.settings import UserError
+
+    given = settings or Simulate()
+    threads = use_torch(given.dtype, given.threads)
+    model = make_system(system, given.system_options)
+    named = {"name": system, **given.system_options}
+    if given.series is None:
+        for name in ("length", "resume"):
+            if getattr(given, name):
+                raise UserError(f"Got --{name}, which goes with --series only.")
+        _simulate_twin(given, model, named)
+        return
+    usual = Simulate()
+    for name in ("steps", "every", "std", "observe", "stride", "stations", "start"):
+        if getattr(given, name) != getattr(usual, name):
+            raise UserError(f"Got --{name}, which --series has no use for: leave it out.")
+    _simulate_series(given, model, named, threads)
+
+
+def _simulate_twin(given: Simulate, system: System, named: dict[str, str]) -> None:
+    """Write a truth, observations of it, and the settings that make them again."""
     import torch
 
-    from scorda.cli.common import make_system, use_torch, write_states
+    from scorda.cli.common import write_states
     from scorda.cli.console import console
     from scorda.cli.settings import UserError, check_keys, plain, to_toml
     from scorda.core import rng
@@ -90,24 +117,10 @@ def simulate(*, settings: Annotated[Simulate | None, Parameter(name="*")] = None
     from scorda.observations.operators import Select
     from scorda.observations.problem import twin_experiment
 
-    given = settings or Simulate()
-    threads = use_torch(given.dtype, given.threads)
-    system = make_system(given.system, given.system_options)
-    if given.series is not None:
-        usual = Simulate()
-        for name in ("steps", "every", "std", "observe", "stride", "stations", "start"):
-            if getattr(given, name) != getattr(usual, name):
-                raise UserError(f"Got --{name}, which --series has no use for: leave it out.")
-        _simulate_series(given, system, threads)
-        return
-    for name in ("length", "resume"):
-        if getattr(given, name):
-            raise UserError(f"Got --{name}, which goes with --series only.")
     table = given.out / "observations.csv"
     if table.exists() and not given.overwrite:
         raise UserError(f"{table} is already there: give another --out, or --overwrite.")
-    generator = rng.seeded(given.seed)
-    twin, places = rng.spawn(generator, 2)
+    twin, places = rng.spawn(rng.seeded(given.seed), 2)
     check_keys(given.observe, system.space.variables, "variable")
     if given.stride < 1:
         raise UserError(f"Got --stride {given.stride}: give at least 1.")
@@ -118,22 +131,17 @@ def simulate(*, settings: Annotated[Simulate | None, Parameter(name="*")] = None
     given.out.mkdir(parents=True, exist_ok=True)
     write_states(given.out / "truth.nc", truth, system.space, given.start)
     observations.to_table(table, system.space, given.start)
-    resolved = {
-        key: plain(value)
-        for key, value in vars(given).items()
-        if key not in ("config", "system_options")
-    }
-    resolved["system"] = {"name": given.system, **given.system_options}
+    resolved = {key: plain(value) for key, value in vars(given).items() if key not in UNWRITTEN}
     with atomic(given.out / "simulate.toml") as partial:
-        partial.write_text(to_toml(resolved), encoding="utf-8")
+        partial.write_text(to_toml(resolved | {"system": named}), encoding="utf-8")
     values = observations.values.numel()
     console().print(
-        f"{given.out}/truth.nc: {given.steps + 1} states of {given.system}\n"
+        f"{given.out}/truth.nc: {given.steps + 1} states of {named['name']}\n"
         f"{table}: {values} observations at {len(observations)} steps"
     )
 
 
-def _simulate_series(given: Simulate, system: System, threads: int) -> None:
+def _simulate_series(given: Simulate, system: System, named: dict[str, str], threads: int) -> None:
     from scorda.cli.console import console, progress
     from scorda.store.series import simulate_series
 
@@ -146,10 +154,10 @@ def _simulate_series(given: Simulate, system: System, threads: int) -> None:
             length,
             given.out,
             given.seed,
-            configuration={"system": {"name": given.system, **given.system_options}},
+            configuration={"system": named},
             resume=given.resume,
             overwrite=given.overwrite,
             threads=threads,
             progress=update,
         )
-    console().print(f"{given.out}: {given.series} series of {length} states of {given.system}")
+    console().print(f"{given.out}: {given.series} series of {length} states of {named['name']}")

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from scorda.cli.settings import SystemOptions
+
 if TYPE_CHECKING:
     import torch
 
@@ -131,7 +133,7 @@ class Train:
     overwrite: bool = False
     """Replace a prior that is there."""
 
-    system_options: dict[str, str] = field(default_factory=dict)
+    system_options: SystemOptions = field(default_factory=dict)
     """Options of the system, as --system.NAME VALUE."""
 
     config: Path | None = None

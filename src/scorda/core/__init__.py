@@ -1,17 +1,5 @@
-"""What every room may use: shapes, random streams, spaces, times, files, Gaussian algebra."""
+"""What every package may use: shapes, random streams, spaces, times, files, Gaussian algebra."""
 
-from scorda.core.errors import DegenerateEnsemble, DivergenceError, RunError
-from scorda.core.gaussian import gaussian_condition, gaussian_log_density
-from scorda.core.space import Standardisation, StateSpace
-from scorda.core.tapers import GaspariCohn
+import lazy_loader
 
-__all__ = [
-    "DegenerateEnsemble",
-    "DivergenceError",
-    "GaspariCohn",
-    "RunError",
-    "Standardisation",
-    "StateSpace",
-    "gaussian_condition",
-    "gaussian_log_density",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

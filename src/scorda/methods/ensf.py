@@ -29,6 +29,7 @@ from scorda.core.shapes import Float, Tensor
 from scorda.diffusion.denoisers import KernelDenoiser
 from scorda.diffusion.process import ScalarProcess
 from scorda.observations.model import ObservationModel
+from scorda.observations.problem import Problem
 
 __all__ = ["EnSF", "LinearProcess"]
 
@@ -149,6 +150,11 @@ class EnSF(Filter):
     least_members = 2
     exact = "no problem"
     cost = Cost(500, 500, "gradient of h each")
+
+    @classmethod
+    def example(cls, problem: Problem) -> EnSF:
+        """Return an instance that is quick to test."""
+        return cls(euler_steps=20)
 
     def __post_init__(self) -> None:
         LinearProcess(self.eps_alpha, self.eps_beta)

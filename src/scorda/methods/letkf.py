@@ -55,6 +55,11 @@ class LETKF(PreparedFilter):
     least_members = 2
     exact = "linear-Gaussian, N and radius → ∞"
 
+    @classmethod
+    def example(cls, problem: Problem) -> LETKF:
+        """Return an instance with a radius of three grid points of unit distance."""
+        return cls(localization=GaspariCohn(3.0))
+
     def __post_init__(self) -> None:
         check_inflation(self.inflation)
         if not isinstance(self.localization, GaspariCohn):

@@ -145,6 +145,11 @@ class ParticleSmoother(Assimilator):
     exact = "any problem, particles → ∞"
     cost = Cost(0, note="2^16 particles, whatever N")
 
+    @classmethod
+    def example(cls, problem: Problem) -> ParticleSmoother:
+        """Return an instance that is quick to test."""
+        return cls(particles=2000)
+
     def __post_init__(self) -> None:
         _check_scheme(self.scheme)
         if self.particles < 1:

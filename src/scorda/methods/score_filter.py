@@ -32,6 +32,7 @@ from scorda.diffusion.process import ScalarProcess, VariancePreserving
 from scorda.diffusion.samplers import Multistep, Sampler
 from scorda.observations.model import ObservationModel
 from scorda.observations.operators import Operator
+from scorda.observations.problem import Problem
 from scorda.priors.base import EnsemblePrior, PriorRun
 from scorda.priors.gaussian import Gaussian
 from scorda.priors.prior_filter import PriorFilter
@@ -83,6 +84,11 @@ class ScoreFilter(PriorFilter):
     least_members = Gaussian.least_members
     exact = "linear-Gaussian, N → ∞ (MMPS)"
     cost = Cost(161, 159)
+
+    @classmethod
+    def example(cls, problem: Problem) -> ScoreFilter:
+        """Return an instance that is quick to test."""
+        return cls(guidance=MMPS(1), sampler=Multistep(8, 0, min_noise=1e-2, max_noise=1e2))
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -14,6 +14,7 @@ from __future__ import annotations
 import time as clock
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 
@@ -21,13 +22,14 @@ from scorda.assimilation.base import Assimilator, Cost, check_needs
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import Standardisation
 from scorda.diffusion.denoisers import Conditioned, Denoiser, SwitchedDenoiser
-from scorda.diffusion.guidance import Guidance, InflatedLikelihood
-from scorda.diffusion.samplers import Sampler
+from scorda.diffusion.guidance import MMPS, Guidance, InflatedLikelihood
+from scorda.diffusion.samplers import PredictorCorrector, Sampler
 from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Gather, Operator
 from scorda.observations.problem import Analysis, Problem
-from scorda.priors.trajectory import Prior, at_once
+from scorda.priors.trajectory import GaussianTrajectory, Prior, at_once
+from scorda.systems.linear import LinearGaussian
 
 __all__ = ["SDA"]
 
@@ -60,6 +62,13 @@ class SDA(Assimilator):
     needs = ("differentiable_operator",)
     exact = "Gaussian prior with MMPS, steps → ∞"
     cost = Cost(0, note="a network per step of its sampler")
+
+    @classmethod
+    def example(cls, problem: Problem) -> SDA:
+        """Return an instance for a linear-Gaussian problem, with the exact prior of its paths."""
+        prior = GaussianTrajectory.of(cast(LinearGaussian, problem.system), problem.steps)
+        sampler = PredictorCorrector(32, corrections=0)
+        return cls(prior, guidance=MMPS(4, bound=None), sampler=sampler)
 
     def assimilate(
         self,

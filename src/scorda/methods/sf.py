@@ -29,7 +29,9 @@ from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.diffusion.process import ScalarProcess
 from scorda.observations.model import ObservationModel
+from scorda.observations.problem import Problem
 from scorda.priors.base import EnsemblePrior, PriorRun
+from scorda.priors.gaussian import Gaussian
 from scorda.priors.network.online import OnlineNetwork
 from scorda.priors.prior_filter import PriorFilter
 
@@ -132,6 +134,11 @@ class SF(PriorFilter):
     exact = "no problem"
     cost = Cost(249, 500, "a network trained per cycle")
     least_members = OnlineNetwork.least_members
+
+    @classmethod
+    def example(cls, problem: Problem) -> SF:
+        """Return an instance that is quick to test."""
+        return cls(Gaussian(), euler_steps=30)
 
     def __post_init__(self) -> None:
         super().__post_init__()

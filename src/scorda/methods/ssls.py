@@ -35,7 +35,9 @@ from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.observations.model import ObservationModel
+from scorda.observations.problem import Problem
 from scorda.priors.base import EnsemblePrior, PriorRun
+from scorda.priors.gaussian import Gaussian
 from scorda.priors.network.online import OnlineNetwork
 from scorda.priors.prior_filter import PriorFilter
 
@@ -107,6 +109,11 @@ class SSLS(PriorFilter):
     exact = "no problem"
     cost = Cost(524, 500, "a network trained per cycle")
     least_members = OnlineNetwork.least_members
+
+    @classmethod
+    def example(cls, problem: Problem) -> SSLS:
+        """Return an instance that is quick to test."""
+        return cls(Gaussian(), langevin_steps=20)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,13 +1,11 @@
-"""Systems are found by name: the built-in ones, and a user's own as ``"module:object"``."""
+"""Systems by name: built-in, announced by another package, or your own as ``module:object``."""
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
 from collections.abc import Callable
 from typing import Any
 
+from scorda.core.plugins import announced, imported
 from scorda.systems.base import System
 from scorda.systems.kolmogorov import KolmogorovFlow
 from scorda.systems.lorenz import Lorenz63, Lorenz96
@@ -25,29 +23,21 @@ BUILT_IN: dict[str, Callable[..., System]] = {
 def load_system(name: str, **options: Any) -> System:
     """Return the system of that name.
 
-    A built-in name gets the options as arguments. ``"module:object"`` is imported, the current
-    directory before Python's path; the object is a `System`, or a callable that returns one for
-    the options.
+    A built-in system gets the options as arguments. Any other is the object that a package
+    announces in the entry-point group ``scorda.systems``, or that ``"module:object"`` names: a
+    `System`, or a callable that returns one for the options.
 
     Raises:
         ValueError: If there is no such system, or an option does not fit it.
     """
-    if ":" in name:
-        found = _imported(name)
-        if isinstance(found, System):
-            if options:
-                raise ValueError(
-                    f"Got options {sorted(options)} for {name!r}, which is a finished system: "
-                    "name a function that makes one."
-                )
-            return found
-    elif name in BUILT_IN:
-        found = BUILT_IN[name]
-    else:
-        raise ValueError(
-            f"Unknown system {name!r}: give one of {sorted(BUILT_IN)}, or your own as "
-            "'module:object'."
-        )
+    found = _found(name)
+    if isinstance(found, System):
+        if options:
+            raise ValueError(
+                f"Got options {sorted(options)} for {name!r}, which is a finished system: "
+                "name a function that makes one."
+            )
+        return found
     if not callable(found):
         raise ValueError(
             f"{name!r} is a {type(found).__name__}: it must be a System or return one."
@@ -64,23 +54,15 @@ def load_system(name: str, **options: Any) -> System:
     return system
 
 
-def _imported(name: str) -> Any:
-    module_name, _, attribute = name.partition(":")
-    # As `python -m` does; it stays, for the modules that a model imports later.
-    here = os.getcwd()
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"Could not import {error.name!r} for {name!r}: start in the directory of the module, "
-            "or install it."
-        ) from error
-    try:
-        return getattr(module, attribute)
-    except AttributeError as error:
-        raise ValueError(
-            f"The module {module_name!r} has no {attribute!r}: name a System or a function that "
-            "returns one."
-        ) from error
+def _found(name: str) -> Any:
+    if ":" in name:
+        return imported(name)
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    others = announced("scorda.systems")
+    if name in others:
+        return others[name].load()
+    raise ValueError(
+        f"Unknown system {name!r}: give one of {sorted([*BUILT_IN, *others])}, or your own as "
+        "'module:object'."
+    )

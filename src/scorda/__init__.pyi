@@ -1,0 +1,56 @@
+# The public names, for type checkers and for `lazy_loader`, which imports each on first use.
+# What `from .methods` begins is written by `make methods`.
+
+from . import (
+    assimilation as assimilation,
+    diffusion as diffusion,
+    metrics as metrics,
+    observations as observations,
+    priors as priors,
+    report as report,
+    systems as systems,
+    testing as testing,
+)
+from .assimilation import Cost as Cost, Cycle as Cycle, Filter as Filter
+from .core import (
+    GaspariCohn as GaspariCohn,
+    RunError as RunError,
+    StateSpace as StateSpace,
+    rng as rng,
+)
+from .core.version import __version__ as __version__
+from .methods.closed_form import ClosedFormFilter as ClosedFormFilter
+from .methods.denkf import DEnKF as DEnKF
+from .methods.enkf import ETKF as ETKF, EnKF as EnKF
+from .methods.enks import EnKS as EnKS
+from .methods.ensf import EnSF as EnSF
+from .methods.gaussian_mixture.filter import GaussianMixtureFilter as GaussianMixtureFilter
+from .methods.kalman import KalmanFilter as KalmanFilter, KalmanSmoother as KalmanSmoother
+from .methods.letkf import LETKF as LETKF
+from .methods.masf.bridge import MASF as MASF
+from .methods.masf.nonlinear import NonlinearMASF as NonlinearMASF
+from .methods.masf.published import PublishedMASF as PublishedMASF
+from .methods.particle import (
+    ParticleFilter as ParticleFilter,
+    ParticleSmoother as ParticleSmoother,
+)
+from .methods.score_filter import ScoreFilter as ScoreFilter
+from .methods.sda import SDA as SDA
+from .methods.sf import SF as SF
+from .methods.ssls import SSLS as SSLS
+from .methods.variational.filter import FourDVar as FourDVar
+from .observations import (
+    Analysis as Analysis,
+    Chain as Chain,
+    Function as Function,
+    Linear as Linear,
+    ObservationModel as ObservationModel,
+    Observations as Observations,
+    Operator as Operator,
+    Pointwise as Pointwise,
+    Problem as Problem,
+    Select as Select,
+    twin_experiment as twin_experiment,
+)
+from .priors import load as load
+from .store import open_posterior as open_posterior

@@ -1,0 +1,49 @@
+"""Objects of other packages: by ``module:object``, or by a name that a package announces.
+
+A package announces its methods, systems and priors as entry points of the groups
+``scorda.methods``, ``scorda.systems`` and ``scorda.priors``, in its pyproject.toml::
+
+    [project.entry-points."scorda.methods"]
+    my-filter = "my_package.filters:MyFilter"
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+__all__ = ["announced", "imported"]
+
+
+def announced(group: str) -> dict[str, EntryPoint]:
+    """Return the entry points of a group by name; `load` of each imports its object."""
+    return {entry.name: entry for entry in entry_points(group=group)}
+
+
+def imported(name: str) -> Any:
+    """Import ``"module:object"``; the current directory comes before Python's path.
+
+    Raises:
+        ValueError: If there is no such module, or no such object in it.
+    """
+    module_name, _, attribute = name.partition(":")
+    # As `python -m` does; it stays, for the modules that the module imports later.
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"Could not import {error.name!r} for {name!r}: start in the directory of the module, "
+            "or install it."
+        ) from error
+    try:
+        return getattr(module, attribute)
+    except AttributeError as error:
+        raise ValueError(
+            f"The module {module_name!r} has no {attribute!r}: check the name after the colon."
+        ) from error
