@@ -196,9 +196,8 @@ def test_quick_tries_few_members_on_a_part(simulated):
         (f"{ASSIMILATE} --truth nothing.nc", "There is no nothing.nc"),
         (f"{ASSIMILATE} --out run.nc", r"end in .zarr"),
         (f"{ASSIMILATE} --method sda", "sda needs --prior"),
-        (f"{ASSIMILATE} --method letkf", "letkf needs --radius"),
+        (f"{ASSIMILATE} --method letkf", "letkf needs --localization"),
         (f"{ASSIMILATE} --prior p.safetensors", "Unknown option: --prior"),
-        (f"{ASSIMILATE} --method masf --mode exact", '"bridge", "published"'),
         (f"{ASSIMILATE} --method masf --prior lorenz63", "Unknown value of --prior"),
         (f"{ASSIMILATE} --method masf --prior mixtur", "did you mean 'mixture'"),
         (
@@ -210,7 +209,7 @@ def test_quick_tries_few_members_on_a_part(simulated):
             "Did you mean --prior.block",
         ),
         (
-            f"{ASSIMILATE} --method masf --sampler published-sde --sampler.prior-scale 1 2",
+            f"{ASSIMILATE} --method published-masf --sampler.prior-scale 1 2",
             "requires 3",
         ),
         (f"{ASSIMILATE} --method masf --prior json:JSONDecoder", "derived from EnsemblePrior"),
@@ -327,19 +326,22 @@ TRAINING_FREE = {
     "ensf --form mixture --euler-steps 200 --scale spread --clip none": scorda.EnSF(
         "mixture", euler_steps=200, scale="spread", clip=None
     ),
-    "closed-form-filter --relative-bandwidth 0.2 --draw coupled --observation-bandwidth 0.5": (
-        scorda.ClosedFormFilter(0.2, observation_bandwidth=0.5, draw="coupled")
+    "closed-form-filter --relative-bandwidth 0.2 --draw coupled --observation-bandwidth 0.5"
+    " --flow-tolerance 0.01": scorda.ClosedFormFilter(
+        0.2, observation_bandwidth=0.5, draw="coupled", flow_tolerance=0.01
     ),
     "sf --prior gaussian --euler-steps 50": scorda.SF(scorda.priors.Gaussian(), euler_steps=50),
-    "masf --prior mixture --prior.bandwidth 0.2 --prior.share 0.05 --inflation 1.02": scorda.MASF(
-        scorda.priors.Mixture(0.2, 0.05), inflation=1.02
+    "masf --prior mixture --prior.kernel-factor 0.2 --prior.gaussian-weight 0.05"
+    " --inflation 1.02": scorda.MASF(scorda.priors.Mixture(0.2, 0.05), inflation=1.02),
+    "ssls --prior online-network --prior.training.training-steps 5 --prior.training.width 8"
+    " --prior.fine-tuning-steps 2 --langevin-steps 10": scorda.SSLS(
+        scorda.priors.OnlineNetwork(
+            training=scorda.priors.NetworkTraining(5, width=8), fine_tuning_steps=2
+        ),
+        langevin_steps=10,
     ),
-    "ssls --prior network-prior --prior.steps 5 --prior.width 8 --prior.fine-tune 2"
-    " --langevin-steps 10": scorda.SSLS(
-        scorda.priors.NetworkPrior(steps=5, width=8, fine_tune=2), langevin_steps=10
-    ),
-    "score-filter --prior kernel --prior.bandwidth 0.3 --guidance mmps"
-    " --guidance.iterations 1 --no-coupled --sampler ancestral --sampler.steps 16"
+    "score-filter --prior kernel --prior.std 0.3 --guidance mmps"
+    " --guidance.iterations 1 --no-coupled --sampler ancestral --sampler.noise-levels 16"
     " --sampler.corrections 0": scorda.ScoreFilter(
         scorda.priors.Kernel(0.3),
         guidance=scorda.diffusion.MMPS(1),
@@ -406,8 +408,10 @@ def test_the_documentation_and_the_public_names_are_those_of_the_methods():
 
 @pytest.mark.slow
 def test_masf_takes_the_prior_that_it_makes_of_its_ensemble(simulated, capsys):
-    command = f"{ASSIMILATE} --method masf --prior kernel --prior.bandwidth 0.5"
-    command += " --sampler bridge-ode --sampler.steps 5 --sampler.no-coupled --inflation 1.02"
+    command = f"{ASSIMILATE} --method masf --prior kernel --prior.std 0.5"
+    command += (
+        " --sampler bridge-ode --sampler.noise-levels 5 --sampler.no-coupled --inflation 1.02"
+    )
     command += " --seed 3 --threads 1 --out a.zarr"
     assert main(command.split()) == 0
     observations = scorda.Observations.from_table(
@@ -427,13 +431,12 @@ def test_masf_takes_the_prior_that_it_makes_of_its_ensemble(simulated, capsys):
     capsys.readouterr()
     assert main(["methods", "masf"]) == 0
     described = capsys.readouterr().out
-    assert "--mode  (default 'bridge')" in described and "counts the" in described
     flags = "--prior.localization --prior.block --prior.diagonal\n"
     assert f"--prior local-gaussian: {flags}" in described
-    assert "--prior.seed\n" in described and "--prior.weights" not in described
+    assert "--prior.patience" in described and "--prior.weights" not in described
     assert main(["methods", "sda"]) == 0
     described = capsys.readouterr().out
-    assert "dps: --guidance.zeta\n" in described and "gaussian-prior" not in described
+    assert "dps: --guidance.zeta\n" in described and "gaussian-trajectory" not in described
 
 
 def chosen(text):
@@ -454,16 +457,16 @@ def chosen(text):
 
 
 PARTS = {
-    "--method masf --prior network-prior --prior.axis y x --prior.fine-tune 7"
-    " --prior.local.localization 4 --prior.local.block 2": scorda.MASF(
-        scorda.priors.NetworkPrior(
+    "--method masf --prior online-network --prior.axis y x --prior.fine-tuning-steps 7"
+    " --prior.base local-gaussian --prior.base.localization 4 --prior.base.block 2": scorda.MASF(
+        scorda.priors.OnlineNetwork(
             ("y", "x"),
-            fine_tune=7,
-            local=scorda.priors.LocalGaussian(scorda.GaspariCohn(4.0), block=2),
+            scorda.priors.LocalGaussian(scorda.GaspariCohn(4.0), block=2),
+            fine_tuning_steps=7,
         )
     ),
-    "--method masf --prior network-prior --prior.axis site": scorda.MASF(
-        scorda.priors.NetworkPrior("site")
+    "--method masf --prior online-network --prior.axis site": scorda.MASF(
+        scorda.priors.OnlineNetwork("site")
     ),
     "--method masf --prior LocalGaussian --prior.localization.radius 4 --prior.diagonal=0.1": (
         scorda.MASF(scorda.priors.LocalGaussian(scorda.GaspariCohn(4.0), diagonal=0.1))
@@ -498,25 +501,26 @@ def test_parts_of_a_file_are_tables(tmp_path, monkeypatch):
         [method]
         name = "masf"
         [method.prior]
-        name = "NetworkPrior"
-        steps = 5
-        fine_tune = 2
+        name = "OnlineNetwork"
+        fine_tuning_steps = 2
+        [method.prior.training]
+        training_steps = 5
         width = 8
-        gaussian = false
-        [method.prior.localization]
-        name = "GaspariCohn"
-        radius = 9.0
+        [method.prior.base]
+        name = "Gaussian"
+        localization.radius = 9.0
         """
     )
     assert main("assimilate --config a.toml --out a.zarr".split()) == 0
     prior = scorda.open_posterior("a.zarr").configuration["method"]["prior"]
-    expected = {"name": "NetworkPrior", "steps": 5, "fine_tune": 2, "width": 8, "gaussian": False}
-    assert prior.items() >= expected.items()
-    assert prior["localization"] == {"name": "GaspariCohn", "radius": 9.0}
-    other = "assimilate --config=a.toml --prior kernel --prior.bandwidth 0.5 --out b.zarr"
+    assert (prior["name"], prior["fine_tuning_steps"]) == ("OnlineNetwork", 2)
+    assert prior["training"].items() >= {"training_steps": 5, "width": 8, "seed": 0}.items()
+    taper = {"name": "GaspariCohn", "radius": 9.0}
+    assert prior["base"] == {"name": "Gaussian", "localization": taper}
+    other = "assimilate --config=a.toml --prior kernel --prior.std 0.5 --out b.zarr"
     assert main(other.split()) == 0
     prior = scorda.open_posterior("b.zarr").configuration["method"]["prior"]
-    assert prior == {"name": "Kernel", "bandwidth": 0.5}
+    assert prior == {"name": "Kernel", "std": 0.5}
 
 
 def test_settings_of_a_method_that_the_command_has_too_are_named_with_it(simulated):
@@ -542,8 +546,8 @@ def test_a_setting_of_several_numbers_is_kept(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main("simulate lorenz96 --steps 4 --every 4 --out sim".split()) == 0
     command = "assimilate --observations sim/observations.csv --system lorenz96 --members 5"
-    command += " --method masf --mode published --out a.zarr --threads 1"
-    command += " --sampler published-sde --sampler.steps 5 --sampler.prior-scale 0.9 1.5 2"
+    command += " --method published-masf --out a.zarr --threads 1"
+    command += " --sampler.noise-levels 5 --sampler.prior-scale 0.9 1.5 2"
     assert main(command.split()) == 0
     assert scorda.open_posterior("a.zarr").configuration["method"]["sampler"]["prior_scale"] == [
         0.9,
@@ -565,11 +569,11 @@ def test_a_trained_prior_serves_the_smoother(simulated, capsys):
     command = "assimilate --observations sim/observations.csv --truth sim/truth.nc --method sda"
     command += " --prior p.safetensors --members 5 --unit 2 --threads 1"
     command += " --guidance mmps --guidance.iterations 1"
-    command += " --sampler multistep --sampler.steps 4 --sampler.corrections 0"
+    command += " --sampler multistep --sampler.noise-levels 4 --sampler.corrections 0"
     assert main(command.split()) == 0
     posterior = scorda.open_posterior("run.zarr")
     assert posterior.smoother and posterior.analysis.states.shape == (5, 25, 3)
-    assert posterior.configuration["method"]["sampler"]["steps"] == 4
+    assert posterior.configuration["method"]["sampler"]["noise_levels"] == 4
     assert main("assimilate --config run.toml --out b.zarr --unit 5".split()) == 0
     # Members in blocks of 2 and of 5: alike to rounding in single precision.
     torch.testing.assert_close(

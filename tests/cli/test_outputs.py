@@ -36,8 +36,8 @@ def test_a_complete_run_is_resumed_with_its_own_settings_alone(simulated, capsys
     settings = Path("run.toml").read_bytes()
     # The option of the method; a unit of work is another thing.
     assert scorda.open_posterior("run.zarr").configuration["method"]["block"] == 2
-    assert main(f"{run} --method letkf --radius 2 --block 2 --resume".split()) == 0
-    for other in ("--method enkf", "--method letkf --radius 2 --block 2 --seed 3"):
+    assert main(f"{run} --method letkf --localization 2 --block 2 --resume".split()) == 0
+    for other in ("--method enkf", "--method letkf --localization 2 --block 2 --seed 3"):
         assert "differs in" in failed(capsys, f"{run} {other} --resume")
     assert Path("run.toml").read_bytes() == settings
     assert "at least 1" in failed(capsys, f"{run} --unit 0 --out b.zarr")
@@ -97,7 +97,7 @@ def test_what_cannot_be_is_one_sentence(simulated, capsys):
     assert "file" in failed(capsys, "simulate lorenz96 --steps 2 --every 2 --out file/s")
     run = f"{ASSIMILATE} --members 6 --threads 1"
     assert "gpuu" in failed(capsys, f"{run} --device gpuu")
-    assert "Unknown option: --radius" in failed(capsys, f"{run} --method.radius 1")
+    assert "Unknown option: --localization" in failed(capsys, f"{run} --method.localization 1")
     flow = "simulate kolmogorov --system.size 16 --system.resolution 32.5 --out s"
     assert "resolution" in failed(capsys, flow)
     assert "forcing" in failed(capsys, "simulate kolmogorov --system.forcing nan --out s")

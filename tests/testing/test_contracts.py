@@ -4,13 +4,14 @@ Methods come from the catalogue, each with its `example`; any other class goes i
 kind.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from networks import online
 from scorda.assimilation.filter import Filter
 from scorda.cli import catalogue
 from scorda.core import rng
@@ -27,8 +28,8 @@ from scorda.methods.ensf import EnSF
 from scorda.methods.gaussian_mixture.filter import GaussianMixtureFilter
 from scorda.methods.kalman import KalmanSmoother
 from scorda.methods.masf.bridge import MASF
-from scorda.methods.masf.nonlinear import ProjectionSDE
-from scorda.methods.masf.published import PublishedSDE
+from scorda.methods.masf.nonlinear import NonlinearMASF, ProjectionSDE
+from scorda.methods.masf.published import PublishedMASF, PublishedSDE
 from scorda.methods.particle import ParticleFilter
 from scorda.methods.score_filter import ScoreFilter
 from scorda.methods.sf import SF
@@ -42,7 +43,6 @@ from scorda.priors.gaussian import Gaussian
 from scorda.priors.kernel import Kernel
 from scorda.priors.local import LocalGaussian
 from scorda.priors.mixture import Mixture
-from scorda.priors.network.prior import NetworkPrior
 from scorda.systems.function import FunctionSystem
 from scorda.systems.linear import LinearGaussian
 from scorda.systems.lorenz import Lorenz63, Lorenz96
@@ -122,8 +122,8 @@ def test_operators(operator, shape):
     check_operator(operator, shape)
 
 
-FEW = Multistep(8, 0, low=1e-2, high=1e2)
-NETWORK = NetworkPrior(steps=5, fine_tune=2, width=8, batch=8)
+FEW = Multistep(8, 0, min_noise=1e-2, max_noise=1e2)
+NETWORK = online(training_steps=5, fine_tuning_steps=2, width=8, batch=8)
 EXAMPLES = [kind.example(linear_problem()) for kind in catalogue.methods().values()]
 # Forms of some filters beside their examples.
 FORMS = [
@@ -136,22 +136,17 @@ FORMS = [
     MASF(Kernel(0.2), sampler=BridgeSDE(), inflation=1.1),
     MASF(Mixture(0.2), sampler=BridgeODE(noise_levels=5)),
     MASF(Mixture(0.5, 0.1, GaspariCohn(2.0), GaspariCohn(1.0)), inflation=1.1),
-    PublishedMASF(inflation=1.1),
+    PublishedMASF(sampler=PublishedSDE(noise_levels=30), inflation=1.1),
     NonlinearMASF(sampler=ProjectionSDE(noise_levels=50), inflation=1.1),
     MASF(NETWORK),
-    MASF(
-        NETWORK,
-        mode="nonlinear",
-        sampler=ProjectionSDE(steps=50),
-        inflation=1.1,
-    ),
+    NonlinearMASF(NETWORK, sampler=ProjectionSDE(noise_levels=50), inflation=1.1),
     SF(NETWORK, euler_steps=30, inflation=1.1),
     SSLS(NETWORK, langevin_steps=20, inflation=1.1),
     ScoreFilter(NETWORK, guidance=MMPS(1), sampler=FEW),
     ScoreFilter(Gaussian(GaspariCohn(2.0)), guidance=MMPS(1), sampler=FEW, coupled=False),
     ScoreFilter(Kernel(0.2), guidance=InflatedLikelihood(), sampler=FEW, inflation=1.1),
     EnSF("mixture", euler_steps=20, scale="spread"),
-    ClosedFormFilter("likelihood", "variances", sigma_y=0.5, draw="coupled"),
+    ClosedFormFilter("likelihood", "variances", observation_bandwidth=0.5, draw="coupled"),
     ClosedFormFilter(0.2, "isotropic", draw="mixture"),
     GaussianMixtureFilter(0.3),
     GaussianMixtureFilter(0.3, rotation=False),
@@ -178,9 +173,6 @@ def takes_any_units(method):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", FILTERS, ids=name)
 def test_filters_are_robust(method):
-    if method == PublishedMASF(inflation=1.1):
-        # Its 150 steps would take a minute here.
-        method = replace(method, sampler=PublishedSDE(noise_levels=30))
     check_robust(method, any_units=takes_any_units(method))
 
 

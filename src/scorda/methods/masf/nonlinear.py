@@ -48,6 +48,7 @@ from scorda.core.space import StateSpace
 from scorda.methods.masf.published import ScaledSDE
 from scorda.observations.augmentation import AugmentedSpace
 from scorda.observations.model import ObservationModel
+from scorda.observations.problem import Problem
 from scorda.priors.base import EnsemblePrior, PriorRun
 from scorda.priors.gaussian import Gaussian
 from scorda.priors.heads import Heads, Pairs, heads_of
@@ -153,6 +154,11 @@ class NonlinearMASF(PriorFilter):
     least_members = 2
     exact = "no problem"
     cost = Cost(2, 200, "gradient of the heads each")
+
+    @classmethod
+    def example(cls, problem: Problem) -> NonlinearMASF:
+        """Return an instance that is quick to test."""
+        return cls(sampler=ProjectionSDE(noise_levels=50))
 
     def __post_init__(self) -> None:
         super().__post_init__()

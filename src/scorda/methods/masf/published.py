@@ -29,6 +29,7 @@ from scorda.diffusion.bridge import EnsembleDenoiser
 from scorda.diffusion.measurement_aware import MeasurementAware
 from scorda.observations.model import ObservationModel
 from scorda.observations.modes import Modes
+from scorda.observations.problem import Problem
 from scorda.priors.base import EnsemblePrior, PriorRun
 from scorda.priors.gaussian import Gaussian
 from scorda.priors.prior_filter import PriorFilter
@@ -160,6 +161,11 @@ class PublishedMASF(PriorFilter):
     least_members = 2
     exact = "no problem"
     cost = Cost(1, 150)
+
+    @classmethod
+    def example(cls, problem: Problem) -> PublishedMASF:
+        """Return an instance that is quick to test."""
+        return cls(sampler=PublishedSDE(noise_levels=30))
 
     def condition(
         self,
