@@ -10,7 +10,7 @@ __all__ = ["main"]
 
 COMMANDS = {
     "simulate": "Simulate a truth and observations of it.",
-    "train": "Train a prior on trajectories.",
+    "train": "Train a prior on trajectories, or with --prior on the forecasts of a filter.",
     "assimilate": "Assimilate observations and store the posterior.",
     "report": "Write one HTML page about stored posteriors.",
     "bench": "Run a benchmark and compare it with the expected scores.",
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from cyclopts.config import Dict
 
     from scorda.cli.allocator import keep_freed_memory
-    from scorda.cli.settings import UserError, configured
+    from scorda.cli.settings import UserError, configured, flags_of
     from scorda.core.version import __version__
 
     keep_freed_memory()
@@ -53,6 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 from scorda.cli.assimilate import assimilate
 
                 command, tokens, content = assimilate(tokens, content)
+            if name == tokens[0] == "train" and "prior" in flags_of(tokens):
+                from scorda.cli.train_network import train_network
+
+                command = train_network(tokens, content)
             app.command(command, name=name, help=summary)
         app.config = Dict(content, source=path, use_commands_as_keys=False)
         app(tokens, exit_on_error=False, print_error=False)

@@ -303,6 +303,7 @@ def _resolved(
     import torch
 
     from scorda.cli.settings import plain
+    from scorda.priors.network.amortised import AmortisedNetwork
     from scorda.priors.trajectory import Prior
     from scorda.store.units import settings_of
 
@@ -312,7 +313,8 @@ def _resolved(
     options, files = settings_of(method), [*given.observations]
     if given.truth is not None:
         files.append(given.truth)
-    if prior is not None and isinstance(getattr(method, "prior", None), Prior):
+    trained = isinstance(getattr(method, "prior", None), Prior | AmortisedNetwork)
+    if prior is not None and trained:
         # By its name: its weights are no settings.
         options["prior"] = prior
         files.append(Path(prior))

@@ -122,18 +122,14 @@ def needs_trained_prior(kind: type) -> bool:
 def parts_of(hint: Any) -> dict[str, type]:
     """Return what a setting of this type may be made of, by name: the classes that it admits.
 
-    Classes of other packages are among them if they are announced as ``scorda.priors``.
+    Classes of other packages are among them if they are announced as ``scorda.priors``; those that
+    are kept in files are not: a file names them.
     """
     if _is_trained(hint):
         return {}
     for entry in announced("scorda.priors").values():
         entry.load()
-    kinds = [
-        kind
-        for kind in (hint, *get_args(hint))
-        if inspect.isclass(kind) and kind.__module__ != "builtins" and kind is not types.NoneType
-    ]
-    return {shell_name(c): c for kind in kinds for c in _concrete(kind)}
+    return {shell_name(kind): kind for kind in _kinds(hint) if not hasattr(kind, "load")}
 
 
 def settings_class(
@@ -167,7 +163,8 @@ def settings_class(
             how = Parameter.combine(how, Parameter(name=shown, help=about))
             rows.append((name, Annotated[hint, how], None if default is MISSING else default))
             continue
-        about = f"{about} One of {', '.join(parts)}.".strip()
+        file = ", or a .safetensors file" if _in_files(hints[name]) else ""
+        about = f"{about} One of {', '.join(parts)}{file}.".strip()
         usual = None if default in (None, MISSING) else shell_name(type(default))
         rows.append((name, Annotated[str | None, Parameter(name=shown, help=about)], usual))
         at = f"{where}.{flag}".removeprefix(".")
@@ -237,6 +234,8 @@ def _part(
         (kind,) = parts.values()
         first = next(iter(options_of(kind)))
         return None, lambda given: kind(**{first: float(word)})
+    elif word.endswith(".safetensors") and (kept := _in_files(hint)):
+        return None, lambda given: kept[0].load(word)  # type: ignore[attr-defined]
     else:
         kind = _choose(word, hint, parts, at)
     if kind is None:
@@ -298,6 +297,21 @@ def _is_trained(hint: Any) -> bool:
     from scorda.priors.trajectory import Prior
 
     return inspect.isclass(hint) and issubclass(hint, Prior)
+
+
+def _kinds(hint: Any) -> list[type]:
+    """Return the concrete classes that a setting of this type may be made of."""
+    return [
+        kind
+        for base in (hint, *get_args(hint))
+        if inspect.isclass(base) and base.__module__ != "builtins" and base is not types.NoneType
+        for kind in _concrete(base)
+    ]
+
+
+def _in_files(hint: Any) -> list[type]:
+    """Return those of them that a file names."""
+    return [kind for kind in _kinds(hint) if hasattr(kind, "load")]
 
 
 def _concrete(kind: type) -> list[type]:
