@@ -61,7 +61,7 @@ def test_mistakes_are_told_in_one_sentence(folder, capsys):
     Path("short.safetensors").write_bytes(Path("net.safetensors").read_bytes()[:100])
     assert "short.safetensors" in failed(capsys, f"{RUN} --prior short.safetensors")
     other = f"{RUN} --prior net.safetensors".replace("lorenz96 --system.dim 8", "lorenz63")
-    assert "convolves along a ring" in failed(capsys, other)
+    assert "needs a space with coordinates" in failed(capsys, other)
     particles = RUN.replace("masf", "particle-filter")
     assert main(f"{particles} --out particles.zarr".split()) == 0
     weighted = f"{TRAIN} --data particles.zarr --out c.safetensors"
