@@ -48,7 +48,7 @@ class UnitNoise(rng.Stream):
 def affine_moments(method: SDA, problem: Problem) -> tuple[torch.Tensor, torch.Tensor]:
     """Return mean ``(time, state)`` and covariance ``(time, state, time, state)``."""
     sampler = method.sampler or method.prior.sampler
-    draws = sampler.steps if isinstance(sampler, Ancestral) else 1
+    draws = sampler.noise_levels if isinstance(sampler, Ancestral) else 1
     size = (problem.steps + 1) * problem.space.size
     with mock.patch.object(rng, "Stream", UnitNoise):
         members = 1 + draws * size

@@ -190,7 +190,7 @@ def main(
     given = parser.parse_args(arguments)
     prior = prior or sc.load("lorenz63")
     truth, problem = twin(given.seed)
-    chosen = {"steps": given.levels, "corrections": given.corrections}
+    chosen = {"noise_levels": given.levels, "corrections": given.corrections}
     sampler = replace(prior.sampler, **{k: v for k, v in chosen.items() if v is not None})
     method = sc.SDA(prior, sampler=sampler)
     states = method.assimilate(problem, given.members, rng.seeded(given.seed + 1000)).states

@@ -97,7 +97,7 @@ def test_what_cannot_be_is_one_sentence(simulated, capsys):
     assert "file" in failed(capsys, "simulate lorenz96 --steps 2 --every 2 --out file/s")
     run = f"{ASSIMILATE} --members 6 --threads 1"
     assert "gpuu" in failed(capsys, f"{run} --device gpuu")
-    assert "Unknown option: --localization" in failed(capsys, f"{run} --method.localization 1")
+    assert "Unknown option: --radius" in failed(capsys, f"{run} --method.radius 1")
     flow = "simulate kolmogorov --system.size 16 --system.resolution 32.5 --out s"
     assert "resolution" in failed(capsys, flow)
     assert "forcing" in failed(capsys, "simulate kolmogorov --system.forcing nan --out s")

@@ -98,7 +98,7 @@ def test_time_inverts_the_signal_to_noise_ratio(process):
 @pytest.mark.parametrize(("eigenvalue", "where"), [(1.05, "0.0476"), (2.0, "0.5"), (20.0, "0.95")])
 def test_gains_above_one_are_refused(eigenvalue, where):
     """GG^T < 0 exactly where a < 1 - 1/c: refused with the eigenvalue and the remedy."""
-    with pytest.raises(ValueError, match=rf"eigenvalue {eigenvalue:g} .* < {where}.*bridge"):
+    with pytest.raises(ValueError, match=rf"eigenvalue {eigenvalue:g} .* < {where}.*MASF"):
         MeasurementAware(torch.tensor([0.5, eigenvalue]), torch.ones(2))
     process = MeasurementAware(torch.tensor([0.5]), torch.ones(1))
     object.__setattr__(process, "gain", torch.tensor([eigenvalue]))

@@ -264,7 +264,7 @@ def test_precision_follows_like_and_the_seed_repeats(build, process):
 
 def test_settings_are_checked():
     for wrong in ({"noise_levels": 1}, {"corrections": -1}, {"tau": 2.0}):
-        with pytest.raises(ValueError, match="need steps >= 2"):
+        with pytest.raises(ValueError, match="need noise_levels >= 2"):
             Ancestral(**wrong)
     for wrong in ({"grid": "rho"}, {"min_noise": 0.0}, {"min_noise": 20.0}):
         with pytest.raises(ValueError, match="the grid is"):

@@ -158,7 +158,8 @@ class NonlinearMASF(PriorFilter):
     @classmethod
     def example(cls, problem: Problem) -> NonlinearMASF:
         """Return an instance that is quick to test."""
-        return cls(sampler=ProjectionSDE(noise_levels=50))
+        # Without inflation a contract asks for the variance of the forecast, which it changes.
+        return cls(sampler=ProjectionSDE(noise_levels=50), inflation=1.1)
 
     def __post_init__(self) -> None:
         super().__post_init__()

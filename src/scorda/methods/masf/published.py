@@ -165,7 +165,8 @@ class PublishedMASF(PriorFilter):
     @classmethod
     def example(cls, problem: Problem) -> PublishedMASF:
         """Return an instance that is quick to test."""
-        return cls(sampler=PublishedSDE(noise_levels=30))
+        # Without inflation a contract asks for the variance of the forecast, which it changes.
+        return cls(sampler=PublishedSDE(noise_levels=30), inflation=1.1)
 
     def condition(
         self,
