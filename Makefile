@@ -9,7 +9,8 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 
 help:
 	@echo "make demo   install into $(VENV), run the demo, write demo/report.html"
-	@echo "make test   install with the test tools, run the tests"
+	@echo "make test   install with the test tools, run the tests but for the slow ones"
+	@echo "make test-slow   the tests that take more than a second each"
 	@echo "make test-benchmarks   the tests that run benchmarks: published scores are reached"
 	@echo "make methods   the table of docs/methods.md and the public names, after a change of a method"
 	@echo "make lint   formatting, lint, types"
@@ -21,7 +22,10 @@ demo: $(VENV)/.installed
 
 # One thread per worker: two workers of two threads each would only wait for each other.
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m "not benchmark"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m "not benchmark and not slow"
+
+test-slow: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m "slow and not benchmark"
 
 test-benchmarks: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m benchmark

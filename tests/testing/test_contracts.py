@@ -190,6 +190,7 @@ def test_filters_need_what_they_declare(method):
     check_declaration(method, costs=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", DEFAULTS, ids=name)
 def test_filters_cost_what_they_declare(method):
     check_declaration(method)

@@ -186,12 +186,14 @@ def settings_class(
 
 def _plain(name: str, hint: Any, default: Any) -> tuple[Any, Parameter, Callable[[Any], Any]]:
     """Return type, form and maker of a setting that is a number, a text or several of them."""
-    if _is_trained(hint):
+    if _is_trained(hint) or _in_files(hint):
         from scorda.priors.trajectory import load
+
+        read: Any = load if _is_trained(hint) else _in_files(hint)[0].load  # type: ignore[attr-defined]
 
         def loaded(given: Any) -> Any:
             file = getattr(given, name)
-            return MISSING if file is None else load(file)
+            return default if file is None else read(file)
 
         return str | None, Parameter(), loaded
     tuples = [kind for kind in get_args(hint) if get_origin(kind) is tuple]
