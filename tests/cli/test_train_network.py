@@ -7,6 +7,8 @@ import torch
 
 import scorda
 from scorda.cli import main
+from scorda.cli.common import system_of
+from scorda.cli.settings import UserError
 from scorda.core import rng
 from scorda.priors import AmortisedNetwork
 
@@ -63,6 +65,18 @@ def test_mistakes_are_told_in_one_sentence(folder, capsys):
     other = f"{RUN} --prior net.safetensors".replace("lorenz96 --system.dim 8", "lorenz63")
     assert "needs a space with coordinates" in failed(capsys, other)
     particles = RUN.replace("masf", "particle-filter")
-    assert main(f"{particles} --out particles.zarr".split()) == 0
+    assert main(f"{particles} --jitter 0.5 --out particles.zarr".split()) == 0
     weighted = f"{TRAIN} --data particles.zarr --out c.safetensors"
     assert "equal weight" in failed(capsys, weighted)
+
+
+def test_a_store_names_no_code():
+    """It may come from somebody else: a module is imported only if the caller names it too."""
+    store, record = Path("a.zarr"), {"system": {"name": "mine:model", "dim": "4"}}
+    with pytest.raises(UserError, match="names code, mine:model: give --system mine:model"):
+        system_of(store, record, None)
+    assert system_of(store, record, "mine:model") == record["system"]
+    with pytest.raises(UserError, match="is of mine:model"):
+        system_of(store, record, "lorenz96")
+    with pytest.raises(UserError, match="does not name its system"):
+        system_of(store, {}, None)

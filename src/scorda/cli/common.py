@@ -28,6 +28,7 @@ __all__ = [
     "open_all",
     "read_observations",
     "read_states",
+    "system_of",
     "use_torch",
     "withhold",
     "write_states",
@@ -52,6 +53,29 @@ def use_torch(dtype: str, threads: int | None) -> int:
 def make_system(name: str, options: Mapping[str, Any]) -> System:
     """Return the system of that name with options given as text."""
     return load_system(name, **{k.replace("-", "_"): _value(v) for k, v in options.items()})
+
+
+def system_of(path: Path, record: Mapping[str, Any], given: str | None) -> dict[str, Any]:
+    """Return name and options of the system that a store names.
+
+    Arguments:
+        path: The store.
+        record: Its configuration.
+        given: System that the caller names. A store may come from somebody else: code of one's
+            own is imported only where the caller names it too.
+
+    Raises:
+        UserError: If the store names no system, or code, or another system than the caller.
+    """
+    named = dict(record.get("system") or {})
+    name = named.get("name", given)
+    if name is None:
+        raise UserError(f"{path} does not name its system: give --system.")
+    if given is not None and given != name:
+        raise UserError(f"Got --system {given}, but {path} is of {name}.")
+    if ":" in name and given is None:
+        raise UserError(f"{path} names code, {name}: give --system {name} if it is yours.")
+    return named | {"name": name}
 
 
 def read_observations(

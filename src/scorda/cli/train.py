@@ -160,7 +160,7 @@ def _train(given: Train, device: torch.device) -> None:
     out, first = console(), parallel.rank() == 0
     if given.quick:
         given.training_steps, given.every = QUICK_STEPS, QUICK_STEPS // 2
-        if given.system is not None:
+        if given.data is None:
             given.series, given.length = QUICK_SERIES, QUICK_LENGTH
     checkpoint, settings = given.out.with_suffix(".checkpoint"), _settings(given)
     if _complete(given, checkpoint, settings):
@@ -194,8 +194,11 @@ def _train(given: Train, device: torch.device) -> None:
 
 def _check(given: Train) -> None:
     from scorda.cli.settings import UserError
+    from scorda.store.series import holds_series
 
-    if (given.system is None) == (given.data is None):
+    # A store of trajectories may be of a system of one's own, which --system confirms.
+    stored = given.data is not None and holds_series(given.data)
+    if not stored and (given.system is None) == (given.data is None):
         raise UserError("Give either --system, to simulate, or --data, a file of fields.")
     if given.minutes is not None and not given.minutes >= 0:
         raise UserError(f"Got --minutes {given.minutes}: it must not be negative.")
@@ -263,7 +266,7 @@ def _from_system(
         system, states = make_system(str(given.system), given.system_options), None
     else:
         _refuse(given, ("series", "length"), "--system")
-        system, states = _stored(given.data, given.system_options)
+        system, states = _stored(given.data, given.system, given.system_options)
         recipe = replace(recipe, series=states.shape[0], length=states.shape[1])
     chosen = training_for(recipe) | _given(given, *TRAINING, "seed")
     return train_on_system(
@@ -278,19 +281,17 @@ def _from_system(
     )
 
 
-def _stored(path: Path, options: dict[str, str]) -> tuple[System, Tensor]:
+def _stored(path: Path, given: str | None, options: dict[str, str]) -> tuple[System, Tensor]:
     """The system of stored trajectories and their states, on the grid that options ask for."""
     import torch
 
-    from scorda.cli.common import make_system
+    from scorda.cli.common import make_system, system_of
     from scorda.cli.settings import UserError
     from scorda.priors.from_system import resampled
     from scorda.store.series import read_series
 
     states, _, record = read_series(path)
-    named = dict(record["configuration"].get("system", {}))
-    if "name" not in named:
-        raise UserError(f"{path} does not name its system: write it with `scorda simulate`.")
+    named = system_of(path, record["configuration"], given)
     if other := sorted(set(options) - {"size", "resolution"}):
         raise UserError(
             f"Got --system.{other[0]}, but {path} says what system it is of: only the size and "

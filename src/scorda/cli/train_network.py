@@ -46,8 +46,8 @@ class TrainNetwork:
     """Store of a filter's run, whose forecasts the network learns from."""
 
     system: str | None = None
-    """System to simulate instead, with an EnKF that follows it; with --data, the system of the
-    run if the store does not name it."""
+    """System to simulate instead, with an EnKF that follows it; with --data it confirms the
+    system of the run, where that is code of your own."""
 
     every: int = 1
     """Steps of --system between two observations."""
@@ -182,7 +182,7 @@ def _stored(given: TrainNetwork) -> tuple[Tensor, StateSpace]:
     """Forecasts of a stored run: the states before each observed step, one step on."""
     import torch
 
-    from scorda.cli.common import make_system
+    from scorda.cli.common import make_system, system_of
     from scorda.cli.settings import UserError
     from scorda.core import rng
     from scorda.store import open_posterior
@@ -195,11 +195,7 @@ def _stored(given: TrainNetwork) -> tuple[Tensor, StateSpace]:
             f"{given.data} is a run of {posterior.method}, which has no forecasts of members of "
             "equal weight: give the run of another filter."
         )
-    named = dict(posterior.configuration.get("system") or {})
-    if given.system is not None:
-        named = {"name": given.system, **given.system_options}
-    if "name" not in named:
-        raise UserError(f"{given.data} does not name its system: give --system.")
+    named = system_of(given.data, posterior.configuration, given.system) | given.system_options
     system = make_system(named.pop("name"), named)
     observed = sorted({int(step) for step in posterior.observations["step"].values} - {0})
     generator = rng.seeded(given.seed)
