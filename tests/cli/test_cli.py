@@ -434,6 +434,7 @@ def test_masf_takes_the_prior_that_it_makes_of_its_ensemble(simulated, capsys):
     flags = "--prior.localization --prior.block --prior.diagonal\n"
     assert f"--prior local-gaussian: {flags}" in described
     assert "--prior.patience" in described and "--prior.weights" not in described
+    assert "--prior FILE.safetensors: AmortisedNetwork" in described
     assert main(["methods", "sda"]) == 0
     described = capsys.readouterr().out
     assert "dps: --guidance.zeta\n" in described and "gaussian-trajectory" not in described

@@ -28,6 +28,7 @@ __all__ = [
     "default_of",
     "find_method",
     "help_of",
+    "in_files",
     "listed",
     "methods",
     "needs_trained_prior",
@@ -163,7 +164,7 @@ def settings_class(
             how = Parameter.combine(how, Parameter(name=shown, help=about))
             rows.append((name, Annotated[hint, how], None if default is MISSING else default))
             continue
-        file = ", or a .safetensors file" if _in_files(hints[name]) else ""
+        file = ", or a .safetensors file" if in_files(hints[name]) else ""
         about = f"{about} One of {', '.join(parts)}{file}.".strip()
         usual = None if default in (None, MISSING) else shell_name(type(default))
         rows.append((name, Annotated[str | None, Parameter(name=shown, help=about)], usual))
@@ -186,10 +187,10 @@ def settings_class(
 
 def _plain(name: str, hint: Any, default: Any) -> tuple[Any, Parameter, Callable[[Any], Any]]:
     """Return type, form and maker of a setting that is a number, a text or several of them."""
-    if _is_trained(hint) or _in_files(hint):
+    if _is_trained(hint) or in_files(hint):
         from scorda.priors.trajectory import load
 
-        read: Any = load if _is_trained(hint) else _in_files(hint)[0].load  # type: ignore[attr-defined]
+        read: Any = load if _is_trained(hint) else in_files(hint)[0].load  # type: ignore[attr-defined]
 
         def loaded(given: Any) -> Any:
             file = getattr(given, name)
@@ -236,7 +237,7 @@ def _part(
         (kind,) = parts.values()
         first = next(iter(options_of(kind)))
         return None, lambda given: kind(**{first: float(word)})
-    elif word.endswith(".safetensors") and (kept := _in_files(hint)):
+    elif word.endswith(".safetensors") and (kept := in_files(hint)):
         return None, lambda given: kept[0].load(word)  # type: ignore[attr-defined]
     else:
         kind = _choose(word, hint, parts, at)
@@ -311,7 +312,7 @@ def _kinds(hint: Any) -> list[type]:
     ]
 
 
-def _in_files(hint: Any) -> list[type]:
+def in_files(hint: Any) -> list[type]:
     """Return those of them that a file names."""
     return [kind for kind in _kinds(hint) if hasattr(kind, "load")]
 

@@ -154,3 +154,6 @@ def _describe(name: str) -> None:
         for part, made in catalogue.parts_of(hints[key]).items():
             inner = [f"{flag}.{k.replace('_', '-')}" for k in catalogue.options_of(made)]
             out.print(f"      {flag} {part}: {' '.join(inner)}", markup=False, soft_wrap=True)
+        for made in catalogue.in_files(hints[key]):
+            words = f"{flag} FILE.safetensors: {made.__name__}"
+            out.print(f"      {words}, made by `scorda train`", markup=False, soft_wrap=True)
