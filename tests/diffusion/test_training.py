@@ -20,7 +20,7 @@ from scorda.diffusion.training import (
 )
 from scorda.nn.conv import TemporalConv
 
-SETTINGS = Training(training_steps=30, batch=4, segment=6, warmup=5, every=5, rate=1e-2)
+SETTINGS = Training(training_steps=30, batch=4, segment=6, every=5, rate=1e-2)
 
 
 def data(series=10):
@@ -138,9 +138,9 @@ def test_loss_falls_and_the_best_average_is_kept():
                 for p in net.parameters():
                     p.mul_(30)
 
-    fit(net, data(), replace(SETTINGS, training_steps=15, average=0.1, clip=1e9), report=spoil)
+    fit(net, data(), replace(SETTINGS, training_steps=15, average=0.1), report=spoil)
     assert reports[2]["validation"] > reports[1]["validation"]
-    expected, _ = run(replace(SETTINGS, training_steps=15, average=0.1, clip=1e9))
+    expected, _ = run(replace(SETTINGS, training_steps=15, average=0.1))
     assert weights(net).norm() < 3 * expected.norm()
 
 
@@ -189,7 +189,7 @@ def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="not finite"):
         run(trajectories=broken)
     with pytest.raises(FloatingPointError, match="not finite at step"):
-        run(replace(SETTINGS, rate=1e200, warmup=1))
+        run(replace(SETTINGS, rate=1e200))
     for wrong in (
         {"training_steps": 0},
         {"batch": 0},
@@ -273,7 +273,7 @@ def test_a_network_per_entry_trains_on_observed_entries():
 
 def test_initial_weights_stay_where_none_are_better():
     """A rate that ruins the network: the weights that it came with are the best."""
-    ruin = replace(SETTINGS, training_steps=20, rate=3.0, warmup=1)
+    ruin = replace(SETTINGS, training_steps=20, rate=3.0)
     before = weights(network())
     after, history = run(ruin, keep=True)
     assert history[0]["step"] == 0 and torch.equal(before, after)
@@ -281,7 +281,7 @@ def test_initial_weights_stay_where_none_are_better():
 
 
 def test_patience_ends_a_training_that_no_longer_improves():
-    ruin = replace(SETTINGS, training_steps=100, rate=3.0, warmup=1)
+    ruin = replace(SETTINGS, training_steps=100, rate=3.0)
     steps = [entry["step"] for entry in run(ruin, keep=True, patience=2)[1]]
     assert steps == [0, 5, 10]
     assert run(ruin, keep=True)[1][-1]["step"] == 100

@@ -29,7 +29,7 @@ QUICK_STEPS, QUICK_SERIES, QUICK_LENGTH = 20, 16, 100
 # Settings of `Training` that have a flag, beside the seed.
 TRAINING = (
     "training_steps", "batch", "segment", "rate", "min_noise", "max_noise", "average", "every",
-    "precision", "compile",
+    "precision",
 )  # fmt: skip
 
 
@@ -105,9 +105,6 @@ class Train:
 
     precision: str | None = None
     """Of products and convolutions in training: float32, or bfloat16 if the processor has it."""
-
-    compile: bool | None = None
-    """Make a program of the network first, with torch.compile."""
 
     device: str = "cpu"
     """cpu or cuda; under torchrun each process takes a GPU of its own."""

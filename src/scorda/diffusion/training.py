@@ -45,6 +45,8 @@ Loss = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
 Batch = tuple[Tensor, Tensor, Tensor]
 # Batches that the validation holds, and segments that are evaluated at once there.
 HELD_BATCHES, HELD_CHUNK = 8, 64
+# Of AdamW: steps in which the rate rises, decay of the weights, largest norm of the gradient.
+WARMUP, WEIGHT_DECAY, LARGEST_GRADIENT = 500, 1e-3, 1.0
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,9 @@ class Training:
         training_steps: Number of optimiser steps.
         batch: Segments per step.
         segment: States per segment.
-        rate: Highest learning rate of AdamW; it rises linearly and falls to zero along a cosine.
-        warmup: Steps in which the rate rises; a tenth of all steps where that is less.
-        weight_decay: Weight decay of AdamW.
+        rate: Highest learning rate of AdamW. It rises linearly in 500 steps, or a tenth of all
+            where that is less, and falls to zero along a cosine.
         average: Decay of the exponential moving average of the weights.
-        clip: Largest norm of the gradient.
         min_noise: Smallest noise level, in units of the standardised data.
         max_noise: Largest noise level.
         observed: Share of segments with observed entries, for a network that takes them.
@@ -67,8 +67,6 @@ class Training:
         every: Steps between validations.
         precision: "float32", or "bfloat16" for the products and convolutions of training, which
             is faster on processors that have it; weights and loss stay in the type of the data.
-        compile: Whether torch.compile makes a program of the network first. This gains nothing
-            on a CPU with the U-Net: 148 ms per step for 131, after minutes of compiling.
         seed: Seed of weights, batches and noise.
     """
 
@@ -76,17 +74,13 @@ class Training:
     batch: int = 64
     segment: int = 65
     rate: float = 3e-3
-    warmup: int = 500
-    weight_decay: float = 1e-3
     average: float = 0.999
-    clip: float = 1.0
     min_noise: float = 2e-3
     max_noise: float = 20.0
     validation: float = 0.1
     every: int = 1000
     observed: float = 0.7
     precision: str = "float32"
-    compile: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -221,10 +215,9 @@ class _Run:
     ) -> None:
         self.network, self.settings = network, settings
         self.loss, self.held_back = loss, held_back
-        compiled = torch.compile(network) if settings.compile else network
-        self.objective = parallel.replicated(_Objective(compiled, loss))  # type: ignore[arg-type]
+        self.objective = parallel.replicated(_Objective(network, loss))
         self.optimiser = torch.optim.AdamW(
-            network.parameters(), lr=settings.rate, weight_decay=settings.weight_decay, eps=1e-8
+            network.parameters(), lr=settings.rate, weight_decay=WEIGHT_DECAY, eps=1e-8
         )
         self.average, self.best = _weights(network), _weights(network)
         self.history: list[dict[str, float]] = []
@@ -244,7 +237,7 @@ class _Run:
             group["lr"] = _rate(self.step, settings)
         self.optimiser.zero_grad()
         mean.backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
+        nn.utils.clip_grad_norm_(self.network.parameters(), LARGEST_GRADIENT)
         self.optimiser.step()
         self.step += 1
         value = parallel.sum_over(mean.detach()).item() / parallel.count()
@@ -331,7 +324,7 @@ def _load(network: nn.Module, weights: dict[str, Tensor]) -> None:
 
 
 def _rate(step: int, settings: Training) -> float:
-    ramp = max(1, min(settings.warmup, settings.training_steps // 10))
+    ramp = max(1, min(WARMUP, settings.training_steps // 10))
     fall = 0.5 * (1 + math.cos(math.pi * step / settings.training_steps))
     return settings.rate * min(1.0, (step + 1) / ramp) * fall
 
