@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from scorda.core import rng
-from scorda.core.space import Standardisation
 from scorda.diffusion.training import Training, denoising_loss, fit
 from scorda.nn.embed import NoiseEmbedding
 from scorda.nn.unet import UNet
 from scorda.priors.from_system import resampled
+from scorda.priors.trajectory import Standardisation
 from scorda.systems.kolmogorov import KolmogorovFlow
 
 SIZE, HALF, VARIABLES = 32, 2, 2

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from scorda.core.space import Standardisation, StateSpace
+from scorda.core.space import StateSpace
 
 
 def test_flat_state_names_each_component():
@@ -88,28 +88,3 @@ def test_check_names_shape_and_non_finite_values():
         space.check(torch.tensor([0.0, float("nan"), 1.0]))
     with pytest.raises(ValueError, match="Unknown variable 'q'"):
         space.variable("q")
-
-
-def test_standardisation_is_per_variable_and_inverts():
-    axis = np.arange(5.0)
-    space = StateSpace((2, 5), 1.0, ("u", "v"), {"x": axis})
-    states = torch.randn(7, 3, 2, 5, generator=torch.Generator().manual_seed(0))
-    states[:, :, 1] = 4 + 10 * states[:, :, 1]
-    scale = Standardisation.of(states, space)
-    z = scale.forward(states)
-    for channel in range(2):
-        assert abs(float(z[:, :, channel].mean())) < 1e-12
-        assert abs(float(z[:, :, channel].std()) - 1) < 1e-12
-    assert torch.allclose(scale.inverse(z), states)
-
-
-def test_standardisation_of_one_field_is_one_number():
-    states = 3 + 2 * torch.randn(50, 6, 6, generator=torch.Generator().manual_seed(0))
-    scale = Standardisation.of(states, StateSpace((6, 6), variables=("t",)))
-    assert scale.mean.numel() == 1
-    assert torch.allclose(scale.mean.flatten(), states.mean())
-
-
-def test_constant_data_cannot_be_standardised():
-    with pytest.raises(ValueError, match="not positive"):
-        Standardisation.of(torch.ones(4, 3), StateSpace((3,)))

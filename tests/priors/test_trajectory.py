@@ -13,11 +13,11 @@ from torch.testing import assert_close
 import scorda.priors.trajectory
 from scorda.core import rng
 from scorda.core.files import read_tensors, write_tensors
-from scorda.core.space import Standardisation, StateSpace
+from scorda.core.space import StateSpace
 from scorda.diffusion.process import VariancePreserving
 from scorda.diffusion.samplers import Multistep, PredictorCorrector
 from scorda.nn import build
-from scorda.priors.trajectory import GaussianTrajectory, TrainedTrajectory, load
+from scorda.priors.trajectory import GaussianTrajectory, Standardisation, TrainedTrajectory, load
 from scorda.systems.linear import LinearGaussian
 
 ARCHITECTURES = [
@@ -233,3 +233,28 @@ def test_axes_come_back_in_their_order(tmp_path):
     write_tensors(tmp_path / "old.safetensors", tensors, header)
     assert load(tmp_path / "old.safetensors").space.axes == ("y", "x")
     assert load("kolmogorov").space.axes == ("y", "x")
+
+
+def test_standardisation_is_per_variable_and_inverts():
+    axis = np.arange(5.0)
+    space = StateSpace((2, 5), 1.0, ("u", "v"), {"x": axis})
+    states = torch.randn(7, 3, 2, 5, generator=torch.Generator().manual_seed(0))
+    states[:, :, 1] = 4 + 10 * states[:, :, 1]
+    scale = Standardisation.of(states, space)
+    z = scale.forward(states)
+    for channel in range(2):
+        assert abs(float(z[:, :, channel].mean())) < 1e-12
+        assert abs(float(z[:, :, channel].std()) - 1) < 1e-12
+    assert torch.allclose(scale.inverse(z), states)
+
+
+def test_standardisation_of_one_field_is_one_number():
+    states = 3 + 2 * torch.randn(50, 6, 6, generator=torch.Generator().manual_seed(0))
+    scale = Standardisation.of(states, StateSpace((6, 6), variables=("t",)))
+    assert scale.mean.numel() == 1
+    assert torch.allclose(scale.mean.flatten(), states.mean())
+
+
+def test_constant_data_cannot_be_standardised():
+    with pytest.raises(ValueError, match="not positive"):
+        Standardisation.of(torch.ones(4, 3), StateSpace((3,)))

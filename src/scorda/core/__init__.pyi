@@ -10,5 +10,5 @@ from .gaussian import (
     gaussian_condition as gaussian_condition,
     gaussian_log_density as gaussian_log_density,
 )
-from .space import Standardisation as Standardisation, StateSpace as StateSpace
+from .space import StateSpace as StateSpace
 from .tapers import GaspariCohn as GaspariCohn

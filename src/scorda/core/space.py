@@ -22,7 +22,7 @@ import torch
 
 from scorda.core.shapes import Float, Tensor
 
-__all__ = ["Standardisation", "StateSpace"]
+__all__ = ["StateSpace"]
 
 
 @dataclass(frozen=True)
@@ -149,43 +149,6 @@ class StateSpace:
                 f"Got {int((~torch.isfinite(x)).sum())} values of {name} that are not finite: "
                 "remove or repair them."
             )
-
-
-@dataclass(frozen=True)
-class Standardisation:
-    r"""Affine map to standardised states, :math:`z = (x - \mu) / \sigma`.
-
-    Arguments:
-        mean: Mean, broadcastable to ``(*state)``, in the units of the state.
-        std: Standard deviation, likewise, positive.
-    """
-
-    mean: Float[Tensor, "..."]
-    std: Float[Tensor, "..."]
-
-    def __post_init__(self) -> None:
-        if not (self.std > 0).all():
-            raise ValueError("Got a standard deviation that is not positive: check the data.")
-
-    @staticmethod
-    def of(states: Float[Tensor, "..."], space: StateSpace) -> Standardisation:
-        """Take mean and standard deviation per variable, over all leading and spatial axes."""
-        first = states.ndim - len(space.shape)
-        kept = first if space.has_channels else -1
-        over = [axis for axis in range(states.ndim) if axis != kept]
-        mean = states.mean(over, keepdim=True)
-        std = states.std(over, keepdim=True)
-        flat = (1,) * (len(space.shape) - 1)
-        shape = (space.shape[0], *flat) if space.has_channels else (1, *flat)
-        return Standardisation(mean.reshape(shape), std.reshape(shape))
-
-    def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Standardise states ``(..., *state)``."""
-        return (x - self.mean.to(x)) / self.std.to(x)
-
-    def inverse(self, z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Return standardised states to their units."""
-        return z * self.std.to(z) + self.mean.to(z)
 
 
 def _usual_variables(shape: tuple[int, ...]) -> tuple[str, ...]:

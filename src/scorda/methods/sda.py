@@ -20,7 +20,6 @@ import torch
 
 from scorda.assimilation.base import Assimilator, Cost, check_needs
 from scorda.core.shapes import Float, Tensor
-from scorda.core.space import Standardisation
 from scorda.diffusion.denoisers import Conditioned, Denoiser, SwitchedDenoiser
 from scorda.diffusion.guidance import MMPS, Guidance, InflatedLikelihood
 from scorda.diffusion.samplers import PredictorCorrector, Sampler
@@ -28,7 +27,7 @@ from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Gather, Operator
 from scorda.observations.problem import Analysis, Problem
-from scorda.priors.trajectory import GaussianTrajectory, Prior, at_once
+from scorda.priors.trajectory import GaussianTrajectory, Prior, Standardisation, at_once
 from scorda.systems.linear import LinearGaussian
 
 __all__ = ["SDA"]

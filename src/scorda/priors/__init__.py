@@ -7,7 +7,13 @@ from scorda.priors.local import LocalGaussian
 from scorda.priors.mixture import Mixture
 from scorda.priors.network import AmortisedNetwork, NetworkTraining, OnlineNetwork
 from scorda.priors.prior_filter import PriorFilter
-from scorda.priors.trajectory import GaussianTrajectory, Prior, TrainedTrajectory, load
+from scorda.priors.trajectory import (
+    GaussianTrajectory,
+    Prior,
+    Standardisation,
+    TrainedTrajectory,
+    load,
+)
 
 __all__ = [
     "AmortisedNetwork",
@@ -23,6 +29,7 @@ __all__ = [
     "Prior",
     "PriorFilter",
     "PriorRun",
+    "Standardisation",
     "TrainedTrajectory",
     "load",
 ]

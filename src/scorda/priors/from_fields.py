@@ -28,7 +28,7 @@ import torch
 
 from scorda.core import rng
 from scorda.core.shapes import Tensor
-from scorda.core.space import Standardisation, StateSpace
+from scorda.core.space import StateSpace
 from scorda.core.tapers import GaspariCohn
 from scorda.diffusion.guidance import MMPS
 from scorda.diffusion.process import VarianceExploding
@@ -38,7 +38,7 @@ from scorda.metrics.accuracy import gaussian_crps
 from scorda.nn import build
 from scorda.nn.spectral import TIMES, ModeNetwork
 from scorda.priors.records import Fields, daily_phases, phases_of
-from scorda.priors.trajectory import TrainedTrajectory
+from scorda.priors.trajectory import Standardisation, TrainedTrajectory
 
 __all__ = ["RADII", "train_on_fields", "training_for"]
 

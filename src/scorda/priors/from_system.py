@@ -12,7 +12,7 @@ import torch
 
 from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
-from scorda.core.space import Standardisation, StateSpace
+from scorda.core.space import StateSpace
 from scorda.diffusion import parallel
 from scorda.diffusion.guidance import MMPS, InflatedLikelihood, SwitchedGuidance
 from scorda.diffusion.process import VarianceExploding
@@ -20,7 +20,7 @@ from scorda.diffusion.samplers import Ancestral
 from scorda.diffusion.training import Training, fit
 from scorda.nn import build
 from scorda.nn.unet import UNet
-from scorda.priors.trajectory import TrainedTrajectory
+from scorda.priors.trajectory import Standardisation, TrainedTrajectory
 from scorda.systems.base import System, plain_settings
 
 # How far beyond the largest simulated value a denoised one may lie.

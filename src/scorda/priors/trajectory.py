@@ -22,7 +22,7 @@ from torch import nn
 
 from scorda.core.files import read_tensors, write_tensors
 from scorda.core.shapes import Float, Tensor
-from scorda.core.space import Standardisation, StateSpace
+from scorda.core.space import StateSpace
 from scorda.core.times import Start
 from scorda.diffusion.denoisers import Denoiser, GaussianDenoiser, NetworkDenoiser
 from scorda.diffusion.guidance import DPS, MMPS, Guidance, InflatedLikelihood, SwitchedGuidance
@@ -32,7 +32,14 @@ from scorda.nn import build
 from scorda.priors.records import phases_of
 from scorda.systems.linear import LinearGaussian
 
-__all__ = ["GaussianTrajectory", "Prior", "TrainedTrajectory", "at_once", "load"]
+__all__ = [
+    "GaussianTrajectory",
+    "Prior",
+    "Standardisation",
+    "TrainedTrajectory",
+    "at_once",
+    "load",
+]
 
 PROCESSES = {c.__name__: c for c in (VarianceExploding, VariancePreserving)}
 GUIDANCES = {c.__name__: c for c in (DPS, InflatedLikelihood, MMPS, SwitchedGuidance)}
@@ -44,6 +51,43 @@ CHUNK = 128
 # Numbers of the trajectories that are computed at once, where these are large: a gradient keeps
 # some hundred times as many.
 NUMBERS = 2**18
+
+
+@dataclass(frozen=True)
+class Standardisation:
+    r"""Affine map to standardised states, :math:`z = (x - \mu) / \sigma`.
+
+    Arguments:
+        mean: Mean, broadcastable to ``(*state)``, in the units of the state.
+        std: Standard deviation, likewise, positive.
+    """
+
+    mean: Float[Tensor, "..."]
+    std: Float[Tensor, "..."]
+
+    def __post_init__(self) -> None:
+        if not (self.std > 0).all():
+            raise ValueError("Got a standard deviation that is not positive: check the data.")
+
+    @staticmethod
+    def of(states: Float[Tensor, "..."], space: StateSpace) -> Standardisation:
+        """Take mean and standard deviation per variable, over all leading and spatial axes."""
+        first = states.ndim - len(space.shape)
+        kept = first if space.has_channels else -1
+        over = [axis for axis in range(states.ndim) if axis != kept]
+        mean = states.mean(over, keepdim=True)
+        std = states.std(over, keepdim=True)
+        flat = (1,) * (len(space.shape) - 1)
+        shape = (space.shape[0], *flat) if space.has_channels else (1, *flat)
+        return Standardisation(mean.reshape(shape), std.reshape(shape))
+
+    def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Standardise states ``(..., *state)``."""
+        return (x - self.mean.to(x)) / self.std.to(x)
+
+    def inverse(self, z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Return standardised states to their units."""
+        return z * self.std.to(z) + self.mean.to(z)
 
 
 class Prior(ABC):
