@@ -80,7 +80,7 @@ class PlainUNet(nn.Module):
         )
 
     def forward(self, x, noise):
-        """Of segments that are one window."""
+        """Return the target of unit variance for segments that are one window."""
         z = (x / (1 + noise.square()).sqrt()[:, None, None, None, None]).flatten(1, 2)
         z = torch.cat((z, self.context.expand(len(z), *self.context.shape)), 1)
         z = z.contiguous(memory_format=torch.channels_last)

@@ -59,6 +59,11 @@ def test_mistakes_are_told_in_one_sentence(folder, capsys):
     assert "There is no file" in failed(capsys, f"{RUN} --prior nothing.safetensors")
     assert "already there" in failed(capsys, f"{TRAIN} {RING} --out net.safetensors")
     assert "Give --data" in failed(capsys, TRAIN)
+    assert main(f"{RUN.replace('masf', 'enkf')} --out enkf.zarr".split()) == 0
+    Path("empty.zarr").mkdir()
+    assert "no posterior" in failed(capsys, f"{TRAIN} --data empty.zarr --out c.safetensors")
+    used = f"{TRAIN} --data enkf.zarr --cycles 5 --out c.safetensors"
+    assert "--cycles, which --data has no use for" in failed(capsys, used)
     assert "end in .safetensors" in failed(capsys, f"{TRAIN} {RING} --out net.pt")
     Path("short.safetensors").write_bytes(Path("net.safetensors").read_bytes()[:100])
     assert "short.safetensors" in failed(capsys, f"{RUN} --prior short.safetensors")
@@ -68,6 +73,8 @@ def test_mistakes_are_told_in_one_sentence(folder, capsys):
     assert main(f"{particles} --jitter 0.5 --out particles.zarr".split()) == 0
     weighted = f"{TRAIN} --data particles.zarr --out c.safetensors"
     assert "equal weight" in failed(capsys, weighted)
+    options = f"{TRAIN} --data enkf.zarr --system lorenz96 --system.dim 9 --out c.safetensors"
+    assert "leave --system.NAME out" in failed(capsys, options)
 
 
 def test_a_store_names_no_code():

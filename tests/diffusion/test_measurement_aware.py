@@ -6,7 +6,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from scorda.core import rng
+from scorda.diffusion.bridge import BridgeSDE
 from scorda.diffusion.measurement_aware import MeasurementAware
+from scorda.priors.gaussian import FittedGaussian, Gaussian
 from scorda.testing.diffusion import check_process
 
 F64 = torch.float64
@@ -109,3 +112,22 @@ def test_gains_above_one_are_refused(eigenvalue, where):
 def test_negative_gains_are_refused():
     with pytest.raises(ValueError, match=r"eigenvalue -0.25 of H: .* vanish at .* 0.2"):
         MeasurementAware(torch.tensor([-0.25, 1.0]), torch.ones(2))
+
+
+def test_the_bridge_walks_the_spectral_form():
+    """Its noise levels are those of the process at each signal-to-noise ratio, 0 included."""
+    fitted = Gaussian().fit(rng.normal(9, (2, 3), rng.seeded(0), like=SPECTRAL))
+    process, levels = MeasurementAware.of(SPECTRAL, fitted.var), []
+
+    class Listening(FittedGaussian):
+        def denoise(self, u, noise):
+            levels.append(noise[0])
+            return super().denoise(u, noise)
+
+    listening = Listening(fitted.mean, fitted.basis, fitted.spectrum, fitted.var)
+    sampler = BridgeSDE(noise_levels=4, order=1)
+    sampler.sample(listening, SPECTRAL, SPECTRAL, rng.normal(5, (2, 3), rng.seeded(1), SPECTRAL))
+    ratios = [0.0, *torch.logspace(math.log10(5e-2), 3, 3, dtype=F64).tolist()]
+    assert len(levels) == len(ratios)
+    for noise, r in zip(levels, ratios, strict=True):
+        assert_close(noise**-2, process.precision(torch.tensor(r, dtype=F64)))

@@ -230,6 +230,7 @@ def test_one_network_serves_many_forecasts_and_observing_networks():
         ({"base": None}, ObservationModel(Select([0, 3]), std=0.5)),
         ({"base": LocalGaussian(GaspariCohn(1.0), 2, 0.1), "axis": "site"}, None),
         ({"base": Gaussian(GaspariCohn(2.0)), "axis": "site"}, None),
+        ({"base": Gaussian(GaspariCohn(math.inf))}, None),
     ],
 )
 def test_what_was_amortised_is_kept_in_a_file(tmp_path, options, model):
@@ -247,6 +248,19 @@ def test_what_was_amortised_is_kept_in_a_file(tmp_path, options, model):
     again.save(tmp_path / "again.safetensors")
     files = [(tmp_path / f"{name}.safetensors").read_bytes() for name in ("net", "again")]
     assert files[0] == files[1]
+
+
+def test_a_run_of_a_network_is_that_of_fits_of_their_own():
+    """It is built once: each cycle has its own Gaussian, and what came before stays as it was."""
+    options = {"base": Gaussian(GaspariCohn(2.0)), "axis": "site"}
+    trained = amortised(changed(SMALL, **options), rings(), RING)
+    (x, y), noise = rings()[:2], torch.tensor([[0.5]])
+    run = trained.begin(None)
+    first, second = run.fit(x, None, RING), run.fit(y, None, RING)
+    for fitted, members in ((second, y), (first, x)):
+        expected = trained.fit(members, None, RING).denoise(members, noise)
+        assert torch.equal(fitted.denoise(members, noise), expected)
+    assert first.network.correction is second.network.correction
 
 
 def test_other_files_are_refused(tmp_path):

@@ -34,3 +34,16 @@ def test_the_taper_of_several_variables_is_that_of_their_places():
     for a in range(2):
         for b in range(2):
             assert torch.allclose(taper[a, 1, b, 1:4], near.to(taper))
+
+
+def test_a_run_keeps_its_taper_while_the_space_is_the_same(monkeypatch):
+    made, x = [], rng.normal(6, (5,), rng.seeded(0))
+    wide, near = (StateSpace((5,), coordinates={"x": s * np.arange(5.0)}) for s in (0.5, 2.0))
+    prior = Gaussian(GaspariCohn(1.0))
+    expected = {id(space): prior.fit(x, None, space) for space in (wide, near)}
+    counted = lambda *given: made.append(1) or taper_matrix(*given)  # noqa: E731
+    monkeypatch.setattr("scorda.priors.gaussian.taper_matrix", counted)
+    run = prior.begin(None)
+    for space in (wide, wide, near, near, wide):
+        assert torch.equal(run.fit(x, None, space).spectrum, expected[id(space)].spectrum)
+    assert len(made) == 3

@@ -104,7 +104,7 @@ class Train:
     """Steps between validations."""
 
     precision: str | None = None
-    """Of products and convolutions in training: float32, or bfloat16 if the processor has it."""
+    """Type of products and convolutions: float32, or bfloat16 if the processor has it."""
 
     device: str = "cpu"
     """cpu or cuda; under torchrun each process takes a GPU of its own."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 __all__ = ["TrainNetwork", "train_network"]
 
 QUICK_STEPS, QUICK_CYCLES = 20, 10
+# Settings of the simulation.
+SIMULATED = ("every", "std", "stations", "cycles", "members", "inflation")
 
 
 @dataclass(frozen=True)
 class Network:
-    """What is trained.
+    """The network to train.
 
     Arguments:
         prior: Gaussian that the network corrects; none: variances alone.
@@ -118,8 +120,6 @@ def train_network(tokens: list[str], content: Mapping[str, Any]) -> Callable[...
 
 
 def _train(given: TrainNetwork, wanted: Network) -> None:
-    from dataclasses import replace
-
     from scorda.cli.common import use_torch
     from scorda.cli.console import console, progress
     from scorda.cli.settings import UserError
@@ -188,6 +188,9 @@ def _stored(given: TrainNetwork) -> tuple[Tensor, StateSpace]:
     from scorda.store import open_posterior
 
     assert given.data is not None
+    for name in SIMULATED:
+        if getattr(given, name) != getattr(TrainNetwork(), name):
+            raise UserError(f"Got --{name}, which --data has no use for: leave it out.")
     posterior = open_posterior(given.data)
     analysis = posterior.analysis
     if posterior.smoother or analysis.weights is not None:
@@ -195,8 +198,11 @@ def _stored(given: TrainNetwork) -> tuple[Tensor, StateSpace]:
             f"{given.data} is a run of {posterior.method}, which has no forecasts of members of "
             "equal weight: give the run of another filter."
         )
-    named = system_of(given.data, posterior.configuration, given.system) | given.system_options
-    system = make_system(named.pop("name"), named)
+    named = system_of(given.data, posterior.configuration, given.system)
+    if given.system_options and posterior.configuration.get("system"):
+        raise UserError(f"{given.data} says the options of its system: leave --system.NAME out.")
+    name, options = named.pop("name"), named | given.system_options
+    system = make_system(name, options)
     observed = sorted({int(step) for step in posterior.observations["step"].values} - {0})
     generator = rng.seeded(given.seed)
     states = analysis.states

@@ -1,4 +1,4 @@
-"""What every package may use: shapes, random streams, spaces, times, files, Gaussian algebra."""
+"""Core of all packages: shapes, random streams, spaces, times, files, Gaussian algebra."""
 
 import lazy_loader
 

@@ -55,7 +55,7 @@ __all__ = ["BridgeODE", "BridgeSDE", "BridgeSampler", "EnsembleDenoiser"]
 
 @runtime_checkable
 class EnsembleDenoiser(Denoiser, Protocol):
-    """What a bridge asks of a prior, in the modes of the observation, at any level per mode."""
+    """The denoiser of a prior as a bridge needs it: in the modes, at any level per mode."""
 
     @property
     def var(self) -> Float[Tensor, "..."]:

@@ -182,7 +182,7 @@ class TrainedTrajectory(Prior):
 
     @property
     def name(self) -> str:
-        """What it was trained on: a system, or the variables of a record."""
+        """Name of the system that it was trained on, or of the variables of a record."""
         system = self.provenance.get("system")
         named = system["name"] if isinstance(system, Mapping) else ", ".join(self.space.variables)
         return str(named)

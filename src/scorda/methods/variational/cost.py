@@ -166,7 +166,7 @@ class TrajectoryCost:
     def nearer(
         self, states: Float[Tensor, "members time ..."]
     ) -> Float[Tensor, "members time ..."]:
-        """Of given trajectories and those of the background the ones of lower cost."""
+        """Return those of lower cost among given trajectories and those of the background."""
         rows = torch.arange(len(states), device=states.device)
         candidates = (states, self.extended(None, states.shape[1] - 1))
         with torch.no_grad():

@@ -7,6 +7,7 @@ climate over all the forecasts. It serves as it is in every cycle from then on.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from pathlib import Path
@@ -157,11 +158,10 @@ class AmortisedNetwork(NetworkPrior):
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, whose header holds all settings."""
-        base = None if self.base is None else {"name": type(self.base).__name__}
         header = {
             "kind": KIND,
             "axis": self.axis,
-            "base": base if base is None or self.base is None else base | asdict(self.base),
+            "base": _described(self.base),
             "training": asdict(self.training),
             "space": {"shape": self.shape, "axes": self.axes},
             "report": dict(self.report),
@@ -209,6 +209,16 @@ class AmortisedNetwork(NetworkPrior):
         )
 
 
+def _described(base: Gaussian | LocalGaussian | None) -> dict[str, Any] | None:
+    """What a header says of a base; JSON has no infinite radius, which is None there."""
+    if base is None:
+        return None
+    options = {"name": type(base).__name__} | asdict(base)
+    if base.localization is not None and math.isinf(base.localization.radius):
+        options["localization"] = {"radius": None}
+    return options
+
+
 def _base(described: Mapping[str, Any] | None) -> Gaussian | LocalGaussian | None:
     """The base that a header describes."""
     if described is None:
@@ -216,7 +226,8 @@ def _base(described: Mapping[str, Any] | None) -> Gaussian | LocalGaussian | Non
     options = dict(described)
     kind = BASES[options.pop("name")]
     if options["localization"] is not None:
-        options["localization"] = GaspariCohn(**options["localization"])
+        radius = options["localization"]["radius"]
+        options["localization"] = GaspariCohn(math.inf if radius is None else radius)
     return kind(**options)
 
 
