@@ -23,7 +23,7 @@ from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
 import scorda as sc
 from scorda.core import rng
 from scorda.priors.from_fields import train_on_fields, training_for
-from scorda.priors.records import Fields, daily_phases, phases_of, read_fields
+from scorda.reading.records import Fields, daily_phases, phases_of, read_fields
 
 MISSING = 0.05
 

@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "scorda"
 # From the ground up: a package imports only from lower floors.
 FLOORS = (
     {"core"},
-    {"systems", "metrics", "nn"},
+    {"systems", "metrics", "nn", "reading"},
     {"observations"},
     {"diffusion", "assimilation"},
     {"priors", "testing", "store"},

@@ -10,9 +10,10 @@ from torch.testing import assert_close
 
 import scorda as sc
 from scorda.core.space import StateSpace
+from scorda.core.times import phases, phases_of
 from scorda.diffusion.training import Training
 from scorda.priors.from_fields import train_on_fields
-from scorda.priors.records import Fields, daily_phases, phases_of, read_fields
+from scorda.reading.records import Fields, read_fields
 
 FEW = Training(training_steps=4, batch=4, segment=8, rate=1e-3, validation=0.2, every=2)
 
@@ -51,8 +52,8 @@ def test_fields_are_read_with_increasing_coordinates_and_bounds_in_time(file):
     assert len(fields) == 16 and fields.space.dt == 3 and fields.space.units["time"] == "hours"
     assert (np.diff(fields.space.coordinates["latitude"]) > 0).all()
     given = record()["t"].values[:16, ::-1]
-    assert_close(fields.states, torch.from_numpy(given.copy()))
-    assert fields.start == np.datetime64("2020-01-01T00:00")
+    assert_close(fields.states[0], torch.from_numpy(given.copy()))
+    assert fields.start == "2020-01-01T00:00:00"
 
 
 @pytest.mark.parametrize(
@@ -95,11 +96,11 @@ def test_bad_sizes_of_a_training_are_refused(file, sizes, settings, says):
 
 def test_phases_count_steps_since_midnight():
     space = StateSpace((2,), dt=3.0, units={"time": "hours"})
-    assert daily_phases(space) == 8
+    assert phases(space) == 8
     assert phases_of("2020-01-01T18:00", 4, space).tolist() == [6, 7, 0, 1]
     with pytest.raises(ValueError, match="start on a step"):
         phases_of("2020-01-01T01:00", 4, space)
-    assert daily_phases(StateSpace((2,), dt=3.0)) == 1
+    assert phases(StateSpace((2,), dt=3.0)) == 1
 
 
 def test_a_prior_with_a_daily_cycle_asks_when_the_window_begins(file, tmp_path):
@@ -110,9 +111,8 @@ def test_a_prior_with_a_daily_cycle_asks_when_the_window_begins(file, tmp_path):
     with pytest.raises(ValueError, match="when the window begins"):
         prior.denoiser(8)
     started = prior.starting("2020-02-01T06:00", 8)
-    phases = (torch.arange(8) + 2) % 8
-    cycle = torch.stack([fields.states[p::8].mean(0) for p in range(8)])
-    assert_close(started.standardisation.mean, cycle[phases])
+    cycle = torch.stack([fields.states[0, p::8].mean(0) for p in range(8)])
+    assert_close(started.standardisation.mean, cycle[(torch.arange(8) + 2) % 8])
     with pytest.raises(ValueError, match="started for 8"):
         started.denoiser(9)
 
@@ -133,14 +133,14 @@ def test_sda_with_a_learned_prior_is_the_gaussian_posterior_of_its_law(file):
     prior.network.double()
     start = "2020-01-03T00:00"
     seen = [0, 7, 13]
-    values = fields.states[16:20].flatten(1)[:, seen]
+    values = fields.states[0, 16:20].flatten(1)[:, seen]
     data = sc.Observations(sc.ObservationModel(sc.Select(seen), std=0.5), [0, 1, 2, 3], values)
     started = prior.starting(start, 4)
     members = 400
     analysis = sc.SDA(started, sc.diffusion.MMPS(iterations=12, solver="cg")).assimilate(
         sc.Problem(prior, data, 3), members, torch.Generator().manual_seed(0)
     )
-    net, scale = prior.network, prior.standardisation.std
+    net, scale = prior.network, prior.standardisation.std.flatten()[0]
     eye = torch.eye(20)
     spatial = [net.spectrum[j] * torch.outer(e, e) for j, e in enumerate(net.basis.T)]
     spatial.append(net.spectrum[-1] * (eye - net.basis @ net.basis.T))

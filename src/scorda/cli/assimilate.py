@@ -170,7 +170,7 @@ def _run(given: Assimilate, method: Assimilator, prior: str | None) -> Posterior
     withheld: list[Observations] = []
     if given.withhold is not None:
         observations, withheld = common.withhold(observations, given.withhold, given.withhold_seed)
-    truth = None if given.truth is None else common.read_states(given.truth, system.space, steps)
+    truth = _truth(given, system, steps)
     method = _suited(given, method, observations, steps)
     problem = Problem(system, observations, steps, _initial(given, system, members))
     configuration = _resolved(given, method, steps, members, prior)
@@ -197,6 +197,19 @@ def _run(given: Assimilate, method: Assimilator, prior: str | None) -> Posterior
             raise
     _write_settings(given.out, configuration)
     return posterior
+
+
+def _truth(given: Assimilate, system: Any, steps: int) -> Tensor | None:
+    """Return the true states, aligned by their labels, where there are some."""
+    from scorda.cli.console import console
+    from scorda.reading.fields import read_states
+
+    if given.truth is None:
+        return None
+    truth, notes = read_states(given.truth, system.space, steps, given.start)
+    for note in notes:
+        console().print(f"truth: {note}")
+    return truth
 
 
 def _system(given: Assimilate, method: Assimilator) -> Any:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from scorda.cli.settings import UserError
@@ -15,7 +14,7 @@ from scorda.core import rng
 from scorda.core.files import atomic
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
-from scorda.core.times import Start, parse_start, time_unit
+from scorda.core.times import Start
 from scorda.observations.observations import Observations
 from scorda.observations.problem import Analysis
 from scorda.priors.trajectory import Prior
@@ -27,7 +26,6 @@ __all__ = [
     "make_system",
     "open_all",
     "read_observations",
-    "read_states",
     "system_of",
     "use_torch",
     "withhold",
@@ -107,43 +105,13 @@ def read_observations(
     return found
 
 
-def read_states(path: Path, space: StateSpace, steps: int) -> Float[Tensor, "time *state"]:
-    """Read true states at steps 0 to `steps` from a NetCDF file with the space's variables."""
-    import xarray
-
-    if not path.is_file():
-        raise UserError(f"There is no {path}: check the name after --truth.")
-    try:
-        opened = xarray.open_dataset(path, decode_timedelta=False)
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path} is no NetCDF file, which --truth has to be.") from error
-    with opened as dataset:
-        missing = [name for name in space.variables if name not in dataset]
-        if missing:
-            raise UserError(f"{path} has no {missing}: it needs {list(space.variables)}.")
-        dims = ("time", *space.axes)
-        arrays = [dataset[n].transpose(*dims).values[: steps + 1] for n in space.variables]
-    states = np.stack(arrays, 1) if space.has_channels else arrays[0]
-    if states.shape != (steps + 1, *space.shape):
-        raise UserError(
-            f"{path} has states of shape {states.shape}: {steps} steps of this system need "
-            f"{(steps + 1, *space.shape)}."
-        )
-    return torch.from_numpy(states)
-
-
 def write_states(
     path: Path, states: Float[Tensor, "time ..."], space: StateSpace, start: Start | None = None
 ) -> None:
     """Write states ``(time, *state)`` as a NetCDF file with CF attributes."""
-    dataset = Analysis(states[None], space).to_xarray().isel(ensemble=0, drop=True)
+    dataset = Analysis(states[None], space).to_xarray(start=start)
+    dataset = dataset.isel(ensemble=0, drop=True)
     dataset.attrs.pop("method", None)
-    if start is not None:
-        since = np.datetime_as_string(parse_start(start), unit="s")
-        dataset["time"].attrs = {
-            "standard_name": "time",
-            "units": f"{time_unit(space)} since {since}",
-        }
     with atomic(path) as partial:
         dataset.to_netcdf(partial, engine="h5netcdf")
 

@@ -45,9 +45,10 @@ def demo(*, settings: Annotated[Demo | None, Parameter(name="*")] = None) -> Non
     from importlib.resources import as_file, files
 
     from scorda import store
-    from scorda.cli.common import read_observations, read_states, use_torch
+    from scorda.cli.common import read_observations, use_torch
     from scorda.cli.console import console, progress, score_rows, table
     from scorda.observations.problem import Problem
+    from scorda.reading.fields import read_states
     from scorda.report.html import write_report
     from scorda.store.scores import score_table
     from scorda.systems.lorenz import Lorenz63
@@ -58,7 +59,7 @@ def demo(*, settings: Annotated[Demo | None, Parameter(name="*")] = None) -> Non
     with as_file(files("scorda").joinpath("data", "lorenz63")) as folder:
         observations = read_observations([folder / "observations.csv"], system.space)
         steps = int(observations[0].steps[-1])  # type: ignore[arg-type]
-        truth = read_states(folder / "truth.nc", system.space, steps)
+        truth, _ = read_states(folder / "truth.nc", system.space, steps)
     out.print(f"Lorenz-63, {steps} steps of {system.dt:g}: {observations[0].summary()}")
     problem = Problem(system, observations, steps)
     posteriors = {}

@@ -309,7 +309,7 @@ def _from_fields(
 ) -> TrainedTrajectory:
     from scorda.cli.settings import UserError
     from scorda.priors.from_fields import train_on_fields, training_for
-    from scorda.priors.records import read_fields
+    from scorda.reading.records import read_fields
 
     _refuse(
         given, ("series", "length", "architecture", "half_width", "levels", "minutes"), SIMULATED

@@ -38,6 +38,7 @@ class StateSpace:
             Default: none for a flat state with one variable per entry, else an index per axis.
         period: Length of the domain per periodic coordinate name.
         units: Units per variable or coordinate name, and of time under ``"time"``.
+        calendar: Calendar of the datetimes of its states, one of the CF conventions.
 
     Raises:
         ValueError: If names, coordinates and shape do not fit together.
@@ -49,6 +50,7 @@ class StateSpace:
     coordinates: Mapping[str, np.ndarray] | None = field(default=None, repr=False)
     period: Mapping[str, float] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)
+    calendar: str = "proleptic_gregorian"
 
     def __post_init__(self) -> None:
         shape = tuple(int(n) for n in self.shape)
@@ -78,7 +80,8 @@ class StateSpace:
 
     def _facts(self) -> tuple[Any, ...]:
         positions = [(name, tuple(x)) for name, x in (self.coordinates or {}).items()]
-        return self.shape, self.dt, self.variables, positions, self.period, self.units
+        names = self.shape, self.dt, self.variables
+        return *names, positions, self.period, self.units, self.calendar
 
     @property
     def size(self) -> int:

@@ -1,7 +1,11 @@
-"""Times of observations: datetimes and model times, and the steps that they belong to.
+"""Times: datetimes of any calendar, model times, and the steps that they belong to.
 
-Model time is counted from step 0 in the unit of ``space.dt``. Datetimes are ISO 8601, in UTC
-unless they say otherwise; they need the datetime of step 0 and a unit of time in the space.
+Model time is counted from step 0 in the unit of ``space.dt``. Datetimes are ISO 8601, basic or
+extended, in UTC unless they say otherwise; they need the datetime of step 0 and a unit of time in
+the space. Calendars are those of the CF conventions. Inside, an *instant* is the time since
+1970-01-01 in the calendar, in microseconds (``m8[us]``), NaT where there is none.
+
+A unit of months counts from a day of the month to the same share of another.
 """
 
 from __future__ import annotations
@@ -9,22 +13,51 @@ from __future__ import annotations
 import datetime
 import math
 import re
+from typing import Any
 
 import numpy as np
 
 from scorda.core.columns import numbers
+from scorda.core.shapes import Int, Tensor
 from scorda.core.space import StateSpace
 
-__all__ = ["SECONDS", "Start", "add_time", "match_times", "parse_start", "time_unit"]
+__all__ = [
+    "SECONDS",
+    "Start",
+    "dates_after",
+    "instants",
+    "is_gregorian",
+    "iso",
+    "match_times",
+    "parse_start",
+    "phases",
+    "phases_of",
+    "time_axis",
+    "time_unit",
+    "total_months",
+]
 
-Start = str | datetime.datetime | np.datetime64
+# A datetime as text or an object; also one of cftime, whose calendar then has to be the space's.
+Start = str | datetime.datetime | np.datetime64 | Any
 
 SECONDS = {"seconds": 1.0, "minutes": 60.0, "hours": 3600.0, "days": 86400.0}
+# Units of a calendar, which are no fixed number of seconds.
+MONTHS = {"months": 1, "years": 12}
 ALIASES = {"s": "seconds", "sec": "seconds", "min": "minutes", "h": "hours", "hr": "hours"}
-ALIASES |= {"d": "days"} | {name[:-1]: name for name in SECONDS} | {name: name for name in SECONDS}
+ALIASES |= {"d": "days", "mon": "months", "yr": "years"}
+ALIASES |= {name[:-1]: name for name in (*SECONDS, *MONTHS)}
+ALIASES |= {name: name for name in (*SECONDS, *MONTHS)}
 
 # Beginning of an ISO 8601 date. Without it pandas also takes a year, "2019/3/1" and "today".
 DATE = re.compile(r"\s*\d{4}-?\d\d-?\d\d(?!\d)")
+PARTS = re.compile(
+    r"\s*(\d{4})-?(\d\d)-?(\d\d)(?:[T ](\d\d)(?::?(\d\d)(?::?(\d\d)(?:\.(\d{1,6}))?)?)?)?Z?\s*"
+)
+# A model time of so many steps is a datetime in another form, or a mistake.
+MOST_STEPS = 10_000_000
+# A time is far from all others at this multiple of their median distance from the median time, and
+# not below so many steps.
+FAR_DISTANCES, FAR_STEPS = 200, 1000
 
 
 def match_times(
@@ -37,8 +70,8 @@ def match_times(
     """Return the nearest step of each time, and why it cannot be used ("" if it can).
 
     Arguments:
-        times: Model times since step 0, or datetimes.
-        space: Space, with the length `dt` of a step and, for datetimes, its unit.
+        times: Model times since step 0, durations since step 0 (timedelta64), or datetimes.
+        space: Space, with the length `dt` of a step and, for datetimes, its unit and calendar.
         start: Datetime of step 0.
         tolerance: Largest distance from the step, in the unit of `dt` (default: half of `dt`).
         steps: Last step (default: no limit).
@@ -56,38 +89,16 @@ def match_times(
     # The slack keeps times that are apart by the tolerance in decimals, but not in binary.
     off = known & (np.abs(where - step) * space.dt > tolerance + 1e-9 * space.dt)
     reason[off] = f"time further than {tolerance:g} from a step"
+    reason[_far(where, known)] = "time far from all others"
+    reason[known & (step > MOST_STEPS)] = "time of more than ten million steps"
     reason[known & (step < 0)] = "time before step 0"
     if steps is not None:
         reason[known & (step > steps)] = f"time after step {steps}"
-    return step.astype(np.int64), reason
-
-
-def _elapsed(
-    times: np.ndarray, space: StateSpace, start: Start | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the time since step 0 in the unit of `space.dt`, and why it is not known."""
-    elapsed, text = numbers(times)
-    reason = np.where(np.isfinite(elapsed), "", "missing time").astype(object)
-    if not text.any():
-        return elapsed, reason
-    dates = _datetimes(times)
-    unknown = np.isnat(dates)
-    reason[~unknown] = ""
-    for i in np.flatnonzero(unknown & (text | ~np.isnan(elapsed))):
-        reason[i] = f"time {str(times[i]).strip()!r} is no ISO 8601 datetime"
-    if unknown.all():
-        return np.full(len(times), math.nan), reason
-    if start is None:
-        raise ValueError(
-            f"Got datetimes, such as {dates[~unknown][0]}, without `start`: give it (--start in "
-            "the shell), the datetime of step 0."
-        )
-    microseconds = (dates - parse_start(start)) / np.timedelta64(1, "us")
-    return microseconds / (SECONDS[time_unit(space)] * 1e6), reason
+    return np.where(np.abs(step) < 2.0**62, step, -1.0).astype(np.int64), reason
 
 
 def time_unit(space: StateSpace) -> str:
-    """Return the unit of the space's time step: seconds, minutes, hours or days.
+    """Return the unit of the space's time step: seconds, minutes, hours, days, months or years.
 
     Raises:
         ValueError: If the space has no such unit.
@@ -96,38 +107,308 @@ def time_unit(space: StateSpace) -> str:
     if given.lower() not in ALIASES:
         raise ValueError(
             f"Got datetimes for a space whose unit of time is {given or 'not given'!r}: give it "
-            f'units={{"time": ...}}, one of {list(SECONDS)}.'
+            f'units={{"time": ...}}, one of {[*SECONDS, *MONTHS]}.'
         )
     return ALIASES[given.lower()]
 
 
-def parse_start(start: Start) -> np.datetime64:
-    """Return the datetime of step 0, UTC, in microseconds.
+def is_gregorian(calendar: str) -> bool:
+    """Say whether NumPy's datetimes have that calendar: the Gregorian one in all years."""
+    return calendar == "proleptic_gregorian"
+
+
+def instants(values: np.ndarray, calendar: str = "proleptic_gregorian") -> np.ndarray:
+    """Return instants of datetimes; NaT where an entry is none of that calendar."""
+    if values.dtype.kind == "M":
+        values = values.astype("M8[us]")
+        return (
+            values - np.datetime64(0, "us")
+            if is_gregorian(calendar)
+            else _of_calendar([None if np.isnat(v) else str(v) for v in values], calendar)
+        )
+    if is_gregorian(calendar) and not any(hasattr(v, "calendar") for v in values):
+        import pandas
+
+        text = [str(v) if _may_be_date(v) else None for v in values]
+        dates = pandas.Series(text, dtype=object)
+        utc = pandas.to_datetime(dates, format="ISO8601", utc=True, errors="coerce")
+        return utc.dt.tz_localize(None).to_numpy("M8[us]") - np.datetime64(0, "us")
+    return _of_calendar(list(values), calendar)
+
+
+def parse_start(start: Start, calendar: str = "proleptic_gregorian") -> np.timedelta64:
+    """Return the instant of the datetime of step 0.
 
     Raises:
-        ValueError: If it is not a datetime.
+        ValueError: If it is not a datetime of that calendar.
     """
-    parsed = _datetimes(np.array([start], dtype=object))[0]
+    parsed = instants(np.array([start], dtype=object), calendar)[0]
     if np.isnat(parsed):
+        of = "" if is_gregorian(calendar) else f" of the calendar {calendar}"
         raise ValueError(
-            f"Got start = {start!r}: give an ISO 8601 datetime such as '2019-03-21T00:00'."
+            f"Got start = {start!r}: give an ISO 8601 datetime{of} such as '2019-03-21T00:00'."
         )
     return parsed
 
 
-def add_time(start: Start, elapsed: np.ndarray, space: StateSpace) -> np.ndarray:
-    """Return the datetimes that lie some time, in the unit of ``space.dt``, after `start`."""
-    micro = np.round(elapsed * SECONDS[time_unit(space)] * 1e6).astype("m8[us]")
-    return parse_start(start) + micro
+def iso(instant: np.timedelta64, calendar: str = "proleptic_gregorian") -> str:
+    """Return an instant as ISO 8601 text, down to the second or, where it needs them, further."""
+    if is_gregorian(calendar):
+        text = str(np.datetime64(0, "us") + instant)
+    else:
+        text = _cftimes(np.array([instant]), calendar)[0].isoformat()
+    return text.removesuffix(".000000")
 
 
-def _datetimes(values: np.ndarray) -> np.ndarray:
-    """Return datetimes, UTC, in microseconds; NaT where an entry is no ISO 8601 datetime."""
-    import pandas
+def dates_after(start: Start, elapsed: np.ndarray, space: StateSpace) -> np.ndarray:
+    """Return the datetimes that lie some time, in the unit of ``space.dt``, after `start`.
 
-    if values.dtype.kind == "M":
-        return values.astype("M8[us]")
-    text = [str(v) if isinstance(v, Start) and DATE.match(str(v)) else None for v in values]
-    dates = pandas.Series(text, dtype=object)
-    utc = pandas.to_datetime(dates, format="ISO8601", utc=True, errors="coerce")
-    return utc.dt.tz_localize(None).to_numpy("M8[us]")
+    They are ``M8[us]``, or objects of cftime in a calendar that NumPy does not have.
+    """
+    first, unit = parse_start(start, space.calendar), time_unit(space)
+    if unit in MONTHS:
+        found = _from_months(
+            total_months(np.array([first]), space.calendar) + elapsed * MONTHS[unit],
+            space.calendar,
+        )
+    else:
+        found = first + np.round(elapsed * SECONDS[unit] * 1e6).astype("m8[us]")
+    if is_gregorian(space.calendar):
+        return np.datetime64(0, "us") + found
+    return _cftimes(found, space.calendar)
+
+
+def time_axis(
+    space: StateSpace, states: int, start: Start | None
+) -> tuple[np.ndarray, dict[str, str]]:
+    """Return the times of so many states as CF numbers, and their attributes.
+
+    Where step 0 has a datetime they are whole microseconds, seconds or days since then, so that
+    a datetime that is read back is that of the step, without rounding.
+    """
+    elapsed = space.dt * np.arange(states)
+    attributes = {"axis": "T", "long_name": "time since step 0"}
+    if start is None:
+        if "time" in space.units:
+            attributes["units"] = space.units["time"]
+        return elapsed, attributes
+    first = parse_start(start, space.calendar)
+    dates = instants(dates_after(start, elapsed, space), space.calendar)
+    since = (dates - first).astype(np.int64)
+    unit, size = next(
+        (unit, size)
+        for unit, size in (
+            ("days", 86400_000_000),
+            ("hours", 3600_000_000),
+            ("seconds", 1_000_000),
+            ("microseconds", 1),
+        )
+        if not (since % size).any()
+    )
+    attributes |= {
+        "standard_name": "time",
+        "long_name": "time",
+        "units": f"{unit} since {iso(first, space.calendar).replace('T', ' ')}",
+        "calendar": space.calendar,
+    }
+    return since // size, attributes
+
+
+def phases(space: StateSpace) -> int:
+    """Return the steps per day, or per year where they are months.
+
+    It is 1 where a day or a year is no whole number of steps, or where time has no unit.
+    """
+    if "time" not in space.units:
+        return 1
+    unit = time_unit(space)
+    steps = (
+        12 / (space.dt * MONTHS[unit]) if unit in MONTHS else 86400 / (space.dt * SECONDS[unit])
+    )
+    return max(round(steps), 1) if abs(steps - round(steps)) < 1e-6 * steps else 1
+
+
+def phases_of(start: Start, states: int, space: StateSpace) -> Int[Tensor, "states"]:
+    """Return the phase of each of so many states from a datetime on: its step of the day or year.
+
+    Raises:
+        ValueError: If `start` is no datetime, or lies between two steps of a day.
+    """
+    import torch
+
+    steps, first = phases(space), parse_start(start, space.calendar)
+    if time_unit(space) in MONTHS:
+        month = float(total_months(np.array([first]), space.calendar)[0]) % 12.0
+        return (torch.arange(states) + int(month / (12.0 / steps))) % steps
+    phase = (first.astype(np.int64) % 86400_000_000) / 1e6 / (86400.0 / steps)
+    if abs(phase - round(phase)) > 1e-6:
+        raise ValueError(
+            f"Got start = {start!r} between two of the {steps} steps of a day: start on a step."
+        )
+    return (torch.arange(states) + round(phase)) % steps
+
+
+def _elapsed(
+    times: np.ndarray, space: StateSpace, start: Start | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the time since step 0 in the unit of `space.dt`, and why it is not known."""
+    if times.dtype.kind == "m":
+        microseconds = times.astype("m8[us]") / np.timedelta64(1, "us")
+        unknown = np.where(np.isnan(microseconds), "missing time", "").astype(object)
+        return microseconds / _microseconds(space), unknown
+    elapsed, text = (
+        (np.full(len(times), math.nan), ~np.isnat(times))
+        if times.dtype.kind == "M"
+        else numbers(times)
+    )
+    reason = np.where(np.isfinite(elapsed), "", "missing time").astype(object)
+    compact = _compact(elapsed, text, times)
+    text |= compact
+    if not text.any():
+        return elapsed, reason
+    dates = np.full(len(times), np.timedelta64("NaT", "us"))
+    given = np.array([f"{v:.0f}" for v in elapsed[compact]], dtype=object)
+    dates[compact] = instants(given, space.calendar)
+    dates[text & ~compact] = instants(times[text & ~compact], space.calendar)
+    found = ~np.isnat(dates)
+    reason[found] = ""
+    # A number beside datetimes is no model time.
+    for i in np.flatnonzero(~found & (text | (np.isfinite(elapsed) & found.any()))):
+        reason[i] = f"time {str(times[i]).strip()!r} is no ISO 8601 datetime"
+    if not found.any():
+        return elapsed, reason
+    if start is None:
+        raise ValueError(
+            f"Got datetimes, such as {iso(dates[found][0], space.calendar)}, without `start`: "
+            "give it (--start in the shell), the datetime of step 0."
+        )
+    first, unit = parse_start(start, space.calendar), time_unit(space)
+    if unit in MONTHS:
+        months = total_months(dates, space.calendar) - total_months(
+            np.array([first]), space.calendar
+        )
+        since = months / MONTHS[unit]
+    else:
+        since = (dates - first) / np.timedelta64(1, "us") / _microseconds(space)
+    return np.where(found, since, math.nan), reason
+
+
+def _microseconds(space: StateSpace) -> float:
+    unit = time_unit(space)
+    if unit in MONTHS:
+        raise ValueError(
+            f"Got durations for a space whose steps are {unit}, which differ in length: give "
+            "datetimes."
+        )
+    return SECONDS[unit] * 1e6
+
+
+def _compact(elapsed: np.ndarray, text: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Return which numbers are dates like 20190321: all are, or all beside datetimes."""
+    whole = np.isfinite(elapsed) & (elapsed % 1 == 0) & (elapsed >= 1e7) & (elapsed < 3e7)
+    if not whole.any() or not (whole | text | np.isnan(elapsed)).all():
+        return np.zeros(len(elapsed), dtype=bool)
+    month, day = elapsed // 100 % 100, elapsed % 100
+    valid = (month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)
+    return whole if valid[whole].all() else np.zeros(len(elapsed), dtype=bool)
+
+
+def _far(where: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Return which of the known times are far from all others."""
+    distinct = np.unique(where[known])
+    if len(distinct) < 3:
+        return np.zeros(len(where), dtype=bool)
+    middle = np.median(distinct)
+    usual = np.median(np.abs(distinct - middle))
+    return known & (np.abs(where - middle) > max(FAR_DISTANCES * usual, FAR_STEPS))
+
+
+def _may_be_date(value: Any) -> bool:
+    return isinstance(value, str | datetime.datetime | np.datetime64) and bool(
+        DATE.match(str(value))
+    )
+
+
+def _of_calendar(values: list[Any], calendar: str) -> np.ndarray:
+    """Return instants of text and objects of cftime in a calendar that NumPy does not have."""
+    import cftime
+
+    dates, places = [], []
+    for i, value in enumerate(values):
+        date = _date(value, calendar)
+        if date is not None:
+            dates.append(date)
+            places.append(i)
+    out = np.full(len(values), np.timedelta64("NaT", "us"))
+    if dates:
+        count = cftime.date2num(dates, "microseconds since 1970-01-01", calendar=calendar)
+        out[places] = np.asarray(count, dtype=np.int64).astype("m8[us]")
+    return out
+
+
+def _date(value: Any, calendar: str) -> Any:
+    """Return the date of cftime that a value stands for; None where it is none of the calendar."""
+    import cftime
+
+    if hasattr(value, "calendar"):
+        return value if value.calendar == calendar or _modern(value, calendar) else None
+    if isinstance(value, datetime.datetime | np.datetime64):
+        value = str(value)
+    found = PARTS.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        return None
+    *parts, fraction = found.groups()
+    try:
+        return cftime.datetime(
+            *(int(part or 0) for part in parts),
+            int((fraction or "0").ljust(6, "0")),
+            calendar=calendar,
+        )
+    except ValueError:
+        return None
+
+
+def _modern(date: Any, calendar: str) -> bool:
+    """Say whether a date of cftime is the same in another calendar, as it is since 1583."""
+    reformed = ("standard", "gregorian", "proleptic_gregorian")
+    return date.year > 1582 and date.calendar in reformed and calendar in reformed
+
+
+def _cftimes(found: np.ndarray, calendar: str) -> np.ndarray:
+    import cftime
+
+    count = found.astype(np.int64)
+    return np.atleast_1d(
+        cftime.num2date(count, "microseconds since 1970-01-01", calendar=calendar)
+    )
+
+
+def total_months(found: np.ndarray, calendar: str) -> np.ndarray:
+    """Return instants in months since the year 0; a part of a month is a share of its length."""
+    out, known = np.full(len(found), math.nan), ~np.isnat(found)
+    if is_gregorian(calendar):
+        dates = np.datetime64(0, "us") + found[known]
+        whole = dates.astype("M8[M]").astype(np.int64) + 1970 * 12
+    else:
+        dates = _cftimes(found[known], calendar)
+        whole = np.array([12 * date.year + date.month - 1 for date in dates], dtype=np.int64)
+    first, after = _month_starts(whole, calendar), _month_starts(whole + 1, calendar)
+    out[known] = whole + (found[known] - first) / (after - first)
+    return out
+
+
+def _from_months(months: np.ndarray, calendar: str) -> np.ndarray:
+    """Return the instants of months since the year 0, to the minute."""
+    # The first day of a month is no rounding error before the end of the last.
+    whole = np.floor(months + 1e-9).astype(np.int64)
+    first, after = _month_starts(whole, calendar), _month_starts(whole + 1, calendar)
+    minutes = np.maximum(months - whole, 0.0) * ((after - first) / np.timedelta64(1, "m"))
+    return first + np.round(minutes).astype("m8[m]")
+
+
+def _month_starts(months: np.ndarray, calendar: str) -> np.ndarray:
+    """Return the instants at which months since the year 0 begin."""
+    if is_gregorian(calendar):
+        return (months - 1970 * 12).astype("M8[M]").astype("M8[us]") - np.datetime64(0, "us")
+    text = [f"{m // 12:04d}-{m % 12 + 1:02d}-01" for m in months.tolist()]
+    return _of_calendar(text, calendar)

@@ -22,7 +22,7 @@ import torch
 from scorda.core.columns import write_columns
 from scorda.core.shapes import Float, Int, Tensor
 from scorda.core.space import StateSpace
-from scorda.core.times import Start, add_time
+from scorda.core.times import Start, dates_after
 from scorda.observations import tables
 from scorda.observations.model import ObservationModel, Present, check_std
 from scorda.observations.operators import Operator, Select
@@ -194,7 +194,7 @@ class Observations:
         # Fifteen digits: 0.05 * 3 is written as 0.15.
         plain = np.array([float(f"{t:.15g}") for t in elapsed])
         columns = {
-            "time": plain if start is None else add_time(start, elapsed, space),
+            "time": plain if start is None else dates_after(start, elapsed, space),
             "variable": names[entry],
             **dict(zip(space.axes, places[entry].T, strict=True)),
             "value": values.numpy(force=True),

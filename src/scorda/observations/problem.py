@@ -11,7 +11,7 @@ import torch
 from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
-from scorda.core.times import Start, parse_start, time_unit
+from scorda.core.times import Start, time_axis
 from scorda.observations.model import ObservationModel, stack
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Pointwise
@@ -165,11 +165,7 @@ class Analysis:
             variables["weight"] = (("ensemble", "time"), self.weights.detach().cpu().numpy(), {})
         coordinates: dict[str, Any] = {
             "ensemble": ("ensemble", np.arange(states.shape[0]), {"standard_name": "realization"}),
-            "time": (
-                "time",
-                space.dt * np.arange(states.shape[1]),
-                _time_attributes(space, start),
-            ),
+            "time": ("time", *time_axis(space, states.shape[1], start)),
         }
         for name, values in (space.coordinates or {}).items():
             coordinates[name] = (name, values, _units(space, name))
@@ -245,21 +241,6 @@ def _check_values(instrument: Observations, space: StateSpace) -> None:
             f"Got observations of shape {tuple(values.shape)} for an operator that makes {made} "
             f"of each state: `values` must be (cycle, *{made})."
         )
-
-
-def _time_attributes(space: StateSpace, start: Start | None) -> dict[str, str]:
-    attributes = {"axis": "T", "long_name": "time since step 0"}
-    if start is not None:
-        origin = str(parse_start(start)).removesuffix(".000000").replace("T", " ")
-        attributes |= {
-            "standard_name": "time",
-            "long_name": "time",
-            "units": f"{time_unit(space)} since {origin}",
-            "calendar": "proleptic_gregorian",
-        }
-    elif "time" in space.units:
-        attributes["units"] = space.units["time"]
-    return attributes
 
 
 def _units(space: StateSpace, name: str) -> dict[str, str]:

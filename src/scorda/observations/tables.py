@@ -21,7 +21,7 @@ import numpy as np
 from scorda.core.columns import numbers, read_columns
 from scorda.core.files import open_dataset
 from scorda.core.space import StateSpace
-from scorda.core.times import Start, match_times, parse_start
+from scorda.core.times import Start, iso, match_times, parse_start
 from scorda.observations.spatial import inside_domain, snapped, within_a_period
 
 __all__ = ["UnusedRow", "UsableRows", "arrange", "summary_of", "usable_fields", "usable_rows"]
@@ -253,7 +253,8 @@ def _unused(reason: np.ndarray) -> tuple[UnusedRow, ...]:
 def _expected(space: StateSpace, start: Start | None, steps: int | None) -> str:
     """Say what a usable row holds."""
     places = [f"{n} {c[0]:g} to {c[-1]:g}" for n, c in (space.coordinates or {}).items()]
-    begin = "0" if start is None else f"{parse_start(start).astype('M8[m]')}"
+    calendar = space.calendar
+    begin = "0" if start is None else iso(parse_start(start, calendar), calendar)
     times = f"times from {begin}" + ("" if steps is None else f" to step {steps}")
     words = [f"one of the variables {list(space.variables)}", times, *places]
     return f"a row needs {', '.join(words)}, a value and a positive std"

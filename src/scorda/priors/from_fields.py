@@ -30,6 +30,7 @@ from scorda.core import rng
 from scorda.core.shapes import Tensor
 from scorda.core.space import StateSpace
 from scorda.core.tapers import GaspariCohn
+from scorda.core.times import phases, phases_of
 from scorda.diffusion.guidance import MMPS
 from scorda.diffusion.process import VarianceExploding
 from scorda.diffusion.samplers import Multistep
@@ -37,15 +38,16 @@ from scorda.diffusion.training import Training, denoising_loss, fit
 from scorda.metrics.accuracy import gaussian_crps
 from scorda.nn import build
 from scorda.nn.spectral import TIMES, ModeNetwork
-from scorda.priors.records import Fields, daily_phases, phases_of
 from scorda.priors.trajectory import Standardisation, TrainedTrajectory
+from scorda.reading.records import Fields
+from scorda.reading.roles import role_of_name
 
 __all__ = ["RADII", "train_on_fields", "training_for"]
 
 # Candidates for the radius of the taper, in units of the domain's diameter.
 RADII = (0.0625, 0.125, 0.25, 0.5, 1.0, 2.0)
-# Days of record without which there is no daily cycle.
-DAYS = 3
+# Days of record without which there is no daily cycle, or years where steps are months.
+CYCLES = 3
 # Among radii whose scores are this close the largest is taken: a posterior of a window draws on
 # more observations than the points of one field.
 TIE = 1.01
@@ -105,7 +107,7 @@ def train_on_fields(
     daily = len(law.cycle) > 1
     center = torch.zeros_like(law.cycle[0]) if daily else law.cycle[0]
     provenance: dict[str, Any] = {
-        "fields": len(fields), "start": None if fields.start is None else str(fields.start),
+        "fields": len(fields), "series": len(fields.states), "start": fields.start,
         **law.found, "training": asdict(settings), "history": history,
     }  # fmt: skip
     max_noise = max(10 * math.sqrt(law.largest), 20.0)
@@ -113,7 +115,7 @@ def train_on_fields(
         architecture,
         network,
         fields.space,
-        Standardisation(center, law.std[None]),
+        Standardisation(center, law.std),
         VarianceExploding(1e-2, max_noise),
         Multistep(noise_levels=24, corrections=0, min_noise=2e-2, max_noise=max_noise),
         provenance,
@@ -126,7 +128,7 @@ def train_on_fields(
 
 def training_for(fields: Fields) -> Training:
     """Return settings for a record: short, since some hundred fields are soon learned by heart."""
-    day = daily_phases(fields.space)
+    day = phases(fields.space)
     segment = min(day if day > 1 else 24, len(fields) // 5)
     return Training(
         training_steps=1000, batch=32, segment=segment, rate=3e-4, validation=0.2, every=100,
@@ -144,7 +146,9 @@ def _check_length(fields: int, segment: int) -> None:
 
 
 class _Law(NamedTuple):
-    """The Gaussian law of a record, in units of the standard deviation of its anomalies.
+    """The Gaussian law of a record, in units of the standard deviations of its anomalies.
+
+    `std` has the shape of a state, `coefficients` the shape ``(series, time, modes)``.
 
     The last entries of `spectrum` and `memory` are those of all directions outside of the modes.
     """
@@ -166,18 +170,16 @@ def _law(fields: Fields, modes: int) -> _Law:
         ValueError: If the record does not vary.
     """
     space = fields.space
-    phases, cycle, samples = _mean(fields)
-    anomalies = (fields.states.double() - cycle[phases]).flatten(1)
-    std = anomalies.square().mean().sqrt()
-    if not std > 0:
-        raise ValueError("Got a record that does not vary: check the data.")
-    z = anomalies / std
+    phase, cycle, samples = _mean(fields)
+    anomalies = fields.states.double() - cycle[phase]
+    std = _spread(anomalies, space)
+    z = (anomalies / std).flatten(0, 1).flatten(1)
     radius, scores = _choose_radius(z, space)
     spectrum, basis = _modes(z, space, radius, min(modes, space.size))
     total = z.square().mean(0).sum()
     left = (total - spectrum.sum()).clamp(min=0) / max(space.size - len(spectrum), 1)
     inflation = (samples + 1) / (samples - 1)
-    coefficients = z @ basis
+    coefficients = (z @ basis).unflatten(0, fields.states.shape[:2])
     memory = _memory(coefficients)
     # The directions outside of the modes are the smallest scales: theirs is that of the last.
     rest = memory[-max(1, len(memory) // 10) :].mean(0)[None]
@@ -207,16 +209,32 @@ def _network(architecture: dict[str, Any], law: _Law, seed: int) -> ModeNetwork:
 
 def _mean(fields: Fields) -> tuple[Tensor, Tensor, float]:
     """Return the phase of each field, the mean of each phase, and how many draws make a mean."""
-    per_day = daily_phases(fields.space)
-    if fields.start is None or per_day == 1 or len(fields) < DAYS * per_day:
+    states, count = fields.states.double(), phases(fields.space)
+    series, times = states.shape[:2]
+    if fields.start is None or count == 1 or times < CYCLES * count:
         # The fields of a day are about one draw of the mean.
-        samples = max(len(fields) / max(per_day, 1), 3.0) if per_day > 1 else float(len(fields))
-        phases = torch.zeros(len(fields), dtype=torch.long)
-        return phases, fields.states.double().mean(0, keepdim=True), samples
-    phases = phases_of(fields.start, len(fields), fields.space)
-    states = fields.states.double()
-    cycle = torch.stack([states[phases == p].mean(0) for p in range(per_day)])
-    return phases, cycle, len(fields) / per_day
+        drawn = series * times / count
+        samples = max(drawn, 3.0) if count > 1 else drawn
+        return torch.zeros(times, dtype=torch.long), states.mean((0, 1))[None], samples
+    phase = phases_of(fields.start, times, fields.space)
+    cycle = torch.stack([states[:, phase == p].mean((0, 1)) for p in range(count)])
+    return phase, cycle, series * times / count
+
+
+def _spread(anomalies: Tensor, space: StateSpace) -> Tensor:
+    """Return the standard deviation of each variable, and of each of its levels, as one state.
+
+    Raises:
+        ValueError: If a variable does not vary.
+    """
+    first = 2 + space.has_channels
+    levels = [first + i for i, axis in enumerate(space.axes) if role_of_name(axis) == "level"]
+    kept = [2] * space.has_channels + levels
+    over = [axis for axis in range(anomalies.ndim) if axis not in kept]
+    std = anomalies.square().mean(over, keepdim=True).sqrt()[0, 0]
+    if not (std > 0).all():
+        raise ValueError("Got a record with a variable that does not vary: check the data.")
+    return std.expand(space.shape)
 
 
 def _places(space: StateSpace) -> Tensor:
@@ -300,8 +318,8 @@ def _memory(coefficients: Tensor) -> Tensor:
     from scipy.optimize import nnls
 
     c = coefficients.numpy()
-    lags = np.arange(min(LAGS, len(c) // 4))
-    lagged = np.stack([(c[: len(c) - l] * c[l:]).mean(0) for l in lags])
+    lags = np.arange(min(LAGS, c.shape[1] // 4))
+    lagged = np.stack([(c[:, : c.shape[1] - l] * c[:, l:]).mean((0, 1)) for l in lags])
     correlation = lagged / np.maximum(lagged[0], 1e-30)
     decay = np.exp(-lags[:, None] / np.array(TIMES))
     # Lag 0 is 1 by definition, and the first lags decide what an hour of data says of the next.
@@ -329,11 +347,11 @@ def _correct(
         core.basis.copy_(torch.eye(lead))
         core.spectrum.copy_(torch.cat((network.spectrum[:lead], network.spectrum[-1:])))
         core.memory.copy_(torch.cat((network.memory[:lead], network.memory[-1:])))
-    series = coefficients[None, :, :lead].float()
+    series = coefficients[..., :lead].float()
     held = max(settings.segment, round(settings.validation * series.shape[1]))
-    before = _loss(core, series[0, -held:], settings)
+    before = _loss(core, series[:, -held:], settings)
     history = fit(core, series, settings, checkpoint, report)
-    after = _loss(core, series[0, -held:], settings)
+    after = _loss(core, series[:, -held:], settings)
     if not after < before:
         # The first guess, zero, is also that of the Gaussian law.
         torch.nn.init.zeros_(network.correction.last.weight)
@@ -343,8 +361,8 @@ def _correct(
 
 
 def _loss(network: ModeNetwork, series: Tensor, settings: Training) -> float:
-    """Return the loss over all segments of a held-back series, at all noise levels."""
-    x0 = series.unfold(0, settings.segment, 1).mT
+    """Return the loss over all segments of held-back series, at all noise levels."""
+    x0 = series.unfold(1, settings.segment, 1).mT.flatten(0, 1)
     levels = torch.linspace(math.log(settings.min_noise), math.log(settings.max_noise), 8).exp()
     key = rng.key(rng.seeded(settings.seed + 2))
     with torch.no_grad():

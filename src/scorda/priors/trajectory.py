@@ -23,13 +23,12 @@ from torch import nn
 from scorda.core.files import read_tensors, write_tensors
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
-from scorda.core.times import Start
+from scorda.core.times import Start, phases_of
 from scorda.diffusion.denoisers import Denoiser, GaussianDenoiser, NetworkDenoiser
 from scorda.diffusion.guidance import DPS, MMPS, Guidance, InflatedLikelihood, SwitchedGuidance
 from scorda.diffusion.process import ScalarProcess, VarianceExploding, VariancePreserving
 from scorda.diffusion.samplers import Ancestral, Multistep, PredictorCorrector, Sampler
 from scorda.nn import build
-from scorda.priors.records import phases_of
 from scorda.systems.linear import LinearGaussian
 
 __all__ = [

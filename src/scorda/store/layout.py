@@ -26,7 +26,7 @@ import zarr
 
 from scorda.core.files import atomic
 from scorda.core.space import StateSpace
-from scorda.core.times import Start
+from scorda.core.times import Start, time_axis
 from scorda.observations.problem import Analysis
 from scorda.store.posterior import space_to_json
 
@@ -103,15 +103,19 @@ def create(
         attributes: Attributes of the root; ``complete`` is set to 0.
         start: Datetime of step 0, where the times are to be datetimes.
     """
-    sample = Analysis(torch.zeros(1, 1, *space.shape), space).to_xarray(start=start)
+    sample = Analysis(torch.zeros(1, 1, *space.shape), space).to_xarray()
     root = new_store(path, space, {**sample.attrs, **attributes})
     for name, variable in sample.data_vars.items():
         full = (*shape, *variable.shape[2:])
         _create_array(root, str(name), full, dtype, plan, variable.dims, variable.attrs)
-    indices = {"ensemble": np.arange(shape[0]), "time": space.dt * np.arange(shape[1])}
+    times, attributes = time_axis(space, shape[1], start)
+    made = {
+        "ensemble": (np.arange(shape[0]), sample["ensemble"].attrs),
+        "time": (times, attributes),
+    }
     for name, coordinate in sample.coords.items():
-        values = indices.get(str(name), np.asarray(coordinate.values))
-        write_array(root, str(name), values, [str(name)], coordinate.attrs)
+        values, attrs = made.get(str(name), (np.asarray(coordinate.values), coordinate.attrs))
+        write_array(root, str(name), values, [str(name)], attrs)
 
 
 def new_store(path: Path, space: StateSpace, attributes: Mapping[str, Any]) -> zarr.Group:

@@ -29,7 +29,7 @@ from scorda.core import rng
 from scorda.core.errors import RunError
 from scorda.core.files import read_tensors, write_tensors
 from scorda.core.shapes import Float, Tensor
-from scorda.core.times import Start, parse_start
+from scorda.core.times import Start, iso, parse_start
 from scorda.core.version import __version__
 from scorda.observations.observations import Observations
 from scorda.observations.problem import Analysis, Problem
@@ -94,7 +94,7 @@ def run(
         DivergenceError: If a filter diverges; the steps before are stored and can be read.
         DegenerateEnsemble: Likewise, if its ensemble has no spread.
     """
-    work = Work(Path(path))
+    work, calendar = Work(Path(path)), problem.space.calendar
     _check(method, problem, truth, block)
     record = {
         "configuration": dict(configuration or {}),
@@ -102,7 +102,7 @@ def run(
         "members": members,
         "seed": seed,
         "block": block,
-        "start": None if start is None else str(parse_start(start)),
+        "start": None if start is None else iso(parse_start(start, calendar), calendar),
     }
     if not work.prepare(record, resume, overwrite):
         plan = _plan(method, problem, members, block)

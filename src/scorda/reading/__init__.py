@@ -1,0 +1,1 @@
+"""Files and labelled objects become arrays on the axes and in the units of a space."""

@@ -1,0 +1,233 @@
+"""Fields from a file or an object of xarray, aligned with a space by their labels.
+
+Truths, fields of observations and initial ensembles are read here. Axes are found by name or role,
+in any order and direction; longitudes are compared modulo a turn; values and levels are converted
+to the units of the space. Nothing is aligned by its position in the array.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from scorda.core.shapes import Float, Tensor
+from scorda.core.space import StateSpace
+from scorda.core.times import Start, match_times
+from scorda.reading.gridded import Gridded, gridded
+from scorda.reading.opening import Source, name_of, open_data, readable
+from scorda.reading.roles import is_latitude, is_longitude, role_of_name
+from scorda.reading.units import conversion, converted
+
+if TYPE_CHECKING:
+    import xarray
+
+__all__ = ["aligned", "present_variables", "read_states"]
+
+# Positions are the same within this share of the distance to the next.
+SAME = 1e-3
+
+
+def aligned(
+    source: Source,
+    space: StateSpace,
+    variables: Sequence[str] | None = None,
+    *,
+    partly: bool = False,
+) -> tuple[xarray.Dataset, tuple[str, ...]]:
+    """Return variables on the axes of a space, in its units, and what was changed in words.
+
+    The dataset has the dimensions ``(series, time, *axes)``, as far as the source has the first
+    two; nothing of it is loaded before it is selected. A variable without a unit is taken to have
+    that of the space.
+
+    Arguments:
+        source: What `opening.open_data` takes.
+        space: Space whose positions and units are wanted.
+        variables: Variables of the space to read (default: all).
+        partly: Whether the source may lack positions of the grid; they are NaN.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a variable, an axis or a position is missing, or a unit cannot be converted.
+    """
+    names = list(space.variables if variables is None else variables)
+    found = gridded(open_data(source), source, names)
+    data, notes = _renamed(found, space, source), list(found.notes)
+    for axis in space.axes:
+        data = _at_positions(data, axis, found, space, source, partly, notes)
+    leading = [d for d in ("series", "time") if d in data.dims]
+    data = data.transpose(*leading, *space.axes)
+    for name in names:
+        data[name] = _in_unit(data[name], name, found, space, source, notes)
+    return data, tuple(notes)
+
+
+def read_states(
+    source: Source, space: StateSpace, steps: int, start: Start | None = None
+) -> tuple[Float[Tensor, "time *state"], tuple[str, ...]]:
+    """Read the states at steps 0 to `steps` by their times, and what was changed in words.
+
+    Arguments:
+        source: What `opening.open_data` takes, with all variables of the space.
+        space: Space of the states.
+        steps: Last step.
+        start: Datetime of step 0, where the source has datetimes. A source without a time has
+            its states in the order of the steps.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a variable, a position or a step is missing, or a value is not finite.
+    """
+    data, notes = aligned(source, space)
+    if "time" not in data.dims:
+        raise ValueError(
+            f"{name_of(source)} has no axis of time: give one, of {steps + 1} states."
+        )
+    if "time" in data.coords:
+        exact = 1e-3 * space.dt
+        found, reason = match_times(data["time"].values, space, start, exact, steps)
+        places = np.full(steps + 1, -1)
+        places[found[reason == ""]] = np.flatnonzero(reason == "")
+        wanted = f"steps 0 to {steps}" + (f" from {start} on" if start is not None else "")
+    else:
+        places = np.arange(steps + 1)
+        places[data.sizes["time"] :] = -1
+        wanted = f"{steps + 1} states"
+    if (places < 0).any():
+        raise ValueError(
+            f"{name_of(source)} has {data.sizes['time']} states, of which none is of step "
+            f"{int((places < 0).argmax())}: give {wanted}, {space.dt:g} "
+            f"{space.units.get('time', 'units of time')} apart."
+        )
+    with readable(source, "fields"):
+        data = data.isel(time=places).load()
+    arrays = [data[name].values.astype(float) for name in space.variables]
+    states = torch.from_numpy(np.stack(arrays, 1) if space.has_channels else arrays[0])
+    space.check(states, f"states of {name_of(source)}")
+    return states, notes
+
+
+def present_variables(source: Source, space: StateSpace) -> list[str]:
+    """Return the variables of the space that a source holds as fields, rather than as a table."""
+    dataset = open_data(source)
+    with readable(source, "fields"):
+        return [
+            name
+            for name in space.variables
+            if name in dataset and dataset[name].squeeze().ndim >= max(len(space.axes), 2)
+        ]
+
+
+def _renamed(found: Gridded, space: StateSpace, source: Source) -> xarray.Dataset:
+    """Give axes the names of the space: those of the same name, then those of the same role."""
+    left = [axis for axis in found.axes if axis not in space.axes]
+    names: dict[str, str] = {}
+    for axis in space.axes:
+        if axis in found.axes:
+            continue
+        role = _role(axis, space)
+        same = [a for a in left if role is not None and found.roles.get(a) == role]
+        if same:
+            names[same[0]] = axis
+            left.remove(same[0])
+        elif len((space.coordinates or {})[axis]) > 1:
+            raise ValueError(
+                f"{name_of(source)} has the axes {list(found.axes)}: it needs one for {axis!r} of "
+                f"the space, whose axes are {list(space.axes)}."
+            )
+    if left:
+        raise ValueError(
+            f"{name_of(source)} has the axis {left[0]!r}, which the space does not have (its axes "
+            f"are {list(space.axes)}): select one entry of it."
+        )
+    return found.data.rename(names)
+
+
+def _role(axis: str, space: StateSpace) -> str | None:
+    unit = space.units.get(axis, "")
+    if is_latitude(unit) or is_longitude(unit):
+        return "latitude" if is_latitude(unit) else "longitude"
+    return role_of_name(axis)
+
+
+def _at_positions(
+    data: xarray.Dataset,
+    axis: str,
+    found: Gridded,
+    space: StateSpace,
+    source: Source,
+    partly: bool,
+    notes: list[str],
+) -> xarray.Dataset:
+    """Select the positions of the space along one axis, NaN where the source lacks them."""
+    wanted = (space.coordinates or {})[axis]
+    if axis not in data.dims:
+        return data.expand_dims({axis: wanted}, axis=-1)
+    given = data[axis].values.astype(float)
+    unit, own = space.units.get(axis, ""), str(data[axis].attrs.get("units", ""))
+    if _role(axis, space) not in ("latitude", "longitude") and unit and own:
+        given = converted(given, own, unit)
+    index, off = _matched(given, wanted, _turn(axis, space))
+    missing = index < 0
+    if missing.all() or (missing.any() and not partly) or (partly and off.any()):
+        raise ValueError(
+            f"{name_of(source)} has {axis} {given.min():g} to {given.max():g} ({len(given)} "
+            f"positions), and the space {wanted[0]:g} to {wanted[-1]:g} ({len(wanted)}): "
+            f"{'each must be a position' if partly else 'it needs all positions'} of the space."
+        )
+    if missing.any():
+        notes.append(f"without {int(missing.sum())} of {len(wanted)} positions of {axis}")
+    chosen = data.isel({axis: np.where(missing, 0, index)}).assign_coords({axis: (axis, wanted)})
+    if not missing.any():
+        return chosen
+    import xarray
+
+    return chosen.where(xarray.DataArray(~missing, {axis: wanted}, (axis,)))
+
+
+def _matched(
+    given: np.ndarray, wanted: np.ndarray, turn: float | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the index into `given` of each wanted position, -1 where there is none.
+
+    The second array says which given positions lie inside the wanted ones and are none of them.
+    """
+    spacing = float(np.diff(wanted).min()) if len(wanted) > 1 else max(abs(wanted[0]), 1.0)
+    gap = given[:, None] - wanted
+    if turn is not None:
+        gap = (gap + turn / 2) % turn - turn / 2
+    near = np.abs(gap)
+    same = near <= max(SAME * spacing, 1e-6 * float(np.abs(wanted).max()))
+    index = np.where(same.any(0), near.argmin(0), -1)
+    between = (gap.max(1) > 0) & (gap.min(1) < 0)
+    return index, between & ~same.any(1)
+
+
+def _turn(axis: str, space: StateSpace) -> float | None:
+    """Return the length after which positions repeat: a turn for longitudes, else the period."""
+    return 360.0 if _role(axis, space) == "longitude" else space.period.get(axis)
+
+
+def _in_unit(
+    values: xarray.DataArray,
+    name: str,
+    found: Gridded,
+    space: StateSpace,
+    source: Source,
+    notes: list[str],
+) -> xarray.DataArray:
+    """Return values in the unit of the space."""
+    given, wanted = found.units.get(name), space.units.get(name)
+    if given is None or wanted is None:
+        return values
+    try:
+        factor, offset = conversion(given, wanted)
+    except ValueError as error:
+        raise ValueError(f"{name_of(source)}, variable {name!r}: {error}") from error
+    if (factor, offset) == (1.0, 0.0):
+        return values
+    notes.append(f"converted {name} from {given} to {wanted}")
+    return (values.astype(float) * factor + offset).assign_attrs(units=wanted)

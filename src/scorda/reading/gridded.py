@@ -1,0 +1,254 @@
+"""Gridded variables of a data set, on axes in one order and with known roles.
+
+`gridded` takes the variables that have the axis of time (where there is one) and the same other
+axes, gives that axis the name ``time``, drops axes of one entry, joins the two streams of ERA5,
+and sorts positions so that they increase: latitudes often fall in a file, and longitudes are often
+counted from another meridian. What it changed or left out it says in words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from scorda.reading.opening import Source, name_of
+from scorda.reading.roles import is_latitude, is_longitude, roles
+
+if TYPE_CHECKING:
+    import xarray
+
+__all__ = ["Gridded", "gridded", "unwrapped"]
+
+
+@dataclass(frozen=True)
+class Gridded:
+    """Variables on the same axes, not yet loaded.
+
+    Arguments:
+        data: The variables on ``(time, *axes)``, or ``(series, time, *axes)``.
+        axes: Names of the spatial axes.
+        roles: Role of each spatial axis that has one, by name.
+        units: Unit of each variable and axis that has one.
+        period: Length of each periodic axis.
+        calendar: Calendar of the times.
+        notes: What was understood, changed or left out, each in a phrase.
+    """
+
+    data: xarray.Dataset
+    axes: tuple[str, ...]
+    roles: dict[str, str]
+    units: dict[str, str]
+    period: dict[str, float]
+    calendar: str
+    notes: tuple[str, ...]
+
+    @property
+    def timed(self) -> bool:
+        """Say whether there is an axis of time with coordinates."""
+        return "time" in self.data.dims and "time" in self.data.coords
+
+
+def gridded(
+    dataset: xarray.Dataset,
+    source: Source,
+    variables: Sequence[str] = (),
+    series_axis: str | None = None,
+) -> Gridded:
+    """Return the variables on common axes.
+
+    Arguments:
+        dataset: Opened by `opening.open_data`.
+        source: Where it is from, for errors.
+        variables: Which to take. Default: all that are numbers on the axes of most of them.
+        series_axis: Axis of independent series. Default: one named series, trajectory, member or
+            number, if there is one.
+
+    Raises:
+        ValueError: If a variable is missing, or the variables share no axes.
+    """
+    notes: list[str] = []
+    dataset, known = _with_plain_times(dataset, notes)
+    names = _chosen(dataset, source, variables, notes)
+    data = _one_stream(dataset[names], notes)
+    data = data.drop_vars([n for n, c in data.coords.items() if n not in data.dims])
+    series = series_axis or known.get("series") or known.get("member")
+    if series_axis is not None and series_axis not in data.dims:
+        raise ValueError(
+            f"{name_of(source)} has the axes {list(data.dims)}: --series-axis {series_axis} must "
+            "be one of them."
+        )
+    if series in data.dims and series != "series":
+        data = data.rename({series: "series"})
+        if "series" in data.coords:
+            data = data.drop_vars("series")
+    single = [str(d) for d, n in data.sizes.items() if n == 1 and d not in ("time", "series")]
+    if single:
+        notes.append(f"left out the {_axes(single)} of one entry")
+        data = data.isel({d: 0 for d in single}, drop=True)
+    axes = tuple(str(d) for d in data[names[0]].dims if d not in ("time", "series"))
+    data = data.transpose(*[d for d in ("series", "time") if d in data.dims], *axes)
+    of_axis = {n: r for r, n in known.items() if n in axes}
+    units = {n: str(data[n].attrs["units"]) for n in (*names, *axes) if _has_unit(data, n)}
+    data, period = _on_sphere(data, axes, of_axis, units, notes)
+    data = _increasing(data, axes, source)
+    return Gridded(data, axes, of_axis, units, period, _calendar(data), tuple(notes))
+
+
+def unwrapped(longitudes: np.ndarray) -> np.ndarray:
+    """Return longitudes of one strip of the globe, shifted by whole turns into one piece.
+
+    Numbers are kept where the largest gap is between the last and the first of them. Otherwise the
+    strip crosses their seam, and begins behind the largest gap, west of 0 with a negative number.
+    """
+    ordered = np.sort(longitudes)
+    outside = ordered[0] + 360.0 - ordered[-1]
+    if len(ordered) < 2 or np.diff(ordered).max() <= outside * (1 + 1e-6):
+        return longitudes
+    turn = np.sort(longitudes % 360.0)
+    gaps = np.diff(np.append(turn, turn[0] + 360.0))
+    first = turn[(int(gaps.argmax()) + 1) % len(turn)]
+    return first + (longitudes - first) % 360.0 - (360.0 if first > 180.0 else 0.0)
+
+
+def _with_plain_times(
+    dataset: xarray.Dataset, notes: list[str]
+) -> tuple[xarray.Dataset, dict[str, str]]:
+    """Name the axis of time ``time``, and return the roles with that name."""
+    known = roles(dataset)
+    time = known.get("time")
+    if time is not None and time != "time" and "time" not in dataset.variables:
+        if time in dataset.dims:
+            notes.append(f"took {time!r} for the time")
+            dataset = dataset.rename({time: "time"})
+            known["time"] = "time"
+        elif dataset[time].ndim == 1:
+            axis = str(dataset[time].dims[0])
+            notes.append(f"took {time!r} for the time")
+            dataset = dataset.swap_dims({axis: time}).rename({time: "time"})
+            known["time"] = "time"
+    return dataset, known
+
+
+def _chosen(
+    dataset: xarray.Dataset, source: Source, variables: Sequence[str], notes: list[str]
+) -> list[str]:
+    """Return the variables that are asked for, or all on the axes that most variables have."""
+    bounds = {
+        str(v.attrs[k])
+        for v in dataset.variables.values()
+        for k in ("bounds", "climatology")
+        if k in v.attrs
+    }
+    numbers = {
+        str(n): frozenset(map(str, v.dims))
+        for n, v in dataset.data_vars.items()
+        if v.dtype.kind in "fiu" and n not in bounds
+    }
+    fields = {n: d for n, d in numbers.items() if "time" in d} or numbers
+    if missing := [n for n in variables if n not in fields]:
+        raise ValueError(
+            f"{name_of(source)} has the variables {sorted(fields) or list(dataset)} on the time: "
+            f"it needs {missing}."
+        )
+    if not fields:
+        raise ValueError(
+            f"{name_of(source)} has the variables {list(dataset)}: it needs one of numbers on the "
+            "time."
+        )
+    if not variables:
+        most = max(fields.values(), key=lambda d: (len(d), sum(d == e for e in fields.values())))
+        chosen = [n for n, dims in fields.items() if dims == most]
+        left = [str(n) for n in dataset.data_vars if n not in chosen and n not in bounds]
+        if left:
+            notes.append(
+                f"left out {', '.join(sorted(left))}, which have other axes or no numbers"
+            )
+        return chosen
+    shapes = {fields[n] for n in variables}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"{name_of(source)} has {list(variables)} on different axes "
+            f"({', '.join(str(sorted(s)) for s in shapes)}): choose variables of one grid."
+        )
+    return list(variables)
+
+
+def _one_stream(data: xarray.Dataset, notes: list[str]) -> xarray.Dataset:
+    """Join the final and the preliminary stream of ERA5, of which each time is in one."""
+    if "expver" not in data.dims:
+        return data
+    notes.append("joined the streams of expver")
+    joined = data.isel(expver=0)
+    for k in range(1, data.sizes["expver"]):
+        joined = joined.fillna(data.isel(expver=k))
+    for n in data.data_vars:
+        joined[n].attrs = data[n].attrs
+    return joined
+
+
+def _on_sphere(
+    data: xarray.Dataset,
+    axes: tuple[str, ...],
+    known: dict[str, str],
+    units: dict[str, str],
+    notes: list[str],
+) -> tuple[xarray.Dataset, dict[str, float]]:
+    """Give degrees their units, bring longitudes into one piece, and find the period."""
+    period: dict[str, float] = {}
+    for axis in axes:
+        role = known.get(axis)
+        unit = {"latitude": "degrees_north", "longitude": "degrees_east"}.get(str(role))
+        if unit is None:
+            continue
+        known_unit = is_latitude if role == "latitude" else is_longitude
+        if not known_unit(units.get(axis, "")):
+            notes.append(f"took {axis!r} for the {role} by its name and range")
+            units[axis] = unit
+        if role == "longitude":
+            positions = unwrapped(data[axis].values.astype(float))
+            data = data.assign_coords({axis: (axis, positions)})
+            if _closes(positions):
+                period[axis] = 360.0
+                notes.append("closed the circle of longitudes")
+    return data, period
+
+
+def _closes(longitudes: np.ndarray) -> bool:
+    """Say whether longitudes go around the globe in equal steps."""
+    ordered = np.sort(longitudes)
+    gaps = np.diff(np.append(ordered, ordered[0] + 360.0))
+    return len(ordered) > 2 and bool(np.allclose(gaps, gaps[0], rtol=1e-3))
+
+
+def _increasing(data: xarray.Dataset, axes: tuple[str, ...], source: Source) -> xarray.Dataset:
+    for axis in axes:
+        if axis not in data.coords:
+            data = data.assign_coords({axis: np.arange(data.sizes[axis], dtype=float)})
+        positions = data[axis].values
+        if positions.dtype.kind not in "fiu":
+            raise ValueError(f"{name_of(source)} has text as positions of {axis!r}: give numbers.")
+        if len(np.unique(positions)) < len(positions):
+            raise ValueError(
+                f"{name_of(source)} has a position of {axis!r} twice: leave one of them out."
+            )
+        if not (np.diff(positions) > 0).all():
+            data = data.sortby(axis)
+    return data
+
+
+def _calendar(data: xarray.Dataset) -> str:
+    """Return the calendar of the times; datetimes of NumPy have the Gregorian one of all years."""
+    if "time" not in data.coords or not data["time"].size or data["time"].dtype.kind != "O":
+        return "proleptic_gregorian"
+    return str(getattr(data["time"].values.flat[0], "calendar", "proleptic_gregorian"))
+
+
+def _has_unit(data: xarray.Dataset, name: str) -> bool:
+    return name in data.variables and "units" in data[name].attrs
+
+
+def _axes(names: list[str]) -> str:
+    return ("axis " if len(names) == 1 else "axes ") + ", ".join(names)

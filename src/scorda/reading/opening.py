@@ -1,0 +1,139 @@
+"""Whatever holds labelled arrays is opened as one xarray data set, decoded by the CF conventions.
+
+All reading of arrays begins here. Masked and declared fill values are NaN, packed integers are
+unpacked, and times are datetimes of the calendar that the file names. No exception of a library
+for files reaches the caller: each becomes one sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from glob import glob
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import xarray
+
+__all__ = ["Source", "name_of", "open_data", "readable"]
+
+# A path (with * for several files), several paths, or an object of xarray.
+Source = Any
+
+# Endings of zarr stores, which are folders, or files that hold one.
+ZARR = {".zarr", ".zip"}
+
+
+def open_data(source: Source, kind: str = "a NetCDF file or a zarr store") -> xarray.Dataset:
+    """Open a data set lazily, with CF decoding and times as datetimes or of `cftime`.
+
+    Arguments:
+        source: A path, one with ``*`` for several files, several paths, a remote path where
+            fsspec knows its protocol, or an xarray Dataset or DataArray. Several files are put
+            together by their coordinates.
+        kind: What the caller expects there, in the words of the error.
+
+    Raises:
+        FileNotFoundError: If there is no such file or store.
+        ValueError: If it cannot be read.
+    """
+    import xarray
+
+    if isinstance(source, xarray.Dataset):
+        return _decoded(source)
+    if isinstance(source, xarray.DataArray):
+        return _decoded(source.to_dataset(name=source.name or "value"))
+    paths = _paths(source)
+    with readable(source, kind):
+        datasets = [_open(path) for path in paths]
+        if len(datasets) == 1:
+            return datasets[0]
+        # Chunks keep the parts on the disk until a selection is loaded.
+        parts = [dataset.chunk() for dataset in datasets]
+        return xarray.merge([xarray.combine_by_coords(parts, combine_attrs="override")])
+
+
+@contextmanager
+def readable(source: Source, kind: str) -> Iterator[None]:
+    """Turn whatever goes wrong while a file is read into one sentence.
+
+    Damaged files make their libraries raise exceptions of any class, also of their own.
+
+    Raises:
+        ValueError: If reading fails.
+    """
+    try:
+        yield
+    except (MemoryError, FileNotFoundError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        told = "" if not reason or "IO backends" in reason else f" ({reason[:200]})"
+        raise ValueError(
+            f"{name_of(source)} cannot be read as {kind}{told}: give one, whole and with the "
+            "right to read it."
+        ) from error
+
+
+def name_of(source: Source) -> str:
+    """Return how an error names a source: its path, or what kind of object it is."""
+    if isinstance(source, str | Path):
+        return str(source)
+    if isinstance(source, Sequence):
+        return f"{name_of(source[0])} and {len(source) - 1} more" if source else "An empty list"
+    return f"The {type(source).__name__}"
+
+
+def _paths(source: Source) -> list[str]:
+    """Return the paths that a source names, which exist unless they are remote."""
+    if not isinstance(source, str | Path | Sequence):
+        raise ValueError(
+            f"Got a {type(source).__name__}: give a path, several, or an xarray Dataset."
+        )
+    given = [source] if isinstance(source, str | Path) else list(source)
+    paths: list[str] = []
+    for entry in map(str, given):
+        if "://" in entry or Path(entry).exists():
+            paths.append(entry)
+        elif "*" in entry and (found := sorted(glob(entry))):
+            paths += found
+        else:
+            raise FileNotFoundError(f"There is no file or store {entry}: check the path.")
+    if not paths:
+        raise ValueError("Got no path: give at least one file or store.")
+    return paths
+
+
+def _open(path: str) -> xarray.Dataset:
+    import xarray
+
+    settings: dict[str, Any] = {}
+    if "://" not in path and (Path(path).is_dir() or Path(path).suffix in ZARR):
+        settings = {"engine": "zarr", "consolidated": None if _consolidated(path) else False}
+    elif Path(path).suffix == ".zarr":
+        settings = {"engine": "zarr"}
+    return xarray.open_dataset(path, **_decoding(), **settings)
+
+
+def _consolidated(path: str) -> bool:
+    return (Path(path) / ".zmetadata").is_file()
+
+
+def _decoding() -> dict[str, Any]:
+    """Return the settings of xarray's decoding.
+
+    Numbers of hours stay numbers, since model time without a reference is no duration.
+    Microseconds reach from the year -290 000 to 290 000.
+    """
+    from xarray.coders import CFDatetimeCoder
+
+    return {"decode_times": CFDatetimeCoder(time_unit="us"), "decode_timedelta": False}
+
+
+def _decoded(dataset: xarray.Dataset) -> xarray.Dataset:
+    """Decode an object as a file would be; what is decoded already stays as it is."""
+    import xarray
+
+    with readable(dataset, "data of the CF conventions"):
+        return xarray.decode_cf(dataset, **_decoding())

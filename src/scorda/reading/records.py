@@ -1,0 +1,206 @@
+"""Records of gridded fields: what a prior is learned from.
+
+A record has states on regular times, their space, and the datetime of the first. Times are regular
+in seconds or in months; a time that is missing is a field of NaN. Series that are independent of
+each other, such as the members of an ensemble, have an axis of their own and are never space.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from scorda.core.shapes import Float, Tensor
+from scorda.core.space import StateSpace
+from scorda.core.times import Start, instants, iso, parse_start, total_months
+from scorda.reading.climate import check_values
+from scorda.reading.gridded import Gridded, gridded
+from scorda.reading.opening import Source, name_of, open_data, readable
+
+if TYPE_CHECKING:
+    import xarray
+
+__all__ = ["Fields", "read_fields"]
+
+# Most fields of a record for one that is there: what has more gaps has no step.
+MOST_MISSING = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Fields:
+    """States on regular times.
+
+    Arguments:
+        states: ``(time, *state)``, or ``(series, time, *state)`` of independent series, which it
+            always is afterwards; finite, in the units of the space.
+        space: Their space; its `dt` is the time between them.
+        start: Datetime of the first, as ISO 8601 text in the space's calendar, if known.
+        notes: What was understood, changed or left out when they were read, in phrases.
+    """
+
+    states: Float[Tensor, "..."]
+    space: StateSpace
+    start: str | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.states.ndim == 1 + len(self.space.shape):
+            object.__setattr__(self, "states", self.states[None])
+        if self.states.ndim != 2 + len(self.space.shape):
+            raise ValueError(
+                f"Got fields of shape {tuple(self.states.shape)}: give (time, "
+                f"*{self.space.shape}), or (series, time, *{self.space.shape})."
+            )
+        self.space.check(self.states, "the fields")
+
+    def __len__(self) -> int:
+        """Return the number of times."""
+        return self.states.shape[1]
+
+
+def read_fields(
+    source: Source,
+    variable: str | Sequence[str] = (),
+    since: Start | None = None,
+    until: Start | None = None,
+    series_axis: str | None = None,
+) -> Fields:
+    """Read variables on ``(time, ...)`` as a record.
+
+    Axes may come in any order and direction, and longitudes in any convention; the space has them
+    in increasing order. Datetimes give a time step in hours, or in months.
+
+    Arguments:
+        source: What `opening.open_data` takes: a path, several, or an xarray Dataset.
+        variable: Variable or variables. Default: all numbers on the axes of most of them.
+        since: First datetime to use (default: all).
+        until: Last datetime to use; a date without a time means the whole day.
+        series_axis: Axis of independent series. Default: one named series, trajectory, member or
+            number, if there is one.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file cannot be read, a variable is missing, times are not regular or
+            are repeated, or values are not finite or are no values of their variable.
+    """
+    names = [variable] if isinstance(variable, str) else list(variable)
+    found = gridded(open_data(source), source, names, series_axis)
+    if not found.timed:
+        raise ValueError(
+            f"{name_of(source)} has the axes {list(found.data.dims)}: it needs a time with "
+            "coordinates."
+        )
+    data = found.data.isel(time=_within(found, since, until, source))
+    times = data["time"].values
+    with readable(source, "fields"):
+        data = data.load()
+    places, dt, unit = _regular(times, found.calendar, source)
+    units = dict(found.units) | ({"time": unit} if unit else {})
+    variables = [str(n) for n in data.data_vars]
+    states = _states(data, variables, found.axes, places)
+    coordinates = {a: data[a].values for a in found.axes}
+    shape = states.shape[2:]
+    space = StateSpace(
+        shape, dt, tuple(variables), coordinates, found.period, units, found.calendar
+    )
+    check_values(states, space, name_of(source))
+    start = iso(instants(times[:1], found.calendar)[0], found.calendar) if unit else None
+    return Fields(torch.from_numpy(states), space, start, found.notes)
+
+
+def _within(
+    found: Gridded, since: Start | None, until: Start | None, source: Source
+) -> np.ndarray:
+    """Return which times lie between two datetimes."""
+    times, calendar = found.data["time"].values, found.calendar
+    kept = np.ones(len(times), dtype=bool)
+    if times.dtype.kind not in "MO":
+        if since is not None or until is not None:
+            raise ValueError(
+                f"The times of {name_of(source)} are no datetimes: leave since, until out."
+            )
+        return kept
+    when = instants(times, calendar)
+    if since is not None:
+        kept &= when >= parse_start(since, calendar)
+    if until is not None:
+        kept &= when <= _end(until, calendar)
+    if kept.sum() < 2:
+        first, last = (iso(t, calendar).removesuffix(":00") for t in when[[0, -1]])
+        raise ValueError(
+            f"{name_of(source)} has {kept.sum()} times from {since or first} to {until or last}: "
+            f"its times are {first} to {last}, and at least two are needed."
+        )
+    return kept
+
+
+def _end(until: Start, calendar: str) -> np.timedelta64:
+    """Return the last instant that counts: the end of the day where only a date is given."""
+    whole_day = isinstance(until, datetime.date) and not isinstance(until, datetime.datetime)
+    text = str(until).strip().replace("-", "")
+    if whole_day or (len(text) == 8 and text.isdigit()):
+        return parse_start(str(until), calendar) + np.timedelta64(86400 * 10**6 - 1, "us")
+    return parse_start(until, calendar)
+
+
+def _regular(times: np.ndarray, calendar: str, source: Source) -> tuple[np.ndarray, float, str]:
+    """Return the step of each time, the length of a step, and its unit ("" of model time).
+
+    The step is the smallest gap. Where some gap is no multiple of it, it is a number of months.
+    """
+    if times.dtype.kind not in "MO":
+        elapsed, unit = times.astype(float), ""
+    else:
+        when = instants(times, calendar)
+        if np.isnat(when).any():
+            raise ValueError(f"{name_of(source)} has a missing time: leave its field out.")
+        elapsed, unit = (when - when[0]) / np.timedelta64(1, "h"), "hours"
+    gaps = np.diff(elapsed)
+    if not (gaps > 0).all():
+        k = int((~(gaps > 0)).argmax())
+        what = "twice" if gaps[k] == 0 else f"after {times[k]}"
+        raise ValueError(
+            f"{name_of(source)} has the time {times[k + 1]} {what} (fields {k + 1} and {k + 2}): "
+            "give times that increase."
+        )
+    places = np.round(elapsed / gaps.min() - elapsed[0] / gaps.min())
+    # The mean step has less rounding than the smallest.
+    step = float((elapsed[-1] - elapsed[0]) / places[-1])
+    if _are_multiples(elapsed - elapsed[0], places, step, 1e-6 * step):
+        return places.astype(np.int64), step, unit
+    if unit:
+        months = total_months(when, calendar)
+        step = float(np.round(np.diff(months).min()))
+        places = np.round((months - months[0]) / max(step, 1.0))
+        # A month's middle is another share of a month of 28 days than of one of 31.
+        if step >= 1 and _are_multiples(months - months[0], places, step, 0.1):
+            return places.astype(np.int64), step, "months"
+    raise ValueError(
+        f"The times of {name_of(source)} are not regular{', in hours or months' if unit else ''}: "
+        "give equal steps."
+    )
+
+
+def _are_multiples(elapsed: np.ndarray, places: np.ndarray, step: float, slack: float) -> bool:
+    near = np.abs(elapsed - places * step) <= slack
+    return bool(near.all() and places[-1] < MOST_MISSING * len(places))
+
+
+def _states(
+    data: xarray.Dataset, variables: list[str], axes: tuple[str, ...], places: np.ndarray
+) -> np.ndarray:
+    """Return ``(series, time, *state)``, NaN at times that are missing."""
+    arrays: list[Any] = [data[n].values for n in variables]
+    if "series" not in data.dims:
+        arrays = [a[None] for a in arrays]
+    states = np.stack(arrays, 2) if len(arrays) > 1 or not axes else arrays[0]
+    if places[-1] + 1 == len(places):
+        return np.ascontiguousarray(states, np.float64)
+    full = np.full((states.shape[0], places[-1] + 1, *states.shape[2:]), np.nan)
+    full[:, places] = states
+    return full

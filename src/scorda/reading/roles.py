@@ -1,0 +1,105 @@
+"""What each axis of a data set stands for: time, latitude, longitude, level, member or series.
+
+The attributes of the CF conventions decide (`standard_name`, `axis`, `units`, read by cf-xarray).
+Where an axis has none, its name does, and for latitude and longitude its range too.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import xarray
+
+__all__ = ["LATITUDE", "LONGITUDE", "is_latitude", "is_longitude", "role_of_name", "roles"]
+
+# Names of axes whose attributes say nothing, in lower case.
+NAMES = {
+    "time": ("time", "valid_time", "datetime", "date", "t"),
+    "latitude": ("latitude", "lat", "lats", "nav_lat"),
+    "longitude": ("longitude", "lon", "lons", "long", "nav_lon"),
+    "level": ("level", "lev", "plev", "pressure_level", "isobaricinhpa", "depth", "height"),
+    "member": ("member", "number", "ensemble", "realization"),
+    "series": ("series", "trajectory"),
+}
+ROLE = {name: role for role, names in NAMES.items() for name in names}
+# Keys of cf-xarray for each role, the more certain first.
+CF_KEYS = {"time": ("time", "T"), "latitude": ("latitude",), "longitude": ("longitude",)}
+CF_KEYS["level"] = ("vertical", "Z")
+STANDARD_NAMES = {"realization": "member"}
+
+LATITUDE = ("degrees_north", "degree_north", "degree_n", "degrees_n", "degreen", "degreesn")
+LONGITUDE = ("degrees_east", "degree_east", "degree_e", "degrees_e", "degreee", "degreese")
+
+
+def is_latitude(unit: str) -> bool:
+    """Say whether a unit is one of latitude."""
+    return unit.lower() in LATITUDE
+
+
+def is_longitude(unit: str) -> bool:
+    """Say whether a unit is one of longitude."""
+    return unit.lower() in LONGITUDE
+
+
+def role_of_name(name: str) -> str | None:
+    """Return what an axis or a column of that name stands for, if it is one of `NAMES`."""
+    return ROLE.get(name.lower())
+
+
+def roles(dataset: xarray.Dataset) -> dict[str, str]:
+    """Return ``{role: name}`` of the coordinates and dimensions that a role is known of.
+
+    A role that two names claim with equal right belongs to neither, unless one is a dimension.
+    """
+    found: dict[str, str] = {}
+    for role in NAMES:
+        for names in (_by_attributes(dataset, role), _by_name(dataset, role)):
+            single = [n for n in names if n in dataset.dims] or names
+            if len(single) == 1:
+                found[role] = single[0]
+                break
+    return found
+
+
+def _by_attributes(dataset: xarray.Dataset, role: str) -> list[str]:
+    import cf_xarray  # noqa: F401
+
+    known = dataset.cf.coordinates | dataset.cf.axes
+    for key in CF_KEYS.get(role, ()):
+        if names := [str(name) for name in known.get(key, ())]:
+            return names
+    return [
+        str(name)
+        for name, values in dataset.coords.items()
+        if STANDARD_NAMES.get(str(values.attrs.get("standard_name"))) == role
+        or (role == "time" and values.ndim == 1 and _dated(values.dtype, values))
+    ]
+
+
+def _dated(dtype: np.dtype, values: xarray.DataArray) -> bool:
+    """Say whether values are datetimes, of NumPy or of cftime."""
+    if dtype.kind == "M":
+        return True
+    return dtype.kind == "O" and values.size > 0 and hasattr(values.values.flat[0], "calendar")
+
+
+def _by_name(dataset: xarray.Dataset, role: str) -> list[str]:
+    names = [str(n) for n in (*dataset.dims, *dataset.coords) if role_of_name(str(n)) == role]
+    names = list(dict.fromkeys(names))
+    return [n for n in names if role not in ("latitude", "longitude") or _in_range(dataset, n)]
+
+
+def _in_range(dataset: xarray.Dataset, name: str) -> bool:
+    """Say whether positions could be degrees of latitude or longitude, as their name says."""
+    if name not in dataset.coords or dataset[name].dtype.kind not in "fiu":
+        return False
+    unit = str(dataset[name].attrs.get("units", "")).lower()
+    if unit and not unit.startswith("deg") and unit != "1":
+        return False
+    low, high = float(dataset[name].min()), float(dataset[name].max())
+    if role_of_name(name) == "latitude":
+        return -90.0 <= low and high <= 90.0
+    return -360.0 <= low and high <= 720.0 and high - low < 360.0 + 1e-6
