@@ -7,6 +7,7 @@ for files reaches the caller: each becomes one sentence.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from glob import glob
@@ -113,7 +114,10 @@ def _open(path: str) -> xarray.Dataset:
         settings = {"engine": "zarr", "consolidated": None if _consolidated(path) else False}
     elif Path(path).suffix == ".zarr":
         settings = {"engine": "zarr"}
-    return xarray.open_dataset(path, **_decoding(), **settings)
+    with warnings.catch_warnings():
+        # Times that NumPy's calendar lacks are those of cftime, which is no loss here.
+        warnings.simplefilter("ignore", xarray.SerializationWarning)
+        return xarray.open_dataset(path, **_decoding(), **settings)
 
 
 def _consolidated(path: str) -> bool:
