@@ -1,8 +1,8 @@
 """Values that no measurement of their variable can be: codes for what is missing, other units.
 
-The climate of a variable is its mean and standard deviation. That of a record is grown from the
-middle nine tenths of its values: those within `LIMIT` standard deviations are taken in, until no
-more come, so that a heavy tail belongs to it and a code far away does not.
+The climate of a record is grown from the middle nine tenths of its values: a value belongs to it
+that is no more than `LIMIT` of its standard deviations from the next one. So a heavy tail belongs
+to it, and a code far from all values does not.
 """
 
 from __future__ import annotations
@@ -13,30 +13,32 @@ from scorda.core.space import StateSpace
 
 __all__ = ["LIMIT", "check_values", "suspicious"]
 
-# Standard deviations from the mean beyond which a value is none.
+# Standard deviations from its next neighbour beyond which a value is none.
 LIMIT = 10.0
 
 
 def suspicious(values: np.ndarray, limit: float = LIMIT) -> np.ndarray:
-    """Return which values are farther from the climate of all of them than `limit` of its std.
+    """Return which values are farther than `limit` standard deviations from all of the climate.
 
     NaN is never suspicious. Values of which most are equal have no climate, and none is.
     """
-    present = values[np.isfinite(values)]
+    present = np.sort(values[np.isfinite(values)], axis=None)
     if present.size < 20:
         return np.isinf(values)
-    low, high = np.quantile(present, [0.05, 0.95])
-    mean = std = 0.0
-    for _ in range(100):
-        inside = (present >= low) & (present <= high)
-        mean, std = float(present[inside].mean()), float(present[inside].std())
+    first, last = int(0.05 * present.size), int(0.95 * present.size)
+    gaps = np.diff(present)
+    while True:
+        std = present[first : last + 1].std()
         if std == 0.0:
             return np.isinf(values)
-        wider = min(low, mean - limit * std), max(high, mean + limit * std)
-        if wider == (low, high) or inside.all():
-            break
-        low, high = wider
-    return (values < low) | (values > high)
+        wide = np.flatnonzero(gaps > limit * std)
+        below, above = wide[wide < first], wide[wide >= last]
+        wider = int(below[-1]) + 1 if below.size else 0, int(above[0]) if above.size else -1
+        if wider[1] < 0:
+            wider = wider[0], present.size - 1
+        if wider == (first, last):
+            return (values < present[first]) | (values > present[last])
+        first, last = wider
 
 
 def check_values(states: np.ndarray, space: StateSpace, name: str) -> None:

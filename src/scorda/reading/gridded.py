@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["Gridded", "gridded", "unwrapped"]
 
 
+ORDER = ("level", "latitude", "longitude")
+
+
 @dataclass(frozen=True)
 class Gridded:
     """Variables on the same axes, not yet loaded.
@@ -88,9 +91,16 @@ def gridded(
     if single:
         notes.append(f"left out the {_axes(single)} of one entry")
         data = data.isel({d: 0 for d in single}, drop=True)
-    axes = tuple(str(d) for d in data[names[0]].dims if d not in ("time", "series"))
+    of_axis = {n: r for r, n in known.items()}
+    # The order of the CF conventions, whatever that of the file.
+    axes = tuple(
+        sorted(
+            (str(d) for d in data[names[0]].dims if d not in ("time", "series")),
+            key=lambda axis: ORDER.index(of_axis[axis]) if of_axis.get(axis) in ORDER else -1,
+        )
+    )
     data = data.transpose(*[d for d in ("series", "time") if d in data.dims], *axes)
-    of_axis = {n: r for r, n in known.items() if n in axes}
+    of_axis = {n: r for n, r in of_axis.items() if n in axes}
     units = {n: str(data[n].attrs["units"]) for n in (*names, *axes) if _has_unit(data, n)}
     data, period = _on_sphere(data, axes, of_axis, units, notes)
     data = _increasing(data, axes, source)

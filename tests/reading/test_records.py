@@ -1,0 +1,159 @@
+"""Records keep what their labels say: time, series, longitudes, calendars, streams, codes."""
+
+import re
+
+import numpy as np
+import pandas
+import pytest
+import xarray
+
+from scorda.reading.gridded import unwrapped
+from scorda.reading.records import read_fields
+
+HOURS = np.datetime64("2019-03-01", "ns") + np.arange(60) * np.timedelta64(1, "h")
+
+
+def record(times=HOURS, lat=(45.0, 46.0, 47.0), lon=(0.0, 1.0, 2.0, 3.0), names=("t2m",), seed=0):
+    values = np.random.default_rng(seed).normal(280, 2, (len(times), len(lat), len(lon)))
+    return xarray.Dataset(
+        {
+            n: (("time", "latitude", "longitude"), values + i, {"units": "K"})
+            for i, n in enumerate(names)
+        },
+        {
+            "time": times,
+            "latitude": ("latitude", np.asarray(lat), {"units": "degrees_north"}),
+            "longitude": ("longitude", np.asarray(lon), {"units": "degrees_east"}),
+        },
+    )
+
+
+def test_layouts_of_the_era5_service_are_the_same_record():
+    plain = read_fields(record())
+    new = (
+        record()
+        .rename(time="valid_time")
+        .assign_coords(number=0, expver=("valid_time", np.array(["0001"] * 60)))
+    )
+    final = np.arange(60) < 40
+    streams = record().expand_dims(expver=[1, 5], axis=1)
+    streams["t2m"] = streams.t2m.where(
+        ((streams.expver == 1) & xarray.DataArray(final, dims="time"))
+        | ((streams.expver == 5) & xarray.DataArray(~final, dims="time"))
+    )
+    level = record().expand_dims(pressure_level=[850.0], axis=1)
+    falling = record().isel(latitude=slice(None, None, -1)).transpose("longitude", ...)
+    for other in (new, streams, level, falling):
+        found = read_fields(other)
+        assert found.space == plain.space and found.start == plain.start
+        assert (found.states == plain.states).all()
+
+
+def test_bounds_flags_and_other_shapes_are_left_out_and_named():
+    data = record().assign(
+        time_bnds=(("time", "bnds"), np.zeros((60, 2))),
+        flag=("time", np.array(["ok"] * 60)),
+        orography=(("latitude", "longitude"), np.zeros((3, 4))),
+        index=("time", np.zeros(60)),
+    )
+    data.time.attrs["bounds"] = "time_bnds"
+    found = read_fields(data)
+    assert found.space.variables == ("t2m",)
+    (note,) = [n for n in found.notes if n.startswith("left out")]
+    assert "flag, index, orography" in note
+
+
+@pytest.mark.parametrize("name", ["series", "member", "number", "trajectory", "run"])
+def test_independent_series_are_no_space(name):
+    """The axis `run` has no name that is known, so that the user names it."""
+    data = record().expand_dims({name: [0, 1]}, axis=1)
+    data = data + 0.1 * data[name]
+    found = read_fields(data, series_axis="run" if name == "run" else None)
+    assert found.states.shape == (2, 60, 3, 4) and found.space.axes == ("latitude", "longitude")
+    assert np.allclose(found.states[1] - found.states[0], 0.1)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([330, 345, 0, 15, 30], [-30, -15, 0, 15, 30]),
+        ([0, 15, 30, -180, -165, -150], [0, 15, 30, -180, -165, -150]),
+        ([170, 175, 180, -175, -170], [170, 175, 180, 185, 190]),
+        ([0, 90, 180, 270], [0, 90, 180, 270]),
+        ([10], [10]),
+    ],
+)
+def test_a_strip_of_longitudes_is_in_one_piece(given, expected):
+    assert unwrapped(np.array(given, float)).tolist() == expected
+
+
+@pytest.mark.parametrize("labels", ["units", "name and range", "standard_name", "degree"])
+def test_global_longitudes_are_periodic(labels):
+    data = record(lon=np.arange(0.0, 360.0, 30.0))
+    if labels != "units":
+        attributes = {"name and range": {}, "standard_name": {"standard_name": "longitude"}}
+        attrs = attributes.get(labels, {"units": "degree"})
+        data = data.assign_coords(longitude=("longitude", data.longitude.values, attrs))
+    found = read_fields(data)
+    assert found.space.period == {"longitude": 360.0}
+    assert found.space.units["longitude"] == "degrees_east"
+    assert read_fields(record()).space.period == {}
+    # As after relabelling without sorting.
+    rolled = data.assign_coords(
+        longitude=("longitude", (data.longitude.values + 180) % 360 - 180, data.longitude.attrs)
+    )
+    again = read_fields(rolled)
+    assert again.space.period == {"longitude": 360.0}
+    assert again.space.coordinates["longitude"][0] == -180
+    np.testing.assert_array_equal(again.states[0, ..., 6], found.states[0, ..., 0])
+
+
+@pytest.mark.parametrize("kind", ["MS", "mid-month", "cftime"])
+def test_months_are_regular(kind):
+    if kind == "cftime":
+        times = xarray.date_range(
+            "1990-01-01", periods=48, freq="MS", calendar="noleap", use_cftime=True
+        )
+    else:
+        times = pandas.date_range("1990-01-01", periods=48, freq="MS")
+        if kind == "mid-month":
+            times = times + (times.shift(1) - times) / 2
+    found = read_fields(record(times=np.asarray(times)))
+    assert found.space.units["time"] == "months" and found.space.dt == 1.0
+    assert found.states.shape[1] == 48
+    assert found.space.calendar == ("noleap" if kind == "cftime" else "proleptic_gregorian")
+
+
+@pytest.mark.parametrize("calendar", ["noleap", "360_day", "julian", "all_leap"])
+def test_days_of_any_calendar_are_regular(calendar):
+    times = xarray.date_range(
+        "2020-02-20", periods=30, freq="D", calendar=calendar, use_cftime=True
+    )
+    found = read_fields(record(times=np.asarray(times)), until="2020-03-01")
+    assert found.space.dt == 24.0 and found.space.calendar == calendar
+    days = {"noleap": 10, "360_day": 12, "julian": 11, "all_leap": 11}
+    assert len(found) == days[calendar]
+
+
+def test_repeated_and_swapped_times_are_named():
+    twice = record().isel(time=[*range(20), 19, *range(20, 60)])
+    with pytest.raises(ValueError, match=r"2019-03-01T19.* twice \(fields 20 and 21\)"):
+        read_fields(twice)
+    with pytest.raises(ValueError, match=r"2019-03-01T00.* after 2019-03-01T09"):
+        read_fields(record().isel(time=[*range(5, 10), *range(5), *range(10, 60)]))
+
+
+@pytest.mark.parametrize("code", [-9999.0, -999.9, 1e20, 99999.9])
+def test_codes_for_missing_values_are_named(code):
+    data = record()
+    data["t2m"] = data.t2m.where(np.random.default_rng(1).random(data.t2m.shape) > 0.01, code)
+    with pytest.raises(ValueError, match=re.escape(f"far from all others, {code:g} ")):
+        read_fields(data)
+
+
+def test_heavy_tails_are_no_codes():
+    """Rain: zero in half of the cases, and log-normal over three orders of magnitude."""
+    rng = np.random.default_rng(2)
+    data = record()
+    rain = np.exp(1.5 * rng.normal(size=data.t2m.shape)) * (rng.random(data.t2m.shape) > 0.5)
+    assert read_fields(data.assign(t2m=(data.t2m.dims, rain))).states.max() > 30
