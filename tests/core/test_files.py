@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from scorda.core import files
 from scorda.core.rng import normal, seeded
+from scorda.reading.opening import open_data
 
 
 class Stopped(BaseException):
@@ -51,6 +52,7 @@ def test_atomic_keeps_the_permissions_a_new_file_has(tmp_path):
 KILLED = """
 import sys
 from scorda.core import files
+from scorda.reading.opening import open_data
 text = sys.argv[2] * 1_000_000
 while True:
     with files.atomic(sys.argv[1]) as partial:
@@ -186,7 +188,7 @@ def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no file .*: check the path"):
         files.read_tensors(tmp_path / "a")
     with pytest.raises(FileNotFoundError, match=r"no file or store .*: check the path"):
-        files.open_dataset(tmp_path / "a.nc")
+        open_data(tmp_path / "a.nc")
 
 
 def test_the_header_is_json_under_one_key(tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from scorda.core.columns import write_columns
+from scorda.core.files import write_columns
 from scorda.core.rng import normal, seeded
 from scorda.core.space import StateSpace
 from scorda.core.times import match_times, time_unit
@@ -133,8 +133,8 @@ def test_several_variables_off_the_grid_and_across_the_periodic_edge():
     assert found.values[0, :2].tolist() == [2.0, 1.0] and found.values[1, 2] == 3.0
 
 
-def test_index_is_the_flat_grid_point_of_the_variable():
-    names = "time variable value std index"
+def test_point_is_the_flat_grid_point_of_the_variable():
+    names = "time variable value std point"
     table = columns((0.0, "v", 1.0, 0.1, 7), (0.0, "u", 2.0, 0.1, 7), names=names)
     found = Observations.from_table(table, FLOW)
     assert found.model.operator == Select([7, 24 + 7])
@@ -159,7 +159,7 @@ def test_datetimes_are_counted_from_start():
         "2019-03-21T11:00+01:00",
     ]
     values = [1.0, 2.0, 3.0, 4.0]
-    table = {"time": times, "value": values, "index": [0] * 4, "std": [0.5] * 4}
+    table = {"time": times, "value": values, "point": [0] * 4, "std": [0.5] * 4}
     starts = "2019-03-21T06:00", np.datetime64("2019-03-21T06"), datetime.datetime(2019, 3, 21, 6)
     for start in starts:
         found = Observations.from_table(table, UK, start)
@@ -377,7 +377,7 @@ GOOD = lorenz((0.1, "x", 1.0, 0.1))
         ({n: c for n, c in GOOD.items() if n != "value"}, LORENZ, {}, "it needs value"),
         ({n: c for n, c in GOOD.items() if n != "variable"}, LORENZ, {}, "it needs variable"),
         ({n: c for n, c in GOOD.items() if n != "std"}, LORENZ, {}, "the argument `std`"),
-        (GOOD, UK, {}, r"it needs a position \(latitude and longitude, or index\)"),
+        (GOOD, UK, {}, r"it needs a position \(latitude and longitude, or point\)"),
         ({n: c[:0] for n, c in GOOD.items()}, LORENZ, {}, "has no rows"),
         (GOOD | {"variable": np.array(["w"])}, LORENZ, {}, "unknown variable 'w' .*'x', 'y', 'z'"),
         (GOOD | {"value": np.array([NAN])}, LORENZ, {}, "none can be used .1 missing value"),
@@ -416,10 +416,10 @@ GOOD = lorenz((0.1, "x", 1.0, 0.1))
             "position outside the domain.*latitude 50 to",
         ),
         (
-            columns((0, "t2m", 1.0, 1.0, 12), names="time variable value std index"),
+            columns((0, "t2m", 1.0, 1.0, 12), names="time variable value std point"),
             UK,
             {},
-            "index outside the grid",
+            "point outside the grid",
         ),
     ],
 )
@@ -478,7 +478,9 @@ def test_fields_are_read_from_files(tmp_path, kind):
         Observations.from_array(path, StateSpace((3, 4)), 0.5)
     moved = {"latitude": UK.coordinates["latitude"] + 1, "longitude": UK.coordinates["longitude"]}
     other = StateSpace((3, 4), variables=("t2m",), coordinates=moved, units=HOURS)
-    with pytest.raises(ValueError, match=r"'latitude' of .* is not that of the space"):
+    with pytest.raises(
+        ValueError, match=r"latitude 50 to 50\.5 .*each must be a position of the space"
+    ):
         Observations.from_array(path, other, 0.5, start="2019-03-21T05:00")
     line = StateSpace((4,), variables=("t2m",), units=HOURS)
     with pytest.raises(ValueError, match="it needs time, with coordinates, and"):

@@ -58,6 +58,17 @@ class Assimilate:
     variable: str | None = None
     """Variable that fields of observations hold, where the system has several."""
 
+    units: list[str] = field(default_factory=list)
+    """Unit of a variable in tables that do not say, as t2m=degC; repeat the flag for several."""
+
+    missing: list[float] = field(default_factory=list)
+    """Value that stands for a missing one, as -9999; repeat the flag for several."""
+
+    gross_error_check: str = "10"
+    """Standard deviations of its variable's climate beyond which a value is left out, or "off";
+    the climate is that of the prior, or of first states. A filter's own check of innovations is
+    --method.gross-error-check."""
+
     truth: Path | None = None
     """NetCDF file of the truth, where there is one, for scores."""
 
@@ -171,7 +182,7 @@ def _run(given: Assimilate, method: Assimilator, prior: str | None) -> Posterior
     if given.withhold is not None:
         observations, withheld = common.withhold(observations, given.withhold, given.withhold_seed)
     truth = _truth(given, system, steps)
-    method = _suited(given, method, observations, steps)
+    method = _suited(given, method, steps)
     problem = Problem(system, observations, steps, _initial(given, system, members))
     configuration = _resolved(given, method, steps, members, prior)
     with progress(f"{given.method}, {members} members") as report:
@@ -228,9 +239,15 @@ def _system(given: Assimilate, method: Assimilator) -> Any:
 
 def _observed(given: Assimilate, system: Any) -> tuple[list[Observations], int]:
     """Return the observations of the steps to run, and the number of these steps."""
-    from scorda.cli.common import read_observations
+    from scorda.cli.common import climate_of, read_observations
     from scorda.cli.console import console
     from scorda.cli.settings import UserError
+
+    how: dict[str, Any] = {"units": _units(given), "missing": given.missing}
+    limit = _limit(given)
+    if limit is not None:
+        how |= {"climate": climate_of(system), "gross_error_check": limit}
+        how |= {"first_climate": given.system is not None}
 
     def read(steps: int | None) -> list[Observations]:
         return read_observations(
@@ -241,6 +258,7 @@ def _observed(given: Assimilate, system: Any) -> tuple[list[Observations], int]:
             given.std,
             steps,
             given.variable,
+            **how,
         )
 
     observations = read(given.steps)
@@ -261,24 +279,42 @@ def _observed(given: Assimilate, system: Any) -> tuple[list[Observations], int]:
     return observations, steps
 
 
-def _suited(
-    given: Assimilate, method: Assimilator, observations: list[Observations], steps: int
-) -> Assimilator:
-    """Give a trained prior its dates, and refuse observations in other units than it has."""
-    from scorda.cli.common import check_scale
+def _limit(given: Assimilate) -> float | None:
+    """Return the limit of the check of gross errors; None where it is off."""
+    from scorda.cli.settings import UserError
+
+    if given.gross_error_check.strip().lower() == "off":
+        return None
+    try:
+        limit = float(given.gross_error_check)
+    except ValueError:
+        limit = 0.0
+    if not limit > 0:
+        raise UserError(
+            f"Got --gross-error-check {given.gross_error_check}: give a number of standard "
+            "deviations, or off."
+        )
+    return limit
+
+
+def _units(given: Assimilate) -> dict[str, str]:
+    """Return the units that are given, by variable."""
+    from scorda.cli.settings import UserError
+
+    pairs = [entry.partition("=") for entry in given.units]
+    if wrong := [entry for entry, pair in zip(given.units, pairs, strict=True) if not all(pair)]:
+        raise UserError(f"Got --units {wrong[0]}: give a variable and its unit, as t2m=degC.")
+    return {name.strip(): unit.strip() for name, _, unit in pairs}
+
+
+def _suited(given: Assimilate, method: Assimilator, steps: int) -> Assimilator:
+    """Give a trained prior its dates: one with a daily cycle has to know when it begins."""
     from scorda.priors.trajectory import Prior
 
     prior = getattr(method, "prior", None)
-    if not isinstance(prior, Prior):
+    if given.start is None or not isinstance(prior, Prior):
         return method
-    if given.start is not None:
-        # A prior with a daily cycle needs to know when the window begins.
-        prior = prior.starting(given.start, steps + 1)
-        method = replace(method, prior=prior)  # type: ignore[type-var]
-    if prior.diurnal_mean is None:
-        for instrument in observations:
-            check_scale(instrument, prior)
-    return method
+    return replace(method, prior=prior.starting(given.start, steps + 1))  # type: ignore[type-var]
 
 
 def _initial(given: Assimilate, system: Any, members: int) -> Tensor | None:

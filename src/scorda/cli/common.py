@@ -18,11 +18,13 @@ from scorda.core.times import Start
 from scorda.observations.observations import Observations
 from scorda.observations.problem import Analysis
 from scorda.priors.trajectory import Prior
+from scorda.reading.columns import is_text_table
+from scorda.reading.fields import present_variables
 from scorda.systems.base import System
 from scorda.systems.load import load_system
 
 __all__ = [
-    "check_scale",
+    "climate_of",
     "make_system",
     "open_all",
     "read_observations",
@@ -31,9 +33,6 @@ __all__ = [
     "withhold",
     "write_states",
 ]
-
-# Standard deviations of a prior from its mean at which data are in other units.
-FAR = 10.0
 
 
 def use_torch(dtype: str, threads: int | None) -> int:
@@ -84,24 +83,53 @@ def read_observations(
     std: float | None = None,
     steps: int | None = None,
     variable: str | None = None,
+    **how: Any,
 ) -> list[Observations]:
-    """Read one instrument per file: a table (CSV, NetCDF), or fields with NaN (NetCDF, zarr)."""
+    """Read one instrument per file and variable: a table, or fields with NaN (NetCDF, zarr).
+
+    Of fields, all variables of the space are read that a file holds, unless one is asked for.
+    """
     found = []
     for path in paths:
-        if not path.exists():
+        if "*" not in str(path) and "://" not in str(path) and not path.exists():
             raise UserError(f"There is no {path}: check the name after --observations.")
-        if _holds_fields(path, space):
-            if std is None:
-                raise UserError(f"{path} holds fields: give --std, the error of their values.")
+        names = [] if is_text_table(path) else present_variables(path, space)
+        if not names:
+            found.append(Observations.from_table(path, space, start, tolerance, std, steps, **how))
+            continue
+        if std is None:
+            raise UserError(f"{path} holds fields: give --std, the error of their values.")
+        fields = {k: v for k, v in how.items() if k != "units"}
+        for name in [variable] if variable else names:
             found.append(
                 Observations.from_array(
-                    path, space, std, variable, start=start, tolerance=tolerance, steps=steps
+                    path, space, std, name, None, start, tolerance, steps, **fields
                 )
             )
-        else:
-            found.append(
-                Observations.from_table(path, space, start, tolerance, std=std, steps=steps)
-            )
+    return found
+
+
+def climate_of(system: Any, members: int = 64) -> dict[str, tuple[float, float]]:
+    """Return mean and standard deviation of each variable, of a trained prior or first states.
+
+    Those of a trained prior are of its record. Those of a system are of draws of its first state,
+    over all points.
+    """
+    if isinstance(system, Prior):
+        scaled, mean = system.standardisation, system.diurnal_mean
+        mean = scaled.mean if mean is None else mean
+        shape = (-1, *system.space.shape)
+        means = mean.expand(torch.broadcast_shapes(mean.shape, system.space.shape)).reshape(shape)
+        stds = scaled.std.expand(system.space.shape).reshape(shape)
+    else:
+        means = system.prior(members, rng.seeded(0))
+        stds = torch.zeros_like(means[:1])
+    found = {}
+    for i, name in enumerate(system.space.variables):
+        of = (slice(None), i) if system.space.has_channels else slice(None)
+        values, spread = means[of].double(), stds[of].double()
+        var = values.var(correction=0) + spread.square().mean()
+        found[name] = float(values.mean()), float(var.sqrt())
     return found
 
 
@@ -134,25 +162,6 @@ def withhold(
     return kept, held
 
 
-def check_scale(observations: Observations, prior: Prior) -> None:
-    """Refuse observations that are far from anything the prior has seen, as in other units."""
-    last = max(int(s) for s in observations.steps)  # type: ignore[arg-type]
-    scaled, space = prior.standardisation, prior.space
-    if scaled.mean.ndim > len(space.shape):
-        last = len(scaled.mean) - 1
-    shape = (1, last + 1, *space.shape)
-    mean = observations.predict(scaled.mean.expand(shape).to(observations.values))[0]
-    std = observations.predict(scaled.std.expand(shape).to(observations.values))[0].abs()
-    values = observations.values
-    if ((values - mean).abs() / std).nanmedian() > FAR:
-        given, usual = float(values.nanmedian()), float(mean.median())
-        units = ", ".join(f"{n} in {space.units.get(n, 'its unit')}" for n in space.variables)
-        raise UserError(
-            f"The observed values, in the median {given:.4g}, are far from those of the prior, "
-            f"in the median {usual:.4g}: give {units}, or a prior of such data."
-        )
-
-
 def open_all(paths: Sequence[Path]) -> dict[str, Any]:
     """Open posteriors, named by their method, or by their file where methods are repeated."""
     from scorda.store.posterior import open_posterior
@@ -166,20 +175,6 @@ def open_all(paths: Sequence[Path]) -> dict[str, Any]:
     if len(set(names)) < len(names):
         names = [str(p.path) for p in posteriors]
     return dict(zip(names, posteriors, strict=True))
-
-
-def _holds_fields(path: Path, space: StateSpace) -> bool:
-    if path.is_dir():
-        return True
-    if path.suffix.lower() in (".csv", ".txt"):
-        return False
-    import xarray
-
-    with xarray.open_dataset(path, decode_timedelta=False) as dataset:
-        return any(
-            name in dataset and dataset[name].ndim == 1 + len(space.axes) > 1
-            for name in space.variables
-        )
 
 
 def _value(text: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, tensors with a JSON header, and data sets of fields.
+"""Files, written whole or not at all: tensors with a JSON header, and tables.
 
 Everything is written under a temporary name in the same directory, brought to the disk, and then
 renamed: whoever kills the program finds the old file or the new one, never half of one. Tensors
@@ -13,14 +13,13 @@ import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from scorda.core.shapes import Tensor
 
-if TYPE_CHECKING:
-    import xarray
-
-__all__ = ["atomic", "open_dataset", "read_tensors", "write_tensors"]
+__all__ = ["atomic", "read_tensors", "write_columns", "write_tensors"]
 
 # The one key of the safetensors metadata that holds our header.
 HEADER = "scorda"
@@ -104,32 +103,29 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, header
 
 
-def open_dataset(path: str | Path, kind: str = "a NetCDF file or a zarr store") -> xarray.Dataset:
-    """Open the data set in a NetCDF file or a zarr store, with its times as datetimes.
-
-    Arguments:
-        path: The file or the store.
-        kind: What the caller expects there, in the words of the error.
+def write_columns(path: str | Path, columns: Mapping[str, np.ndarray]) -> None:
+    """Write columns as a table, CSV (``*.csv``) or NetCDF (``*.nc``), atomically.
 
     Raises:
-        FileNotFoundError: If there is no such file or store.
-        ValueError: If it cannot be read.
+        ValueError: If the name has another ending.
     """
+    import pandas
     import xarray
 
     path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"There is no file or store {path}: check the path.")
-    settings: dict[str, Any] = {"engine": "zarr", "consolidated": False} if path.is_dir() else {}
-    try:
-        # Numbers of hours stay numbers: model time without a reference is no duration.
-        return xarray.open_dataset(path, decode_timedelta=False, **settings)
-    except (OSError, ValueError) as error:
-        reason = "" if "IO backends" in str(error) else f" ({error})"
-        raise ValueError(
-            f"{path} cannot be read as {kind}{reason}: give one, whole and with the right to "
-            "read it."
-        ) from error
+    if path.suffix.lower() not in {".csv", ".nc"}:
+        raise ValueError(f"Got the table {path}: its name must end in .csv or .nc.")
+    with atomic(path) as partial:
+        if path.suffix.lower() == ".csv":
+            # Numbers have the fewest digits that read back as the same number.
+            pandas.DataFrame(dict(columns)).to_csv(
+                partial, index=False, lineterminator="\n", date_format="%Y-%m-%dT%H:%M:%S.%f"
+            )
+        else:
+            plain = {n: c.astype(str) if c.dtype.kind == "O" else c for n, c in columns.items()}
+            dataset = xarray.Dataset({n: ("row", c) for n, c in plain.items()})
+            dataset.attrs["Conventions"] = "CF-1.11"
+            dataset.to_netcdf(partial, engine="h5netcdf")
 
 
 def _partial(path: Path) -> Path:

@@ -8,7 +8,7 @@ steps and values. Where an entry of ``steps`` is a tuple of steps, the operator 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from scorda.core.columns import write_columns
+from scorda.core.files import write_columns
 from scorda.core.shapes import Float, Int, Tensor
 from scorda.core.space import StateSpace
 from scorda.core.times import Start, dates_after
@@ -27,6 +27,7 @@ from scorda.observations import tables
 from scorda.observations.model import ObservationModel, Present, check_std
 from scorda.observations.operators import Operator, Select
 from scorda.observations.spatial import Interpolate
+from scorda.reading.opening import Source
 
 __all__ = ["Observations"]
 
@@ -43,6 +44,7 @@ class Observations:
         std: Standard deviation of the error, broadcastable to `values` (for one per row give shape
             ``(cycle, 1)``), instead of the model's.
         unused: Rows of a table that could not be used, with the reasons.
+        notes: What was converted or put together when they were read, in phrases.
 
     Raises:
         ValueError: If steps and values do not fit, steps are out of order, or a value is infinite.
@@ -53,6 +55,7 @@ class Observations:
     values: Float[Tensor, "cycle ..."] | Int[Tensor, "cycle ..."]
     std: float | Float[Tensor, "..."] | None = None
     unused: tuple[tables.UnusedRow, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         steps = tuple(_entry(s) for s in self.steps)
@@ -74,44 +77,52 @@ class Observations:
     @classmethod
     def from_table(
         cls,
-        table: str | Path | Mapping[str, Any],
+        table: Source,
         space: StateSpace,
         start: Start | None = None,
         tolerance: float | None = None,
         std: float | None = None,
         steps: int | None = None,
+        **how: Any,
     ) -> Observations:
         r"""Make observations from a table: columns ``time, variable, value, std``, position.
 
-        The position is given by the names of the space's coordinates or by ``index``, the flat
-        index of the grid point. Where every position is a grid point (within a thousandth of the
-        spacing) the operator is `Select`, else `Interpolate`; each distinct variable and position
-        is one column of `values`. Rows of the same step, variable and position become one value,
+        The position is given by columns named as the space's coordinates, or as the CF conventions
+        name latitude, longitude and level; or by ``point``, the flat index of the grid point.
+        Where every position is a grid point (within a thousandth of the spacing) the operator is
+        `Select`, else `Interpolate`; each distinct variable and position is one column of
+        `values`. A column ``units`` gives the unit of value and std, which are converted.
+
+        A report that is there twice, with the same time, place and numbers, counts once. Other
+        rows of the same step, variable and position become one value,
         :math:`\sum_i v_i \sigma_i^{-2} / \sum_i \sigma_i^{-2}` with the std
         :math:`(\sum_i \sigma_i^{-2})^{-1/2}`. Rows that cannot be used are listed with their
         reasons in `unused`, and counted in `summary`.
 
         Arguments:
-            table: Path of a CSV (``*.csv``) or NetCDF file, or a mapping of column names to arrays
-                (a pandas DataFrame too).
+            table: Path of a table (CSV, also with tabs, semicolons or compressed; Parquet; NetCDF
+                or zarr, also with stations of the CF conventions), a pandas or polars data frame,
+                an xarray Dataset, or a mapping of column names to arrays.
             space: Space of the states.
             start: Datetime of step 0, needed where times are datetimes; UTC unless it says.
             tolerance: Largest distance of a time from its step, in the unit of ``space.dt``.
                 Default: half of ``space.dt``, so that every time has its nearest step.
             std: Standard deviation of the error where the table has none.
             steps: Last step to use. Default: no limit.
+            how: `units`, `missing`, `climate` and `gross_error_check` of `tables.How`.
 
         Raises:
-            ValueError: If a column is missing, no row can be used, or datetimes lack `start` or
-                ``space.units["time"]``.
+            FileNotFoundError: If there is no such file.
+            ValueError: If a column is missing, no row can be used, a unit cannot be converted, or
+                datetimes lack `start` or ``space.units["time"]``.
         """
-        rows = tables.usable_rows(table, space, start, tolerance, std, steps)
-        return cls._arranged(rows, space)
+        reading = tables.How(start, tolerance, std, steps, **how)
+        return cls._arranged(tables.usable_rows(table, space, reading), space)
 
     @classmethod
     def from_array(
         cls,
-        array: str | Path | np.ndarray,
+        array: Source,
         space: StateSpace,
         std: float,
         variable: str | None = None,
@@ -119,31 +130,36 @@ class Observations:
         start: Start | None = None,
         tolerance: float | None = None,
         steps: int | None = None,
+        **how: Any,
     ) -> Observations:
         """Make observations from fields with NaN where nothing was observed.
 
-        Each grid point that is ever observed is one column of `values`.
+        Each grid point that is ever observed is one column of `values`. Fields of a file are
+        aligned with the space by their labels, and converted to its units.
 
         Arguments:
-            array: ``(time, *grid)``, or a NetCDF file or zarr store with that variable on ``time``
-                and the space's coordinates.
+            array: ``(time, *grid)``, or a file, store or xarray object with that variable on the
+                time and the space's coordinates, or on some of their positions.
             space: Space of the states.
             std: Standard deviation of the error.
             variable: Variable that is observed; may be left out where the space has one.
             times: Times of an array: model times or datetimes. Default: row k is step k.
-            start: As in `from_table`, like the next two.
+            start: As in `from_table`, like the next three.
             tolerance: Largest distance of a time from its step.
             steps: Last step to use.
+            how: `missing`, `climate` and `gross_error_check` of `tables.How`.
 
         Raises:
+            FileNotFoundError: If there is no such file.
             ValueError: If the fields do not fit the space, or nothing can be used.
         """
-        rows = tables.usable_fields(array, space, std, variable, times, start, tolerance, steps)
+        reading = tables.How(start, tolerance, std, steps, **how)
+        rows = tables.usable_fields(array, space, std, variable, times, reading)
         return cls._arranged(rows, space)
 
     @classmethod
     def _arranged(cls, rows: tables.UsableRows, space: StateSpace) -> Observations:
-        places, steps, values, std = tables.arrange(rows)
+        places, steps, values, std, averaged = tables.arrange(rows)
         operator: Operator
         if places.shape[1] == 1:
             operator = Select(places[:, 0].astype(int).tolist())
@@ -158,6 +174,8 @@ class Observations:
             torch.from_numpy(values).to(dtype),
             torch.from_numpy(std).to(dtype),
             rows.unused,
+            rows.notes
+            + ((f"{averaged} reports of one place and step averaged",) if averaged else ()),
         )
 
     def to_table(self, path: str | Path, space: StateSpace, start: Start | None = None) -> None:
@@ -210,7 +228,8 @@ class Observations:
             f"quantities at {len(self)} steps ({first} to {last}); "
             f"{len(self.unused)} rows not used"
         )
-        return text + (f": {tables.summary_of(self.unused)}." if self.unused else ".")
+        text += f": {tables.summary_of(self.unused)}" if self.unused else ""
+        return "; ".join((text, *self.notes)) + "."
 
     def __len__(self) -> int:
         return len(self.steps)

@@ -1,8 +1,10 @@
-"""Tables of observations: the step and the place of each row, and why a row is not used.
+"""Tables and fields of observations: the step and place of each row, and why one is not used.
 
-A table has the columns ``time, variable, value, std`` and a position: the names of the space's
-coordinates, or ``index``, the flat index of the grid point. A space without coordinates needs no
-position and a space with one variable needs no ``variable``. Further columns are ignored.
+A table has the columns ``time, variable, value, std`` and a position: columns named as the space's
+coordinates, or as the CF conventions name latitude, longitude and level, in any convention of
+longitudes; or ``point``, the flat index of the grid point. A space without coordinates needs no
+position and a space with one variable needs no ``variable``. A column ``units`` says in which unit
+value and std of its row are, if not in that of the space. Further columns are ignored.
 
 ``time`` is model time since step 0, in the unit of ``space.dt``, or a datetime (ISO 8601; without
 a zone it is UTC). A row is matched to the nearest step. Rows are counted from 1, the header of a
@@ -12,19 +14,32 @@ CSV file not included.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from scorda.core.columns import numbers, read_columns
-from scorda.core.files import open_dataset
+from scorda.core.columns import numbers
 from scorda.core.space import StateSpace
 from scorda.core.times import Start, iso, match_times, parse_start
 from scorda.observations.spatial import inside_domain, snapped, within_a_period
+from scorda.reading.climate import suspicious
+from scorda.reading.columns import read_columns
+from scorda.reading.fields import aligned, role_of_axis
+from scorda.reading.opening import Source, name_of, readable
+from scorda.reading.roles import role_of_name
+from scorda.reading.units import conversion
 
-__all__ = ["UnusedRow", "UsableRows", "arrange", "summary_of", "usable_fields", "usable_rows"]
+__all__ = [
+    "How",
+    "UnusedRow",
+    "UsableRows",
+    "arrange",
+    "summary_of",
+    "usable_fields",
+    "usable_rows",
+]
 
 # Reasons that a summary names; more are counted.
 REASONS = 3
@@ -35,6 +50,53 @@ class UnusedRow(NamedTuple):
 
     row: int
     reason: str
+
+
+@dataclass(frozen=True)
+class How:
+    """How observations are read, whatever holds them.
+
+    Arguments:
+        start: Datetime of step 0, needed where times are datetimes; UTC unless it says.
+        tolerance: Largest distance of a time from its step, in the unit of ``space.dt``.
+            Default: half of ``space.dt``, so that every time has its nearest step.
+        std: Standard deviation of the error where the source has none, in units of the space.
+        steps: Last step to use. Default: no limit.
+        units: Unit of the values by variable, where the source does not say.
+        missing: Values that stand for a missing one.
+        climate: Mean and standard deviation by variable, in units of the space.
+        first_climate: Whether the climate is that of first states, which later ones may leave:
+            then a value is not used only if it is far from all others of its variable too.
+        gross_error_check: Values farther from the climate than so many of its standard
+            deviations are not used.
+    """
+
+    start: Start | None = None
+    tolerance: float | None = None
+    std: float | None = None
+    steps: int | None = None
+    units: Mapping[str, str] | None = None
+    missing: Iterable[float] = ()
+    climate: Mapping[str, tuple[float, float]] | None = None
+    first_climate: bool = False
+    gross_error_check: float = 10.0
+
+    def far(self, value: np.ndarray, names: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+        """Give each variable and which of its values are farther from the climate than allowed.
+
+        Arguments:
+            value: Values, in units of the space.
+            names: Variable of each.
+        """
+        for name, (mean, std) in (self.climate or {}).items():
+            far = (names == name) & (np.abs(value - mean) > self.gross_error_check * std)
+            if self.first_climate:
+                far[names == name] &= suspicious(value[names == name], self.gross_error_check)
+            yield name, far
+
+    def is_missing(self, value: np.ndarray) -> np.ndarray:
+        """Return which values stand for a missing one."""
+        return np.isin(value.astype(np.float32), np.array(list(self.missing), dtype=np.float32))
 
 
 class UsableRows(NamedTuple):
@@ -49,13 +111,14 @@ class UsableRows(NamedTuple):
     value: np.ndarray
     std: np.ndarray
     unused: tuple[UnusedRow, ...]
+    notes: tuple[str, ...] = ()
 
 
 class _Rows:
     """The columns of a table, and the first reason why each row cannot be used."""
 
-    def __init__(self, columns: Mapping[str, np.ndarray]) -> None:
-        self.columns = columns
+    def __init__(self, columns: Mapping[str, np.ndarray], space: StateSpace, how: How) -> None:
+        self.columns, self.space, self.how = columns, space, how
         self.reason = np.full(len(columns["value"]), "", dtype=object)
 
     def refuse(self, where: np.ndarray, why: str | np.ndarray) -> None:
@@ -69,93 +132,123 @@ class _Rows:
         if column in self.columns:
             value, text = numbers(self.columns[column])
             self.refuse(text, f"{words} is not a number")
+            value = np.where(self.how.is_missing(value), math.nan, value)
         if default is not None:
             value = np.where(np.isnan(value), default, value)
         self.refuse(np.isnan(value), f"missing {words}")
         self.refuse(np.isinf(value), f"infinite {words}")
         return value
 
-    def variable(self, space: StateSpace) -> np.ndarray:
+    def variable(self) -> np.ndarray:
         """Return the index of each row's variable."""
-        import pandas
-
         if "variable" not in self.columns:
             return np.zeros(len(self.reason), dtype=np.int64)
-        names = [str(name).strip() for name in self.columns["variable"].tolist()]
-        index = pandas.Index(space.variables).get_indexer(np.array(names, dtype=object))
-        why = np.array([f"unknown variable {name!r}" for name in names], dtype=object)
+        code, names = _distinct(self.columns["variable"])
+        given = np.array([str(name).strip() for name in names], dtype=object)
+        index = np.array([_index(name, self.space.variables) for name in given])[code]
+        why = np.array([f"unknown variable {name!r}" for name in given], dtype=object)[code]
         self.refuse(index < 0, why)
         return index
 
-    def position(self, space: StateSpace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def converted(
+        self, variable: np.ndarray, value: np.ndarray, error: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """Return values and errors in the units of the space, and what was converted.
+
+        Raises:
+            ValueError: If a unit is unknown or measures something else.
+        """
+        notes: list[str] = []
+        code, units = _distinct(self.columns.get("units", np.full(len(value), "", dtype=object)))
+        # An error that the caller gives is in the unit of the space already.
+        own = "std" in self.columns and ~np.isnan(numbers(self.columns["std"])[0])
+        for index, name in enumerate(self.space.variables):
+            for k, unit in enumerate(units):
+                told = str(unit).strip() if isinstance(unit, str) else ""
+                unit = told or (self.how.units or {}).get(name, "")
+                wanted = self.space.units.get(name, "")
+                rows = (variable == index) & (code == k) & (self.reason == "")
+                if not unit or not wanted or not rows.any():
+                    continue
+                factor, offset = _conversion(unit, wanted, name, int(rows.argmax()) + 1)
+                if (factor, offset) != (1.0, 0.0):
+                    value = np.where(rows, factor * value + offset, value)
+                    error = np.where(rows & own, abs(factor) * error, error)
+                    count = int(rows.sum())
+                    notes.append(f"{count} values of {name} converted from {unit} to {wanted}")
+        return value, error, notes
+
+    def position(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return each row's position, the nearest grid point, and whether it is there.
 
         Positions on a grid point up to rounding are moved onto it.
         """
-        rows = len(self.reason)
+        rows, space = len(self.reason), self.space
         position = np.zeros((rows, len(space.axes)))
         point, on_grid = np.zeros(rows, dtype=np.int64), np.ones(rows, dtype=bool)
-        if all(axis in self.columns for axis in space.axes):
-            for i, axis in enumerate(space.axes):
-                position[:, i] = self.number(axis, "position")
-            self.refuse(~inside_domain(position, space), "position outside the domain")
+        columns = _position_columns(self.columns, space)
+        if columns is not None:
+            for i, column in enumerate(columns):
+                position[:, i] = self.number(column, "position")
             self.refuse(~within_a_period(position, space), "position more than a period away")
+            position = _in_one_turn(position, space)
+            self.refuse(~inside_domain(position, space), "position outside the domain")
             usable = self.reason == ""
             position[usable], point[usable], on_grid[usable] = snapped(position[usable], space)
         else:
-            index = self.number("index", "position")
+            index = self.number("point", "position")
             outside = (index < 0) | (index >= math.prod(space.grid)) | (index % 1 != 0)
-            self.refuse(outside, "index outside the grid")
+            self.refuse(outside, "point outside the grid")
             usable = self.reason == ""
             point[usable] = index[usable]
         return position, point, on_grid
 
 
-def usable_rows(
-    table: str | Path | Mapping[str, Any],
-    space: StateSpace,
-    start: Start | None = None,
-    tolerance: float | None = None,
-    std: float | None = None,
-    steps: int | None = None,
-) -> UsableRows:
+def usable_rows(table: Source, space: StateSpace, how: How) -> UsableRows:
     """Find step, variable and position of each row; `Observations.from_table` has the arguments.
 
     Raises:
-        ValueError: If a column is missing, or no row can be used.
+        ValueError: If a column is missing, no row can be used, or a unit cannot be converted.
     """
-    columns = read_columns(table)
-    name = f"The table {table}" if isinstance(table, str | Path) else "The table"
-    _check_columns(columns, name, space, std)
-    rows = _Rows(columns)
-    variable = rows.variable(space)
-    value, error = rows.number("value", "value"), rows.number("std", "std", std)
+    columns = read_columns(table, space.variables)
+    name = "The table" if isinstance(table, Mapping) else name_of(table)
+    _check_columns(columns, name, space, how)
+    rows = _Rows(columns, space, how)
+    variable = rows.variable()
+    value, error = rows.number("value", "value"), rows.number("std", "std", how.std)
     rows.refuse(~(error > 0), "std not positive")
-    position, point, on_grid = rows.position(space)
-    step, why = match_times(columns["time"], space, start, tolerance, steps)
+    value, error, notes = rows.converted(variable, value, error)
+    names = np.array(space.variables, dtype=object)[np.maximum(variable, 0)]
+    for name, far in how.far(value, names):
+        rows.refuse(far, f"value far from the climate of {name}")
+    position, point, on_grid = rows.position()
+    step, why = match_times(columns["time"], space, how.start, how.tolerance, how.steps)
     rows.refuse(why != "", why)
     usable, unused = rows.reason == "", _unused(rows.reason)
     if not usable.any():
         raise ValueError(
             f"{name} has {len(usable)} rows of which none can be used ({summary_of(unused)}): "
-            f"{_expected(space, start, steps)}."
+            f"{_expected(space, how)}."
         )
     if on_grid[usable].all():
         place = (variable * math.prod(space.grid) + point).astype(float)[:, None]
     else:
         place = np.column_stack([variable, position])
-    return UsableRows(step[usable], place[usable], value[usable], error[usable], unused)
+    repeated = usable & _repeated(columns["time"], place, value, error, usable)
+    if repeated.any():
+        notes.append(f"{int(repeated.sum())} repeated reports counted once")
+        usable &= ~repeated
+    kept = (step[usable], place[usable], value[usable], error[usable])
+    return UsableRows(*kept, unused, tuple(notes))
 
 
 def usable_fields(
-    array: str | Path | np.ndarray,
+    array: Source | np.ndarray,
     space: StateSpace,
     std: float,
     variable: str | None = None,
     times: np.ndarray | None = None,
-    start: Start | None = None,
-    tolerance: float | None = None,
-    steps: int | None = None,
+    how: How = How(),
 ) -> UsableRows:
     """Make a row of each present value of fields; `Observations.from_array` has the arguments.
 
@@ -167,9 +260,10 @@ def usable_fields(
     channel = 0 if variable is None else space.variable(variable)
     if not 0 < std < math.inf:
         raise ValueError(f"Got an observation error std of {std}: it must be positive and finite.")
-    if isinstance(array, str | Path):
-        array, times = _read_fields(Path(array), space, space.variables[channel])
-    fields = np.asarray(array, dtype=float)
+    name, notes = space.variables[channel], tuple[str, ...]()
+    if not isinstance(array, np.ndarray):
+        array, times, notes = _read_fields(array, space, name, how)
+    fields = np.ma.filled(np.ma.asarray(array, dtype=float), math.nan)
     if fields.ndim < 1 or fields.shape[1:] != space.grid:
         raise ValueError(
             f"Got fields of shape {fields.shape}: give one axis of time, then the grid "
@@ -180,24 +274,30 @@ def usable_fields(
         raise ValueError(
             f"Got times of shape {times.shape} for {len(fields)} fields: give one each."
         )
-    step, why = match_times(times, space, start, tolerance, steps)
+    step, why = match_times(times, space, how.start, how.tolerance, how.steps)
     flat, unused = fields.reshape(len(fields), -1), _unused(why)
-    present = np.isfinite(flat) & (why == "")[:, None]
+    present = np.isfinite(flat) & ~how.is_missing(flat) & (why == "")[:, None]
     row, point = np.nonzero(present)
+    value = flat[present]
+    far = dict(how.far(value, np.full(len(row), name, dtype=object)))
+    if name in far:
+        reason, kept = f"value far from the climate of {name}", ~far[name]
+        unused += tuple(UnusedRow(int(i) + 1, reason) for i in row[~kept])
+        row, point, value = row[kept], point[kept], value[kept]
     if not len(row):
         raise ValueError(
             f"Got {len(fields)} fields of which no value can be used "
             f"({summary_of(unused) or 'all are NaN'}): give at least one."
         )
     place = (channel * math.prod(space.grid) + point).astype(float)[:, None]
-    return UsableRows(step[row], place, flat[present], np.full(len(row), float(std)), unused)
+    return UsableRows(step[row], place, value, np.full(len(row), float(std)), unused, notes)
 
 
-def arrange(rows: UsableRows) -> tuple[np.ndarray, list[int], np.ndarray, np.ndarray]:
-    """Arrange rows as ``(places, steps, values, std)``, duplicates averaged by 1/std^2.
+def arrange(rows: UsableRows) -> tuple[np.ndarray, list[int], np.ndarray, np.ndarray, int]:
+    """Arrange rows as ``(places, steps, values, std, averaged)``, averaged by 1/std^2.
 
     `values` and `std` are ``(cycle, obs)`` with NaN where absent; `places` has a row per
-    observation.
+    observation; `averaged` is the number of rows that share a place and a step with others.
     """
     places, column = np.unique(rows.place, axis=0, return_inverse=True)
     steps, cycle = np.unique(rows.step, return_inverse=True)
@@ -212,7 +312,8 @@ def arrange(rows: UsableRows) -> tuple[np.ndarray, list[int], np.ndarray, np.nda
     single = count[cell] == 1
     values[cell[single]], std[cell[single]] = rows.value[single], rows.std[single]
     shape = (len(steps), len(places))
-    return places, steps.tolist(), values.reshape(shape), std.reshape(shape)
+    averaged = int((count[cell] > 1).sum())
+    return places, steps.tolist(), values.reshape(shape), std.reshape(shape), averaged
 
 
 def summary_of(unused: tuple[UnusedRow, ...]) -> str:
@@ -229,16 +330,22 @@ def summary_of(unused: tuple[UnusedRow, ...]) -> str:
 
 
 def _check_columns(
-    columns: Mapping[str, np.ndarray], name: str, space: StateSpace, std: float | None
+    columns: Mapping[str, np.ndarray], name: str, space: StateSpace, how: How
 ) -> None:
     """Check that a table has rows, and the columns without which none of them can be used."""
     needed = {"time": "time", "value": "value"}
     if len(space.variables) > 1:
         needed["variable"] = "variable"
-    if std is None:
+    if how.std is None:
         needed["std"] = "std (or give the argument `std`, --std in the shell)"
-    if not all(axis in columns for axis in space.axes):
-        needed["index"] = f"a position ({' and '.join(space.axes)}, or index)"
+    positions = _position_columns(columns, space)
+    if positions is None:
+        needed["point"] = f"a position ({' and '.join(space.axes)}, or point)"
+    elif positions and "point" in columns:
+        raise ValueError(
+            f"{name} has the column point beside {' and '.join(positions)}: a position is given "
+            "by one or the other."
+        )
     for column, words in needed.items():
         if column not in columns:
             raise ValueError(f"{name} has the columns {sorted(columns)}: it needs {words}.")
@@ -246,35 +353,95 @@ def _check_columns(
         raise ValueError(f"{name} has no rows: give at least one observation.")
 
 
+def _position_columns(columns: Mapping[str, np.ndarray], space: StateSpace) -> list[str] | None:
+    """Return the column of each axis of the space, by its name or role; None if one is missing."""
+    found = []
+    for axis in space.axes:
+        role = role_of_axis(axis, space)
+        same = [c for c in columns if role is not None and role_of_name(c) == role]
+        if axis in columns:
+            found.append(axis)
+        elif len(same) == 1:
+            found.append(same[0])
+        else:
+            return None
+    return found
+
+
+def _in_one_turn(position: np.ndarray, space: StateSpace) -> np.ndarray:
+    """Return positions with longitudes in the convention of the space."""
+    out = position.copy()
+    for i, axis in enumerate(space.axes):
+        if role_of_axis(axis, space) == "longitude" and axis not in space.period:
+            ends = (space.coordinates or {})[axis][[0, -1]]
+            middle = float(ends.mean())
+            turned = middle + (position[:, i] - middle + 180.0) % 360.0 - 180.0
+            # What is right already keeps its last digits.
+            out[:, i] = np.where(np.abs(turned - position[:, i]) < 1.0, position[:, i], turned)
+    return out
+
+
+def _distinct(column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the index of each entry among the distinct ones, and these."""
+    import pandas
+
+    code, found = pandas.factorize(column, use_na_sentinel=False)
+    return code, np.asarray(found, dtype=object)
+
+
+def _index(name: str, names: tuple[str, ...]) -> int:
+    return names.index(name) if name in names else -1
+
+
+def _conversion(unit: str, wanted: str, name: str, row: int) -> tuple[float, float]:
+    try:
+        return conversion(unit, wanted)
+    except ValueError as error:
+        raise ValueError(f"Row {row}, variable {name!r}: {error}") from error
+
+
+def _repeated(
+    times: np.ndarray, place: np.ndarray, value: np.ndarray, error: np.ndarray, usable: np.ndarray
+) -> np.ndarray:
+    """Return which rows say the same as an earlier one that can be used: time, place and value."""
+    import pandas
+
+    rows = pandas.DataFrame({"time": times, "value": value, "std": error, "usable": usable})
+    for i, column in enumerate(place.T):
+        rows[f"place{i}"] = column
+    return rows.duplicated().to_numpy()
+
+
 def _unused(reason: np.ndarray) -> tuple[UnusedRow, ...]:
     return tuple(UnusedRow(int(i) + 1, str(reason[i])) for i in np.flatnonzero(reason != ""))
 
 
-def _expected(space: StateSpace, start: Start | None, steps: int | None) -> str:
+def _expected(space: StateSpace, how: How) -> str:
     """Say what a usable row holds."""
     places = [f"{n} {c[0]:g} to {c[-1]:g}" for n, c in (space.coordinates or {}).items()]
     calendar = space.calendar
-    begin = "0" if start is None else iso(parse_start(start, calendar), calendar)
-    times = f"times from {begin}" + ("" if steps is None else f" to step {steps}")
+    begin = "0" if how.start is None else iso(parse_start(how.start, calendar), calendar)
+    times = f"times from {begin}" + ("" if how.steps is None else f" to step {how.steps}")
     words = [f"one of the variables {list(space.variables)}", times, *places]
     return f"a row needs {', '.join(words)}, a value and a positive std"
 
 
-def _read_fields(path: Path, space: StateSpace, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Read a variable on ``(time, *axes)`` and its times from a NetCDF file or a zarr store."""
-    with open_dataset(path) as dataset:
-        if name not in dataset:
-            raise ValueError(f"{path} has the variables {list(dataset)}: it needs {name!r}.")
-        field = dataset[name]
-        if set(field.dims) != {"time", *space.axes} or "time" not in field.coords:
-            raise ValueError(
-                f"{name!r} of {path} has the dimensions {field.dims}: it needs time, with "
-                f"coordinates, and {list(space.axes)}."
-            )
-        for axis, positions in (space.coordinates or {}).items():
-            given = dataset[axis].values
-            if given.shape != positions.shape or not np.allclose(given, positions, rtol=1e-5):
-                raise ValueError(
-                    f"{axis!r} of {path} is not that of the space: use the same grid."
-                )
-        return field.transpose("time", *space.axes).values, dataset["time"].values
+def _read_fields(
+    source: Source, space: StateSpace, name: str, how: How
+) -> tuple[np.ndarray, Any, tuple[str, ...]]:
+    """Read a variable on ``(time, *axes)`` and its times, at the steps that are wanted."""
+    data, notes = aligned(source, space, [name], partly=True)
+    if "time" not in data.dims:
+        raise ValueError(
+            f"{name!r} of {name_of(source)} has the dimensions {list(data.dims)}: it needs time, "
+            f"with coordinates, and {list(space.axes)}."
+        )
+    times = data["time"].values if "time" in data.coords else None
+    if times is not None:
+        _, why = match_times(times, space, how.start, how.tolerance, how.steps)
+        # Of a long file only the window is read.
+        wanted = (why == "") | np.array([str(w).startswith("time '") for w in why])
+        if wanted.any():
+            data, times = data.isel(time=wanted), times[wanted]
+    with readable(source, "fields"):
+        return data[name].values, times, notes

@@ -24,7 +24,7 @@ from scorda.reading.units import conversion, converted
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["aligned", "present_variables", "read_states"]
+__all__ = ["aligned", "present_variables", "read_states", "role_of_axis"]
 
 # Positions are the same within this share of the distance to the next.
 SAME = 1e-3
@@ -128,7 +128,7 @@ def _renamed(found: Gridded, space: StateSpace, source: Source) -> xarray.Datase
     for axis in space.axes:
         if axis in found.axes:
             continue
-        role = _role(axis, space)
+        role = role_of_axis(axis, space)
         same = [a for a in left if role is not None and found.roles.get(a) == role]
         if same:
             names[same[0]] = axis
@@ -146,7 +146,8 @@ def _renamed(found: Gridded, space: StateSpace, source: Source) -> xarray.Datase
     return found.data.rename(names)
 
 
-def _role(axis: str, space: StateSpace) -> str | None:
+def role_of_axis(axis: str, space: StateSpace) -> str | None:
+    """Return what an axis of a space stands for: by its unit, else by its name."""
     unit = space.units.get(axis, "")
     if is_latitude(unit) or is_longitude(unit):
         return "latitude" if is_latitude(unit) else "longitude"
@@ -168,7 +169,7 @@ def _at_positions(
         return data.expand_dims({axis: wanted}, axis=-1)
     given = data[axis].values.astype(float)
     unit, own = space.units.get(axis, ""), str(data[axis].attrs.get("units", ""))
-    if _role(axis, space) not in ("latitude", "longitude") and unit and own:
+    if role_of_axis(axis, space) not in ("latitude", "longitude") and unit and own:
         given = converted(given, own, unit)
     index, off = _matched(given, wanted, _turn(axis, space))
     missing = index < 0
@@ -208,7 +209,7 @@ def _matched(
 
 def _turn(axis: str, space: StateSpace) -> float | None:
     """Return the length after which positions repeat: a turn for longitudes, else the period."""
-    return 360.0 if _role(axis, space) == "longitude" else space.period.get(axis)
+    return 360.0 if role_of_axis(axis, space) == "longitude" else space.period.get(axis)
 
 
 def _in_unit(

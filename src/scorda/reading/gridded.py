@@ -160,8 +160,8 @@ def _chosen(
     fields = {n: d for n, d in numbers.items() if "time" in d} or numbers
     if missing := [n for n in variables if n not in fields]:
         raise ValueError(
-            f"{name_of(source)} has the variables {sorted(fields) or list(dataset)} on the time: "
-            f"it needs {missing}."
+            f"{name_of(source)} has the variables {sorted(fields) or list(dataset)}: it needs "
+            f"{', '.join(map(repr, missing))}."
         )
     if not fields:
         raise ValueError(

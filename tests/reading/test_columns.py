@@ -5,7 +5,9 @@ import os
 import numpy as np
 import pytest
 
-from scorda.core.columns import numbers, read_columns, write_columns
+from scorda.core.columns import numbers
+from scorda.core.files import write_columns
+from scorda.reading.columns import read_columns
 
 COLUMNS = {
     "time": np.array([0.0, 0.1, 1 / 3]),

@@ -1,0 +1,180 @@
+"""Columns of tables, by name, from every kind of source: the same rows come of each.
+
+A table is a CSV file (also compressed, or separated by tabs or semicolons), a Parquet file, a
+NetCDF file or zarr store with one dimension or with stations of the CF conventions (discrete
+sampling geometries), a data frame of pandas or polars, an xarray Dataset, or a mapping of columns.
+
+The fields of a CSV table are read as text. Whether a column holds numbers or datetimes is decided
+where it is used, row by row, so that one bad field spoils one row alone.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scorda.reading.opening import Source, name_of, open_data, readable
+from scorda.reading.stations import rows_of
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["is_text_table", "read_columns"]
+
+TEXT = {".csv", ".txt", ".tsv", ".dat"}
+COMPRESSED = {".gz", ".bz2", ".xz", ".zip", ".zst"}
+PARQUET = {".parquet", ".pq"}
+
+
+def is_text_table(path: str | Path) -> bool:
+    """Say whether the name of a file is that of a table of text."""
+    endings = [ending.lower() for ending in Path(path).suffixes]
+    if endings and endings[-1] in COMPRESSED:
+        endings.pop()
+    return bool(endings) and endings[-1] in TEXT
+
+
+def read_columns(table: Source, variables: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+    """Read the columns of a table; text is stripped of blanks, and masked entries are absent.
+
+    Arguments:
+        table: A path, or a data frame, Dataset or mapping, as said above.
+        variables: Variables that a file of stations may hold.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is malformed, or the columns have different lengths.
+    """
+    import xarray
+
+    if isinstance(table, str | Path):
+        path = Path(table)
+        if "://" not in str(table) and not path.exists():
+            raise FileNotFoundError(f"There is no table {path}: check the path.")
+        if is_text_table(path):
+            return _read_text(path)
+        if path.suffix.lower() in PARQUET:
+            return _read_parquet(path)
+    if isinstance(table, str | Path | xarray.Dataset):
+        dataset = open_data(table, "a NetCDF table (one in CSV is named *.csv)")
+        with readable(table, "a table"):
+            dataset = dataset.load()
+        return rows_of(dataset, name_of(table), variables)
+    if hasattr(table, "to_pandas") and not isinstance(table, Mapping):
+        table = table.to_pandas()
+    if hasattr(table, "reset_index"):
+        return _of_frame(table)
+    if not isinstance(table, Mapping):
+        raise ValueError(
+            f"Got a table of type {type(table).__name__}: give a path, a data frame, an xarray "
+            "Dataset or a mapping of columns."
+        )
+    columns = {str(name): _column(table[name]) for name in table}
+    shapes = {name: column.shape for name, column in columns.items()}
+    if len(set(shapes.values())) > 1 or any(len(shape) != 1 for shape in shapes.values()):
+        raise ValueError(f"Got columns of shapes {shapes}: each needs one entry per row.")
+    return columns
+
+
+def _column(values: Any) -> np.ndarray:
+    """Return a column as an array of numbers, datetimes (UTC) or objects, NaN where masked."""
+    if hasattr(values, "to_pandas") and not hasattr(values, "dtype"):
+        values = values.to_pandas()
+    if hasattr(values, "dt") and hasattr(values, "array") and not hasattr(values, "dims"):
+        return _of_series(values)
+    if isinstance(values, np.ma.MaskedArray):
+        absent = np.ma.getmaskarray(values)
+        numeric = values.dtype.kind in "fiu"
+        out = np.array(values.data, dtype=float if numeric else object)
+        out[absent] = np.nan if numeric else None
+        return out
+    array = np.asarray(values)
+    if array.dtype.kind == "c":
+        raise ValueError("Got complex numbers in a table: give real ones.")
+    if array.dtype.kind in "fiu" and not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    return array
+
+
+def _of_series(values: pandas.Series) -> np.ndarray:
+    import pandas
+
+    kind = values.dtype
+    if isinstance(kind, pandas.DatetimeTZDtype):
+        return values.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy("M8[us]")
+    if isinstance(kind, pandas.PeriodDtype):
+        return values.dt.to_timestamp().to_numpy("M8[us]")
+    if isinstance(kind, pandas.CategoricalDtype):
+        return values.astype(object).to_numpy()
+    if pandas.api.types.is_numeric_dtype(kind) and kind.kind in "fiu":
+        return values.to_numpy(dtype=float, na_value=np.nan)
+    return values.to_numpy()
+
+
+def _of_frame(frame: pandas.DataFrame) -> dict[str, np.ndarray]:
+    """Return the columns of a frame, with the levels of its index that have a name."""
+    named = [name for name in frame.index.names if name is not None and name not in frame.columns]
+    if named:
+        frame = frame.reset_index()
+    columns = {str(name): _of_series(frame[name]) for name in frame.columns}
+    if len(columns) < len(frame.columns):
+        raise ValueError(f"Got the columns {list(frame.columns)}: give each another name.")
+    return columns
+
+
+def _read_text(path: Path) -> dict[str, np.ndarray]:
+    import pandas
+    from pandas.errors import EmptyDataError, ParserError
+
+    settings: dict[str, Any] = {
+        "header": None, "dtype": str, "keep_default_na": False, "encoding": "utf-8-sig",
+    }  # fmt: skip
+    try:
+        head = _first_line(path)
+        settings["sep"] = max((",", ";", "\t"), key=head.count)
+        # The header is read as a row, since pandas renames columns of equal names.
+        rows = pandas.read_csv(path, engine="c", **settings)
+        if len(rows) and (rows.iloc[:, -1] == "").any():
+            # The slower engine alone tells a field that is missing from an empty one.
+            rows = pandas.read_csv(path, engine="python", **settings)
+    except EmptyDataError:
+        raise ValueError(f"{path} is empty: give a header line and at least one row.") from None
+    except (ParserError, UnicodeDecodeError, OSError, csv.Error, ValueError, EOFError) as error:
+        raise ValueError(
+            f"{path} is no CSV table ({_reason(error)}): save it as CSV in UTF-8, "
+            "with fields separated by commas and text that contains one in quotes."
+        ) from error
+    names = [str(name).strip() for name in rows.iloc[0]]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{path} has the columns {names}: give each another name.")
+    fields = rows.notna().sum(axis=1)
+    if (fields < len(names)).any():
+        row = int((fields < len(names)).argmax())
+        raise ValueError(
+            f"Row {row} of {path} has {fields[row]} fields for {len(names)} columns: separate "
+            "fields by commas, and leave none out."
+        )
+    return {name: rows[i][1:].to_numpy(object) for i, name in enumerate(names)}
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).removeprefix("Error tokenizing data. C error: ").split())
+
+
+def _first_line(path: Path) -> str:
+    """Return the first line that is not blank."""
+    from pandas.io.common import get_handle
+
+    with get_handle(path, "r", encoding="utf-8-sig", compression="infer") as opened:
+        return next((line for line in opened.handle if str(line).strip()), "")
+
+
+def _read_parquet(path: Path) -> dict[str, np.ndarray]:
+    import pandas
+
+    with readable(path, "a Parquet table"):
+        return _of_frame(pandas.read_parquet(path))
