@@ -483,7 +483,7 @@ def test_fields_are_read_from_files(tmp_path, kind):
     ):
         Observations.from_array(path, other, 0.5, start="2019-03-21T05:00")
     line = StateSpace((4,), variables=("t2m",), units=HOURS)
-    with pytest.raises(ValueError, match="it needs time, with coordinates, and"):
+    with pytest.raises(ValueError, match="it needs one for 'site' of the space"):
         Observations.from_array(path, line, 0.5)
 
 

@@ -86,7 +86,7 @@ REFUSED = {
     "elsewhere": (lambda d: d.assign_coords(longitude=d.longitude + 100), "longitude 95 to 103"),
     "half of the domain": (lambda d: d.isel(latitude=slice(0, 3)), "latitude 45 to 47"),
     "half a spacing off": (lambda d: d.assign_coords(latitude=d.latitude + 0.5), "latitude 45.5"),
-    "another variable": (lambda d: d.rename(t2m="skt"), "it needs ['t2m']"),
+    "another variable": (lambda d: d.rename(t2m="skt"), "it needs 't2m'"),
     "a unit of something else": (
         lambda d: d.assign(t2m=d.t2m.assign_attrs(units="m s-1")),
         "the unit 'm s-1' where 'K' is expected",

@@ -263,7 +263,7 @@ def usable_fields(
     name, notes = space.variables[channel], tuple[str, ...]()
     if not isinstance(array, np.ndarray):
         array, times, notes = _read_fields(array, space, name, how)
-    fields = np.ma.filled(np.ma.asarray(array, dtype=float), math.nan)
+    fields: np.ndarray = np.ma.filled(np.ma.asarray(array, dtype=float), math.nan)
     if fields.ndim < 1 or fields.shape[1:] != space.grid:
         raise ValueError(
             f"Got fields of shape {fields.shape}: give one axis of time, then the grid "
