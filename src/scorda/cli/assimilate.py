@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -219,17 +220,8 @@ def _observed(given: Assimilate, system: Any) -> tuple[list[Observations], int]:
     from scorda.cli.console import console
     from scorda.cli.settings import UserError
 
-    def read(steps: int | None) -> list[Observations]:
-        return read_observations(
-            given.observations,
-            system.space,
-            given.start,
-            given.tolerance,
-            given.std,
-            steps,
-            given.variable,
-        )
-
+    where = given.observations, system.space, given.start, given.tolerance, given.std
+    read = partial(read_observations, *where, variable=given.variable)
     observations = read(given.steps)
     for instrument in observations:
         console().print(instrument.summary())

@@ -58,9 +58,7 @@ class Bench:
 
 
 def bench(
-    name: str | None = None,
-    *,
-    settings: Annotated[Bench | None, Parameter(name="*")] = None,
+    name: str | None = None, *, settings: Annotated[Bench | None, Parameter(name="*")] = None
 ) -> None:
     """Run a benchmark and compare it with the expected scores.
 

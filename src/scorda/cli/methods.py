@@ -10,17 +10,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HEAD", "markdown", "methods", "row"]
 
-HEAD = (
-    "method",
-    "uses",
-    "system",
-    "h",
-    "R",
-    "coordinates",
-    "exact for",
-    "cost",
-    "N ≥",
-)
+HEAD = ("method", "uses", "system", "h", "R", "coordinates", "exact for", "cost", "N ≥")
 # What a method may need of a system, in the words of a table.
 SYSTEM = {
     "linear_system": "linear-Gaussian",

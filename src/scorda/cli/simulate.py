@@ -85,22 +85,18 @@ def simulate(
         system: Built-in system, or your own as module:object.
     """
     from scorda.cli.common import make_system, use_torch
-    from scorda.cli.settings import UserError
+    from scorda.cli.settings import refuse
 
     given = settings or Simulate()
     threads = use_torch(given.dtype, given.threads)
     model = make_system(system, given.system_options)
     named = {"name": system, **given.system_options}
     if given.series is None:
-        for name in ("length", "resume"):
-            if getattr(given, name):
-                raise UserError(f"Got --{name}, which goes with --series only.")
+        refuse(given, ("length", "resume"), "goes with --series only")
         _simulate_twin(given, model, named)
         return
-    usual = Simulate()
-    for name in ("steps", "every", "std", "observe", "stride", "stations", "start"):
-        if getattr(given, name) != getattr(usual, name):
-            raise UserError(f"Got --{name}, which --series has no use for: leave it out.")
+    unused = ("steps", "every", "std", "observe", "stride", "stations", "start")
+    refuse(given, unused, "--series has no use for: leave it out")
     _simulate_series(given, model, named, threads)
 
 

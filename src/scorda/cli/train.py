@@ -253,16 +253,18 @@ def _from_system(
     given: Train, checkpoint: Path, report: Report, device: torch.device
 ) -> TrainedTrajectory:
     from scorda.cli.common import make_system
+    from scorda.cli.settings import refuse
     from scorda.diffusion.training import Training
     from scorda.priors.from_system import Recipe, train_on_system, training_for
 
-    _refuse(given, ("variable", "since", "until", "modes", "corrected"), "--data of fields")
+    fields = ("variable", "since", "until", "modes", "corrected")
+    refuse(given, fields, "goes with --data of fields only")
     names = ("series", "length", "architecture", "width", "blocks", "half_width", "levels")
     recipe = Recipe(**_given(given, *names))
     if given.data is None:
         system, states = make_system(str(given.system), given.system_options), None
     else:
-        _refuse(given, ("series", "length"), "--system")
+        refuse(given, ("series", "length"), "goes with --system only")
         system, states = _stored(given.data, given.system, given.system_options)
         recipe = replace(recipe, series=states.shape[0], length=states.shape[1])
     chosen = training_for(recipe) | _given(given, *TRAINING, "seed")
@@ -307,13 +309,12 @@ def _stored(path: Path, given: str | None, options: dict[str, str]) -> tuple[Sys
 def _from_fields(
     given: Train, checkpoint: Path, report: Report, device: torch.device
 ) -> TrainedTrajectory:
-    from scorda.cli.settings import UserError
+    from scorda.cli.settings import UserError, refuse
     from scorda.priors.from_fields import train_on_fields, training_for
     from scorda.priors.records import read_fields
 
-    _refuse(
-        given, ("series", "length", "architecture", "half_width", "levels", "minutes"), SIMULATED
-    )
+    simulated = ("series", "length", "architecture", "half_width", "levels", "minutes")
+    refuse(given, simulated, f"goes with {SIMULATED} only")
     if device.type != "cpu":
         raise UserError(f"Got --device cuda, which goes with {SIMULATED} only.")
     assert given.data is not None
@@ -330,12 +331,3 @@ def _from_fields(
 
 def _given(given: Train, *names: str) -> dict[str, Any]:
     return {name: getattr(given, name) for name in names if getattr(given, name) is not None}
-
-
-def _refuse(given: Train, names: tuple[str, ...], source: str) -> None:
-    """Refuse settings of the other source of trajectories, which would have no effect."""
-    from scorda.cli.settings import UserError
-
-    for name in names:
-        if getattr(given, name):
-            raise UserError(f"Got --{name.replace('_', '-')}, which goes with {source} only.")

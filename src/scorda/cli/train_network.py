@@ -183,14 +183,12 @@ def _stored(given: TrainNetwork) -> tuple[Tensor, StateSpace]:
     import torch
 
     from scorda.cli.common import make_system, system_of
-    from scorda.cli.settings import UserError
+    from scorda.cli.settings import UserError, refuse
     from scorda.core import rng
     from scorda.store import open_posterior
 
     assert given.data is not None
-    for name in SIMULATED:
-        if getattr(given, name) != getattr(TrainNetwork(), name):
-            raise UserError(f"Got --{name}, which --data has no use for: leave it out.")
+    refuse(given, SIMULATED, "--data has no use for: leave it out")
     posterior = open_posterior(given.data)
     analysis = posterior.analysis
     if posterior.smoother or analysis.weights is not None:

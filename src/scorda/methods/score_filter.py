@@ -77,10 +77,8 @@ class ScoreFilter(PriorFilter):
         default_factory=lambda: Multistep(32, 0, min_noise=1e-3, max_noise=1e3)
     )
     coupled: bool = True
-    needs: tuple[str, ...] = field(
-        default=("simulator", "differentiable_operator"), init=False, repr=False, compare=False
-    )
 
+    needs = ("simulator", "differentiable_operator")
     least_members = Gaussian.least_members
     exact = "linear-Gaussian, N → ∞ (MMPS)"
     cost = Cost(161, 159)

@@ -124,13 +124,8 @@ class SF(PriorFilter):
     end: float = 1e-3
     clip: float | None = 50.0
     standardise: bool = True
-    needs: tuple[str, ...] = field(
-        default=("simulator", "density", "differentiable_operator"),
-        init=False,
-        repr=False,
-        compare=False,
-    )
 
+    needs = ("simulator", "density", "differentiable_operator")
     exact = "no problem"
     cost = Cost(249, 500, "a network trained per cycle")
     least_members = OnlineNetwork.least_members

@@ -99,13 +99,8 @@ class SSLS(PriorFilter):
     confinement: float = 1e-3
     decay: float = 0.5
     clip: float | None = 10.0
-    needs: tuple[str, ...] = field(
-        default=("simulator", "density", "differentiable_operator"),
-        init=False,
-        repr=False,
-        compare=False,
-    )
 
+    needs = ("simulator", "density", "differentiable_operator")
     exact = "no problem"
     cost = Cost(524, 500, "a network trained per cycle")
     least_members = OnlineNetwork.least_members
