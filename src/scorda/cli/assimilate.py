@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from scorda.cli.settings import SystemOptions
+from scorda.cli.console import console, progress, score_rows, table
+from scorda.cli.settings import SystemOptions, UserError, flags_of, plain, strings_of, to_toml
 
 if TYPE_CHECKING:
     from scorda.assimilation.base import Assimilator
@@ -117,7 +118,6 @@ def assimilate(
         content: That of the file of settings.
     """
     from scorda.cli.catalogue import find_method, settings_class
-    from scorda.cli.settings import flags_of, strings_of
 
     chosen = strings_of(content) | flags_of(tokens)
     name = chosen.get("method", Assimilate.method)
@@ -148,7 +148,6 @@ def assimilate(
 def _check(given: Assimilate) -> None:
     """Refuse what makes no sense, and set up torch, before anything is computed."""
     from scorda.cli.common import use_torch
-    from scorda.cli.settings import UserError
 
     if not given.observations:
         raise UserError("Give --observations, a file of observations.")
@@ -161,7 +160,6 @@ def _run(given: Assimilate, method: Assimilator, prior: str | None) -> Posterior
     """Run the method on what the files say, and write the settings beside the store."""
     from scorda import store
     from scorda.cli import common
-    from scorda.cli.console import progress
     from scorda.core.errors import RunError
     from scorda.observations.problem import Problem
 
@@ -203,7 +201,6 @@ def _run(given: Assimilate, method: Assimilator, prior: str | None) -> Posterior
 def _system(given: Assimilate, method: Assimilator) -> Any:
     """Return the system, or the trained prior in its place."""
     from scorda.cli.common import make_system
-    from scorda.cli.settings import UserError
     from scorda.priors.trajectory import Prior
 
     if given.system is not None:
@@ -217,8 +214,6 @@ def _system(given: Assimilate, method: Assimilator) -> Any:
 def _observed(given: Assimilate, system: Any) -> tuple[list[Observations], int]:
     """Return the observations of the steps to run, and the number of these steps."""
     from scorda.cli.common import read_observations
-    from scorda.cli.console import console
-    from scorda.cli.settings import UserError
 
     where = given.observations, system.space, given.start, given.tolerance, given.std
     read = partial(read_observations, *where, variable=given.variable)
@@ -264,7 +259,6 @@ def _initial(given: Assimilate, system: Any, members: int) -> Tensor | None:
     """Return members on the device that is given, where the run then stays; None: the CPU."""
     import torch
 
-    from scorda.cli.settings import UserError
     from scorda.core import rng
 
     if given.device == "cpu":
@@ -278,7 +272,6 @@ def _initial(given: Assimilate, system: Any, members: int) -> Tensor | None:
 
 def _write_settings(out: Path, configuration: Mapping[str, Any]) -> None:
     """Write the settings beside the store, as a file that makes the run again."""
-    from scorda.cli.settings import to_toml
     from scorda.core.files import atomic
 
     with atomic(out.with_suffix(".toml")) as partial:
@@ -294,7 +287,6 @@ def _resolved(
 
     import torch
 
-    from scorda.cli.settings import plain
     from scorda.priors.network.amortised import AmortisedNetwork
     from scorda.priors.trajectory import Prior
     from scorda.store.units import settings_of
@@ -320,7 +312,6 @@ def _resolved(
 
 
 def _tell(given: Assimilate, posterior: Posterior) -> None:
-    from scorda.cli.console import console, score_rows, table
     from scorda.store.scores import score_table
 
     if given.netcdf is not None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from scorda.cli.settings import SystemOptions
+from scorda.cli.console import console, progress
+from scorda.cli.settings import SystemOptions, UserError, check_keys, plain, refuse, to_toml
 
 if TYPE_CHECKING:
     from scorda.systems.base import System
@@ -85,7 +86,6 @@ def simulate(
         system: Built-in system, or your own as module:object.
     """
     from scorda.cli.common import make_system, use_torch
-    from scorda.cli.settings import refuse
 
     given = settings or Simulate()
     threads = use_torch(given.dtype, given.threads)
@@ -105,8 +105,6 @@ def _simulate_twin(given: Simulate, system: System, named: dict[str, str]) -> No
     import torch
 
     from scorda.cli.common import write_states
-    from scorda.cli.console import console
-    from scorda.cli.settings import UserError, check_keys, plain, to_toml
     from scorda.core import rng
     from scorda.core.files import atomic
     from scorda.observations.model import ObservationModel
@@ -138,7 +136,6 @@ def _simulate_twin(given: Simulate, system: System, named: dict[str, str]) -> No
 
 
 def _simulate_series(given: Simulate, system: System, named: dict[str, str], threads: int) -> None:
-    from scorda.cli.console import console, progress
     from scorda.store.series import simulate_series
 
     length = LENGTH if given.length is None else given.length
