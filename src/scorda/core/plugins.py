@@ -14,15 +14,16 @@ import importlib
 import os
 import sys
 from collections.abc import Iterator
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 __all__ = ["announced", "declared", "imported"]
 
 
-def announced(group: str) -> dict[str, EntryPoint]:
+def announced(group: str) -> dict[str, Any]:
     """Return the entry points of a group by name; `load` of each imports its object."""
+    # Where the package importlib_metadata is in use, they are of its class, not of Python's.
     return {entry.name: entry for entry in entry_points(group=group)}
 
 
