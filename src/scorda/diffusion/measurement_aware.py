@@ -40,7 +40,7 @@ from dataclasses import dataclass
 import torch
 
 from scorda.core.shapes import Float, Tensor
-from scorda.diffusion.process import ForwardProcess, Transition
+from scorda.diffusion.process import ForwardProcess
 
 __all__ = ["MeasurementAware"]
 
@@ -138,20 +138,12 @@ class MeasurementAware(ForwardProcess):
         a = self._spread(self.amplitude(t))
         return a + (1 - a) * self.gain.to(a)
 
-    def mean(self, targets: Float[Tensor, "..."], t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        return self.scale(t).to(targets) * targets
-
     def var(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         # s^2 (1 - a^2) / (1 - a^2 + q a^2), which has no 0 / 0 at either end.
         signal = self._spread(torch.cos(self._angle(t)).square())
         rest = self._spread(self._rest(t))
         speed = torch.as_tensor(self.speed).to(rest)
         return self.std.to(rest).square() * rest / (rest + speed * signal)
-
-    def transition(self, s: Float[Tensor, "..."], t: Float[Tensor, "..."]) -> Transition:
-        r"""Scale :math:`A_t / A_s`, variance :math:`\Sigma_t - (A_t / A_s)^2 \Sigma_s`."""
-        scale = self.scale(t) / self.scale(s)
-        return Transition(scale, torch.zeros_like(scale), self.var(t) - scale**2 * self.var(s))
 
     def precision(self, snr: Float[Tensor, ""]) -> Float[Tensor, "..."]:
         r"""Precision :math:`\kappa = A^2 / \Sigma` of x_t / A about x_0 where the ratio is r.
