@@ -17,7 +17,7 @@ grow, :math:`G G^T = A^2 (\nu^2)' \ge 0`. At q = 1 that is :math:`a c + 1 - c \g
 :math:`a < 1 - 1/c`, and with c < 0 the amplitude A passes through 0 at :math:`a = -c / (1 - c)`.
 Such a process is refused.
 
-**In the spectral form** (`MeasurementAware.of`) the gains are 1 for an observed mode, with
+**In the spectral form**, which the `bridge` walks, the gains are 1 for an observed mode, with
 :math:`s^2 = 1 / \lambda`, and 0 for the others, with :math:`s^2 = P` of the order of the prior
 variance: valid for every linear operator, of any norm, and any R. The precision of what x_t tells
 of x_0, :math:`\kappa = A^2 / \Sigma`, is then
@@ -98,24 +98,6 @@ class MeasurementAware(ForwardProcess):
             "needs eigenvalues in [0, 1]. Use MASF, whose modes are valid for every linear "
             "operator, or multiply H, y and the error by one number that brings the eigenvalues "
             "there."
-        )
-
-    @classmethod
-    def of(
-        cls, precision: Float[Tensor, "..."], prior_var: Float[Tensor, "..."]
-    ) -> MeasurementAware:
-        """The spectral form: valid for every linear observation.
-
-        Arguments:
-            precision: lambda, as of `Modes`.
-            prior_var: P, a variance of the order of the prior's in each mode, positive.
-        """
-        seen = precision > 0
-        lam = precision.where(seen, 1.0)
-        return cls(
-            seen.to(precision),
-            torch.where(seen, lam.rsqrt(), prior_var.sqrt()),
-            torch.where(seen, 1 + 1 / (lam * prior_var), 1.0),
         )
 
     def amplitude(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
