@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 
 from scorda.core.errors import DegenerateEnsemble
 from scorda.core.plugins import declared
 from scorda.observations.model import ObservationModel
-from scorda.observations.observations import Observations
 from scorda.observations.problem import Analysis, Problem
 from scorda.systems.linear import LinearGaussian
 
@@ -22,7 +20,10 @@ __all__ = ["REQUIREMENTS", "Assimilator", "Cost", "check_members", "check_needs"
 
 @dataclass(frozen=True)
 class Cost:
-    """Computations of a method at its default settings, beside the steps of the system.
+    """Computations of a method at its default settings, beside those that the cycle makes for all.
+
+    The cycle makes the steps of the system and, where the analysis does not report its innovation,
+    one evaluation of the operator for that.
 
     For a filter per member and analysis, else per member and run. Numbers are held by
     `scorda.testing.check_declaration` to what the method does.
@@ -81,7 +82,7 @@ class Assimilator(ABC):
 
 
 def _models(problem: Problem) -> list[ObservationModel]:
-    return [o.model for o in cast(Sequence[Observations], problem.observations)]
+    return [instrument.model for instrument in problem.instruments]
 
 
 def _has_simulator(problem: Problem) -> bool:

@@ -28,7 +28,7 @@ from scorda.core import rng
 from scorda.core.errors import DegenerateEnsemble
 from scorda.core.shapes import Float, Tensor
 from scorda.diffusion.denoisers import KernelDenoiser
-from scorda.diffusion.process import ScalarProcess
+from scorda.diffusion.samplers import ScalarProcess
 from scorda.observations.model import ObservationModel
 from scorda.observations.problem import Problem
 
