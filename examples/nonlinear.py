@@ -82,7 +82,7 @@ class Case:
     def of(cls, prior: str, operator: str, error: float, members: int, seed: int) -> Case:
         streams = rng.spawn(rng.seeded(seed), 5)
         draws = PRIORS[prior](DRAWS, streams[0])
-        h = sc.Function(OPERATORS[operator])
+        h = sc.observations.Function(OPERATORS[operator])
         model = sc.ObservationModel(h, std=error * float(h(draws).std()))
         y = model.sample(PRIORS[prior](1, streams[1]), streams[2])[0]
         w = model.log_likelihood(y, draws).softmax(0)

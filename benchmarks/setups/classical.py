@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from scorda.bench.entry import Entry
-from scorda.bench.filtering import Setup
+from scorda.bench.filtering import Setup, Start
+from scorda.bench.tuning import Length
 from scorda.core.tapers import GaspariCohn
 from scorda.methods.denkf import DEnKF
 from scorda.methods.enkf import ETKF, EnKF
@@ -29,9 +30,8 @@ def lorenz96_sakov() -> Setup:
         system=Lorenz96(dim=40, forcing=8.0, dt=0.05),
         model=ObservationModel(Select(range(40)), std=1.0),
         every=1,
-        cycles=1000,
-        spinup=400,
-        start_std=0.001**0.5,
+        length=Length(1000, spinup=400),
+        start=Start(0.001**0.5),
         entries=(
             Entry("EnKF, N=40, inflation 1.06", EnKF(inflation=1.06), 40),
             Entry("DEnKF, N=40, inflation 1.01", DEnKF(inflation=1.01), 40),
@@ -57,9 +57,8 @@ def lorenz63_sakov() -> Setup:
         system=Lorenz63(dt=0.01, noise_std=0.0),
         model=ObservationModel(Select(range(3)), std=2.0**0.5),
         every=25,
-        cycles=1000,
-        spinup=64,
-        start_std=0.001**0.5,
+        length=Length(1000, spinup=64),
+        start=Start(0.001**0.5),
         entries=(
             Entry("ETKF, N=10, inflation 1.02, rotation", ETKF(1.02, rotation=True), 10),
             Entry("EnKF, N=100, inflation 1.01", EnKF(inflation=1.01), 100),
@@ -83,10 +82,8 @@ def lorenz96_arctan() -> Setup:
         system=Lorenz96(dim=100, forcing=8.0, dt=0.01),
         model=ObservationModel(Pointwise(torch.atan), std=0.05),
         every=10,
-        cycles=100,
-        spinup=50,
-        start_std=1.0,
-        start_mean=0.0,
+        length=Length(100, spinup=50),
+        start=Start(1.0, mean=0.0),
         entries=(
             Entry("EnSF, N=20, ends (0.5, 0.025)", EnSF(eps_alpha=0.5, eps_beta=0.025), 20),
             Entry(

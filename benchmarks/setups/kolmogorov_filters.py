@@ -18,7 +18,7 @@ import torch
 from scorda.bench.entry import Entry, grid
 from scorda.bench.filtering import Setup
 from scorda.bench.sweep import Sweep
-from scorda.bench.tuning import Tuning
+from scorda.bench.tuning import Length, Tuning
 from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
 from scorda.core.tapers import GaspariCohn
@@ -127,13 +127,13 @@ def kolmogorov_masf_size() -> Sweep:
     pilot, names = _flow(GAP), ("LETKF", "MASF bridge")
     middle = _fine(_flow(GAP, 128), pilot, (*names, "mixture"))
     # A step of a member takes a third of a second.
-    large = replace(_fine(_flow(GAP, 256), pilot, names), cycles=4, spinup=2)
+    large = replace(_fine(_flow(GAP, 256), pilot, names), length=Length(4, spinup=2))
     large = replace(large, entries=tuple(replace(e, members=20) for e in large.entries))
     # And here four seconds.
     untuned = _kept(_flow(GAP, 512), ("MASF bridge, untuned",)).entries[0]
     letkf = Entry("LETKF, untuned", LETKF(localization=GaspariCohn(0.4), inflation=1.1), 8)
     largest = replace(_flow(GAP, 512), entries=(letkf, replace(untuned, members=8)))
-    largest = replace(largest, cycles=2, spinup=1)
+    largest = replace(largest, length=Length(2, spinup=1))
     return Sweep({"size=128": middle, "size=256": large, "size=512": largest}, SOURCE)
 
 
@@ -175,14 +175,14 @@ def kolmogorov_masf_operators_128() -> Sweep:
         *entries,
         *_kept(_flow(GAP, 128), ("MASF published",)).entries,
     )
-    tuning = Tuning(cycles=8, spinup=3)
+    tuning = Tuning(length=Length(8, spinup=3))
     points = {}
     for name, h in _operators(128).items():
         flow = _flow(GAP, 128, h, FEW.get(name, LONG))
         affordable = few if name == "operator=grid mask" else entries
         trained = _kept(flow, (AMORTISED,) if name in FEW else ()).entries
         rows = (*affordable, *trained)
-        points[name] = replace(flow, cycles=8, spinup=3, entries=rows, tuning=tuning)
+        points[name] = replace(flow, length=tuning.length, entries=rows, tuning=tuning)
     return Sweep(points, SOURCE)
 
 
@@ -204,7 +204,8 @@ def _kept(setup: Setup, names: Sequence[str]) -> Setup:
 
 def _fine(setup: Setup, pilot: Setup, names: Sequence[str]) -> Setup:
     """Return some entries of a set-up on many points; options are chosen on fewer points."""
-    return replace(_kept(setup, names), pilot=pilot, cycles=8, spinup=3)
+    tuning = replace(setup.tuning, pilot=pilot)
+    return replace(_kept(setup, names), tuning=tuning, length=Length(8, spinup=3))
 
 
 def _tapers(*radii: float) -> list[GaspariCohn]:
@@ -236,16 +237,15 @@ def _flow(
         system=system,
         model=model,
         every=gap,
-        cycles=12,
-        spinup=3,
-        start_std=None,
+        length=Length(12, spinup=3),
+        start=None,
         entries=(
             *_tuned(size // BLOCKS),
             *_untuned(size // BLOCKS),
             *_networks(size, lessons, train),
         ),
         source=SOURCE,
-        tuning=Tuning(cycles=9, spinup=3),
+        tuning=Tuning(length=Length(9, spinup=3)),
         shown=("rmse", "crps", "spread_skill", "ssim", "cycle_seconds"),
         further={"ssim": _ssim},
     )

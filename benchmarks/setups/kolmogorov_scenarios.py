@@ -21,8 +21,8 @@ from scorda.bench.entry import Entry
 from scorda.bench.scenario import Scenario
 from scorda.bench.sweep import Sweep
 from scorda.diffusion.guidance import DPS, MMPS, InflatedLikelihood
-from scorda.diffusion.process import VariancePreserving
 from scorda.diffusion.samplers import Ancestral, PredictorCorrector
+from scorda.diffusion.variance_preserving import VariancePreserving
 from scorda.methods.sda import SDA
 from scorda.observations.fluid import Difference, Vorticity
 from scorda.observations.masks import Mask

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from scorda.bench.entry import Entry, grid
-from scorda.bench.filtering import Setup
+from scorda.bench.filtering import Setup, Start
 from scorda.bench.sweep import Sweep
-from scorda.bench.tuning import Tuning
+from scorda.bench.tuning import Length, Tuning
 from scorda.core.shapes import Float, Tensor
 from scorda.core.tapers import GaspariCohn
 from scorda.methods.closed_form import ClosedFormFilter
@@ -56,13 +56,12 @@ def _sweep(dim: int, every: int) -> Sweep:
         system=Lorenz96(dim=dim, forcing=8.0, dt=0.05),
         model=ObservationModel(Pointwise(squared), std=1.0),
         every=every,
-        cycles=100,
-        spinup=20,
-        start_std=1.0,
+        length=Length(100, spinup=20),
+        start=Start(1.0),
         entries=(),
         source=SOURCE,
         seeds=5,
-        tuning=Tuning(cycles=40, spinup=10),
+        tuning=Tuning(length=Length(40, spinup=10)),
     )
     points = {f"N={n}": replace(setup, entries=_entries(n)) for n in MEMBERS}
     return Sweep(points, SOURCE)

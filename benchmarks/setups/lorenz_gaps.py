@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from scorda.bench.entry import Entry, grid
-from scorda.bench.filtering import Setup
+from scorda.bench.filtering import Setup, Start
 from scorda.bench.sweep import Sweep
-from scorda.bench.tuning import Tuning
+from scorda.bench.tuning import Length, Tuning
 from scorda.core.tapers import GaspariCohn
 from scorda.diffusion.bridge import BridgeODE
 from scorda.methods.closed_form import ClosedFormFilter
@@ -71,9 +71,8 @@ def lorenz63_masf() -> Setup:
         system=Lorenz63(dt=0.01, noise_std=0.0),
         model=ObservationModel(Select(range(3)), std=1.0),
         every=100,
-        cycles=70,
-        spinup=10,
-        start_std=1.0,
+        length=Length(70, spinup=10),
+        start=Start(1.0),
         entries=(
             Entry("EnKF", EnKF(), members, plain),
             Entry("particle filter", ParticleFilter(0.5), members, grid(jitter=bandwidths)),
@@ -90,7 +89,7 @@ def lorenz63_masf() -> Setup:
         ),
         source=SOURCE,
         seeds=5,
-        tuning=Tuning(cycles=40, spinup=5),
+        tuning=Tuning(length=Length(40, spinup=5)),
         shown=("rmse", "crps", "spread_skill", "coverage", "rmse_path"),
         drawn=20,
     )
@@ -129,18 +128,18 @@ def _lorenz96(dim: int = 40, forcing: float = 8.0, gap: int = 4) -> Setup:
     The error is 1. There are 40 members, and 40 analyses after a spin-up of 20.
     """
     halves = 2 if forcing > STIFF else 1
+    # Half a time unit does not end the spin-up, and larger inflations do better during it.
+    trial = Length(20, spinup=10) if gap > 1 else Length(40, spinup=20)
+    pilot = _lorenz96(PILOT_SITES, forcing, gap) if dim > PILOT_SITES else None
     return Setup(
         system=Lorenz96(dim=dim, forcing=forcing, dt=0.05 / halves),
         model=ObservationModel(Select(range(0, dim, 2)), std=1.0),
         every=gap * halves,
-        cycles=40,
-        spinup=20,
-        start_std=1.0,
+        length=Length(40, spinup=20),
+        start=Start(1.0),
         entries=(*_without_network(), *(_with_network() if dim <= NETWORK_SITES else ())),
         source=SOURCE,
-        # Half a time unit does not end the spin-up, and larger inflations do better during it.
-        tuning=Tuning(cycles=20, spinup=10) if gap > 1 else Tuning(cycles=40, spinup=20),
-        pilot=_lorenz96(PILOT_SITES, forcing, gap) if dim > PILOT_SITES else None,
+        tuning=Tuning(length=trial, pilot=pilot),
     )
 
 

@@ -4,8 +4,8 @@ From a prior (a dynamical system, an ensemble, or a score network trained on tra
 observation model and observations to samples of the posterior.
 
 Everyday names are here, all others in the packages: `scorda.priors`, `scorda.diffusion`,
-`scorda.observations`, `scorda.metrics`, `scorda.systems`, `scorda.report` and `scorda.testing`.
-``__init__.pyi`` lists them; each is imported when it is first used.
+`scorda.observations`, `scorda.assimilation`, `scorda.metrics`, `scorda.systems`, `scorda.report`
+and `scorda.testing`. ``__init__.pyi`` lists them; each is imported when it is first used.
 """
 
 import lazy_loader

@@ -11,7 +11,7 @@ from . import (
     systems as systems,
     testing as testing,
 )
-from .assimilation import Cost as Cost, Cycle as Cycle, Filter as Filter
+from .assimilation import Filter as Filter
 from .core import (
     GaspariCohn as GaspariCohn,
     RunError as RunError,
@@ -41,13 +41,8 @@ from .methods.ssls import SSLS as SSLS
 from .methods.variational.filter import FourDVar as FourDVar
 from .observations import (
     Analysis as Analysis,
-    Chain as Chain,
-    Function as Function,
-    Linear as Linear,
     ObservationModel as ObservationModel,
     Observations as Observations,
-    Operator as Operator,
-    Pointwise as Pointwise,
     Problem as Problem,
     Select as Select,
     twin_experiment as twin_experiment,

@@ -9,9 +9,10 @@ from scorda import metrics
 from scorda.assimilation.filter import Filter
 from scorda.bench import run
 from scorda.bench.entry import Entry
-from scorda.bench.filtering import RunningScores, Setup
+from scorda.bench.filtering import RunningScores, Setup, Start
 from scorda.bench.run import run_benchmark
 from scorda.bench.setups.lorenz_gaps import lorenz96_masf_dim, lorenz96_masf_forcing
+from scorda.bench.tuning import Length
 from scorda.core import rng
 from scorda.methods.closed_form import ClosedFormFilter
 from scorda.methods.enkf import EnKF
@@ -46,9 +47,8 @@ def small(**changes):
         system=Lorenz63(),
         model=ObservationModel(Select([0]), std=1.0),
         every=3,
-        cycles=6,
-        spinup=2,
-        start_std=1.0,
+        length=Length(6, spinup=2),
+        start=Start(1.0),
         entries=(),
         source="test",
     )
@@ -87,8 +87,8 @@ def test_scores_equal_those_of_the_stored_run(method):
     scores = setup.score(entry, twin, 3)
     problem = replace(problem, initial=setup.initial(twin, 20, 3))
     analysis = method.assimilate(problem, 20, rng.at((3, 2), 0))
-    late = slice(setup.every * setup.spinup + 1, None)
-    observed = slice(setup.every * (setup.spinup + 1), None, setup.every)
+    late = slice(setup.every * setup.length.spinup + 1, None)
+    observed = slice(setup.every * (setup.length.spinup + 1), None, setup.every)
     x, y = analysis.states[:, observed], truth[observed]
     w = None if analysis.weights is None else analysis.weights[:, observed]
     path = None if analysis.weights is None else analysis.weights[:, late]
@@ -104,7 +104,7 @@ def test_scores_equal_those_of_the_stored_run(method):
     for name, value in expected.items():
         assert scores[name] == pytest.approx(float(value), rel=1e-9), name
     if "evaluations" in analysis.info:
-        evaluations = analysis.info["evaluations"][setup.spinup :].double().mean()
+        evaluations = analysis.info["evaluations"][setup.length.spinup :].double().mean()
         assert scores["evaluations"] == pytest.approx(float(evaluations))
     else:
         assert "evaluations" not in scores
@@ -114,7 +114,7 @@ def test_scores_equal_those_of_the_stored_run(method):
 def test_members_from_the_climate_know_nothing_of_the_truth():
     """Other streams: none is the truth at step 0, nor the prior that the problem draws itself."""
     entries = tuple(Entry(str(n), EnKF(), n) for n in (5, 30))
-    setup = small(start_std=None, entries=entries)
+    setup = small(start=None, entries=entries)
     truth, _ = twin = setup.prepare(3)
     few, many = (setup.initial(twin, n, 3) for n in (5, 30))
     assert torch.equal(few, many[:5])
@@ -129,7 +129,7 @@ def test_further_scores_are_means_over_the_analyses():
     twin = setup.prepare(3)
     problem = replace(twin[1], initial=setup.initial(twin, 20, 3))
     states = EnKF().assimilate(problem, 20, rng.at((3, 2), 0)).states
-    observed = slice(setup.every * (setup.spinup + 1), None, setup.every)
+    observed = slice(setup.every * (setup.length.spinup + 1), None, setup.every)
     error = (states.mean(0) - twin[0])[observed, 0].mean()
     found = setup.score(Entry("a", EnKF(), 20), twin, 3)
     assert found["first"] == pytest.approx(float(error), rel=1e-9)
@@ -163,9 +163,9 @@ def test_running_scores_hold_sums_only():
 def test_options_of_large_problems_are_chosen_in_a_pilot():
     points = lorenz96_masf_dim().points
     small, large = points["dimension=100"], points["dimension=1000"]
-    assert large.trial() == replace(large.pilot, cycles=20, spinup=10)
+    assert large.trial() == replace(large.tuning.pilot, length=Length(20, spinup=10))
     assert large.trial().system.space.size == small.trial().system.space.size == 100
-    assert large.system.space.size == 1000 and large.shortened().pilot is None
+    assert large.system.space.size == 1000 and large.shortened().tuning.pilot is None
 
 
 def test_a_stronger_forcing_takes_more_steps_in_the_same_time():

@@ -17,7 +17,7 @@ from scorda.bench.setups import kolmogorov_filters, lorenz63_bimodal
 from scorda.bench.setups.linear_gaussian import linear_gaussian
 from scorda.bench.setups.lorenz63_bimodal import Bimodal
 from scorda.bench.sweep import Sweep
-from scorda.bench.tuning import check_effort
+from scorda.bench.tuning import Length, check_effort
 from scorda.core import rng
 from scorda.methods.kalman import KalmanFilter
 from scorda.methods.particle import ParticleFilter
@@ -85,7 +85,7 @@ def test_filters_of_a_flow_start_from_the_climate(monkeypatch, tmp_path):
     monkeypatch.setattr(filtering, "QUICK_CYCLES", 1)
     setup = PROBLEMS["kolmogorov-masf"]().shortened()
     (point,) = setup.points.values()
-    assert point.start_std is None
+    assert point.start is None
     point = replace(point, entries=point.entries[:2])
     rows = run_benchmark("kolmogorov-masf", path=tmp_path / "runs.csv", setup=point)
     for row in rows:
@@ -108,7 +108,7 @@ def test_a_network_for_a_flow_is_trained_with_truths_of_its_own(monkeypatch, tmp
     lessons = kolmogorov_filters.Lessons(runs=2, cycles=2, dropped=1, radius=0.4, steps=4)
     point = kolmogorov_filters._flow(kolmogorov_filters.GAPS[0], lessons=lessons)
     (entry,) = (e for e in point.entries if e.label == "MASF bridge, amortised")
-    point = replace(point, entries=(entry,), cycles=1, spinup=0, seeds=1)
+    point = replace(point, entries=(entry,), length=Length(1, 0), seeds=1)
     (row,) = run_benchmark("kolmogorov-masf", path=tmp_path / "runs.csv", setup=point)
     used = (*range(point.seeds), *point.tuning.seeds)
     assert len(set(seeds)) == 2

@@ -37,7 +37,7 @@ class DEnKF(sc.Filter):
 
     least_members = 2
     exact = "mean: linear-Gaussian, one analysis, N → ∞"
-    cost = sc.Cost(1)
+    cost = sc.assimilation.Cost(1)
 
     def __post_init__(self):
         if not 1 <= self.inflation < float("inf"):

@@ -12,10 +12,10 @@ from scorda.diffusion.denoisers import (
     NetworkDenoiser,
     precondition,
 )
-from scorda.diffusion.process import VarianceExploding, VariancePreserving
+from scorda.diffusion.samplers import VarianceExploding
 from scorda.diffusion.training import denoising_loss
-from scorda.nn.conv import TemporalConv
-from scorda.nn.mlp import WindowMLP
+from scorda.diffusion.variance_preserving import VariancePreserving
+from scorda.nn.temporal import TemporalConv, WindowMLP
 
 PROCESSES = [VariancePreserving(), VarianceExploding()]
 LEVELS = [0.15, 0.5, 0.85]

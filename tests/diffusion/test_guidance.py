@@ -7,8 +7,8 @@ from torch.testing import assert_close
 from scorda.core import rng
 from scorda.diffusion.denoisers import GaussianDenoiser
 from scorda.diffusion.guidance import DPS, MMPS, InflatedLikelihood
-from scorda.diffusion.process import VarianceExploding, VariancePreserving
-from scorda.diffusion.samplers import Ancestral, Multistep, PredictorCorrector
+from scorda.diffusion.samplers import Ancestral, Multistep, PredictorCorrector, VarianceExploding
+from scorda.diffusion.variance_preserving import VariancePreserving
 from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Function, Linear, Pointwise, Select

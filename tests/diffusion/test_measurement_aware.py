@@ -16,9 +16,20 @@ F64 = torch.float64
 GAIN = torch.tensor([[0.0, 1.0, 0.3], [0.0, 1.0, 1.0]], dtype=F64)
 STD = torch.tensor([[0.5, 1.0, 0.1], [2.0, 1e-4, 30.0]], dtype=F64)
 SPECTRAL = torch.tensor([[0.0, 4.0, 0.0], [1e8, 1e-6, 1.0]], dtype=F64)
+
+
+def spectral(precision, prior_var):
+    """The process whose gains are 1 where a mode is observed and 0 elsewhere, with its clock."""
+    seen = precision > 0
+    lam = precision.where(seen, 1.0)
+    std = torch.where(seen, lam.rsqrt(), prior_var.sqrt())
+    speed = torch.where(seen, 1 + 1 / (lam * prior_var), 1.0)
+    return MeasurementAware(seen.to(precision), std, speed)
+
+
 PROCESSES = {
     "published": MeasurementAware(GAIN, STD, offset=0.008),
-    "spectral": MeasurementAware.of(SPECTRAL, torch.full((2, 3), 0.7, dtype=F64)),
+    "spectral": spectral(SPECTRAL, torch.full((2, 3), 0.7, dtype=F64)),
     "fast": MeasurementAware(GAIN, STD, speed=5.0),
 }
 # Where a gain is 0 the drift is infinite at t = 1.
@@ -117,7 +128,7 @@ def test_negative_gains_are_refused():
 def test_the_bridge_walks_the_spectral_form():
     """Its noise levels are those of the process at each signal-to-noise ratio, 0 included."""
     fitted = Gaussian().fit(rng.normal(9, (2, 3), rng.seeded(0), like=SPECTRAL))
-    process, levels = MeasurementAware.of(SPECTRAL, fitted.var), []
+    process, levels = spectral(SPECTRAL, fitted.var), []
 
     class Listening(FittedGaussian):
         def denoise(self, u, noise):

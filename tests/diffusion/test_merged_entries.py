@@ -12,8 +12,9 @@ from scorda.diffusion.denoisers import (
     NetworkDenoiser,
     SwitchedDenoiser,
 )
-from scorda.diffusion.process import VarianceExploding, VariancePreserving
-from scorda.nn.conv import TemporalConv
+from scorda.diffusion.samplers import VarianceExploding
+from scorda.diffusion.variance_preserving import VariancePreserving
+from scorda.nn.temporal import TemporalConv
 
 PROCESSES = [VariancePreserving(), VarianceExploding()]
 OBSERVED, VALUES, ERROR = [0, 3, 4], [1.5, -0.3, 2.0], [0.2, 1.0, 5.0]

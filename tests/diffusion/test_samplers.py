@@ -10,8 +10,8 @@ from torch.testing import assert_close
 
 from scorda.core import rng
 from scorda.diffusion.denoisers import GaussianDenoiser
-from scorda.diffusion.process import VarianceExploding, VariancePreserving
-from scorda.diffusion.samplers import Ancestral, Multistep, PredictorCorrector
+from scorda.diffusion.samplers import Ancestral, Multistep, PredictorCorrector, VarianceExploding
+from scorda.diffusion.variance_preserving import VariancePreserving
 
 PROCESSES = [VariancePreserving(), VarianceExploding(1e-3, 100.0)]
 SAMPLERS = [Ancestral, Multistep, PredictorCorrector]

@@ -18,7 +18,7 @@ from scorda.diffusion.training import (
     observed_levels,
     validation_loss,
 )
-from scorda.nn.conv import TemporalConv
+from scorda.nn.temporal import TemporalConv
 
 SETTINGS = Training(training_steps=30, batch=4, segment=6, every=5, rate=1e-2)
 

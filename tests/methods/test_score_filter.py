@@ -18,8 +18,7 @@ from scorda.core import rng
 from scorda.core.gaussian import gaussian_condition
 from scorda.core.tapers import GaspariCohn
 from scorda.diffusion.guidance import DPS, MMPS, InflatedLikelihood
-from scorda.diffusion.process import VarianceExploding
-from scorda.diffusion.samplers import Ancestral, Multistep, PredictorCorrector
+from scorda.diffusion.samplers import Ancestral, Multistep, PredictorCorrector, VarianceExploding
 from scorda.methods.score_filter import ScoreFilter
 from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations

@@ -15,8 +15,8 @@ from torch.testing import assert_close
 from scorda.core import rng
 from scorda.diffusion.denoisers import Conditioned
 from scorda.diffusion.guidance import MMPS, InflatedLikelihood
-from scorda.diffusion.process import VariancePreserving
 from scorda.diffusion.samplers import Ancestral, Multistep, PredictorCorrector
+from scorda.diffusion.variance_preserving import VariancePreserving
 from scorda.methods.kalman import KalmanSmoother
 from scorda.methods.sda import SDA, merge_entries, trajectory_model
 from scorda.observations.model import ObservationModel

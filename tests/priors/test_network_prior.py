@@ -13,7 +13,6 @@ from scorda.core import rng
 from scorda.core.space import StateSpace
 from scorda.core.tapers import GaspariCohn
 from scorda.diffusion.bridge import EnsembleDenoiser
-from scorda.diffusion.measurement_aware import MeasurementAware
 from scorda.methods.masf.bridge import MASF
 from scorda.nn.residual import DenseCorrection, RingCorrection
 from scorda.observations.model import ObservationModel
@@ -205,12 +204,11 @@ def test_where_there_is_nothing_to_learn_the_gaussian_remains():
 
 
 def test_levels_of_one_observing_network_are_those_of_its_bridge():
-    """Every other one: precision + (precision + 1) r, and r alone, as `MeasurementAware.of`."""
+    """Every other one: precision + (precision + 1) r, the others r alone."""
     precision, noise = torch.tensor([[0.0], [4.0]]), torch.logspace(-1, 1, 6)
     level = bridge_levels(precision.expand(6, 2, 1), noise)
-    process = MeasurementAware.of(precision, torch.ones(2, 1))
     for i, nu in enumerate(noise):
-        expected = process.precision(nu**-2) if i % 2 else (nu**-2).expand(2, 1)
+        expected = precision + (precision + 1) * nu**-2 if i % 2 else (nu**-2).expand(2, 1)
         assert_close(level[i] ** -2, expected)
     modes = ObservationModel(Select([0]), std=1.0).modes((2,))
     fixed = changed(SMALL, levels="fixed").fit(bent(50), modes).report

@@ -14,8 +14,8 @@ import scorda.priors.trajectory
 from scorda.core import rng
 from scorda.core.files import read_tensors, write_tensors
 from scorda.core.space import StateSpace
-from scorda.diffusion.process import VariancePreserving
 from scorda.diffusion.samplers import Multistep, PredictorCorrector
+from scorda.diffusion.variance_preserving import VariancePreserving
 from scorda.nn import build
 from scorda.priors.trajectory import GaussianTrajectory, Standardisation, TrainedTrajectory, load
 from scorda.systems.linear import LinearGaussian

@@ -93,8 +93,9 @@ def test_xarray_opens_the_store_with_names_and_groups(twin, tmp_path):
 def test_datetimes_are_kept_as_such(tmp_path):
     space = StateSpace((2,), 1.0, ("u", "v"), units={"time": "hours"})
     observations = Observations(ObservationModel(Select([0]), std=1.0), [1], torch.zeros(1, 1))
-    problem = Problem(Lorenz63(spinup=0.1), observations, 3)
-    object.__setattr__(problem.system, "space", space)
+    system = Lorenz63(spinup=0.1)
+    object.__setattr__(system, "space", space)
+    problem = Problem(system, observations, 3)
     posterior = store.run(Members(), problem, 4, tmp_path / "a.zarr", start="2019-03-21T06:00")
     times = posterior.to_xarray()["time"].values
     assert times[2] == np.datetime64("2019-03-21T08:00")

@@ -20,8 +20,8 @@ from scorda.core.tapers import GaspariCohn
 from scorda.diffusion.bridge import BridgeODE, BridgeSDE
 from scorda.diffusion.denoisers import GaussianDenoiser, KernelDenoiser, NetworkDenoiser
 from scorda.diffusion.guidance import DPS, MMPS, InflatedLikelihood
-from scorda.diffusion.process import VarianceExploding, VariancePreserving
-from scorda.diffusion.samplers import Ancestral, Multistep, PredictorCorrector
+from scorda.diffusion.samplers import Ancestral, Multistep, PredictorCorrector, VarianceExploding
+from scorda.diffusion.variance_preserving import VariancePreserving
 from scorda.methods.closed_form import ClosedFormFilter
 from scorda.methods.enkf import ETKF
 from scorda.methods.ensf import EnSF

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import importlib
-import inspect
-import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
 
 from scorda.core.errors import DegenerateEnsemble
+from scorda.core.plugins import declared
 from scorda.observations.model import ObservationModel
-from scorda.observations.observations import Observations
 from scorda.observations.problem import Analysis, Problem
 from scorda.systems.linear import LinearGaussian
 
-__all__ = ["REQUIREMENTS", "Assimilator", "Cost", "all_methods", "check_members", "check_needs"]
+__all__ = ["REQUIREMENTS", "Assimilator", "Cost", "check_members", "check_needs"]
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Computations of a method at its default settings, beside the steps of the system.
+    """Computations of a method at its default settings, beside those that the cycle makes for all.
+
+    The cycle makes the steps of the system and, where the analysis does not report its innovation,
+    one evaluation of the operator for that.
 
     For a filter per member and analysis, else per member and run. Numbers are held by
     `scorda.testing.check_declaration` to what the method does.
@@ -82,7 +82,7 @@ class Assimilator(ABC):
 
 
 def _models(problem: Problem) -> list[ObservationModel]:
-    return [o.model for o in cast(Sequence[Observations], problem.observations)]
+    return [instrument.model for instrument in problem.instruments]
 
 
 def _has_simulator(problem: Problem) -> bool:
@@ -157,9 +157,11 @@ def check_needs(method: Assimilator, problem: Problem) -> None:
     lacking = [need for need in method.needs if not REQUIREMENTS[need][0](problem)]
     if not lacking:
         return
+    # By name, because the methods stand on a higher floor.
     able = sorted(
-        kind.__name__
-        for kind in all_methods()
+        node.name
+        for module, node, _ in declared("scorda.methods", "exact")
+        for kind in [getattr(importlib.import_module(module), node.name)]
         if all(REQUIREMENTS[need][0](problem) for need in kind.needs)
     )
     advice = f" Methods that can do without: {', '.join(able)}." if able else ""
@@ -177,16 +179,3 @@ def check_members(method: Assimilator, members: int) -> None:
         raise DegenerateEnsemble(
             f"Got {members} members: {method.name} needs at least {method.least_members}."
         )
-
-
-def all_methods() -> list[type[Assimilator]]:
-    """Import the methods of Scorda and return them: every public class that can be made."""
-    # By name, because the methods stand on a higher floor.
-    package = importlib.import_module("scorda.methods")
-    for module in pkgutil.walk_packages(package.__path__, "scorda.methods."):
-        importlib.import_module(module.name)
-    found: list[Any] = [Assimilator]
-    for kind in found:
-        found.extend(kind.__subclasses__())
-    public = [k for k in found if k.__module__.startswith("scorda.") and k.__name__[0] != "_"]
-    return [kind for kind in public if not inspect.isabstract(kind)]

@@ -27,6 +27,7 @@ import torch
 
 from scorda.assimilation.base import Assimilator, check_members, check_needs
 from scorda.assimilation.gross_errors import check_gross_errors, gross_errors
+from scorda.assimilation.kalman_algebra import innovation_statistics, white_innovation
 from scorda.core import rng
 from scorda.core.errors import DivergenceError, RunError, check_finite, check_spread
 from scorda.core.shapes import Float, Tensor
@@ -208,7 +209,7 @@ class Filter(Assimilator, Run):
         model: ObservationModel,
         generator: torch.Generator,
     ) -> tuple[Tensor, dict[str, Any]]:
-        """Leave out gross errors, analyse one cycle, and check the analysis."""
+        """Leave out gross errors, analyse one cycle, check the analysis, report its innovation."""
         y, screened = y.to(forecast), {}
         if self.gross_error_check is not None:
             gross = gross_errors(forecast, weights, y, model, self.gross_error_check)
@@ -223,7 +224,11 @@ class Filter(Assimilator, Run):
             analysis, info = run.analyse(forecast, y, model, generator)
             check_finite(analysis, "analysis")
             if "innovation" not in info:
-                info["innovation"] = _innovation(forecast, weights, y, model)
+                weighted = weights is not None or "weights" in info
+                if weighted or self.least_members < 2:
+                    info["innovation"] = _innovation(forecast, weights, y, model)
+                else:
+                    info |= innovation_statistics(*white_innovation(forecast, y, model))
             if not math.isfinite(info.get("innovation", 0.0)):
                 raise DivergenceError(
                     "The innovation is too large to square in standard deviations of the "
@@ -247,7 +252,8 @@ class Filter(Assimilator, Run):
 
         ``info`` holds, with one entry per cycle, the observed ``step``, the ``spread`` of the
         analysis, the ``innovation`` (root mean square of y less the forecast mean of h(x), in
-        standard deviations of the error), the ``seconds`` of the analysis and the
+        standard deviations of the error), its ``chi2`` where members are several and count alike
+        (see `innovation_statistics`), the ``seconds`` of the analysis and the
         ``forecast_seconds`` before it, and what the method reports: ``evaluations`` of a
         denoiser per member, ``ess``, the ``loss`` of a network.
 

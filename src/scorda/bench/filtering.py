@@ -19,12 +19,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 
 from scorda.assimilation.filter import Cycle, Filter
 from scorda.bench.entry import Entry
-from scorda.bench.tuning import Tuning
+from scorda.bench.tuning import Length, Tuning
 from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
 from scorda.metrics.accuracy import crps, rmse, spread
@@ -33,7 +34,7 @@ from scorda.observations.model import ObservationModel
 from scorda.observations.problem import Problem, twin_experiment
 from scorda.systems.base import System
 
-__all__ = ["RunningScores", "Setup"]
+__all__ = ["RunningScores", "Setup", "Start"]
 
 # Cycles of spin-up and of scores in a shortened set-up.
 QUICK_CYCLES = 20
@@ -44,30 +45,37 @@ Score = Callable[[Tensor, Tensor], float]
 
 
 @dataclass(frozen=True)
-class Setup:
-    r"""A twin experiment of filters.
+class Start:
+    r"""Truth and members at step 0, as draws of :math:`N(m, \mathrm{std}^2 I)`.
 
-    Truth and members start as draws of :math:`N(m, \mathrm{start\_std}^2 I)`, where m is a state
-    of the attractor. That is how the published scores of small systems start; small ensembles
-    without localization may never find the truth from independent states of the attractor, which
-    is where they start if `start_std` is None.
+    Arguments:
+        std: Standard deviation of each component.
+        mean: Mean of all components of the members, whatever the truth, a state of the attractor;
+            None: m is a state of the attractor, common to truth and members.
+    """
+
+    std: float
+    mean: float | None = None
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A twin experiment of filters.
+
+    Small systems with published scores begin near the truth (`start`); small ensembles without
+    localization may never find the truth from independent states of the attractor.
 
     Arguments:
         system: Truth and forecast model.
         model: Observation model.
         every: Steps between observations.
-        cycles: Observed steps that are scored.
-        spinup: Observed steps before them, left out of the scores.
-        start_std: Standard deviation of truth and members at step 0 about a common state; None:
-            independent draws of the system, of which one stream is the truth's alone.
-        start_mean: Instead of that, mean of all components of the members at step 0, whatever
-            the truth, a state of the attractor.
+        length: Observed steps that are scored, and those before them.
+        start: Law of truth and members at step 0; None: independent draws of the system, of which
+            one stream is the truth's alone.
         entries: Methods.
         source: Where the set-up is from.
         seeds: Number of twin experiments.
-        statistic: Statistic over them, "mean" or "median".
         tuning: How the options of entries with a grid are chosen.
-        pilot: Set-up that they are chosen in, where this one takes too long (default: this one).
         shown: Scores that the command prints; the table has all of them.
         drawn: Cycles at the end of one run whose means the command draws against the truth.
         further: Further scores by name, functions of an analysis ``(ensemble, *state)`` and the
@@ -77,26 +85,24 @@ class Setup:
     system: System
     model: ObservationModel
     every: int
-    cycles: int
-    spinup: int
-    start_std: float | None
+    length: Length
+    start: Start | None
     entries: tuple[Entry, ...]
     source: str
     seeds: int = 3
-    statistic: str = "mean"
-    start_mean: float | None = None
     tuning: Tuning = field(default_factory=Tuning)
-    pilot: Setup | None = None
     shown: tuple[str, ...] = ("rmse", "crps", "spread_skill", "coverage")
     drawn: int = 0
     further: Mapping[str, Score] = field(default_factory=dict)
 
+    statistic: ClassVar[str] = "mean"
+
     def prepare(self, seed: int) -> Twin:
         """Return truth and problem of one seed; they are the same for all methods."""
-        steps = self.every * (self.spinup + self.cycles)
+        steps = self.every * (self.length.spinup + self.length.cycles)
         generator = rng.seeded(seed)
         truth, problem = twin_experiment(self.system, self.model, steps, self.every, generator)
-        if self.start_std is None:
+        if self.start is None:
             # Once for all entries: such draws take long. Member i is the same in any number.
             most = max(entry.members for entry in self.entries)
             draws = self.system.prior(most, rng.at((seed, 1), 0))
@@ -112,7 +118,7 @@ class Setup:
         """
         scores = RunningScores(self.further)
         for cycle in self._run(entry, twin, seed):
-            if cycle.step > self.every * self.spinup:
+            if cycle.step > self.every * self.length.spinup:
                 scores.add(cycle, twin[0][cycle.step])
         return scores.result()
 
@@ -147,33 +153,25 @@ class Setup:
         """
         fast = [entry for entry in self.entries if entry.trained is None] or self.entries
         entries = tuple(replace(entry, grid=entry.grid[:2]) for entry in fast)
-        quick = Tuning(self.tuning.seeds[:1], 1, 0, self.tuning.score)
-        return replace(
-            self,
-            cycles=QUICK_CYCLES,
-            spinup=QUICK_CYCLES,
-            seeds=1,
-            entries=entries,
-            tuning=quick,
-            pilot=None,
-        )
+        quick = Tuning(self.tuning.seeds[:1], Length(1, 0), self.tuning.score)
+        length = Length(QUICK_CYCLES, QUICK_CYCLES)
+        return replace(self, length=length, seeds=1, entries=entries, tuning=quick)
 
     def trial(self) -> Setup:
         """Return the set-up in which options are chosen."""
-        cycles, spinup = self.tuning.cycles, self.tuning.spinup
-        return replace(self.pilot or self, cycles=cycles, spinup=spinup)
+        return replace(self.tuning.pilot or self, length=self.tuning.length)
 
     def initial(self, twin: Twin, members: int, seed: int) -> Float[Tensor, "ensemble *state"]:
-        """Return members at step 0, as `start_std` and `start_mean` say."""
+        """Return members at step 0, as `start` says."""
         truth, problem = twin
-        if self.start_std is None:
+        if self.start is None:
             assert problem.initial is not None
             return problem.initial[:members]
         # Row 0 is the truth's own deviation from the common mean m.
         noise = rng.normal(members + 1, self.system.space.shape, rng.at((seed, 1), 0), like=truth)
-        if self.start_mean is not None:
-            return self.start_mean + self.start_std * noise[1:]
-        return truth[0] + self.start_std * (noise[1:] - noise[0])
+        if self.start.mean is not None:
+            return self.start.mean + self.start.std * noise[1:]
+        return truth[0] + self.start.std * (noise[1:] - noise[0])
 
 
 class RunningScores:

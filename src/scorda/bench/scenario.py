@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 
@@ -31,6 +32,8 @@ from scorda.observations.problem import Analysis, Problem
 from scorda.systems.base import System
 
 __all__ = ["Given", "Scenario", "defect"]
+
+SHOWN = ("residual", "rmse", "crps", "spread_skill", "defect", "evaluations", "member_seconds")
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,6 @@ class Scenario:
         source: Where the set-up is from.
         wanted: Value of all observations, instead of those of a simulated truth.
         seeds: Number of truths and draws.
-        statistic: Statistic over them, "mean" or "median".
         tuning: As in other benchmarks; no entry has options to choose.
         shown: Scores that the command prints.
     """
@@ -69,17 +71,10 @@ class Scenario:
     source: str
     wanted: float | None = None
     seeds: int = 3
-    statistic: str = "mean"
     tuning: Tuning = field(default_factory=Tuning)
-    shown: tuple[str, ...] = (
-        "residual",
-        "rmse",
-        "crps",
-        "spread_skill",
-        "defect",
-        "evaluations",
-        "member_seconds",
-    )
+    shown: tuple[str, ...] = SHOWN
+
+    statistic: ClassVar[str] = "mean"
 
     def prepare(self, seed: int) -> Given:
         """Return truth and observations of one seed; they are the same for all methods."""

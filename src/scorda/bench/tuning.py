@@ -18,9 +18,22 @@ from typing import Any, Protocol, runtime_checkable
 from scorda.bench.entry import Benchmark, Entry, in_words
 from scorda.core.files import atomic
 
-__all__ = ["Trials", "Tunable", "Tuning", "check_effort", "tune"]
+__all__ = ["Length", "Trials", "Tunable", "Tuning", "check_effort", "tune"]
 
 COLUMNS = ("entry", "options", "seed", "score", "value", "seconds", "failure", "chosen")
+
+
+@dataclass(frozen=True)
+class Length:
+    """Length of a run.
+
+    Arguments:
+        cycles: Observed steps that are scored.
+        spinup: Observed steps before them, left out of the scores.
+    """
+
+    cycles: int
+    spinup: int
 
 
 @dataclass(frozen=True)
@@ -29,15 +42,15 @@ class Tuning:
 
     Arguments:
         seeds: Seeds of the trials; none of those that are reported.
-        cycles: Observed steps of a trial that are scored.
-        spinup: Observed steps before them.
+        length: Length of a trial.
         score: Score that is minimised: "crps", since the RMSE of a mean rewards too little spread.
+        pilot: Set-up of the trials, where that of the benchmark takes too long.
     """
 
     seeds: tuple[int, ...] = (1000, 1001)
-    cycles: int = 100
-    spinup: int = 50
+    length: Length = Length(100, 50)
     score: str = "crps"
+    pilot: Any = None
 
 
 @runtime_checkable

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from scorda.cli.settings import SystemOptions
+from scorda.cli.console import console, progress, score_rows, table
+from scorda.cli.settings import SystemOptions, UserError, flags_of, plain, strings_of, to_toml
 
 if TYPE_CHECKING:
     from scorda.assimilation.base import Assimilator
@@ -127,7 +128,6 @@ def assimilate(
         content: That of the file of settings.
     """
     from scorda.cli.catalogue import find_method, settings_class
-    from scorda.cli.settings import flags_of, strings_of
 
     chosen = strings_of(content) | flags_of(tokens)
     name = chosen.get("method", Assimilate.method)
@@ -158,7 +158,6 @@ def assimilate(
 def _check(given: Assimilate) -> None:
     """Refuse what makes no sense, and set up torch, before anything is computed."""
     from scorda.cli.common import use_torch
-    from scorda.cli.settings import UserError
 
     if not given.observations:
         raise UserError("Give --observations, a file of observations.")
@@ -171,7 +170,6 @@ def _run(given: Assimilate, method: Assimilator, prior: str | None) -> Posterior
     """Run the method on what the files say, and write the settings beside the store."""
     from scorda import store
     from scorda.cli import common
-    from scorda.cli.console import progress
     from scorda.core.errors import RunError
     from scorda.observations.problem import Problem
 
@@ -212,7 +210,6 @@ def _run(given: Assimilate, method: Assimilator, prior: str | None) -> Posterior
 
 def _truth(given: Assimilate, system: Any, steps: int) -> Tensor | None:
     """Return the true states, aligned by their labels, where there are some."""
-    from scorda.cli.console import console
     from scorda.reading.fields import read_states
 
     if given.truth is None:
@@ -226,7 +223,6 @@ def _truth(given: Assimilate, system: Any, steps: int) -> Tensor | None:
 def _system(given: Assimilate, method: Assimilator) -> Any:
     """Return the system, or the trained prior in its place."""
     from scorda.cli.common import make_system
-    from scorda.cli.settings import UserError
     from scorda.priors.trajectory import Prior
 
     if given.system is not None:
@@ -240,26 +236,16 @@ def _system(given: Assimilate, method: Assimilator) -> Any:
 def _observed(given: Assimilate, system: Any) -> tuple[list[Observations], int]:
     """Return the observations of the steps to run, and the number of these steps."""
     from scorda.cli.common import climate_of, read_observations
-    from scorda.cli.console import console
-    from scorda.cli.settings import UserError
 
     how: dict[str, Any] = {"units": _units(given), "missing": given.missing}
     limit = _limit(given)
     if limit is not None:
         how |= {"climate": climate_of(system), "gross_error_check": limit}
         how |= {"first_climate": given.system is not None}
+    where = given.observations, system.space, given.start, given.tolerance, given.std
 
     def read(steps: int | None) -> list[Observations]:
-        return read_observations(
-            given.observations,
-            system.space,
-            given.start,
-            given.tolerance,
-            given.std,
-            steps,
-            given.variable,
-            **how,
-        )
+        return read_observations(*where, steps, given.variable, **how)
 
     observations = read(given.steps)
     for instrument in observations:
@@ -281,8 +267,6 @@ def _observed(given: Assimilate, system: Any) -> tuple[list[Observations], int]:
 
 def _limit(given: Assimilate) -> float | None:
     """Return the limit of the check of gross errors; None where it is off."""
-    from scorda.cli.settings import UserError
-
     if given.gross_error_check.strip().lower() == "off":
         return None
     try:
@@ -299,8 +283,6 @@ def _limit(given: Assimilate) -> float | None:
 
 def _units(given: Assimilate) -> dict[str, str]:
     """Return the units that are given, by variable."""
-    from scorda.cli.settings import UserError
-
     pairs = [entry.partition("=") for entry in given.units]
     if wrong := [entry for entry, pair in zip(given.units, pairs, strict=True) if not all(pair)]:
         raise UserError(f"Got --units {wrong[0]}: give a variable and its unit, as t2m=degC.")
@@ -321,7 +303,6 @@ def _initial(given: Assimilate, system: Any, members: int) -> Tensor | None:
     """Return members on the device that is given, where the run then stays; None: the CPU."""
     import torch
 
-    from scorda.cli.settings import UserError
     from scorda.core import rng
 
     if given.device == "cpu":
@@ -335,7 +316,6 @@ def _initial(given: Assimilate, system: Any, members: int) -> Tensor | None:
 
 def _write_settings(out: Path, configuration: Mapping[str, Any]) -> None:
     """Write the settings beside the store, as a file that makes the run again."""
-    from scorda.cli.settings import to_toml
     from scorda.core.files import atomic
 
     with atomic(out.with_suffix(".toml")) as partial:
@@ -351,7 +331,6 @@ def _resolved(
 
     import torch
 
-    from scorda.cli.settings import plain
     from scorda.priors.network.amortised import AmortisedNetwork
     from scorda.priors.trajectory import Prior
     from scorda.store.units import settings_of
@@ -377,7 +356,6 @@ def _resolved(
 
 
 def _tell(given: Assimilate, posterior: Posterior) -> None:
-    from scorda.cli.console import console, score_rows, table
     from scorda.store.scores import score_table
 
     if given.netcdf is not None:

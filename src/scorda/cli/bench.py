@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from scorda.cli.console import console, progress, table
+from scorda.cli.settings import UserError, check_keys
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -58,9 +61,7 @@ class Bench:
 
 
 def bench(
-    name: str | None = None,
-    *,
-    settings: Annotated[Bench | None, Parameter(name="*")] = None,
+    name: str | None = None, *, settings: Annotated[Bench | None, Parameter(name="*")] = None
 ) -> None:
     """Run a benchmark and compare it with the expected scores.
 
@@ -70,8 +71,6 @@ def bench(
     from scorda.bench.problems import PROBLEMS
     from scorda.bench.run import run_benchmark, write_table
     from scorda.cli.common import use_torch
-    from scorda.cli.console import console, progress, table
-    from scorda.cli.settings import check_keys
 
     given = settings or Bench()
     if name is None:
@@ -103,7 +102,6 @@ def bench(
 def _setup(make: Callable[..., Benchmark], name: str, given: Bench) -> Benchmark:
     """The named set-up with the prior, the rows and the length that were asked for."""
     from scorda.bench.sweep import only
-    from scorda.cli.settings import UserError
 
     if given.seeds is not None and given.seeds < 1:
         raise UserError(f"Got --seeds {given.seeds}: give at least 1.")
@@ -116,8 +114,6 @@ def _setup(make: Callable[..., Benchmark], name: str, given: Bench) -> Benchmark
 
 def _keep_other_rows(runs: Path, given: Bench) -> None:
     """Refuse to replace a file that has more rows than those that are asked for."""
-    from scorda.cli.settings import UserError
-
     if given.only and not given.resume and runs.exists():
         raise UserError(
             f"Got --only, but {runs} has other rows, which would be lost: add --resume, or give "
@@ -225,7 +221,6 @@ def _record(
 
     import torch
 
-    from scorda.cli.console import console
     from scorda.report.html import Record, add_record
 
     flags = {"seeds": given.seeds, "prior": given.prior}
@@ -246,8 +241,6 @@ def _record(
 
 def _print(rows: Sequence[Row], shown: Sequence[str], heading: str, compare: bool) -> None:
     """One line per entry with the scores that are shown, or else one per entry and score."""
-    from scorda.cli.console import table
-
     compare = compare and any(row.expected for row in rows)
     if not shown:
         lines: list[list[str] | None] = [

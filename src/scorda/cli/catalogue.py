@@ -8,16 +8,14 @@ import re
 import types
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, make_dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
 import docstring_parser
 from cyclopts import Parameter
 
-from scorda import methods as package
 from scorda.cli.readable import readable
-from scorda.cli.settings import UserError, check_keys
-from scorda.core.plugins import announced, imported
+from scorda.cli.settings import UserError, check_keys, letters
+from scorda.core.plugins import announced, declared, imported
 
 if TYPE_CHECKING:
     from scorda.assimilation.base import Assimilator
@@ -58,24 +56,13 @@ class Listed:
 def listed() -> dict[str, Listed]:
     """Return every method of Scorda by its name on the command line, without importing any.
 
-    The files of `scorda.methods` are parsed: each public class that declares ``exact`` is one.
+    Each public class of `scorda.methods` that declares ``exact`` is one.
     """
     found: dict[str, Listed] = {}
-    folder = Path(str(package.__file__)).parent
-    for path in folder.rglob("*.py"):
-        module = ".".join(("scorda.methods", *path.relative_to(folder).with_suffix("").parts))
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if not isinstance(node, ast.ClassDef) or node.name.startswith("_"):
-                continue
-            declared = {
-                ast.unparse(line.targets[0]): ast.unparse(line.value)
-                for line in node.body
-                if isinstance(line, ast.Assign)
-            }
-            if "exact" in declared:
-                sentence = readable(ast.get_docstring(node) or "").split("\n\n")[0]
-                smoother = declared.get("smoother") == "True"
-                found[shell_name(node.name)] = Listed(module, node.name, sentence, smoother)
+    for module, node, values in declared("scorda.methods", "exact"):
+        sentence = readable(ast.get_docstring(node) or "").split("\n\n")[0]
+        smoother = values.get("smoother") == "True"
+        found[shell_name(node.name)] = Listed(module, node.name, sentence, smoother)
     return dict(sorted(found.items()))
 
 
@@ -97,7 +84,7 @@ def find_method(name: str) -> type[Assimilator]:
         return _checked(imported(name), Assimilator, name)
     known = listed() | announced("scorda.methods")
     for candidate, method in known.items():
-        if candidate.replace("-", "") == _letters(name):
+        if candidate.replace("-", "") == letters(name):
             return _checked(method.load(), Assimilator, name)
     check_keys([name.lower()], known, "method")
     raise AssertionError
@@ -258,7 +245,7 @@ def _choose(word: str, hint: Any, parts: Mapping[str, type], at: str) -> type:
         bases = [kind for kind in (hint, *get_args(hint)) if inspect.isclass(kind)]
         return _checked(imported(word), tuple(bases), word)
     for candidate, kind in parts.items():
-        if _letters(candidate) == _letters(word):
+        if letters(candidate) == letters(word):
             return kind
     check_keys([word], parts, f"value of --{at}")
     raise AssertionError
@@ -278,10 +265,6 @@ def shell_name(kind: type | str) -> str:
     name = kind if isinstance(kind, str) else kind.__name__
     words = re.findall(r"[A-Z][a-z]{2,}|[A-Z]{3,}$", name)
     return "-".join(words).lower() if "".join(words) == name else name.lower()
-
-
-def _letters(name: str) -> str:
-    return re.sub(r"[-_ ]", "", name).lower()
 
 
 def default_of(field: Field[Any]) -> Any:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from scorda.cli.console import console, progress, score_rows, table
+
 if TYPE_CHECKING:
     from scorda.assimilation.base import Assimilator
 
@@ -46,7 +48,6 @@ def demo(*, settings: Annotated[Demo | None, Parameter(name="*")] = None) -> Non
 
     from scorda import store
     from scorda.cli.common import read_observations, use_torch
-    from scorda.cli.console import console, progress, score_rows, table
     from scorda.observations.problem import Problem
     from scorda.reading.fields import read_states
     from scorda.report.html import write_report

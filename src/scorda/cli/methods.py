@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import MISSING
 from typing import TYPE_CHECKING, Any, get_type_hints
+
+from scorda.cli import catalogue
+from scorda.cli.console import console, table as print_table
+from scorda.cli.readable import readable
 
 if TYPE_CHECKING:
     from scorda.assimilation.base import Assimilator
 
 __all__ = ["HEAD", "markdown", "methods", "row"]
 
-HEAD = (
-    "method",
-    "uses",
-    "system",
-    "h",
-    "R",
-    "coordinates",
-    "exact for",
-    "cost",
-    "N ≥",
-)
+HEAD = ("method", "uses", "system", "h", "R", "coordinates", "exact for", "cost", "N ≥")
 # What a method may need of a system, in the words of a table.
 SYSTEM = {
     "linear_system": "linear-Gaussian",
@@ -55,8 +50,6 @@ def methods(name: str | None = None, *, table: bool = False) -> None:
 
 def _print_list() -> None:
     """Print name and first sentence of each method, read without importing any."""
-    from scorda.cli import catalogue, console
-
     rows: list[list[str] | None] = []
     for smoother in (False, True):
         group = [(n, m.sentence) for n, m in catalogue.listed().items() if m.smoother == smoother]
@@ -64,8 +57,8 @@ def _print_list() -> None:
         rows += [["", heading], *map(list, group), None]
     if others := catalogue.announced("scorda.methods"):
         rows += [["", "of other packages"], *([n, entry.value] for n, entry in others.items())]
-    console.table(None, ["method", ""], rows, left=2)
-    console.console().print(
+    print_table(None, ["method", ""], rows, left=2)
+    console().print(
         "`scorda methods NAME` shows the settings of a method, `scorda methods --table` what each "
         "needs, can do and costs.",
         markup=False,
@@ -73,22 +66,18 @@ def _print_list() -> None:
 
 
 def _print_table() -> None:
-    from scorda.cli import catalogue, console
-
     rows: list[list[str] | None] = []
     for smoother in (False, True):
         found = [
             row(n, kind) for n, kind in catalogue.methods().items() if kind.smoother == smoother
         ]
         rows += [*found, None]
-    console.table(None, HEAD, rows[:-1], left=len(HEAD) - 1)
-    console.console().print(" ".join(NOTES.split()), markup=False)
+    print_table(None, HEAD, rows[:-1], left=len(HEAD) - 1)
+    console().print(" ".join(NOTES.split()), markup=False)
 
 
 def row(name: str, kind: type[Assimilator]) -> list[str]:
     """Return what a method needs and can do, in the order of `HEAD`."""
-    from scorda.cli import catalogue
-
     if "linear_operator" in kind.needs:
         operator = "linear"
     else:
@@ -112,8 +101,6 @@ def row(name: str, kind: type[Assimilator]) -> list[str]:
 
 def markdown() -> str:
     """Return the table of all methods for the documentation, with its notes."""
-    from scorda.cli import catalogue
-
     kinds = [(name, method.load()) for name, method in catalogue.listed().items()]
     kinds.sort(key=lambda pair: pair[1].smoother)
     lines = [HEAD, ["---"] * len(HEAD), *(row(*pair) for pair in kinds)]
@@ -122,7 +109,6 @@ def markdown() -> str:
 
 def _may_localize(kind: type) -> bool:
     """Return whether a setting localizes, or one of the prior that is made of the ensemble."""
-    from scorda.cli import catalogue
     from scorda.core.tapers import GaspariCohn
     from scorda.priors.base import EnsemblePrior
 
@@ -136,12 +122,6 @@ def _may_localize(kind: type) -> bool:
 
 
 def _describe(name: str) -> None:
-    import inspect
-
-    from scorda.cli import catalogue
-    from scorda.cli.console import console
-    from scorda.cli.readable import readable
-
     kind = catalogue.find_method(name)
     out = console()
     out.print(readable(inspect.cleandoc(kind.__doc__ or "")), markup=False)

@@ -8,6 +8,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from scorda.cli.console import console
+from scorda.cli.settings import UserError
+
 __all__ = ["Report", "report"]
 
 
@@ -38,8 +41,6 @@ def report(*stores: Path, settings: Annotated[Report | None, Parameter(name="*")
         stores: Stores of one problem, such as run.zarr.
     """
     from scorda.cli.common import open_all
-    from scorda.cli.console import console
-    from scorda.cli.settings import UserError
     from scorda.report.html import write_report
     from scorda.store.posterior import open_posterior
 

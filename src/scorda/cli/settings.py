@@ -46,7 +46,9 @@ __all__ = [
     "check_keys",
     "configured",
     "flags_of",
+    "letters",
     "plain",
+    "refuse",
     "strings_of",
     "to_toml",
 ]
@@ -124,6 +126,23 @@ def check_keys(given: Iterable[str], known: Iterable[str], what: str) -> None:
             raise UserError(f"Unknown {what} {key!r}: {advice}")
 
 
+def refuse(given: Any, names: Iterable[str], reason: str) -> None:
+    """Refuse settings that would have no effect; the reason ends the sentence.
+
+    Raises:
+        UserError: If one of them is not as it is by default.
+    """
+    usual = type(given)()
+    for name in names:
+        if getattr(given, name) != getattr(usual, name):
+            raise UserError(f"Got --{name.replace('_', '-')}, which {reason}.")
+
+
+def letters(name: str) -> str:
+    """Return a name as it is compared: case, hyphens and underscores do not matter."""
+    return re.sub(r"[-_ ]", "", name).lower()
+
+
 def plain(value: Any) -> Any:
     """Return a setting as JSON and TOML have it."""
     if isinstance(value, Path):
@@ -178,10 +197,6 @@ def _hyphenated(content: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _letters(name: str) -> str:
-    return re.sub(r"[-_ ]", "", name).lower()
-
-
 def _take_names(content: dict[str, Any], given: Mapping[str, str], table: str = "") -> list[str]:
     """Take the names out of tables, as flags.
 
@@ -193,7 +208,7 @@ def _take_names(content: dict[str, Any], given: Mapping[str, str], table: str = 
             continue
         flag = f"{table}.{key}".removeprefix(".").removeprefix("method.")
         name = value.pop("name", None)
-        if name is not None and _letters(given.get(flag, name)) != _letters(name):
+        if name is not None and letters(given.get(flag, name)) != letters(name):
             del content[key]
             continue
         if name is not None and flag not in given:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from scorda.cli.settings import SystemOptions
+from scorda.cli.console import console, progress
+from scorda.cli.settings import SystemOptions, UserError, check_keys, plain, refuse, to_toml
 
 if TYPE_CHECKING:
     from scorda.systems.base import System
@@ -85,22 +86,17 @@ def simulate(
         system: Built-in system, or your own as module:object.
     """
     from scorda.cli.common import make_system, use_torch
-    from scorda.cli.settings import UserError
 
     given = settings or Simulate()
     threads = use_torch(given.dtype, given.threads)
     model = make_system(system, given.system_options)
     named = {"name": system, **given.system_options}
     if given.series is None:
-        for name in ("length", "resume"):
-            if getattr(given, name):
-                raise UserError(f"Got --{name}, which goes with --series only.")
+        refuse(given, ("length", "resume"), "goes with --series only")
         _simulate_twin(given, model, named)
         return
-    usual = Simulate()
-    for name in ("steps", "every", "std", "observe", "stride", "stations", "start"):
-        if getattr(given, name) != getattr(usual, name):
-            raise UserError(f"Got --{name}, which --series has no use for: leave it out.")
+    unused = ("steps", "every", "std", "observe", "stride", "stations", "start")
+    refuse(given, unused, "--series has no use for: leave it out")
     _simulate_series(given, model, named, threads)
 
 
@@ -109,8 +105,6 @@ def _simulate_twin(given: Simulate, system: System, named: dict[str, str]) -> No
     import torch
 
     from scorda.cli.common import write_states
-    from scorda.cli.console import console
-    from scorda.cli.settings import UserError, check_keys, plain, to_toml
     from scorda.core import rng
     from scorda.core.files import atomic
     from scorda.observations.model import ObservationModel
@@ -142,7 +136,6 @@ def _simulate_twin(given: Simulate, system: System, named: dict[str, str]) -> No
 
 
 def _simulate_series(given: Simulate, system: System, named: dict[str, str], threads: int) -> None:
-    from scorda.cli.console import console, progress
     from scorda.store.series import simulate_series
 
     length = LENGTH if given.length is None else given.length

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from scorda.cli.settings import SystemOptions
+from scorda.cli.console import console, progress
+from scorda.cli.settings import SystemOptions, UserError, plain, refuse, to_toml
 
 if TYPE_CHECKING:
     import torch
@@ -148,7 +149,6 @@ def train(*, settings: Annotated[Train | None, Parameter(name="*")] = None) -> N
 
 def _train(given: Train, device: torch.device) -> None:
     from scorda.cli.common import use_torch
-    from scorda.cli.console import console, progress
     from scorda.core.files import atomic
     from scorda.diffusion import parallel
     from scorda.store.series import holds_series
@@ -190,7 +190,6 @@ def _train(given: Train, device: torch.device) -> None:
 
 
 def _check(given: Train) -> None:
-    from scorda.cli.settings import UserError
     from scorda.store.series import holds_series
 
     # A store of trajectories may be of a system of one's own, which --system confirms.
@@ -205,7 +204,6 @@ def _check(given: Train) -> None:
 
 def _reporter(steps: int | None, update: Callable[[int, int], None]) -> Report:
     """Print the losses of a validation, and move the bar of progress where its end is known."""
-    from scorda.cli.console import console
 
     def report(entry: dict[str, float]) -> None:
         if steps is not None:
@@ -220,8 +218,6 @@ def _reporter(steps: int | None, update: Callable[[int, int], None]) -> Report:
 
 def _settings(given: Train) -> str:
     """The settings that decide the prior, as the TOML file that trains it again."""
-    from scorda.cli.settings import plain, to_toml
-
     named = {k: plain(v) for k, v in vars(given).items() if k not in (*RUN, "system_options")}
     if given.system is not None:
         named["system"] = {"name": given.system, **given.system_options}
@@ -229,13 +225,7 @@ def _settings(given: Train) -> str:
 
 
 def _complete(given: Train, checkpoint: Path, settings: str) -> bool:
-    """Whether nothing is left to do.
-
-    Raises:
-        UserError: If a file would be replaced without the user's word.
-    """
-    from scorda.cli.settings import UserError
-
+    """Whether nothing is left to do; a file is replaced only on the user's word."""
     if given.out.is_dir():
         raise UserError(f"Got --out {given.out}, which is a folder: give the name of a file.")
     if given.overwrite or not given.out.exists() or (given.resume and checkpoint.exists()):
@@ -256,13 +246,14 @@ def _from_system(
     from scorda.diffusion.training import Training
     from scorda.priors.from_system import Recipe, train_on_system, training_for
 
-    _refuse(given, ("variable", "since", "until", "modes", "corrected"), "--data of fields")
+    fields = ("variable", "since", "until", "modes", "corrected")
+    refuse(given, fields, "goes with --data of fields only")
     names = ("series", "length", "architecture", "width", "blocks", "half_width", "levels")
     recipe = Recipe(**_given(given, *names))
     if given.data is None:
         system, states = make_system(str(given.system), given.system_options), None
     else:
-        _refuse(given, ("series", "length"), "--system")
+        refuse(given, ("series", "length"), "goes with --system only")
         system, states = _stored(given.data, given.system, given.system_options)
         recipe = replace(recipe, series=states.shape[0], length=states.shape[1])
     chosen = training_for(recipe) | _given(given, *TRAINING, "seed")
@@ -283,7 +274,6 @@ def _stored(path: Path, given: str | None, options: dict[str, str]) -> tuple[Sys
     import torch
 
     from scorda.cli.common import make_system, system_of
-    from scorda.cli.settings import UserError
     from scorda.priors.from_system import resampled
     from scorda.store.series import read_series
 
@@ -307,13 +297,11 @@ def _stored(path: Path, given: str | None, options: dict[str, str]) -> tuple[Sys
 def _from_fields(
     given: Train, checkpoint: Path, report: Report, device: torch.device
 ) -> TrainedTrajectory:
-    from scorda.cli.settings import UserError
     from scorda.priors.from_fields import train_on_fields, training_for
     from scorda.reading.records import read_fields
 
-    _refuse(
-        given, ("series", "length", "architecture", "half_width", "levels", "minutes"), SIMULATED
-    )
+    simulated = ("series", "length", "architecture", "half_width", "levels", "minutes")
+    refuse(given, simulated, f"goes with {SIMULATED} only")
     if device.type != "cpu":
         raise UserError(f"Got --device cuda, which goes with {SIMULATED} only.")
     assert given.data is not None
@@ -330,12 +318,3 @@ def _from_fields(
 
 def _given(given: Train, *names: str) -> dict[str, Any]:
     return {name: getattr(given, name) for name in names if getattr(given, name) is not None}
-
-
-def _refuse(given: Train, names: tuple[str, ...], source: str) -> None:
-    """Refuse settings of the other source of trajectories, which would have no effect."""
-    from scorda.cli.settings import UserError
-
-    for name in names:
-        if getattr(given, name):
-            raise UserError(f"Got --{name.replace('_', '-')}, which goes with {source} only.")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from scorda.cli.settings import SystemOptions
+from scorda.cli.console import console, progress
+from scorda.cli.settings import SystemOptions, UserError, flags_of, refuse, strings_of
 from scorda.priors.gaussian import Gaussian
 from scorda.priors.local import LocalGaussian
 from scorda.priors.network.prior import NetworkTraining
@@ -99,7 +100,6 @@ def train_network(tokens: list[str], content: Mapping[str, Any]) -> Callable[...
         content: That of the file of settings.
     """
     from scorda.cli.catalogue import settings_class
-    from scorda.cli.settings import flags_of, strings_of
 
     chosen = strings_of(content) | flags_of(tokens)
     options, make = settings_class(Network, chosen, [f.name for f in fields(TrainNetwork)])
@@ -121,8 +121,6 @@ def train_network(tokens: list[str], content: Mapping[str, Any]) -> Callable[...
 
 def _train(given: TrainNetwork, wanted: Network) -> None:
     from scorda.cli.common import use_torch
-    from scorda.cli.console import console, progress
-    from scorda.cli.settings import UserError
     from scorda.priors.network.amortised import AmortisedNetwork
 
     if given.data is None and given.system is None:
@@ -183,14 +181,11 @@ def _stored(given: TrainNetwork) -> tuple[Tensor, StateSpace]:
     import torch
 
     from scorda.cli.common import make_system, system_of
-    from scorda.cli.settings import UserError
     from scorda.core import rng
     from scorda.store import open_posterior
 
     assert given.data is not None
-    for name in SIMULATED:
-        if getattr(given, name) != getattr(TrainNetwork(), name):
-            raise UserError(f"Got --{name}, which --data has no use for: leave it out.")
+    refuse(given, SIMULATED, "--data has no use for: leave it out")
     posterior = open_posterior(given.data)
     analysis = posterior.analysis
     if posterior.smoother or analysis.weights is not None:

@@ -1,4 +1,4 @@
-"""Objects of other packages: by ``module:object``, or by a name that a package announces.
+"""Classes that a package declares, and objects of other packages by ``module:object`` or by name.
 
 A package announces its methods, systems and priors as entry points of the groups
 ``scorda.methods``, ``scorda.systems`` and ``scorda.priors``, in its pyproject.toml::
@@ -9,18 +9,38 @@ A package announces its methods, systems and priors as entry points of the group
 
 from __future__ import annotations
 
+import ast
 import importlib
 import os
 import sys
-from importlib.metadata import EntryPoint, entry_points
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
-__all__ = ["announced", "imported"]
+__all__ = ["announced", "declared", "imported"]
 
 
-def announced(group: str) -> dict[str, EntryPoint]:
+def announced(group: str) -> dict[str, Any]:
     """Return the entry points of a group by name; `load` of each imports its object."""
+    # Where the package importlib_metadata is in use, they are of its class, not of Python's.
     return {entry.name: entry for entry in entry_points(group=group)}
+
+
+def declared(package: str, attribute: str) -> Iterator[tuple[str, ast.ClassDef, dict[str, str]]]:
+    """Yield module, syntax and assignments of each public class that assigns an attribute.
+
+    The files of the package are read, and none of its modules is imported.
+    """
+    folder = Path(importlib.import_module(package).__path__[0])
+    for path in sorted(folder.rglob("*.py")):
+        module = ".".join((package, *path.relative_to(folder).with_suffix("").parts))
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                lines = [line for line in node.body if isinstance(line, ast.Assign)]
+                values = {ast.unparse(line.targets[0]): ast.unparse(line.value) for line in lines}
+                if attribute in values:
+                    yield module, node, values
 
 
 def imported(name: str) -> Any:

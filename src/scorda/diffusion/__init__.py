@@ -9,14 +9,17 @@ from scorda.diffusion.denoisers import (
 )
 from scorda.diffusion.guidance import DPS, MMPS, Guidance, InflatedLikelihood, SwitchedGuidance
 from scorda.diffusion.measurement_aware import MeasurementAware
-from scorda.diffusion.process import (
-    ForwardProcess,
+from scorda.diffusion.process import ForwardProcess
+from scorda.diffusion.samplers import (
+    Ancestral,
+    Multistep,
+    PredictorCorrector,
+    Sampler,
     ScalarProcess,
     VarianceExploding,
-    VariancePreserving,
 )
-from scorda.diffusion.samplers import Ancestral, Multistep, PredictorCorrector, Sampler
 from scorda.diffusion.training import Training, fit
+from scorda.diffusion.variance_preserving import VariancePreserving
 
 __all__ = [
     "DPS",

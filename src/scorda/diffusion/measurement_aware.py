@@ -17,7 +17,7 @@ grow, :math:`G G^T = A^2 (\nu^2)' \ge 0`. At q = 1 that is :math:`a c + 1 - c \g
 :math:`a < 1 - 1/c`, and with c < 0 the amplitude A passes through 0 at :math:`a = -c / (1 - c)`.
 Such a process is refused.
 
-**In the spectral form** (`MeasurementAware.of`) the gains are 1 for an observed mode, with
+**In the spectral form**, which the `bridge` walks, the gains are 1 for an observed mode, with
 :math:`s^2 = 1 / \lambda`, and 0 for the others, with :math:`s^2 = P` of the order of the prior
 variance: valid for every linear operator, of any norm, and any R. The precision of what x_t tells
 of x_0, :math:`\kappa = A^2 / \Sigma`, is then
@@ -40,7 +40,7 @@ from dataclasses import dataclass
 import torch
 
 from scorda.core.shapes import Float, Tensor
-from scorda.diffusion.process import ForwardProcess, Transition
+from scorda.diffusion.process import ForwardProcess
 
 __all__ = ["MeasurementAware"]
 
@@ -100,24 +100,6 @@ class MeasurementAware(ForwardProcess):
             "there."
         )
 
-    @classmethod
-    def of(
-        cls, precision: Float[Tensor, "..."], prior_var: Float[Tensor, "..."]
-    ) -> MeasurementAware:
-        """The spectral form: valid for every linear observation.
-
-        Arguments:
-            precision: lambda, as of `Modes`.
-            prior_var: P, a variance of the order of the prior's in each mode, positive.
-        """
-        seen = precision > 0
-        lam = precision.where(seen, 1.0)
-        return cls(
-            seen.to(precision),
-            torch.where(seen, lam.rsqrt(), prior_var.sqrt()),
-            torch.where(seen, 1 + 1 / (lam * prior_var), 1.0),
-        )
-
     def amplitude(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """The amplitude a(t), shape of t."""
         return torch.cos(self._angle(t)) / math.cos(self._start)
@@ -138,20 +120,12 @@ class MeasurementAware(ForwardProcess):
         a = self._spread(self.amplitude(t))
         return a + (1 - a) * self.gain.to(a)
 
-    def mean(self, targets: Float[Tensor, "..."], t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        return self.scale(t).to(targets) * targets
-
     def var(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         # s^2 (1 - a^2) / (1 - a^2 + q a^2), which has no 0 / 0 at either end.
         signal = self._spread(torch.cos(self._angle(t)).square())
         rest = self._spread(self._rest(t))
         speed = torch.as_tensor(self.speed).to(rest)
         return self.std.to(rest).square() * rest / (rest + speed * signal)
-
-    def transition(self, s: Float[Tensor, "..."], t: Float[Tensor, "..."]) -> Transition:
-        r"""Scale :math:`A_t / A_s`, variance :math:`\Sigma_t - (A_t / A_s)^2 \Sigma_s`."""
-        scale = self.scale(t) / self.scale(s)
-        return Transition(scale, torch.zeros_like(scale), self.var(t) - scale**2 * self.var(s))
 
     def precision(self, snr: Float[Tensor, ""]) -> Float[Tensor, "..."]:
         r"""Precision :math:`\kappa = A^2 / \Sigma` of x_t / A about x_0 where the ratio is r.

@@ -1,9 +1,11 @@
-r"""Samplers: from noise to samples of the data, or of a posterior.
+r"""Scalar processes and their samplers: from noise to samples of the data, or of a posterior.
 
-Every scalar process reads :math:`u = x_t / \alpha = x_0 + \nu \varepsilon` with the noise level
-:math:`\nu = \sigma / \alpha`. So each sampler is one line that goes from a noise level to a
-smaller one, and the process only says which levels there are. After the last level the denoised
-mean is returned.
+The scalar processes are :math:`x_t = \alpha(t) x_0 + \sigma(t) \varepsilon`. Divided by alpha they
+all read :math:`u = x_t / \alpha = x_0 + \nu \varepsilon` with the noise level
+:math:`\nu = \sigma / \alpha`. So one denoiser serves every one of them, each sampler is one line
+that goes from a noise level to a smaller one, and the process only says which levels there are.
+After the last level the denoised mean is returned. Tweedie's formula links the denoiser and the
+score: :math:`\alpha E[x_0 \mid x_t] = x_t + \sigma^2 \nabla \log p_t(x_t)`.
 
 Each sampler may add Langevin corrections at every level it reaches,
 
@@ -27,9 +29,90 @@ import torch
 from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
 from scorda.diffusion.denoisers import Denoiser, align
-from scorda.diffusion.process import ScalarProcess
+from scorda.diffusion.process import ForwardProcess
 
-__all__ = ["Ancestral", "Multistep", "PredictorCorrector", "Sampler"]
+__all__ = [
+    "Ancestral",
+    "Multistep",
+    "PredictorCorrector",
+    "Sampler",
+    "ScalarProcess",
+    "VarianceExploding",
+]
+
+# Noise levels: the one before, this one, the next.
+Levels = tuple[float, float, float]
+Noise = Callable[[], Tensor]
+
+
+class ScalarProcess(ForwardProcess):
+    r""":math:`x_t = \alpha(t) x_0 + \sigma(t) \varepsilon` with positive scalars."""
+
+    @abstractmethod
+    def alpha(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Amplitude of the data, shape of t."""
+
+    @abstractmethod
+    def sigma(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Standard deviation of the noise, shape of t."""
+
+    @abstractmethod
+    def time(self, noise: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Diffusion time at which the noise level is `noise`: the inverse of `noise_level`."""
+
+    def noise_level(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        r"""Noise level :math:`\nu = \sigma / \alpha`, in units of the data [final]."""
+        return self.sigma(t) / self.alpha(t)
+
+    def denoise(
+        self,
+        denoiser: Denoiser,
+        x_t: Float[Tensor, "ensemble ..."],
+        t: Float[Tensor, "..."],
+    ) -> Float[Tensor, "ensemble ..."]:
+        """Mean of x_0 given x_t under the prior of a denoiser [final]."""
+        return denoiser.denoise(x_t / align(self.alpha(t), x_t), align(self.noise_level(t), x_t))
+
+    def scale(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """The amplitude `alpha` [final]."""
+        return self.alpha(t)
+
+    def var(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Square of `sigma` [final]."""
+        return self.sigma(t).square()
+
+
+@dataclass(frozen=True)
+class VarianceExploding(ScalarProcess):
+    r"""Noise that grows geometrically: :math:`x_t = x_0 + \sigma(t) \varepsilon`.
+
+    .. math:: \sigma(t) = \sigma_{min} (\sigma_{max} / \sigma_{min})^t
+
+    Equal steps of t are equal steps of log sigma. Source: Song et al. (2021), appendix C.
+
+    Arguments:
+        min_noise: sigma(0), in units of the data; well below what the data resolve.
+        max_noise: sigma(1), well above the extent of the data.
+    """
+
+    min_noise: float = 2e-3
+    max_noise: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.min_noise < self.max_noise:
+            raise ValueError(
+                f"Got min_noise = {self.min_noise}, max_noise = {self.max_noise}: need "
+                "0 < min_noise < max_noise."
+            )
+
+    def alpha(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        return torch.ones_like(t)
+
+    def sigma(self, t: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        return self.min_noise * torch.exp(t * math.log(self.max_noise / self.min_noise))
+
+    def time(self, noise: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        return torch.log(noise / self.min_noise) / math.log(self.max_noise / self.min_noise)
 
 
 @dataclass(frozen=True)
@@ -113,17 +196,12 @@ class Sampler(ABC):
 
     @abstractmethod
     def move(
-        self,
-        u: Float[Tensor, "ensemble ..."],
-        mean: Float[Tensor, "ensemble ..."],
-        previous: Float[Tensor, "ensemble ..."] | None,
-        levels: tuple[float, float, float],
-        noise: Callable[[], Tensor],
-    ) -> Float[Tensor, "ensemble ..."]:
+        self, u: Tensor, mean: Tensor, previous: Tensor | None, levels: Levels, noise: Noise
+    ) -> Tensor:
         """Go to the next noise level.
 
         Arguments:
-            u: x_t / alpha.
+            u: x_t / alpha, ``(ensemble, *shape)``.
             mean: Denoised u.
             previous: Denoised value of the level before (None at the first).
             levels: Noise levels: the one before, this one, the next.
@@ -235,13 +313,8 @@ class PredictorCorrector(Sampler):
     """
 
     def move(
-        self,
-        u: Float[Tensor, "ensemble ..."],
-        mean: Float[Tensor, "ensemble ..."],
-        previous: Float[Tensor, "ensemble ..."] | None,
-        levels: tuple[float, float, float],
-        noise: Callable[[], Tensor],
-    ) -> Float[Tensor, "ensemble ..."]:
+        self, u: Tensor, mean: Tensor, previous: Tensor | None, levels: Levels, noise: Noise
+    ) -> Tensor:
         _, nu, nu_next = levels
         return mean + nu_next / nu * (u - mean)
 
@@ -273,13 +346,8 @@ class Ancestral(Sampler):
             raise ValueError(f"Got upper = {self.upper}: it must be between 0 and 1.")
 
     def move(
-        self,
-        u: Float[Tensor, "ensemble ..."],
-        mean: Float[Tensor, "ensemble ..."],
-        previous: Float[Tensor, "ensemble ..."] | None,
-        levels: tuple[float, float, float],
-        noise: Callable[[], Tensor],
-    ) -> Float[Tensor, "ensemble ..."]:
+        self, u: Tensor, mean: Tensor, previous: Tensor | None, levels: Levels, noise: Noise
+    ) -> Tensor:
         _, nu, nu_next = levels
         ratio = (nu_next / nu) ** 2
         std = nu_next * (nu / nu_next) ** self.upper * math.sqrt(1 - ratio)
@@ -299,13 +367,8 @@ class Multistep(Sampler):
     """
 
     def move(
-        self,
-        u: Float[Tensor, "ensemble ..."],
-        mean: Float[Tensor, "ensemble ..."],
-        previous: Float[Tensor, "ensemble ..."] | None,
-        levels: tuple[float, float, float],
-        noise: Callable[[], Tensor],
-    ) -> Float[Tensor, "ensemble ..."]:
+        self, u: Tensor, mean: Tensor, previous: Tensor | None, levels: Levels, noise: Noise
+    ) -> Tensor:
         nu_before, nu, nu_next = levels
         if previous is not None:
             weight = math.log(nu / nu_next) / math.log(nu_before / nu) / 2

@@ -22,7 +22,7 @@ which any Runge-Kutta method solves exactly where D is constant, at both ends of
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -122,11 +122,8 @@ class ClosedFormFilter(Filter):
     observation_bandwidth: float | None = None
     draw: Draw = "flow"
     flow_tolerance: float = 1e-3
-    needs: tuple[str, ...] = field(
-        default=("simulator", "density"), init=False, repr=False, compare=False
-    )
 
-    least_members = 2
+    needs = ("simulator", "density")
     exact = "any problem, N → ∞, relative_bandwidth → 0"
     cost = Cost(1, None)
 

@@ -43,7 +43,6 @@ class DEnKF(Filter):
 
     inflation: float = 1.0
 
-    least_members = 2
     exact = "mean: linear-Gaussian, one analysis, N → ∞"
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ for other problems they keep a Gaussian error of analysis that no number of memb
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -56,9 +56,7 @@ class EnKF(PreparedFilter):
 
     inflation: float = 1.0
     localization: GaspariCohn | None = None
-    needs: tuple[str, ...] = field(default=("simulator",), init=False, repr=False, compare=False)
 
-    least_members = 2
     exact = "linear-Gaussian, N → ∞"
 
     def __post_init__(self) -> None:
@@ -153,7 +151,6 @@ class ETKF(Filter):
     inflation: float = 1.0
     rotation: bool = False
 
-    least_members = 2
     exact = "linear-Gaussian, N → ∞"
 
     def __post_init__(self) -> None:

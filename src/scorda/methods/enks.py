@@ -84,8 +84,6 @@ class _EnKS(Filter):
 
     inflation: float
 
-    least_members = 2
-
     def analyse(
         self,
         forecast: Float[Tensor, "ensemble ..."],

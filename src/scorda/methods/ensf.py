@@ -23,11 +23,12 @@ import torch
 
 from scorda.assimilation.base import Cost
 from scorda.assimilation.filter import Filter
+from scorda.assimilation.likelihood_score import likelihood_score
 from scorda.core import rng
 from scorda.core.errors import DegenerateEnsemble
 from scorda.core.shapes import Float, Tensor
 from scorda.diffusion.denoisers import KernelDenoiser
-from scorda.diffusion.process import ScalarProcess
+from scorda.diffusion.samplers import ScalarProcess
 from scorda.observations.model import ObservationModel
 from scorda.observations.problem import Problem
 
@@ -147,7 +148,6 @@ class EnSF(Filter):
     clip: float | None = 1000.0
 
     needs = ("simulator", "density", "differentiable_operator")
-    least_members = 2
     exact = "no problem"
     cost = Cost(500, 500, "gradient of h each")
 
@@ -185,7 +185,8 @@ class EnSF(Filter):
         z = noise()
         z = (z - z.mean(0)) / z.std(0)
         for t in (1 - torch.arange(self.euler_steps).to(x) / self.euler_steps).unbind():
-            gradient = self._likelihood_score(z, mean, std, y, model)
+            gradient = likelihood_score(z, mean, std, y, model)
+            gradient = gradient if self.clip is None else gradient.clamp(-self.clip, self.clip)
             targets = x if kernel is None else process.denoise(kernel, z, t)
             score = process.score(z, t, targets) + (1 - t) ** self.damping * gradient
             step = process.diffusion(t) / self.euler_steps
@@ -205,13 +206,3 @@ class EnSF(Filter):
             return forecast, torch.zeros_like(mean), torch.ones_like(std)
         # Components without spread stay as they are: noise in them is multiplied by zero.
         return (forecast - mean) / torch.where(std > 0, std, torch.ones_like(std)), mean, std
-
-    def _likelihood_score(
-        self, z: Tensor, mean: Tensor, std: Tensor, y: Tensor, model: ObservationModel
-    ) -> Tensor:
-        """Gradient of log p(y | mean + std z) with respect to z."""
-        with torch.enable_grad():
-            z = z.detach().requires_grad_()
-            total = model.log_likelihood(y, mean + std * z).sum()
-            (gradient,) = torch.autograd.grad(total, z)
-        return gradient if self.clip is None else gradient.clamp(-self.clip, self.clip)

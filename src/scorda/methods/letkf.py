@@ -52,7 +52,6 @@ class LETKF(PreparedFilter):
     block: int = 1
 
     needs = ("simulator", "positions", "independent_errors")
-    least_members = 2
     exact = "linear-Gaussian, N and radius → ∞"
 
     @classmethod

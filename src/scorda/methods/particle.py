@@ -95,9 +95,7 @@ class _Weighted(Run):
     ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
         """Reweight, and resample where needed.
 
-        Returns:
-            Members, and ``weights`` (of sum 1, after resampling), ``ess`` (before), ``resampled``,
-            and ``log_evidence`` of this observation.
+        The report has ``weights`` (after), ``ess`` (before), ``resampled`` and ``log_evidence``.
         """
         members, settings = len(forecast), self.settings
         weights, ess, evidence = _reweighted(self.weights, model.log_likelihood(y, forecast))
@@ -210,10 +208,7 @@ def _equal(x: Tensor) -> Float[Tensor, "ensemble"]:
 def _reweighted(
     weights: Tensor | None, log_likelihood: Float[Tensor, "ensemble"], step: int | None = None
 ) -> tuple[Float[Tensor, "ensemble"], Float[Tensor, ""], Float[Tensor, ""]]:
-    """New weights of sum 1, effective sample size, and log evidence, in double precision.
-
-    The old weights are None where all members count alike.
-    """
+    """New weights of sum 1 (old: None for equal), effective size, and log evidence, in double."""
     log_likelihood = log_likelihood.double()
     weights = _equal(log_likelihood) if weights is None else weights
     if len(weights) != len(log_likelihood):

@@ -28,14 +28,14 @@ from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.diffusion.guidance import MMPS, Guidance
-from scorda.diffusion.process import ScalarProcess, VariancePreserving
-from scorda.diffusion.samplers import Multistep, Sampler
+from scorda.diffusion.samplers import Multistep, Sampler, ScalarProcess
+from scorda.diffusion.variance_preserving import VariancePreserving
 from scorda.observations.model import ObservationModel
 from scorda.observations.operators import Operator
 from scorda.observations.problem import Problem
 from scorda.priors.base import EnsemblePrior, PriorRun
 from scorda.priors.gaussian import Gaussian
-from scorda.priors.prior_filter import PriorFilter
+from scorda.priors.prior_filter import PriorFilter, PriorFilterRun
 
 __all__ = ["ScoreFilter"]
 
@@ -77,10 +77,8 @@ class ScoreFilter(PriorFilter):
         default_factory=lambda: Multistep(32, 0, min_noise=1e-3, max_noise=1e3)
     )
     coupled: bool = True
-    needs: tuple[str, ...] = field(
-        default=("simulator", "differentiable_operator"), init=False, repr=False, compare=False
-    )
 
+    needs = ("simulator", "differentiable_operator")
     least_members = Gaussian.least_members
     exact = "linear-Gaussian, N → ∞ (MMPS)"
     cost = Cost(161, 159)
@@ -110,46 +108,55 @@ class ScoreFilter(PriorFilter):
         encoding = self.sampler.noise_levels - 1 if self.coupled else 0
         return encoding + self.sampler.evaluations * (1 + self.guidance.products)
 
-    def condition(
+    def prepared(self, prior: PriorRun, space: StateSpace | None) -> PriorFilterRun:
+        return _Run(prior, space, self)
+
+
+@dataclass(frozen=True)
+class _Run(PriorFilterRun):
+    """One run of the score filter."""
+
+    settings: ScoreFilter
+
+    def analyse(
         self,
         forecast: Float[Tensor, "ensemble ..."],
         y: Float[Tensor, "obs"],
         model: ObservationModel,
-        prior: PriorRun,
-        space: StateSpace | None,
-        generator: torch.Generator | None,
+        generator: torch.Generator | None = None,
     ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
         """Return the analysis, and the report of this cycle.
 
         ``innovation``, ``chi2``, ``evaluations``, what the prior reports, and ``ess``: the
         members that likelihood weights on the forecast would leave, as a particle filter has them.
         """
+        settings = self.settings
         # In double precision: noise levels span six orders of magnitude.
         states, values = forecast.double(), y.double()
         x, mean, unit = standardised(states)
         shape = tuple(x.shape[1:])
-        fitted = prior.fit(x, None, space)
+        fitted = self.prior.fit(x, None, self.space)
         operator = _Standardised(model.operator, mean, unit)
         if model.cov is None:
             seen = ObservationModel(operator, std=model.error_std(tuple(y.shape), values))
         else:
             seen = ObservationModel(operator, cov=model.cov.to(values))
-        posterior = self.guidance.bind(fitted, values, seen)
+        posterior = settings.guidance.bind(fitted, values, seen)
         with torch.no_grad():
             latents = None
-            if self.coupled:
+            if settings.coupled:
                 noise = rng.Stream(rng.key(generator), 0, len(x), shape, x)
                 start = fitted.sample_members(x, noise)
-                latents = self.sampler.encode(fitted, self.process, start)
-            moved = self.sampler.sample(
-                posterior, self.process, shape, len(x), generator, like=x, start=latents
+                latents = settings.sampler.encode(fitted, settings.process, start)
+            moved = settings.sampler.sample(
+                posterior, settings.process, shape, len(x), generator, like=x, start=latents
             )
         anomalies, innovation = white_innovation(states, values, model)
         logits = -0.5 * (innovation - anomalies).square().sum(1)
         info = {
             **innovation_statistics(anomalies, innovation),
             "ess": 1 / logits.softmax(0).square().sum(),
-            "evaluations": self.evaluations,
+            "evaluations": settings.evaluations,
             **getattr(fitted, "report", {}),
         }
         return settled(mean + unit * moved, states).to(forecast), info

@@ -27,13 +27,13 @@ from scorda.assimilation.likelihood_score import bounded, likelihood_score, sett
 from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
-from scorda.diffusion.process import ScalarProcess
+from scorda.diffusion.samplers import ScalarProcess
 from scorda.observations.model import ObservationModel
 from scorda.observations.problem import Problem
 from scorda.priors.base import EnsemblePrior, PriorRun
 from scorda.priors.gaussian import Gaussian
 from scorda.priors.network.online import OnlineNetwork
-from scorda.priors.prior_filter import PriorFilter
+from scorda.priors.prior_filter import PriorFilter, PriorFilterRun
 
 __all__ = ["SF", "PowerExploding"]
 
@@ -124,13 +124,8 @@ class SF(PriorFilter):
     end: float = 1e-3
     clip: float | None = 50.0
     standardise: bool = True
-    needs: tuple[str, ...] = field(
-        default=("simulator", "density", "differentiable_operator"),
-        init=False,
-        repr=False,
-        compare=False,
-    )
 
+    needs = ("simulator", "density", "differentiable_operator")
     exact = "no problem"
     cost = Cost(249, 500, "a network trained per cycle")
     least_members = OnlineNetwork.least_members
@@ -151,33 +146,42 @@ class SF(PriorFilter):
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"Got clip = {self.clip}: give a positive bound, or None.")
 
-    def condition(
+    def prepared(self, prior: PriorRun, space: StateSpace | None) -> PriorFilterRun:
+        return _Run(prior, space, self)
+
+
+@dataclass(frozen=True)
+class _Run(PriorFilterRun):
+    """One run of the score-based filter."""
+
+    settings: SF
+
+    def analyse(
         self,
         forecast: Float[Tensor, "ensemble ..."],
         y: Float[Tensor, "obs"],
         model: ObservationModel,
-        prior: PriorRun,
-        space: StateSpace | None,
-        generator: torch.Generator | None,
+        generator: torch.Generator | None = None,
     ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
         """Return the analysis, and ``evaluations`` and what the prior reports."""
-        if self.standardise:
+        settings = self.settings
+        if settings.standardise:
             x, mean, std = standardised(forecast)
         else:
             x, mean, std = forecast, forecast.new_zeros(()), forecast.new_ones(())
-        denoiser, process = prior.fit(x, None, space), PowerExploding(self.base)
+        denoiser, process = self.prior.fit(x, None, self.space), PowerExploding(settings.base)
         noise = rng.Stream(rng.key(generator), 0, len(x), tuple(x.shape[1:]), x)
-        grid = torch.linspace(1, self.end, self.euler_steps + 1, dtype=torch.float64).to(x)
-        dt = (1 - self.end) / self.euler_steps
+        grid = torch.linspace(1, settings.end, settings.euler_steps + 1, dtype=torch.float64).to(x)
+        dt = (1 - settings.end) / settings.euler_steps
         z = process.sigma(grid[0]) * noise()
         moved = z
         for k, t in enumerate(grid[:-1]):
             z = moved if k == 0 else moved + (process.diffusion(grid[k - 1]) * dt).sqrt() * noise()
             level = process.sigma(t).expand(1, *x.shape[1:])
             score = (denoiser.denoise(z, level) - z) / process.var(t)
-            if t < self.reach:
+            if t < settings.reach:
                 likelihood = likelihood_score(z, mean, std, y, model)
-                score = score + (1 - t / self.reach) * likelihood
-            moved = z + process.diffusion(t) * dt * bounded(score, self.clip)
-        info = {"evaluations": self.euler_steps, **getattr(denoiser, "report", {})}
+                score = score + (1 - t / settings.reach) * likelihood
+            moved = z + process.diffusion(t) * dt * bounded(score, settings.clip)
+        info = {"evaluations": settings.euler_steps, **getattr(denoiser, "report", {})}
         return settled(mean + std * moved, forecast), info

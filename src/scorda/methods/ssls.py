@@ -39,7 +39,7 @@ from scorda.observations.problem import Problem
 from scorda.priors.base import EnsemblePrior, PriorRun
 from scorda.priors.gaussian import Gaussian
 from scorda.priors.network.online import OnlineNetwork
-from scorda.priors.prior_filter import PriorFilter
+from scorda.priors.prior_filter import PriorFilter, PriorFilterRun
 
 __all__ = ["SSLS"]
 
@@ -99,13 +99,8 @@ class SSLS(PriorFilter):
     confinement: float = 1e-3
     decay: float = 0.5
     clip: float | None = 10.0
-    needs: tuple[str, ...] = field(
-        default=("simulator", "density", "differentiable_operator"),
-        init=False,
-        repr=False,
-        compare=False,
-    )
 
+    needs = ("simulator", "density", "differentiable_operator")
     exact = "no problem"
     cost = Cost(524, 500, "a network trained per cycle")
     least_members = OnlineNetwork.least_members
@@ -133,42 +128,8 @@ class SSLS(PriorFilter):
             if value is not None and not value > 0:
                 raise ValueError(f"Got {name} = {value}: give a positive number, or None.")
 
-    def condition(
-        self,
-        forecast: Float[Tensor, "ensemble ..."],
-        y: Float[Tensor, "obs"],
-        model: ObservationModel,
-        prior: PriorRun,
-        space: StateSpace | None,
-        generator: torch.Generator | None,
-    ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
-        """Return the analysis, and ``evaluations``, ``step_size`` and what the prior reports.
-
-        Raises:
-            ValueError: If a step size is given and is not stable.
-        """
-        members, mean, std = standardised(forecast)
-        z = members
-        h = self._step_size(z, mean, std, model)
-        denoiser = prior.fit(members, None, space)
-        draw = rng.Stream(rng.key(generator), 0, len(z), tuple(z.shape[1:]), z)
-        level = torch.full_like(z[:1], self.noise_level)
-        learned = getattr(denoiser, "learned", False)
-        for stage in range(self.stages):
-            pull = self.confinement * self.decay**stage
-            shrink, drift, spread = _coefficients(pull, h)
-            for _ in range(self.langevin_steps):
-                estimate = denoiser.denoise(z, level)
-                # An exact prior needs no hold, and a far observation may lead beyond it.
-                estimate = held(estimate, members) if learned else estimate
-                score = (estimate - z) / self.noise_level**2
-                score = score + likelihood_score(z, mean, std, y, model)
-                z = shrink * z + drift * bounded(score, self.clip) + spread * draw()
-        info = {"evaluations": self.stages * self.langevin_steps, "step_size": h}
-        info |= getattr(denoiser, "report", {})
-        return settled(mean + std * z, forecast), info
-
-    def _step_size(self, z: Tensor, mean: Tensor, std: Tensor, model: ObservationModel) -> float:
+    def stable_step(self, z: Tensor, mean: Tensor, std: Tensor, model: ObservationModel) -> float:
+        """Return the step of a cycle: the given one, if it is stable, or a part of the bound."""
         curvature = _curvature(
             lambda x: model.whiten(model.operator(mean + std * x).flatten(1)), z
         )
@@ -181,6 +142,50 @@ class SSLS(PriorFilter):
                 f"{bound:.3g} only; give a smaller step or a larger noise level, or leave it out."
             )
         return self.step_size
+
+    def prepared(self, prior: PriorRun, space: StateSpace | None) -> PriorFilterRun:
+        return _Run(prior, space, self)
+
+
+@dataclass(frozen=True)
+class _Run(PriorFilterRun):
+    """One run of SSLS."""
+
+    settings: SSLS
+
+    def analyse(
+        self,
+        forecast: Float[Tensor, "ensemble ..."],
+        y: Float[Tensor, "obs"],
+        model: ObservationModel,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
+        """Return the analysis, and ``evaluations``, ``step_size`` and what the prior reports.
+
+        Raises:
+            ValueError: If a step size is given and is not stable.
+        """
+        settings = self.settings
+        members, mean, std = standardised(forecast)
+        z = members
+        h = settings.stable_step(z, mean, std, model)
+        denoiser = self.prior.fit(members, None, self.space)
+        draw = rng.Stream(rng.key(generator), 0, len(z), tuple(z.shape[1:]), z)
+        level = torch.full_like(z[:1], settings.noise_level)
+        learned = getattr(denoiser, "learned", False)
+        for stage in range(settings.stages):
+            pull = settings.confinement * settings.decay**stage
+            shrink, drift, spread = _coefficients(pull, h)
+            for _ in range(settings.langevin_steps):
+                estimate = denoiser.denoise(z, level)
+                # An exact prior needs no hold, and a far observation may lead beyond it.
+                estimate = held(estimate, members) if learned else estimate
+                score = (estimate - z) / settings.noise_level**2
+                score = score + likelihood_score(z, mean, std, y, model)
+                z = shrink * z + drift * bounded(score, settings.clip) + spread * draw()
+        info = {"evaluations": settings.stages * settings.langevin_steps, "step_size": h}
+        info |= getattr(denoiser, "report", {})
+        return settled(mean + std * z, forecast), info
 
 
 def _coefficients(pull: float, h: float) -> tuple[float, float, float]:

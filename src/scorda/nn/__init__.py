@@ -5,9 +5,8 @@ from typing import Any
 
 from torch import nn
 
-from scorda.nn.conv import TemporalConv
-from scorda.nn.mlp import WindowMLP
 from scorda.nn.spectral import ModeNetwork
+from scorda.nn.temporal import TemporalConv, WindowMLP
 from scorda.nn.unet import UNet
 
 __all__ = ["ARCHITECTURES", "ModeNetwork", "TemporalConv", "UNet", "WindowMLP", "build"]

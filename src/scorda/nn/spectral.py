@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 from scorda.core.shapes import Float, Tensor
-from scorda.nn.conv import TemporalConv
+from scorda.nn.temporal import TemporalConv
 
 __all__ = ["TIMES", "ModeNetwork"]
 

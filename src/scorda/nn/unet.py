@@ -20,9 +20,9 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from scorda.core.shapes import Float, Tensor
-from scorda.nn.embed import NoiseEmbedding
 from scorda.nn.homogeneous import HomogeneousLaw
 from scorda.nn.ring import RingConv
+from scorda.nn.temporal import NoiseEmbedding
 
 __all__ = ["UNet"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -44,10 +44,19 @@ class Problem:
     steps: int
     initial: Float[Tensor, "ensemble ..."] | None = None
 
+    # The observations, one entry per instrument; and the space of the states.
+    instruments: tuple[Observations, ...] = field(init=False, repr=False, compare=False)
+    space: StateSpace = field(init=False, repr=False, compare=False)
+
     def __post_init__(self) -> None:
         given = self.observations
         instruments = (given,) if isinstance(given, Observations) else tuple(given)
-        object.__setattr__(self, "observations", instruments)
+        for name, value in (
+            ("observations", instruments),
+            ("instruments", instruments),
+            ("space", self.system.space),
+        ):
+            object.__setattr__(self, name, value)
         if self.steps < 0:
             raise ValueError(f"Got steps = {self.steps}: give the number of model steps, >= 0.")
         for instrument in instruments:
@@ -66,16 +75,6 @@ class Problem:
                     f"(ensemble, *{self.space.shape})."
                 )
             self.space.check(self.initial, "the initial ensemble")
-
-    @property
-    def instruments(self) -> tuple[Observations, ...]:
-        """Return the observations, one entry per instrument."""
-        return cast(tuple[Observations, ...], self.observations)
-
-    @property
-    def space(self) -> StateSpace:
-        """Return the space of the states."""
-        return self.system.space
 
     def members_at_start(
         self, members: int, generator: torch.Generator | None = None

@@ -6,7 +6,7 @@ from scorda.priors.kernel import Kernel
 from scorda.priors.local import LocalGaussian
 from scorda.priors.mixture import Mixture
 from scorda.priors.network import AmortisedNetwork, NetworkTraining, OnlineNetwork
-from scorda.priors.prior_filter import PriorFilter
+from scorda.priors.prior_filter import PriorFilter, PriorFilterRun
 from scorda.priors.trajectory import (
     GaussianTrajectory,
     Prior,
@@ -28,6 +28,7 @@ __all__ = [
     "PreparedPrior",
     "Prior",
     "PriorFilter",
+    "PriorFilterRun",
     "PriorRun",
     "Standardisation",
     "TrainedTrajectory",

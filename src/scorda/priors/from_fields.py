@@ -32,8 +32,7 @@ from scorda.core.space import StateSpace
 from scorda.core.tapers import GaspariCohn
 from scorda.core.times import phases, phases_of
 from scorda.diffusion.guidance import MMPS
-from scorda.diffusion.process import VarianceExploding
-from scorda.diffusion.samplers import Multistep
+from scorda.diffusion.samplers import Multistep, VarianceExploding
 from scorda.diffusion.training import Training, denoising_loss, fit
 from scorda.metrics.accuracy import gaussian_crps
 from scorda.nn import build

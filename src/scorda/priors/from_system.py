@@ -15,8 +15,7 @@ from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.diffusion import parallel
 from scorda.diffusion.guidance import MMPS, InflatedLikelihood, SwitchedGuidance
-from scorda.diffusion.process import VarianceExploding
-from scorda.diffusion.samplers import Ancestral
+from scorda.diffusion.samplers import Ancestral, VarianceExploding
 from scorda.diffusion.training import Training, fit
 from scorda.nn import build
 from scorda.nn.unet import UNet

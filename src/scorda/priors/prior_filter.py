@@ -17,15 +17,14 @@ from scorda.observations.model import ObservationModel
 from scorda.observations.problem import Problem
 from scorda.priors.base import EnsemblePrior, PriorRun
 
-__all__ = ["PriorFilter"]
+__all__ = ["PriorFilter", "PriorFilterRun"]
 
 
 @dataclass(frozen=True)
 class PriorFilter(PreparedFilter):
     """A filter whose analysis starts from a prior that is fitted to the forecast ensemble.
 
-    A subclass writes `condition`. A run has a run of the prior, which may learn from cycle to
-    cycle, and knows the space of the states.
+    A subclass writes `prepared`, which makes its `PriorFilterRun`.
 
     Arguments:
         prior: Kind of the prior that is fitted; it says how many members are needed.
@@ -49,40 +48,44 @@ class PriorFilter(PreparedFilter):
         Raises:
             ValueError: If the prior needs what the space lacks.
         """
-        if problem is None:
-            return _PriorFilterRun(self, self.prior.begin(None), None)
-        self.prior.check(problem.space)
-        return _PriorFilterRun(self, self.prior.begin(problem), problem.space)
+        space = None if problem is None else problem.space
+        if space is not None:
+            self.prior.check(space)
+        run = self.prepared(self.prior.begin(problem), space)
+        return run if self.inflation == 1 else _Inflated(run, self.inflation)
 
     @abstractmethod
-    def condition(
-        self,
-        forecast: Float[Tensor, "ensemble ..."],
-        y: Float[Tensor, "obs"],
-        model: ObservationModel,
-        prior: PriorRun,
-        space: StateSpace | None,
-        generator: torch.Generator | None,
-    ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
-        """Return the analysis without inflation, and the report of this cycle.
+    def prepared(self, prior: PriorRun, space: StateSpace | None) -> PriorFilterRun:
+        """Return a run whose analyses are not inflated.
 
         Arguments:
-            forecast: Ensemble ``(ensemble, *state)``; it must not be changed.
-            y: Flat and complete observation.
-            model: Model of the observation.
             prior: Run of the prior, which fits it to an ensemble.
             space: Space of the states, or None outside a run.
-            generator: Source of randomness.
         """
 
 
 @dataclass(frozen=True)
-class _PriorFilterRun(Run):
-    """One run of such a filter and of its prior."""
+class PriorFilterRun(Run):
+    """One run of such a filter: it owns a run of the prior, which may learn in each cycle.
 
-    settings: PriorFilter
+    Arguments:
+        prior: Run of the prior.
+        space: Space of the states, or None outside a run.
+    """
+
     prior: PriorRun
     space: StateSpace | None
+
+    def restore(self, carried: Mapping[str, Tensor]) -> None:
+        self.prior.restore(carried)
+
+
+@dataclass(frozen=True)
+class _Inflated(Run):
+    """A run with inflation of its analyses."""
+
+    run: Run
+    factor: float
 
     def analyse(
         self,
@@ -91,10 +94,8 @@ class _PriorFilterRun(Run):
         model: ObservationModel,
         generator: torch.Generator | None = None,
     ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
-        analysis, info = self.settings.condition(
-            forecast, y, model, self.prior, self.space, generator
-        )
-        return inflate(analysis, self.settings.inflation), info
+        analysis, info = self.run.analyse(forecast, y, model, generator)
+        return inflate(analysis, self.factor), info
 
     def restore(self, carried: Mapping[str, Tensor]) -> None:
-        self.prior.restore(carried)
+        self.run.restore(carried)

@@ -26,8 +26,15 @@ from scorda.core.space import StateSpace
 from scorda.core.times import Start, phases_of
 from scorda.diffusion.denoisers import Denoiser, GaussianDenoiser, NetworkDenoiser
 from scorda.diffusion.guidance import DPS, MMPS, Guidance, InflatedLikelihood, SwitchedGuidance
-from scorda.diffusion.process import ScalarProcess, VarianceExploding, VariancePreserving
-from scorda.diffusion.samplers import Ancestral, Multistep, PredictorCorrector, Sampler
+from scorda.diffusion.samplers import (
+    Ancestral,
+    Multistep,
+    PredictorCorrector,
+    Sampler,
+    ScalarProcess,
+    VarianceExploding,
+)
+from scorda.diffusion.variance_preserving import VariancePreserving
 from scorda.nn import build
 from scorda.systems.linear import LinearGaussian
 

@@ -49,12 +49,12 @@ SMALLEST_CHUNK, LARGEST_CHUNK, UNITS = 2**20, 2**23, 20
 
 @dataclass(frozen=True)
 class Plan:
-    """The cut of a posterior of given size into units of work.
+    """The cut of a store of given size into units of work.
 
     Arguments:
-        axis: "time" (blocks of steps) or "ensemble" (blocks of members).
-        size: Steps or members per unit.
-        total: Steps or members in all.
+        axis: "time" (blocks of steps), "ensemble" (blocks of members) or "series".
+        size: Steps, members or series per unit.
+        total: All of them.
     """
 
     axis: str

@@ -90,7 +90,7 @@ def simulate_series(
         _simulate_missing(system, work, record, threads, progress)
     finally:
         torch.set_num_threads(before)
-    work.finish(work.reports(_units(series)))
+    work.finish(work.reports(_plan(record).units))
 
 
 def holds_series(path: str | Path) -> bool:
@@ -149,21 +149,22 @@ def _simulate_missing(
     progress: Callable[[int, int], None] | None,
 ) -> None:
     """Simulate the blocks that are not done, several at the same time."""
-    series, stopped = record["series"], threading.Event()
-    left = [unit for unit in range(_units(series)) if not work.done(unit)]
-    done = series - sum(_size(series, unit) for unit in left)
+    plan, stopped = _plan(record), threading.Event()
+    sizes = [last - first for first, last in map(plan.bounds, range(plan.units))]
+    left = [unit for unit in range(plan.units) if not work.done(unit)]
+    done = plan.total - sum(sizes[unit] for unit in left)
 
     def simulate(unit: int) -> int:
         if not stopped.is_set():
             _simulate(system, work, record, unit)
-        return _size(series, unit)
+        return sizes[unit]
 
     with ThreadPoolExecutor(threads) as pool:
         try:
             for future in as_completed([pool.submit(simulate, unit) for unit in left]):
                 done += future.result()
                 if progress is not None:
-                    progress(done, series)
+                    progress(done, plan.total)
         except BaseException:
             # What has begun is finished and kept; the rest is left for another time.
             stopped.set()
@@ -173,23 +174,19 @@ def _simulate_missing(
 def _simulate(system: System, work: Work, record: dict[str, Any], unit: int) -> None:
     """Make and write one block of series, then its marker."""
     begin = time.perf_counter()
-    first, size = unit * BLOCK, _size(record["series"], unit)
+    first, last = _plan(record).bounds(unit)
     start, error = rng.spawn(rng.at(rng.key(rng.seeded(record["seed"])), unit), 2)
     with torch.no_grad():
-        states = system.trajectory(system.prior(size, start), record["length"] - 1, error)
+        states = system.trajectory(system.prior(last - first, start), record["length"] - 1, error)
     if not torch.isfinite(states).all():
         raise FloatingPointError(
-            f"Series {first} to {first + size - 1} of {system.name} are not finite: take a "
+            f"Series {first} to {last - 1} of {system.name} are not finite: take a "
             "shorter step of the model."
         )
     root = zarr.open_group(work.path, mode="r+")
-    layout.array(root, "states")[first : first + size] = states.cpu().numpy()
+    layout.array(root, "states")[first:last] = states.cpu().numpy()
     layout.write_json(work.marker(unit), {"seconds": time.perf_counter() - begin})
 
 
-def _units(series: int) -> int:
-    return -(-series // BLOCK)
-
-
-def _size(series: int, unit: int) -> int:
-    return min(BLOCK, series - unit * BLOCK)
+def _plan(record: dict[str, Any]) -> layout.Plan:
+    return layout.Plan("series", BLOCK, record["series"])

@@ -13,12 +13,7 @@ They need no test framework and draw from seeds of their own.
 """
 
 from scorda.testing.declared import check_declaration
-from scorda.testing.diffusion import (
-    check_denoiser,
-    check_guidance,
-    check_process,
-    check_sampler,
-)
+from scorda.testing.diffusion import check_denoiser, check_guidance, check_process, check_sampler
 from scorda.testing.methods import check_assimilator, check_filter
 from scorda.testing.physics import check_operator, check_system
 from scorda.testing.robust import check_robust

@@ -42,11 +42,7 @@ def check_declaration(method: Filter, members: int = 12, costs: bool = True) -> 
     curved = Function(_curved, positions=positions)
     pick, error = Select([0, 2]), torch.tensor([[0.5, 0.2], [0.2, 0.5]])
     cases: dict[str, tuple[Operator, Tensor | None, set[str]]] = {
-        "a black-box operator": (
-            black_box,
-            None,
-            {"linear_operator", "differentiable_operator"},
-        ),
+        "a black-box operator": (black_box, None, {"linear_operator", "differentiable_operator"}),
         "a nonlinear operator": (curved, None, {"linear_operator"}),
         "an operator without positions": (
             Function(_curved),

@@ -136,11 +136,7 @@ def _check_analyse(method: Filter, problem: Problem) -> None:
     keeps(method, "analyse", forecast, analysis)
     promise(isinstance(info, dict), method, "does not report a dictionary from `analyse`")
     again = method.begin(problem).analyse(forecast, y, model, rng.seeded(0))[0]
-    promise(
-        torch.equal(again, analysis),
-        method,
-        "gives another analysis for the same seed",
-    )
+    promise(torch.equal(again, analysis), method, "gives another analysis for the same seed")
     if _is_neutral(method):
         vague = ObservationModel(model.operator, std=HUGE)
         analysis, info = method.begin(problem).analyse(forecast, y, vague, rng.seeded(0))

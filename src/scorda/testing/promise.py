@@ -48,15 +48,9 @@ def keeps(
         subject,
         f"returns the shape {tuple(got.shape)} from {what}, where {shape} is promised",
     )
+    promise(got.dtype == given.dtype, subject, f"turns {given.dtype} into {got.dtype} in {what}")
     promise(
-        got.dtype == given.dtype,
-        subject,
-        f"turns {given.dtype} into {got.dtype} in {what}",
-    )
-    promise(
-        got.device == given.device,
-        subject,
-        f"moves from {given.device} to {got.device} in {what}",
+        got.device == given.device, subject, f"moves from {given.device} to {got.device} in {what}"
     )
     promise(torch.isfinite(got).all(), subject, f"returns values that are not finite from {what}")
 

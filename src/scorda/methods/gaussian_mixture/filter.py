@@ -9,7 +9,7 @@ any cycle.
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
 import torch
@@ -25,11 +25,7 @@ from scorda.core import rng
 from scorda.core.gaussian import psd_root, symmetric_map
 from scorda.core.shapes import Float, Int, Tensor
 from scorda.core.tapers import GaspariCohn
-from scorda.methods.gaussian_mixture.posterior import (
-    MixturePosterior,
-    Projection,
-    adaptive_factor,
-)
+from scorda.methods.gaussian_mixture.posterior import MixturePosterior, Projection, adaptive_factor
 from scorda.observations.model import ObservationModel
 from scorda.observations.problem import Problem
 from scorda.priors.mixture import check_mixture
@@ -112,9 +108,7 @@ class GaussianMixtureFilter(PreparedFilter):
     rotation: bool = True
     _: KW_ONLY
     inflation: float = 1.0
-    needs: tuple[str, ...] = field(default=("simulator",), init=False, repr=False, compare=False)
 
-    least_members = 2
     exact = "linear-Gaussian, N → ∞ (any problem: kernel_factor, gaussian_weight → 0)"
 
     def __post_init__(self) -> None:

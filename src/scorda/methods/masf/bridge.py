@@ -36,7 +36,6 @@ from typing import Any
 import torch
 
 from scorda.assimilation.base import Cost
-from scorda.assimilation.kalman_algebra import innovation_statistics, white_innovation
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.diffusion.bridge import BridgeODE, BridgeSampler
@@ -44,7 +43,7 @@ from scorda.observations.augmentation import AugmentedSpace, augment
 from scorda.observations.model import ObservationModel
 from scorda.priors.base import EnsemblePrior, PriorRun
 from scorda.priors.gaussian import Gaussian
-from scorda.priors.prior_filter import PriorFilter
+from scorda.priors.prior_filter import PriorFilter, PriorFilterRun
 
 __all__ = ["MASF"]
 
@@ -78,7 +77,7 @@ class MASF(PriorFilter):
 
     least_members = 2
     exact = "linear-Gaussian, N → ∞"
-    cost = Cost(1, 74)
+    cost = Cost(0, 74)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -94,33 +93,36 @@ class MASF(PriorFilter):
             needs += ["nonlinear_positions"]
         object.__setattr__(self, "needs", tuple(needs))
 
-    def condition(
+    def prepared(self, prior: PriorRun, space: StateSpace | None) -> PriorFilterRun:
+        return _Run(prior, space, self)
+
+
+@dataclass(frozen=True)
+class _Run(PriorFilterRun):
+    """One run of MASF."""
+
+    settings: MASF
+
+    def analyse(
         self,
         forecast: Float[Tensor, "ensemble ..."],
         y: Float[Tensor, "obs"],
         model: ObservationModel,
-        prior: PriorRun,
-        space: StateSpace | None,
-        generator: torch.Generator | None,
+        generator: torch.Generator | None = None,
     ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
-        """Return the analysis, and the report of this cycle.
-
-        It holds ``innovation``, ``chi2``, ``evaluations`` of the denoiser per member, and what
-        the prior reports, such as the losses of a network.
-        """
+        """Return the analysis, ``evaluations`` per member, and what the prior reports."""
         # In double precision: precisions of modes span many orders of magnitude.
         states, values = forecast.double(), y.double()
         report: dict[str, Any] = {}
         if model.operator.linear:
-            moved, report = self._linear(states, values, model, prior, space, generator)
-        elif joint := augment(states, values, model, space, self.prior.of_entries):
+            moved, report = self._linear(states, values, model, self.space, generator)
+        elif joint := augment(states, values, model, self.space, self.settings.prior.of_entries):
             pairs, told, linear = joint.ensemble, joint.y, joint.model
-            moved, report = self._linear(pairs, told, linear, prior, joint.space, generator)
+            moved, report = self._linear(pairs, told, linear, joint.space, generator)
             moved = joint.states(moved)
         else:
             moved = states
-        statistics = innovation_statistics(*white_innovation(forecast, y, model))
-        info = {**statistics, "evaluations": self.sampler.evaluations, **report}
+        info = {"evaluations": self.settings.sampler.evaluations, **report}
         return moved.to(forecast), info
 
     def _linear(
@@ -128,15 +130,14 @@ class MASF(PriorFilter):
         states: Tensor,
         y: Tensor,
         model: ObservationModel,
-        prior: PriorRun,
         space: StateSpace | AugmentedSpace | None,
         generator: torch.Generator | None,
     ) -> tuple[Tensor, dict[str, Any]]:
         """The analysis with a linear operator, and the report of the prior."""
         modes = model.modes(tuple(states.shape[1:]))
-        denoiser = prior.fit(states, modes, space)
+        denoiser = self.prior.fit(states, modes, space)
         members = modes.forward(states)
-        moved = self.sampler.sample(
+        moved = self.settings.sampler.sample(
             denoiser, modes.precision.to(members), modes.information(y), members, generator
         )
         return modes.inverse(moved), getattr(denoiser, "report", {})

@@ -40,7 +40,6 @@ import torch
 from torch.nn import functional as F
 
 from scorda.assimilation.base import Cost
-from scorda.assimilation.kalman_algebra import innovation_statistics, white_innovation
 from scorda.assimilation.likelihood_score import standardised
 from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
@@ -52,7 +51,7 @@ from scorda.observations.problem import Problem
 from scorda.priors.base import EnsemblePrior, PriorRun
 from scorda.priors.gaussian import Gaussian
 from scorda.priors.heads import Heads, Pairs, heads_of
-from scorda.priors.prior_filter import PriorFilter
+from scorda.priors.prior_filter import PriorFilter, PriorFilterRun
 
 __all__ = ["NonlinearMASF", "ProjectionSDE"]
 
@@ -153,7 +152,7 @@ class NonlinearMASF(PriorFilter):
 
     least_members = 2
     exact = "no problem"
-    cost = Cost(2, 200, "gradient of the heads each")
+    cost = Cost(1, 200, "gradient of the heads each")
 
     @classmethod
     def example(cls, problem: Problem) -> NonlinearMASF:
@@ -176,14 +175,22 @@ class NonlinearMASF(PriorFilter):
             needs = ("simulator", "independent_errors", "nonlinear_positions")
             object.__setattr__(self, "needs", needs)
 
-    def condition(
+    def prepared(self, prior: PriorRun, space: StateSpace | None) -> PriorFilterRun:
+        return _Run(prior, space, self)
+
+
+@dataclass(frozen=True)
+class _Run(PriorFilterRun):
+    """One run of the published filter for nonlinear operators."""
+
+    settings: NonlinearMASF
+
+    def analyse(
         self,
         forecast: Float[Tensor, "ensemble ..."],
         y: Float[Tensor, "obs"],
         model: ObservationModel,
-        prior: PriorRun,
-        space: StateSpace | None,
-        generator: torch.Generator | None,
+        generator: torch.Generator | None = None,
     ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
         """Return the analysis, and the report of this cycle, as `MASF` does.
 
@@ -195,8 +202,7 @@ class NonlinearMASF(PriorFilter):
                 "NonlinearMASF takes independent errors of observation: give `std` instead of "
                 "`cov`, or use MASF."
             )
-        info = innovation_statistics(*white_innovation(forecast, y, model))
-        info["evaluations"] = self.sampler.evaluations
+        info: dict[str, Any] = {"evaluations": self.settings.sampler.evaluations}
         states = forecast.double()
         flat = states.flatten(1)
         predicted = model.operator(states).flatten(1).to(flat)
@@ -207,8 +213,8 @@ class NonlinearMASF(PriorFilter):
         entries = x.shape[1]
         (_, centre, unit), (_, level, scale) = standardised(flat), standardised(predicted)
         both = None
-        if space is not None:
-            both = AugmentedSpace(space, model.operator, torch.arange(predicted.shape[1]))
+        if self.space is not None:
+            both = AugmentedSpace(self.space, model.operator, torch.arange(predicted.shape[1]))
         seen = _filled(torch.ones_like(std), entries)
         z = _filled((y.double() - level) / scale, entries)
 
@@ -216,9 +222,11 @@ class NonlinearMASF(PriorFilter):
             values = model.operator(draws).flatten(1).to(flat)
             return _pairs(draws.to(flat).flatten(1), values, std)
 
-        heads = heads_of(prior, x, h, both, errors, simulate)
+        heads = heads_of(self.prior, x, h, both, errors, simulate)
         noise = rng.Stream(rng.key(generator), 0, len(x), (entries,), x)
-        moved = self.sampler.sample(heads, z, errors, (x, h), seen, noise)[:, : flat.shape[1]]
+        moved = self.settings.sampler.sample(heads, z, errors, (x, h), seen, noise)[
+            :, : flat.shape[1]
+        ]
         info |= getattr(heads, "report", {})
         return (centre + unit * moved).view_as(states).to(forecast), info
 

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 
 from scorda.assimilation.base import Cost
-from scorda.assimilation.kalman_algebra import innovation_statistics, white_innovation
 from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
@@ -32,7 +31,7 @@ from scorda.observations.modes import Modes
 from scorda.observations.problem import Problem
 from scorda.priors.base import EnsemblePrior, PriorRun
 from scorda.priors.gaussian import Gaussian
-from scorda.priors.prior_filter import PriorFilter
+from scorda.priors.prior_filter import PriorFilter, PriorFilterRun
 
 __all__ = ["PublishedMASF", "PublishedSDE", "ScaledSDE", "square_form"]
 
@@ -127,11 +126,11 @@ class PublishedSDE(ScaledSDE):
         for s, t in pairwise(self.times(self.end**2 if self.twice else self.end, z)):
             A, var = process.scale(s), process.var(s)
             prior = (A * denoiser.denoise(x / A, var.sqrt() / A) - x) / var
-            M, _, S = process.transition(s, last)
+            M, S = process.transition(s, last)
             guidance = M * (z - M * x) / S
             k_prior, k_guidance = self.factors(s)
             score = k_prior * prior + k_guidance * guidance
-            M, _, delta = process.transition(s, t)
+            M, delta = process.transition(s, t)
             x = M * x - delta * score + delta.abs().sqrt() * noise()
         return x
 
@@ -160,7 +159,7 @@ class PublishedMASF(PriorFilter):
     needs = ("simulator", "linear_operator", "independent_errors")
     least_members = 2
     exact = "no problem"
-    cost = Cost(1, 150)
+    cost = Cost(0, 150)
 
     @classmethod
     def example(cls, problem: Problem) -> PublishedMASF:
@@ -168,32 +167,40 @@ class PublishedMASF(PriorFilter):
         # Without inflation a contract asks for the variance of the forecast, which it changes.
         return cls(sampler=PublishedSDE(noise_levels=30), inflation=1.1)
 
-    def condition(
+    def prepared(self, prior: PriorRun, space: StateSpace | None) -> PriorFilterRun:
+        return _Run(prior, space, self)
+
+
+@dataclass(frozen=True)
+class _Run(PriorFilterRun):
+    """One run of the published filter."""
+
+    settings: PublishedMASF
+
+    def analyse(
         self,
         forecast: Float[Tensor, "ensemble ..."],
         y: Float[Tensor, "obs"],
         model: ObservationModel,
-        prior: PriorRun,
-        space: StateSpace | None,
-        generator: torch.Generator | None,
+        generator: torch.Generator | None = None,
     ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
         """Return the analysis, and the report of this cycle, as `MASF` does.
 
         Raises:
             ValueError: If the process of the paper cannot take the observation.
         """
+        sampler = self.settings.sampler
         states, values = forecast.double(), y.double()
         shape = tuple(states.shape[1:])
         modes = model.modes(shape)
-        denoiser, members = prior.fit(states, modes, space), modes.forward(states)
+        denoiser, members = self.prior.fit(states, modes, self.space), modes.forward(states)
         gain, z, seen, std = square_form(model, modes, values, shape)
-        process = MeasurementAware(gain, torch.full_like(gain, std), offset=self.sampler.offset)
+        process = MeasurementAware(gain, torch.full_like(gain, std), offset=sampler.offset)
         noise = rng.Stream(rng.key(generator), 0, len(members), shape, members)
         # What is not observed is measured as noise of the same std, alike for all members.
         z = torch.where(seen, z, std * rng.normal(1, shape, generator, like=members)[0])
-        moved = modes.inverse(self.sampler.sample(denoiser, process, z, members, noise))
-        info = innovation_statistics(*white_innovation(forecast, y, model))
-        info |= {"evaluations": self.sampler.evaluations, **getattr(denoiser, "report", {})}
+        moved = modes.inverse(sampler.sample(denoiser, process, z, members, noise))
+        info = {"evaluations": sampler.evaluations, **getattr(denoiser, "report", {})}
         return moved.to(forecast), info
 
 

@@ -22,6 +22,8 @@ Cost = Callable[[Tensor, Tensor], Tensor]
 # Wolfe's constants: Nocedal & Wright (2006), section 3.1.
 DECREASE, CURVATURE = 1e-4, 0.9
 TRIALS = 40
+# Pairs of steps and changes of the gradient that are kept.
+MEMORY = 10
 # Iterations without a decrease beyond rounding after which a row is left alone.
 STALLED = 10
 
@@ -49,17 +51,13 @@ class Minimum:
 
 
 def lbfgs(
-    cost: Cost,
-    start: Float[Tensor, "rows size"],
-    iterations: int,
-    tolerance: float,
-    memory: int = 10,
+    cost: Cost, start: Float[Tensor, "rows size"], iterations: int, tolerance: float
 ) -> Minimum:
     r"""Minimise a cost from each row of `start` with limited-memory BFGS.
 
     .. math:: x \leftarrow x - a H g, \quad s = x' - x, \quad z = g' - g
 
-    with H the two-loop recursion over the last `memory` pairs (s, z), started from
+    with H the two-loop recursion over the last 10 pairs (s, z), started from
     :math:`s \cdot z / z \cdot z`, and a step a that fulfils the weak Wolfe conditions. Those keep
     :math:`s \cdot z > 0`, so H stays positive definite also where the cost is not convex.
 
@@ -73,13 +71,12 @@ def lbfgs(
         start: First points.
         iterations: Largest number of iterations of a row.
         tolerance: A row ends where no entry of its gradient is larger.
-        memory: Number of pairs.
 
     Raises:
         FloatingPointError: If the cost or its gradient at a first point is not finite.
     """
     result = _first(cost, start)
-    evaluations, pairs = 1, _Pairs(memory)
+    evaluations, pairs = 1, _Pairs()
     counts, stalls = (torch.zeros_like(result.rows) for _ in range(2))
     converged = _largest(result.gradients) <= tolerance
     state = result.take(~converged)
@@ -150,8 +147,7 @@ def _first(cost: Cost, start: Tensor) -> _State:
 class _Pairs:
     """The last pairs (s, z) of every row, and the product of H with a vector."""
 
-    def __init__(self, memory: int) -> None:
-        self.memory = memory
+    def __init__(self) -> None:
         self.pairs: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def append(self, s: Tensor, z: Tensor) -> None:
@@ -159,7 +155,7 @@ class _Pairs:
         # A pair without curvature (a step lost in rounding) gets no weight.
         usable = curvature > torch.finfo(s.dtype).eps * z.square().sum(1)
         rho = torch.where(usable, 1 / curvature, 0.0)
-        self.pairs = [*self.pairs, (s, z, rho)][-self.memory :]
+        self.pairs = [*self.pairs, (s, z, rho)][-MEMORY:]
 
     def take(self, kept: Tensor) -> None:
         self.pairs = [(s[kept], z[kept], rho[kept]) for s, z, rho in self.pairs]

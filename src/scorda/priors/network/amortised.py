@@ -235,6 +235,8 @@ def _base(described: Mapping[str, Any] | None) -> Gaussian | LocalGaussian | Non
 class AmortisedRun(PriorRun):
     """A run of an amortised network, which is built once for all cycles.
 
+    An observing network is checked where it is not that of the cycle before.
+
     Arguments:
         settings: The network.
         base: Run of the prior that it corrects.
@@ -243,6 +245,7 @@ class AmortisedRun(PriorRun):
     settings: AmortisedNetwork
     base: BaseRun
     _built: tuple[StateSpace | AugmentedSpace | None, nn.Module, Axes] | None = None
+    _checked: Modes | None = None
 
     def fit(
         self,
@@ -251,10 +254,12 @@ class AmortisedRun(PriorRun):
         space: StateSpace | AugmentedSpace | None = None,
     ) -> FittedNetwork:
         prior = self.settings
-        check_entries(modes, space)
         if self._built is None or self._built[0] is not space or space is None:
             self._built = space, *self._build(ensemble[0], modes, space)
-        _check_trained_for(prior.precision, modes)
+        if modes is not self._checked:
+            check_entries(modes, space)
+            _check_trained_for(prior.precision, modes)
+            self._checked = modes
         (_, correction, axes), whole = self._built, self.base.fit(ensemble, modes, space)
         network = Corrected(correction, prior.training.min_noise, prior.training.max_noise)
         # Held to many forecasts in training: a few members of one could not tell.
@@ -266,6 +271,7 @@ class AmortisedRun(PriorRun):
     ) -> tuple[nn.Module, Axes]:
         """The trained correction of such states, and the axes that it lies along."""
         prior, weights = self.settings, self.settings.weights
+        check_entries(modes, space)
         axes = prior.axes_in(modes, space)
         network = prior.corrected(state[None], axes, CONTEXT).correction
         if not match(weights, network):

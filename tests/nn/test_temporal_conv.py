@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 from scorda.core import rng
 from scorda.diffusion.training import denoising_loss
-from scorda.nn.conv import TemporalConv
+from scorda.nn.temporal import TemporalConv
 
 
 def randomised(blocks=2, channels=2, **options):

@@ -5,10 +5,10 @@ import torch
 from torch.testing import assert_close
 
 from scorda.core import rng
-from scorda.diffusion.process import VariancePreserving
 from scorda.diffusion.training import denoising_loss
+from scorda.diffusion.variance_preserving import VariancePreserving
 from scorda.nn import build
-from scorda.nn.mlp import WindowMLP, compose
+from scorda.nn.temporal import WindowMLP, compose
 
 
 def randomised(network):
