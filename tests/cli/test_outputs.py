@@ -101,7 +101,7 @@ def test_what_cannot_be_is_one_sentence(simulated, capsys):
     flow = "simulate kolmogorov --system.size 16 --system.resolution 32.5 --out s"
     assert "resolution" in failed(capsys, flow)
     assert "forcing" in failed(capsys, "simulate kolmogorov --system.forcing nan --out s")
-    assert "no NetCDF" in failed(capsys, f"{run} --truth sim/observations.csv")
+    assert "cannot be read as a NetCDF" in failed(capsys, f"{run} --truth sim/observations.csv")
     said = failed(capsys, f"{run} --method masf --prior local-gausian")
     assert "did you mean 'local-gaussian'" in said
     assert main(f"{run} --method enkf --truth sim/truth.nc".split()) == 0
