@@ -9,6 +9,7 @@ from typing import Any
 __all__ = ["main"]
 
 COMMANDS = {
+    "inspect": "Say what is understood of files, before anything is run.",
     "simulate": "Simulate a truth and observations of it.",
     "train": "Train a prior on trajectories, or with --prior on the forecasts of a filter.",
     "assimilate": "Assimilate observations and store the posterior.",

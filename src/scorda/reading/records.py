@@ -25,7 +25,7 @@ from scorda.reading.opening import Source, name_of, open_data, readable
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["Fields", "read_fields"]
+__all__ = ["Fields", "read_fields", "regular_times"]
 
 # Most fields of a record for one that is there: what has more gaps has no step.
 MOST_MISSING = 20
@@ -99,7 +99,7 @@ def read_fields(
     times = data["time"].values
     with readable(source, "fields"):
         data = data.load()
-    places, dt, unit = _regular(times, found.calendar, source)
+    places, dt, unit = regular_times(times, found.calendar, source)
     units = dict(found.units) | ({"time": unit} if unit else {})
     variables = [str(n) for n in data.data_vars]
     states = _states(data, variables, found.axes, places)
@@ -148,7 +148,9 @@ def _end(until: Start, calendar: str) -> np.timedelta64:
     return parse_start(until, calendar)
 
 
-def _regular(times: np.ndarray, calendar: str, source: Source) -> tuple[np.ndarray, float, str]:
+def regular_times(
+    times: np.ndarray, calendar: str, source: Source
+) -> tuple[np.ndarray, float, str]:
     """Return the step of each time, the length of a step, and its unit ("" of model time).
 
     The step is the smallest gap. Where some gap is no multiple of it, it is a number of months.

@@ -1,0 +1,226 @@
+"""What Scorda understands of a file, in words: `inspect` says it before any run does.
+
+Nothing is refused here: what a run would refuse, or leave out, is a warning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from scorda.core.columns import numbers
+from scorda.core.times import instants, iso
+from scorda.reading.climate import suspicious
+from scorda.reading.columns import is_text_table, read_columns
+from scorda.reading.gridded import Gridded, gridded
+from scorda.reading.opening import Source, name_of, open_data, readable
+from scorda.reading.records import regular_times
+from scorda.reading.roles import roles
+
+if TYPE_CHECKING:
+    import xarray
+
+__all__ = ["Inspection", "inspect"]
+
+# Rows or values that a warning names.
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was understood of a source.
+
+    Arguments:
+        name: Its name.
+        kind: "fields" or "table".
+        facts: What it holds, as pairs of a label and words.
+        warnings: What a run would refuse, leave out or fill, each in a sentence.
+        command: Command that fits.
+    """
+
+    name: str
+    kind: str
+    facts: tuple[tuple[str, str], ...]
+    warnings: tuple[str, ...]
+    command: str
+
+    def __str__(self) -> str:
+        """Return one line per fact and warning, and the command."""
+        width = max(len(label) for label, _ in self.facts)
+        lines = [f"{self.name}: {self.kind}"]
+        lines += [f"  {label:{width}}  {words}" for label, words in self.facts]
+        lines += [f"  warning: {words}" for words in self.warnings]
+        return "\n".join([*lines, f"  {self.command}"])
+
+
+def inspect(source: Source) -> Inspection:
+    """Say what Scorda understands of fields or of a table of observations.
+
+    Arguments:
+        source: A path, or an object, as for `read_fields` and `Observations.from_table`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it cannot be read, or holds neither fields nor a table.
+    """
+    import xarray
+
+    is_path = isinstance(source, str | Path)
+    labelled = isinstance(source, list | tuple | xarray.Dataset | xarray.DataArray)
+    if not (is_path or labelled) or (is_path and is_text_table(source)):
+        return _table(read_columns(source), source)
+    dataset = open_data(source)
+    if _is_gridded(dataset):
+        with readable(source, "fields"):
+            return _fields(gridded(dataset, source), source)
+    names = tuple(str(n) for n in dataset.data_vars if n not in ("value", "std", "variable"))
+    return _table(read_columns(source, names if "value" not in dataset.variables else ()), source)
+
+
+def _is_gridded(dataset: xarray.Dataset) -> bool:
+    """Say whether some variable has the time and an axis beside it, and no stations."""
+    known = roles(dataset)
+    places = [known[r] for r in ("latitude", "longitude") if r in known]
+    if "featureType" in dataset.attrs or any(p not in dataset.dims for p in places):
+        return False
+    return any(v.ndim > 1 and v.dtype.kind in "fiu" for v in dataset.data_vars.values())
+
+
+def _fields(found: Gridded, source: Source) -> Inspection:
+    data, facts, warnings = found.data, list[tuple[str, str]](), list[str]()
+    masks = []
+    for name, values in data.data_vars.items():
+        array = np.asarray(values.values, dtype=float)
+        unit = found.units.get(str(name), "without a unit")
+        facts.append((str(name), f"{_range(array)} {unit}{_absent(array)}"))
+        far = suspicious(array)
+        if far.any():
+            places = ", ".join(f"field {k + 1}" for k in _first(far, values.dims.index("time")))
+            warnings.append(
+                f"{int(far.sum())} values of {name} are far from all others, such as "
+                f"{array[far][0]:g} in {places}: declare them with --missing"
+            )
+        over = tuple(i for i, d in enumerate(values.dims) if d in ("time", "series"))
+        masks.append(np.isnan(array).all(over))
+        if (np.isnan(array) & ~masks[-1]).any():
+            warnings.append(f"some values of {name} are missing at times: training fills them")
+    for axis in found.axes:
+        facts.append((axis, _axis(data[axis].values, axis, found)))
+    facts += _times(found, source, warnings)
+    if "series" in data.dims:
+        facts.append(("series", f"{data.sizes['series']}, independent of each other"))
+    mask = np.all(masks, 0)
+    if mask.any():
+        facts.append(("land", f"{int(mask.sum())} of {mask.size} points are never there"))
+    facts += [("note", note) for note in found.notes]
+    flags = "".join(f" --variable {name}" for name in data.data_vars)
+    command = f"scorda train --data {name_of(source)}{flags}"
+    return Inspection(name_of(source), "fields", tuple(facts), tuple(warnings), command)
+
+
+def _axis(values: np.ndarray, axis: str, found: Gridded) -> str:
+    role = found.roles.get(axis)
+    words = f"{values.min():g} to {values.max():g}, {len(values)} positions"
+    words += f", {found.units[axis]}" if axis in found.units else ", without a unit"
+    if axis in found.period:
+        words += ", around the globe"
+    return words + (f" ({role})" if role not in (None, axis) else "")
+
+
+def _times(found: Gridded, source: Source, warnings: list[str]) -> Iterator[tuple[str, str]]:
+    if not found.timed:
+        warnings.append("there are no times: a prior cannot be trained on it")
+        return
+    times = found.data["time"].values
+    dated = times.dtype.kind in "MO"
+    ends = (
+        [iso(t, found.calendar) for t in instants(times[[0, -1]], found.calendar)]
+        if dated
+        else times[[0, -1]]
+    )
+    yield "time", f"{ends[0]} to {ends[1]}, {len(times)} times"
+    if dated:
+        yield "calendar", found.calendar
+    try:
+        places, step, unit = regular_times(times, found.calendar, source)
+    except ValueError as error:
+        warnings.append(str(error))
+        return
+    yield "step", f"{step:g} {unit or 'of model time'}"
+    if places[-1] + 1 > len(places):
+        warnings.append(f"{places[-1] + 1 - len(places)} times are missing: training fills them")
+
+
+def _table(columns: Mapping[str, np.ndarray], source: Source) -> Inspection:
+    facts, warnings = list[tuple[str, str]](), list[str]()
+    if "value" not in columns or "time" not in columns:
+        raise ValueError(
+            f"{name_of(source)} has the columns {sorted(columns)}: a table of observations has "
+            "time and value."
+        )
+    count = len(columns["value"])
+    facts.append(("rows", f"{count}, columns {', '.join(columns)}"))
+    names = np.array([str(v).strip() for v in columns.get("variable", np.full(count, "value"))])
+    units = np.array([str(v).strip() for v in columns.get("units", np.full(count, ""))])
+    value, text = numbers(columns["value"])
+    for name in dict.fromkeys(names.tolist()):
+        of = names == name
+        unit = ", ".join(u for u in dict.fromkeys(units[of].tolist()) if u) or "without a unit"
+        facts.append(
+            (name, f"{int(of.sum())} values, {_range(value[of])} {unit}{_absent(value[of])}")
+        )
+        far = np.flatnonzero(of)[suspicious(value[of])]
+        if len(far):
+            rows = ", ".join(f"{value[i]:g} (row {i + 1})" for i in far[:SHOWN])
+            warnings.append(f"{len(far)} values of {name} are far from all others: {rows}")
+    if text.any():
+        warnings.append(
+            f"{int(text.sum())} values are no numbers, the first in row {int(text.argmax()) + 1}"
+        )
+    for column in columns:
+        if column in ("time", "value", "variable", "units"):
+            continue
+        entries, words = numbers(columns[column])
+        if not words.all() and np.isfinite(entries).any():
+            facts.append((column, _range(entries) + _absent(entries)))
+    facts += _table_times(columns["time"], warnings)
+    command = f"scorda assimilate --observations {name_of(source)} --system NAME or --prior FILE"
+    return Inspection(name_of(source), "table", tuple(facts), tuple(warnings), command)
+
+
+def _table_times(times: np.ndarray, warnings: list[str]) -> Iterator[tuple[str, str]]:
+    elapsed, text = (
+        numbers(times) if times.dtype.kind not in "Mm" else (np.full(len(times), np.nan), None)
+    )
+    if text is not None and not text.any():
+        yield "time", f"{_range(elapsed)}, numbers{_absent(elapsed)}"
+        return
+    when = times.astype("m8[us]") if times.dtype.kind == "m" else instants(times)
+    known = when[~np.isnat(when)]
+    if not len(known):
+        warnings.append("no time is an ISO 8601 datetime or a number")
+        return
+    if times.dtype.kind == "m":
+        yield "time", f"{known.min()} to {known.max()} since step 0"
+    else:
+        yield "time", f"{iso(known.min())} to {iso(known.max())}"
+    if len(known) < len(when):
+        warnings.append(f"{len(when) - len(known)} times are missing or no datetimes")
+
+
+def _range(values: np.ndarray) -> str:
+    present = values[np.isfinite(values)]
+    return f"{present.min():.6g} to {present.max():.6g}" if present.size else "no value"
+
+
+def _absent(values: np.ndarray) -> str:
+    share = float(np.isnan(values).mean()) if values.size else 0.0
+    return f", {100 * share:.3g} % missing" if share else ""
+
+
+def _first(where: np.ndarray, axis: int) -> list[int]:
+    return np.unique(np.nonzero(where)[axis])[:SHOWN].tolist()
