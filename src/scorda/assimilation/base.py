@@ -13,9 +13,10 @@ from typing import Any, cast
 import torch
 
 from scorda.core.errors import DegenerateEnsemble
+from scorda.observations.analysis import Analysis
 from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations
-from scorda.observations.problem import Analysis, Problem
+from scorda.observations.problem import Problem
 from scorda.systems.linear import LinearGaussian
 
 __all__ = ["REQUIREMENTS", "Assimilator", "Cost", "all_methods", "check_members", "check_needs"]
