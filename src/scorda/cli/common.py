@@ -16,8 +16,8 @@ from scorda.core.files import atomic
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.core.times import Start, parse_start, time_unit
+from scorda.observations.analysis import Analysis
 from scorda.observations.observations import Observations
-from scorda.observations.problem import Analysis
 from scorda.priors.trajectory import Prior
 from scorda.systems.base import System
 from scorda.systems.load import load_system
