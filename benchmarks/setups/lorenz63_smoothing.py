@@ -16,9 +16,10 @@ from scorda.methods.particle import ParticleSmoother
 from scorda.methods.sda import SDA
 from scorda.metrics.distance import wasserstein
 from scorda.metrics.trajectory import log_prior
+from scorda.observations.analysis import Analysis
 from scorda.observations.model import ObservationModel
 from scorda.observations.operators import Select
-from scorda.observations.problem import Analysis, Problem, twin_experiment
+from scorda.observations.problem import Problem, twin_experiment
 from scorda.priors.trajectory import load
 from scorda.systems.lorenz import Lorenz63
 

@@ -9,8 +9,8 @@ from scorda.core import rng
 from scorda.diffusion.guidance import MMPS
 from scorda.diffusion.samplers import Multistep
 from scorda.methods.sda import SDA
+from scorda.observations.analysis import Analysis
 from scorda.observations.operators import Operator
-from scorda.observations.problem import Analysis
 from scorda.observations.spatial import Average
 from scorda.priors.trajectory import GaussianTrajectory
 from scorda.systems.linear import LinearGaussian

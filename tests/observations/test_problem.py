@@ -11,11 +11,12 @@ from scorda.core import rng
 from scorda.core.rng import normal, seeded
 from scorda.core.shapes import Tensor
 from scorda.core.space import StateSpace
+from scorda.observations.analysis import Analysis
 from scorda.observations.masks import Mask
 from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Function, Linear, Pointwise, Select
-from scorda.observations.problem import Analysis, Problem, twin_experiment
+from scorda.observations.problem import Problem, twin_experiment
 from scorda.observations.spatial import Average, Interpolate, Stride
 from scorda.systems.base import System
 

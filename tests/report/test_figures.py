@@ -8,10 +8,11 @@ from scorda import report as plot
 from scorda.bench.run import Row
 from scorda.core import rng
 from scorda.core.space import StateSpace
+from scorda.observations.analysis import Analysis
 from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Select
-from scorda.observations.problem import Analysis, twin_experiment
+from scorda.observations.problem import twin_experiment
 from scorda.report.reliability import _binned
 from scorda.systems.lorenz import Lorenz63
 

@@ -9,12 +9,12 @@ import torch
 from scorda import report as plot
 from scorda.core.rng import normal, seeded
 from scorda.core.space import StateSpace
+from scorda.observations.analysis import Analysis
 from scorda.observations.fluid import Vorticity
 from scorda.observations.masks import Mask
 from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Chain, Pointwise, Select
-from scorda.observations.problem import Analysis
 from scorda.observations.spatial import Average, Stride
 from scorda.store.groups import observation_table
 

@@ -15,10 +15,11 @@ from scorda.core import rng
 from scorda.core.space import StateSpace
 from scorda.methods.enkf import EnKF
 from scorda.methods.particle import ParticleFilter, ParticleSmoother
+from scorda.observations.analysis import Analysis
 from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Linear, Pointwise, Select
-from scorda.observations.problem import Analysis, Problem, twin_experiment
+from scorda.observations.problem import Problem, twin_experiment
 from scorda.priors.network.online import OnlineNetwork
 from scorda.store import groups, layout, scores, units
 from scorda.systems.lorenz import Lorenz63, Lorenz96

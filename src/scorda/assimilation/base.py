@@ -11,8 +11,9 @@ import torch
 
 from scorda.core.errors import DegenerateEnsemble
 from scorda.core.plugins import declared
+from scorda.observations.analysis import Analysis
 from scorda.observations.model import ObservationModel
-from scorda.observations.problem import Analysis, Problem
+from scorda.observations.problem import Problem
 from scorda.systems.linear import LinearGaussian
 
 __all__ = ["REQUIREMENTS", "Assimilator", "Cost", "check_members", "check_needs"]

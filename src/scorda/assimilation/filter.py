@@ -31,8 +31,9 @@ from scorda.assimilation.kalman_algebra import innovation_statistics, white_inno
 from scorda.core import rng
 from scorda.core.errors import DivergenceError, RunError, check_finite, check_spread
 from scorda.core.shapes import Float, Tensor
+from scorda.observations.analysis import Analysis
 from scorda.observations.model import ObservationModel
-from scorda.observations.problem import Analysis, Problem
+from scorda.observations.problem import Problem
 
 __all__ = ["Cycle", "Filter", "PreparedFilter", "Run", "collect"]
 

@@ -25,10 +25,11 @@ from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
 from scorda.metrics.accuracy import crps, rmse, spread_skill
 from scorda.metrics.trajectory import residual_std
+from scorda.observations.analysis import Analysis
 from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Operator
-from scorda.observations.problem import Analysis, Problem
+from scorda.observations.problem import Problem
 from scorda.systems.base import System
 
 __all__ = ["Given", "Scenario", "defect"]

@@ -15,8 +15,8 @@ from scorda.core.files import atomic
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.core.times import Start
+from scorda.observations.analysis import Analysis
 from scorda.observations.observations import Observations
-from scorda.observations.problem import Analysis
 from scorda.priors.trajectory import Prior
 from scorda.reading.columns import is_text_table
 from scorda.reading.fields import present_variables

@@ -11,8 +11,9 @@ from scorda.assimilation.base import Assimilator, Cost, check_needs
 from scorda.assimilation.filter import Filter, collect
 from scorda.assimilation.kalman_algebra import check_inflation, inflate, perturbed_transform
 from scorda.core.shapes import Float, Tensor
+from scorda.observations.analysis import Analysis
 from scorda.observations.model import ObservationModel
-from scorda.observations.problem import Analysis, Problem
+from scorda.observations.problem import Problem
 
 __all__ = ["EnKS"]
 

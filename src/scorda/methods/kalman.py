@@ -19,7 +19,8 @@ from scorda.assimilation.base import Assimilator, Cost, check_needs
 from scorda.core import rng
 from scorda.core.gaussian import gaussian_condition, psd_root
 from scorda.core.shapes import Float, Tensor
-from scorda.observations.problem import Analysis, Problem
+from scorda.observations.analysis import Analysis
+from scorda.observations.problem import Problem
 from scorda.systems.linear import LinearGaussian
 
 __all__ = ["KalmanFilter", "KalmanMoments", "KalmanSmoother"]

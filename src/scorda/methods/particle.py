@@ -27,8 +27,9 @@ from scorda.assimilation.resampling import Scheme, resample
 from scorda.core import rng
 from scorda.core.errors import DivergenceError
 from scorda.core.shapes import Float, Tensor
+from scorda.observations.analysis import Analysis
 from scorda.observations.model import ObservationModel
-from scorda.observations.problem import Analysis, Problem
+from scorda.observations.problem import Problem
 
 __all__ = ["ParticleFilter", "ParticleSmoother"]
 

@@ -23,10 +23,11 @@ from scorda.core.shapes import Float, Tensor
 from scorda.diffusion.denoisers import Conditioned, Denoiser, SwitchedDenoiser
 from scorda.diffusion.guidance import MMPS, Guidance, InflatedLikelihood
 from scorda.diffusion.samplers import PredictorCorrector, Sampler
+from scorda.observations.analysis import Analysis
 from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Gather, Operator
-from scorda.observations.problem import Analysis, Problem
+from scorda.observations.problem import Problem
 from scorda.priors.trajectory import GaussianTrajectory, Prior, Standardisation, at_once
 from scorda.systems.linear import LinearGaussian
 

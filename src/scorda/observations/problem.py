@@ -1,26 +1,22 @@
-"""Problems of data assimilation, twin experiments, and analyses, the solutions."""
+"""Problems of data assimilation, and twin experiments."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
-from scorda.core.times import Start, time_axis
 from scorda.observations.model import ObservationModel, stack
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Pointwise
 from scorda.systems.base import System
 
-if TYPE_CHECKING:
-    import xarray
-
-__all__ = ["Analysis", "Problem", "twin_experiment"]
+__all__ = ["Problem", "twin_experiment"]
 
 
 @dataclass(frozen=True)
@@ -110,71 +106,6 @@ class Problem:
         return {step: stack(parts[step]) for step in sorted(parts)}
 
 
-@dataclass
-class Analysis:
-    """Samples of the posterior, and how they were made.
-
-    Arguments:
-        states: ``(ensemble, time, *state)``, steps 0 to `steps`; for a filter the analysis where
-            observed, else the forecast.
-        space: Space of the states.
-        weights: Weights of the members, ``(ensemble, time)``, or None where all are equal.
-        info: What the method reports; tensors have one entry per cycle.
-        method: Name of the method.
-    """
-
-    states: Float[Tensor, "ensemble time ..."]
-    space: StateSpace
-    weights: Float[Tensor, "ensemble time"] | None = None
-    info: dict[str, Any] = field(default_factory=dict)
-    method: str = ""
-
-    @property
-    def mean(self) -> Float[Tensor, "time ..."]:
-        """Return the posterior mean, ``(time, *state)``."""
-        if self.weights is None:
-            return self.states.mean(0)
-        return torch.einsum("et,et...->t...", self.weights.to(self.states), self.states)
-
-    def to_xarray(
-        self, attrs: Mapping[str, Any] | None = None, start: Start | None = None
-    ) -> xarray.Dataset:
-        """Make a dataset of the variables of the space, with dims (ensemble, time, ...).
-
-        Names and units follow the CF conventions. Time counts from step 0: in the space's unit if
-        it has one, as a date if `start` is given too (files then read back with datetimes).
-
-        Arguments:
-            attrs: Further attributes of the dataset.
-            start: Datetime of step 0, which needs a unit of time in the space.
-        """
-        import numpy as np
-        import xarray
-
-        space, states = self.space, self.states.detach().cpu().numpy()
-        dims = ("ensemble", "time", *space.axes)
-        if space.has_channels:
-            variables = {
-                name: (dims, states[:, :, i], _units(space, name))
-                for i, name in enumerate(space.variables)
-            }
-        else:
-            variables = {space.variables[0]: (dims, states, _units(space, space.variables[0]))}
-        if self.weights is not None:
-            variables["weight"] = (("ensemble", "time"), self.weights.detach().cpu().numpy(), {})
-        coordinates: dict[str, Any] = {
-            "ensemble": ("ensemble", np.arange(states.shape[0]), {"standard_name": "realization"}),
-            "time": ("time", *time_axis(space, states.shape[1], start)),
-        }
-        for name, values in (space.coordinates or {}).items():
-            coordinates[name] = (name, values, _units(space, name))
-        return xarray.Dataset(
-            variables,
-            coordinates,
-            {"Conventions": "CF-1.11", "method": self.method} | dict(attrs or {}),
-        )
-
-
 def twin_experiment(
     system: System,
     model: ObservationModel,
@@ -240,7 +171,3 @@ def _check_values(instrument: Observations, space: StateSpace) -> None:
             f"Got observations of shape {tuple(values.shape)} for an operator that makes {made} "
             f"of each state: `values` must be (cycle, *{made})."
         )
-
-
-def _units(space: StateSpace, name: str) -> dict[str, str]:
-    return {"units": space.units[name]} if name in space.units else {}

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import final
+from typing import TYPE_CHECKING, final
 
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
-from scorda.diffusion.bridge import EnsembleDenoiser
-from scorda.observations.augmentation import AugmentedSpace
 from scorda.observations.modes import Modes
-from scorda.observations.problem import Problem
+
+if TYPE_CHECKING:
+    from scorda.diffusion.bridge import EnsembleDenoiser
+    from scorda.observations.augmentation import AugmentedSpace
+    from scorda.observations.problem import Problem
 
 __all__ = ["EnsemblePrior", "PreparedPrior", "PriorRun"]
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import torch
 
@@ -28,8 +28,10 @@ from scorda.core.tapers import GaspariCohn
 from scorda.diffusion.denoisers import GaussianDenoiser
 from scorda.observations.augmentation import AugmentedSpace
 from scorda.observations.modes import Modes
-from scorda.observations.problem import Problem
 from scorda.priors.base import EnsemblePrior, PriorRun
+
+if TYPE_CHECKING:
+    from scorda.observations.problem import Problem
 
 __all__ = [
     "ByCholesky",

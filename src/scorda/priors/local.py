@@ -27,6 +27,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -36,9 +37,11 @@ from scorda.core.space import StateSpace
 from scorda.core.tapers import GaspariCohn
 from scorda.observations.augmentation import AugmentedSpace
 from scorda.observations.modes import Modes
-from scorda.observations.problem import Problem
 from scorda.priors.base import PreparedPrior, PriorRun
 from scorda.priors.gaussian import Latest, positive
+
+if TYPE_CHECKING:
+    from scorda.observations.problem import Problem
 
 __all__ = ["FittedLocal", "LocalGaussian", "LocalRun"]
 

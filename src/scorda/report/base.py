@@ -14,8 +14,8 @@ import torch
 
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
+from scorda.observations.analysis import Analysis
 from scorda.observations.observations import Observations
-from scorda.observations.problem import Analysis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,10 +16,10 @@ import torch
 from scorda.core.files import atomic
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
+from scorda.observations.analysis import Analysis
 from scorda.observations.fluid import Vorticity
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Chain, Gather, Operator, Pointwise, Select
-from scorda.observations.problem import Analysis
 from scorda.report.base import Columns, at_steps, moments, style, subplots
 
 if TYPE_CHECKING:

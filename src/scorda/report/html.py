@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scorda.core.files import atomic
-from scorda.observations.problem import Analysis
+from scorda.observations.analysis import Analysis
 from scorda.report.base import colours_of, component_name
 from scorda.report.flow import is_flow, panels
 from scorda.report.maps import fields, hovmoller

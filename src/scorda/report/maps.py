@@ -11,8 +11,8 @@ import torch
 
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
+from scorda.observations.analysis import Analysis
 from scorda.observations.observations import Observations
-from scorda.observations.problem import Analysis
 from scorda.report.base import (
     INK,
     Columns,

@@ -12,7 +12,7 @@ import torch
 from scorda import metrics
 from scorda.core.shapes import Float, Tensor
 from scorda.metrics.series import as_series, variance
-from scorda.observations.problem import Analysis
+from scorda.observations.analysis import Analysis
 from scorda.report.base import MUTED, at_steps, colours_of, log_ticks, style, subplots
 
 if TYPE_CHECKING:

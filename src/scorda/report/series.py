@@ -9,8 +9,8 @@ import numpy as np
 
 from scorda import metrics
 from scorda.core.shapes import Float, Tensor
+from scorda.observations.analysis import Analysis
 from scorda.observations.observations import Observations
-from scorda.observations.problem import Analysis
 from scorda.report.base import (
     BLUE,
     OBSERVED,

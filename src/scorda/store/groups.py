@@ -10,9 +10,9 @@ import zarr
 
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
+from scorda.observations.analysis import Analysis
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Operator
-from scorda.observations.problem import Analysis
 from scorda.store.layout import array, write_array
 
 __all__ = ["observation_table", "read_states", "write_table", "write_truth", "write_withheld"]

@@ -27,7 +27,7 @@ import zarr
 from scorda.core.files import atomic
 from scorda.core.space import StateSpace
 from scorda.core.times import Start, time_axis
-from scorda.observations.problem import Analysis
+from scorda.observations.analysis import Analysis
 from scorda.store.posterior import space_to_json
 
 __all__ = [

@@ -13,7 +13,7 @@ import torch
 
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
-from scorda.observations.problem import Analysis
+from scorda.observations.analysis import Analysis
 
 if TYPE_CHECKING:
     import xarray

@@ -16,7 +16,7 @@ import xarray
 
 from scorda import metrics
 from scorda.core.shapes import Float, Tensor
-from scorda.observations.problem import Analysis
+from scorda.observations.analysis import Analysis
 from scorda.store.posterior import Posterior
 
 __all__ = [

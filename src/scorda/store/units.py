@@ -31,8 +31,9 @@ from scorda.core.files import read_tensors, write_tensors
 from scorda.core.shapes import Float, Tensor
 from scorda.core.times import Start, iso, parse_start
 from scorda.core.version import __version__
+from scorda.observations.analysis import Analysis
 from scorda.observations.observations import Observations
-from scorda.observations.problem import Analysis, Problem
+from scorda.observations.problem import Problem
 from scorda.store import groups, layout
 from scorda.store.circumstances import circumstances
 from scorda.store.posterior import Posterior, info_path

@@ -13,10 +13,11 @@ from scorda.assimilation.filter import Filter
 from scorda.core import rng
 from scorda.core.shapes import Tensor
 from scorda.core.space import StateSpace
+from scorda.observations.analysis import Analysis
 from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Select
-from scorda.observations.problem import Analysis, Problem
+from scorda.observations.problem import Problem
 from scorda.systems.function import FunctionSystem
 from scorda.testing.promise import is_slow, keeps, promise
 

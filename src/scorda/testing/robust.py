@@ -14,10 +14,11 @@ from scorda.core import rng
 from scorda.core.errors import DegenerateEnsemble, DivergenceError
 from scorda.core.shapes import Tensor
 from scorda.core.space import StateSpace
+from scorda.observations.analysis import Analysis
 from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Select
-from scorda.observations.problem import Analysis, Problem
+from scorda.observations.problem import Problem
 from scorda.testing.promise import is_slow, keeps, promise
 
 __all__ = ["check_robust"]

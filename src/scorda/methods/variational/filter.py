@@ -14,7 +14,8 @@ from scorda.core.shapes import Float, Tensor
 from scorda.core.tapers import GaspariCohn
 from scorda.methods.variational.cost import Background, TrajectoryCost
 from scorda.methods.variational.minimise import Minimum, lbfgs
-from scorda.observations.problem import Analysis, Problem
+from scorda.observations.analysis import Analysis
+from scorda.observations.problem import Problem
 from scorda.systems.linear import LinearGaussian
 
 __all__ = ["FourDVar"]

@@ -8,13 +8,15 @@ lower one still.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scorda.diffusion.training import fit, validation_loss
-from scorda.priors.network.dataset import Pool
-from scorda.priors.network.denoiser import Corrected
-from scorda.priors.network.heads import HeadsPool, TwoHeads
-from scorda.priors.network.prior import NetworkTraining
+
+if TYPE_CHECKING:
+    from scorda.priors.network.dataset import Pool
+    from scorda.priors.network.denoiser import Corrected
+    from scorda.priors.network.heads import HeadsPool, TwoHeads
+    from scorda.priors.network.prior import NetworkTraining
 
 __all__ = ["learn"]
 
