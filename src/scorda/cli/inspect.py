@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from scorda.cli.console import console
+from scorda.cli.settings import UserError
 
 __all__ = ["inspect"]
 
@@ -17,6 +18,12 @@ def inspect(files: list[Path], /) -> None:
     """
     from scorda.reading.inspection import inspect as understood
 
-    out = console()
+    out, failed = console(), 0
     for file in files:
-        out.print(str(understood(file)), markup=False, soft_wrap=True)
+        try:
+            out.print(str(understood(file)), markup=False, soft_wrap=True)
+        except (ValueError, OSError) as error:
+            failed += 1
+            out.print(f"{file}: {' '.join(str(error).split())}", markup=False, soft_wrap=True)
+    if failed:
+        raise UserError(f"{failed} of {len(files)} files cannot be read.")

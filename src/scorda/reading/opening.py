@@ -14,6 +14,8 @@ from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scorda.reading.blosc import guard
+
 if TYPE_CHECKING:
     import xarray
 
@@ -109,19 +111,29 @@ def _paths(source: Source) -> list[str]:
 def _open(path: str) -> xarray.Dataset:
     import xarray
 
-    settings: dict[str, Any] = {}
-    if "://" not in path and (Path(path).is_dir() or Path(path).suffix in ZARR):
-        settings = {"engine": "zarr", "consolidated": None if _consolidated(path) else False}
-    elif Path(path).suffix == ".zarr":
-        settings = {"engine": "zarr"}
+    guard()
+    settings: dict[str, Any] = {"engine": engine} if (engine := _engine(path)) else {}
+    if engine == "zarr" and "://" not in path and not (Path(path) / ".zmetadata").is_file():
+        settings["consolidated"] = False
     with warnings.catch_warnings():
         # Times that NumPy's calendar lacks are those of cftime, which is no loss here.
         warnings.simplefilter("ignore", xarray.SerializationWarning)
         return xarray.open_dataset(path, **_decoding(), **settings)
 
 
-def _consolidated(path: str) -> bool:
-    return (Path(path) / ".zmetadata").is_file()
+def _engine(path: str) -> str | None:
+    """Return the engine of xarray for a file, by its first bytes; None leaves it to xarray.
+
+    So a file is read alike whatever is installed, and not by the library of NetCDF, which some
+    damaged files bring down with the whole program.
+    """
+    if Path(path).suffix in ZARR or Path(path).is_dir():
+        return "zarr"
+    if "://" in path:
+        return None
+    with open(path, "rb") as file:
+        first = file.read(4)
+    return {b"\x89HDF": "h5netcdf", b"CDF\x01": "scipy", b"CDF\x02": "scipy"}.get(first)
 
 
 def _decoding() -> dict[str, Any]:
