@@ -7,6 +7,8 @@ for files reaches the caller: each becomes one sentence.
 
 from __future__ import annotations
 
+import sys
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -71,12 +73,22 @@ def readable(source: Source, kind: str) -> Iterator[None]:
     except (MemoryError, FileNotFoundError):
         raise
     except Exception as error:
+        _drop(error)
         reason = " ".join(str(error).split())
         told = "" if not reason or "IO backends" in reason else f" ({reason[:200]})"
         raise ValueError(
             f"{name_of(source)} cannot be read as {kind}{told}: give one, whole and with the "
             "right to read it."
         ) from error
+
+
+def _drop(error: Exception) -> None:
+    """Let go of what a failed reading holds; half-made files complain when they are deleted."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        traceback.clear_frames(error.__traceback__)
+    finally:
+        sys.unraisablehook = hook
 
 
 def name_of(source: Source) -> str:
