@@ -48,4 +48,5 @@ from .observations import (
     twin_experiment as twin_experiment,
 )
 from .priors import load as load
+from .reading.inspection import inspect as inspect
 from .store import open_posterior as open_posterior

@@ -319,7 +319,7 @@ def test_gross_errors_are_rejected_from_the_shell(simulated):
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
-    assert main(f"{ASSIMILATE} --gross-error-check 5".split()) == 0
+    assert main(f"{ASSIMILATE} --method.gross-error-check 5 --gross-error-check off".split()) == 0
     posterior = scorda.open_posterior("run.zarr")
     assert posterior.info["report"]["rejected"] == [0, 0, 1, 0, 0, 0]
     assert posterior.configuration["method"]["gross_error_check"] == 5.0

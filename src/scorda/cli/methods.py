@@ -28,8 +28,8 @@ System: what it must provide; h: the observation operator that the method can ta
 by `std` alone or also by a full `cov`; N: members. A filter's states are conditioned on past
 observations, a smoother's on all. Cost: what a member costs at the default settings beside the
 steps of the system, in an analysis of a filter, in a run of any other. Every method takes missing
-values, cycles without any, and gaps of any length; every filter takes `--gross-error-check k`,
-which leaves out values more than k standard deviations from what its members predict. `scorda
+values, cycles without any, and gaps of any length; every filter takes `--method.gross-error-check
+k`, which leaves out values more than k standard deviations from what its members predict. `scorda
 methods NAME` shows the settings of a method."""
 
 

@@ -20,12 +20,14 @@ LIMIT = 10.0
 def suspicious(values: np.ndarray, limit: float = LIMIT) -> np.ndarray:
     """Return which values are farther than `limit` standard deviations from all of the climate.
 
-    NaN is never suspicious. Values of which most are equal have no climate, and none is.
+    NaN is never suspicious. Values of which most are equal have no climate, and none is. The
+    climate of fewer than 20 values begins with their middle half.
     """
     present = np.sort(values[np.isfinite(values)], axis=None)
-    if present.size < 20:
+    if present.size < 4:
         return np.isinf(values)
-    first, last = int(0.05 * present.size), int(0.95 * present.size)
+    tail = 0.05 if present.size >= 20 else 0.25
+    first, last = int(tail * present.size), int((1 - tail) * present.size)
     gaps = np.diff(present)
     while True:
         std = present[first : last + 1].std()
