@@ -1,8 +1,8 @@
 """Values that no measurement of their variable can be: codes for what is missing, other units.
 
 The climate of a record is grown from the middle nine tenths of its values: a value belongs to it
-that is no more than `LIMIT` of its standard deviations from the next one. So a heavy tail belongs
-to it, and a code far from all values does not.
+that is no more than `LIMIT` of its standard deviations from the next one, or of its sign and no
+more than `MULTIPLE` of it. So a heavy tail belongs to it, and a code far from all values does not.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ __all__ = ["LIMIT", "check_values", "suspicious"]
 
 # Standard deviations from its next neighbour beyond which a value is none.
 LIMIT = 10.0
+# Multiple of its next neighbour up to which a value of the same sign is of a heavy tail.
+MULTIPLE = 3.0
 
 
 def suspicious(values: np.ndarray, limit: float = LIMIT) -> np.ndarray:
@@ -28,7 +30,12 @@ def suspicious(values: np.ndarray, limit: float = LIMIT) -> np.ndarray:
         return np.isinf(values)
     tail = 0.05 if present.size >= 20 else 0.25
     first, last = int(tail * present.size), int((1 - tail) * present.size)
-    gaps = np.diff(present)
+    low, high = present[:-1], present[1:]
+    tail_above, tail_below = (
+        (low > 0) & (high <= MULTIPLE * low),
+        (high < 0) & (low >= MULTIPLE * high),
+    )
+    gaps = np.where(tail_above | tail_below, 0.0, high - low)
     while True:
         std = present[first : last + 1].std()
         if std == 0.0:
