@@ -268,4 +268,4 @@ def begun(prior, space, model):
 def linear(run, joint, space):
     """The analysis of flat pairs."""
     parts = joint.ensemble, joint.y, joint.model
-    return run.settings._linear(*parts, run.prior, space, rng.seeded(0))
+    return run._linear(*parts, space, rng.seeded(0))
