@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from scorda.core.shapes import Float, Tensor
+from scorda.core.sphere import great_circle, horizontal
 
 __all__ = ["StateSpace"]
 
@@ -124,11 +125,25 @@ class StateSpace:
     def distance(
         self, a: Float[Tensor, "m axes"], b: Float[Tensor, "n axes"]
     ) -> Float[Tensor, "m n"]:
-        """Return the distance between positions, by the shortest way round on periodic axes.
+        """Return the `separation` of each position from each other one."""
+        return self.separation(a[:, None], b[None, :])
 
-        Unit: that of the coordinates, which must share one.
+    def separation(
+        self, a: Float[Tensor, "*points axes"], b: Float[Tensor, "*others axes"]
+    ) -> Float[Tensor, "..."]:
+        """Return the distance between positions, elementwise.
+
+        Where two axes are latitude and longitude by their units, it is the great circle in km,
+        and further axes, such as levels, do not count: it is the horizontal distance. Elsewhere
+        it is Euclidean, by the shortest way round on periodic axes, in the unit of the
+        coordinates, which must share one.
         """
-        gap = (a[:, None] - b[None, :]).abs()
+        sphere = horizontal(self.axes, self.units)
+        if sphere is not None:
+            north, east = sphere
+            far = great_circle(a[..., north], a[..., east], b[..., north], b[..., east])
+            return far.to(a.dtype)
+        gap = (a - b).abs()
         for axis, name in enumerate(self.axes):
             if name in self.period:
                 length = self.period[name]

@@ -9,7 +9,9 @@ parts of the law:
 * covariance: the sample covariance S of the anomalies, tapered, :math:`S \circ G` with Gaspari and
   Cohn's function G of the distance. It keeps what the sample resolves nearby and drops the chance
   correlations of far points. Its radius is the one of `RADII` with the lowest CRPS when
-  fields of held-back blocks of the record are predicted from some of their points;
+  fields of held-back blocks of the record are predicted from some of their points. On the globe,
+  G of the great circle is a correlation function only while it ends within half of the
+  circumference; radii beyond stand for no taper, :math:`S` itself, which is always one;
 * inflation :math:`(n + 1) / (n - 1)` of the covariance, for n days in the record: the mean was
   estimated from the same record, and will be off by as much again;
 * memory: the autocorrelation of each mode, as a non-negative mixture of exponentials.
@@ -29,6 +31,7 @@ import torch
 from scorda.core import rng
 from scorda.core.shapes import Tensor
 from scorda.core.space import StateSpace
+from scorda.core.sphere import HALF_CIRCUMFERENCE, horizontal
 from scorda.core.tapers import GaspariCohn
 from scorda.core.times import phases, phases_of
 from scorda.diffusion.guidance import MMPS
@@ -61,7 +64,6 @@ LAG_WEIGHTS = np.array([30.0, 20.0, 10.0, 5.0])
 ITERATIONS = 40
 # Above this many components the modes come from subspace iteration instead of all eigenvectors.
 DENSE = 4096
-EARTH_RADIUS = 6371.0
 
 
 def train_on_fields(
@@ -238,21 +240,8 @@ def _spread(anomalies: Tensor, space: StateSpace) -> Tensor:
 
 
 def _places(space: StateSpace) -> Tensor:
-    """Return the positions of all components, in km where the coordinates are degrees."""
-    positions = space.positions().double()
-    units = [space.units.get(name, "").lower() for name in space.axes]
-    if len(units) == 2 and units[0].startswith("degree") and units[1].startswith("degree"):
-        east = 0 if units[0].endswith(("_east", "_e")) else 1
-        lon, lat = positions[:, east].deg2rad(), positions[:, 1 - east].deg2rad()
-        ball = torch.stack((lat.cos() * lon.cos(), lat.cos() * lon.sin(), lat.sin()), -1)
-        positions = EARTH_RADIUS * ball
-    return positions.repeat(space.shape[0] if space.has_channels else 1, 1)
-
-
-def _distance(a: Tensor, b: Tensor, space: StateSpace) -> Tensor:
-    if not a.shape[1]:
-        return a.new_zeros(len(a), len(b))
-    return torch.cdist(a, b) if a.shape[1] != len(space.axes) else space.distance(a, b)
+    """Return the positions of all components."""
+    return space.positions().double().repeat(len(space.variables), 1)
 
 
 def _choose_radius(z: Tensor, space: StateSpace) -> tuple[float, list[list[float]]]:
@@ -260,12 +249,15 @@ def _choose_radius(z: Tensor, space: StateSpace) -> tuple[float, list[list[float
     generator = torch.Generator().manual_seed(0)
     points = torch.randperm(space.size, generator=generator)[:POINTS]
     z, places = z[:, points], _places(space)[points]
-    distance = _distance(places, places, space)
+    distance = space.distance(places, places)
     diameter = float(distance.max())
     if not diameter > 0:
         return math.inf, []
     count = min(PREDICTORS, len(points) // 2)
-    candidates = [share * diameter for share in RADII]
+    widest = math.inf if horizontal(space.axes, space.units) is None else HALF_CIRCUMFERENCE
+    radii = [share * diameter for share in RADII]
+    candidates = [r if GaspariCohn(r).reach <= widest else math.inf for r in radii]
+    candidates = list(dict.fromkeys(candidates))
     scores = torch.zeros(len(candidates), dtype=torch.float64)
     block = torch.arange(len(z)) * BLOCKS // len(z)
     for held in range(BLOCKS):
@@ -295,7 +287,7 @@ def _modes(z: Tensor, space: StateSpace, radius: float, count: int) -> tuple[Ten
         sample = z[:, part].T @ z / len(z)
         if math.isinf(radius):
             return sample
-        return sample * GaspariCohn(radius)(_distance(places[part], places, space))
+        return sample * GaspariCohn(radius)(space.distance(places[part], places))
 
     if space.size <= DENSE:
         values, vectors = torch.linalg.eigh(rows(slice(None)))

@@ -15,10 +15,11 @@ import torch
 
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
+from scorda.core.sphere import is_latitude, is_longitude
 from scorda.core.times import Start, match_times
 from scorda.reading.gridded import Gridded, gridded
 from scorda.reading.opening import Source, name_of, open_data, readable
-from scorda.reading.roles import is_latitude, is_longitude, role_of_name
+from scorda.reading.roles import role_of_name
 from scorda.reading.units import conversion, converted
 
 if TYPE_CHECKING:
