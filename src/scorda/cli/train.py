@@ -52,6 +52,16 @@ class Train:
     until: str | None = None
     """Last datetime of --data to use; a date alone means the whole day."""
 
+    series_axis: str | None = None
+    """Axis of --data along which its series are independent (default: series, trajectory, member
+    or number, if there is one)."""
+
+    missing: list[float] = field(default_factory=list)
+    """Value that stands for what is missing in --data; repeat the flag for several."""
+
+    fill: bool = True
+    """Fill missing values of --data by its own Gaussian law; --no-fill refuses them."""
+
     modes: int | None = None
     """Spatial patterns to keep of --data."""
 
@@ -253,10 +263,14 @@ def _from_system(
     given: Train, checkpoint: Path, report: Report, device: torch.device
 ) -> TrainedTrajectory:
     from scorda.cli.common import make_system
+    from scorda.cli.settings import UserError
     from scorda.diffusion.training import Training
     from scorda.priors.from_system import Recipe, train_on_system, training_for
 
-    _refuse(given, ("variable", "since", "until", "modes", "corrected"), "--data of fields")
+    fields = ("variable", "since", "until", "series_axis", "missing", "modes", "corrected")
+    _refuse(given, fields, "--data of fields")
+    if not given.fill:
+        raise UserError("Got --no-fill, which goes with --data of fields only.")
     names = ("series", "length", "architecture", "width", "blocks", "half_width", "levels")
     recipe = Recipe(**_given(given, *names))
     if given.data is None:
@@ -307,6 +321,7 @@ def _stored(path: Path, given: str | None, options: dict[str, str]) -> tuple[Sys
 def _from_fields(
     given: Train, checkpoint: Path, report: Report, device: torch.device
 ) -> TrainedTrajectory:
+    from scorda.cli.console import console
     from scorda.cli.settings import UserError
     from scorda.priors.from_fields import train_on_fields, training_for
     from scorda.reading.records import read_fields
@@ -319,12 +334,18 @@ def _from_fields(
     assert given.data is not None
     if not given.data.exists():
         raise FileNotFoundError(f"There is no {given.data}: check the name after --data.")
-    fields = read_fields(given.data, given.variable, given.since, given.until)
+    fields = read_fields(
+        given.data, given.variable, given.since, given.until, given.series_axis, given.missing
+    )
+    for note in fields.notes:
+        console().print(f"record: {note}")
+    if fields.missing and given.fill:
+        console().print("record: missing values are filled by its own Gaussian law")
     chosen = _given(given, *TRAINING)
     training = replace(training_for(fields), **chosen, seed=given.seed)
     sizes = _given(given, "modes", "corrected", "width", "blocks")
     return train_on_fields(
-        fields, **sizes, settings=training, checkpoint=checkpoint, report=report
+        fields, **sizes, settings=training, checkpoint=checkpoint, report=report, fill=given.fill
     )
 
 

@@ -36,7 +36,8 @@ class Problem:
 
     Raises:
         ValueError: If an observation lies after `steps`, an operator does not fit the space or its
-            values, or `initial` does not fit the space or is not finite.
+            values or observes points outside of its mask, or `initial` does not fit the space or
+            is not finite.
     """
 
     system: Any
@@ -66,6 +67,7 @@ class Problem:
                     f"(ensemble, *{self.space.shape})."
                 )
             self.space.check(self.initial, "the initial ensemble")
+            object.__setattr__(self, "initial", self.space.filled(self.initial))
 
     @property
     def instruments(self) -> tuple[Observations, ...]:
@@ -117,7 +119,7 @@ class Analysis:
 
     Arguments:
         states: ``(ensemble, time, *state)``, steps 0 to `steps`; for a filter the analysis where
-            observed, else the forecast.
+            observed, else the forecast. NaN outside of the mask of the space.
         space: Space of the states.
         weights: Weights of the members, ``(ensemble, time)``, or None where all are equal.
         info: What the method reports; tensors have one entry per cycle.
@@ -129,6 +131,9 @@ class Analysis:
     weights: Float[Tensor, "ensemble time"] | None = None
     info: dict[str, Any] = field(default_factory=dict)
     method: str = ""
+
+    def __post_init__(self) -> None:
+        self.states = self.space.masked(self.states)
 
     @property
     def mean(self) -> Float[Tensor, "time ..."]:
@@ -223,7 +228,8 @@ def twin_experiment(
             "reduce dt or check the system."
         )
     values = model.sample(truth[observed], observation_error)
-    return truth, Problem(system, Observations(model, observed, values), steps)
+    problem = Problem(system, Observations(model, observed, values), steps)
+    return system.space.masked(truth), problem
 
 
 def _check_values(instrument: Observations, space: StateSpace) -> None:
@@ -235,11 +241,20 @@ def _check_values(instrument: Observations, space: StateSpace) -> None:
     if not (operator.linear or isinstance(operator, Pointwise)):
         # A user's function may be dear, or want another dtype or device: the run will show.
         return
-    made = tuple(operator(values.new_zeros(1, *space.shape)).shape[1:])
+    probe = values.new_zeros(1, *space.shape)
+    seen = operator(probe)[0]
+    made = tuple(seen.shape)
     if made != tuple(values.shape[1:]):
         raise ValueError(
             f"Got observations of shape {tuple(values.shape)} for an operator that makes {made} "
             f"of each state: `values` must be (cycle, *{made})."
+        )
+    # What is NaN where the others are not, and only there, takes a value from them.
+    outside = operator(space.masked(probe))[0].isnan() & ~seen.isnan()
+    if (outside & ~values.isnan().all(0)).any():
+        raise ValueError(
+            f"Got {int(outside.sum())} observed values of points that are no part of the state "
+            "(land): leave them out."
         )
 
 

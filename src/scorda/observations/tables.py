@@ -22,7 +22,7 @@ from scorda.core.columns import numbers, read_columns
 from scorda.core.files import open_dataset
 from scorda.core.space import StateSpace
 from scorda.core.times import Start, iso, match_times, parse_start
-from scorda.observations.spatial import inside_domain, snapped, within_a_period
+from scorda.observations.spatial import inside_domain, on_land, snapped, within_a_period
 
 __all__ = ["UnusedRow", "UsableRows", "arrange", "summary_of", "usable_fields", "usable_rows"]
 
@@ -102,12 +102,16 @@ class _Rows:
             self.refuse(~within_a_period(position, space), "position more than a period away")
             usable = self.reason == ""
             position[usable], point[usable], on_grid[usable] = snapped(position[usable], space)
+            land = np.zeros(rows, dtype=bool)
+            land[usable] = on_land(position[usable], space)
         else:
             index = self.number("index", "position")
             outside = (index < 0) | (index >= math.prod(space.grid)) | (index % 1 != 0)
             self.refuse(outside, "index outside the grid")
             usable = self.reason == ""
             point[usable] = index[usable]
+            land = usable & ~space.inside[: math.prod(space.grid)].numpy()[point]
+        self.refuse(land, "position on land")
         return position, point, on_grid
 
 
@@ -181,9 +185,12 @@ def usable_fields(
             f"Got times of shape {times.shape} for {len(fields)} fields: give one each."
         )
     step, why = match_times(times, space, start, tolerance, steps)
-    flat, unused = fields.reshape(len(fields), -1), _unused(why)
-    present = np.isfinite(flat) & (why == "")[:, None]
+    flat = fields.reshape(len(fields), -1)
+    sea = space.inside[: flat.shape[1]].numpy()
+    why[(why == "") & np.isfinite(flat[:, ~sea]).any(1)] = "some values on land"
+    present = np.isfinite(flat) & sea & np.isin(why, ("", "some values on land"))[:, None]
     row, point = np.nonzero(present)
+    unused = _unused(why)
     if not len(row):
         raise ValueError(
             f"Got {len(fields)} fields of which no value can be used "

@@ -50,13 +50,16 @@ def write_withheld(root: zarr.Group, space: StateSpace, withheld: Sequence[Obser
 
 
 def read_states(root: zarr.Group, space: StateSpace, steps: int | list[int]) -> Tensor:
-    """Read members at one step, ``(ensemble, *state)``, or some, ``(ensemble, len, *state)``."""
+    """Read members at one step, ``(ensemble, *state)``, or some, ``(ensemble, len, *state)``.
+
+    They are 0 outside of the mask of the space, as inside of methods.
+    """
     listed = [steps] if isinstance(steps, int) else steps
     low, high = min(listed), max(listed) + 1
     offsets = [step - low for step in listed]
     arrays = [np.asarray(array(root, name)[:, low:high])[:, offsets] for name in space.variables]
     states = np.stack(arrays, 2) if space.has_channels else arrays[0]
-    return torch.from_numpy(states[:, 0] if isinstance(steps, int) else states)
+    return space.filled(torch.from_numpy(states[:, 0] if isinstance(steps, int) else states))
 
 
 def observation_table(

@@ -272,7 +272,7 @@ class _Run:
     def _write(self, unit: int, states: Tensor, weights: Tensor | None) -> None:
         first, last = self.plan.bounds(unit)
         root, space = zarr.open_group(self.work.path, mode="r+"), self.problem.space
-        values = states.detach().cpu().numpy()
+        values = space.masked(states).detach().cpu().numpy()
         # A run that was stopped in a block of steps has fewer than the block.
         along_time = self.plan.axis == "time"
         steps = slice(first, first + values.shape[1])
