@@ -59,8 +59,8 @@ class Train:
     missing: list[float] = field(default_factory=list)
     """Value that stands for what is missing in --data; repeat the flag for several."""
 
-    fill: bool = True
-    """Fill missing values of --data by its own Gaussian law; --no-fill refuses them."""
+    no_fill: bool = False
+    """Refuse missing values of --data, instead of filling them by its own Gaussian law."""
 
     modes: int | None = None
     """Spatial patterns to keep of --data."""
@@ -263,14 +263,11 @@ def _from_system(
     given: Train, checkpoint: Path, report: Report, device: torch.device
 ) -> TrainedTrajectory:
     from scorda.cli.common import make_system
-    from scorda.cli.settings import UserError
     from scorda.diffusion.training import Training
     from scorda.priors.from_system import Recipe, train_on_system, training_for
 
-    fields = ("variable", "since", "until", "series_axis", "missing", "modes", "corrected")
-    _refuse(given, fields, "--data of fields")
-    if not given.fill:
-        raise UserError("Got --no-fill, which goes with --data of fields only.")
+    fields = ("variable", "since", "until", "series_axis", "missing", "no_fill")
+    _refuse(given, (*fields, "modes", "corrected"), "--data of fields")
     names = ("series", "length", "architecture", "width", "blocks", "half_width", "levels")
     recipe = Recipe(**_given(given, *names))
     if given.data is None:
@@ -339,13 +336,18 @@ def _from_fields(
     )
     for note in fields.notes:
         console().print(f"record: {note}")
-    if fields.missing and given.fill:
+    if fields.missing and not given.no_fill:
         console().print("record: missing values are filled by its own Gaussian law")
     chosen = _given(given, *TRAINING)
     training = replace(training_for(fields), **chosen, seed=given.seed)
     sizes = _given(given, "modes", "corrected", "width", "blocks")
     return train_on_fields(
-        fields, **sizes, settings=training, checkpoint=checkpoint, report=report, fill=given.fill
+        fields,
+        **sizes,
+        settings=training,
+        checkpoint=checkpoint,
+        report=report,
+        fill=not given.no_fill,
     )
 
 

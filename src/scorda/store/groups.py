@@ -10,6 +10,7 @@ import zarr
 
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
+from scorda.core.times import Start
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Operator
 from scorda.observations.problem import Analysis
@@ -18,10 +19,15 @@ from scorda.store.layout import array, write_array
 __all__ = ["observation_table", "read_states", "write_table", "write_truth", "write_withheld"]
 
 
-def write_truth(root: zarr.Group, truth: Float[Tensor, "time ..."], space: StateSpace) -> None:
-    """Write the group ``truth``, one array per variable, dims ``(time, ...)``."""
+def write_truth(
+    root: zarr.Group,
+    truth: Float[Tensor, "time ..."],
+    space: StateSpace,
+    start: Start | None = None,
+) -> None:
+    """Write the group ``truth``, one array per variable, dims ``(time, ...)``, as the ensemble."""
     group = root.create_group("truth", overwrite=True)
-    dataset = Analysis(truth[None], space).to_xarray().isel(ensemble=0, drop=True)
+    dataset = Analysis(truth[None], space).to_xarray(start=start).isel(ensemble=0, drop=True)
     for name, variable in dataset.variables.items():
         dims = [str(d) for d in variable.dims]
         write_array(group, str(name), np.asarray(variable.values), dims, variable.attrs)

@@ -267,7 +267,7 @@ class _Run:
         table = groups.observation_table(problem.instruments, problem.space)
         groups.write_table(root, "observations", table)
         if truth is not None:
-            groups.write_truth(root, truth, problem.space)
+            groups.write_truth(root, truth, problem.space, self.start)
 
     def _write(self, unit: int, states: Tensor, weights: Tensor | None) -> None:
         first, last = self.plan.bounds(unit)
