@@ -15,6 +15,7 @@ from scorda.diffusion.training import Training
 from scorda.priors import from_fields
 from scorda.priors.from_fields import train_on_fields
 from scorda.priors.gaps import Gappy, interpolated
+from scorda.priors.trajectory import Standardisation
 from scorda.reading.records import Fields
 
 FEW = Training(training_steps=4, batch=4, segment=8, rate=1e-3, validation=0.2, every=2)
@@ -235,3 +236,40 @@ def test_the_law_of_a_record_is_the_same_in_any_unit(factor):
     assert ours.found["radius"] == same.found["radius"]
     assert_close(ours.spectrum, same.spectrum)
     assert_close(ours.memory, same.memory, rtol=0, atol=1e-6)
+
+
+def test_a_posterior_is_the_same_in_any_unit():
+    """Humidity in kg/kg beside pressure in Pa or kPa, observed where both vary: to 1e-5."""
+    fields = record()
+    states = torch.stack((1e-3 * (fields.states - 275), 1e5 + 80 * fields.states.flip(1)), 2)
+    shape, found = (2, *fields.space.shape), {}
+    for factor in (1.0, 1e-3):
+        space = StateSpace(shape, 3.0, ("q", "p"), fields.space.coordinates, units=UNITS)
+        unit = torch.tensor([1.0, factor]).view(2, 1, 1)
+        made = Fields(states * unit, space, fields.start)
+        prior = train_on_fields(made, corrected=4, width=8, settings=FEW)
+        values = (states * unit)[0, 16:18].flatten(1)[:, [3, 12, 25]]
+        std = torch.tensor([1e-4, 1e-4, 50.0 * factor])
+        model = sc.ObservationModel(sc.Select([3, 12, 25]), std=std)
+        problem = sc.Problem(prior, sc.Observations(model, [0, 1], values), 1)
+        method = sc.SDA(prior.starting("2020-01-03", 2))
+        found[factor] = method.assimilate(problem, 8, rng.seeded(0)).states / unit
+    first, second = found.values()
+    spread = first.std(0).mean((0, 2, 3))
+    # In standard deviations of what is left of each variable.
+    assert ((first - second).abs() < 1e-5 * spread[:, None, None]).all()
+
+
+def test_a_standardisation_is_that_of_each_variable_at_sea():
+    mask = torch.tensor([[True, False], [True, True]])
+    space = StateSpace((2, 2, 2), variables=("a", "b"), mask=mask.numpy())
+    states = (
+        torch.randn(6, 3, 2, 2, 2, generator=rng.seeded(0))
+        * torch.tensor([1.0, 1e5])[:, None, None]
+    )
+    made = Standardisation.of(space.masked(states), space)
+    for i in range(2):
+        sea = states[:, :, i][..., mask]
+        assert_close(made.mean[i, 0, 0], sea.mean())
+        assert_close(made.std[i, 0, 0], sea.std())
+    assert made.mean.shape == (2, 1, 1)
