@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -88,3 +90,36 @@ def test_check_names_shape_and_non_finite_values():
         space.check(torch.tensor([0.0, float("nan"), 1.0]))
     with pytest.raises(ValueError, match="Unknown variable 'q'"):
         space.variable("q")
+
+
+def test_a_space_keeps_its_mask_in_json():
+    """Runs of points inside and outside, by turns; axes in an order that is not that of names."""
+    for mask in ([[1, 1, 0], [0, 0, 1]], [[0, 1, 1], [1, 1, 1]], [[1, 1, 1], [1, 1, 0]]):
+        mask = np.array(mask, dtype=bool)
+        axes = {"y": np.arange(2.0), "x": np.arange(3.0)}
+        space = StateSpace((2, 2, 3), 0.5, ("b", "a"), axes, {"x": 4.0}, {"x": "km"}, mask=mask)
+        content = json.loads(json.dumps(space.as_json(), sort_keys=True))
+        again = StateSpace.from_json(content)
+        assert again == space and (again.mask == mask).all() and again.axes == ("y", "x")
+        assert again != StateSpace(space.shape, 0.5, ("b", "a"), axes, {"x": 4.0}, {"x": "km"})
+        assert torch.equal(space.inside.view(2, 2, 3), torch.from_numpy(mask).expand(2, 2, 3))
+    assert content["mask"] == [5, 1]
+
+
+def test_points_outside_of_a_mask_are_nan_outside_and_0_inside():
+    mask = np.array([True, False, True])
+    space = StateSpace((3,), 1.0, ("x",), mask=mask)
+    x = torch.tensor([[1.0, np.nan, 2.0]])
+    space.check(x)
+    assert space.filled(x).tolist() == [[1.0, 0.0, 2.0]]
+    assert space.masked(torch.ones(1, 3)).isnan().tolist() == [[False, True, False]]
+    with pytest.raises(ValueError, match="1 values"):
+        space.check(torch.tensor([np.nan, 0.0, 1.0]))
+    whole = StateSpace((3,), 1.0, ("x",), mask=np.ones(3, dtype=bool))
+    assert whole.mask is None and whole.masked(x) is x
+
+
+@pytest.mark.parametrize("mask", [np.zeros(3, bool), np.ones(4, bool), np.ones(3)])
+def test_masks_that_do_not_fit_are_refused(mask):
+    with pytest.raises(ValueError, match=r"Got a mask of"):
+        StateSpace((3,), 1.0, ("x",), mask=mask)

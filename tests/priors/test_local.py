@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
@@ -242,3 +243,15 @@ def test_one_prior_serves_several_spaces():
     straight = prior.fit(ensemble, None, line).denoise(ensemble + 1, noise)
     assert (ring - straight).abs()[:, [0, -1]].min() > 0
     assert_close(ring[:, 5], straight[:, 5])
+
+
+def test_blocks_on_the_globe_are_measured_in_km():
+    """Blocks of two points of 1 degree lie some 80 km from their centres."""
+    axes = {"lat": np.arange(4.0), "lon": np.arange(4.0)}
+    units = {"lat": "degrees_north", "lon": "degrees_east"}
+    space = StateSpace((4, 4), 1.0, ("t",), axes, units=units)
+    ensemble = torch.randn(6, 4, 4, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match=r"up to 78\.6 from their centres"):
+        LocalGaussian(GaspariCohn(20), block=2).begin(None).fit(ensemble, space=space)
+    near = LocalGaussian(GaspariCohn(22), block=2).begin(None).fit(ensemble, space=space)
+    assert {blocks.near.shape[1] for blocks in near.blocks} == {4}

@@ -31,6 +31,7 @@ from scorda.assimilation.kalman_algebra import innovation_statistics, white_inno
 from scorda.core import rng
 from scorda.core.errors import DivergenceError, RunError, check_finite, check_spread
 from scorda.core.shapes import Float, Tensor
+from scorda.core.space import StateSpace
 from scorda.observations.analysis import Analysis
 from scorda.observations.model import ObservationModel
 from scorda.observations.problem import Problem
@@ -194,9 +195,10 @@ class Filter(Assimilator, Run):
                     clock, forecast = time.perf_counter(), ensemble
                     stream = rng.at(analysis, step)
                     ensemble, info = self._observe(run, forecast, weights, *observed[step], stream)
+                    ensemble = problem.space.filled(ensemble)
             if forecast is not None:
                 weights, carried = info.pop("weights", weights), info.pop("carried", carried)
-                info = {"step": step, "spread": _spread(ensemble, weights), **info}
+                info = {"step": step, "spread": _spread(problem.space, ensemble, weights), **info}
                 info["seconds"] = time.perf_counter() - clock
                 info["forecast_seconds"], forecast_seconds = forecast_seconds, 0.0
             yield Cycle(step, ensemble, weights, info, carried, forecast)
@@ -361,8 +363,10 @@ def _innovation(
     return model.whiten((y - mean)[None]).square().mean().sqrt()
 
 
-def _spread(ensemble: Tensor, weights: Tensor | None) -> Tensor:
+def _spread(space: StateSpace, ensemble: Tensor, weights: Tensor | None) -> Tensor:
     """Root of the spatial mean of the unbiased ensemble variance, as `scorda.metrics.spread`."""
+    if space.mask is not None:
+        ensemble = ensemble.flatten(1)[:, space.inside.to(ensemble.device)]
     if weights is None:
         # One member has no variance, and says so with a zero.
         return ensemble.var(0, correction=min(1, len(ensemble) - 1)).mean().sqrt()

@@ -53,6 +53,16 @@ class Train:
     until: str | None = None
     """Last datetime of --data to use; a date alone means the whole day."""
 
+    series_axis: str | None = None
+    """Axis of --data along which its series are independent (default: series, trajectory, member
+    or number, if there is one)."""
+
+    missing: list[float] = field(default_factory=list)
+    """Value that stands for what is missing in --data; repeat the flag for several."""
+
+    no_fill: bool = False
+    """Refuse missing values of --data, instead of filling them by its own Gaussian law."""
+
     modes: int | None = None
     """Spatial patterns to keep of --data."""
 
@@ -246,8 +256,8 @@ def _from_system(
     from scorda.diffusion.training import Training
     from scorda.priors.from_system import Recipe, train_on_system, training_for
 
-    fields = ("variable", "since", "until", "modes", "corrected")
-    refuse(given, fields, "goes with --data of fields only")
+    fields = ("variable", "since", "until", "series_axis", "missing", "no_fill")
+    refuse(given, (*fields, "modes", "corrected"), "goes with --data of fields only")
     names = ("series", "length", "architecture", "width", "blocks", "half_width", "levels")
     recipe = Recipe(**_given(given, *names))
     if given.data is None:
@@ -307,12 +317,23 @@ def _from_fields(
     assert given.data is not None
     if not given.data.exists():
         raise FileNotFoundError(f"There is no {given.data}: check the name after --data.")
-    fields = read_fields(given.data, given.variable, given.since, given.until)
+    fields = read_fields(
+        given.data, given.variable, given.since, given.until, given.series_axis, given.missing
+    )
+    for note in fields.notes:
+        console().print(f"record: {note}")
+    if fields.missing and not given.no_fill:
+        console().print("record: missing values are filled by its own Gaussian law")
     chosen = _given(given, *TRAINING)
     training = replace(training_for(fields), **chosen, seed=given.seed)
     sizes = _given(given, "modes", "corrected", "width", "blocks")
     return train_on_fields(
-        fields, **sizes, settings=training, checkpoint=checkpoint, report=report
+        fields,
+        **sizes,
+        settings=training,
+        checkpoint=checkpoint,
+        report=report,
+        fill=not given.no_fill,
     )
 
 

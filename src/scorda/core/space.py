@@ -9,18 +9,23 @@ variables. Three cases::
     two-dimensional flow shape (2, 64, 64)  variables u, v        coordinates y, x, both periodic
 
 Whatever needs geometry or names asks the space for it.
+
+Points of the grid that are no part of the state, such as land in a record of the ocean, are in its
+`mask`. Their entries of a state mean nothing: they are NaN in what is handed out, and 0 inside of
+methods, where nothing observes them and no member differs from another.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 import torch
 
-from scorda.core.shapes import Float, Tensor
+from scorda.core.shapes import Bool, Float, Tensor
+from scorda.core.sphere import great_circle, horizontal
 
 __all__ = ["StateSpace"]
 
@@ -39,6 +44,8 @@ class StateSpace:
         period: Length of the domain per periodic coordinate name.
         units: Units per variable or coordinate name, and of time under ``"time"``.
         calendar: Calendar of the datetimes of its states, one of the CF conventions.
+        mask: Which points of the grid belong to the state, of the shape of the spatial axes; None:
+            all.
 
     Raises:
         ValueError: If names, coordinates and shape do not fit together.
@@ -51,6 +58,7 @@ class StateSpace:
     period: Mapping[str, float] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)
     calendar: str = "proleptic_gregorian"
+    mask: np.ndarray | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         shape = tuple(int(n) for n in self.shape)
@@ -73,6 +81,8 @@ class StateSpace:
         object.__setattr__(self, "coordinates", coordinates)
         object.__setattr__(self, "period", dict(self.period))
         object.__setattr__(self, "units", dict(self.units))
+        if self.mask is not None:
+            object.__setattr__(self, "mask", _checked_mask(self.mask, self.grid))
 
     def __eq__(self, other: object) -> bool:
         """Compare all names and positions, since arrays have no truth value."""
@@ -81,7 +91,8 @@ class StateSpace:
     def _facts(self) -> tuple[Any, ...]:
         positions = [(name, tuple(x)) for name, x in (self.coordinates or {}).items()]
         names = self.shape, self.dt, self.variables
-        return *names, positions, self.period, self.units, self.calendar
+        mask = None if self.mask is None else self.mask.tobytes()
+        return *names, positions, self.period, self.units, self.calendar, mask
 
     @property
     def size(self) -> int:
@@ -102,6 +113,23 @@ class StateSpace:
     def grid(self) -> tuple[int, ...]:
         """Return the shape of the spatial axes."""
         return self.shape[1:] if self.has_channels else self.shape
+
+    @property
+    def inside(self) -> Bool[Tensor, "size"]:
+        """Return which components of a flattened state belong to it."""
+        if self.mask is None:
+            return torch.ones(self.size, dtype=torch.bool)
+        return torch.from_numpy(np.broadcast_to(self.mask, self.shape).flatten())
+
+    def masked(self, x: Float[Tensor, "..."], outside: float = np.nan) -> Float[Tensor, "..."]:
+        """Return states ``(..., *state)`` with one value, NaN, at points that are not theirs."""
+        if self.mask is None:
+            return x
+        return x.masked_fill(torch.from_numpy(~self.mask).to(x.device), outside)
+
+    def filled(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Return states ``(..., *state)`` with 0 at points that are not theirs."""
+        return self.masked(x, 0.0)
 
     def variable(self, name: str) -> int:
         """Return the index of a variable.
@@ -124,11 +152,25 @@ class StateSpace:
     def distance(
         self, a: Float[Tensor, "m axes"], b: Float[Tensor, "n axes"]
     ) -> Float[Tensor, "m n"]:
-        """Return the distance between positions, by the shortest way round on periodic axes.
+        """Return the `separation` of each position from each other one."""
+        return self.separation(a[:, None], b[None, :])
 
-        Unit: that of the coordinates, which must share one.
+    def separation(
+        self, a: Float[Tensor, "*points axes"], b: Float[Tensor, "*others axes"]
+    ) -> Float[Tensor, "..."]:
+        """Return the distance between positions, elementwise.
+
+        Where two axes are latitude and longitude by their units, it is the great circle in km,
+        and further axes, such as levels, do not count: it is the horizontal distance. Elsewhere
+        it is Euclidean, by the shortest way round on periodic axes, in the unit of the
+        coordinates, which must share one.
         """
-        gap = (a[:, None] - b[None, :]).abs()
+        sphere = horizontal(self.axes, self.units)
+        if sphere is not None:
+            north, east = sphere
+            far = great_circle(a[..., north], a[..., east], b[..., north], b[..., east])
+            return far.to(a.dtype)
+        gap = (a - b).abs()
         for axis, name in enumerate(self.axes):
             if name in self.period:
                 length = self.period[name]
@@ -140,6 +182,8 @@ class StateSpace:
     def check(self, x: Tensor, name: str = "state") -> None:
         """Check that the trailing axes of a tensor are one state and that it is finite.
 
+        Points outside of the mask may hold anything.
+
         Raises:
             ValueError: If the shape is wrong or a value is not finite.
         """
@@ -147,11 +191,47 @@ class StateSpace:
             raise ValueError(
                 f"Got {name} of shape {tuple(x.shape)}: its last axes must be {self.shape}."
             )
-        if not torch.isfinite(x).all():
+        finite = torch.isfinite(self.filled(x))
+        if not finite.all():
             raise ValueError(
-                f"Got {int((~torch.isfinite(x)).sum())} values of {name} that are not finite: "
+                f"Got {int((~finite).sum())} values of {name} that are not finite: "
                 "remove or repair them."
             )
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all settings as JSON has them; the mask as lengths of runs, the first inside."""
+        content = {f.name: getattr(self, f.name) for f in fields(self)}
+        positions = {name: list(map(float, c)) for name, c in (self.coordinates or {}).items()}
+        # A header may sort its keys, and the order of the coordinates is that of the axes.
+        content |= {"coordinates": positions, "axes": list(self.axes)}
+        if self.mask is not None:
+            flat = np.concatenate(([True], self.mask.flatten(), [not self.mask.flat[-1]]))
+            content["mask"] = np.diff(np.flatnonzero(np.diff(flat)), prepend=0).tolist()
+        return content
+
+    @staticmethod
+    def from_json(content: Mapping[str, Any]) -> StateSpace:
+        """Return the space of `as_json`."""
+        made = dict(content)
+        axes = made.pop("axes", list(made["coordinates"]))
+        made |= {name: tuple(made[name]) for name in ("shape", "variables")}
+        made["coordinates"] = {n: np.asarray(made["coordinates"][n], float) for n in axes}
+        if made.get("mask") is not None:
+            runs = made["mask"]
+            flat = np.repeat(np.arange(len(runs)) % 2 == 0, runs)
+            made["mask"] = flat.reshape([len(c) for c in made["coordinates"].values()])
+        return StateSpace(**made)
+
+
+def _checked_mask(mask: np.ndarray, grid: tuple[int, ...]) -> np.ndarray | None:
+    """Return a mask as truth values; None where it leaves nothing out."""
+    mask = np.asarray(mask)
+    if mask.dtype != bool or mask.shape != grid or not mask.any():
+        raise ValueError(
+            f"Got a mask of {mask.dtype}, shape {mask.shape}, with {int(mask.sum())} points: give "
+            f"truth values of the shape {grid} of the grid, with one true at least."
+        )
+    return None if mask.all() else mask
 
 
 def _usual_variables(shape: tuple[int, ...]) -> tuple[str, ...]:

@@ -22,12 +22,15 @@ class GaspariCohn:
 
     with c = 1.82 radius, which gives it the curvature at 0 of a Gaussian whose standard deviation
     is the radius: at the radius the weight is 0.63, near :math:`e^{-1/2}`, and beyond 2c it is 0.
-    It is a correlation function in up to three dimensions.
+    It is a correlation function in up to three dimensions, and of great circles while 2c is at
+    most half of the circumference (radius 5499 km on Earth); wider, it is slightly indefinite.
 
-    Source: Gaspari & Cohn (1999), Q. J. R. Meteorol. Soc. 125, equation 4.10.
+    Sources: Gaspari & Cohn (1999), Q. J. R. Meteorol. Soc. 125, equation 4.10; on the sphere
+    Gneiting (2013), Bernoulli 19, 1327, theorem 3.
 
     Arguments:
-        radius: Radius in the units of the space's coordinates, positive; infinite: weight 1.
+        radius: Radius in the units of the space's distances (km on the globe), positive; infinite:
+            weight 1.
     """
 
     radius: float

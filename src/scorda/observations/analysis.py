@@ -24,7 +24,7 @@ class Analysis:
 
     Arguments:
         states: ``(ensemble, time, *state)``, steps 0 to `steps`; for a filter the analysis where
-            observed, else the forecast.
+            observed, else the forecast. NaN outside of the mask of the space.
         space: Space of the states.
         weights: Weights of the members, ``(ensemble, time)``, or None where all are equal.
         info: What the method reports; tensors have one entry per cycle.
@@ -36,6 +36,9 @@ class Analysis:
     weights: Float[Tensor, "ensemble time"] | None = None
     info: dict[str, Any] = field(default_factory=dict)
     method: str = ""
+
+    def __post_init__(self) -> None:
+        self.states = self.space.masked(self.states)
 
     @property
     def mean(self) -> Float[Tensor, "time ..."]:

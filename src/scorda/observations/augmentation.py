@@ -71,7 +71,7 @@ class AugmentedSpace:
     def distance(
         self, a: Float[Tensor, "a axes"], b: Float[Tensor, "b axes"]
     ) -> Float[Tensor, "a b"]:
-        """Return distances between positions, in the units of the coordinates."""
+        """Return distances between positions, those of the space."""
         return self.space.distance(a, b)
 
 
@@ -193,6 +193,7 @@ class PairsOnGrid:
             (*states.variables, *(f"value {i}" for i in range(fields))),
             states.coordinates,
             states.period,
+            {name: unit for name, unit in states.units.items() if name in states.axes},
         )
         seen = torch.zeros(space.size, dtype=torch.bool)
         seen[states.size + kept] = True

@@ -60,7 +60,7 @@ class Mask(Gather):
         mask = torch.zeros(shape, dtype=torch.bool)
         index: tuple[Any, ...] = (..., *(slice(None, None, every),) * axes)
         mask[index] = True
-        return cls(mask)
+        return cls(_inside(mask, space))
 
     @classmethod
     def centre(
@@ -86,7 +86,7 @@ class Mask(Gather):
         spans = (slice(a, a + side) for a, side in zip(starts, sides, strict=True))
         index: tuple[Any, ...] = (..., *spans)
         inside[index] = True
-        return cls(~inside if hole else inside)
+        return cls(_inside(~inside if hole else inside, space))
 
     @classmethod
     def ring(
@@ -122,7 +122,8 @@ class Mask(Gather):
             distance = (places - middle + 1) % 2 - 1
             square = square[..., None] + distance.square()
         radius = square.sqrt()
-        return cls(((inner < radius) & (radius < outer)).expand(shape).clone())
+        ring = (inner < radius) & (radius < outer)
+        return cls(_inside(ring.expand(shape).clone(), space))
 
     def entries(self, shape: tuple[int, ...]) -> Int[Tensor, "obs"]:
         if tuple(shape) != tuple(self.mask.shape):
@@ -137,6 +138,11 @@ class Mask(Gather):
 
     def __call__(self, x: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble obs"]:
         return x.flatten(1)[:, self.entries(tuple(x.shape[1:])).to(x.device)]
+
+
+def _inside(mask: Tensor, space: StateSpace | tuple[int, ...]) -> Tensor:
+    """Leave out what is outside of the mask of a space."""
+    return mask & space.inside.view(mask.shape) if isinstance(space, StateSpace) else mask
 
 
 def _grid(space: StateSpace | tuple[int, ...]) -> tuple[tuple[int, ...], int]:

@@ -32,7 +32,8 @@ class Problem:
 
     Raises:
         ValueError: If an observation lies after `steps`, an operator does not fit the space or its
-            values, or `initial` does not fit the space or is not finite.
+            values or observes points outside of its mask, or `initial` does not fit the space or
+            is not finite.
     """
 
     system: Any
@@ -71,6 +72,7 @@ class Problem:
                     f"(ensemble, *{self.space.shape})."
                 )
             self.space.check(self.initial, "the initial ensemble")
+            object.__setattr__(self, "initial", self.space.filled(self.initial))
 
     def members_at_start(
         self, members: int, generator: torch.Generator | None = None
@@ -153,7 +155,8 @@ def twin_experiment(
             "reduce dt or check the system."
         )
     values = model.sample(truth[observed], observation_error)
-    return truth, Problem(system, Observations(model, observed, values), steps)
+    problem = Problem(system, Observations(model, observed, values), steps)
+    return system.space.masked(truth), problem
 
 
 def _check_values(instrument: Observations, space: StateSpace) -> None:
@@ -165,9 +168,18 @@ def _check_values(instrument: Observations, space: StateSpace) -> None:
     if not (operator.linear or isinstance(operator, Pointwise)):
         # A user's function may be dear, or want another dtype or device: the run will show.
         return
-    made = tuple(operator(values.new_zeros(1, *space.shape)).shape[1:])
+    probe = values.new_zeros(1, *space.shape)
+    seen = operator(probe)[0]
+    made = tuple(seen.shape)
     if made != tuple(values.shape[1:]):
         raise ValueError(
             f"Got observations of shape {tuple(values.shape)} for an operator that makes {made} "
             f"of each state: `values` must be (cycle, *{made})."
+        )
+    # What is NaN where the others are not, and only there, takes a value from them.
+    outside = operator(space.masked(probe))[0].isnan() & ~seen.isnan()
+    if (outside & ~values.isnan().all(0)).any():
+        raise ValueError(
+            f"Got {int(outside.sum())} observed values of points that are no part of the state "
+            "(land): leave them out."
         )

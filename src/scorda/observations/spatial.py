@@ -177,8 +177,8 @@ class Interpolate(Operator):
             observation is ``(variables, points)`` where the states have a channel axis.
 
     Raises:
-        ValueError: If a position lies outside a domain that is not periodic, or a variable is
-            unknown.
+        ValueError: If a position lies outside a domain that is not periodic or takes a value from
+            outside of the mask of the space, or a variable is unknown.
     """
 
     points: Float[Tensor, "points axes"] | np.ndarray
@@ -205,6 +205,12 @@ class Interpolate(Operator):
                 f"{_extent(self.space)}: leave it out."
             )
         index, weights = _corners(points.double().numpy(force=True), self.space)
+        if (outside := uses_land(index, weights, self.space)).any():
+            first = int(outside.argmax())
+            raise ValueError(
+                f"Got the position {points[first].tolist()} of point {first} on land, or next to "
+                "it: leave it out."
+            )
         if self.variable is not None:
             names = self.variable
             names = (names,) * len(points) if isinstance(names, str) else names
@@ -275,6 +281,18 @@ def inside_domain(points: np.ndarray, space: StateSpace) -> np.ndarray:
     return inside
 
 
+def on_land(points: np.ndarray, space: StateSpace) -> np.ndarray:
+    """Say whether the value at each position would need one from outside of the mask."""
+    return uses_land(*_corners(points, space), space)
+
+
+def uses_land(index: np.ndarray, weights: np.ndarray, space: StateSpace) -> np.ndarray:
+    """Say whether corners ``(points, corners)`` with weight lie outside of the mask."""
+    if space.mask is None:
+        return np.zeros(len(index), dtype=bool)
+    return (~space.mask.flatten()[index] & (weights > 0)).any(1)
+
+
 def within_a_period(points: np.ndarray, space: StateSpace) -> np.ndarray:
     """Say whether positions on periodic axes are on the grid or at most a period off.
 
@@ -314,8 +332,11 @@ def _corners(points: np.ndarray, space: StateSpace) -> tuple[np.ndarray, np.ndar
         lower, fraction, _ = _cell(points[:, axis], space, name)
         sides = np.stack([lower, (lower + 1) % size], -1)
         share = np.stack([1 - fraction, fraction], -1)
-        index = (index[:, :, None] * size + sides[:, None, :]).reshape(len(points), -1)
-        weights = (weights[:, :, None] * share[:, None, :]).reshape(len(points), -1)
+        # A corner without weight is the other: outside of a mask it may be NaN, and so 0 times it.
+        sides = np.where(share > 0, sides, sides[:, ::-1])
+        shape = len(points), 2 * index.shape[1]
+        index = (index[:, :, None] * size + sides[:, None, :]).reshape(shape)
+        weights = (weights[:, :, None] * share[:, None, :]).reshape(shape)
     return index, weights
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from scorda.core.columns import numbers
 from scorda.core.space import StateSpace
 from scorda.core.times import Start, iso, match_times, parse_start
-from scorda.observations.spatial import inside_domain, snapped, within_a_period
+from scorda.observations.spatial import inside_domain, on_land, snapped, within_a_period
 from scorda.reading.climate import suspicious
 from scorda.reading.columns import read_columns
 from scorda.reading.fields import aligned, role_of_axis
@@ -41,6 +41,8 @@ __all__ = [
     "usable_rows",
 ]
 
+# Reason of fields of which the other values are used.
+LAND = "some values on land"
 # Reasons that a summary names; more are counted.
 REASONS = 3
 
@@ -195,12 +197,16 @@ class _Rows:
             self.refuse(~inside_domain(position, space), "position outside the domain")
             usable = self.reason == ""
             position[usable], point[usable], on_grid[usable] = snapped(position[usable], space)
+            land = np.zeros(rows, dtype=bool)
+            land[usable] = on_land(position[usable], space)
         else:
             index = self.number("point", "position")
             outside = (index < 0) | (index >= math.prod(space.grid)) | (index % 1 != 0)
             self.refuse(outside, "point outside the grid")
             usable = self.reason == ""
             point[usable] = index[usable]
+            land = usable & ~space.inside[: math.prod(space.grid)].numpy()[point]
+        self.refuse(land, "position on land")
         return position, point, on_grid
 
 
@@ -275,10 +281,12 @@ def usable_fields(
             f"Got times of shape {times.shape} for {len(fields)} fields: give one each."
         )
     step, why = match_times(times, space, how.start, how.tolerance, how.steps)
-    flat, unused = fields.reshape(len(fields), -1), _unused(why)
-    present = np.isfinite(flat) & ~how.is_missing(flat) & (why == "")[:, None]
+    flat = fields.reshape(len(fields), -1)
+    sea = space.inside[: flat.shape[1]].numpy()
+    why[(why == "") & np.isfinite(flat[:, ~sea]).any(1)] = LAND
+    present = np.isfinite(flat) & ~how.is_missing(flat) & sea & np.isin(why, ("", LAND))[:, None]
     row, point = np.nonzero(present)
-    value = flat[present]
+    value, unused = flat[present], _unused(why)
     far = dict(how.far(value, np.full(len(row), name, dtype=object)))
     if name in far:
         reason, kept = f"value far from the climate of {name}", ~far[name]

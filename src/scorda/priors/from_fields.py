@@ -9,7 +9,9 @@ parts of the law:
 * covariance: the sample covariance S of the anomalies, tapered, :math:`S \circ G` with Gaspari and
   Cohn's function G of the distance. It keeps what the sample resolves nearby and drops the chance
   correlations of far points. Its radius is the one of `RADII` with the lowest CRPS when
-  fields of held-back blocks of the record are predicted from some of their points;
+  fields of held-back blocks of the record are predicted from some of their points. On the globe,
+  G of the great circle is a correlation function only while it ends within half of the
+  circumference; radii beyond stand for no taper, :math:`S` itself, which is always one;
 * inflation :math:`(n + 1) / (n - 1)` of the covariance, for n days in the record: the mean was
   estimated from the same record, and will be off by as much again;
 * memory: the autocorrelation of each mode, as a non-negative mixture of exponentials.
@@ -29,6 +31,7 @@ import torch
 from scorda.core import rng
 from scorda.core.shapes import Tensor
 from scorda.core.space import StateSpace
+from scorda.core.sphere import HALF_CIRCUMFERENCE, horizontal
 from scorda.core.tapers import GaspariCohn
 from scorda.core.times import phases, phases_of
 from scorda.diffusion.guidance import MMPS
@@ -37,6 +40,7 @@ from scorda.diffusion.training import Training, denoising_loss, fit
 from scorda.metrics.accuracy import gaussian_crps
 from scorda.nn import build
 from scorda.nn.spectral import TIMES, ModeNetwork
+from scorda.priors.gaps import Gappy, interpolated
 from scorda.priors.trajectory import Standardisation, TrainedTrajectory
 from scorda.reading.records import Fields
 from scorda.reading.roles import role_of_name
@@ -55,12 +59,11 @@ TIE = 1.01
 BLOCKS, PREDICTORS, ERROR, POINTS = 5, 30, 0.2, 1000
 # Lags of the autocorrelation that the memory is fitted to, and weights of the first ones.
 LAGS = 24
-LAG_WEIGHTS = np.array([30.0, 20.0, 10.0, 5.0])
+LAG_WEIGHTS = (30.0, 20.0, 10.0, 5.0)
 # Iterations of the guidance's solver: one per observation would make it exact.
 ITERATIONS = 40
 # Above this many components the modes come from subspace iteration instead of all eigenvectors.
 DENSE = 4096
-EARTH_RADIUS = 6371.0
 
 
 def train_on_fields(
@@ -72,6 +75,7 @@ def train_on_fields(
     settings: Training | None = None,
     checkpoint: str | Path | None = None,
     report: Callable[[dict[str, float]], None] | None = None,
+    fill: bool = True,
 ) -> TrainedTrajectory:
     """Learn a prior of windows of any length from a record of fields.
 
@@ -86,14 +90,21 @@ def train_on_fields(
         blocks: Residual blocks of the network.
         settings: Settings of the training (default: `training_for` the record).
         checkpoint: As in `training.fit`, like `report`.
+        fill: Whether missing values are filled by the record's own Gaussian law (`priors.gaps`).
 
     Raises:
-        ValueError: If the record is too short, or does not vary.
+        ValueError: If the record is too short, does not vary, or lacks values that are not to be
+            filled.
     """
     if modes < 1 or corrected < 1:
         raise ValueError(f"Got modes = {modes}, corrected = {corrected}: give at least 1 of each.")
     settings = settings or training_for(fields)
     _check_length(len(fields), settings.segment)
+    if fields.missing and not fill:
+        raise ValueError(
+            f"Got a record of which {fields.missing} values are missing: have them filled (no "
+            "--no-fill in the shell), or leave these fields or points out."
+        )
     law = _law(fields, modes)
     count = len(law.spectrum) - 1
     architecture = {
@@ -107,7 +118,7 @@ def train_on_fields(
     center = torch.zeros_like(law.cycle[0]) if daily else law.cycle[0]
     provenance: dict[str, Any] = {
         "fields": len(fields), "series": len(fields.states), "start": fields.start,
-        **law.found, "training": asdict(settings), "history": history,
+        "filled": fields.missing, **law.found, "training": asdict(settings), "history": history,
     }  # fmt: skip
     max_noise = max(10 * math.sqrt(law.largest), 20.0)
     return TrainedTrajectory(
@@ -168,27 +179,34 @@ def _law(fields: Fields, modes: int) -> _Law:
     Raises:
         ValueError: If the record does not vary.
     """
-    space = fields.space
-    phase, cycle, samples = _mean(fields)
-    anomalies = fields.states.double() - cycle[phase]
+    space, series = fields.space, fields.states.shape[:2]
+    states, inside = space.masked(fields.states.double()), space.inside
+    phase, cycle, samples = _mean(states, fields)
+    anomalies = states - cycle[phase]
     std = _spread(anomalies, space)
-    z = (anomalies / std).flatten(0, 1).flatten(1)
-    radius, scores = _choose_radius(z, space)
-    spectrum, basis = _modes(z, space, radius, min(modes, space.size))
-    total = z.square().mean(0).sum()
-    left = (total - spectrum.sum()).clamp(min=0) / max(space.size - len(spectrum), 1)
+    record = Gappy((anomalies / std).flatten(0, 1).flatten(1)[:, inside])
+    places, modes = _places(space)[inside], min(modes, int(inside.sum()))
+    # The radius is chosen on fields that are whole, and whole fields need a radius.
+    for _ in range(2 if record.missing else 1):
+        radius, scores = _choose_radius(record.filled, places, space)
+        spectrum, found = _modes(record, places, space, radius, modes)
+        left = (record.variance().sum() - spectrum.sum()).clamp(min=0)
+        left = (left / max(len(places) - modes, 1)).clamp(min=1e-8)
+        record.fill(found, spectrum, float(left))
     inflation = (samples + 1) / (samples - 1)
-    coefficients = (z @ basis).unflatten(0, fields.states.shape[:2])
-    memory = _memory(coefficients)
+    coefficients, seen = (record.filled @ found).unflatten(0, series), record.seen.view(series)
+    memory = _memory(coefficients, seen)
     # The directions outside of the modes are the smallest scales: theirs is that of the last.
     rest = memory[-max(1, len(memory) // 10) :].mean(0)[None]
+    basis = found.new_zeros(space.size, modes)
+    basis[inside] = found
     return _Law(
-        cycle,
+        space.filled(cycle),
         std,
         basis,
-        torch.cat((spectrum, left[None].clamp(min=1e-8))) * inflation,
+        torch.cat((spectrum, left[None])) * inflation,
         torch.cat((memory, rest)),
-        coefficients,
+        interpolated(coefficients, seen),
         float(spectrum[0]),
         {"radius": radius, "radius_scores": scores, "inflation": inflation},
     )
@@ -206,18 +224,25 @@ def _network(architecture: dict[str, Any], law: _Law, seed: int) -> ModeNetwork:
     return network
 
 
-def _mean(fields: Fields) -> tuple[Tensor, Tensor, float]:
+def _mean(states: Tensor, fields: Fields) -> tuple[Tensor, Tensor, float]:
     """Return the phase of each field, the mean of each phase, and how many draws make a mean."""
-    states, count = fields.states.double(), phases(fields.space)
+    count, average = phases(fields.space), _average(states)
     series, times = states.shape[:2]
     if fields.start is None or count == 1 or times < CYCLES * count:
         # The fields of a day are about one draw of the mean.
         drawn = series * times / count
         samples = max(drawn, 3.0) if count > 1 else drawn
-        return torch.zeros(times, dtype=torch.long), states.mean((0, 1))[None], samples
+        return torch.zeros(times, dtype=torch.long), average(states, (0, 1))[None], samples
     phase = phases_of(fields.start, times, fields.space)
-    cycle = torch.stack([states[:, phase == p].mean((0, 1)) for p in range(count)])
+    cycle = torch.stack([average(states[:, phase == p], (0, 1)) for p in range(count)])
+    # A point that is never seen at some time of the day has the mean of its other times.
+    cycle = torch.where(cycle.isnan(), _average(cycle)(cycle, 0), cycle)
     return phase, cycle, series * times / count
+
+
+def _average(values: Tensor) -> Callable[..., Tensor]:
+    """Return the mean of what is present."""
+    return torch.nanmean if values.isnan().any() else torch.mean
 
 
 def _spread(anomalies: Tensor, space: StateSpace) -> Tensor:
@@ -230,41 +255,36 @@ def _spread(anomalies: Tensor, space: StateSpace) -> Tensor:
     levels = [first + i for i, axis in enumerate(space.axes) if role_of_name(axis) == "level"]
     kept = [2] * space.has_channels + levels
     over = [axis for axis in range(anomalies.ndim) if axis not in kept]
-    std = anomalies.square().mean(over, keepdim=True).sqrt()[0, 0]
+    std = _average(anomalies)(anomalies.square(), over, keepdim=True).sqrt()[0, 0]
+    # A level that is all land has no values, and needs none.
+    std = std.nan_to_num(1.0)
     if not (std > 0).all():
         raise ValueError("Got a record with a variable that does not vary: check the data.")
     return std.expand(space.shape)
 
 
 def _places(space: StateSpace) -> Tensor:
-    """Return the positions of all components, in km where the coordinates are degrees."""
+    """Return the positions of all components."""
     positions = space.positions().double()
-    units = [space.units.get(name, "").lower() for name in space.axes]
-    if len(units) == 2 and units[0].startswith("degree") and units[1].startswith("degree"):
-        east = 0 if units[0].endswith(("_east", "_e")) else 1
-        lon, lat = positions[:, east].deg2rad(), positions[:, 1 - east].deg2rad()
-        ball = torch.stack((lat.cos() * lon.cos(), lat.cos() * lon.sin(), lat.sin()), -1)
-        positions = EARTH_RADIUS * ball
-    return positions.repeat(space.shape[0] if space.has_channels else 1, 1)
+    return positions.repeat(space.size // len(positions), 1)
 
 
-def _distance(a: Tensor, b: Tensor, space: StateSpace) -> Tensor:
-    if not a.shape[1]:
-        return a.new_zeros(len(a), len(b))
-    return torch.cdist(a, b) if a.shape[1] != len(space.axes) else space.distance(a, b)
-
-
-def _choose_radius(z: Tensor, space: StateSpace) -> tuple[float, list[list[float]]]:
+def _choose_radius(
+    z: Tensor, places: Tensor, space: StateSpace
+) -> tuple[float, list[list[float]]]:
     """Return the radius whose predictions of held-back fields have the lowest mean CRPS."""
     generator = torch.Generator().manual_seed(0)
-    points = torch.randperm(space.size, generator=generator)[:POINTS]
-    z, places = z[:, points], _places(space)[points]
-    distance = _distance(places, places, space)
+    points = torch.randperm(len(places), generator=generator)[:POINTS]
+    z, places = z[:, points], places[points]
+    distance = space.distance(places, places)
     diameter = float(distance.max())
     if not diameter > 0:
         return math.inf, []
     count = min(PREDICTORS, len(points) // 2)
-    candidates = [share * diameter for share in RADII]
+    widest = math.inf if horizontal(space.axes, space.units) is None else HALF_CIRCUMFERENCE
+    radii = [share * diameter for share in RADII]
+    candidates = [r if GaspariCohn(r).reach <= widest else math.inf for r in radii]
+    candidates = list(dict.fromkeys(candidates))
     scores = torch.zeros(len(candidates), dtype=torch.float64)
     block = torch.arange(len(z)) * BLOCKS // len(z)
     for held in range(BLOCKS):
@@ -286,23 +306,25 @@ def _choose_radius(z: Tensor, space: StateSpace) -> tuple[float, list[list[float
     return best, [[r, float(s)] for r, s in zip(candidates, scores / (2 * BLOCKS), strict=True)]
 
 
-def _modes(z: Tensor, space: StateSpace, radius: float, count: int) -> tuple[Tensor, Tensor]:
+def _modes(
+    record: Gappy, places: Tensor, space: StateSpace, radius: float, count: int
+) -> tuple[Tensor, Tensor]:
     """Return the leading variances and orthonormal modes of the tapered sample covariance."""
-    places = _places(space)
+    size = len(places)
 
     def rows(part: slice) -> Tensor:
-        sample = z[:, part].T @ z / len(z)
+        sample = record.covariance(part)
         if math.isinf(radius):
             return sample
-        return sample * GaspariCohn(radius)(_distance(places[part], places, space))
+        return sample * GaspariCohn(radius)(space.distance(places[part], places))
 
-    if space.size <= DENSE:
+    if size <= DENSE:
         values, vectors = torch.linalg.eigh(rows(slice(None)))
         return values.flip(0)[:count].clamp(min=1e-8), vectors.flip(1)[:, :count]
-    chunks = [slice(i, i + 1024) for i in range(0, space.size, 1024)]
+    chunks = [slice(i, i + 1024) for i in range(0, size, 1024)]
     generator = torch.Generator().manual_seed(0)
-    width = min(count + 20, space.size)
-    basis = torch.randn(space.size, width, generator=generator, dtype=z.dtype)
+    width = min(count + 20, size)
+    basis = torch.randn(size, width, generator=generator, dtype=places.dtype)
     for _ in range(4):
         basis = torch.linalg.qr(basis).Q
         basis = torch.cat([rows(part) @ basis for part in chunks])
@@ -312,18 +334,21 @@ def _modes(z: Tensor, space: StateSpace, radius: float, count: int) -> tuple[Ten
     return values.flip(0)[:count].clamp(min=1e-8), basis @ vectors.flip(1)[:, :count]
 
 
-def _memory(coefficients: Tensor) -> Tensor:
-    """Fit the weights of each mode's mixture of memories to its autocorrelation."""
+def _memory(coefficients: Tensor, seen: Tensor) -> Tensor:
+    """Fit the weights of each mode's mixture of memories to its autocorrelation.
+
+    Pairs of fields count of which both were seen.
+    """
     from scipy.optimize import nnls
 
-    c = coefficients.numpy()
-    lags = np.arange(min(LAGS, c.shape[1] // 4))
-    lagged = np.stack([(c[:, : c.shape[1] - l] * c[:, l:]).mean((0, 1)) for l in lags])
+    c, w, times = coefficients.numpy(), seen.numpy(), coefficients.shape[1]
+    pairs = {l: w[:, : times - l] & w[:, l:] for l in range(min(LAGS, times // 4))}
+    lags = np.array([l for l, both in pairs.items() if both.any()])
+    lagged = np.stack([(c[:, : times - l] * c[:, l:])[pairs[l]].mean(0) for l in lags])
     correlation = lagged / np.maximum(lagged[0], 1e-30)
     decay = np.exp(-lags[:, None] / np.array(TIMES))
     # Lag 0 is 1 by definition, and the first lags decide what an hour of data says of the next.
-    weight = np.ones(len(lags))
-    weight[:4] = LAG_WEIGHTS[: len(lags)]
+    weight = np.array([*LAG_WEIGHTS, *[1.0] * LAGS])[lags]
     fitted = [nnls(decay * weight[:, None], column * weight)[0] for column in correlation.T]
     memory = torch.from_numpy(np.stack(fitted))
     empty = memory.sum(1, keepdim=True) <= 0

@@ -243,7 +243,7 @@ class LocalRun(PriorRun):
         own, exists = _grouped(of, len(geometry.members))
         found = []
         corners = grid.positions()[geometry.members]
-        far = (corners - geometry.centres[:, None]).square().sum(-1).sqrt()[geometry.exists].max()
+        far = grid.separation(corners, geometry.centres[:, None])[geometry.exists].max()
         if far >= localization.reach:
             raise ValueError(
                 f"Got blocks of {size} points, up to {float(far):.3g} from their centres, "

@@ -11,7 +11,7 @@ import math
 import platform
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -78,14 +78,13 @@ class Standardisation:
     @staticmethod
     def of(states: Float[Tensor, "..."], space: StateSpace) -> Standardisation:
         """Take mean and standard deviation per variable, over all leading and spatial axes."""
-        first = states.ndim - len(space.shape)
-        kept = first if space.has_channels else -1
-        over = [axis for axis in range(states.ndim) if axis != kept]
-        mean = states.mean(over, keepdim=True)
-        std = states.std(over, keepdim=True)
-        flat = (1,) * (len(space.shape) - 1)
-        shape = (space.shape[0], *flat) if space.has_channels else (1, *flat)
-        return Standardisation(mean.reshape(shape), std.reshape(shape))
+        count = len(space.variables) if space.has_channels else 1
+        # (..., variables, points), of which those outside of the mask do not count.
+        values = states.flatten(-len(space.shape)).unflatten(-1, (count, -1))
+        values = values[..., space.inside.view(count, -1)[0]]
+        over = [axis for axis in range(values.ndim) if axis != values.ndim - 2]
+        shape = (count, *[1] * len(space.grid)) if space.has_channels else (1,) * len(space.shape)
+        return Standardisation(values.mean(over).view(shape), values.std(over).view(shape))
 
     def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Standardise states ``(..., *state)``."""
@@ -136,7 +135,10 @@ class Prior(ABC):
         sampler: Sampler | None = None,
         report: Callable[[int, int], None] | None = None,
     ) -> Float[Tensor, "ensemble time *state"]:
-        """Draw trajectories of ``steps + 1`` states, unconditional, in their units [final]."""
+        """Draw trajectories of ``steps + 1`` states, unconditional, in their units [final].
+
+        They are NaN outside of the mask of the space.
+        """
         sampler = sampler or self.sampler
         shape = (steps + 1, *self.space.shape)
         chunk, denoiser = at_once(shape), self.denoiser(steps + 1)
@@ -144,7 +146,7 @@ class Prior(ABC):
             z = sampler.sample(
                 denoiser, self.process, shape, members, generator, chunk=chunk, report=report
             )
-        return self.standardisation.inverse(z)
+        return self.space.masked(self.standardisation.inverse(z))
 
 
 @dataclass(frozen=True)
@@ -219,7 +221,7 @@ class TrainedTrajectory(Prior):
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file whose header holds everything but the weights."""
-        space, std = self.space, self.standardisation
+        std = self.standardisation
         header = {
             "kind": "trajectory prior",
             "architecture": dict(self.architecture),
@@ -228,10 +230,7 @@ class TrainedTrajectory(Prior):
             "limit": self.limit,
             "handover": self.handover,
             "guidance": None if self.guidance is None else _describe(self.guidance),
-            # The header sorts its keys, and the order of the coordinates is that of the axes.
-            "space": asdict(space)
-            | {"coordinates": {n: c.tolist() for n, c in (space.coordinates or {}).items()}}
-            | {"axes": list(space.axes)},
+            "space": self.space.as_json(),
             "provenance": dict(self.provenance),
             "versions": versions(),
         }
@@ -338,15 +337,13 @@ def load(source: str | Path) -> TrainedTrajectory:
             f"({str(error).splitlines()[-1].strip()}): train it again."
         ) from error
     space = header["space"]
-    coordinates = space["coordinates"]
     # Files that do not name their axes yet have them in the order of a grid: z, y, x.
-    axes = space.pop("axes", sorted(coordinates, reverse=set(coordinates) <= set("xyz")))
-    space["coordinates"] = {n: np.array(coordinates[n]) for n in axes}
-    space["shape"], space["variables"] = tuple(space["shape"]), tuple(space["variables"])
+    names = space["coordinates"]
+    space.setdefault("axes", sorted(names, reverse=set(names) <= set("xyz")))
     return TrainedTrajectory(
         header["architecture"],
         network,
-        StateSpace(**space),
+        StateSpace.from_json(space),
         Standardisation(tensors["standardisation.mean"], tensors["standardisation.std"]),
         _rebuild(header["process"], PROCESSES),
         _rebuild(header["sampler"], SAMPLERS),

@@ -15,10 +15,11 @@ import torch
 
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
+from scorda.core.sphere import is_latitude, is_longitude
 from scorda.core.times import Start, match_times
 from scorda.reading.gridded import Gridded, gridded
 from scorda.reading.opening import Source, name_of, open_data, readable
-from scorda.reading.roles import is_latitude, is_longitude, role_of_name
+from scorda.reading.roles import role_of_name
 from scorda.reading.units import conversion, converted
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def read_states(
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If a variable, a position or a step is missing, or a value is not finite.
+            Points that are NaN at all steps, or outside of the mask of the space, may be NaN.
     """
     data, notes = aligned(source, space)
     if "time" not in data.dims:
@@ -106,8 +108,16 @@ def read_states(
         data = data.isel(time=places).load()
     arrays = [data[name].values.astype(float) for name in space.variables]
     states = torch.from_numpy(np.stack(arrays, 1) if space.has_channels else arrays[0])
-    space.check(states, f"states of {name_of(source)}")
-    return states, notes
+    # Land of the source; a point that lacks some of its values is an error.
+    land = space.filled(states).isnan().all(0)
+    if land.all():
+        raise ValueError(
+            f"{name_of(source)} has no value at steps 0 to {steps}: give one that has."
+        )
+    space.check(torch.where(land, 0, states), f"states of {name_of(source)}")
+    if land.any():
+        notes = (*notes, f"{int(land.sum())} of {land.numel()} values are never there (land)")
+    return space.masked(states), notes
 
 
 def present_variables(source: Source, space: StateSpace) -> list[str]:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scorda.core.sphere import is_latitude, is_longitude
 from scorda.reading.opening import Source, name_of
-from scorda.reading.roles import is_latitude, is_longitude, roles
+from scorda.reading.roles import roles
 
 if TYPE_CHECKING:
     import xarray

@@ -1,15 +1,17 @@
 """Records of gridded fields: what a prior is learned from.
 
 A record has states on regular times, their space, and the datetime of the first. Times are regular
-in seconds or in months; a time that is missing is a field of NaN. Series that are independent of
-each other, such as the members of an ensemble, have an axis of their own and are never space.
+in seconds or in months. A value that is missing is NaN, and so is the field of a missing time. A
+point without any value is no part of the state (land): it is outside of the mask of the space.
+Series that are independent of each other, such as the members of an ensemble, have an axis of
+their own and are never space.
 """
 
 from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,7 +39,7 @@ class Fields:
 
     Arguments:
         states: ``(time, *state)``, or ``(series, time, *state)`` of independent series, which it
-            always is afterwards; finite, in the units of the space.
+            always is afterwards; in the units of the space, NaN where a value is missing.
         space: Their space; its `dt` is the time between them.
         start: Datetime of the first, as ISO 8601 text in the space's calendar, if known.
         notes: What was understood, changed or left out when they were read, in phrases.
@@ -56,11 +58,16 @@ class Fields:
                 f"Got fields of shape {tuple(self.states.shape)}: give (time, "
                 f"*{self.space.shape}), or (series, time, *{self.space.shape})."
             )
-        self.space.check(self.states, "the fields")
+        self.space.check(torch.where(self.states.isnan(), 0, self.states), "the fields")
 
     def __len__(self) -> int:
         """Return the number of times."""
         return self.states.shape[1]
+
+    @property
+    def missing(self) -> int:
+        """Return the number of values that are missing."""
+        return int(self.space.filled(self.states).isnan().sum())
 
 
 def read_fields(
@@ -69,6 +76,7 @@ def read_fields(
     since: Start | None = None,
     until: Start | None = None,
     series_axis: str | None = None,
+    missing: Sequence[float] = (),
 ) -> Fields:
     """Read variables on ``(time, ...)`` as a record.
 
@@ -82,11 +90,12 @@ def read_fields(
         until: Last datetime to use; a date without a time means the whole day.
         series_axis: Axis of independent series. Default: one named series, trajectory, member or
             number, if there is one.
+        missing: Values that stand for what is missing, beside those that the file declares.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file cannot be read, a variable is missing, times are not regular or
-            are repeated, or values are not finite or are no values of their variable.
+        ValueError: If the file cannot be read, a variable is missing or has no values, times are
+            not regular or are repeated, or values are infinite or are no values of their variable.
     """
     names = [variable] if isinstance(variable, str) else list(variable)
     found = gridded(open_data(source), source, names, series_axis)
@@ -103,14 +112,22 @@ def read_fields(
     units = dict(found.units) | ({"time": unit} if unit else {})
     variables = [str(n) for n in data.data_vars]
     states = _states(data, variables, found.axes, places)
+    for code in missing:
+        states[np.isclose(states, code, rtol=1e-6, atol=0.0)] = np.nan
+    notes = list(found.notes)
+    mask = _mask(states, variables, found.axes, source, notes)
     coordinates = {a: data[a].values for a in found.axes}
     shape = states.shape[2:]
     space = StateSpace(
-        shape, dt, tuple(variables), coordinates, found.period, units, found.calendar
+        shape, dt, tuple(variables), coordinates, found.period, units, found.calendar, mask
     )
     check_values(states, space, name_of(source))
     start = iso(instants(times[:1], found.calendar)[0], found.calendar) if unit else None
-    return Fields(torch.from_numpy(states), space, start, found.notes)
+    fields = Fields(space.masked(torch.from_numpy(states)), space, start)
+    if fields.missing:
+        share = fields.missing / int(space.inside.sum()) / fields.states.shape[:2].numel()
+        notes.append(f"{fields.missing} values are missing ({share:.2%})")
+    return replace(fields, notes=tuple(notes))
 
 
 def _within(
@@ -186,6 +203,33 @@ def regular_times(
         f"The times of {name_of(source)} are not regular{', in hours or months' if unit else ''}: "
         "give equal steps."
     )
+
+
+def _mask(
+    states: np.ndarray,
+    variables: list[str],
+    axes: tuple[str, ...],
+    source: Source,
+    notes: list[str],
+) -> np.ndarray | None:
+    """Return which points have values of all variables at some time."""
+    known = ~np.isnan(states).all((0, 1))
+    each = known if known.ndim > len(axes) else known[None]
+    for variable, points in zip(variables, each, strict=True):
+        if not points.any():
+            raise ValueError(f"{name_of(source)} has no values of {variable}: choose others.")
+    if not axes:
+        return None
+    mask = each.all(0)
+    if not mask.any():
+        raise ValueError(
+            f"{name_of(source)} has no point with values of all of {variables}: choose fewer."
+        )
+    if not mask.all():
+        notes.append(f"{int((~mask).sum())} of {mask.size} points have no values (land)")
+    if (each != mask).any():
+        notes.append("left out points that have values of some of the variables only")
+    return mask
 
 
 def _are_multiples(elapsed: np.ndarray, places: np.ndarray, step: float, slack: float) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["LATITUDE", "LONGITUDE", "is_latitude", "is_longitude", "role_of_name", "roles"]
+__all__ = ["role_of_name", "roles"]
 
 # Names of axes whose attributes say nothing, in lower case.
 NAMES = {
@@ -29,19 +29,6 @@ ROLE = {name: role for role, names in NAMES.items() for name in names}
 CF_KEYS = {"time": ("time", "T"), "latitude": ("latitude",), "longitude": ("longitude",)}
 CF_KEYS["level"] = ("vertical", "Z")
 STANDARD_NAMES = {"realization": "member"}
-
-LATITUDE = ("degrees_north", "degree_north", "degree_n", "degrees_n", "degreen", "degreesn")
-LONGITUDE = ("degrees_east", "degree_east", "degree_e", "degrees_e", "degreee", "degreese")
-
-
-def is_latitude(unit: str) -> bool:
-    """Say whether a unit is one of latitude."""
-    return unit.lower() in LATITUDE
-
-
-def is_longitude(unit: str) -> bool:
-    """Say whether a unit is one of longitude."""
-    return unit.lower() in LONGITUDE
 
 
 def role_of_name(name: str) -> str | None:

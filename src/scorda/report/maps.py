@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["fields", "hovmoller"]
 
-STATE, ERROR = "cividis", "Purples"
+STATE, ERROR, LAND = "cividis", "Purples", "#c4c4c4"
 
 
 def fields(
@@ -76,7 +76,7 @@ def fields(
     panels |= {"Mean": mean, "Spread": spread}
     panels |= {f"Member {i}": states[i, 0] for i in range(min(members, len(states)))}
     shown = torch.stack([v for v in panels.values() if isinstance(v, Tensor) and v is not spread])
-    low, high = map(float, shown.aminmax())
+    low, high = map(float, shown[shown.isfinite()].aminmax())
     with style():
         figure, axes = _canvas(list(panels), space)
         places = figure.axes
@@ -89,6 +89,7 @@ def fields(
             else:
                 own = _mesh(panel, values, space, vmin=0, cmap=ERROR)
                 figure.colorbar(own, ax=panel, shrink=0.8, aspect=22)
+            _shade_land(panel, space)
         bar = figure.colorbar(image, ax=places, shrink=0.7, aspect=30)
         bar.set_label(with_unit(space, space.variables[channel]))
     return figure
@@ -127,10 +128,11 @@ def hovmoller(
         true = channel_of(truth, channel, space)
         fields = {"Truth": true} | fields
         errors = {"|Mean − truth|": (mean - true).abs()} | errors
-    low, high = map(float, next(iter(fields.values())).aminmax())
+    shown = next(iter(fields.values()))
+    low, high = map(float, shown[shown.isfinite()].aminmax())
     # A few large errors must not wash out the rest.
     samples = [v.flatten()[:: max(1, v.numel() // 10**6)] for v in errors.values()]
-    top = max(float(v.quantile(0.99)) for v in samples)
+    top = max(float(v.nanquantile(0.99)) for v in samples)
     state, error = (space.variables[channel], low, high, STATE), ("error, spread", 0, top, ERROR)
     panels, drawn = fields | errors, {}
     with style():
@@ -140,8 +142,7 @@ def hovmoller(
             drawn[label] = panel.pcolormesh(
                 sites, axis, values, rasterized=True, vmin=vmin, vmax=vmax, cmap=cmap
             )
-            panel.set_title(title)
-            panel.set_xlabel(with_unit(space, space.axes[0]))
+            panel.set(title=title, facecolor=LAND, xlabel=with_unit(space, space.axes[0]))
         label_time(axes[0, 0].yaxis, axis, space)
         for label, image in drawn.items():
             bar = figure.colorbar(image, ax=axes, shrink=0.75, aspect=26, pad=0.02)
@@ -187,6 +188,15 @@ def _canvas(titles: list[str], space: StateSpace) -> tuple[Figure, dict[str, Axe
 def _mesh(panel: Axes, values: Tensor, space: StateSpace, **colours: Any) -> Any:
     vertical, horizontal = _positions(space)
     return panel.pcolormesh(horizontal, vertical, values, rasterized=True, **colours)
+
+
+def _shade_land(panel: Axes, space: StateSpace) -> None:
+    """Draw what is outside of the mask of the space in grey."""
+    if space.mask is not None:
+        from matplotlib.colors import ListedColormap
+
+        outside = torch.from_numpy(np.where(space.mask, np.nan, 0.0))
+        _mesh(panel, outside, space, cmap=ListedColormap([LAND]))
 
 
 def _dots(panel: Axes, seen: Columns, space: StateSpace, **colours: Any) -> None:

@@ -112,7 +112,7 @@ def _binned(
     x, y, w = as_series(part.states.double(), truth[first:].double(), part.weights)
     # The error of a mean of N members exceeds the variance by 1/N of it; the spread gets it too.
     spread = (1 + w.square().sum(0)) * variance(x, w)
-    pairs = torch.stack([spread, ((w * x).sum(0) - y).square()]).flatten(1)
+    pairs = torch.stack([spread, ((w * x).sum(0) - y).square()])[:, ~y.isnan()]
     parts = pairs[:, pairs[0].argsort()].tensor_split(min(bins, pairs.shape[1]), 1)
     binned = torch.stack([part.mean(1).sqrt() for part in parts]).numpy()
     return binned[:, 0], binned[:, 1]

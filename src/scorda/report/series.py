@@ -61,8 +61,9 @@ def trajectories(
     space, chosen = analysis.space, at_steps(analysis, slice(first, last))
     states = chosen.states.flatten(2)
     if components is None:
-        shown = min(space.size, 3)
-        components = [round(i * space.size / shown) for i in range(shown)]
+        inside = space.inside.nonzero()[:, 0].tolist()
+        shown = min(len(inside), 3)
+        components = [inside[round(i * len(inside) / shown)] for i in range(shown)]
     times = times_of(analysis, time)
     axis = times[first:last]
     table = columns_of(observations, space)

@@ -10,6 +10,7 @@ import zarr
 
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
+from scorda.core.times import Start
 from scorda.observations.analysis import Analysis
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Operator
@@ -18,10 +19,15 @@ from scorda.store.layout import array, write_array
 __all__ = ["observation_table", "read_states", "write_table", "write_truth", "write_withheld"]
 
 
-def write_truth(root: zarr.Group, truth: Float[Tensor, "time ..."], space: StateSpace) -> None:
-    """Write the group ``truth``, one array per variable, dims ``(time, ...)``."""
+def write_truth(
+    root: zarr.Group,
+    truth: Float[Tensor, "time ..."],
+    space: StateSpace,
+    start: Start | None = None,
+) -> None:
+    """Write the group ``truth``, one array per variable, dims ``(time, ...)``, as the ensemble."""
     group = root.create_group("truth", overwrite=True)
-    dataset = Analysis(truth[None], space).to_xarray().isel(ensemble=0, drop=True)
+    dataset = Analysis(truth[None], space).to_xarray(start=start).isel(ensemble=0, drop=True)
     for name, variable in dataset.variables.items():
         dims = [str(d) for d in variable.dims]
         write_array(group, str(name), np.asarray(variable.values), dims, variable.attrs)
@@ -50,13 +56,16 @@ def write_withheld(root: zarr.Group, space: StateSpace, withheld: Sequence[Obser
 
 
 def read_states(root: zarr.Group, space: StateSpace, steps: int | list[int]) -> Tensor:
-    """Read members at one step, ``(ensemble, *state)``, or some, ``(ensemble, len, *state)``."""
+    """Read members at one step, ``(ensemble, *state)``, or some, ``(ensemble, len, *state)``.
+
+    They are 0 outside of the mask of the space, as inside of methods.
+    """
     listed = [steps] if isinstance(steps, int) else steps
     low, high = min(listed), max(listed) + 1
     offsets = [step - low for step in listed]
     arrays = [np.asarray(array(root, name)[:, low:high])[:, offsets] for name in space.variables]
     states = np.stack(arrays, 2) if space.has_channels else arrays[0]
-    return torch.from_numpy(states[:, 0] if isinstance(steps, int) else states)
+    return space.filled(torch.from_numpy(states[:, 0] if isinstance(steps, int) else states))
 
 
 def observation_table(

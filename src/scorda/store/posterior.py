@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -204,14 +204,9 @@ def open_posterior(path: str | Path) -> Posterior:
 
 def space_to_json(space: StateSpace) -> str:
     """Return all settings of a space as JSON."""
-    content = {field.name: getattr(space, field.name) for field in fields(space)}
-    coordinates = {name: list(map(float, c)) for name, c in (space.coordinates or {}).items()}
-    return json.dumps(content | {"coordinates": coordinates})
+    return json.dumps(space.as_json())
 
 
 def space_from_json(text: str) -> StateSpace:
     """Return the space that `space_to_json` wrote."""
-    content = json.loads(text)
-    content |= {name: tuple(content[name]) for name in ("shape", "variables")}
-    content["coordinates"] = {n: np.asarray(c) for n, c in content["coordinates"].items()}
-    return StateSpace(**content)
+    return StateSpace.from_json(json.loads(text))

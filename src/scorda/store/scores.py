@@ -171,7 +171,7 @@ def _shuffled(analysis: Analysis, size: int) -> Analysis:
 
 
 def _equal(analysis: Analysis) -> Float[Tensor, "ensemble time ..."]:
-    states, weights = analysis.states.double(), analysis.weights
+    states, weights = analysis.space.filled(analysis.states.double()), analysis.weights
     if weights is None:
         return states
     members = len(states)

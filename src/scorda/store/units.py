@@ -268,12 +268,12 @@ class _Run:
         table = groups.observation_table(problem.instruments, problem.space)
         groups.write_table(root, "observations", table)
         if truth is not None:
-            groups.write_truth(root, truth, problem.space)
+            groups.write_truth(root, truth, problem.space, self.start)
 
     def _write(self, unit: int, states: Tensor, weights: Tensor | None) -> None:
         first, last = self.plan.bounds(unit)
         root, space = zarr.open_group(self.work.path, mode="r+"), self.problem.space
-        values = states.detach().cpu().numpy()
+        values = space.masked(states).detach().cpu().numpy()
         # A run that was stopped in a block of steps has fewer than the block.
         along_time = self.plan.axis == "time"
         steps = slice(first, first + values.shape[1])

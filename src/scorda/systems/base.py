@@ -109,7 +109,7 @@ class AdditiveNoise(System):
         shape = self.space.shape
         members, inner = (1, tuple(x.shape)) if x.shape == shape else (x.shape[0], x.shape[1:])
         noise = rng.normal(members, tuple(inner), generator, like=x).reshape(x.shape)
-        return x + self.noise_std * noise
+        return self.space.filled(x + self.noise_std * noise)
 
     def log_transition(
         self, x: Float[Tensor, "..."], x_next: Float[Tensor, "..."]
@@ -119,7 +119,8 @@ class AdditiveNoise(System):
             return super().log_transition(x, x_next)
         over = tuple(range(-len(self.space.shape), 0))
         error = (x_next - self.advance(x)) / self.noise_std
-        log_norm = self.space.size * (math.log(self.noise_std) + 0.5 * math.log(2 * math.pi))
+        size = int(self.space.inside.sum())
+        log_norm = size * (math.log(self.noise_std) + 0.5 * math.log(2 * math.pi))
         return -0.5 * error.square().sum(over) - log_norm
 
 

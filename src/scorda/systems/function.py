@@ -22,10 +22,11 @@ class FunctionSystem(AdditiveNoise):
     .. math:: x_{k+1} = \mathrm{step}(x_k) + \varepsilon, \quad
         \varepsilon \sim N(0, \mathrm{noise\_std}^2 I)
 
-    The function gets a copy of the states ``(ensemble, *state)`` and returns states of the same
-    shape. It must treat members alike and independently and draw no random numbers of its own,
-    so that a run is a function of its seed; model error is what `noise_std` adds. It is a black
-    box: a NumPy model has no gradient, a torch model has if its operations have.
+    The function gets a copy of the states ``(ensemble, *state)``, 0 outside of the mask of the
+    space, and returns states of the same shape. It must treat members alike and independently and
+    draw no random numbers of its own, so that a run is a function of its seed; model error is what
+    `noise_std` adds. It is a black box: a NumPy model has no gradient, a torch model has if its
+    operations have.
 
     Arguments:
         step: The model, ``(ensemble, *state)`` to ``(ensemble, *state)``.
@@ -95,7 +96,7 @@ class FunctionSystem(AdditiveNoise):
                 "more states, or a callable that draws them."
             )
         order = torch.randperm(len(states), generator=rng.spawn(generator, 1)[0])
-        return states[order[:members].to(states.device)]
+        return self.space.filled(states[order[:members].to(states.device)])
 
     def advance(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Call the model once on all states, their leading axes flattened to one."""
@@ -114,6 +115,7 @@ class FunctionSystem(AdditiveNoise):
                 f"{source.capitalize()} returned states of shape {tuple(states.shape)}: "
                 f"it must return {shape}, the members first."
             )
+        states = self.space.filled(states)
         if not torch.isfinite(states).all():
             bad = int((~torch.isfinite(states.flatten(1))).any(1).nonzero()[0])
             raise FloatingPointError(

@@ -1,0 +1,89 @@
+r"""Records with gaps: their covariance, and their missing values by their own Gaussian law.
+
+The covariance of two components is the mean over the fields that have both. It is without bias
+where the gaps do not depend on the values, and the gaps need not be filled for it. The missing
+values are then those that the law expects, given the present ones of the same field. With
+orthonormal modes E of the variances :math:`\lambda_j` and the variance :math:`\lambda_0` of all
+other directions, and :math:`E_p` the rows of the present values :math:`z_p`,
+
+.. math:: E[z \mid z_p] = E D^{1/2} (\lambda_0 + D^{1/2} E_p^T E_p D^{1/2})^{-1} D^{1/2} E_p^T z_p,
+    \quad D = \mathrm{diag}(\lambda_j - \lambda_0) .
+
+A field without any value gets the coefficients between those of the fields before and after.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from scorda.core.shapes import Bool, Float, Tensor
+
+__all__ = ["Gappy", "interpolated"]
+
+
+class Gappy:
+    """Standardised anomalies of a record, of which some may be missing.
+
+    Arguments:
+        z: ``(fields, points)``, NaN where a value is missing.
+    """
+
+    def __init__(self, z: Float[Tensor, "fields points"]) -> None:
+        self.present: Bool[Tensor, "fields points"] = z.isfinite()
+        self.missing = int((~self.present).sum())
+        self.z = z.nan_to_num(0.0)
+        # What is missing has the mean until the law is known.
+        self.filled = self.z
+
+    @property
+    def seen(self) -> Bool[Tensor, "fields"]:
+        """Return which fields have a value."""
+        return self.present.any(1)
+
+    def covariance(self, part: slice) -> Float[Tensor, "part points"]:
+        """Return rows of the sample covariance."""
+        products = self.z[:, part].T @ self.z
+        if not self.missing:
+            return products / len(self.z)
+        both = self.present.to(self.z)
+        return products / (both[:, part].T @ both).clamp_min(1)
+
+    def variance(self) -> Float[Tensor, "points"]:
+        """Return the diagonal of the sample covariance."""
+        return self.z.square().sum(0) / self.present.sum(0).clamp_min(1)
+
+    def fill(
+        self, basis: Float[Tensor, "points modes"], spectrum: Float[Tensor, "modes"], rest: float
+    ) -> None:
+        """Fill in the mean of the missing values, given the present ones of their field."""
+        if not self.missing:
+            return
+        root = (spectrum - rest).clamp_min(0).sqrt()
+        patterns, of = self.present.unique(dim=0, return_inverse=True)
+        filled = self.z.clone()
+        for number, present in enumerate(patterns):
+            if present.all():
+                continue
+            rows = of == number
+            seen = basis[present] * root
+            inner = seen.T @ seen
+            inner.diagonal().add_(rest)
+            found = torch.linalg.solve(inner, seen.T @ self.z[rows][:, present].T)
+            filled[rows] = torch.where(present, self.z[rows], ((basis * root) @ found).T)
+        self.filled = filled
+
+
+def interpolated(
+    coefficients: Float[Tensor, "series time modes"], seen: Bool[Tensor, "series time"]
+) -> Float[Tensor, "series time modes"]:
+    """Return coefficients with those of fields that were not seen between their neighbours."""
+    if seen.all():
+        return coefficients
+    made = coefficients.clone()
+    for k, known in enumerate(seen.numpy()):
+        times, gaps = np.flatnonzero(known), np.flatnonzero(~known)
+        for mode in range(coefficients.shape[2]) if len(times) else ():
+            between = np.interp(gaps, times, coefficients[k, times, mode].numpy())
+            made[k, gaps, mode] = torch.from_numpy(between)
+    return made
