@@ -12,7 +12,51 @@ import torch
 
 from scorda.core.shapes import Float, Tensor
 
-__all__ = ["gaussian_condition", "gaussian_log_density", "psd_root", "symmetric_map"]
+__all__ = [
+    "check_cov",
+    "gaussian_condition",
+    "gaussian_log_density",
+    "psd_root",
+    "sampling_root",
+    "standard_deviations",
+    "symmetric_map",
+]
+
+
+def standard_deviations(cov: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n"]:
+    """Return the standard deviation of each component, and 1 where it has none.
+
+    Divided by them a covariance is a correlation, whose eigenvalues are those of any units.
+    """
+    var = cov.diagonal(dim1=-2, dim2=-1)
+    return torch.where(var > 0, var, 1.0).sqrt()
+
+
+def check_cov(cov: Float[Tensor, "n n"], name: str) -> None:
+    """Check that a matrix is symmetric, in units of the standard deviation of each component.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    unit = standard_deviations(cov)
+    scaled = cov / unit[:, None] / unit
+    if not torch.allclose(scaled, scaled.mT):
+        raise ValueError(f"Got a `{name}` that is not symmetric: it is a covariance.")
+
+
+def sampling_root(cov: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]:
+    r"""Return R with :math:`R^T R = C`, so that :math:`\varepsilon R` is a draw of N(0, C).
+
+    .. math:: R = (D^{-1} C D^{-1})^{1/2} D
+
+    with the standard deviations D of the components and the symmetric root: unlike that of C, it
+    draws the same numbers in any units. C may be singular.
+
+    Raises:
+        ValueError: If an eigenvalue is negative beyond rounding.
+    """
+    unit = standard_deviations(cov)
+    return psd_root(cov / unit.unsqueeze(-1) / unit.unsqueeze(-2)) * unit.unsqueeze(-2)
 
 
 def psd_root(cov: Float[Tensor, "*batch n n"], terms: float = 0.0) -> Float[Tensor, "*batch n n"]:
