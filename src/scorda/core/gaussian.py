@@ -14,6 +14,7 @@ from scorda.core.shapes import Float, Tensor
 
 __all__ = [
     "check_cov",
+    "component_std",
     "gaussian_condition",
     "gaussian_log_density",
     "psd_root",
@@ -30,6 +31,13 @@ def standard_deviations(cov: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*bat
     """
     var = cov.diagonal(dim1=-2, dim2=-1)
     return torch.where(var > 0, var, 1.0).sqrt()
+
+
+def component_std(ensemble: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "..."]:
+    """Return the standard deviation of each component; 0 where members agree within rounding."""
+    low, high = ensemble.amin(0), ensemble.amax(0)
+    rounding = torch.finfo(ensemble.dtype).eps * torch.maximum(low.abs(), high.abs())
+    return torch.where(high - low > rounding, ensemble.std(0), 0.0)
 
 
 def check_cov(cov: Float[Tensor, "n n"], name: str) -> None:
@@ -62,7 +70,7 @@ def sampling_root(cov: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n
 def psd_root(cov: Float[Tensor, "*batch n n"], terms: float = 0.0) -> Float[Tensor, "*batch n n"]:
     r"""Return the symmetric square root :math:`C^{1/2}` of positive semidefinite matrices.
 
-    They may be singular.
+    They may be singular: an eigenvalue that is zero within rounding is zero.
 
     Arguments:
         cov: C.
@@ -74,13 +82,14 @@ def psd_root(cov: Float[Tensor, "*batch n n"], terms: float = 0.0) -> Float[Tens
     values, vectors = torch.linalg.eigh(cov)
     # Rounding of a zero eigenvalue is of the order of the largest times n eps.
     largest = values.abs().amax(-1, keepdim=True).clamp_min(terms)
-    floor = -10 * cov.shape[-1] * torch.finfo(cov.dtype).eps * largest
-    if (values < floor).any():
+    rounding = cov.shape[-1] * torch.finfo(cov.dtype).eps * largest
+    if (values < -10 * rounding).any():
         raise ValueError(
             f"Got a matrix with the eigenvalue {float(values.min()):.3g} as a covariance: "
             "it must be positive semidefinite."
         )
-    return (vectors * values.clamp_min(0).sqrt().unsqueeze(-2)) @ vectors.mT
+    values = torch.where(values > rounding, values, 0.0)
+    return (vectors * values.sqrt().unsqueeze(-2)) @ vectors.mT
 
 
 def gaussian_log_density(

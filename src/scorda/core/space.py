@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from scorda.core.gaussian import component_std
 from scorda.core.shapes import Float, Tensor
 
-__all__ = ["StateSpace"]
+__all__ = ["StateSpace", "variable_std"]
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,26 @@ class StateSpace:
                 f"Got {int((~torch.isfinite(x)).sum())} values of {name} that are not finite: "
                 "remove or repair them."
             )
+
+
+def variable_std(
+    ensemble: Float[Tensor, "ensemble ..."], space: StateSpace | None
+) -> Float[Tensor, "..."]:
+    """Return the spread of each variable of an ensemble, of the shape of a state.
+
+    It is the root of the mean variance over the grid; 0 where the members agree within rounding.
+
+    Arguments:
+        ensemble: Members.
+        space: Space of the states, whose first axis is that of the variables if it has several;
+            None: each entry is a variable.
+    """
+    var = component_std(ensemble).square()
+    if space is None:
+        return var.sqrt()
+    grid = tuple(range(-len(space.grid), 0)) if space.grid else ()
+    mean = var.mean(grid, keepdim=True) if grid else var
+    return mean.sqrt().expand(var.shape)
 
 
 def _usual_variables(shape: tuple[int, ...]) -> tuple[str, ...]:

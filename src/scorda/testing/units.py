@@ -212,7 +212,7 @@ class _Case:
         std = 0.4 * f[at]
         if self.sums:
             weights = draw(len(at), (space.size,), torch.float64, "cpu", 8)
-            operator, std = Linear((weights / f).to(self.dtype)), torch.full((len(at),), 0.4)
+            operator, std = Linear((weights / f).to(self.dtype)), torch.full((len(at),), 1.5)
         else:
             values = values * f[at]
         model = ObservationModel(operator, std=std.to(self.dtype))
