@@ -22,7 +22,7 @@ from scorda.assimilation.kalman_algebra import (
 )
 from scorda.assimilation.local import Geometry, Local
 from scorda.core import rng
-from scorda.core.gaussian import psd_root, symmetric_map
+from scorda.core.gaussian import component_std, psd_root, symmetric_map
 from scorda.core.shapes import Float, Int, Tensor
 from scorda.core.tapers import GaspariCohn
 from scorda.methods.gaussian_mixture.posterior import (
@@ -175,7 +175,8 @@ class _Whole(Run):
         """Members of the posterior with its mean and covariance."""
         choice, noise = rng.spawn(generator, 2)
         mean = forecast.mean(0, keepdim=True)
-        x, back = _whitened((forecast - mean).flatten(1))
+        std = component_std(forecast).flatten()
+        x, back = _whitened((forecast - mean).flatten(1), std)
         members, rank = x.shape
         kernels, w0 = posterior.weights
         seen = posterior.prior.anomalies.mT @ x
@@ -321,14 +322,18 @@ def _draw(
 
 
 def _whitened(
-    A: Float[Tensor, "ensemble size"],
+    A: Float[Tensor, "ensemble size"], std: Float[Tensor, "size"]
 ) -> tuple[Float[Tensor, "ensemble rank"], Float[Tensor, "rank size"]]:
-    """Anomalies as x B with x of unit covariance, in double precision; and B, in their own."""
+    """Anomalies as x B with x of unit covariance, in double precision; and B, in their own.
+
+    Directions are told apart in standard deviations of the components, so that none is lost for
+    its unit.
+    """
     members, size = A.shape
-    wide = A.double()
+    wide = A.double() / torch.where(std > 0, std, 1.0).double()
     values, vectors = torch.linalg.eigh(wide @ wide.mT if members <= size else wide.mT @ wide)
     kept = values > max(A.shape) * torch.finfo(A.dtype).eps * values[-1]
-    if not kept.any():
+    if not std.any() or not kept.any():
         raise ValueError(
             "The forecast has no spread, so no mixture can be made of it: add model error or "
             "start from an ensemble with spread."
@@ -336,5 +341,5 @@ def _whitened(
     scale = values[kept].sqrt() / (members - 1) ** 0.5
     if members <= size:
         x = vectors[:, kept] * (members - 1) ** 0.5
-        return x, (x.mT @ wide / (members - 1)).to(A)
-    return wide @ vectors[:, kept] / scale, (vectors[:, kept] * scale).mT.to(A)
+        return x, (x.mT @ wide * std / (members - 1)).to(A)
+    return wide @ vectors[:, kept] / scale, ((vectors[:, kept] * scale).mT * std).to(A)
