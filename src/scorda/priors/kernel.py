@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 
+from scorda.core.gaussian import component_std
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace, variable_std
 from scorda.diffusion.denoisers import KernelDenoiser
@@ -80,7 +81,8 @@ class Kernel(EnsemblePrior):
 
     Arguments:
         std: Standard deviation of a kernel, positive: in standard deviations of each variable of
-            the ensemble (root of the mean variance over the grid).
+            the ensemble (root of the mean variance over the grid), and 0 in components in which
+            all members agree.
         scale: "spread"; or "none": `std` is in the units of the state, which all variables share.
     """
 
@@ -109,6 +111,7 @@ class Kernel(EnsemblePrior):
             return FittedKernel(members, self.std)
         # Modes that mix entries are of entries of one unit, or of scaled ones.
         std = variable_std(ensemble, space if isinstance(space, StateSpace) else None)
+        std = torch.where(component_std(ensemble) > 0, std, 0.0)
         if isinstance(modes, ScaledModes):
             std = std / modes.unit.to(std)
         return FittedKernel(members, self.std * std)

@@ -37,7 +37,6 @@ import torch
 
 from scorda.assimilation.base import Cost
 from scorda.assimilation.kalman_algebra import innovation_statistics, white_innovation
-from scorda.assimilation.likelihood_score import settled
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace, variable_std
 from scorda.diffusion.bridge import BridgeODE, BridgeSampler
@@ -122,7 +121,7 @@ class MASF(PriorFilter):
             moved = states
         statistics = innovation_statistics(*white_innovation(forecast, y, model))
         info = {**statistics, "evaluations": self.sampler.evaluations, **report}
-        return settled(moved, states).to(forecast), info
+        return moved.to(forecast), info
 
     def _linear(
         self,
