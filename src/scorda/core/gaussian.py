@@ -149,7 +149,8 @@ def symmetric_map(
     .. math:: M = C^{-1/2} (C^{1/2} T C^{1/2})^{1/2} C^{-1/2}
 
     is the optimal transport between the two. Where C is singular its inverse is that on its
-    range, and T is matched there alone.
+    range, and T is matched there alone. The root in the middle is made of the singular values of
+    :math:`C^{1/2} T^{1/2}`, which have twice the digits of the eigenvalues of its square.
 
     Source: Olkin & Pukelsheim (1982), Linear Algebra Appl. 48, 257-263.
     """
@@ -157,4 +158,6 @@ def symmetric_map(
     kept = values > len(source) * torch.finfo(source.dtype).eps * values[-1]
     root = vectors[:, kept] * values[kept].sqrt()
     inverse = vectors[:, kept] / values[kept].sqrt()
-    return inverse @ psd_root(root.mT @ target @ root) @ inverse.mT
+    left, middle, _ = torch.linalg.svd(root.mT @ psd_root(target), full_matrices=False)
+    left = inverse @ left
+    return (left * middle) @ left.mT

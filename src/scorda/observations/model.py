@@ -128,8 +128,11 @@ class ObservationModel:
     def log_likelihood(
         self, y: Float[Tensor, "..."], x: Float[Tensor, "ensemble ..."]
     ) -> Float[Tensor, "ensemble"]:
-        """Return the log density of a complete observation ``(*obs)`` given each state."""
-        residual = self.whiten(y - self.operator(x))
+        """Return the log density of a complete observation ``(*obs)`` given each state.
+
+        It is in double precision, as small differences of large numbers count.
+        """
+        residual = self.whiten(y.double() - self.operator(x).double())
         if self.cov is None:
             log_det = self.error_std(tuple(y.shape), residual).log().sum()
         else:
