@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from scorda.core import rng
+from scorda.core.errors import check_predicted
 from scorda.core.shapes import Float, Tensor
 from scorda.observations.model import ObservationModel
 
@@ -92,8 +93,12 @@ def white_innovation(
     """Return the white anomalies Y of the predicted observations and the white innovation d.
 
     Both are in double precision.
+
+    Raises:
+        DivergenceError: If the operator is not finite for a member.
     """
     predicted = model.operator(forecast).flatten(1).double()
+    check_predicted(predicted)
     mean = predicted.mean(0)
     white = model.whiten(torch.cat((predicted - mean, (y - mean)[None])))
     return white[:-1], white[-1]
