@@ -16,6 +16,7 @@ import torch
 from scipy.sparse import csr_array, vstack
 
 from scorda.core import rng
+from scorda.core.gaussian import standard_deviations
 from scorda.core.shapes import Bool, Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.observations.modes import BlockModes, FourierModes, Modes, ScaledModes
@@ -53,8 +54,12 @@ class ObservationModel:
                 f"Got a `cov` of shape {tuple(self.cov.shape)}: give one row and one column per "
                 "entry of the flattened observation."
             )
-        symmetric = torch.allclose(self.cov, self.cov.T)
-        if not symmetric or torch.linalg.cholesky_ex(self.cov).info.item() != 0:
+        unit = standard_deviations(self.cov)
+        scaled = self.cov / unit[:, None] / unit
+        if (
+            not torch.allclose(scaled, scaled.T)
+            or torch.linalg.cholesky_ex(self.cov).info.item() != 0
+        ):
             raise ValueError(
                 "Got a `cov` that is not symmetric and positive definite: check the matrix."
             )

@@ -110,8 +110,20 @@ class Kernel(EnsemblePrior):
         if self.scale == "none":
             return FittedKernel(members, self.std)
         # Modes that mix entries are of entries of one unit, or of scaled ones.
-        std = variable_std(ensemble, space if isinstance(space, StateSpace) else None)
+        std = _spread(ensemble, space)
         std = torch.where(component_std(ensemble) > 0, std, 0.0)
         if isinstance(modes, ScaledModes):
             std = std / modes.unit.to(std)
         return FittedKernel(members, self.std * std)
+
+
+def _spread(
+    ensemble: Float[Tensor, "ensemble ..."], space: StateSpace | AugmentedSpace | None
+) -> Float[Tensor, "..."]:
+    """Spread of each variable; each simulated observation is a variable."""
+    if not isinstance(space, AugmentedSpace):
+        return variable_std(ensemble, space)
+    size = space.space.size
+    states = ensemble[:, :size].unflatten(1, space.space.shape)
+    values = component_std(ensemble[:, size:])
+    return torch.cat((variable_std(states, space.space).flatten(), values))
