@@ -49,7 +49,7 @@ PRIORS = {"Gaussian": gaussian, "two modes": two_modes}
 
 def methods(bandwidth: float) -> dict[str, sc.Filter]:
     """Return the methods that are compared; all kernels have the same bandwidth."""
-    kernel = sc.priors.Kernel(bandwidth)
+    kernel = sc.priors.Kernel(bandwidth, "none")
     sampler = sc.diffusion.Ancestral(32, 0, min_noise=1e-3, max_noise=1e3, upper=0.5)
     drawn = {"guidance": sc.diffusion.MMPS(1), "sampler": sampler, "coupled": False}
     return {

@@ -85,7 +85,11 @@ def lorenz96_arctan() -> Setup:
         length=Length(100, spinup=50),
         start=Start(1.0, mean=0.0),
         entries=(
-            Entry("EnSF, N=20, ends (0.5, 0.025)", EnSF(eps_alpha=0.5, eps_beta=0.025), 20),
+            Entry(
+                "EnSF, N=20, ends (0.5, 0.025)",
+                EnSF(eps_alpha=0.5, eps_beta=0.025, scale="none"),
+                20,
+            ),
             Entry(
                 "LETKF, N=20, inflation 1.1, radius 2.5",
                 LETKF(1.1, localization=GaspariCohn(2.5)),

@@ -147,7 +147,7 @@ def lorenz63_bimodal() -> Sweep:
     bandwidths = (0.05, 0.1, 0.15, 0.2, 0.3, 0.45)
     closed = grid(relative_bandwidth=bandwidths)
     inflations = grid(inflation=(1.0, 1.02, 1.05, 1.1, 1.2, 1.4))
-    kernels = grid(prior=[Kernel(width) for width in (0.2, 0.4, 0.7, 1.0, 1.5, 2.5)])
+    kernels = grid(prior=[Kernel(width, "none") for width in (0.2, 0.4, 0.7, 1.0, 1.5, 2.5)])
     mixtures = grid(prior=[Mixture(beta) for beta in (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)])
     betas = grid(kernel_factor=(0.01, 0.03, 0.1, 0.3, 0.7, "adaptive"))
     points = {
@@ -160,7 +160,7 @@ def lorenz63_bimodal() -> Sweep:
                 Entry("mixture", GaussianMixtureFilter(), n, betas),
                 ensf(n),
                 Entry("MASF bridge, Gaussian", MASF(), n, inflations),
-                Entry("MASF bridge, kernel", MASF(Kernel(1.0)), n, kernels),
+                Entry("MASF bridge, kernel", MASF(Kernel(1.0, "none")), n, kernels),
                 Entry("MASF bridge, mixture", MASF(Mixture()), n, mixtures),
             )
         )

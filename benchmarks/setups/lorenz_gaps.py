@@ -62,7 +62,7 @@ def lorenz63_masf() -> Setup:
     bandwidths = (0.05, 0.1, 0.2, 0.3, 0.45, 0.6)
     inflations = (1.0, 1.02, 1.05, 1.1, 1.2, 1.4)
     plain = grid(inflation=inflations)
-    kernels = grid(prior=[Kernel(width) for width in (0.3, 0.5, 1.0, 1.5, 2.5, 4.0)])
+    kernels = grid(prior=[Kernel(width, "none") for width in (0.3, 0.5, 1.0, 1.5, 2.5, 4.0)])
     reaches = grid(reach=(0.25, 0.5, 1.0), inflation=(1.0, 1.1))
     noises = grid(noise_level=(0.05, 0.1, 0.2), inflation=(1.0, 1.1))
     mixtures = grid(prior=[Mixture(beta) for beta in (0.02, 0.04, 0.08, 0.15, 0.3, 0.6)])
@@ -83,7 +83,7 @@ def lorenz63_masf() -> Setup:
             Entry("SSLS", SSLS(), members, noises),
             Entry("MASF published", PublishedMASF(), members, plain),
             Entry("MASF bridge, Gaussian", MASF(), members, plain),
-            Entry("MASF bridge, kernel", MASF(Kernel(1.0)), members, kernels),
+            Entry("MASF bridge, kernel", MASF(Kernel(1.0, "none")), members, kernels),
             Entry("MASF bridge, network", MASF(OnlineNetwork()), members, plain),
             Entry("MASF bridge, mixture", MASF(Mixture()), members, mixtures),
         ),

@@ -262,6 +262,19 @@ def test_precision_follows_like_and_the_seed_repeats(build, process):
     assert not torch.equal(first, sampler.sample(denoiser, process, (D,), 5, generator))
 
 
+@pytest.mark.parametrize("build", SAMPLERS)
+def test_noise_levels_that_the_process_has_not_are_refused(build):
+    """They would be repeated, and a multistep solver divides by their distance."""
+    narrow = VarianceExploding(1e-2, 5.0)
+    for options in ({"max_noise": 10.0, "min_noise": 1e-2}, {"max_noise": 5.0}):
+        with pytest.raises(
+            ValueError, match=r"noise levels are from 0\.01 to 5: give the sampler"
+        ):
+            build(8, 0, **options).sample(gaussian(), narrow, (D,), 2)
+    whole = build(8, 0, min_noise=1e-2, max_noise=5.0)
+    assert whole.sample(gaussian(), narrow, (D,), 2, rng.seeded(0)).isfinite().all()
+
+
 def test_settings_are_checked():
     for wrong in ({"noise_levels": 1}, {"corrections": -1}, {"tau": 2.0}):
         with pytest.raises(ValueError, match="need noise_levels >= 2"):

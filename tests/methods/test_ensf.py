@@ -65,7 +65,7 @@ def analysis(method, x, y=Y, R=0.25, seed=0):
 def test_paired_form_is_affine_with_the_coefficients_of_its_recursion(ends, damping):
     """To rounding: with equal noise, shifts of x and y come out times C and D."""
     x = MEAN + rng.normal(30, (1,), rng.seeded(1))
-    method = EnSF("paired", *ends, euler_steps=60, damping=damping)
+    method = EnSF("paired", *ends, euler_steps=60, damping=damping, scale="none")
     _, C, D, _ = paired(*ends, 0.25, 60, damping)
     base = analysis(method, x)
     shift = rng.normal(30, (1,), rng.seeded(2))
@@ -83,7 +83,7 @@ def test_paired_form_has_the_moments_of_its_recursion(ends, R):
     members, steps = 20_000, 60 if R > 0.1 else 150  # Fewer would be unstable.
     x = MEAN + rng.normal(members, (1,), rng.seeded(1))
     A, C, D, V = paired(*ends, R, steps)
-    rest = analysis(EnSF("paired", *ends, steps), x, R=R) - C * x - D * Y
+    rest = analysis(EnSF("paired", *ends, steps, scale="none"), x, R=R) - C * x - D * Y
     var = A**2 + V
     assert abs(float(rest.mean())) < 4 * (var / members) ** 0.5
     assert abs(float(rest.var()) / var - 1) < 4 * (2 / members) ** 0.5
@@ -116,7 +116,7 @@ def test_mixture_form_of_many_members_has_the_moments_of_its_recursion(ends):
     members, steps = 1500, 50
     x = MEAN + rng.normal(members, (1,), rng.seeded(1))
     mean, var = mixture(*ends, 0.25, steps)
-    found = analysis(EnSF("mixture", *ends, steps), x)
+    found = analysis(EnSF("mixture", *ends, steps, scale="none"), x)
     # Errors of the forecast's own moments and of the members' noise.
     assert abs(float(found.mean()) - mean) < 4 * ((1 + var) / members) ** 0.5
     assert abs(float(found.var()) / var - 1) < 4 * (4 / members) ** 0.5
@@ -126,7 +126,7 @@ def test_mixture_form_takes_euler_steps_with_the_gradient_of_the_log_density():
     """One member at a time, the score by differentiation of the log of the mixture."""
     steps, std, x = 7, 0.4, rng.normal(5, (2, 3), rng.seeded(1))
     model, y = ObservationModel(FLAT_ATAN, std=std), torch.linspace(-1, 1, 6)
-    method = EnSF("mixture", 0.5, 0.1, steps)
+    method = EnSF("mixture", 0.5, 0.1, steps, scale="none")
     noise = rng.Stream(rng.key(rng.seeded(3)), 0, 5, (2, 3), x)
     z = noise()
     z = (z - z.mean(0)) / z.std(0)
@@ -150,7 +150,7 @@ def test_without_information_paired_members_return_and_mixtures_resample():
     """With eps_beta = 0 the last step lands on a member, up to noise of variance 1 / K."""
     x = 10 * rng.normal(8, (3,), rng.seeded(0))
     for form in ("paired", "mixture"):
-        found = analysis(EnSF(form, 0.05, 0.0, 400), x, R=1e12)
+        found = analysis(EnSF(form, 0.05, 0.0, 400, scale="none"), x, R=1e12)
         distance, index = torch.cdist(found, x).min(1)
         assert distance.max() < 5 * (3 / 400) ** 0.5
         assert (index == torch.arange(8)).all() or form == "mixture"
@@ -159,7 +159,7 @@ def test_without_information_paired_members_return_and_mixtures_resample():
 def test_what_is_not_observed_learns_nothing_in_the_paired_form():
     """Recorded, as the docstring says: correlated components, only the first of them observed."""
     x = rng.normal(50, (1,), rng.seeded(0)) + 0.1 * rng.normal(50, (2,), rng.seeded(1))
-    method = EnSF(euler_steps=40)
+    method = EnSF(euler_steps=40, scale="none")
     a, b = analysis(method, x, y=1.0), analysis(method, x, y=5.0)
     assert (a[:, 0] != b[:, 0]).all() and torch.equal(a[:, 1], b[:, 1])
 
@@ -168,26 +168,26 @@ def test_scaled_analysis_does_not_know_the_units():
     """x, h and R in other units: the same analysis in those units."""
     x = rng.normal(20, (2,), rng.seeded(0))
     units, origin = torch.tensor([100.0, 0.01]), torch.tensor([5.0, -1.0])
-    method = EnSF(scale="spread", euler_steps=30)
+    method = EnSF(euler_steps=30)
     plain = analysis(method, x, 1.0, 0.25)
     other = analysis(method, origin + units * x, 5 + 100.0, 0.25 * 100**2)
     assert_close(other, origin + units * plain)
-    assert not torch.allclose(plain, analysis(EnSF(euler_steps=30), x, 1.0, 0.25))
+    assert not torch.allclose(plain, analysis(EnSF(scale="none", euler_steps=30), x, 1.0, 0.25))
 
 
 @pytest.mark.slow
 def test_noise_of_unit_variance_is_refused_where_the_spread_is_a_millionth():
     small = 1e-6 * torch.tensor([[1.0, 2.0], [2.0, 2.0]])
     with pytest.raises(DegenerateEnsemble, match=r"7e-07 at most.*scale='spread'"):
-        analysis(EnSF(), small)
-    analysis(EnSF(scale="spread"), small)
+        analysis(EnSF(scale="none"), small)
+    analysis(EnSF(), small)
 
 
 def test_clip_bounds_the_score_of_the_likelihood():
     """An observation 1000 standard deviations off moves a member no further than the bound."""
     x, steps = rng.normal(20, (1,), rng.seeded(0)), 30
-    near = analysis(EnSF(euler_steps=steps, clip=1.0), x, y=0.0, R=1e12)
-    far = analysis(EnSF(euler_steps=steps, clip=1.0), x, y=1e6, R=1.0)
+    near = analysis(EnSF(euler_steps=steps, clip=1.0, scale="none"), x, y=0.0, R=1e12)
+    far = analysis(EnSF(euler_steps=steps, clip=1.0, scale="none"), x, y=1e6, R=1.0)
     # g^2 h is below 1.7, and earlier shifts are contracted.
     assert ((far - near) > 0).all() and ((far - near) < 1.7).all()
 

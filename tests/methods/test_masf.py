@@ -291,7 +291,7 @@ def test_localized_prior_is_the_localized_covariance():
 
 def test_kernel_prior_is_a_mixture_at_any_noise():
     """Against the plain formula of the mixture, at finite levels and at infinite ones."""
-    fitted = Kernel(0.4).fit(matrix(5, 3))
+    fitted = Kernel(0.4, "none").fit(matrix(5, 3))
     u, noise = matrix(4, 3, seed=1), torch.tensor([[0.5, 2.0, math.inf]])
     log = -0.5 * ((u[:, None] - fitted.members)[..., :2].square() / (noise[0, :2] ** 2 + 0.16))
     w = log.sum(2).softmax(1)
@@ -374,7 +374,8 @@ def test_published_form_on_a_matrix():
         (ObservationModel(Linear(2 * torch.eye(3)), std=1.0), "eigenvalue 2 of H.*MASF"),
         (ObservationModel(Linear(-torch.eye(3)), std=1.0), "eigenvalue -1 of H"),
         (ObservationModel(Linear(torch.ones(2, 3)), std=1.0), r"shape \(2, 3\).*Use MASF"),
-        (ObservationModel(Select([0, 1]), std=torch.tensor([1.0, 2.0])), "one error std"),
+        (ObservationModel(Linear(torch.eye(3) / 2), std=torch.arange(1, 4.0)), "one error std"),
+        (ObservationModel(Select([0, 1]), cov=torch.eye(2)), "independent errors"),
     ],
 )
 def test_published_form_refuses_what_its_process_cannot_do(model, words):

@@ -1,5 +1,6 @@
 import math
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -196,6 +197,17 @@ def test_impossible_observations_are_named():
     model = ObservationModel(Function(lambda x: x * float("inf")), std=1.0)
     with pytest.raises(FloatingPointError, match="finite likelihood"):
         ParticleFilter().analyse(torch.ones(5, 1), torch.zeros(1), model)
+
+
+def test_an_operator_that_is_not_finite_for_one_particle_is_named():
+    def broken(x):
+        return torch.where(torch.arange(len(x))[:, None] == 3, math.nan, x[:, :1])
+
+    _, problem = twin_experiment(Lorenz63(), ObservationModel(Select([0]), std=1.0), 2, 2)
+    (seen,) = problem.observations
+    seen = replace(seen, model=ObservationModel(Function(broken), std=1.0))
+    with pytest.raises(FloatingPointError, match="operator is not finite for 1 of 50 members"):
+        ParticleSmoother(50).assimilate(replace(problem, observations=seen), 5, rng.seeded(0))
 
 
 def test_bad_settings_are_refused(unchecked):

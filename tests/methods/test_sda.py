@@ -227,6 +227,30 @@ def test_samples_do_not_depend_on_the_chunk(problem):
     assert_close(parts, whole, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("default", [torch.float32, torch.float64])
+def test_samples_have_the_precision_of_the_observed_values(problem, dtype, default):
+    prior = GaussianTrajectory.of(problem.system, problem.steps)
+    method = SDA(prior, sampler=PredictorCorrector(8, 0), guidance=MMPS(1))
+    parts = [replace(part, values=part.values.to(dtype)) for part in problem.observations]
+    torch.set_default_dtype(default)
+    states = method.assimilate(replace(problem, observations=parts), 2, rng.seeded(0)).states
+    assert states.dtype == dtype
+
+
+def test_a_network_takes_samples_in_double_precision():
+    """It computes in single precision itself; what it returns is not rounded further."""
+    problem = Problem(
+        Lorenz63(),
+        Observations(ObservationModel(Select([0]), std=1.0), (2,), torch.zeros(1, 1)),
+        4,
+    )
+    sampler = Ancestral(3, 0)
+    states = SDA(load("lorenz63"), sampler=sampler).assimilate(problem, 2, rng.seeded(0)).states
+    assert states.dtype == torch.float64
+    assert not torch.equal(states, states.float().double())
+
+
 def test_all_observations_become_one_of_the_trajectory(problem):
     """Order: instrument, step, entry; in physical units whatever the standardisation."""
     H, y, R, _, _ = dense(problem)

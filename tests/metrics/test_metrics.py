@@ -190,11 +190,22 @@ def test_absent_values_are_left_out(score):
         assert_close(score(ensemble, gaps), score(few, few_truth))
 
 
-@pytest.mark.parametrize("score", [*SCORES, metrics.spread_skill])
+@pytest.mark.parametrize("score", [*SCORES, metrics.spread_skill, metrics.coverage])
 def test_a_diverged_member_shows(score):
     ensemble = draw(5, 4, 3)
     ensemble[2, 1] = math.nan
     assert score(ensemble, draw(4, 3, seed=1)).isnan()
+
+
+def test_a_diverged_member_has_no_quantile_and_no_rank():
+    ensemble, truth = draw(5, 4, 3), draw(4, 3, seed=1)
+    ensemble[2, 1] = math.nan
+    assert metrics.quantile(ensemble, 0.5).isnan().sum(1).tolist() == [0, 3, 0, 0]
+    with pytest.raises(ValueError, match="members that are NaN at 3 values of the truth"):
+        metrics.rank_histogram(ensemble, truth)
+    truth[1] = math.nan
+    assert metrics.rank_histogram(ensemble, truth).counts.sum() == 9
+    assert metrics.coverage(ensemble, truth).isfinite()
 
 
 def test_wasserstein_in_one_dimension_is_that_of_the_sorted_members():

@@ -4,6 +4,9 @@ import torch
 
 from scorda.core import rng
 from scorda.core.space import StateSpace
+from scorda.observations.model import ObservationModel
+from scorda.observations.operators import Select
+from scorda.observations.problem import twin_experiment
 from scorda.systems.base import System
 from scorda.systems.function import FunctionSystem
 from scorda.systems.load import load_system
@@ -77,6 +80,100 @@ def test_initial_array_is_drawn_without_replacement():
     assert torch.equal(system.prior(4, rng.seeded(0))[:, 0, 0], drawn[:4])
     with pytest.raises(ValueError, match="11 members of 10 initial states"):
         system.prior(11)
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_the_truth_of_a_twin_experiment_is_no_member(library):
+    """Whatever the seed; one state more than members is enough, as many are too few."""
+    array = rng.normal(9, (2, 3), rng.seeded(0))
+    array[4] = array[3]
+    initial = array.numpy() if library == "numpy" else array.float()
+    model = {"numpy": numpy_model, "torch": torch_model}[library]
+    system = FunctionSystem(model, initial, SPACE, library=library)
+    observed, truths = ObservationModel(Select([0]), std=1.0), set()
+    for seed in range(20):
+        truth, problem = twin_experiment(system, observed, 2, 1, rng.seeded(seed))
+        members = problem.members_at_start(7, rng.seeded(seed))
+        assert not (members == truth[0]).flatten(1).all(1).any()
+        truths.add(truth[0, 0, 0].item())
+    assert len(truths) > 4
+    with pytest.raises(ValueError, match=r"9 members of [78] initial states besides the truth"):
+        problem.members_at_start(9)
+
+
+def test_an_initial_without_randomness_cannot_be_a_twin_experiment():
+    system = FunctionSystem(numpy_model, lambda members, seed: states(members, 0), SPACE)
+    model = ObservationModel(Select([0]), std=1.0)
+    _, problem = twin_experiment(system, model, 2, 1, rng.seeded(0))
+    with pytest.raises(ValueError, match="returned the truth of this twin experiment"):
+        problem.members_at_start(4, rng.seeded(1))
+
+
+def test_a_stored_truth_is_found_among_the_states():
+    array = rng.normal(5, (2, 3), rng.seeded(0))
+    system = FunctionSystem(torch_model, array, SPACE, library="torch")
+    assert len(system.apart_from(array[2].float()).prior(4)) == 4
+    with pytest.raises(ValueError, match="5 members of 4"):
+        system.apart_from(array[2].float()).prior(5)
+
+
+CHANNELS = StateSpace((2, 3), variables=("t", "q"))
+
+
+@pytest.mark.parametrize("std", [(2.0, 1e-3), torch.tensor([[1.0, 0, 2], [3, 4, 5]])])
+def test_model_error_per_variable_and_per_entry(std):
+    """20 000 draws: the standard error of a standard deviation is 0.5 %."""
+    std = torch.as_tensor(std).double()
+    system = FunctionSystem(torch_model, states, CHANNELS, noise_std=std, library="torch")
+    x = torch.zeros(20_000, 2, 3)
+    error = system.step(x, rng.seeded(0)) - system.advance(x)
+    expected = (std[:, None] if std.ndim == 1 else std).expand(2, 3)
+    assert torch.allclose(error.std(0), expected, rtol=0.02, atol=0)
+    assert system.stochastic
+
+
+def test_model_error_with_a_covariance():
+    """Its draws have the covariance, 20 000 of them within 3 %, and its density is exact."""
+    root = torch.tensor([1.0, 1.0, 1.0, 1e-4, 1e-4, 1e-4])[:, None] * rng.normal(
+        6, (6,), rng.seeded(1)
+    )
+    cov = root @ root.mT
+    system = FunctionSystem(torch_model, states, CHANNELS, library="torch", noise_cov=cov)
+    x = torch.zeros(20_000, 2, 3)
+    error = (system.step(x, rng.seeded(0)) - system.advance(x)).flatten(1)
+    unit = cov.diagonal().sqrt()
+    assert torch.allclose(
+        error.T.cov() / unit[:, None] / unit, cov / unit[:, None] / unit, atol=0.03
+    )
+    law = torch.distributions.MultivariateNormal(torch.zeros(6), cov)
+    found = system.log_transition(x[:4], system.advance(x[:4]) + error[:4].view(4, 2, 3))
+    assert torch.allclose(found, law.log_prob(error[:4]), atol=1e-4)
+
+
+def test_density_of_model_error_per_variable():
+    system = FunctionSystem(torch_model, states, CHANNELS, noise_std=(2.0, 1e-3), library="torch")
+    x, e = torch.zeros(1, 2, 3), rng.normal(1, (2, 3), rng.seeded(0))
+    std = torch.tensor([2.0, 1e-3])[:, None].expand(2, 3)
+    found = system.log_transition(x, system.advance(x) + std * e)
+    expected = torch.distributions.Normal(torch.zeros(2, 3), std).log_prob(std * e).sum()
+    assert torch.allclose(found, expected)
+    still = FunctionSystem(torch_model, states, CHANNELS, noise_std=(2.0, 0.0), library="torch")
+    assert still.stochastic
+    with pytest.raises(TypeError, match="no transition density"):
+        still.log_transition(x, x)
+
+
+def test_bad_model_errors_are_named(unchecked):
+    for options, words in [
+        ({"noise_std": (1.0, 2.0, 3.0)}, r"one for each of the variables \('t', 'q'\)"),
+        ({"noise_std": (1.0, -2.0)}, "not negative"),
+        ({"noise_cov": torch.eye(2)}, r"one row and one column per entry.*\(6, 6\)"),
+        ({"noise_cov": torch.ones(6, 6).triu()}, "not symmetric"),
+        ({"noise_cov": -torch.eye(6)}, "positive semidefinite"),
+        ({"noise_cov": torch.eye(6), "noise_std": 0.1}, "give one of them"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            FunctionSystem(numpy_model, states, CHANNELS, **options)
 
 
 def test_initial_callable_gets_a_seed_of_the_stream():

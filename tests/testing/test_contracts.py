@@ -4,6 +4,7 @@ Methods come from the catalogue, each with its `example`; any other class goes i
 kind.
 """
 
+import inspect
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -12,6 +13,8 @@ import torch
 from torch import nn
 
 from networks import online
+from scorda import metrics, priors
+from scorda.assimilation.base import Assimilator
 from scorda.assimilation.filter import Filter
 from scorda.cli import catalogue
 from scorda.core import rng
@@ -32,6 +35,7 @@ from scorda.methods.masf.nonlinear import NonlinearMASF, ProjectionSDE
 from scorda.methods.masf.published import PublishedMASF, PublishedSDE
 from scorda.methods.particle import ParticleFilter
 from scorda.methods.score_filter import ScoreFilter
+from scorda.methods.sda import SDA
 from scorda.methods.sf import SF
 from scorda.methods.ssls import SSLS
 from scorda.observations.masks import Mask
@@ -39,10 +43,12 @@ from scorda.observations.model import ObservationModel
 from scorda.observations.operators import Chain, Function, Linear, Operator, Pointwise, Select
 from scorda.observations.problem import twin_experiment
 from scorda.observations.spatial import Average, Blur, Interpolate, Stride
+from scorda.priors.base import EnsemblePrior
 from scorda.priors.gaussian import Gaussian
 from scorda.priors.kernel import Kernel
 from scorda.priors.local import LocalGaussian
 from scorda.priors.mixture import Mixture
+from scorda.priors.network.online import OnlineNetwork
 from scorda.systems.function import FunctionSystem
 from scorda.systems.linear import LinearGaussian
 from scorda.systems.lorenz import Lorenz63, Lorenz96
@@ -51,6 +57,7 @@ from scorda.testing.diffusion import check_denoiser, check_guidance, check_proce
 from scorda.testing.methods import check_assimilator, check_filter
 from scorda.testing.physics import check_operator, check_system
 from scorda.testing.robust import check_robust
+from scorda.testing.units import check_metric_units, check_prior_units, check_units
 
 
 def name(value):
@@ -162,12 +169,108 @@ def test_filters(method):
 
 
 def takes_any_units(method):
-    """Not those that are published for unit variance about zero, and no isotropic kernels."""
-    if isinstance(method, EnSF):
-        return method.scale == "spread"
-    if isinstance(method, MASF | PublishedMASF | NonlinearMASF):
-        return isinstance(method, MASF) and not isinstance(method.prior, Kernel)
-    return getattr(method, "kernel", None) != "isotropic"
+    """Not those that are published for states about zero, or in as many steps as few have here."""
+    return not isinstance(method, PublishedMASF | NonlinearMASF)
+
+
+def takes_sums(method):
+    """Not those whose observations need a place, and no process of entries alone."""
+    placed = isinstance(getattr(method, "prior", None), LocalGaussian)
+    return not placed and "positions" not in method.needs and not isinstance(method, PublishedMASF)
+
+
+# Those of a system with a prior of its own are made of a problem each.
+UNITS = [*FORMS, *(m for m in EXAMPLES if not isinstance(m, SDA)), SDA.example]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", UNITS, ids=name)
+def test_methods_are_the_same_in_any_units(method):
+    if isinstance(method, Assimilator):
+        check_units(method, trained=is_trained(method), sums=takes_sums(method))
+    else:
+        check_units(method)
+
+
+def is_trained(method):
+    return isinstance(getattr(method, "prior", None), OnlineNetwork)
+
+
+PRIORS = [
+    Gaussian(),
+    Gaussian(GaspariCohn(2.0)),
+    Kernel(0.3),
+    LocalGaussian(GaspariCohn(2.0), block=2),
+    Mixture(0.3),
+    Mixture(0.3, 0.1, GaspariCohn(2.0), GaspariCohn(1.0)),
+    NETWORK,
+]
+
+
+def test_every_prior_of_an_ensemble_is_in_the_list():
+    """Amortised networks are trained on many forecasts, which have units of their own."""
+    kinds = {type(prior).__name__ for prior in PRIORS} | {"AmortisedNetwork"}
+    assert kinds == {
+        n
+        for n in priors.__all__
+        if isinstance(kind := getattr(priors, n), type)
+        and issubclass(kind, EnsemblePrior)
+        and not inspect.isabstract(kind)
+    }
+
+
+@pytest.mark.parametrize("prior", PRIORS, ids=name)
+def test_priors_are_the_same_in_any_units(prior):
+    check_prior_units(prior, trained=isinstance(prior, OnlineNetwork))
+
+
+@dataclass
+class Residuals:
+    """Observations that a trajectory predicts by itself."""
+
+    values: torch.Tensor
+
+    def predict(self, states):
+        return states
+
+
+# Power of the unit that a score has.
+SCORES = {
+    "rmse": (metrics.rmse, 1, (5, 3)),
+    "spread": (metrics.spread, 1, (5, 3)),
+    "spread_skill": (metrics.spread_skill, 0, (5, 3)),
+    "crps": (metrics.crps, 1, (5, 3)),
+    "pointwise_crps": (metrics.pointwise_crps, 1, (5, 3)),
+    "gaussian_crps": (lambda x, y: metrics.gaussian_crps(x.mean(0), x.std(0), y), 1, (5, 3)),
+    "quantile": (lambda x, y: metrics.quantile(x, 0.3), 1, (5, 3)),
+    "coverage": (metrics.coverage, 0, (5, 3)),
+    "rank_histogram": (
+        lambda x, y: metrics.rank_histogram(x, y, generator=rng.seeded(0)).counts,
+        0,
+        (5, 3),
+    ),
+    "energy_score": (metrics.energy_score, 1, (5, 3)),
+    "wasserstein": (lambda x, y: metrics.wasserstein(x, x + y), 1, (5, 3)),
+    "autocorrelation": (lambda x, y: metrics.autocorrelation(x, 2), 0, (5, 3)),
+    "residual_std": (lambda x, y: metrics.residual_std(x, Residuals(y)), 1, (5, 3)),
+    "csi": (lambda x, y: metrics.csi(x, y, level=0.6), 0, (5, 3)),
+    "ssim": (metrics.ssim, 0, (2, 12, 12)),
+    "spectrum": (lambda x, y: metrics.spectrum(x), 2, (2, 12, 12)),
+}
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_scores_are_the_same_in_any_unit(score):
+    if score == "ssim":
+        pytest.importorskip("skimage")
+    function, power, shape = SCORES[score]
+    check_metric_units(function, power, shape)
+
+
+def test_every_score_is_in_the_list():
+    """A log density is in no unit: that of `log_prior` shifts by the log of the factor."""
+    functions = {n for n in metrics.__all__ if not isinstance(getattr(metrics, n), type)}
+    assert functions == SCORES.keys() | {"log_prior"}
 
 
 @pytest.mark.slow
@@ -335,6 +438,15 @@ class _InMetres(_Broken):
         return forecast - 0.02 * (forecast - forecast.mean(0)).square().mean(0), {}
 
 
+class _FixedNoise(_Broken):
+    def analyse(self, forecast, y, model, generator=None):
+        return forecast + 0.1 * rng.normal(*_sizes(forecast), generator, forecast), {}
+
+
+def _sizes(x):
+    return len(x), tuple(x.shape[1:])
+
+
 class _Greedy(_Broken):
     def analyse(self, forecast, y, model, generator=None):
         model.operator(forecast)
@@ -399,6 +511,8 @@ BROKEN = {
     "outlier": (check_robust, (_Huge(),), "fails with an observation 20 standard"),
     "agreement": (check_robust, (_Careless(),), "moves a component in which"),
     "units": (check_robust, (_InMetres(),), "in Pa and single precision"),
+    "any units": (check_units, (_FixedNoise(),), "must be the same in any units"),
+    "units of a prior": (check_prior_units, (Kernel(0.3, "none"),), "same in any units"),
     "cost": (check_declaration, (_Greedy(),), "2 evaluations of the operator per member, not 1"),
     "needs": (check_declaration, (_Modest(),), "refuses a black-box operator without"),
     "absence": (check_assimilator, (_IgnoresAbsence(), linear_problem), "row of NaN"),

@@ -29,7 +29,13 @@ from scorda.assimilation.base import Assimilator, check_members, check_needs
 from scorda.assimilation.gross_errors import check_gross_errors, gross_errors
 from scorda.assimilation.kalman_algebra import innovation_statistics, white_innovation
 from scorda.core import rng
-from scorda.core.errors import DivergenceError, RunError, check_finite, check_spread
+from scorda.core.errors import (
+    DivergenceError,
+    RunError,
+    check_finite,
+    check_predicted,
+    check_spread,
+)
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.observations.analysis import Analysis
@@ -239,7 +245,7 @@ class Filter(Assimilator, Run):
                 )
         except FAILURES:
             # Where the operator is to blame, say so.
-            _check_predicted(forecast, model)
+            check_predicted(model.operator(forecast))
             raise
         return analysis, {**screened, **info}
 
@@ -337,19 +343,6 @@ def _locating(method: Assimilator, step: int, cycle: int) -> Iterator[None]:
             "of their `std`."
         )
         raise DivergenceError(reason).located(method.name, step, cycle) from error
-
-
-def _check_predicted(forecast: Tensor, model: ObservationModel) -> None:
-    """Check that the operator is finite for each member."""
-    finite = model.operator(forecast).flatten(1).isfinite().all(1)
-    if not finite.all():
-        broken = (~finite).nonzero().flatten().tolist()
-        raise DivergenceError(
-            f"The observation operator is not finite for {len(broken)} of {len(forecast)} "
-            f"members, the first is member {broken[0]}; make it finite for every state that the "
-            "system may reach.",
-            members=tuple(broken),
-        )
 
 
 def _innovation(

@@ -8,22 +8,30 @@ predicted observations and d the innovation :math:`y - \bar{h(x)}`, both multipl
 
 so the state enters through its anomalies alone, however large it is, and past states are smoothed
 with the same weights.
+
+Y and d, their small square matrices and what these do to the state are computed in double
+precision, whatever that of the state: squares of a precise observation beside those of an
+ordinary one are beyond the digits of single precision.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from scorda.core import rng
+from scorda.core.errors import check_predicted
 from scorda.core.shapes import Float, Tensor
 from scorda.observations.model import ObservationModel
 
 __all__ = [
     "Transform",
+    "centred_basis",
     "check_inflation",
+    "in_double",
     "inflate",
     "innovation_statistics",
     "kalman_transform",
@@ -31,6 +39,19 @@ __all__ = [
     "symmetric_transform",
     "white_innovation",
 ]
+
+
+# Columns of an ensemble that are in double precision at once.
+COLUMNS = 2**16
+
+
+def in_double(
+    change: Callable[[Tensor], Tensor], ensemble: Float[Tensor, "ensemble ..."]
+) -> Float[Tensor, "ensemble ..."]:
+    """Return members changed in double precision, some columns at a time, in their own."""
+    parts = ensemble.flatten(1).split(COLUMNS, 1)
+    moved = [change(part.double()).to(part) for part in parts]
+    return (moved[0] if len(moved) == 1 else torch.cat(moved, 1)).reshape(ensemble.shape)
 
 
 def inflate(
@@ -41,6 +62,16 @@ def inflate(
         return ensemble
     mean = ensemble.mean(0, keepdim=True)
     return mean + factor * (ensemble - mean)
+
+
+def centred_basis(members: int, like: Tensor) -> Float[Tensor, "ensemble rest"]:
+    """Return an orthonormal basis of what is orthogonal to equal weights of all members.
+
+    These are the last columns of the Householder reflection of equal weights onto the first axis.
+    """
+    v = like.new_full((members,), members**-0.5)
+    v[0] += 1
+    return (torch.eye(members).to(like) - 2 * torch.outer(v, v) / v.square().sum())[:, 1:]
 
 
 def check_inflation(factor: float) -> None:
@@ -59,8 +90,15 @@ def check_inflation(factor: float) -> None:
 def white_innovation(
     forecast: Float[Tensor, "ensemble ..."], y: Float[Tensor, "obs"], model: ObservationModel
 ) -> tuple[Float[Tensor, "ensemble obs"], Float[Tensor, "obs"]]:
-    """Return the white anomalies Y of the predicted observations and the white innovation d."""
-    predicted = model.operator(forecast).flatten(1)
+    """Return the white anomalies Y of the predicted observations and the white innovation d.
+
+    Both are in double precision.
+
+    Raises:
+        DivergenceError: If the operator is not finite for a member.
+    """
+    predicted = model.operator(forecast).flatten(1).double()
+    check_predicted(predicted)
     mean = predicted.mean(0)
     white = model.whiten(torch.cat((predicted - mean, (y - mean)[None])))
     return white[:-1], white[-1]
@@ -105,8 +143,7 @@ class Transform:
 
     def __call__(self, ensemble: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble ..."]:
         """Return the members of the analysis, from those of this or of an earlier step."""
-        anomalies = (ensemble - ensemble.mean(0, keepdim=True)).flatten(1)
-        return ensemble + self.increment(anomalies).reshape(ensemble.shape)
+        return in_double(lambda x: x + self.increment(x - x.mean(0)), ensemble)
 
 
 def kalman_transform(

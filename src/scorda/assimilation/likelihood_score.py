@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from scorda.core.gaussian import component_std
 from scorda.core.shapes import Float, Tensor
 from scorda.observations.model import ObservationModel
 
@@ -21,7 +22,7 @@ def standardised(
 
     A component in which all members agree keeps its unit.
     """
-    mean, std = ensemble.mean(0), ensemble.std(0)
+    mean, std = ensemble.mean(0), component_std(ensemble)
     unit = torch.where(std > 0, std, 1.0)
     return (ensemble - mean) / unit, mean, unit
 

@@ -105,7 +105,7 @@ class Setup:
         if self.start is None:
             # Once for all entries: such draws take long. Member i is the same in any number.
             most = max(entry.members for entry in self.entries)
-            draws = self.system.prior(most, rng.at((seed, 1), 0))
+            draws = problem.system.prior(most, rng.at((seed, 1), 0))
             problem = replace(problem, initial=draws)
         return truth, problem
 

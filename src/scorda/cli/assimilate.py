@@ -172,6 +172,7 @@ def _run(given: Assimilate, method: Assimilator, prior: str | None) -> Posterior
     from scorda.cli import common
     from scorda.core.errors import RunError
     from scorda.observations.problem import Problem
+    from scorda.systems.function import FunctionSystem
 
     system = _system(given, method)
     observations, steps = _observed(given, system)
@@ -180,6 +181,8 @@ def _run(given: Assimilate, method: Assimilator, prior: str | None) -> Posterior
     if given.withhold is not None:
         observations, withheld = common.withhold(observations, given.withhold, given.withhold_seed)
     truth = _truth(given, system, steps)
+    if truth is not None and isinstance(system, FunctionSystem):
+        system = system.apart_from(truth[0])
     method = _suited(given, method, steps)
     problem = Problem(system, observations, steps, _initial(given, system, members))
     configuration = _resolved(given, method, steps, members, prior)

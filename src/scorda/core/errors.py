@@ -6,7 +6,14 @@ import torch
 
 from scorda.core.shapes import Float, Tensor
 
-__all__ = ["DegenerateEnsemble", "DivergenceError", "RunError", "check_finite", "check_spread"]
+__all__ = [
+    "DegenerateEnsemble",
+    "DivergenceError",
+    "RunError",
+    "check_finite",
+    "check_predicted",
+    "check_spread",
+]
 
 
 class RunError(Exception):
@@ -65,6 +72,23 @@ def check_finite(ensemble: Float[Tensor, "ensemble ..."], stage: str) -> None:
         f"{len(broken)} of {len(ensemble)} members are not finite, or too large to square, after "
         f"the {stage}, the first is member {broken[0]}; raise the inflation or the members, "
         "localize, or shorten the time step of the system.",
+        members=tuple(broken),
+    )
+
+
+def check_predicted(predicted: Float[Tensor, "ensemble ..."]) -> None:
+    """Check that an observation operator is finite for each member.
+
+    Raises:
+        DivergenceError: If it is not; it names the members.
+    """
+    finite = predicted.flatten(1).isfinite().all(1)
+    if finite.all():
+        return
+    broken = (~finite).nonzero().flatten().tolist()
+    raise DivergenceError(
+        f"The observation operator is not finite for {len(broken)} of {len(finite)} members, the "
+        f"first is member {broken[0]}; make it finite for every state that the system may reach.",
         members=tuple(broken),
     )
 

@@ -12,13 +12,65 @@ import torch
 
 from scorda.core.shapes import Float, Tensor
 
-__all__ = ["gaussian_condition", "gaussian_log_density", "psd_root", "symmetric_map"]
+__all__ = [
+    "check_cov",
+    "component_std",
+    "gaussian_condition",
+    "gaussian_log_density",
+    "psd_root",
+    "sampling_root",
+    "standard_deviations",
+    "symmetric_map",
+]
+
+
+def standard_deviations(cov: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n"]:
+    """Return the standard deviation of each component, and 1 where it has none.
+
+    Divided by them a covariance is a correlation, whose eigenvalues are those of any units.
+    """
+    var = cov.diagonal(dim1=-2, dim2=-1)
+    return torch.where(var > 0, var, 1.0).sqrt()
+
+
+def component_std(ensemble: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "..."]:
+    """Return the standard deviation of each component; 0 where members agree within rounding."""
+    low, high = ensemble.amin(0), ensemble.amax(0)
+    rounding = torch.finfo(ensemble.dtype).eps * torch.maximum(low.abs(), high.abs())
+    return torch.where(high - low > rounding, ensemble.std(0), 0.0)
+
+
+def check_cov(cov: Float[Tensor, "n n"], name: str) -> None:
+    """Check that a matrix is symmetric, in units of the standard deviation of each component.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    unit = standard_deviations(cov)
+    scaled = cov / unit[:, None] / unit
+    if not torch.allclose(scaled, scaled.mT):
+        raise ValueError(f"Got a `{name}` that is not symmetric: it is a covariance.")
+
+
+def sampling_root(cov: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]:
+    r"""Return R with :math:`R^T R = C`, so that :math:`\varepsilon R` is a draw of N(0, C).
+
+    .. math:: R = (D^{-1} C D^{-1})^{1/2} D
+
+    with the standard deviations D of the components and the symmetric root: unlike that of C, it
+    draws the same numbers in any units. C may be singular.
+
+    Raises:
+        ValueError: If an eigenvalue is negative beyond rounding.
+    """
+    unit = standard_deviations(cov)
+    return psd_root(cov / unit.unsqueeze(-1) / unit.unsqueeze(-2)) * unit.unsqueeze(-2)
 
 
 def psd_root(cov: Float[Tensor, "*batch n n"], terms: float = 0.0) -> Float[Tensor, "*batch n n"]:
     r"""Return the symmetric square root :math:`C^{1/2}` of positive semidefinite matrices.
 
-    They may be singular.
+    They may be singular: an eigenvalue that is zero within rounding is zero.
 
     Arguments:
         cov: C.
@@ -30,13 +82,14 @@ def psd_root(cov: Float[Tensor, "*batch n n"], terms: float = 0.0) -> Float[Tens
     values, vectors = torch.linalg.eigh(cov)
     # Rounding of a zero eigenvalue is of the order of the largest times n eps.
     largest = values.abs().amax(-1, keepdim=True).clamp_min(terms)
-    floor = -10 * cov.shape[-1] * torch.finfo(cov.dtype).eps * largest
-    if (values < floor).any():
+    rounding = cov.shape[-1] * torch.finfo(cov.dtype).eps * largest
+    if (values < -10 * rounding).any():
         raise ValueError(
             f"Got a matrix with the eigenvalue {float(values.min()):.3g} as a covariance: "
             "it must be positive semidefinite."
         )
-    return (vectors * values.clamp_min(0).sqrt().unsqueeze(-2)) @ vectors.mT
+    values = torch.where(values > rounding, values, 0.0)
+    return (vectors * values.sqrt().unsqueeze(-2)) @ vectors.mT
 
 
 def gaussian_log_density(
@@ -96,7 +149,8 @@ def symmetric_map(
     .. math:: M = C^{-1/2} (C^{1/2} T C^{1/2})^{1/2} C^{-1/2}
 
     is the optimal transport between the two. Where C is singular its inverse is that on its
-    range, and T is matched there alone.
+    range, and T is matched there alone. The root in the middle is made of the singular values of
+    :math:`C^{1/2} T^{1/2}`, which have twice the digits of the eigenvalues of its square.
 
     Source: Olkin & Pukelsheim (1982), Linear Algebra Appl. 48, 257-263.
     """
@@ -104,4 +158,6 @@ def symmetric_map(
     kept = values > len(source) * torch.finfo(source.dtype).eps * values[-1]
     root = vectors[:, kept] * values[kept].sqrt()
     inverse = vectors[:, kept] / values[kept].sqrt()
-    return inverse @ psd_root(root.mT @ target @ root) @ inverse.mT
+    left, middle, _ = torch.linalg.svd(root.mT @ psd_root(target), full_matrices=False)
+    left = inverse @ left
+    return (left * middle) @ left.mT

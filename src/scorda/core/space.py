@@ -24,10 +24,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from scorda.core.gaussian import component_std
 from scorda.core.shapes import Bool, Float, Tensor
 from scorda.core.sphere import great_circle, horizontal
 
-__all__ = ["StateSpace"]
+__all__ = ["StateSpace", "variable_std"]
 
 
 @dataclass(frozen=True)
@@ -232,6 +233,26 @@ def _checked_mask(mask: np.ndarray, grid: tuple[int, ...]) -> np.ndarray | None:
             f"truth values of the shape {grid} of the grid, with one true at least."
         )
     return None if mask.all() else mask
+
+
+def variable_std(
+    ensemble: Float[Tensor, "ensemble ..."], space: StateSpace | None
+) -> Float[Tensor, "..."]:
+    """Return the spread of each variable of an ensemble, of the shape of a state.
+
+    It is the root of the mean variance over the grid; 0 where the members agree within rounding.
+
+    Arguments:
+        ensemble: Members.
+        space: Space of the states, whose first axis is that of the variables if it has several;
+            None: each entry is a variable.
+    """
+    var = component_std(ensemble).square()
+    if space is None:
+        return var.sqrt()
+    grid = tuple(range(-len(space.grid), 0)) if space.grid else ()
+    mean = var.mean(grid, keepdim=True) if grid else var
+    return mean.sqrt().expand(var.shape)
 
 
 def _usual_variables(shape: tuple[int, ...]) -> tuple[str, ...]:

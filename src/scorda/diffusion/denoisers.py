@@ -148,16 +148,16 @@ class KernelDenoiser:
 
     Arguments:
         members: x_i, ``(members, *shape)``.
-        bandwidth: b, in units of the data, at least 0.
+        bandwidth: b, in units of the data, at least 0; one number, or one per entry, ``(*shape)``.
         log_weights: log w_i up to a constant, ``(members,)`` (default: equal).
     """
 
     members: Float[Tensor, "members ..."]
-    bandwidth: float
+    bandwidth: float | Float[Tensor, "..."]
     log_weights: Float[Tensor, "members"] | None = None
 
     def __post_init__(self) -> None:
-        if self.bandwidth < 0:
+        if not (torch.as_tensor(self.bandwidth) >= 0).all():
             raise ValueError(f"Got bandwidth = {self.bandwidth}: it must not be negative.")
 
     def denoise(
@@ -168,13 +168,14 @@ class KernelDenoiser:
         centre = members.mean(0)
         keys = (members - centre).flatten(1)
         queries = (u - centre).flatten(1)
-        level = _one_level(noise, u)
-        per_entry = level is None
+        level, square = _one_level(noise, u), torch.as_tensor(self.bandwidth).to(u).square()
+        per_entry = level is None or square.ndim > 0
+        square = square.expand(u.shape[1:]).flatten() if square.ndim else square
         levels = noise.expand(u.shape).flatten(1) if level is None else level[:, None]
         var = levels.expand(len(u), -1).square()
         # Both stay finite where a level is infinite, which is where nothing is known.
-        precision = (var + self.bandwidth**2).reciprocal()
-        share = (1 + self.bandwidth**2 / var).reciprocal()
+        precision = (var + square).reciprocal()
+        share = (1 + square / var).reciprocal()
         # The logits -|u - x_i|^2 / 2 var as one scalar product, less what all i share.
         squares = keys.square() if per_entry else keys.square().sum(1, keepdim=True)
         left = [queries * precision, -0.5 * precision]
@@ -185,7 +186,7 @@ class KernelDenoiser:
             left.append(torch.ones_like(queries[:, :1]))
             right.append(self.log_weights.to(u).clamp_min(floor)[:, None])
         mean = _attention(torch.cat(left, 1), torch.cat(right, 1), keys)
-        drawn = self.bandwidth**2 * precision * queries
+        drawn = square * precision * queries
         return centre + (share * mean + drawn).view_as(u)
 
 

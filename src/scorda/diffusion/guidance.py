@@ -226,14 +226,21 @@ class MMPS(Guidance):
             )
 
         residual = y.to(mean) - model.operator(mean.detach())
+        # In standard deviations of each error: the iterates are then the same in any units.
+        unit = model.error_std(tuple(residual.shape[1:]), residual)
+
+        def matrix(q: Tensor) -> Tensor:
+            q = q / unit
+            return (_times_cov(model, q) + jacobian(times_variance(adjoint(q)))) / unit
+
         solve = _conjugate_gradients if self.solver == "cg" else _gmres
         q = solve(
-            lambda q: _times_cov(model, q) + jacobian(times_variance(adjoint(q))),
-            residual,
+            matrix,
+            residual / unit,
             iterations=self.iterations,
             tolerance=1e-10 if residual.dtype == torch.float64 else 1e-5,
         )
-        shift = pull_back(adjoint(q))
+        shift = pull_back(adjoint(q / unit))
         if self.bound is not None:
             shift = _bounded(shift, self.bound * noise)
         return mean.detach(), shift
@@ -291,7 +298,8 @@ class DPS(Guidance):
 
     .. math:: \nabla \log p(y \mid u) \approx -\zeta \nabla_u \| y - h(\hat x) \|
 
-    A heuristic: the observation error does not enter, so the posterior's spread means nothing.
+    A heuristic: the observation error does not enter, so the posterior's spread means nothing, and
+    values of different units count as the numbers that they are: give them one unit.
     Source: Chung et al. (2023), arXiv:2209.14687, algorithm 1, as a term of the score.
 
     Arguments:

@@ -115,6 +115,10 @@ class VarianceExploding(ScalarProcess):
         return torch.log(noise / self.min_noise) / math.log(self.max_noise / self.min_noise)
 
 
+# Of the ends of a process that are computed and written down.
+ROUNDING = 1e-6
+
+
 @dataclass(frozen=True)
 class Sampler(ABC):
     """A walk down the noise levels of a process.
@@ -176,10 +180,21 @@ class Sampler(ABC):
         return self.corrections == 0 and not self.noisy
 
     def times(self, process: ScalarProcess) -> Float[Tensor, "levels"]:
-        """Diffusion times of the levels, from noise to data."""
+        """Diffusion times of the levels, from noise to data, in double precision.
+
+        Raises:
+            ValueError: If the "log" grid has noise levels that the process has not.
+        """
         if self.grid == "time":
-            return torch.linspace(process.end, 0, self.noise_levels)
-        return process.time(self._levels).clamp(0, process.end).to(torch.get_default_dtype())
+            return torch.linspace(process.end, 0, self.noise_levels, dtype=torch.float64)
+        ends = torch.tensor([0.0, process.end], dtype=torch.float64)
+        low, high = process.noise_level(ends).tolist()
+        if self.min_noise < low * (1 - ROUNDING) or self.max_noise > high * (1 + ROUNDING):
+            raise ValueError(
+                f"Got {self} for {process}, whose noise levels are from {low:.3g} to {high:.3g}: "
+                "give the sampler `min_noise` and `max_noise` between these."
+            )
+        return process.time(self._levels).clamp(0, process.end)
 
     @property
     def _levels(self) -> Float[Tensor, "levels"]:

@@ -28,13 +28,17 @@ from typing import Any, Literal
 import torch
 
 from scorda.assimilation.base import Cost
-from scorda.assimilation.filter import Filter
+from scorda.assimilation.filter import PreparedFilter, Run
+from scorda.assimilation.likelihood_score import settled
 from scorda.assimilation.resampling import resample
 from scorda.core import rng
 from scorda.core.errors import DegenerateEnsemble, DivergenceError
+from scorda.core.gaussian import component_std
 from scorda.core.shapes import Float, Tensor
+from scorda.core.space import StateSpace, variable_std
 from scorda.diffusion.denoisers import KernelDenoiser
 from scorda.observations.model import ObservationModel
+from scorda.observations.problem import Problem
 
 __all__ = ["ClosedFormFilter", "flow", "likelihood_bandwidth", "silverman_bandwidth"]
 
@@ -70,7 +74,7 @@ Denoise = Callable[[Tensor, float], Tensor]
 
 
 @dataclass(frozen=True)
-class ClosedFormFilter(Filter):
+class ClosedFormFilter(PreparedFilter):
     r"""Samples of a kernel density of the forecast, conditioned on the observation.
 
     The weights :math:`w_i` need h as a black box alone. By default they are the exact likelihood,
@@ -96,15 +100,16 @@ class ClosedFormFilter(Filter):
 
     Source: Binder & Oberai (2026), arXiv:2603.21291, equation 16 (score). Deviations: likelihood
     weights by default; kernels of the shape C of the forecast (`kernel`: the paper's are
-    isotropic); the bandwidth by a rule where the paper searches a grid; the noise starts about
-    the weighted mean, with the variance that the mixture has there; the draws other than "flow".
+    isotropic in the units of the state, here at most in those of each variable); the bandwidth by
+    a rule where the paper searches a grid; the noise starts about the weighted mean, with the
+    variance that the mixture has there; the draws other than "flow".
 
     Arguments:
         relative_bandwidth: b in standard deviations of the forecast (along C), or how it is found:
             "silverman" (see `silverman_bandwidth`) or "likelihood", which maximises the
             cross-validated likelihood of the forecast members (see `likelihood_bandwidth`).
         kernel: C: the "covariance" of the forecast, of its rank; its "variances" alone; or
-            "isotropic", their mean times the identity.
+            "isotropic", their mean over the grid for each variable.
         observation_bandwidth: :math:`\sigma_y`, bandwidth of the observation for simulated
             observations, or None for the exact likelihood.
         draw: "flow", "coupled" or "mixture".
@@ -153,6 +158,19 @@ class ClosedFormFilter(Filter):
         if sigma_y is not None:
             object.__setattr__(self, "needs", ("simulator",))
 
+    def begin(
+        self, problem: Problem | None, weights: Float[Tensor, "ensemble"] | None = None
+    ) -> Run:
+        return _Conditioned(self, None if problem is None else problem.space)
+
+
+@dataclass(frozen=True)
+class _Conditioned(Run):
+    """Analyses in one space, whose variables have spreads of their own."""
+
+    settings: ClosedFormFilter
+    space: StateSpace | None
+
     def analyse(
         self,
         forecast: Float[Tensor, "ensemble ..."],
@@ -167,25 +185,25 @@ class ClosedFormFilter(Filter):
         simulate, choice, noise = rng.spawn(generator, 3)
         log_weights = self._log_weights(forecast, y, model, simulate)
         weights = log_weights.exp()
-        x, leave = _white(forecast, self.kernel)
+        x, leave = _white(forecast, self.settings.kernel, self.space)
         b = self._bandwidth(x)
         eps = rng.normal(len(x), (x.shape[1],), noise, like=x)
-        if self.draw == "mixture":
+        if self.settings.draw == "mixture":
             analysis, evaluations = x[resample(weights, len(x), generator=choice)] + b * eps, 0
         else:
             analysis, evaluations = self._flow(x, log_weights, b, eps)
         info = {"ess": 1 / weights.square().sum(), "bandwidth": b, "evaluations": evaluations}
-        return leave(analysis), info
+        return settled(leave(analysis), forecast), info
 
     def _log_weights(
         self, forecast: Tensor, y: Tensor, model: ObservationModel, generator: torch.Generator
     ) -> Float[Tensor, "ensemble"]:
         """Normalised, in double precision."""
-        if self.observation_bandwidth is None:
+        if self.settings.observation_bandwidth is None:
             logs = model.log_likelihood(y, forecast)
         else:
             residual = model.whiten(y - model.sample(forecast, generator).flatten(1))
-            logs = -0.5 * (residual / self.observation_bandwidth).square().sum(1)
+            logs = -0.5 * (residual / self.settings.observation_bandwidth).square().sum(1)
         logs = logs.double()
         total = logs.logsumexp(0)
         if not torch.isfinite(total):
@@ -196,29 +214,27 @@ class ClosedFormFilter(Filter):
         return logs - total
 
     def _bandwidth(self, x: Float[Tensor, "ensemble rank"]) -> float:
-        if self.relative_bandwidth == "silverman":
+        if self.settings.relative_bandwidth == "silverman":
             return silverman_bandwidth(*x.shape)
-        if self.relative_bandwidth == "likelihood":
+        if self.settings.relative_bandwidth == "likelihood":
             return likelihood_bandwidth(x)
-        return float(self.relative_bandwidth)
+        return float(self.settings.relative_bandwidth)
 
     def _flow(
         self, x: Tensor, log_weights: Tensor, b: float, eps: Tensor
     ) -> tuple[Float[Tensor, "ensemble rank"], int]:
-        low = max(b, LOW)
+        low, tolerance = max(b, LOW), self.settings.flow_tolerance
         equal = torch.full_like(log_weights, 1 / len(x)).log()
         mean, std = _moments(x, log_weights, HIGH)
         evaluations = 0
-        if self.draw == "flow":
+        if self.settings.draw == "flow":
             z = eps
         else:
-            top, evaluations = flow(
-                _denoiser(x, equal), x + low * eps, low, HIGH, self.flow_tolerance
-            )
+            top, evaluations = flow(_denoiser(x, equal), x + low * eps, low, HIGH, tolerance)
             prior_mean, prior_std = _moments(x, equal, HIGH)
             z = (top - prior_mean) / prior_std
         denoise = _denoiser(x, log_weights)
-        sample, more = flow(denoise, mean + std * z, HIGH, low, self.flow_tolerance)
+        sample, more = flow(denoise, mean + std * z, HIGH, low, tolerance)
         if b < low:
             # Exact for kernels that do not overlap, where D is constant from here on.
             sample = (b / low) * sample + (1 - b / low) * denoise(sample, low)
@@ -328,26 +344,25 @@ def _moments(x: Tensor, log_weights: Tensor, level: float) -> tuple[Tensor, Tens
 
 
 def _white(
-    forecast: Float[Tensor, "ensemble ..."], kernel: Kernel
+    forecast: Float[Tensor, "ensemble ..."], kernel: Kernel, space: StateSpace | None
 ) -> tuple[Float[Tensor, "ensemble rank"], Callable[[Tensor], Tensor]]:
     """Members in coordinates where the kernel's C is the identity, and the way back."""
     mean, members = forecast.mean(0), len(forecast)
     A = (forecast - mean).flatten(1)
-    rounding = max(A.shape) * torch.finfo(A.dtype).eps
-    if not A.abs().max() > rounding * forecast.abs().max():
+    std = component_std(forecast).flatten()
+    if not std.any():
         raise DegenerateEnsemble(
             "The forecast has no spread, so no kernel density can be made of it: add model error "
             "or start from an ensemble with spread."
         )
-    if kernel == "covariance":
-        U, root, basis = torch.linalg.svd(A, full_matrices=False)
-        rank = int((root > rounding * root[0]).sum())
-        x = U[:, :rank] * (members - 1) ** 0.5
-        back = root[:rank, None] * basis[:rank] / (members - 1) ** 0.5
-        return x, lambda z: mean + (z @ back).reshape(forecast.shape)
-    std = A.var(0).sqrt()
     if kernel == "isotropic":
-        std = std.square().mean().sqrt().expand(std.shape)
+        std = variable_std(forecast, space).flatten()
     # Components without spread stay as they are: noise in them is multiplied by zero again.
-    x = A / torch.where(std > 0, std, torch.ones_like(std))
-    return x, lambda z: mean + (z * std).reshape(forecast.shape)
+    x = A / torch.where(std > 0, std, 1.0)
+    if kernel != "covariance":
+        return x, lambda z: mean + (z * std).reshape(forecast.shape)
+    U, root, basis = torch.linalg.svd(x, full_matrices=False)
+    rank = int((root > max(A.shape) * torch.finfo(A.dtype).eps * root[0]).sum())
+    back = root[:rank, None] * basis[:rank] * std / (members - 1) ** 0.5
+    x = U[:, :rank] * (members - 1) ** 0.5
+    return x, lambda z: mean + (z @ back).reshape(forecast.shape)

@@ -16,7 +16,9 @@ import torch
 
 from scorda.assimilation.filter import Filter, PreparedFilter, Run
 from scorda.assimilation.kalman_algebra import (
+    centred_basis,
     check_inflation,
+    in_double,
     inflate,
     innovation_statistics,
     perturbed_transform,
@@ -110,21 +112,23 @@ class _Localized(Run):
         """Return the analysis, and ``innovation`` and ``chi2`` of this cycle."""
         space, members = self.space, len(forecast)
         where = model.operator.coordinates(space)
-        predicted = model.operator(forecast).flatten(1)
+        predicted = model.operator(forecast).flatten(1).double()
         mean = predicted.mean(0)
         noise = model.error(members, tuple(y.shape), predicted, generator)
-        residuals = y + (noise - noise.mean(0)) - predicted
-        near = self.taper(space.distance(where, where)).to(forecast)
-        Y = predicted - mean
-        S = near * (Y.mT @ Y) + (members - 1) * model.error_cov(tuple(y.shape), predicted)
+        # In standard deviations of each error, so that the matrix is the same in any units.
+        unit = model.error_std(tuple(y.shape), predicted)
+        residuals = (y + (noise - noise.mean(0)) - predicted) / unit
+        Y = (predicted - mean) / unit
+        R = model.error_cov(tuple(y.shape), predicted) / unit[:, None] / unit
+        S = self.taper(space.distance(where, where)).to(Y) * (Y.mT @ Y) + (members - 1) * R
         # On a periodic domain shorter than the reach the taper may be indefinite: no Cholesky.
         solved = torch.linalg.solve(S, residuals.mT)
         A = (forecast - forecast.mean(0)).reshape(members, -1, len(space.positions()))
         near = self.taper(space.distance(where, space.positions())).to(forecast)
-        cross = torch.einsum("no,ncp->cop", Y, A) * near
-        increment = torch.einsum("on,cop->ncp", solved, cross)
+        cross = torch.einsum("no,ncp->cop", Y.to(A), A) * near
+        increment = torch.einsum("on,cop->ncp", solved.to(A), cross)
         analysis = forecast + increment.reshape(forecast.shape)
-        white = model.whiten(torch.cat((Y, (y - mean)[None])))
+        white = model.whiten(torch.cat((predicted - mean, (y - mean)[None])))
         return inflate(analysis, self.inflation), innovation_statistics(white[:-1], white[-1])
 
 
@@ -166,13 +170,17 @@ class ETKF(Filter):
         """Return the analysis, and ``innovation`` and ``chi2`` of this cycle."""
         anomalies, innovation = white_innovation(forecast, y, model)
         mean_weights, transform = symmetric_transform(anomalies, innovation)
-        mean = forecast.mean(0, keepdim=True)
-        A = (forecast - mean).flatten(1)
-        moved = self.inflation * (A + transform.increment(A))
+        turn = None
         if self.rotation:
-            moved = mean_preserving_rotation(len(forecast), forecast, generator) @ moved
-        analysis = mean + (mean_weights @ A + moved).reshape(forecast.shape)
-        return analysis, innovation_statistics(anomalies, innovation)
+            turn = mean_preserving_rotation(len(forecast), anomalies, generator)
+
+        def moved(x: Tensor) -> Tensor:
+            mean = x.mean(0, keepdim=True)
+            A = x - mean
+            around = self.inflation * (A + transform.increment(A))
+            return mean + mean_weights @ A + (around if turn is None else turn @ around)
+
+        return in_double(moved, forecast), innovation_statistics(anomalies, innovation)
 
 
 def mean_preserving_rotation(
@@ -183,11 +191,9 @@ def mean_preserving_rotation(
     .. math:: Q = 1 1^T / N + B O B^T
 
     with O uniform (Haar) in N - 1 dimensions, and B an orthonormal basis of what is
-    orthogonal to 1: the last columns of the Householder reflection of 1 onto the first axis.
+    orthogonal to 1.
     """
-    v = like.new_full((members,), members**-0.5)
-    v[0] += 1
-    basis = (torch.eye(members).to(like) - 2 * torch.outer(v, v) / v.square().sum())[:, 1:]
+    basis = centred_basis(members, like)
     noise = rng.normal(members - 1, (members - 1,), generator, like=like)
     q, r = torch.linalg.qr(noise)
     # The signs make the distribution uniform: QR alone depends on its convention.

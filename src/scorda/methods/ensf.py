@@ -23,7 +23,7 @@ import torch
 
 from scorda.assimilation.base import Cost
 from scorda.assimilation.filter import Filter
-from scorda.assimilation.likelihood_score import likelihood_score
+from scorda.assimilation.likelihood_score import likelihood_score, settled, standardised
 from scorda.core import rng
 from scorda.core.errors import DegenerateEnsemble
 from scorda.core.shapes import Float, Tensor
@@ -101,7 +101,7 @@ class EnSF(Filter):
 
     Damping is a heuristic, so neither form is exact, for Gaussian problems either; schedule ends,
     damping and steps set the strength of the assimilation. For a forecast N(0.3, 1), y = 1.7 and
-    many members the exact recursion of its moments (see tests) gives after 500 steps
+    many members the exact recursion of its moments (see tests) gives after 500 steps as published
 
     ============================  ==================  ==================
     mean / variance               error variance .25  error variance .01
@@ -114,14 +114,16 @@ class EnSF(Filter):
     ============================  ==================  ==================
 
     With more steps and eps_beta = 0 the paired form tends to the forecast, whatever the data.
-    As published (scale = "none") it is made for states of about unit variance about zero: with a
-    mean of 1000 standard deviations the default steps leave it 6 of them off. "spread" does not.
+    As published (scale = "none") the noise has unit variance in the units of the state, whatever
+    they are, so that the filter is made for states of about unit variance about zero: with a mean
+    of 1000 standard deviations the default steps leave it 6 of them off, and variables of smaller
+    numbers are lost in the noise. "spread" is the same in any units.
     Steps of :math:`g^2 h / (K R) > 2` are unstable: take K above 1 / (2 R) for unit slopes of h,
     or let `clip` bound them.
 
     Source: Bao, Zhang & Zhang (2024), CMAME 432, 117447, https://arxiv.org/abs/2309.00983; paired
     form, schedule ends, standardised initial noise and `clip` as in the authors' public code.
-    Deviation: the state itself is not clipped (theirs to +-50).
+    Deviations: members are standardised; the state itself is not clipped (theirs to +-50).
 
     Arguments:
         form: "paired" or "mixture".
@@ -129,9 +131,9 @@ class EnSF(Filter):
         eps_beta: Variance of the noise at t = 0, in [0, 1).
         euler_steps: K.
         damping: Exponent p of :math:`h(t) = (1 - t)^p`; 1 as published, 0 for no damping.
-        scale: "none": the noise has unit variance in the units of the state, as published;
-            "spread": members are standardised by mean and standard deviation of each component
-            of the forecast, and the likelihood with them.
+        scale: "spread": members are standardised by mean and standard deviation of each component
+            of the forecast, and the likelihood with them; "none": the noise has unit variance in
+            the units of the state, as published.
         clip: Largest size of a component of the likelihood's score, in 1 / (unit of z), or None.
 
     Raises:
@@ -144,7 +146,7 @@ class EnSF(Filter):
     eps_beta: float = 0.025
     euler_steps: int = 500
     damping: float = 1.0
-    scale: Scale = "none"
+    scale: Scale = "spread"
     clip: float | None = 1000.0
 
     needs = ("simulator", "density", "differentiable_operator")
@@ -191,18 +193,17 @@ class EnSF(Filter):
             score = process.score(z, t, targets) + (1 - t) ** self.damping * gradient
             step = process.diffusion(t) / self.euler_steps
             z = z - process.drift(t) / self.euler_steps * z + step * score + step.sqrt() * noise()
-        return mean + std * z, {"evaluations": self.euler_steps}
+        return settled(mean + std * z, forecast), {"evaluations": self.euler_steps}
 
     def _scaled(self, forecast: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scaled members, and mean and standard deviation that scale them."""
-        mean, std = forecast.mean(0), forecast.std(0)
-        if self.scale == "none":
-            if not std.max() > SMALLEST:
-                raise DegenerateEnsemble(
-                    f"The spread of the forecast is {float(std.max()):.1g} at most, while the "
-                    "noise of EnSF with scale='none' has the variance 1 in the units of the "
-                    "state: take scale='spread', or other units."
-                )
-            return forecast, torch.zeros_like(mean), torch.ones_like(std)
-        # Components without spread stay as they are: noise in them is multiplied by zero.
-        return (forecast - mean) / torch.where(std > 0, std, torch.ones_like(std)), mean, std
+        if self.scale == "spread":
+            return standardised(forecast)
+        largest = forecast.std(0).max()
+        if not largest > SMALLEST:
+            raise DegenerateEnsemble(
+                f"The spread of the forecast is {float(largest):.1g} at most, while the noise of "
+                "EnSF with scale='none' has the variance 1 in the units of the state: take "
+                "scale='spread', or other units."
+            )
+        return forecast, torch.zeros_like(forecast[0]), torch.ones_like(forecast[0])

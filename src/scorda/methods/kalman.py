@@ -17,7 +17,7 @@ import torch
 
 from scorda.assimilation.base import Assimilator, Cost, check_needs
 from scorda.core import rng
-from scorda.core.gaussian import gaussian_condition, psd_root
+from scorda.core.gaussian import gaussian_condition, sampling_root, standard_deviations
 from scorda.core.shapes import Float, Tensor
 from scorda.observations.analysis import Analysis
 from scorda.observations.problem import Problem
@@ -72,7 +72,7 @@ class KalmanFilter(Assimilator):
         """Draw from the filter's exact marginals, ``(members, steps + 1, state)``."""
         moments = self.moments(problem)
         noise = rng.normal(members, tuple(moments.means.shape), generator, like=moments.means)
-        states = moments.means + torch.einsum("ets,tsr->etr", noise, psd_root(moments.covs))
+        states = moments.means + torch.einsum("ets,tsr->etr", noise, sampling_root(moments.covs))
         return _analysis(self, problem, states, moments)
 
 
@@ -121,7 +121,7 @@ class KalmanSmoother(Assimilator):
         filtered, forecasts = _forward(self, problem)
         gains, rests = _backward(problem.system, filtered)
         noise = rng.normal(members, tuple(filtered.means.shape), generator, like=forecasts)
-        roots = psd_root(torch.cat([rests, filtered.covs[-1:]]))
+        roots = sampling_root(torch.cat([rests, filtered.covs[-1:]]))
         states = [filtered.means[-1] + noise[:, -1] @ roots[-1]]
         for k in reversed(range(problem.steps)):
             mean = filtered.means[k] + (states[-1] - forecasts[k + 1]) @ gains[k].mT
@@ -162,8 +162,12 @@ def _backward(
     """Gains J and covariances C of all steps but the last."""
     A, Q = system.transition.double(), system.noise_cov.double()
     cov = filtered.covs[:-1]
-    # A pseudo-inverse, because a deterministic system can make the forecast singular.
-    J = cov @ A.mT @ torch.linalg.pinv(A @ cov @ A.mT + Q, hermitian=True)
+    forecast = A @ cov @ A.mT + Q
+    # A pseudo-inverse, because a deterministic system can make the forecast singular; of its
+    # correlations, so that a variable of small numbers is none of the directions left out.
+    unit = standard_deviations(forecast)
+    inverse = torch.linalg.pinv(forecast / unit[..., None] / unit[..., None, :], hermitian=True)
+    J = cov @ A.mT @ (inverse / unit[..., None] / unit[..., None, :])
     rest = torch.eye(len(A), dtype=A.dtype, device=A.device) - J @ A
     return J, rest @ cov @ rest.mT + J @ Q @ J.mT
 

@@ -106,15 +106,15 @@ class _Local(Run):
         states = forecast.reshape(members, -1, geometry.points).permute(2, 0, 1)
         analysis = states.clone(memory_format=torch.contiguous_format)
         for local in geometry.local(model.operator.coordinates(geometry.space), members):
-            local = local.to(forecast)
+            local = local.to(white)
             near = white[local.observations] * local.root_weights.unsqueeze(-1)
             mean_weights, transform = symmetric_transform(near[..., :-1].mT, near[..., -1])
             # (blocks, points of a block, ensemble, variables): one column per point and variable.
-            x = states[local.points]
+            x = states[local.points].to(white)
             mean = x.mean(2, keepdim=True)
             A = (x - mean).transpose(1, 2).flatten(2)
             moved = mean_weights @ A + self.inflation * (A + transform.increment(A))
             x = mean + moved.unflatten(2, (x.shape[1], x.shape[3])).transpose(1, 2)
-            analysis[local.points[local.exists]] = x[local.exists]
+            analysis[local.points[local.exists]] = x[local.exists].to(forecast)
         analysis = analysis.permute(1, 2, 0).reshape(forecast.shape)
         return analysis, innovation_statistics(anomalies, innovation)

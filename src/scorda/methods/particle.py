@@ -25,7 +25,7 @@ from scorda.assimilation.base import Assimilator, Cost, check_needs
 from scorda.assimilation.filter import PreparedFilter, Run
 from scorda.assimilation.resampling import Scheme, resample
 from scorda.core import rng
-from scorda.core.errors import DivergenceError
+from scorda.core.errors import DivergenceError, check_predicted
 from scorda.core.shapes import Float, Tensor
 from scorda.observations.analysis import Analysis
 from scorda.observations.model import ObservationModel
@@ -133,7 +133,8 @@ class ParticleSmoother(Assimilator):
 
     Raises:
         ValueError: If a setting is out of range.
-        DivergenceError: If the likelihood of every particle is zero or not finite.
+        DivergenceError: If the likelihood of every particle is zero, or the operator is not
+            finite for one.
     """
 
     particles: int = 2**16
@@ -177,6 +178,8 @@ class ParticleSmoother(Assimilator):
             if k in observed:
                 y, model = observed[k]
                 log_likelihood = model.log_likelihood(y.to(x), x)
+                if log_likelihood.isnan().any():
+                    check_predicted(model.operator(x))
                 weights, ess, evidence = _reweighted(weights, log_likelihood, k)
                 evidences.append(evidence)
                 sizes.append(ess)

@@ -95,12 +95,7 @@ class ScoreFilter(PriorFilter):
                 f"Got {self.sampler}, which draws noise, to couple to members: give Multistep or "
                 "PredictorCorrector with corrections=0, or coupled=False."
             )
-        if not (self.sampler.times(self.process).diff() < 0).all():
-            ends = self.process.noise_level(torch.tensor([0.0, self.process.end]))
-            raise ValueError(
-                f"Got {self.sampler} for {self.process}, whose noise levels are from "
-                f"{ends[0]:.3g} to {ends[1]:.3g}: give the sampler a `low` and a `high` between."
-            )
+        self.sampler.times(self.process)
 
     @property
     def evaluations(self) -> int:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import time as clock
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 from typing import cast
 
 import torch
@@ -77,7 +78,10 @@ class SDA(Assimilator):
         generator: torch.Generator | None = None,
         report: Callable[[int, int], None] | None = None,
     ) -> Analysis:
-        """Draw trajectories from the posterior.
+        """Draw trajectories from the posterior, in the precision of the observed values.
+
+        Without any value it is torch's default. A network computes in the precision of its
+        weights; the sampler around it, guidance and merging do not.
 
         Arguments:
             problem: Its system is not used, only its space and observations.
@@ -127,6 +131,7 @@ class SDA(Assimilator):
                 last - first,
                 generator,
                 chunk=at_once(shape) if self.chunk is None else self.chunk,
+                like=_precision(problem),
                 report=report,
                 first=first,
             )
@@ -156,6 +161,14 @@ class SDA(Assimilator):
         if self.prior.handover == 0:
             return above
         return SwitchedDenoiser(above, guided(prior, instruments), self.prior.handover)
+
+
+def _precision(problem: Problem) -> Tensor:
+    """An empty tensor of the precision and on the device of the observed values."""
+    values = [part.values for part in problem.instruments]
+    dtypes = [v.dtype for v in values] or [torch.get_default_dtype()]
+    dtype = reduce(torch.promote_types, dtypes)
+    return torch.zeros(0, dtype=dtype, device=values[0].device if values else None)
 
 
 def merge_entries(

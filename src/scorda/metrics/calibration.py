@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +24,7 @@ def quantile(
     draw falls below it, with linear interpolation between members (type 6 of Hyndman & Fan,
     1996) and the extreme members beyond. With weights it sits at
     :math:`(n (W_{k-1} + W_k) / 2 + 1/2) / (n + 1)`, :math:`n = 1 / \sum_i w_i^2`: the same for
-    equal weights.
+    equal weights. NaN where a member is NaN.
     """
     x, _, w = as_series(ensemble, ensemble.new_zeros(()), weights)
     ordered, w_ordered = ordered_members(x, w)
@@ -34,7 +35,8 @@ def quantile(
     left, right = position.gather(0, lower), position.gather(0, upper)
     share = quotient(level - left, right - left).clamp(0, 1)
     low, high = ordered.gather(0, lower), ordered.gather(0, upper)
-    return (low + share * (high - low)).reshape(ensemble.shape[1:])
+    found = torch.where(x.isnan().any(0), math.nan, low + share * (high - low))
+    return found.reshape(ensemble.shape[1:])
 
 
 def coverage(
@@ -57,8 +59,9 @@ def coverage(
     as_series(ensemble, truth, weights)
     low = quantile(ensemble, (1 - level) / 2, weights)
     high = quantile(ensemble, (1 + level) / 2, weights)
-    inside = (low <= truth) & (truth <= high)
-    return inside[~truth.isnan()].to(ensemble.dtype).mean()
+    inside = ((low <= truth) & (truth <= high)).to(ensemble.dtype)
+    # A member that diverged must show, not count as a miss.
+    return torch.where(low.isnan(), math.nan, inside)[~truth.isnan()].mean()
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,9 @@ def rank_histogram(
     Arguments:
         bins: Number of equal bins of u (default: members + 1; about 20 for large ensembles).
         level: Probability of the band.
+
+    Raises:
+        ValueError: If a member is NaN where the truth is present: counts cannot show it.
     """
     from scipy.stats import binom
 
@@ -112,6 +118,12 @@ def rank_histogram(
     bins = len(x) + 1 if bins is None else bins
     if bins < 1:
         raise ValueError(f"Got bins = {bins}: a histogram needs at least one bin.")
+    broken = (x.isnan().any(0) & ~y.isnan()).sum()
+    if broken:
+        raise ValueError(
+            f"Got members that are NaN at {int(broken)} values of the truth, where it has no "
+            "rank: leave these values, or the run that diverged, out."
+        )
     size = 1 / w.square().sum(0)
     below, equal = (w * (x < y)).sum(0), (w * (x == y)).sum(0)
     device = y.device if generator is None else generator.device

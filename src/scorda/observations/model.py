@@ -16,9 +16,10 @@ import torch
 from scipy.sparse import csr_array, vstack
 
 from scorda.core import rng
+from scorda.core.gaussian import standard_deviations
 from scorda.core.shapes import Bool, Float, Tensor
 from scorda.core.space import StateSpace
-from scorda.observations.modes import BlockModes, FourierModes, Modes
+from scorda.observations.modes import BlockModes, FourierModes, Modes, ScaledModes
 from scorda.observations.operators import Operator
 
 __all__ = ["ObservationModel", "Present", "Stacked", "check_std", "stack"]
@@ -53,8 +54,12 @@ class ObservationModel:
                 f"Got a `cov` of shape {tuple(self.cov.shape)}: give one row and one column per "
                 "entry of the flattened observation."
             )
-        symmetric = torch.allclose(self.cov, self.cov.T)
-        if not symmetric or torch.linalg.cholesky_ex(self.cov).info.item() != 0:
+        unit = standard_deviations(self.cov)
+        scaled = self.cov / unit[:, None] / unit
+        if (
+            not torch.allclose(scaled, scaled.T)
+            or torch.linalg.cholesky_ex(self.cov).info.item() != 0
+        ):
             raise ValueError(
                 "Got a `cov` that is not symmetric and positive definite: check the matrix."
             )
@@ -128,8 +133,11 @@ class ObservationModel:
     def log_likelihood(
         self, y: Float[Tensor, "..."], x: Float[Tensor, "ensemble ..."]
     ) -> Float[Tensor, "ensemble"]:
-        """Return the log density of a complete observation ``(*obs)`` given each state."""
-        residual = self.whiten(y - self.operator(x))
+        """Return the log density of a complete observation ``(*obs)`` given each state.
+
+        It is in double precision, as small differences of large numbers count.
+        """
+        residual = self.whiten(y.double() - self.operator(x).double())
         if self.cov is None:
             log_det = self.error_std(tuple(y.shape), residual).log().sum()
         else:
@@ -142,33 +150,45 @@ class ObservationModel:
         assert self.cov is not None
         return torch.linalg.cholesky(self.cov)
 
-    def modes(self, shape: tuple[int, ...]) -> Modes:
+    def modes(self, shape: tuple[int, ...], unit: Float[Tensor, "..."] | None = None) -> Modes:
         r"""Return orthonormal modes V and eigenvalues :math:`\lambda` of :math:`H^T R^{-1} H`.
 
         What is missing has been dropped: the models of ``observations.at(k)`` hold only what is
-        present. Kept for the next call with the same shape.
+        present. Kept for the next call with the same shape and no unit.
 
         Arguments:
             shape: Shape of one state.
+            unit: Units in which the modes are orthonormal, of the shape of a state and positive,
+                where they are not those of the state (`ScaledModes`). Modes that are entries of
+                the state stay as they are.
 
         Raises:
             TypeError: If the operator is not linear.
         """
         if shape not in self._modes:
-            self._modes[shape] = self._find_modes(shape)
-        return self._modes[shape]
+            self._modes[shape] = self._find_modes(shape, None)
+        plain = self._modes[shape]
+        if unit is None or plain.trivial:
+            return plain
+        return ScaledModes(self._find_modes(shape, unit), unit)
 
-    def _find_modes(self, shape: tuple[int, ...]) -> Modes:
-        if self.cov is not None:
-            rows = self.operator.as_matrix(shape)
-            self._check_size(rows.shape[0])
-            return BlockModes.of(rows, self.cov, shape)
+    def _find_modes(self, shape: tuple[int, ...], unit: Tensor | None) -> Modes:
         observed = tuple(self.operator(torch.zeros(1, *shape)).shape[1:])
-        std = self.error_std(observed, torch.zeros(0, dtype=torch.float64))
-        transfer = self.operator.transfer(shape)
-        if transfer is not None and bool((std == std[0]).all()):
-            return FourierModes(transfer, float(std[0]), shape)
-        return BlockModes.of(self.operator.as_matrix(shape), std, shape)
+        transfer = None
+        if self.cov is None:
+            error = self.error_std(observed, torch.zeros(0, dtype=torch.float64))
+            alike = bool((error == error[0]).all())
+            transfer = self.operator.transfer(shape) if alike else None
+        else:
+            error = self.cov
+        if transfer is not None:
+            return FourierModes(transfer, float(error[0]), shape, 1.0 if unit is None else unit)
+        rows = self.operator.as_matrix(shape)
+        if self.cov is not None:
+            self._check_size(rows.shape[0])
+        if unit is not None:
+            rows = rows * unit.flatten().numpy(force=True)
+        return BlockModes.of(csr_array(rows), error, shape)
 
     @cached_property
     def _modes(self) -> dict[tuple[int, ...], Modes]:

@@ -34,7 +34,7 @@ from scipy.sparse import csr_array
 
 from scorda.core.shapes import Float, Int, Tensor
 
-__all__ = ["BlockModes", "FourierModes", "Modes"]
+__all__ = ["BlockModes", "FourierModes", "Modes", "ScaledModes"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,11 +175,13 @@ class FourierModes(Modes):
         transfer: Fourier transform of the kernel, complex, on the grid.
         std: Standard deviation of the error.
         shape: Shape of one state, whose last axes are the grid.
+        unit: Factor of each variable, with which the convolution is multiplied.
     """
 
     transfer: Tensor
     std: float
     shape: tuple[int, ...]
+    unit: Float[Tensor, "..."] | float = 1.0
 
     trivial = False
 
@@ -188,7 +190,8 @@ class FourierModes(Modes):
         """Return squared moduli over the variance of the error; 0 within rounding."""
         square = self.transfer.abs().square()
         rounding = (square.numel() * torch.finfo(square.dtype).eps) ** 2 * square.max()
-        return (square * (square > rounding) / self.std**2).expand(self.shape)
+        square = square * (square > rounding) / self.std**2
+        return (square * torch.as_tensor(self.unit).to(square) ** 2).expand(self.shape)
 
     def forward(self, x: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble ..."]:
         axes = tuple(range(-self.transfer.ndim, 0))
@@ -202,7 +205,40 @@ class FourierModes(Modes):
         axes = tuple(range(-self.transfer.ndim, 0))
         spectrum = torch.fft.fftn(y.reshape(self.shape).double(), dim=axes, norm="ortho")
         spectrum = spectrum * self.transfer.to(spectrum).conj() / self.std**2
-        return ((spectrum.real - spectrum.imag) * (self.precision > 0).to(y.device)).to(y)
+        seen = (spectrum.real - spectrum.imag) * (self.precision > 0).to(y.device)
+        return (seen * torch.as_tensor(self.unit).to(seen)).to(y)
+
+
+@dataclass(frozen=True, eq=False)
+class ScaledModes(Modes):
+    r"""The modes of an observation of states in other units, :math:`x' = V^T (x / s)`.
+
+    V and :math:`\lambda` are those of :math:`S H^T R^{-1} H S`, so that modes that mix variables
+    are the same in any units of these.
+
+    Arguments:
+        modes: Modes of the operator :math:`H S`.
+        unit: s, shape ``(*state)``, positive.
+    """
+
+    modes: Modes
+    unit: Float[Tensor, "..."]
+
+    trivial = False
+
+    @property
+    def precision(self) -> Float[Tensor, "..."]:  # type: ignore[override]
+        """Return lambda of the scaled states."""
+        return self.modes.precision
+
+    def forward(self, x: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble ..."]:
+        return self.modes.forward(x / self.unit.to(x))
+
+    def inverse(self, x: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble ..."]:
+        return self.modes.inverse(x) * self.unit.to(x)
+
+    def information(self, y: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        return self.modes.information(y)
 
 
 def _partition(rows: csr_array, error: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:

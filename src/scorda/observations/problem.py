@@ -15,6 +15,7 @@ from scorda.observations.model import ObservationModel, stack
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Pointwise
 from scorda.systems.base import System
+from scorda.systems.function import FunctionSystem
 
 __all__ = ["Problem", "twin_experiment"]
 
@@ -119,7 +120,8 @@ def twin_experiment(
     """Draw a truth from the system and observe it: returns ``(truth, problem)``.
 
     Truth, observation error and the later ensemble use distinct random streams, also where the
-    ensemble is drawn with another generator of the same seed.
+    ensemble is drawn with another generator of the same seed. Where a system draws from a sample
+    of states, as a `FunctionSystem` may, the system of the problem is the same without the truth.
 
     Arguments:
         system: The system, model of both truth and forecasts.
@@ -155,6 +157,8 @@ def twin_experiment(
             "reduce dt or check the system."
         )
     values = model.sample(truth[observed], observation_error)
+    if isinstance(system, FunctionSystem):
+        system = system.apart_from(truth[0])
     problem = Problem(system, Observations(model, observed, values), steps)
     return system.space.masked(truth), problem
 

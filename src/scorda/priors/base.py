@@ -60,6 +60,8 @@ class EnsemblePrior(PriorRun):
     least_members: int = 2
     # Whether the modes of an observation must be entries of the state.
     of_entries: bool = False
+    # Whether settings of it are in the units of the state, which all variables then share.
+    in_units_of_state: bool = False
 
     def check(self, space: StateSpace) -> None:
         """Check before a run that a space has what the prior needs.

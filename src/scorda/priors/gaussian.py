@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import torch
 
 from scorda.core.errors import DegenerateEnsemble
+from scorda.core.gaussian import component_std, standard_deviations
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.core.tapers import GaspariCohn
@@ -54,8 +55,9 @@ class FittedGaussian:
 
     Arguments:
         mean: m, shape ``(*shape)``.
-        basis: Orthonormal columns, ``(size, rank)``.
-        spectrum: Variances along them, ``(rank,)``.
+        basis: Columns Q with :math:`P = Q \Lambda Q^T`, ``(size, rank)``, orthonormal in
+            standard deviations of the modes, so that all modes count alike.
+        spectrum: Variances :math:`\Lambda` along them, ``(rank,)``.
         var: Diagonal of P, shape ``(*shape)``; where that is zero, a positive number that is
             nothing beside the others.
     """
@@ -179,21 +181,25 @@ class Gaussian(EnsemblePrior):
         A = ensemble - mean
         if taper is None:
             turned = A if modes is None else modes.forward(A)
-            _, scale, basis = torch.linalg.svd(turned.flatten(1), full_matrices=False)
+            std = component_std(turned).flatten()
+            unit = torch.where(std > 0, std, 1.0)
+            _, scale, basis = torch.linalg.svd(turned.flatten(1) / unit, full_matrices=False)
             spectrum = scale.square() / (len(A) - 1)
             # The mean takes one direction from the members, and duplicates take more.
             kept = scale > scale[0] * max(A.flatten(1).shape) * torch.finfo(scale.dtype).eps
             basis, spectrum = basis[kept].mT, spectrum[kept]
-            var = turned.square().sum(0) / (len(A) - 1)
+            var = std.square()
         else:
             cov = taper.to(A) * (A.flatten(1).mT @ A.flatten(1)) / (len(A) - 1)
             if modes is not None and not modes.trivial:
                 for _ in range(2):
                     cov = modes.forward(cov.reshape(-1, *shape)).flatten(1).mT
-            spectrum, basis = torch.linalg.eigh(cov)
+            unit = standard_deviations(cov)
+            spectrum, basis = torch.linalg.eigh(cov / unit[:, None] / unit)
             # On a periodic domain shorter than the reach the taper may be indefinite.
             spectrum = spectrum.clamp_min(0)
-            var = (basis.square() @ spectrum).reshape(shape)
+            var = (basis.square() @ spectrum) * unit.square()
+        basis, var = unit[:, None] * basis, var.reshape(shape)
         centre = (mean if modes is None else modes.forward(mean))[0]
         return FittedGaussian(centre, basis, spectrum, positive(var))
 
@@ -232,14 +238,15 @@ def taper_matrix(
 
 def positive(var: Tensor) -> Tensor:
     """Return variances of modes that are positive also where all members agree."""
-    top = var.max()
-    if not top > 0:
+    seen = var > 0
+    if not seen.any():
         raise DegenerateEnsemble(
             f"The ensemble has no spread in any of {var.numel()} modes of the observation; start "
             "from members that differ, or add model error or jitter."
         )
     # What the sampler leaves of such a mode is beyond the last digit of the others.
-    return var.clamp_min(top * torch.finfo(var.dtype).eps ** 2)
+    least = var[seen].min() * torch.finfo(var.dtype).eps ** 2
+    return torch.where(seen, var, least.clamp_min(torch.finfo(var.dtype).tiny))
 
 
 @dataclass(frozen=True, eq=False)

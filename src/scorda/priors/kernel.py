@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import torch
 
+from scorda.core.gaussian import component_std
 from scorda.core.shapes import Float, Tensor
-from scorda.core.space import StateSpace
+from scorda.core.space import StateSpace, variable_std
 from scorda.diffusion.denoisers import KernelDenoiser
 from scorda.observations.augmentation import AugmentedSpace
-from scorda.observations.modes import Modes
+from scorda.observations.modes import Modes, ScaledModes
 from scorda.priors.base import EnsemblePrior
+from scorda.priors.gaussian import positive
 
 __all__ = ["FittedKernel", "Kernel"]
 
@@ -26,22 +29,23 @@ class FittedKernel:
 
     Arguments:
         members: x_i, ``(members, *shape)``.
-        bandwidth: h.
+        bandwidth: h, one number or one per mode.
         log_weights: log w_i up to a constant, ``(members,)`` (default: equal).
     """
 
     members: Float[Tensor, "members ..."]
-    bandwidth: float
+    bandwidth: float | Float[Tensor, "..."]
     log_weights: Float[Tensor, "members"] | None = None
 
     @property
     def var(self) -> Float[Tensor, "..."]:
         """Variance of each mode."""
         if self.log_weights is None:
-            return self.members.var(0, correction=0) + self.bandwidth**2
+            return positive(self.members.var(0, correction=0) + self.bandwidth**2)
         w = self.log_weights.softmax(0)
         mean = torch.tensordot(w, self.members, 1)
-        return torch.tensordot(w, (self.members - mean).square(), 1) + self.bandwidth**2
+        between = torch.tensordot(w, (self.members - mean).square(), 1)
+        return positive(between + self.bandwidth**2)
 
     def denoise(
         self, u: Float[Tensor, "ensemble ..."], noise: Float[Tensor, "..."]
@@ -76,14 +80,25 @@ class Kernel(EnsemblePrior):
     The variance of the density is that of the members plus that of a kernel.
 
     Arguments:
-        std: Standard deviation of a kernel, in the units of the state, positive.
+        std: Standard deviation of a kernel, positive: in standard deviations of each variable of
+            the ensemble (root of the mean variance over the grid), and 0 in components in which
+            all members agree.
+        scale: "spread"; or "none": `std` is in the units of the state, which all variables share.
     """
 
     std: float
+    scale: Literal["spread", "none"] = "spread"
 
     def __post_init__(self) -> None:
         if not self.std > 0:
             raise ValueError(f"Got std = {self.std}: it must be positive.")
+        if self.scale not in ("spread", "none"):
+            raise ValueError(f"Got scale = {self.scale!r}: choose 'spread' or 'none'.")
+
+    @property
+    def in_units_of_state(self) -> bool:  # type: ignore[override]
+        """Whether the width of a kernel is in the units of the state."""
+        return self.scale == "none"
 
     def fit(
         self,
@@ -91,4 +106,24 @@ class Kernel(EnsemblePrior):
         modes: Modes | None = None,
         space: StateSpace | AugmentedSpace | None = None,
     ) -> FittedKernel:
-        return FittedKernel(ensemble if modes is None else modes.forward(ensemble), self.std)
+        members = ensemble if modes is None else modes.forward(ensemble)
+        if self.scale == "none":
+            return FittedKernel(members, self.std)
+        # Modes that mix entries are of entries of one unit, or of scaled ones.
+        std = _spread(ensemble, space)
+        std = torch.where(component_std(ensemble) > 0, std, 0.0)
+        if isinstance(modes, ScaledModes):
+            std = std / modes.unit.to(std)
+        return FittedKernel(members, self.std * std)
+
+
+def _spread(
+    ensemble: Float[Tensor, "ensemble ..."], space: StateSpace | AugmentedSpace | None
+) -> Float[Tensor, "..."]:
+    """Spread of each variable; each simulated observation is a variable."""
+    if not isinstance(space, AugmentedSpace):
+        return variable_std(ensemble, space)
+    size = space.space.size
+    states = ensemble[:, :size].unflatten(1, space.space.shape)
+    values = component_std(ensemble[:, size:])
+    return torch.cat((variable_std(states, space.space).flatten(), values))

@@ -173,7 +173,8 @@ class FittedMixture:
         rank = self.gaussian.basis.shape[1]
         root = self.gaussian.basis * self.gaussian.spectrum.sqrt()
         mean = self.gaussian.mean
-        own = (members - mean).flatten(1) @ (root / self.gaussian.spectrum)
+        # The columns of the root are orthogonal in standard deviations of the modes.
+        own = ((members - mean) / self.gaussian.var).flatten(1) @ (root / self.gaussian.spectrum)
         x = self.gamma * own + self.kernel_factor**0.5 * noise().flatten(1)[:, :rank]
         x = x - x.mean(0)
         cov = x.mT @ x / (len(x) - 1)

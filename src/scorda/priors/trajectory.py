@@ -273,7 +273,8 @@ class GaussianTrajectory(Prior):
         mean = mean.reshape(states, size)
         var = cov.diagonal().reshape(states, size)
         centre = mean.mean(0)
-        scale = (var + (mean - centre).square()).mean(0).sqrt().clamp(min=1e-12)
+        scale = (var + (mean - centre).square()).mean(0).sqrt()
+        scale = torch.where(scale > 0, scale, 1.0)
         weight = scale.repeat(states)
         return cls(
             system.space,

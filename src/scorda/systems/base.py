@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 
 from scorda.core import rng
+from scorda.core.gaussian import gaussian_log_density, sampling_root
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 
@@ -81,19 +82,23 @@ class System(ABC):
 class AdditiveNoise(System):
     r"""A deterministic model with additive model error.
 
-    .. math:: x_{k+1} = \mathcal M(x_k) + \varepsilon, \quad
-        \varepsilon \sim \mathcal N(0, \mathrm{noise\_std}^2 I)
+    .. math:: x_{k+1} = \mathcal M(x_k) + \varepsilon, \quad \varepsilon \sim \mathcal N(0, Q)
 
-    Subclasses write `advance`, the model :math:`\mathcal M`; `noise_std` is in the units of the
-    state, and 0 makes the system deterministic.
+    Subclasses write `advance`, the model :math:`\mathcal M`. Q is diagonal with the standard
+    deviations `noise_std`, one number or one per entry of the state, in its units; 0 makes the
+    system deterministic. Where `noise_cov` is not None it is Q of the flattened state.
     """
 
-    noise_std: float
+    noise_std: float | Float[Tensor, "..."]
+    noise_cov: Float[Tensor, "size size"] | None = None
     differentiable = True
 
     @property
     def stochastic(self) -> bool:  # type: ignore[override]
-        return self.noise_std > 0
+        if self.noise_cov is not None:
+            return bool(self.noise_cov.any())
+        std = self.noise_std
+        return bool((std > 0).any()) if isinstance(std, Tensor) else std > 0
 
     @abstractmethod
     def advance(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
@@ -104,24 +109,41 @@ class AdditiveNoise(System):
     ) -> Float[Tensor, "..."]:
         """Advance by one step; row i of the noise depends on the generator and i only [final]."""
         x = self.advance(x)
-        if self.noise_std == 0:
+        if not self.stochastic:
             return x
         shape = self.space.shape
         members, inner = (1, tuple(x.shape)) if x.shape == shape else (x.shape[0], x.shape[1:])
         noise = rng.normal(members, tuple(inner), generator, like=x).reshape(x.shape)
-        return self.space.filled(x + self.noise_std * noise)
+        if self.noise_cov is None:
+            return self.space.filled(x + self._std(x) * noise)
+        root = sampling_root(self.noise_cov).to(x)
+        return self.space.filled(x + (noise.flatten(-len(shape)) @ root).reshape(x.shape))
 
     def log_transition(
         self, x: Float[Tensor, "..."], x_next: Float[Tensor, "..."]
     ) -> Float[Tensor, "..."]:
-        """Return the log density of the model error between two states [final]."""
-        if self.noise_std == 0:
+        """Return the log density of the model error between two states [final].
+
+        Raises:
+            TypeError: If the model error has no density, because Q is singular.
+        """
+        axes = len(self.space.shape)
+        if self.noise_cov is not None:
+            if torch.linalg.cholesky_ex(self.noise_cov).info.item() != 0:
+                return super().log_transition(x, x_next)
+            error, cov = (x_next - self.advance(x)).flatten(-axes), self.noise_cov.to(x)
+            return gaussian_log_density(error, cov.new_zeros(len(cov)), cov)
+        std = torch.as_tensor(self._std(x)).to(x).expand(self.space.shape)
+        if not (std > 0).all():
             return super().log_transition(x, x_next)
-        over = tuple(range(-len(self.space.shape), 0))
-        error = (x_next - self.advance(x)) / self.noise_std
-        size = int(self.space.inside.sum())
-        log_norm = size * (math.log(self.noise_std) + 0.5 * math.log(2 * math.pi))
-        return -0.5 * error.square().sum(over) - log_norm
+        inside = self.space.inside.to(std.device).reshape(self.space.shape)
+        white = ((x_next - self.advance(x)) / std).masked_fill(~inside, 0.0)
+        log_norm = std[inside].log().sum() + 0.5 * int(inside.sum()) * math.log(2 * math.pi)
+        return -0.5 * white.square().sum(tuple(range(-axes, 0))) - log_norm
+
+    def _std(self, like: Tensor) -> float | Tensor:
+        std = self.noise_std
+        return std.to(like) if isinstance(std, Tensor) else std
 
 
 def rk4(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 
 from scorda.core import rng
+from scorda.core.gaussian import check_cov, psd_root
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.systems.base import AdditiveNoise
@@ -19,26 +21,28 @@ __all__ = ["FunctionSystem"]
 class FunctionSystem(AdditiveNoise):
     r"""Wrap a function that advances an ensemble by one step.
 
-    .. math:: x_{k+1} = \mathrm{step}(x_k) + \varepsilon, \quad
-        \varepsilon \sim N(0, \mathrm{noise\_std}^2 I)
+    .. math:: x_{k+1} = \mathrm{step}(x_k) + \varepsilon, \quad \varepsilon \sim N(0, Q)
 
     The function gets a copy of the states ``(ensemble, *state)``, 0 outside of the mask of the
     space, and returns states of the same shape. It must treat members alike and independently and
     draw no random numbers of its own, so that a run is a function of its seed; model error is what
-    `noise_std` adds. It is a black box: a NumPy model has no gradient, a torch model has if its
-    operations have.
+    `noise_std` or `noise_cov` adds. It is a black box: a NumPy model has no gradient, a torch
+    model has if its operations have.
 
     Arguments:
         step: The model, ``(ensemble, *state)`` to ``(ensemble, *state)``.
         initial: States at step 0. Either an array ``(states, *state)``, of which `prior` draws
             without replacement (so it must hold at least as many states as there are members; in
-            a twin experiment the truth is drawn from it too), or a callable ``initial(members,
-            seed)`` that returns ``(members, *state)`` and takes its randomness from the integer
-            `seed`.
+            a twin experiment one more, since the truth is drawn from it and never is a member),
+            or a callable ``initial(members, seed)`` that returns ``(members, *state)`` and takes
+            its randomness from the integer `seed`.
         space: Space of the states; ``space.dt`` is the length of one call of `step`.
-        noise_std: Standard deviation of additive model error per step, in units of the state.
+        noise_std: Standard deviation of additive model error per step, in units of the state: one
+            number, one per variable, or one per entry, ``(*state)``.
         library: What `step` and `initial` take and return: "numpy" arrays or "torch" tensors.
         name: Name of the system.
+        noise_cov: Instead of `noise_std`: covariance of the model error of the flattened state,
+            ``(size, size)``, positive semidefinite; it may be singular.
 
     Raises:
         ValueError: If an argument does not fit, or (when called) if the model returns states of
@@ -51,14 +55,13 @@ class FunctionSystem(AdditiveNoise):
         step: Callable[[Any], Any],
         initial: Callable[[int, int], Any] | np.ndarray | Tensor,
         space: StateSpace,
-        noise_std: float = 0.0,
+        noise_std: float | np.ndarray | Tensor = 0.0,
         library: Literal["numpy", "torch"] = "numpy",
         name: str = "function",
+        noise_cov: np.ndarray | Tensor | None = None,
     ) -> None:
         if library not in ("numpy", "torch"):
             raise ValueError(f"Got library = {library!r}: choose 'numpy' or 'torch'.")
-        if noise_std < 0:
-            raise ValueError(f"Got noise_std = {noise_std}: a standard deviation is not negative.")
         if not callable(initial):
             states = torch.as_tensor(initial)
             if states.ndim != len(space.shape) + 1:
@@ -68,7 +71,10 @@ class FunctionSystem(AdditiveNoise):
                 )
             space.check(states, "`initial`")
         self.model, self.initial, self.space = step, initial, space
-        self.noise_std, self.library, self.name = noise_std, library, name
+        self.library, self.name = library, name
+        self.noise_std = _error_std(noise_std, space)
+        self.noise_cov = None if noise_cov is None else _error_cov(noise_cov, noise_std, space)
+        self._apart: Tensor | None = None
 
     @property
     def differentiable(self) -> bool:  # type: ignore[override]
@@ -79,24 +85,56 @@ class FunctionSystem(AdditiveNoise):
         model = getattr(self.model, "__name__", repr(self.model))
         return f"FunctionSystem({model}, shape={self.space.shape}, library={self.library!r})"
 
+    def apart_from(self, truth: Float[Tensor, "*state"]) -> FunctionSystem:
+        """Return the same system, whose `prior` never returns a given state at step 0.
+
+        So the truth of a twin experiment is none of the members.
+        """
+        other = copy.copy(self)
+        other._apart = truth
+        return other
+
     def prior(
         self, members: int, generator: torch.Generator | None = None
     ) -> Float[Tensor, "ensemble *state"]:
-        """Draw states at step 0, in torch's default dtype unless `initial` is a torch tensor."""
+        """Draw states at step 0, in torch's default dtype unless `initial` is a torch tensor.
+
+        Raises:
+            ValueError: If there are fewer states, or a callable returns the truth of a twin
+                experiment among the members.
+        """
         if callable(self.initial):
             seed = rng.key(generator)[0]
             drawn = self.initial(members, seed)
-            return self._states(drawn, (members, *self.space.shape), "`initial`")
+            drawn = self._states(drawn, (members, *self.space.shape), "`initial`")
+            if not self._others(drawn).all():
+                raise ValueError(
+                    "`initial` returned the truth of this twin experiment among the members: let "
+                    "it draw other states for another seed."
+                )
+            return drawn
         states = torch.as_tensor(self.initial)
         if isinstance(self.initial, np.ndarray):
             states = states.to(torch.get_default_dtype())
-        if members > len(states):
+        others = self._others(states)
+        if members > others.sum():
+            besides = "" if others.all() else " besides the truth of the twin experiment"
             raise ValueError(
-                f"Asked for {members} members of {len(states)} initial states: give `initial` "
-                "more states, or a callable that draws them."
+                f"Asked for {members} members of {int(others.sum())} initial states{besides}: "
+                "give `initial` more states, or a callable that draws them."
             )
         order = torch.randperm(len(states), generator=rng.spawn(generator, 1)[0])
+        order = order[others[order]]
         return self.space.filled(states[order[:members].to(states.device)])
+
+    def _others(self, states: Tensor) -> Tensor:
+        """Which states are not the truth, on the CPU."""
+        if self._apart is None:
+            return torch.ones(len(states), dtype=torch.bool)
+        # A truth that was stored in single precision is the same state.
+        truth = self._apart.to(states)
+        close = torch.isclose(states, truth, rtol=1e-6, atol=0)
+        return ~close.flatten(1).all(1).cpu()
 
     def advance(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Call the model once on all states, their leading axes flattened to one."""
@@ -123,3 +161,37 @@ class FunctionSystem(AdditiveNoise):
                 "check the initial states and the length of a step."
             )
         return states
+
+
+def _error_std(std: float | np.ndarray | Tensor, space: StateSpace) -> float | Tensor:
+    """One number, or a tensor that broadcasts to a state."""
+    values = torch.as_tensor(std)
+    if not (values >= 0).all():
+        raise ValueError(f"Got noise_std = {std}: a standard deviation is not negative.")
+    if values.ndim == 0:
+        return float(values)
+    if values.shape == space.shape:
+        return values
+    if space.has_channels and values.shape == (len(space.variables),):
+        return values.reshape(-1, *(1,) * len(space.grid))
+    raise ValueError(
+        f"Got `noise_std` of shape {tuple(values.shape)}: give one number, one for each of the "
+        f"variables {space.variables}, or one per entry, {space.shape}."
+    )
+
+
+def _error_cov(
+    cov: np.ndarray | Tensor, std: float | np.ndarray | Tensor, space: StateSpace
+) -> Tensor:
+    """The covariance of the flattened state."""
+    matrix = torch.as_tensor(cov)
+    if torch.as_tensor(std).any():
+        raise ValueError("Got both `noise_std` and `noise_cov`: give one of them.")
+    if matrix.shape != (space.size, space.size):
+        raise ValueError(
+            f"Got `noise_cov` of shape {tuple(matrix.shape)}: give one row and one column per "
+            f"entry of the flattened state, {(space.size, space.size)}."
+        )
+    check_cov(matrix, "noise_cov")
+    psd_root(matrix)
+    return matrix

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from scorda.core import rng
-from scorda.core.gaussian import gaussian_log_density, psd_root
+from scorda.core.gaussian import check_cov, gaussian_log_density, sampling_root
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.systems.base import System
@@ -55,12 +55,10 @@ class LinearGaussian(System):
                     f"give a matrix of shape {(dim, dim)}."
                 )
         for label in ("noise_cov", "cov"):
-            matrix = getattr(self, label)
-            if not torch.allclose(matrix, matrix.mT):
-                raise ValueError(f"Got a `{label}` that is not symmetric: it is a covariance.")
+            check_cov(getattr(self, label), label)
         object.__setattr__(self, "space", StateSpace((dim,)))
-        object.__setattr__(self, "_noise_root", psd_root(self.noise_cov))
-        object.__setattr__(self, "_root", psd_root(self.cov))
+        object.__setattr__(self, "_noise_root", sampling_root(self.noise_cov))
+        object.__setattr__(self, "_root", sampling_root(self.cov))
 
     @property
     def stochastic(self) -> bool:  # type: ignore[override]

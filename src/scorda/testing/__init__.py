@@ -17,6 +17,7 @@ from scorda.testing.diffusion import check_denoiser, check_guidance, check_proce
 from scorda.testing.methods import check_assimilator, check_filter
 from scorda.testing.physics import check_operator, check_system
 from scorda.testing.robust import check_robust
+from scorda.testing.units import check_metric_units, check_prior_units, check_units
 
 __all__ = [
     "check_assimilator",
@@ -24,9 +25,12 @@ __all__ = [
     "check_denoiser",
     "check_filter",
     "check_guidance",
+    "check_metric_units",
     "check_operator",
+    "check_prior_units",
     "check_process",
     "check_robust",
     "check_sampler",
     "check_system",
+    "check_units",
 ]

@@ -45,8 +45,8 @@ def check_robust(
     * A value 20 standard deviations off is left out with ``gross_error_check=7``, in the cycle
       where it is and nowhere else, and the run is bit for bit that without the value.
     * All members equal, or fewer than `least_members`, end in a `DegenerateEnsemble`, a member
-      that the model blows up in a `DivergenceError`; both name step, cycle and members, and the
-      steps before have been yielded.
+      that the model blows up, or of which the operator is not finite, in a `DivergenceError`; all
+      name step, cycle and members, and the steps before have been yielded.
     * A run is finite with one component, one observation, the fewest members, more observations
       than members, and whole numbers as observations. A component in which all members agree
       stays as it is.
@@ -72,6 +72,7 @@ def check_robust(
     _check_outlier(method, case)
     _check_degenerate(method, case)
     _check_divergence(method, case)
+    _check_operator(method, case)
     _check_sizes(method, case, any_units)
     _check_units(method, case, any_units)
 
@@ -255,6 +256,23 @@ def _check_divergence(method: Filter, case: _Case) -> None:
         len(made) == last + 1 and all(x.isfinite().all() for x in made),
         method,
         "does not yield the steps before a divergence",
+    )
+
+
+def _check_operator(method: Filter, case: _Case) -> None:
+    class Broken(Select):
+        def __call__(self, x: Tensor) -> Tensor:
+            y = super().__call__(x)
+            return torch.where(torch.arange(len(y), device=y.device)[:, None] == 1, math.nan, y)
+
+    problem = case.problem()
+    (part,) = problem.instruments
+    part = replace(part, model=ObservationModel(Broken(case.observed), std=STD))
+    error = _stopped(method, replace(problem, observations=part), case.members, DivergenceError)
+    promise(
+        (error.step, error.cycle, error.members) == (0, 0, (1,)) and "operator" in str(error),
+        method,
+        f"does not say that the operator is not finite for member 1: {error}",
     )
 
 

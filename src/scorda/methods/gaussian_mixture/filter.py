@@ -22,7 +22,7 @@ from scorda.assimilation.kalman_algebra import (
 )
 from scorda.assimilation.local import Geometry, Local
 from scorda.core import rng
-from scorda.core.gaussian import psd_root, symmetric_map
+from scorda.core.gaussian import component_std, psd_root, symmetric_map
 from scorda.core.shapes import Float, Int, Tensor
 from scorda.core.tapers import GaspariCohn
 from scorda.methods.gaussian_mixture.posterior import MixturePosterior, Projection, adaptive_factor
@@ -155,8 +155,7 @@ class _Whole(Run):
     ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
         """Return the analysis, and ``innovation``, ``chi2``, ``kernel_factor`` and ``ess``."""
         white = white_innovation(forecast, y, model)
-        # In double precision, with few numbers: eigenvalues span many orders of magnitude.
-        prior = Projection.of(white[0].double(), white[1].double())
+        prior = Projection.of(*white)
         rank = min(len(forecast) - 1, forecast[0].numel())
         posterior = self.settings.posterior(prior, rank)
         analysis = self._drawn(forecast, posterior, generator)
@@ -168,8 +167,13 @@ class _Whole(Run):
     ) -> Tensor:
         """Members of the posterior with its mean and covariance."""
         choice, noise = rng.spawn(generator, 2)
-        mean = forecast.mean(0, keepdim=True)
-        x, back = _whitened((forecast - mean).flatten(1))
+        # In double precision, as what was observed: their product is a difference of large terms.
+        states = forecast.flatten(1).double()
+        mean = states.mean(0)
+        size = max(states.shape)
+        rounding = (size * torch.finfo(forecast.dtype).eps) ** 2
+        rounding = max(rounding, size * torch.finfo(states.dtype).eps)
+        x, back = _whitened(states - mean, component_std(forecast).flatten(), rounding)
         members, rank = x.shape
         kernels, w0 = posterior.weights
         seen = posterior.prior.anomalies.mT @ x
@@ -192,8 +196,8 @@ class _Whole(Run):
         spread = spread - spread.mean(0)
         spread = spread @ symmetric_map(_cov(spread), cov)
         factor = self.settings.inflation * _sampling(posterior.inverse_ess(), members)
-        moved = (centre + factor * spread).to(back) @ back
-        return mean + moved.reshape(forecast.shape)
+        moved = mean + (centre + factor * spread) @ back
+        return moved.to(forecast).reshape(forecast.shape)
 
 
 @dataclass(frozen=True)
@@ -216,11 +220,7 @@ class _Local(Run):
         """
         members, geometry = len(forecast), self.geometry
         white = white_innovation(forecast, y, model)
-        # In double precision, as without localization; anomalies of states in single precision
-        # have a mean, by rounding.
-        anomalies = white[0].double()
-        anomalies = anomalies - anomalies.mean(0)
-        both = torch.cat((anomalies, white[1][None].double())).mT.contiguous()
+        both = torch.cat((white[0], white[1][None])).mT.contiguous()
         states = forecast.reshape(members, -1, geometry.points).permute(2, 0, 1)
         analysis = states.clone(memory_format=torch.contiguous_format)
         sizes, factors = [], []
@@ -315,14 +315,24 @@ def _draw(
 
 
 def _whitened(
-    A: Float[Tensor, "ensemble size"],
+    A: Float[Tensor, "ensemble size"], std: Float[Tensor, "size"], rounding: float
 ) -> tuple[Float[Tensor, "ensemble rank"], Float[Tensor, "rank size"]]:
-    """Anomalies as x B with x of unit covariance, in double precision; and B, in their own."""
+    """Anomalies as x B with x of unit covariance; and B.
+
+    Directions are told apart in standard deviations of the components, so that none is lost for
+    its unit.
+
+    Arguments:
+        A: Anomalies.
+        std: Standard deviations of the components.
+        rounding: Share of the largest variance of a direction below which it is none.
+    """
     members, size = A.shape
-    wide = A.double()
-    values, vectors = torch.linalg.eigh(wide @ wide.mT if members <= size else wide.mT @ wide)
-    kept = values > max(A.shape) * torch.finfo(A.dtype).eps * values[-1]
-    if not kept.any():
+    scaled = A / torch.where(std > 0, std, 1.0).to(A)
+    gram = scaled @ scaled.mT if members <= size else scaled.mT @ scaled
+    values, vectors = torch.linalg.eigh(gram)
+    kept = values > rounding * values[-1]
+    if not std.any() or not kept.any():
         raise ValueError(
             "The forecast has no spread, so no mixture can be made of it: add model error or "
             "start from an ensemble with spread."
@@ -330,5 +340,5 @@ def _whitened(
     scale = values[kept].sqrt() / (members - 1) ** 0.5
     if members <= size:
         x = vectors[:, kept] * (members - 1) ** 0.5
-        return x, (x.mT @ wide / (members - 1)).to(A)
-    return wide @ vectors[:, kept] / scale, (vectors[:, kept] * scale).mT.to(A)
+        return x, x.mT @ scaled * std.to(A) / (members - 1)
+    return scaled @ vectors[:, kept] / scale, (vectors[:, kept] * scale).mT * std.to(A)

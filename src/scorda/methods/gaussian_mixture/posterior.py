@@ -67,6 +67,7 @@ from functools import cached_property
 
 import torch
 
+from scorda.assimilation.kalman_algebra import centred_basis
 from scorda.core.shapes import Float, Tensor
 from scorda.priors.mixture import evidence_terms, kernel_logits, mixture_weights, shrinkage
 
@@ -102,8 +103,11 @@ class Projection:
             values, V = torch.linalg.eigh(anomalies.mT @ anomalies)
             z, v = anomalies @ V, V.mT @ d
         else:
-            values, U = torch.linalg.eigh(anomalies @ anomalies.mT)
-            # The mean takes one mode away, whose value is rounding.
+            # Without the mean, a mode of no value that rounding would mix with those of little.
+            basis = centred_basis(members, anomalies)
+            centred = basis.mT @ anomalies
+            values, U = torch.linalg.eigh(centred @ centred.mT)
+            U = basis @ U
             least = members * torch.finfo(values.dtype).eps * values.amax(-1, keepdim=True)
             values = torch.where(values > least, values, 0.0)
             root = values.sqrt().unsqueeze(-2)

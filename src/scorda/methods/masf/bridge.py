@@ -37,7 +37,7 @@ import torch
 
 from scorda.assimilation.base import Cost
 from scorda.core.shapes import Float, Tensor
-from scorda.core.space import StateSpace
+from scorda.core.space import StateSpace, variable_std
 from scorda.diffusion.bridge import BridgeODE, BridgeSampler
 from scorda.observations.augmentation import AugmentedSpace, augment
 from scorda.observations.model import ObservationModel
@@ -134,10 +134,22 @@ class _Run(PriorFilterRun):
         generator: torch.Generator | None,
     ) -> tuple[Tensor, dict[str, Any]]:
         """The analysis with a linear operator, and the report of the prior."""
-        modes = model.modes(tuple(states.shape[1:]))
+        modes = model.modes(tuple(states.shape[1:]), self._unit(states, space))
         denoiser = self.prior.fit(states, modes, space)
         members = modes.forward(states)
         moved = self.settings.sampler.sample(
             denoiser, modes.precision.to(members), modes.information(y), members, generator
         )
         return modes.inverse(moved), getattr(denoiser, "report", {})
+
+    def _unit(
+        self, states: Tensor, space: StateSpace | AugmentedSpace | None
+    ) -> Float[Tensor, "..."] | None:
+        """Units in which the modes are orthonormal; None: those of the state, which has one."""
+        if self.settings.prior.in_units_of_state or isinstance(space, AugmentedSpace):
+            # Values of the pairs have one unit, and no mode mixes them with entries.
+            return None
+        if space is not None and len(space.variables) == 1:
+            return None
+        std = variable_std(states, space)
+        return torch.where(std > 0, std, 1.0)

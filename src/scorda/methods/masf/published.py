@@ -23,7 +23,7 @@ import torch
 from scorda.assimilation.base import Cost
 from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
-from scorda.core.space import StateSpace
+from scorda.core.space import StateSpace, variable_std
 from scorda.diffusion.bridge import EnsembleDenoiser
 from scorda.diffusion.measurement_aware import MeasurementAware
 from scorda.observations.model import ObservationModel
@@ -142,10 +142,13 @@ class PublishedMASF(PriorFilter):
     This counts the observation twice (see `methods.masf.bridge`). Where the observation is at
     least as precise as the prior, the variance is 0.33 to 0.46 of the exact one, and the mean is
     too close to the observation. The filter takes what the process of the paper can do: operators
-    that pick entries, or symmetric matrices with eigenvalues in [0, 1], and one error std. It is
+    that pick entries, or symmetric matrices with eigenvalues in [0, 1] and one error std. It is
     here for comparison; `MASF` is exact.
 
-    Source: MASF, arXiv 2604.02889, and its public code.
+    Source: MASF, arXiv 2604.02889, and its public code. Deviation: entries that are picked may
+    have errors of their own, and what is not observed is measured as noise of their mean, in
+    standard deviations of each variable of the forecast. With one variable and one error std this
+    is the published form.
 
     Arguments:
         prior: Kind of the prior that is fitted to the forecast ensemble.
@@ -195,7 +198,12 @@ class _Run(PriorFilterRun):
         modes = model.modes(shape)
         denoiser, members = self.prior.fit(states, modes, self.space), modes.forward(states)
         gain, z, seen, std = square_form(model, modes, values, shape)
-        process = MeasurementAware(gain, torch.full_like(gain, std), offset=sampler.offset)
+        unit = torch.ones_like(std)
+        if self.space is not None and len(self.space.variables) > 1:
+            spread = variable_std(states, self.space)
+            unit = torch.where(spread > 0, spread, 1.0)
+        std = torch.where(seen, std, unit * (std / unit)[seen].mean())
+        process = MeasurementAware(gain, std, offset=sampler.offset)
         noise = rng.Stream(rng.key(generator), 0, len(members), shape, members)
         # What is not observed is measured as noise of the same std, alike for all members.
         z = torch.where(seen, z, std * rng.normal(1, shape, generator, like=members)[0])
@@ -206,26 +214,32 @@ class _Run(PriorFilterRun):
 
 def square_form(
     model: ObservationModel, modes: Modes, y: Float[Tensor, "obs"], shape: tuple[int, ...]
-) -> tuple[Tensor, Tensor, Tensor, float]:
-    """Return eigenvalues of H, y in its eigenvectors, which are observed, and the error's std.
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return eigenvalues of H, y in its eigenvectors, which are observed, and the errors' std.
 
     Raises:
-        ValueError: If the published process cannot do it: errors that differ or correlate, other
-            operators than symmetric matrices and those that pick entries.
+        ValueError: If the published process cannot do it: errors that correlate, or differ where
+            a matrix mixes entries; other operators than symmetric matrices and those that pick
+            entries.
     """
     rows = model.operator.as_matrix(shape)
-    std = model.error_std(tuple(y.shape), y)
-    if model.cov is not None or not torch.allclose(std, std[:1]):
+    if model.cov is not None:
         raise ValueError(
-            "PublishedMASF takes one error std for all observations: use MASF for any other error."
+            "PublishedMASF takes independent errors of observation: use MASF for any other error."
         )
-    sigma = float(std[0])
     columns = np.unique(rows.indices)
     picks = len(rows.data) == rows.shape[0] == len(columns) and bool((rows.data == 1).all())
+    precision = modes.precision.to(y)
+    seen = precision > 0
     if picks:
-        seen = modes.precision.to(y) > 0
-        z = (modes.information(y) * sigma**2).to(y)
-        return seen.to(y), z, seen, sigma
+        std = torch.where(seen, precision, 1.0).rsqrt()
+        return seen.to(y), (modes.information(y) * std.square()).to(y), seen, std
+    errors = model.error_std(tuple(y.shape), y)
+    if not torch.allclose(errors, errors[:1], atol=0):
+        raise ValueError(
+            "PublishedMASF takes one error std for all observations of a symmetric matrix: use "
+            "MASF for any other error."
+        )
     dense = torch.from_numpy(rows.toarray())
     if dense.shape[0] != dense.shape[1] or not torch.allclose(dense, dense.T):
         raise ValueError(
@@ -234,9 +248,9 @@ def square_form(
         )
     # The eigenvectors of H^T H are those of H where no eigenvalue is negative.
     MeasurementAware(torch.linalg.eigvalsh(dense), torch.ones(len(dense)).to(dense))
-    gain = modes.precision.to(y).sqrt() * sigma
+    std = torch.full_like(precision, float(errors[0]))
     z = modes.forward(y.reshape(1, *shape))[0]
-    return gain, z, torch.ones_like(gain, dtype=torch.bool), sigma
+    return precision.sqrt() * std, z, torch.ones_like(seen), std
 
 
 def _ramp(scale: tuple[float, float, float], tau: Tensor) -> Tensor:

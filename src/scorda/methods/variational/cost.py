@@ -10,13 +10,16 @@ R_j)` of all instruments, absent values dropped, it is up to a constant
 
 Without model error the later states follow from the first, which alone is then controlled.
 
-Controls v are white. In the eigenvectors e of B, with the variances b, and q the standard
-deviation of the model error of each component,
+Controls v are white. With the standard deviations S of the background, the eigenvectors e of
+the correlations :math:`S^{-1} B S^{-1}` and their eigenvalues b, and q the standard deviation of
+the model error of each component,
 
-.. math:: x_0 = m + \sum_i v_i \, (1 / b_i + 1 / \bar q^2)^{-1/2} e_i, \quad x_k = x_k^s + q \, v_k
+.. math:: x_0 = m + S \sum_i v_i \, (1 / b_i + 1 / \bar q^2)^{-1/2} e_i, \quad
+    x_k = x_k^s + q \, v_k, \quad \bar q^2 = \text{mean of } (q / S)^2
 
-about a start :math:`x^s`: the scale of :math:`x_0` is the one that B and the first transition
-leave it together, and B is never inverted, so it may be of low rank.
+about a start :math:`x^s`, so that no unit of a component counts: the scale of :math:`x_0` is the
+one that B and the first transition leave it together, and B is never inverted, so it may be of
+low rank.
 
 Source: Trémolet (2006), Q. J. R. Meteorol. Soc. 132, 2483-2504: the four-dimensional state as
 control. Strong constraint: Le Dimet & Talagrand (1986), Tellus 38A, 97-110.
@@ -31,6 +34,7 @@ from typing import Any
 import torch
 
 from scorda.core import rng
+from scorda.core.gaussian import standard_deviations
 from scorda.core.shapes import Float, Tensor
 from scorda.observations.observations import Observations
 from scorda.observations.problem import Problem
@@ -43,22 +47,40 @@ PROBES = 512
 
 @dataclass(frozen=True, eq=False)
 class Background:
-    """N(m, B) by the eigenvectors of B with positive variance."""
+    r"""N(m, B) by the eigenvectors of its correlations with positive eigenvalues.
+
+    Arguments:
+        mean: m, shape ``(*state)``.
+        std: Roots of the eigenvalues.
+        modes: Eigenvectors.
+        unit: Standard deviation of each component; 1 where it has none.
+    """
 
     mean: Float[Tensor, "..."]
     std: Float[Tensor, "rank"]
     modes: Float[Tensor, "rank state"]
+    unit: Float[Tensor, "state"]
 
     @classmethod
     def of(cls, mean: Tensor, cov: Tensor) -> Background:
-        values, vectors = torch.linalg.eigh(cov)
-        return cls.kept(mean, values.clamp_min(0).sqrt(), vectors.mT)
+        unit = standard_deviations(cov)
+        values, vectors = torch.linalg.eigh(cov / unit[:, None] / unit)
+        return cls.kept(mean, values.clamp_min(0).sqrt(), vectors.mT, unit)
 
     @classmethod
-    def kept(cls, mean: Tensor, std: Tensor, modes: Tensor) -> Background:
+    def kept(cls, mean: Tensor, std: Tensor, modes: Tensor, unit: Tensor) -> Background:
         """Without what is zero up to rounding, which for a variance is of order eps."""
         some = std > math.sqrt(max(modes.shape) * torch.finfo(std.dtype).eps) * std.max()
-        return cls(mean, std[some], modes[some])
+        return cls(mean, std[some], modes[some], unit)
+
+    def state(self, coefficients: Float[Tensor, "rows rank"]) -> Float[Tensor, "rows ..."]:
+        """Return states of given coefficients of the modes."""
+        x = coefficients @ self.modes * self.unit
+        return self.mean + x.view(-1, *self.mean.shape)
+
+    def coefficients(self, x: Float[Tensor, "rows ..."]) -> Float[Tensor, "rows rank"]:
+        """Return the coefficients of the modes of states."""
+        return ((x - self.mean).flatten(1) / self.unit) @ self.modes.mT
 
 
 class TrajectoryCost:
@@ -93,7 +115,8 @@ class TrajectoryCost:
         system, steps, mean = problem.system, problem.steps, background.mean
         ours, theirs, observed = rng.spawn(generator, 3)
         self.perturbed, self.key, self.evaluations = perturbed, rng.key(observed), 0
-        self.white = rng.normal(members, (len(background.std),), ours, like=mean)
+        # Drawn as states, so that eigenvectors of one eigenvalue may be any of their span.
+        self.white = rng.normal(members, (mean.numel(),), ours, like=mean) @ background.modes.mT
         self.white = self.white * self.perturbed
         self.weak, self.inner = bool(system.stochastic) and steps > 0, background.std
         if self.weak:
@@ -101,7 +124,8 @@ class TrajectoryCost:
             self.scale = probes.square().mean((0, 1)).sqrt()
             self.errors = self.perturbed * _errors(system, mean, members, steps, theirs)
             self.highest = _peak(system, mean)
-            self.inner = (background.std**-2 + 1 / self.scale.square().mean()).rsqrt()
+            error = (self.scale.flatten() / background.unit).square().mean()
+            self.inner = (background.std**-2 + 1 / error).rsqrt()
 
     def extended(
         self, states: Float[Tensor, "members time ..."] | None, steps: int
@@ -110,10 +134,8 @@ class TrajectoryCost:
 
         Where nothing is observed the continuation adds nothing to the cost.
         """
-        mean = self.background.mean
         if states is None:
-            x = self.white * self.background.std @ self.background.modes
-            states = (mean + x.view(-1, *mean.shape))[:, None]
+            states = self.background.state(self.white * self.background.std)[:, None]
         parts = list(states.unbind(1))
         with torch.no_grad():
             for k in range(len(parts) - 1, steps):
@@ -129,8 +151,7 @@ class TrajectoryCost:
             for number, whole in enumerate(self.instruments)
             if len(part := _rows(whole, [k for k, s in enumerate(_last(whole)) if s <= steps]))
         ]
-        x = (states[:, 0] - self.background.mean).flatten(1)
-        first = x @ self.background.modes.mT / self.inner
+        first = self.background.coefficients(states[:, 0]) / self.inner
         later = states[:, 1:].flatten(1) if self.weak else first[:, :0]
         return torch.cat((first, torch.zeros_like(later)), 1)
 
@@ -138,8 +159,8 @@ class TrajectoryCost:
         self, controls: Float[Tensor, "rows size"], rows: Tensor
     ) -> Float[Tensor, "rows window ..."]:
         """States of the controls."""
-        mean, rank = self.background.mean, len(self.inner)
-        x = mean + (controls[:, :rank] * self.inner @ self.background.modes).view(-1, *mean.shape)
+        rank = len(self.inner)
+        x = self.background.state(controls[:, :rank] * self.inner)
         if self.weak:
             later = self.reference[rows, 1:]
             later = later + self.scale * controls[:, rank:].view(later.shape)

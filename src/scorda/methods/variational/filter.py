@@ -10,6 +10,7 @@ import torch
 
 from scorda.assimilation.base import Assimilator, Cost, check_members, check_needs
 from scorda.core import rng
+from scorda.core.gaussian import component_std
 from scorda.core.shapes import Float, Tensor
 from scorda.core.tapers import GaspariCohn
 from scorda.methods.variational.cost import Background, TrajectoryCost
@@ -171,14 +172,16 @@ class FourDVar(Assimilator):
             ensemble = system.prior(self.climatology, rng.seeded(0))
         mean = ensemble.mean(0)
         A = (ensemble - mean).flatten(1) / math.sqrt(max(len(ensemble) - 1, 1))
-        if not A.any():
+        if len(ensemble) < 2 or not component_std(ensemble).any():
             raise ValueError(
                 f"FourDVar needs a background with spread: {len(ensemble)} initial members "
                 "without any give none."
             )
         if self.localization is None:
-            _, std, modes = torch.linalg.svd(A, full_matrices=False)
-            return Background.kept(mean, std, modes)
+            std = component_std(ensemble).flatten()
+            unit = torch.where(std > 0, std, 1.0)
+            _, std, modes = torch.linalg.svd(A / unit, full_matrices=False)
+            return Background.kept(mean, std, modes, unit)
         if not space.axes:
             raise ValueError("FourDVar with localization needs a space with coordinates.")
         where = space.positions()
