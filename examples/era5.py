@@ -22,8 +22,9 @@ from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
 
 import scorda as sc
 from scorda.core import rng
+from scorda.core.times import dates_after, phases, phases_of
 from scorda.priors.from_fields import train_on_fields, training_for
-from scorda.reading.records import Fields, daily_phases, phases_of, read_fields
+from scorda.reading.records import Fields, read_fields
 
 MISSING = 0.05
 
@@ -35,16 +36,16 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
     record = read_fields(given.data, given.variable, given.test)
     prior = sc.load(given.prior or trained(training, given))
 
-    window = daily_phases(record.space)
+    window = phases(record.space)
     first = 0
     if given.test is None:
         first = len(read_fields(given.data, given.variable, until=given.split))
     rows: dict[str, list[tuple[float, ...]]] = {}
     for day in range(given.days):
         at = first + window * day
-        start = record.start + np.timedelta64(round(at * record.space.dt * 3600), "s")
+        start = dates_after(record.start, np.array([at * record.space.dt]), record.space)[0]
         for draw in range(given.draws):
-            truth = record.states[at : at + window]
+            truth = record.states[0, at : at + window]
             for name, scores in scored(prior, training, truth, start, (day, draw), given).items():
                 rows.setdefault(name, []).append(scores)
     names = ("rmse", "crps", "spread/skill", "seconds")
@@ -89,7 +90,7 @@ def trained(training: Fields, given) -> Path:
     path, began = given.out / "prior.safetensors", time.process_time()
     settings = training_for(training)
     if given.quick:
-        settings = replace(settings, steps=20, every=10)
+        settings = replace(settings, training_steps=20, every=10)
     train_on_fields(training, settings=settings).save(path)
     print(f"trained on {len(training)} fields: {time.process_time() - began:.0f} CPU seconds")
     return path
@@ -146,10 +147,10 @@ def posterior(prior, table, start, window, given, key):
 
 def baselines(training: Fields, table, start, window, std):
     """Return mean and standard deviation of each baseline, ``(time, points)``."""
-    phases = phases_of(training.start, len(training), training.space)
-    states = training.states.flatten(1)
-    cycle = torch.stack([states[phases == p].mean(0) for p in range(window)])
-    anomalies = states - cycle[phases]
+    phase = phases_of(training.start, len(training), training.space)
+    states = training.states[0].flatten(1)
+    cycle = torch.stack([states[phase == p].mean(0) for p in range(window)])
+    anomalies = states - cycle[phase]
     mean = cycle[phases_of(start, window, training.space)]
     lagged = [
         anomalies[lag:].T @ anomalies[: len(anomalies) - lag] / (len(anomalies) - lag)
