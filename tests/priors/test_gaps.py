@@ -12,7 +12,7 @@ from scorda.core import rng
 from scorda.core.gaussian import gaussian_condition
 from scorda.core.space import StateSpace
 from scorda.diffusion.training import Training
-from scorda.priors import from_fields
+from scorda.priors import anomalies, from_fields
 from scorda.priors.from_fields import train_on_fields
 from scorda.priors.gaps import Gappy, interpolated
 from scorda.priors.trajectory import Standardisation
@@ -273,3 +273,21 @@ def test_a_standardisation_is_that_of_each_variable_at_sea():
         assert_close(made.mean[i, 0, 0], sea.mean())
         assert_close(made.std[i, 0, 0], sea.std())
     assert made.mean.shape == (2, 1, 1)
+
+
+def test_the_law_of_a_large_record_is_made_of_some_fields_at_once(monkeypatch):
+    """In parts as in one; and in single precision as in double, to the digits that it has."""
+    fields = record()
+    gone = gaps(64 * 20, 1, 0.1).view(fields.states.shape)
+    fields = replace(fields, states=fields.states.masked_fill(gone, torch.nan))
+    whole = from_fields._law(fields, 300)
+    single = from_fields._law(replace(fields, states=fields.states.float()), 300)
+    monkeypatch.setattr(anomalies, "NUMBERS", 70)
+    monkeypatch.setattr("scorda.priors.gaps.NUMBERS", 70)
+    parts = from_fields._law(fields, 300)
+    assert parts.found["radius"] == single.found["radius"] == whole.found["radius"]
+    for made, digits in ((parts, 1e-10), (single, 1e-4)):
+        assert_close(made.std, whole.std, rtol=digits, atol=0)
+        assert_close(made.cycle, whole.cycle, rtol=digits, atol=0)
+        assert_close(made.spectrum, whole.spectrum, rtol=10 * digits, atol=0)
+    assert_close(parts.coefficients.abs(), whole.coefficients.abs())

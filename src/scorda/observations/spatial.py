@@ -205,8 +205,8 @@ class Interpolate(Operator):
                 f"{_extent(self.space)}: leave it out."
             )
         index, weights = _corners(points.double().numpy(force=True), self.space)
-        if (outside := uses_land(index, weights, self.space)).any():
-            first = int(outside.argmax())
+        if (land := uses_land(index, self.space)).any():
+            first = int(land.argmax())
             raise ValueError(
                 f"Got the position {points[first].tolist()} of point {first} on land, or next to "
                 "it: leave it out."
@@ -283,14 +283,14 @@ def inside_domain(points: np.ndarray, space: StateSpace) -> np.ndarray:
 
 def on_land(points: np.ndarray, space: StateSpace) -> np.ndarray:
     """Say whether the value at each position would need one from outside of the mask."""
-    return uses_land(*_corners(points, space), space)
+    return uses_land(_corners(points, space)[0], space)
 
 
-def uses_land(index: np.ndarray, weights: np.ndarray, space: StateSpace) -> np.ndarray:
-    """Say whether corners ``(points, corners)`` with weight lie outside of the mask."""
+def uses_land(index: np.ndarray, space: StateSpace) -> np.ndarray:
+    """Say which of ``(points, corners)`` have a corner outside of the mask."""
     if space.mask is None:
         return np.zeros(len(index), dtype=bool)
-    return (~space.mask.flatten()[index] & (weights > 0)).any(1)
+    return (~space.mask.flatten()[index]).any(1)
 
 
 def within_a_period(points: np.ndarray, space: StateSpace) -> np.ndarray:

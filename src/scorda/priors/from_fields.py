@@ -33,24 +33,22 @@ from scorda.core.shapes import Tensor
 from scorda.core.space import StateSpace
 from scorda.core.sphere import HALF_CIRCUMFERENCE, horizontal
 from scorda.core.tapers import GaspariCohn
-from scorda.core.times import phases, phases_of
+from scorda.core.times import phases
 from scorda.diffusion.guidance import MMPS
 from scorda.diffusion.samplers import Multistep, VarianceExploding
 from scorda.diffusion.training import Training, denoising_loss, fit
 from scorda.metrics.accuracy import gaussian_crps
 from scorda.nn import build
 from scorda.nn.spectral import TIMES, ModeNetwork
+from scorda.priors.anomalies import mean_of, spread_of, standardised
 from scorda.priors.gaps import Gappy, interpolated
 from scorda.priors.trajectory import Standardisation, TrainedTrajectory
 from scorda.reading.records import Fields
-from scorda.reading.roles import role_of_name
 
 __all__ = ["RADII", "train_on_fields", "training_for"]
 
 # Candidates for the radius of the taper, in units of the domain's diameter.
 RADII = (0.0625, 0.125, 0.25, 0.5, 1.0, 2.0)
-# Days of record without which there is no daily cycle, or years where steps are months.
-CYCLES = 3
 # Among radii whose scores are this close the largest is taken: a posterior of a window draws on
 # more observations than the points of one field.
 TIE = 1.01
@@ -180,11 +178,9 @@ def _law(fields: Fields, modes: int) -> _Law:
         ValueError: If the record does not vary.
     """
     space, series = fields.space, fields.states.shape[:2]
-    states, inside = space.masked(fields.states.double()), space.inside
-    phase, cycle, samples = _mean(states, fields)
-    anomalies = states - cycle[phase]
-    std = _spread(anomalies, space)
-    record = Gappy((anomalies / std).flatten(0, 1).flatten(1)[:, inside])
+    phase, cycle, samples = mean_of(fields)
+    std, inside = spread_of(fields, cycle, phase), space.inside
+    record = Gappy(standardised(fields, cycle, phase, std))
     places, modes = _places(space)[inside], min(modes, int(inside.sum()))
     # The radius is chosen on fields that are whole, and whole fields need a radius.
     for _ in range(2 if record.missing else 1):
@@ -194,7 +190,7 @@ def _law(fields: Fields, modes: int) -> _Law:
         left = (left / max(len(places) - modes, 1)).clamp(min=1e-8)
         record.fill(found, spectrum, float(left))
     inflation = (samples + 1) / (samples - 1)
-    coefficients, seen = (record.filled @ found).unflatten(0, series), record.seen.view(series)
+    coefficients, seen = record.coefficients(found).unflatten(0, series), record.seen.view(series)
     memory = _memory(coefficients, seen)
     # The directions outside of the modes are the smallest scales: theirs is that of the last.
     rest = memory[-max(1, len(memory) // 10) :].mean(0)[None]
@@ -224,45 +220,6 @@ def _network(architecture: dict[str, Any], law: _Law, seed: int) -> ModeNetwork:
     return network
 
 
-def _mean(states: Tensor, fields: Fields) -> tuple[Tensor, Tensor, float]:
-    """Return the phase of each field, the mean of each phase, and how many draws make a mean."""
-    count, average = phases(fields.space), _average(states)
-    series, times = states.shape[:2]
-    if fields.start is None or count == 1 or times < CYCLES * count:
-        # The fields of a day are about one draw of the mean.
-        drawn = series * times / count
-        samples = max(drawn, 3.0) if count > 1 else drawn
-        return torch.zeros(times, dtype=torch.long), average(states, (0, 1))[None], samples
-    phase = phases_of(fields.start, times, fields.space)
-    cycle = torch.stack([average(states[:, phase == p], (0, 1)) for p in range(count)])
-    # A point that is never seen at some time of the day has the mean of its other times.
-    cycle = torch.where(cycle.isnan(), _average(cycle)(cycle, 0), cycle)
-    return phase, cycle, series * times / count
-
-
-def _average(values: Tensor) -> Callable[..., Tensor]:
-    """Return the mean of what is present."""
-    return torch.nanmean if values.isnan().any() else torch.mean
-
-
-def _spread(anomalies: Tensor, space: StateSpace) -> Tensor:
-    """Return the standard deviation of each variable, and of each of its levels, as one state.
-
-    Raises:
-        ValueError: If a variable does not vary.
-    """
-    first = 2 + space.has_channels
-    levels = [first + i for i, axis in enumerate(space.axes) if role_of_name(axis) == "level"]
-    kept = [2] * space.has_channels + levels
-    over = [axis for axis in range(anomalies.ndim) if axis not in kept]
-    std = _average(anomalies)(anomalies.square(), over, keepdim=True).sqrt()[0, 0]
-    # A level that is all land has no values, and needs none.
-    std = std.nan_to_num(1.0)
-    if not (std > 0).all():
-        raise ValueError("Got a record with a variable that does not vary: check the data.")
-    return std.expand(space.shape)
-
-
 def _places(space: StateSpace) -> Tensor:
     """Return the positions of all components."""
     positions = space.positions().double()
@@ -275,7 +232,7 @@ def _choose_radius(
     """Return the radius whose predictions of held-back fields have the lowest mean CRPS."""
     generator = torch.Generator().manual_seed(0)
     points = torch.randperm(len(places), generator=generator)[:POINTS]
-    z, places = z[:, points], places[points]
+    z, places = z[:, points].double(), places[points]
     distance = space.distance(places, places)
     diameter = float(distance.max())
     if not diameter > 0:

@@ -21,18 +21,23 @@ from scorda.core.shapes import Bool, Float, Tensor
 
 __all__ = ["Gappy", "interpolated"]
 
+# Numbers that are in double precision together (64 MB).
+NUMBERS = 2**23
+
 
 class Gappy:
     """Standardised anomalies of a record, of which some may be missing.
 
+    They may be in single precision, for a large record; sums are in double.
+
     Arguments:
-        z: ``(fields, points)``, NaN where a value is missing.
+        z: ``(fields, points)``, NaN where a value is missing; it becomes 0 there.
     """
 
     def __init__(self, z: Float[Tensor, "fields points"]) -> None:
         self.present: Bool[Tensor, "fields points"] = z.isfinite()
         self.missing = int((~self.present).sum())
-        self.z = z.nan_to_num(0.0)
+        self.z = z.nan_to_num_(0.0) if self.missing else z
         # What is missing has the mean until the law is known.
         self.filled = self.z
 
@@ -43,15 +48,19 @@ class Gappy:
 
     def covariance(self, part: slice) -> Float[Tensor, "part points"]:
         """Return rows of the sample covariance."""
-        products = self.z[:, part].T @ self.z
+        products = _products(self.z, part)
         if not self.missing:
             return products / len(self.z)
-        both = self.present.to(self.z)
-        return products / (both[:, part].T @ both).clamp_min(1)
+        return products / _products(self.present, part).clamp_min(1)
 
     def variance(self) -> Float[Tensor, "points"]:
         """Return the diagonal of the sample covariance."""
-        return self.z.square().sum(0) / self.present.sum(0).clamp_min(1)
+        length = torch.linalg.vector_norm(self.z, dim=0, dtype=torch.float64)
+        return length.square() / self.present.sum(0).clamp_min(1)
+
+    def coefficients(self, basis: Float[Tensor, "points modes"]) -> Float[Tensor, "fields modes"]:
+        """Return the coefficients of the filled fields."""
+        return torch.cat([part.double() @ basis for part in _split(self.filled)])
 
     def fill(
         self, basis: Float[Tensor, "points modes"], spectrum: Float[Tensor, "modes"], rest: float
@@ -69,9 +78,23 @@ class Gappy:
             seen = basis[present] * root
             inner = seen.T @ seen
             inner.diagonal().add_(rest)
-            found = torch.linalg.solve(inner, seen.T @ self.z[rows][:, present].T)
-            filled[rows] = torch.where(present, self.z[rows], ((basis * root) @ found).T)
+            given = self.z[rows].double()
+            found = torch.linalg.solve(inner, seen.T @ given[:, present].T)
+            filled[rows] = torch.where(present, given, ((basis * root) @ found).T).to(filled)
         self.filled = filled
+
+
+def _split(z: Tensor) -> tuple[Tensor, ...]:
+    """Return fields in parts of some size."""
+    return z.split(max(1, NUMBERS // z.shape[1]))
+
+
+def _products(z: Tensor, part: slice) -> Tensor:
+    """Return rows of :math:`z^T z`."""
+    found = z.new_zeros((), dtype=torch.float64)
+    for some in map(torch.Tensor.double, _split(z)):
+        found = found + some[:, part].T @ some
+    return found
 
 
 def interpolated(

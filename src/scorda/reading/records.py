@@ -39,7 +39,8 @@ class Fields:
 
     Arguments:
         states: ``(time, *state)``, or ``(series, time, *state)`` of independent series, which it
-            always is afterwards; in the units of the space, NaN where a value is missing.
+            always is afterwards; in the units of the space, in single or double precision, NaN
+            where a value is missing.
         space: Their space; its `dt` is the time between them.
         start: Datetime of the first, as ISO 8601 text in the space's calendar, if known.
         notes: What was understood, changed or left out when they were read, in phrases.
@@ -123,7 +124,9 @@ def read_fields(
     )
     check_values(states, space, name_of(source))
     start = iso(instants(times[:1], found.calendar)[0], found.calendar) if unit else None
-    fields = Fields(space.masked(torch.from_numpy(states)), space, start)
+    if mask is not None:
+        states[..., ~mask] = np.nan
+    fields = Fields(torch.from_numpy(states), space, start)
     if fields.missing:
         share = fields.missing / int(space.inside.sum()) / fields.states.shape[:2].numel()
         notes.append(f"{fields.missing} values are missing ({share:.2%})")
@@ -245,8 +248,10 @@ def _states(
     if "series" not in data.dims:
         arrays = [a[None] for a in arrays]
     states = np.stack(arrays, 2) if len(arrays) > 1 or not axes else arrays[0]
+    # Single precision stays: a record may be large, and double would add nothing to it.
+    kind = np.float32 if states.dtype == np.float32 else np.float64
     if places[-1] + 1 == len(places):
-        return np.ascontiguousarray(states, np.float64)
-    full = np.full((states.shape[0], places[-1] + 1, *states.shape[2:]), np.nan)
+        return np.ascontiguousarray(states, kind)
+    full = np.full((states.shape[0], places[-1] + 1, *states.shape[2:]), np.nan, kind)
     full[:, places] = states
     return full
