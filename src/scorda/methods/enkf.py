@@ -178,7 +178,7 @@ class ETKF(Filter):
             mean = x.mean(0, keepdim=True)
             A = x - mean
             around = self.inflation * (A + transform.increment(A))
-            return mean + mean_weights @ A + (around if turn is None else turn @ around)
+            return mean + (mean_weights @ A + (around if turn is None else turn @ around))
 
         return in_double(moved, forecast), innovation_statistics(anomalies, innovation)
 
