@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 
@@ -40,6 +40,7 @@ Make = Callable[[Problem], Assimilator]
 Factors = tuple[float, ...]
 
 
+@runtime_checkable
 class Fitted(Protocol):
     """A prior of ensembles, as `scorda.priors.EnsemblePrior`."""
 
