@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 
@@ -20,7 +20,6 @@ from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Linear, Operator, Select
 from scorda.observations.problem import Problem
-from scorda.priors.base import EnsemblePrior
 from scorda.systems.function import FunctionSystem
 from scorda.systems.linear import LinearGaussian
 from scorda.testing.promise import draw, promise
@@ -39,6 +38,14 @@ OBSERVED = (0, 2, 5, 9)
 
 Make = Callable[[Problem], Assimilator]
 Factors = tuple[float, ...]
+
+
+@runtime_checkable
+class Fitted(Protocol):
+    """A prior of ensembles, as `scorda.priors.EnsemblePrior`."""
+
+    def begin(self, problem: Problem | None) -> Any:
+        """Return what is fitted in one run."""
 
 
 def check_units(
@@ -77,7 +84,7 @@ def check_units(
             _same(subject, expected, states, problem.space, case)
 
 
-def check_prior_units(prior: EnsemblePrior, members: int = 20, trained: bool = False) -> None:
+def check_prior_units(prior: Fitted, members: int = 20, trained: bool = False) -> None:
     """Check that the denoiser of an ensemble is the same in any units, to rounding.
 
     Members, noisy copies and the noise level of each variable are multiplied by its factor, as
