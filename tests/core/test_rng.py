@@ -5,7 +5,22 @@ import pytest
 import torch
 from scipy import stats
 
+from scorda import metrics
 from scorda.core import rng
+from scorda.core.rng import seeded
+from scorda.core.space import StateSpace
+from scorda.methods.enkf import EnKF
+from scorda.methods.enks import EnKS
+from scorda.methods.kalman import KalmanSmoother
+from scorda.methods.particle import ParticleSmoother
+from scorda.methods.sda import SDA
+from scorda.observations.model import ObservationModel
+from scorda.observations.observations import Observations
+from scorda.observations.operators import Select
+from scorda.observations.problem import Problem, twin_experiment
+from scorda.priors.trajectory import GaussianTrajectory
+from scorda.systems.linear import LinearGaussian
+from scorda.systems.lorenz import Lorenz63
 
 
 @pytest.mark.parametrize("draw", [rng.normal, rng.uniform])
@@ -73,3 +88,42 @@ def test_none_uses_the_global_generator():
     first = rng.normal(2, (2,))
     torch.manual_seed(4)
     assert torch.equal(first, rng.normal(2, (2,)))
+
+
+@pytest.mark.parametrize("seed", [7, np.int64(7)])
+def test_a_seed_stands_for_its_generator(seed):
+    """Wherever randomness is taken, a whole number is the generator that starts there."""
+    system, model = Lorenz63(spinup=0.1), ObservationModel(Select([0]), std=1.0)
+    _, problem = twin_experiment(system, model, 4, 2, seeded(0))
+    linear = LinearGaussian(torch.eye(2), torch.eye(2), torch.zeros(2), torch.eye(2))
+    walk = Problem(linear, Observations(model, [1], torch.zeros(1, 1)), 2)
+    prior = GaussianTrajectory.of(linear, 2)
+    x, tied = torch.zeros(4, 2), torch.zeros(4, 5)
+    draws = {
+        "normal": lambda g: rng.normal(3, (2,), g),
+        "uniform": lambda g: rng.uniform(3, (2,), g),
+        "spawn": lambda g: torch.stack([rng.normal(3, (2,), s) for s in rng.spawn(g, 2)]),
+        "prior": lambda g: system.prior(3, g),
+        "step": lambda g: linear.step(x, g),
+        "trajectory": lambda g: linear.trajectory(x, 3, g),
+        "twin_experiment": lambda g: twin_experiment(linear, model, 4, 2, g)[0],
+        "sample": lambda g: model.sample(x, g),
+        "stations": lambda g: Select.stations(StateSpace((3, 4)), 2, g)._index,
+        "trajectories": lambda g: prior.sample(2, 2, g),
+        "rank_histogram": lambda g: metrics.rank_histogram(tied, tied[0], generator=g).counts,
+        "EnKF": lambda g: EnKF().assimilate(problem, 5, g).states,
+        "update": lambda g: EnKF().update(system.prior(4, 1), torch.zeros(1), model, g),
+        "EnKS": lambda g: EnKS().assimilate(problem, 5, g).states,
+        "ParticleSmoother": lambda g: ParticleSmoother(9).assimilate(walk, 5, g).states,
+        "KalmanSmoother": lambda g: KalmanSmoother().assimilate(walk, 5, g).states,
+        "SDA": lambda g: SDA.example(walk).assimilate(walk, 2, g).states,
+    }
+    for name, draw in draws.items():
+        assert torch.equal(draw(seed), draw(seeded(7))), name
+    steps = draws["trajectory"](seed).diff(dim=1)
+    assert not torch.equal(steps[:, 0], steps[:, 1])
+
+
+def test_other_sources_of_randomness_are_refused(unchecked):
+    with pytest.raises(TypeError, match=r"give a torch\.Generator or a whole number\.$"):
+        rng.as_generator(np.random.default_rng(0))

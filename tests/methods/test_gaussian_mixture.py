@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -193,7 +194,7 @@ def test_more_observations_than_members():
 def test_a_black_box_is_a_component_of_the_state():
     """h enters through its values on the members: as if h(x) were observed of (x, h(x))."""
     x = forecast(9)
-    box = Function(lambda u: u.prod(1, keepdim=True).sin(), differentiable=False)
+    box = Function(lambda u: np.sin(u.prod(1, keepdims=True)), differentiable=False)
     method, y = GaussianMixtureFilter(0.3, rotation=False), torch.tensor([0.2])
     plain = method.update(x, y, ObservationModel(box, std=0.4), rng.seeded(0))
     wide = torch.cat((x, box(x)), 1)

@@ -224,7 +224,7 @@ def test_chain_of_a_selection_places_it_among_the_inner_observations():
 
 
 def test_black_box_passes_no_gradient_and_keeps_dtype():
-    operator = Function(lambda x: np.sin(np.asarray(x)), differentiable=False)
+    operator = Function(lambda x: np.sin(x), differentiable=False)
     x = normal(2, (3,), seeded(0), torch.ones(1, dtype=torch.float32)).requires_grad_()
     y = operator(x)
     assert y.dtype == torch.float32 and not y.requires_grad and not operator.differentiable
@@ -287,3 +287,31 @@ def test_bad_operators_are_refused(make, match, unchecked):
         make()
     # One sentence: nothing but its end is a full stop before a space.
     assert str(error.value).endswith(".") and ". " not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "indices", [[0.7], [True], [np.bool_(False)], [torch.tensor(True)], np.array([1.0]), ["1"]]
+)
+def test_select_refuses_what_is_no_whole_number(indices):
+    with pytest.raises(TypeError, match="give whole numbers"):
+        Select(indices)
+
+
+@pytest.mark.parametrize(
+    "indices", [(2, 0), np.array([2, 0], np.int16), torch.tensor([2, 0]), [np.uint8(2), 0]]
+)
+def test_select_takes_whole_numbers_of_any_library(indices):
+    assert Select(indices).indices == (2, 0)
+
+
+@pytest.mark.parametrize("made", [np.float16, np.float32, np.int32, bool, ">f8"])
+def test_a_black_box_gets_a_numpy_copy_and_returns_any_real_type(made):
+    def rounded(x):
+        assert isinstance(x, np.ndarray)
+        x.round(out=x)
+        return x.astype(made)
+
+    x = torch.tensor([[0.2, 1.1], [0.9, 0.4]], requires_grad=True)
+    y = Function(rounded, differentiable=False)(x)
+    assert torch.equal(y, torch.tensor([[0.0, 1.0], [1.0, 0.0]])) and y.dtype == x.dtype
+    assert torch.equal(x, torch.tensor([[0.2, 1.1], [0.9, 0.4]]))

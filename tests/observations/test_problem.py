@@ -245,12 +245,59 @@ def test_bad_problems_are_refused(make, match):
     assert str(error.value).endswith(".") and ". " not in str(error.value)
 
 
-def test_a_black_box_is_not_called_before_the_run():
+def test_a_black_box_that_fails_at_zero_is_no_mistake():
     def never(x):
         raise AssertionError
 
     black_box = Function(never, differentiable=False)
     Problem(Walk(), instrument(black_box), 3)
+
+
+@pytest.mark.parametrize("differentiable", [True, False])
+@pytest.mark.parametrize(("made", "observed"), [(3, 1), (1, 3), (2, 3)])
+def test_what_a_function_makes_is_counted_before_the_run(differentiable, made, observed):
+    """Both numbers would be broadcast: one value used thrice, or thrice the same prediction."""
+    model = ObservationModel(Function(lambda x: x[:, :made], differentiable), std=1.0)
+    observations = Observations(model, [1], torch.zeros(1, observed))
+    with pytest.raises(ValueError, match=rf"of shape \(1, {observed}\) .* makes \({made},\)"):
+        Problem(Walk(), observations, 3)
+
+
+def test_a_function_of_several_steps_is_counted_before_the_run():
+    model = ObservationModel(Function(lambda x: x[:, 1] - x[:, 0]), std=1.0)
+    Problem(Walk(), Observations(model, [(0, 2)], torch.zeros(1, *Walk().space.shape)), 3)
+    with pytest.raises(ValueError, match="for an operator that makes"):
+        Problem(Walk(), Observations(model, [(0, 2)], torch.zeros(1, 1)), 3)
+
+
+def test_positions_of_another_number_are_refused_before_the_run():
+    operator = Function(lambda x: x[:, :2], positions=torch.zeros(3, 1))
+    observations = Observations(ObservationModel(operator, std=1.0), [1], torch.zeros(1, 2))
+    with pytest.raises(ValueError, match=r"positions of shape \(3, 1\): give one row per"):
+        Problem(Walk(), observations, 3)
+
+
+@pytest.mark.parametrize(("made", "observed"), [(3, 1), (1, 3)])
+def test_predictions_are_never_broadcast_to_observations(made, observed):
+    """Where the function could not be asked before, each use of the values says so."""
+    operator = Function(lambda x: x[:, :made])
+    observations = Observations(ObservationModel(operator, std=1.0), [1], torch.zeros(1, observed))
+    x = torch.zeros(4, 3)
+    y, model = observations.at(0)
+    for use in (
+        lambda: model.operator(x),
+        lambda: model.log_likelihood(y, x),
+        lambda: ObservationModel(operator, std=1.0).log_likelihood(y, x),
+        lambda: observations.predict(x[:, None].expand(4, 2, 3)),
+        lambda: observations.log_likelihood(x[:, None].expand(4, 2, 3)),
+    ):
+        with pytest.raises(ValueError, match=r"make[s]? |made "):
+            use()
+
+
+def test_a_function_that_is_not_defined_at_zero_is_counted():
+    model = ObservationModel(Function(np.log, differentiable=False), std=1.0)
+    Problem(Walk(), Observations(model, [1], torch.zeros(1, *Walk().space.shape)), 3)
 
 
 FIELD = StateSpace(

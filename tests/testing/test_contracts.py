@@ -120,7 +120,7 @@ OPERATORS = [
     (Chain(Pointwise(torch.atan), Stride(2)), (4, 6)),
     (Chain(Select([1]), Average(2)), (4, 6)),
     (Function(lambda x: x.square().flatten(1).sum(1, keepdim=True)), (2, 3)),
-    (Function(lambda x: np.abs(x.numpy()), differentiable=False), (2, 3)),
+    (Function(lambda x: np.abs(x), differentiable=False), (2, 3)),
 ]
 
 

@@ -106,10 +106,10 @@ class Run(ABC):
         forecast: Float[Tensor, "ensemble ..."],
         y: Float[Tensor, "obs"],
         model: ObservationModel,
-        generator: torch.Generator | None = None,
+        generator: rng.Seed = None,
     ) -> Float[Tensor, "ensemble ..."]:
         """Return the members of `analyse` alone [final]."""
-        return self.analyse(forecast, y, model, generator)[0]
+        return self.analyse(forecast, y, model, rng.as_generator(generator))[0]
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class Filter(Assimilator, Run):
         self,
         problem: Problem,
         members: int,
-        generator: torch.Generator | None = None,
+        generator: rng.Seed = None,
         start: Cycle | None = None,
     ) -> Iterator[Cycle]:
         """Yield the steps of a run one after another, from step 0 or after `start` [final].
@@ -176,6 +176,7 @@ class Filter(Assimilator, Run):
         check_gross_errors(self.gross_error_check)
         observed = problem.observed()
         cycles = list(observed)
+        generator = rng.as_generator(generator)
         draw, error, analysis = (rng.key(generator) for _ in range(3))
         stochastic = getattr(problem.system, "stochastic", True)
         if start is None:
@@ -254,7 +255,7 @@ class Filter(Assimilator, Run):
         self,
         problem: Problem,
         members: int,
-        generator: torch.Generator | None = None,
+        generator: rng.Seed = None,
         report: Callable[[int, dict[str, Any]], None] | None = None,
     ) -> Analysis:
         """Run the cycle over all steps of the problem and keep each ensemble [final].

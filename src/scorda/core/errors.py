@@ -10,6 +10,7 @@ __all__ = [
     "DegenerateEnsemble",
     "DivergenceError",
     "RunError",
+    "ShapeError",
     "check_finite",
     "check_predicted",
     "check_spread",
@@ -45,6 +46,10 @@ class RunError(Exception):
 
 class DivergenceError(RunError, FloatingPointError):
     """Members are not finite, or so large that their squares are not."""
+
+
+class ShapeError(ValueError):
+    """Values do not have the shape that they must have beside others."""
 
 
 class DegenerateEnsemble(RunError, ValueError):

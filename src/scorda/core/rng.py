@@ -6,22 +6,42 @@ the rows with the counter-based generator Philox: row ``i`` is a function of (ke
 member ``i`` sees the same noise in an ensemble of 10 or of 10 000, and in whichever chunk or
 process it is computed, and the generator advances equally in all of them.
 
+A whole number stands for the generator that starts at this seed, wherever one is taken.
+
 Streams for different purposes (truth, observation error, ensemble, sampler) come from `spawn`.
 """
 
 from __future__ import annotations
+
+from operator import index
+from typing import SupportsIndex, TypeAlias
 
 import numpy as np
 import torch
 
 from scorda.core.shapes import Float, Tensor
 
-__all__ = ["Key", "Stream", "at", "key", "normal", "normal_rows", "seeded", "spawn", "uniform"]
+__all__ = [
+    "Key",
+    "Seed",
+    "Stream",
+    "as_generator",
+    "at",
+    "key",
+    "normal",
+    "normal_rows",
+    "seeded",
+    "spawn",
+    "uniform",
+]
 
 # Rows that share one counter block: a few microseconds of set-up serve this many members.
 BLOCK = 64
 
 Key = tuple[int, int]
+
+# A source of randomness: a generator, a seed, or None for the global generator of torch.
+Seed: TypeAlias = torch.Generator | SupportsIndex | None
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -29,20 +49,38 @@ def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def key(generator: torch.Generator | None = None) -> Key:
+def as_generator(source: Seed) -> torch.Generator | None:
+    """Return the generator of a seed; a generator and None (the global one of torch) stay.
+
+    Raises:
+        TypeError: If it is neither a generator nor a whole number.
+    """
+    if source is None or isinstance(source, torch.Generator):
+        return source
+    try:
+        return seeded(index(source))
+    except TypeError:
+        raise TypeError(
+            f"Got {source!r} as a source of randomness: give a torch.Generator or a whole number."
+        ) from None
+
+
+def key(generator: Seed = None) -> Key:
     """Take one 128-bit key from the generator (the global one of torch if None)."""
+    generator = as_generator(generator)
     device = "cpu" if generator is None else generator.device
     high = torch.iinfo(torch.int64).max
     words = torch.randint(0, high, (2,), generator=generator, device=device).tolist()
     return words[0], words[1]
 
 
-def spawn(generator: torch.Generator | None, streams: int) -> list[torch.Generator]:
+def spawn(generator: Seed, streams: int) -> list[torch.Generator]:
     """Return distinct new generators and advance the parent.
 
     Two calls on the same parent give different children; truth, observation error, ensemble and
     sampler each take their own, so that none of them leaks into another.
     """
+    generator = as_generator(generator)
     return [seeded(key(generator)[0]) for _ in range(streams)]
 
 
@@ -59,7 +97,7 @@ def at(key: Key, step: int) -> torch.Generator:
 def normal(
     members: int,
     shape: tuple[int, ...],
-    generator: torch.Generator | None = None,
+    generator: Seed = None,
     like: Tensor | None = None,
 ) -> Float[Tensor, "members ..."]:
     """Draw standard normal noise, shape ``(members, *shape)``; row i depends on (key, i) only.
@@ -119,7 +157,7 @@ class Stream:
 def uniform(
     members: int,
     shape: tuple[int, ...],
-    generator: torch.Generator | None = None,
+    generator: Seed = None,
     like: Tensor | None = None,
 ) -> Float[Tensor, "members ..."]:
     """Draw uniform numbers in [0, 1), shape ``(members, *shape)``; row i depends on (key, i)."""

@@ -229,7 +229,7 @@ class Sampler(ABC):
         process: ScalarProcess,
         shape: tuple[int, ...],
         members: int,
-        generator: torch.Generator | None = None,
+        generator: rng.Seed = None,
         chunk: int | None = None,
         like: Tensor | None = None,
         report: Callable[[int, int], None] | None = None,

@@ -10,6 +10,7 @@ import torch
 from scorda.assimilation.base import Assimilator, Cost, check_needs
 from scorda.assimilation.filter import Filter, collect
 from scorda.assimilation.kalman_algebra import check_inflation, inflate, perturbed_transform
+from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
 from scorda.observations.analysis import Analysis
 from scorda.observations.model import ObservationModel
@@ -55,9 +56,7 @@ class EnKS(Assimilator):
         if self.lag is not None and self.lag < 0:
             raise ValueError(f"Got lag = {self.lag}: give a number of steps, >= 0, or None.")
 
-    def assimilate(
-        self, problem: Problem, members: int, generator: torch.Generator | None = None
-    ) -> Analysis:
+    def assimilate(self, problem: Problem, members: int, generator: rng.Seed = None) -> Analysis:
         """Run forward, and smooth at each observed step; ``info`` as for the EnKF."""
         check_needs(self, problem)
         states: Tensor | None = None

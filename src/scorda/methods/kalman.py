@@ -66,9 +66,7 @@ class KalmanFilter(Assimilator):
         """Exact moments of the filter at every step."""
         return _forward(self, problem)[0]
 
-    def assimilate(
-        self, problem: Problem, members: int, generator: torch.Generator | None = None
-    ) -> Analysis:
+    def assimilate(self, problem: Problem, members: int, generator: rng.Seed = None) -> Analysis:
         """Draw from the filter's exact marginals, ``(members, steps + 1, state)``."""
         moments = self.moments(problem)
         noise = rng.normal(members, tuple(moments.means.shape), generator, like=moments.means)
@@ -114,9 +112,7 @@ class KalmanSmoother(Assimilator):
             filtered.log_evidence,
         )
 
-    def assimilate(
-        self, problem: Problem, members: int, generator: torch.Generator | None = None
-    ) -> Analysis:
+    def assimilate(self, problem: Problem, members: int, generator: rng.Seed = None) -> Analysis:
         """Draw trajectories of the exact joint posterior, ``(members, steps + 1, state)``."""
         filtered, forecasts = _forward(self, problem)
         gains, rests = _backward(problem.system, filtered)

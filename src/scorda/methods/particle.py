@@ -155,9 +155,7 @@ class ParticleSmoother(Assimilator):
         if self.particles < 1:
             raise ValueError(f"Got {self.particles} particles: give at least 1.")
 
-    def assimilate(
-        self, problem: Problem, members: int, generator: torch.Generator | None = None
-    ) -> Analysis:
+    def assimilate(self, problem: Problem, members: int, generator: rng.Seed = None) -> Analysis:
         """Draw `members` paths, ``(members, steps + 1, *state)``, with replacement.
 
         ``info`` holds ``log_evidence`` and ``ess`` per observed step, and ``ancestors``.

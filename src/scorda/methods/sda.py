@@ -20,6 +20,7 @@ from typing import cast
 import torch
 
 from scorda.assimilation.base import Assimilator, Cost, check_needs
+from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
 from scorda.diffusion.denoisers import Conditioned, Denoiser, SwitchedDenoiser
 from scorda.diffusion.guidance import MMPS, Guidance, InflatedLikelihood
@@ -75,7 +76,7 @@ class SDA(Assimilator):
         self,
         problem: Problem,
         members: int,
-        generator: torch.Generator | None = None,
+        generator: rng.Seed = None,
         report: Callable[[int, int], None] | None = None,
     ) -> Analysis:
         """Draw trajectories from the posterior, in the precision of the observed values.
@@ -100,7 +101,7 @@ class SDA(Assimilator):
         problem: Problem,
         first: int,
         last: int,
-        generator: torch.Generator | None = None,
+        generator: rng.Seed = None,
         report: Callable[[int, int], None] | None = None,
     ) -> Analysis:
         """Members ``first`` to ``last - 1`` of the ensemble that belongs to the generator."""

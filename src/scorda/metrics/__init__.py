@@ -5,6 +5,8 @@ An ensemble is ``(ensemble, time, *state)`` and its truth ``(time, *state)``; on
 first is time. NaN in the truth marks what is absent (unobserved values), and is left out of every
 average; NaN in the ensemble is divergence and shows in the score.
 
+All may be arrays of any kind, masked ones among them; scores are tensors.
+
 Weights are ``(ensemble,)`` or ``(ensemble, time)`` and need not be normalised; None means equal.
 Weighted estimators replace :math:`1/N` by :math:`\sum_i w_i^2`, the inverse of the effective
 ensemble size, and reduce to the unweighted ones when the weights are equal. They are unbiased for

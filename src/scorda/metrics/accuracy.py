@@ -6,6 +6,7 @@ import math
 
 import torch
 
+from scorda.core.arrays import takes_arrays
 from scorda.core.shapes import Float, Tensor
 from scorda.metrics.series import (
     as_series,
@@ -19,6 +20,7 @@ from scorda.metrics.series import (
 __all__ = ["crps", "gaussian_crps", "pointwise_crps", "rmse", "spread", "spread_skill"]
 
 
+@takes_arrays
 def rmse(
     ensemble: Float[Tensor, "ensemble *shape"],
     truth: Float[Tensor, "*shape"],
@@ -40,6 +42,7 @@ def rmse(
     return errors if per_step else time_mean(errors, present)
 
 
+@takes_arrays
 def spread(
     ensemble: Float[Tensor, "ensemble *shape"],
     truth: Float[Tensor, "*shape"] | None = None,
@@ -64,6 +67,7 @@ def spread(
     return spreads if per_step else time_mean(spreads, present)
 
 
+@takes_arrays
 def spread_skill(
     ensemble: Float[Tensor, "ensemble *shape"],
     truth: Float[Tensor, "*shape"],
@@ -87,6 +91,7 @@ def spread_skill(
     return (spread_sq[present].sum() / error_sq[present].sum()).sqrt()
 
 
+@takes_arrays
 def crps(
     ensemble: Float[Tensor, "ensemble *shape"],
     truth: Float[Tensor, "*shape"],
@@ -104,6 +109,7 @@ def crps(
     return scores if per_step else time_mean(scores, present)
 
 
+@takes_arrays
 def pointwise_crps(
     ensemble: Float[Tensor, "ensemble *shape"],
     truth: Float[Tensor, "*shape"],
@@ -130,6 +136,7 @@ def pointwise_crps(
     return (skill - quotient(half, 1 - w.square().sum(0))).reshape(truth.shape)
 
 
+@takes_arrays
 def gaussian_crps(
     mean: Float[Tensor, "*shape"], std: Float[Tensor, "..."], truth: Float[Tensor, "*shape"]
 ) -> Float[Tensor, "*shape"]:

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 
 import torch
 
+from scorda.core import rng
+from scorda.core.arrays import takes_arrays
 from scorda.core.shapes import Float, Int, Tensor
 from scorda.metrics.series import as_series, ordered_members, quotient
 
 __all__ = ["RankHistogram", "coverage", "quantile", "rank_histogram"]
 
 
+@takes_arrays
 def quantile(
     ensemble: Float[Tensor, "ensemble *shape"],
     level: float,
@@ -39,6 +42,7 @@ def quantile(
     return found.reshape(ensemble.shape[1:])
 
 
+@takes_arrays
 def coverage(
     ensemble: Float[Tensor, "ensemble *shape"],
     truth: Float[Tensor, "*shape"],
@@ -86,13 +90,14 @@ class RankHistogram:
         return float(((self.counts < self.low) | (self.counts > self.high)).double().mean())
 
 
+@takes_arrays
 def rank_histogram(
     ensemble: Float[Tensor, "ensemble *shape"],
     truth: Float[Tensor, "*shape"],
     weights: Float[Tensor, "ensemble *time"] | None = None,
     bins: int | None = None,
     level: float = 0.95,
-    generator: torch.Generator | None = None,
+    generator: rng.Seed = None,
 ) -> RankHistogram:
     r"""Count the ranks of the truth among the members, and give the binomial band of the counts.
 
@@ -126,6 +131,7 @@ def rank_histogram(
         )
     size = 1 / w.square().sum(0)
     below, equal = (w * (x < y)).sum(0), (w * (x == y)).sum(0)
+    generator = rng.as_generator(generator)
     device = y.device if generator is None else generator.device
     draw = torch.rand(y.shape, generator=generator, device=device, dtype=torch.float64).to(y)
     position = (size * below + (size * equal + 1) * draw) / (size + 1)

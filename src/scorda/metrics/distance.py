@@ -7,6 +7,7 @@ import math
 import numpy as np
 import torch
 
+from scorda.core.arrays import takes_arrays
 from scorda.core.shapes import Float, Tensor
 from scorda.metrics.series import as_series, normalised, quotient, time_mean
 
@@ -20,6 +21,7 @@ ASSIGNMENT_LIMIT = 8192
 PROGRAMME_LIMIT = 2**20
 
 
+@takes_arrays
 def energy_score(
     ensemble: Float[Tensor, "ensemble *shape"],
     truth: Float[Tensor, "*shape"],
@@ -53,6 +55,7 @@ def energy_score(
     return stacked if per_step else time_mean(stacked, present)
 
 
+@takes_arrays
 def wasserstein(
     ensemble: Float[Tensor, "ensemble *shape"],
     other: Float[Tensor, "others *shape"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from scorda.core.arrays import takes_arrays
 from scorda.core.shapes import Float, Tensor
 from scorda.metrics.series import as_series, time_mean
 
@@ -15,6 +16,7 @@ WINDOW_STD = 1.5
 WINDOW = 11
 
 
+@takes_arrays
 def ssim(
     ensemble: Float[Tensor, "ensemble *shape"],
     truth: Float[Tensor, "*shape"],
@@ -71,6 +73,7 @@ def ssim(
     return series if per_step else time_mean(series, complete)
 
 
+@takes_arrays
 def csi(
     ensemble: Float[Tensor, "ensemble *shape"],
     truth: Float[Tensor, "*shape"],
@@ -108,6 +111,7 @@ def csi(
     return index.to(y) + 0 * mean.sum(1 if per_step else (0, 1))
 
 
+@takes_arrays
 def spectrum(velocity: Float[Tensor, "*batch components y x"]) -> Float[Tensor, "*batch shells"]:
     r"""Return the kinetic energy of velocities on a periodic grid in shells of wavenumbers.
 

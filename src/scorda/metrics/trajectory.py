@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
+from scorda.core.arrays import takes_arrays
 from scorda.core.shapes import Float, Tensor
 
 __all__ = ["HasPredictions", "HasTransition", "autocorrelation", "log_prior", "residual_std"]
@@ -31,6 +32,7 @@ class HasPredictions(Protocol):
         """Return h(x), ``(ensemble, cycle, *obs)``."""
 
 
+@takes_arrays
 def autocorrelation(
     states: Float[Tensor, "ensemble time *state"], lags: int
 ) -> Float[Tensor, "lags_plus_one *state"]:
@@ -56,6 +58,7 @@ def autocorrelation(
     return torch.stack(products) / products[0]
 
 
+@takes_arrays
 def log_prior(
     states: Float[Tensor, "ensemble time *state"], system: HasTransition
 ) -> Float[Tensor, " ensemble"]:
@@ -69,6 +72,7 @@ def log_prior(
     return system.log_transition(states[:, :-1], states[:, 1:]).sum(1)
 
 
+@takes_arrays
 def residual_std(
     states: Float[Tensor, "ensemble time *state"],
     observations: HasPredictions,

@@ -16,13 +16,15 @@ import torch
 from scipy.sparse import csr_array, vstack
 
 from scorda.core import rng
+from scorda.core.arrays import ArrayLike, as_tensor
+from scorda.core.errors import ShapeError
 from scorda.core.gaussian import standard_deviations
 from scorda.core.shapes import Bool, Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.observations.modes import BlockModes, FourierModes, Modes, ScaledModes
 from scorda.observations.operators import Operator
 
-__all__ = ["ObservationModel", "Present", "Stacked", "check_std", "stack"]
+__all__ = ["ObservationModel", "Present", "Stacked", "as_std", "check_std", "stack"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +33,8 @@ class ObservationModel:
 
     Arguments:
         operator: h.
-        std: Standard deviation of the error, one number or broadcastable to ``(*obs)``, positive.
+        std: Standard deviation of the error, one number or an array that broadcasts to
+            ``(*obs)``, positive.
         cov: Instead of `std`: full covariance of the flattened error, ``(obs, obs)``.
 
     Raises:
@@ -39,27 +42,26 @@ class ObservationModel:
     """
 
     operator: Operator
-    std: float | Float[Tensor, "..."] | None = None
-    cov: Float[Tensor, "obs obs"] | None = None
+    std: float | Float[Tensor, "..."] | ArrayLike | None = None
+    cov: Float[Tensor, "obs obs"] | ArrayLike | None = None
 
     def __post_init__(self) -> None:
         if (self.std is None) == (self.cov is None):
             raise ValueError("Give exactly one of `std` and `cov`, the error of the observations.")
         if self.std is not None:
+            object.__setattr__(self, "std", as_std(self.std))
             check_std(torch.as_tensor(self.std))
             return
-        assert self.cov is not None
-        if self.cov.ndim != 2 or self.cov.shape[0] != self.cov.shape[1]:
+        cov = as_tensor(self.cov, "cov")
+        object.__setattr__(self, "cov", cov)
+        if cov.ndim != 2 or cov.shape[0] != cov.shape[1]:
             raise ValueError(
-                f"Got a `cov` of shape {tuple(self.cov.shape)}: give one row and one column per "
+                f"Got a `cov` of shape {tuple(cov.shape)}: give one row and one column per "
                 "entry of the flattened observation."
             )
-        unit = standard_deviations(self.cov)
-        scaled = self.cov / unit[:, None] / unit
-        if (
-            not torch.allclose(scaled, scaled.T)
-            or torch.linalg.cholesky_ex(self.cov).info.item() != 0
-        ):
+        unit = standard_deviations(cov)
+        scaled = cov / unit[:, None] / unit
+        if not torch.allclose(scaled, scaled.T) or torch.linalg.cholesky_ex(cov).info.item() != 0:
             raise ValueError(
                 "Got a `cov` that is not symmetric and positive definite: check the matrix."
             )
@@ -98,7 +100,7 @@ class ObservationModel:
         members: int,
         shape: tuple[int, ...],
         like: Tensor,
-        generator: torch.Generator | None = None,
+        generator: rng.Seed = None,
     ) -> Float[Tensor, "ensemble ..."]:
         """Draw observation errors, ``(members, *obs)``."""
         noise = rng.normal(members, (math.prod(shape),), generator, like=like)
@@ -124,7 +126,7 @@ class ObservationModel:
         return ObservationModel(operator, std=self.error_std(tuple(y.shape), y)[kept])
 
     def sample(
-        self, x: Float[Tensor, "ensemble ..."], generator: torch.Generator | None = None
+        self, x: Float[Tensor, "ensemble ..."], generator: rng.Seed = None
     ) -> Float[Tensor, "ensemble ..."]:
         """Observe states ``(ensemble, *state)`` with error."""
         y = self.operator(x)
@@ -137,7 +139,13 @@ class ObservationModel:
 
         It is in double precision, as small differences of large numbers count.
         """
-        residual = self.whiten(y.double() - self.operator(x).double())
+        predicted = self.operator(x)
+        if predicted.shape[1:] != y.shape:
+            raise ShapeError(
+                f"Got an observation of shape {tuple(y.shape)} for an operator that makes "
+                f"{tuple(predicted.shape[1:])} of each state: the shapes must be equal."
+            )
+        residual = self.whiten(y.double() - predicted.double())
         if self.cov is None:
             log_det = self.error_std(tuple(y.shape), residual).log().sum()
         else:
@@ -210,10 +218,12 @@ class Present(Operator):
     Arguments:
         operator: The other operator.
         present: Which entries of its flattened observation are kept; None keeps all.
+        size: Number of entries of the flattened observation, where it is known.
     """
 
     operator: Operator
     present: Bool[Tensor, "obs"] | None = None
+    size: int | None = None
 
     @property
     def linear(self) -> bool:  # type: ignore[override]
@@ -236,6 +246,12 @@ class Present(Operator):
     def __call__(self, x: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble present"]:
         y = self.operator(x)
         y = y.flatten(1) if y.ndim > 1 else y[:, None]
+        if self.size not in (None, y.shape[1]):
+            # The difference to the observation would be broadcast.
+            raise ShapeError(
+                f"The operator made {y.shape[1]} values of a state where {self.size} are "
+                "observed: the numbers must be equal."
+            )
         return y if self.present is None else y[:, self.present.to(y.device)]
 
     def coordinates(self, space: StateSpace) -> Float[Tensor, "present axes"]:
@@ -291,6 +307,11 @@ def stack(parts: Sequence[tuple[Tensor, ObservationModel]]) -> tuple[Tensor, Obs
         return y, ObservationModel(operator, std=std)
     blocks = [model.error_cov(tuple(y.shape), y) for y, model in parts]
     return y, ObservationModel(operator, cov=torch.block_diag(*blocks))
+
+
+def as_std(std: ArrayLike) -> float | Tensor:
+    """Return standard deviations as a number or a tensor."""
+    return float(std) if isinstance(std, int | float) else as_tensor(std, "std")
 
 
 def check_std(std: Tensor) -> None:

@@ -19,12 +19,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from scorda.core.arrays import ArrayLike, as_tensor
+from scorda.core.errors import ShapeError
 from scorda.core.files import write_columns
-from scorda.core.shapes import Float, Int, Tensor
+from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.core.times import Start, dates_after
 from scorda.observations import tables
-from scorda.observations.model import ObservationModel, Present, check_std
+from scorda.observations.model import ObservationModel, Present, as_std, check_std
 from scorda.observations.operators import Operator, Select
 from scorda.observations.spatial import Interpolate
 from scorda.reading.opening import Source
@@ -40,7 +42,7 @@ class Observations:
         model: Operator and error.
         steps: Step of each row of `values`, strictly increasing, any spacing; a row may instead
             have a tuple of steps, and the operator then gets ``(ensemble, len, *state)``.
-        values: Shape ``(cycle, *obs)``; NaN = absent. Whole numbers are made floating.
+        values: Array of shape ``(cycle, *obs)``; what is NaN or masked is absent.
         std: Standard deviation of the error, broadcastable to `values` (for one per row give shape
             ``(cycle, 1)``), instead of the model's.
         unused: Rows of a table that could not be used, with the reasons.
@@ -52,17 +54,15 @@ class Observations:
 
     model: ObservationModel
     steps: Sequence[int | tuple[int, ...]]
-    values: Float[Tensor, "cycle ..."] | Int[Tensor, "cycle ..."]
-    std: float | Float[Tensor, "..."] | None = None
+    values: Float[Tensor, "cycle ..."] | ArrayLike
+    std: float | Float[Tensor, "..."] | ArrayLike | None = None
     unused: tuple[tables.UnusedRow, ...] = ()
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         steps = tuple(_entry(s) for s in self.steps)
         object.__setattr__(self, "steps", steps)
-        if not self.values.is_floating_point():
-            # Counts and codes: an error std would be cut to a whole number beside them.
-            object.__setattr__(self, "values", self.values.to(torch.get_default_dtype()))
+        object.__setattr__(self, "values", as_tensor(self.values, "values"))
         if self.values.ndim < 1 or len(self.values) != len(steps):
             raise ValueError(
                 f"Got values of shape {tuple(self.values.shape)} for {len(steps)} steps: "
@@ -72,6 +72,7 @@ class Observations:
         if torch.isinf(self.values).any():
             raise ValueError("Got infinite observations: use NaN for what is absent.")
         if self.std is not None:
+            object.__setattr__(self, "std", as_std(self.std))
             _check_errors(torch.as_tensor(self.std), self.values)
 
     @classmethod
@@ -265,12 +266,23 @@ class Observations:
         if len(lengths) == 1:
             index = torch.tensor(self.steps, device=trajectory.device)
             states = trajectory[:, index]
-            return self.model.operator(states.flatten(0, 1)).unflatten(0, states.shape[:2])
+            predicted = self.model.operator(states.flatten(0, 1))
+            self._check_shape(tuple(predicted.shape[1:]))
+            return predicted.unflatten(0, states.shape[:2])
         rows = [
             self.model.operator(trajectory[:, list(s) if isinstance(s, tuple) else s])
             for s in self.steps
         ]
+        for row in rows:
+            self._check_shape(tuple(row.shape[1:]))
         return torch.stack(rows, 1)
+
+    def _check_shape(self, made: tuple[int, ...]) -> None:
+        if made != tuple(self.values.shape[1:]):
+            raise ShapeError(
+                f"Got observations of shape {tuple(self.values.shape)} for an operator that "
+                f"makes {made} of each state: `values` must be (cycle, *{made})."
+            )
 
     def log_likelihood(
         self, trajectory: Float[Tensor, "ensemble time ..."]
@@ -318,7 +330,7 @@ class Observations:
     @cached_property
     def _whole(self) -> ObservationModel:
         """Return the model of a complete flattened observation."""
-        operator = Present(self.model.operator)
+        operator = Present(self.model.operator, size=self._flat.shape[1])
         if self.model.cov is not None:
             return ObservationModel(operator, cov=self.model.cov)
         shape = tuple(self.values.shape[1:])

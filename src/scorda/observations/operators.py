@@ -12,11 +12,15 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.sparse import csr_array
 
+from scorda.core import rng
+from scorda.core.arrays import ArrayLike, as_indices, as_tensor
+from scorda.core.errors import ShapeError
 from scorda.core.shapes import Float, Int, Tensor
 from scorda.core.space import StateSpace
 
@@ -159,16 +163,16 @@ class Select(Gather):
     """Observe the components with given indices of the flattened state.
 
     Arguments:
-        indices: Indices into the flattened state, each at least 0.
+        indices: Indices into the flattened state, whole numbers, each at least 0.
     """
 
-    indices: Sequence[int]
+    indices: Sequence[int] | ArrayLike
 
     _index: Tensor = field(init=False, repr=False, compare=False)
     _largest: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        indices = tuple(int(i) for i in self.indices)
+        indices = as_indices(self.indices, "indices")
         if not indices or min(indices) < 0:
             raise ValueError(f"Got indices {list(indices)}: give at least one, each >= 0.")
         object.__setattr__(self, "indices", indices)
@@ -180,7 +184,7 @@ class Select(Gather):
         cls,
         space: StateSpace,
         number: int | None = None,
-        generator: torch.Generator | None = None,
+        generator: rng.Seed = None,
         variables: Sequence[str] = (),
         every: int = 1,
     ) -> Select:
@@ -207,7 +211,7 @@ class Select(Gather):
                     f"Got {number} stations on {len(points)} grid points: give at least 1, and "
                     "not more than there are points."
                 )
-            order = torch.randperm(len(points), generator=generator)[:number]
+            order = torch.randperm(len(points), generator=rng.as_generator(generator))[:number]
             points = points[order.sort().values]
         channels = [space.variable(name) for name in variables or space.variables]
         return cls([channel * size + i for channel in channels for i in points.tolist()])
@@ -246,20 +250,21 @@ class Linear(Positioned):
     """Multiply the flattened state by a matrix.
 
     Arguments:
-        matrix: Shape ``(obs, state)``.
+        matrix: Shape ``(obs, state)``, a tensor or an array.
         positions: Position of each row, ``(obs, axes)``, for localization only.
     """
 
-    matrix: Float[Tensor, "obs state"]
+    matrix: Float[Tensor, "obs state"] | ArrayLike
     linear = True
-    positions: Float[Tensor, "obs axes"] | None = None
+    positions: Float[Tensor, "obs axes"] | ArrayLike | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "matrix", as_tensor(self.matrix, "matrix"))
         if self.matrix.ndim != 2:
             raise ValueError(
                 f"Got a matrix of shape {tuple(self.matrix.shape)}: give (obs, state)."
             )
-        _check_positions(self.positions, len(self.matrix))
+        object.__setattr__(self, "positions", _checked(self.positions, len(self.matrix)))
 
     def as_matrix(self, shape: tuple[int, ...]) -> csr_array:
         self._check_size(math.prod(shape))
@@ -294,7 +299,7 @@ class Pointwise(Operator):
     def __call__(self, x: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble ..."]:
         y = self.fn(x)
         if y.shape != x.shape:
-            raise ValueError(
+            raise ShapeError(
                 f"The function of Pointwise made shape {tuple(y.shape)} of {tuple(x.shape)}: it "
                 "must work element by element; use Function for any other."
             )
@@ -311,29 +316,30 @@ class Function(Positioned):
     """Observe with any function of ``(ensemble, *state)``.
 
     Arguments:
-        fn: Torch function, or with ``differentiable=False`` a NumPy one: a black box.
+        fn: Torch function, or with ``differentiable=False`` a black box: it gets a copy of the
+            states as a NumPy array, and returns an array of any real type.
         differentiable: Whether gradients flow through `fn`.
         positions: Position of each observation, ``(obs, axes)``, for localization only.
     """
 
-    fn: Callable[..., Tensor]
+    fn: Callable[..., Any]
     differentiable: bool = True
-    positions: Float[Tensor, "obs axes"] | None = None
+    positions: Float[Tensor, "obs axes"] | ArrayLike | None = None
 
     def __post_init__(self) -> None:
-        _check_positions(self.positions)
+        object.__setattr__(self, "positions", _checked(self.positions))
 
     def __call__(self, x: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble ..."]:
         if self.differentiable:
             y = self.fn(x)
         else:
-            with torch.no_grad():
-                y = torch.as_tensor(self.fn(x.detach()), dtype=x.dtype, device=x.device)
+            y = as_tensor(self.fn(x.numpy(force=True).copy()), "fn(x)").to(x)
         if y.ndim < 1 or len(y) != len(x):
-            raise ValueError(
+            raise ShapeError(
                 f"The function of Function made shape {tuple(y.shape)} of {tuple(x.shape)}: the "
                 "first axis, the members, must stay."
             )
+        _checked(self.positions, math.prod(y.shape[1:]))
         return y
 
 
@@ -390,11 +396,14 @@ def sparse_rows(columns: np.ndarray, weights: np.ndarray, size: int) -> csr_arra
     return csr_array((weights.ravel(), columns.ravel(), ends), shape=(len(columns), size))
 
 
-def _check_positions(positions: Tensor | None, observations: int | None = None) -> None:
+def _checked(positions: ArrayLike | None, observations: int | None = None) -> Tensor | None:
+    """Positions as a tensor, one row per observation."""
     if positions is None:
-        return
+        return None
+    positions = as_tensor(positions, "positions")
     if positions.ndim != 2 or (observations is not None and len(positions) != observations):
-        raise ValueError(
+        raise ShapeError(
             f"Got positions of shape {tuple(positions.shape)}: give one row per observation"
             f"{'' if observations is None else f' ({observations})'} and one column per axis."
         )
+    return positions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 import torch
 
 from scorda.core import rng
+from scorda.core.arrays import ArrayLike, as_tensor
+from scorda.core.errors import ShapeError
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.observations.model import ObservationModel, stack
 from scorda.observations.observations import Observations
-from scorda.observations.operators import Pointwise
+from scorda.observations.operators import Operator, Pointwise
 from scorda.systems.base import System
 from scorda.systems.function import FunctionSystem
 
@@ -29,7 +32,7 @@ class Problem:
             it for `prior` and `step`.
         observations: One instrument, or a list of several.
         steps: Number of model steps; states exist at steps 0 to `steps`.
-        initial: Ensemble at step 0, ``(ensemble, *state)``, instead of draws from the prior.
+        initial: Array ``(ensemble, *state)``, members at step 0, instead of draws of the prior.
 
     Raises:
         ValueError: If an observation lies after `steps`, an operator does not fit the space or its
@@ -40,7 +43,7 @@ class Problem:
     system: Any
     observations: Sequence[Observations] | Observations
     steps: int
-    initial: Float[Tensor, "ensemble ..."] | None = None
+    initial: Float[Tensor, "ensemble ..."] | ArrayLike | None = None
 
     # The observations, one entry per instrument; and the space of the states.
     instruments: tuple[Observations, ...] = field(init=False, repr=False, compare=False)
@@ -67,6 +70,7 @@ class Problem:
                     )
             _check_values(instrument, self.space)
         if self.initial is not None:
+            object.__setattr__(self, "initial", as_tensor(self.initial, "initial"))
             if self.initial.ndim != len(self.space.shape) + 1:
                 raise ValueError(
                     f"Got an initial ensemble of shape {tuple(self.initial.shape)}: it must be "
@@ -76,11 +80,11 @@ class Problem:
             object.__setattr__(self, "initial", self.space.filled(self.initial))
 
     def members_at_start(
-        self, members: int, generator: torch.Generator | None = None
+        self, members: int, generator: rng.Seed = None
     ) -> Float[Tensor, "ensemble *state"]:
         """Return the ensemble at step 0: `initial`, of that size, or draws of the prior."""
         if self.initial is None:
-            return self.system.prior(members, generator)
+            return self.system.prior(members, rng.as_generator(generator))
         if len(self.initial) != members:
             raise ValueError(
                 f"Asked for {members} members with an initial ensemble of {len(self.initial)}: "
@@ -114,7 +118,7 @@ def twin_experiment(
     model: ObservationModel,
     steps: int,
     every: int,
-    generator: torch.Generator | None = None,
+    generator: rng.Seed = None,
     start: int | None = None,
 ) -> tuple[Float[Tensor, "time *state"], Problem]:
     """Draw a truth from the system and observe it: returns ``(truth, problem)``.
@@ -167,19 +171,24 @@ def _check_values(instrument: Observations, space: StateSpace) -> None:
     """Check that an instrument's operator fits the space and makes rows shaped like its values."""
     operator, values = instrument.model.operator, instrument.values
     operator.check(space)
-    if not instrument.steps or any(isinstance(step, tuple) for step in instrument.steps):
+    if not instrument.steps:
         return
-    if not (operator.linear or isinstance(operator, Pointwise)):
-        # A user's function may be dear, or want another dtype or device: the run will show.
+    first = instrument.steps[0]
+    states = (len(first),) if isinstance(first, tuple) else ()
+    probe = values.new_zeros(1, *states, *space.shape)
+    known = operator.linear or isinstance(operator, Pointwise)
+    observed = operator(probe) if known else _probed(operator, probe)
+    if observed is None:
         return
-    probe = values.new_zeros(1, *space.shape)
-    seen = operator(probe)[0]
+    seen = observed[0]
     made = tuple(seen.shape)
     if made != tuple(values.shape[1:]):
         raise ValueError(
             f"Got observations of shape {tuple(values.shape)} for an operator that makes {made} "
             f"of each state: `values` must be (cycle, *{made})."
         )
+    if not known:
+        return
     # What is NaN where the others are not, and only there, takes a value from them.
     outside = operator(space.masked(probe))[0].isnan() & ~seen.isnan()
     if (outside & ~values.isnan().all(0)).any():
@@ -187,3 +196,18 @@ def _check_values(instrument: Observations, space: StateSpace) -> None:
             f"Got {int(outside.sum())} observed values of points that are no part of the state "
             "(land): leave them out."
         )
+
+
+def _probed(operator: Operator, probe: Tensor) -> Tensor | None:
+    """What an operator makes of a state, or None if it is not made for this one.
+
+    A user's function may fail or warn at zero, or want another dtype or device: the run will show.
+    """
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        try:
+            return operator(probe)
+        except ShapeError:
+            raise
+        except Exception:
+            return None

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from scorda.core import rng
 from scorda.core.files import read_tensors, write_tensors
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
@@ -131,7 +132,7 @@ class Prior(ABC):
         self,
         members: int,
         steps: int,
-        generator: torch.Generator | None = None,
+        generator: rng.Seed = None,
         sampler: Sampler | None = None,
         report: Callable[[int, int], None] | None = None,
     ) -> Float[Tensor, "ensemble time *state"]:

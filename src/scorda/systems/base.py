@@ -64,7 +64,7 @@ class System(ABC):
         )
 
     def trajectory(
-        self, x: Float[Tensor, "..."], steps: int, generator: torch.Generator | None = None
+        self, x: Float[Tensor, "..."], steps: int, generator: rng.Seed = None
     ) -> Float[Tensor, "..."]:
         """Return ``(..., steps + 1, *state)``: the given states and those that follow [final].
 
@@ -72,6 +72,7 @@ class System(ABC):
             ValueError: If the states do not fit the space, or are not finite.
         """
         self.space.check(x, "the first state")
+        generator = rng.as_generator(generator)
         axis = x.ndim - len(self.space.shape)
         states = [x]
         for _ in range(steps):
@@ -104,9 +105,7 @@ class AdditiveNoise(System):
     def advance(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Advance states ``(..., *state)`` by one step without model error."""
 
-    def step(
-        self, x: Float[Tensor, "..."], generator: torch.Generator | None = None
-    ) -> Float[Tensor, "..."]:
+    def step(self, x: Float[Tensor, "..."], generator: rng.Seed = None) -> Float[Tensor, "..."]:
         """Advance by one step; row i of the noise depends on the generator and i only [final]."""
         x = self.advance(x)
         if not self.stochastic:

@@ -6,10 +6,10 @@ import copy
 from collections.abc import Callable
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
 from scorda.core import rng
+from scorda.core.arrays import ArrayLike, as_tensor
 from scorda.core.gaussian import check_cov, psd_root
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
@@ -53,17 +53,17 @@ class FunctionSystem(AdditiveNoise):
     def __init__(
         self,
         step: Callable[[Any], Any],
-        initial: Callable[[int, int], Any] | np.ndarray | Tensor,
+        initial: Callable[[int, int], Any] | ArrayLike,
         space: StateSpace,
-        noise_std: float | np.ndarray | Tensor = 0.0,
+        noise_std: ArrayLike = 0.0,
         library: Literal["numpy", "torch"] = "numpy",
         name: str = "function",
-        noise_cov: np.ndarray | Tensor | None = None,
+        noise_cov: ArrayLike | None = None,
     ) -> None:
         if library not in ("numpy", "torch"):
             raise ValueError(f"Got library = {library!r}: choose 'numpy' or 'torch'.")
         if not callable(initial):
-            states = torch.as_tensor(initial)
+            states = as_tensor(initial, "initial")
             if states.ndim != len(space.shape) + 1:
                 raise ValueError(
                     f"Got `initial` of shape {tuple(states.shape)}: "
@@ -94,9 +94,7 @@ class FunctionSystem(AdditiveNoise):
         other._apart = truth
         return other
 
-    def prior(
-        self, members: int, generator: torch.Generator | None = None
-    ) -> Float[Tensor, "ensemble *state"]:
+    def prior(self, members: int, generator: rng.Seed = None) -> Float[Tensor, "ensemble *state"]:
         """Draw states at step 0, in torch's default dtype unless `initial` is a torch tensor.
 
         Raises:
@@ -113,8 +111,8 @@ class FunctionSystem(AdditiveNoise):
                     "it draw other states for another seed."
                 )
             return drawn
-        states = torch.as_tensor(self.initial)
-        if isinstance(self.initial, np.ndarray):
+        states = as_tensor(self.initial, "initial")
+        if not isinstance(self.initial, Tensor):
             states = states.to(torch.get_default_dtype())
         others = self._others(states)
         if members > others.sum():
@@ -147,7 +145,8 @@ class FunctionSystem(AdditiveNoise):
         self, values: Any, shape: tuple[int, ...], source: str, like: Tensor | None = None
     ) -> Tensor:
         dtype = torch.get_default_dtype() if like is None else like.dtype
-        states = torch.as_tensor(values, dtype=dtype, device=None if like is None else like.device)
+        states = as_tensor(values, source).to(dtype)
+        states = states if like is None else states.to(like.device)
         if tuple(states.shape) != shape:
             raise ValueError(
                 f"{source.capitalize()} returned states of shape {tuple(states.shape)}: "
@@ -163,9 +162,9 @@ class FunctionSystem(AdditiveNoise):
         return states
 
 
-def _error_std(std: float | np.ndarray | Tensor, space: StateSpace) -> float | Tensor:
+def _error_std(std: ArrayLike, space: StateSpace) -> float | Tensor:
     """One number, or a tensor that broadcasts to a state."""
-    values = torch.as_tensor(std)
+    values = as_tensor(std, "noise_std")
     if not (values >= 0).all():
         raise ValueError(f"Got noise_std = {std}: a standard deviation is not negative.")
     if values.ndim == 0:
@@ -180,12 +179,10 @@ def _error_std(std: float | np.ndarray | Tensor, space: StateSpace) -> float | T
     )
 
 
-def _error_cov(
-    cov: np.ndarray | Tensor, std: float | np.ndarray | Tensor, space: StateSpace
-) -> Tensor:
+def _error_cov(cov: ArrayLike, std: ArrayLike, space: StateSpace) -> Tensor:
     """The covariance of the flattened state."""
-    matrix = torch.as_tensor(cov)
-    if torch.as_tensor(std).any():
+    matrix = as_tensor(cov, "noise_cov")
+    if as_tensor(std, "noise_std").any():
         raise ValueError("Got both `noise_std` and `noise_cov`: give one of them.")
     if matrix.shape != (space.size, space.size):
         raise ValueError(

@@ -145,9 +145,7 @@ class KolmogorovFlow(AdditiveNoise):
         spectrum = flow.spectrum(x.reshape(-1, *self.space.shape))
         return flow.velocity(flow.integrate(spectrum, self.dt), self.size).reshape(x.shape)
 
-    def prior(
-        self, members: int, generator: torch.Generator | None = None
-    ) -> Float[Tensor, "ensemble 2 y x"]:
+    def prior(self, members: int, generator: rng.Seed = None) -> Float[Tensor, "ensemble 2 y x"]:
         """Draw developed flows: random fields, then `spinup` time units without model error.
 
         Three quarters of the spin-up are at half the resolution, at 64 at least, if that keeps
@@ -169,7 +167,7 @@ class KolmogorovFlow(AdditiveNoise):
         return flow.velocity(spectrum, self.size)
 
     def _first_fields(
-        self, members: int, generator: torch.Generator | None
+        self, members: int, generator: rng.Seed
     ) -> Complex[Tensor, "members k columns"]:
         """White noise made divergence-free, its energy a log-normal function of wave number."""
         flow = self.flow

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from scorda.core import rng
+from scorda.core.arrays import ArrayLike, as_tensor
 from scorda.core.gaussian import check_cov, gaussian_log_density, sampling_root
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
@@ -26,7 +27,7 @@ class LinearGaussian(System):
     are Gaussian (see `trajectory_moments` and the Kalman methods).
 
     Arguments:
-        transition: A, ``(state, state)``.
+        transition: A, ``(state, state)``, an array like the others.
         noise_cov: Q, positive semidefinite; may be singular or zero.
         mean: m, ``(state,)``.
         cov: P, positive semidefinite.
@@ -35,10 +36,10 @@ class LinearGaussian(System):
         ValueError: If the shapes differ or Q or P is not a covariance.
     """
 
-    transition: Float[Tensor, "state state"]
-    noise_cov: Float[Tensor, "state state"]
-    mean: Float[Tensor, "state"]
-    cov: Float[Tensor, "state state"]
+    transition: Float[Tensor, "state state"] | ArrayLike
+    noise_cov: Float[Tensor, "state state"] | ArrayLike
+    mean: Float[Tensor, "state"] | ArrayLike
+    cov: Float[Tensor, "state state"] | ArrayLike
     space: StateSpace = field(init=False, repr=False)
     name: str = field(default="linear", init=False, repr=False)
     differentiable = True
@@ -46,6 +47,8 @@ class LinearGaussian(System):
     _noise_root: Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        for label in ("transition", "noise_cov", "mean", "cov"):
+            object.__setattr__(self, label, as_tensor(getattr(self, label), label))
         dim = len(self.mean)
         for label in ("transition", "noise_cov", "cov"):
             shape = tuple(getattr(self, label).shape)
@@ -65,9 +68,7 @@ class LinearGaussian(System):
         """Whether Q is not zero."""
         return bool(self.noise_cov.any())
 
-    def prior(
-        self, members: int, generator: torch.Generator | None = None
-    ) -> Float[Tensor, "ensemble state"]:
+    def prior(self, members: int, generator: rng.Seed = None) -> Float[Tensor, "ensemble state"]:
         """Draw from N(mean, cov)."""
         noise = rng.normal(members, self.space.shape, generator, like=self.mean)
         return self.mean + noise @ self._root
@@ -77,7 +78,7 @@ class LinearGaussian(System):
         return x @ self.transition.to(x).mT
 
     def step(
-        self, x: Float[Tensor, "... state"], generator: torch.Generator | None = None
+        self, x: Float[Tensor, "... state"], generator: rng.Seed = None
     ) -> Float[Tensor, "... state"]:
         """Advance by one step; row i of the noise depends on the generator and i only."""
         moved = self.advance(x)

@@ -57,9 +57,7 @@ class Lorenz63(AdditiveNoise):
             (self.sigma * (b - a), a * (self.rho - c) - b, a * b - self.beta * c), -1
         )
 
-    def prior(
-        self, members: int, generator: torch.Generator | None = None
-    ) -> Float[Tensor, "ensemble 3"]:
+    def prior(self, members: int, generator: rng.Seed = None) -> Float[Tensor, "ensemble 3"]:
         """Draw states of the attractor: a broad Gaussian, then `spinup` time units."""
         start, model_error = rng.spawn(generator, 2)
         mean, std = torch.tensor([0.0, 0.0, 25.0]), torch.tensor([8.0, 9.0, 8.6])
@@ -110,9 +108,7 @@ class Lorenz96(AdditiveNoise):
         ahead, behind, behind2 = x.roll(-1, -1), x.roll(1, -1), x.roll(2, -1)
         return (ahead - behind2) * behind - x + self.forcing
 
-    def prior(
-        self, members: int, generator: torch.Generator | None = None
-    ) -> Float[Tensor, "ensemble dim"]:
+    def prior(self, members: int, generator: rng.Seed = None) -> Float[Tensor, "ensemble dim"]:
         """Draw states of the attractor: noise around F, then `spinup` time units."""
         start, model_error = rng.spawn(generator, 2)
         x = self.forcing + rng.normal(members, (self.dim,), start)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from scorda.assimilation.filter import Filter
@@ -126,8 +127,8 @@ def _space() -> StateSpace:
     return StateSpace((SIZE,), variables=("q",), coordinates=axis, period={"x": float(SIZE)})
 
 
-def _numpy(x: Tensor) -> Tensor:
-    return torch.from_numpy(abs(x.numpy()[:, :2]))
+def _numpy(x: np.ndarray) -> np.ndarray:
+    return np.abs(x[:, :2])
 
 
 def _curved(x: Tensor) -> Tensor:

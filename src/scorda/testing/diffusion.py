@@ -190,7 +190,7 @@ def check_guidance(guidance: Guidance, ignores_error: bool = False, device: str 
                 )
         bound = guidance.bind(denoiser, y, model)
         keeps(guidance, "the bound denoiser", u, bound.denoise(u, noise))
-    black_box = Function(lambda x: x.flatten(1)[:, :2], differentiable=False)
+    black_box = Function(lambda x: x.reshape(len(x), -1)[:, :2], differentiable=False)
     try:
         guidance.bind(denoiser, y, ObservationModel(black_box, std=0.3))
     except TypeError as error:

@@ -1,0 +1,97 @@
+"""Arrays of any kind become tensors of real numbers, once, where a caller hands them in."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from functools import wraps
+from operator import index
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+import torch
+
+from scorda.core.shapes import Tensor
+
+__all__ = ["ArrayLike", "as_indices", "as_tensor", "takes_arrays"]
+
+# A number, a sequence, or an array of any library that NumPy can read.
+ArrayLike: TypeAlias = Any
+
+Result = TypeVar("Result")
+FLOATS = {"float32": torch.float32, "float64": torch.float64, "float128": torch.float64}
+
+
+def as_tensor(value: ArrayLike, what: str) -> Tensor:
+    """Return an array of real numbers as a tensor in single or double precision.
+
+    Arrays and tensors in single or double precision keep it; half precision, whole numbers and
+    plain Python numbers get torch's default. Masked entries are NaN. Byte order, strides and
+    write protection do not matter: what is not a tensor is copied.
+
+    Arguments:
+        value: A number, a sequence, a tensor, or an array of NumPy, xarray or pandas.
+        what: Name of the value in errors.
+
+    Raises:
+        TypeError: If the entries are not real numbers: complex ones, text, times, objects.
+        ValueError: If a sequence has rows of different lengths.
+    """
+    default = torch.get_default_dtype()
+    if isinstance(value, Tensor):
+        if value.is_complex():
+            raise _unreal(what, value.dtype)
+        return value if value.dtype in FLOATS.values() else value.to(default)
+    plain = not hasattr(value, "dtype") and not hasattr(value, "__array__")
+    try:
+        array = value if isinstance(value, np.ma.MaskedArray) else np.asarray(value)
+    except ValueError as error:
+        raise ValueError(
+            f"Got {what} whose rows have different lengths: give one array of numbers."
+        ) from error
+    if array.dtype.kind not in "fiub":
+        raise _unreal(what, array.dtype)
+    dtype = default if plain else FLOATS.get(array.dtype.name, default)
+    floats = np.array(array, dtype=np.float32 if dtype == torch.float32 else np.float64, order="C")
+    if isinstance(array, np.ma.MaskedArray):
+        floats[np.ma.getmaskarray(array)] = np.nan
+    return torch.from_numpy(floats).to(dtype)
+
+
+def as_indices(values: Iterable[Any], what: str) -> tuple[int, ...]:
+    """Return whole numbers of Python, NumPy or torch as integers.
+
+    Raises:
+        TypeError: If one is no whole number; True and False are none.
+    """
+    found = []
+    for value in values:
+        plain = value.item() if hasattr(value, "item") else value
+        if isinstance(plain, bool) or not hasattr(plain, "__index__"):
+            raise TypeError(f"Got {plain!r} in {what}: give whole numbers.")
+        found.append(index(plain))
+    return tuple(found)
+
+
+def takes_arrays(function: Callable[..., Result]) -> Callable[..., Result]:
+    """Let a function of tensors take arrays of any kind, as `as_tensor` does."""
+    names = tuple(inspect.signature(function).parameters)
+
+    @wraps(function)
+    def taking(*args: Any, **kwargs: Any) -> Result:
+        # More arguments than names: the function itself says so.
+        labels = names + names[-1:] * len(args)
+        given = [_taken(v, name) for v, name in zip(args, labels, strict=False)]
+        return function(*given, **{name: _taken(v, name) for name, v in kwargs.items()})
+
+    return taking
+
+
+def _taken(value: Any, name: str) -> Any:
+    """An array as a tensor; anything else, numbers among them, as it is."""
+    array = hasattr(value, "__array__") and not isinstance(value, np.generic)
+    return as_tensor(value, name) if array else value
+
+
+def _unreal(what: str, dtype: Any) -> TypeError:
+    return TypeError(f"Got {what} of type {dtype}: give an array of real numbers.")
