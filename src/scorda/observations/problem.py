@@ -227,10 +227,11 @@ def twin_experiment(
 
 def _check_values(instrument: Observations, space: StateSpace) -> None:
     """Check that an instrument's operator fits the space and makes rows shaped like its values."""
-    operator, values = instrument.model.operator, instrument.values
-    operator.check(space)
+    instrument.model.operator.check(space)
+    values = instrument.values
     if not instrument.steps or any(isinstance(step, tuple) for step in instrument.steps):
         return
+    operator = instrument.operator(0)
     if not (operator.linear or isinstance(operator, Pointwise)):
         # A user's function may be dear, or want another dtype or device: the run will show.
         return
