@@ -78,20 +78,27 @@ HEADINGS = {
 def score_rows(
     groups: Mapping[str, Mapping[str, Mapping[str, float]]],
 ) -> tuple[list[str], list[list[str] | None]]:
-    """Return head and rows of a table of scores: group, method, scores."""
-    present = [
-        name
-        for name in HEADINGS
-        if any(name in row for group in groups.values() for row in group.values())
-    ]
+    """Return head and rows of a table of scores: group, method, variable, scores.
+
+    There is no variable where all are scored together.
+    """
+    from scorda.store.scores import by_variable
+
+    split = {t: {m: by_variable(row) for m, row in g.items()} for t, g in groups.items()}
+    found = [(of, row) for g in split.values() for part in g.values() for of, row in part.items()]
+    present = [name for name in HEADINGS if any(name in row for _, row in found)]
+    apart = any(of for of, _ in found)
     rows: list[list[str] | None] = []
-    for title, group in groups.items():
+    for title, group in split.items():
         if rows and group:
             rows.append(None)
-        for i, (method, scores) in enumerate(group.items()):
+        for i, (method, of, scores) in enumerate(
+            (method, of, row) for method, part in group.items() for of, row in part.items()
+        ):
             values = [_number(name, scores.get(name)) for name in present]
-            rows.append([title if i == 0 else "", method, *values])
-    return ["uses", "method", *(HEADINGS[name] for name in present)], rows
+            rows.append([title if i == 0 else "", method, *([of] if apart else []), *values])
+    head = ["uses", "method", *(["variable"] if apart else [])]
+    return [*head, *(HEADINGS[name] for name in present)], rows
 
 
 def _number(name: str, value: float | None) -> str:

@@ -82,6 +82,19 @@ def match_times(
     tolerance = 0.5 * space.dt if tolerance is None else tolerance
     if not tolerance >= 0:
         raise ValueError(f"Got tolerance = {tolerance}: give a time, at least 0.")
+    if times.dtype == object:
+        # Few of many rows have a time of their own, and text is slow to read.
+        import pandas
+
+        code, distinct = pandas.factorize(times, use_na_sentinel=False)
+        step, reason = _matched(np.asarray(distinct, object), space, start, tolerance, steps)
+        return step[code], reason[code]
+    return _matched(times, space, start, tolerance, steps)
+
+
+def _matched(
+    times: np.ndarray, space: StateSpace, start: Start | None, tolerance: float, steps: int | None
+) -> tuple[np.ndarray, np.ndarray]:
     elapsed, reason = _elapsed(times, space, start)
     known = np.isfinite(elapsed)
     where = np.where(known, elapsed / space.dt, -1.0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from operator import index
@@ -27,6 +27,7 @@ from scorda.core.space import StateSpace
 from scorda.core.times import Start, dates_after
 from scorda.observations import tables
 from scorda.observations.model import ObservationModel, Present, as_std, check_std
+from scorda.observations.moving import MovingInterpolate
 from scorda.observations.operators import Operator, Select
 from scorda.observations.spatial import Interpolate
 from scorda.reading.opening import Source
@@ -162,13 +163,16 @@ class Observations:
     def _arranged(cls, rows: tables.UsableRows, space: StateSpace) -> Observations:
         places, steps, values, std, averaged = tables.arrange(rows)
         operator: Operator
-        if places.shape[1] == 1:
+        if places.ndim == 3:
+            operator = MovingInterpolate(steps, places[..., 1:], places[..., 0].astype(int), space)
+        elif places.shape[1] == 1:
             operator = Select(places[:, 0].astype(int).tolist())
         else:
             names = tuple(space.variables[int(i)] for i in places[:, 0])
             operator = Interpolate(torch.from_numpy(places[:, 1:]), space, names)
         dtype = torch.get_default_dtype()
-        nominal = torch.from_numpy(np.nanmean(std, 0)).to(dtype)
+        usual = np.nanmean(std, 0) if places.ndim == 2 else np.nanmean(std, keepdims=True)[0]
+        nominal = torch.from_numpy(usual).to(dtype)
         return cls(
             ObservationModel(operator, std=nominal),
             steps,
@@ -199,14 +203,14 @@ class Observations:
             )
         if any(isinstance(step, tuple) for step in self.steps):
             raise ValueError("Got observations of several steps at once: a table has one per row.")
-        names = np.array(self.model.operator.variables(space), dtype=object)
-        places = self.model.operator.coordinates(space).numpy(force=True)
         if not any(self._any):
             raise ValueError(
                 "Got observations without a present value: there is nothing to write."
             )
-        cycle, entry = np.nonzero(~self._flat.isnan().numpy(force=True))
-        rows = [self.at(k) for k in range(len(self))]
+        cycle = np.nonzero(~self._flat.isnan().numpy(force=True))[0]
+        rows = [self.at(k) for k in range(len(self)) if self.observed(k)]
+        names = [name for _, model in rows for name in model.operator.variables(space)]
+        places = torch.cat([model.operator.coordinates(space) for _, model in rows])
         values = torch.cat([y for y, _ in rows])
         std = torch.cat([model.error_std(tuple(y.shape), y) for y, model in rows])
         elapsed = np.array(self.steps, dtype=float)[cycle] * space.dt
@@ -214,8 +218,8 @@ class Observations:
         plain = np.array([float(f"{t:.15g}") for t in elapsed])
         columns = {
             "time": plain if start is None else dates_after(start, elapsed, space),
-            "variable": names[entry],
-            **dict(zip(space.axes, places[entry].T, strict=True)),
+            "variable": np.array(names, dtype=object),
+            **dict(zip(space.axes, places.numpy(force=True).T, strict=True)),
             "value": values.numpy(force=True),
             "std": std.numpy(force=True),
         }
@@ -224,9 +228,12 @@ class Observations:
     def summary(self) -> str:
         """Say in a sentence how many values there are, and which rows are not used and why."""
         first, last = (self.steps[0], self.steps[-1]) if self.steps else ("-", "-")
+        of = f"of {self.values[:1].numel()} observed quantities"
+        if isinstance(self.model.operator, MovingInterpolate):
+            of = "of moving platforms"
         text = (
-            f"{int((~self.values.isnan()).sum())} values of {self.values[:1].numel()} observed "
-            f"quantities at {len(self)} steps ({first} to {last}); "
+            f"{int((~self.values.isnan()).sum())} values {of} "
+            f"at {len(self)} steps ({first} to {last}); "
             f"{len(self.unused)} rows not used"
         )
         text += f": {tables.summary_of(self.unused)}" if self.unused else ""
@@ -238,12 +245,21 @@ class Observations:
     def at(self, k: int) -> tuple[Float[Tensor, "present"], ObservationModel]:
         """Return observation and model of row k, flattened, without absent entries."""
         y, model = self._flat[k], self._whole
+        if isinstance(self.model.operator, MovingInterpolate):
+            model = replace(model, operator=Present(self.operator(k)))
         if self.std is not None:
             model = ObservationModel(model.operator, std=self._stds[k])
         if self._complete[k]:
             return y.clone(), model
         present = ~y.isnan()
         return y[present], model.only(present, y)
+
+    def operator(self, k: int) -> Operator:
+        """Return the operator of row k, of all its entries."""
+        whole, step = self.model.operator, self.steps[k]
+        if not isinstance(whole, MovingInterpolate):
+            return whole
+        return whole.at_step(step[-1] if isinstance(step, tuple) else step)
 
     def observed(self, k: int) -> bool:
         """Say whether row k has any present value."""
@@ -263,15 +279,16 @@ class Observations:
                 "states: they must reach the last observation."
             )
         lengths = {len(s) if isinstance(s, tuple) else 0 for s in self.steps}
-        if len(lengths) == 1:
+        moving = isinstance(self.model.operator, MovingInterpolate)
+        if len(lengths) == 1 and not moving:
             index = torch.tensor(self.steps, device=trajectory.device)
             states = trajectory[:, index]
             predicted = self.model.operator(states.flatten(0, 1))
             self._check_shape(tuple(predicted.shape[1:]))
             return predicted.unflatten(0, states.shape[:2])
         rows = [
-            self.model.operator(trajectory[:, list(s) if isinstance(s, tuple) else s])
-            for s in self.steps
+            self.operator(k)(trajectory[:, list(s) if isinstance(s, tuple) else s])
+            for k, s in enumerate(self.steps)
         ]
         for row in rows:
             self._check_shape(tuple(row.shape[1:]))

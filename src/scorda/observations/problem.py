@@ -169,11 +169,11 @@ def twin_experiment(
 
 def _check_values(instrument: Observations, space: StateSpace) -> None:
     """Check that an instrument's operator fits the space and makes rows shaped like its values."""
-    operator, values = instrument.model.operator, instrument.values
-    operator.check(space)
+    instrument.model.operator.check(space)
+    values = instrument.values
     if not instrument.steps:
         return
-    first = instrument.steps[0]
+    operator, first = instrument.operator(0), instrument.steps[0]
     states = (len(first),) if isinstance(first, tuple) else ()
     probe = values.new_zeros(1, *states, *space.shape)
     known = operator.linear or isinstance(operator, Pointwise)

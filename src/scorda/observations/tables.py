@@ -116,6 +116,21 @@ class UsableRows(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
+class Arranged(NamedTuple):
+    """Rows by step: `values` and `std` are ``(cycle, obs)`` with NaN where absent.
+
+    `places` is as in `UsableRows`, one row per observation; or ``(cycle, obs, 1 + axes)`` where
+    each step has places of its own. `averaged` is the number of rows that share a place and a
+    step with others.
+    """
+
+    places: np.ndarray
+    steps: list[int]
+    values: np.ndarray
+    std: np.ndarray
+    averaged: int
+
+
 class _Rows:
     """The columns of a table, and the first reason why each row cannot be used."""
 
@@ -162,8 +177,6 @@ class _Rows:
         """
         notes: list[str] = []
         code, units = _distinct(self.columns.get("units", np.full(len(value), "", dtype=object)))
-        # An error that the caller gives is in the unit of the space already.
-        own = "std" in self.columns and ~np.isnan(numbers(self.columns["std"])[0])
         for index, name in enumerate(self.space.variables):
             for k, unit in enumerate(units):
                 told = str(unit).strip() if isinstance(unit, str) else ""
@@ -174,6 +187,8 @@ class _Rows:
                     continue
                 factor, offset = _conversion(unit, wanted, name, int(rows.argmax()) + 1)
                 if (factor, offset) != (1.0, 0.0):
+                    # An error that the caller gives is in the unit of the space already.
+                    own = "std" in self.columns and ~np.isnan(numbers(self.columns["std"])[0])
                     value = np.where(rows, factor * value + offset, value)
                     error = np.where(rows & own, abs(factor) * error, error)
                     count = int(rows.sum())
@@ -301,27 +316,47 @@ def usable_fields(
     return UsableRows(step[row], place, value, np.full(len(row), float(std)), unused, notes)
 
 
-def arrange(rows: UsableRows) -> tuple[np.ndarray, list[int], np.ndarray, np.ndarray, int]:
-    """Arrange rows as ``(places, steps, values, std, averaged)``, averaged by 1/std^2.
+def arrange(rows: UsableRows) -> Arranged:
+    """Arrange rows by step, averaged by 1/std^2 where they share a place and a step.
 
-    `values` and `std` are ``(cycle, obs)`` with NaN where absent; `places` has a row per
-    observation; `averaged` is the number of rows that share a place and a step with others.
+    A place is a column of `values`, unless that takes more numbers than a list of the places of
+    each step, as for moving platforms whose positions are no grid points.
     """
-    places, column = np.unique(rows.place, axis=0, return_inverse=True)
+    places, column = _places(rows.place)
     steps, cycle = np.unique(rows.step, return_inverse=True)
-    cell, cells = cycle * len(places) + column, len(steps) * len(places)
+    cell, entry = np.unique(cycle * len(places) + column, return_inverse=True)
     weight = rows.std**-2.0
-    count = np.bincount(cell, minlength=cells)
-    total = np.bincount(cell, weight, cells)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        values = np.bincount(cell, weight * rows.value, cells) / total
-        std = np.where(count > 0, total**-0.5, math.nan)
+    count, total = np.bincount(entry), np.bincount(entry, weight)
+    value, error = np.bincount(entry, weight * rows.value) / total, total**-0.5
     # A single value stays what it was, to the last digit.
-    single = count[cell] == 1
-    values[cell[single]], std[cell[single]] = rows.value[single], rows.std[single]
-    shape = (len(steps), len(places))
-    averaged = int((count[cell] > 1).sum())
-    return places, steps.tolist(), values.reshape(shape), std.reshape(shape), averaged
+    single = count[entry] == 1
+    value[entry[single]], error[entry[single]] = rows.value[single], rows.std[single]
+    row, column = np.divmod(cell, len(places))
+    most = int(np.bincount(row).max())
+    # Of a place of its own each value needs the variable and the position beside value and std.
+    moving = places.shape[1] > 1 and most * (2 + places.shape[1]) < 2 * len(places)
+    own = places
+    if moving:
+        found, column = column, np.arange(len(row)) - np.searchsorted(row, row)
+        own = np.repeat(places[found[column == 0]][:, None], most, 1)
+        own[row, column] = places[found]
+    shape = (len(steps), most if moving else len(places))
+    values, std = np.full(shape, math.nan), np.full(shape, math.nan)
+    values[row, column], std[row, column] = value, error
+    averaged = int((count[entry] > 1).sum())
+    return Arranged(own, steps.tolist(), values, std, averaged)
+
+
+def _places(place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distinct rows in order, and the index of each row among them."""
+    differing = np.ptp(place, axis=0) > 0
+    order = np.lexsort(place.T[differing][::-1]) if differing.any() else np.arange(len(place))
+    ordered = place[order]
+    new = np.ones(len(place), dtype=bool)
+    new[1:] = (ordered[1:] != ordered[:-1]).any(1)
+    index = np.empty(len(place), dtype=np.int64)
+    index[order] = np.cumsum(new) - 1
+    return ordered[new], index
 
 
 def summary_of(unused: tuple[UnusedRow, ...]) -> str:

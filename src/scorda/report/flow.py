@@ -207,7 +207,7 @@ def _observed(
     for instrument in (observations,) if isinstance(observations, Observations) else observations:
         for k, entry in enumerate(instrument.steps):
             if entry == step and instrument.observed(k):
-                operator = instrument.model.operator
+                operator = instrument.operator(k)
                 return _as_field(operator, instrument.values[k].double(), space)
     return None
 

@@ -20,14 +20,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scorda.core.files import atomic
+from scorda.core.space import StateSpace
 from scorda.observations.analysis import Analysis
 from scorda.report.base import colours_of, component_name
 from scorda.report.flow import is_flow, panels
 from scorda.report.maps import fields, hovmoller
 from scorda.report.reliability import rank_histograms, spread_skill
+from scorda.report.score_columns import COLUMNS, Column
 from scorda.report.series import error_and_spread, trajectories
 from scorda.store.posterior import Posterior
-from scorda.store.scores import first_scored, score_table
+from scorda.store.scores import by_variable, first_scored, score_table
 
 if TYPE_CHECKING:
     import xarray
@@ -37,6 +39,8 @@ __all__ = ["Record", "add_record", "write_gallery", "write_report"]
 
 # A figure of trajectories shows at most so many steps legibly.
 LAST = 400
+# Maps are drawn of so many variables.
+MAPPED = 4
 # So many steps of a flow are drawn.
 FLOWS = 5
 # A figure may be shown so much larger than its size in inches, at 96 pixels each.
@@ -46,39 +50,16 @@ ENDING = ".gallery.json"
 
 
 @dataclass(frozen=True)
-class _Column:
-    """A column of the table of scores, whose best value is bold where small is good."""
-
-    score: str
-    heading: str
-    below: str = ""
-    small_is_good: bool = False
-
-
-COLUMNS = (
-    _Column("rmse", "RMSE", "of the mean", True),
-    _Column("spread", "Spread"),
-    _Column("spread_skill", "Spread/skill", "1 is reliable"),
-    _Column("crps", "CRPS", "fair", True),
-    _Column("coverage", "Coverage", "of the 90 % interval"),
-    _Column("wasserstein", "W1", "to the reference", True),
-    _Column("observation_rmse", "RMSE", "withheld values", True),
-    _Column("innovation_chi2", "χ²", "1 is reliable"),
-    _Column("observation_crps", "CRPS", "withheld values", True),
-    _Column("observation_coverage", "Coverage", "of the 90 % interval"),
-    _Column("evaluations", "Evaluations", "of the network"),
-    _Column("seconds", "Seconds"),
-)
-
-
-@dataclass(frozen=True)
 class _Run:
-    """A posterior as the page shows it, with its name, colour, scores and cost."""
+    """A posterior as the page shows it, with its name, colour, scores and cost.
+
+    The scores have a row for each variable, "" where all are scored together.
+    """
 
     name: str
     posterior: Posterior
     colour: str
-    scores: Mapping[str, float]
+    scores: Mapping[str, Mapping[str, float]]
     reference: bool
 
     @cached_property
@@ -115,23 +96,9 @@ class _Run:
         rest = ("peak_memory_mb", "threads", "finished", "platform", "versions")
         return json.dumps(record | {name: info[name] for name in rest}, indent=2)
 
-    def is_floor(self, column: _Column) -> bool:
+    def is_floor(self, column: Column) -> bool:
         """Return whether the score is the distance between two draws of the reference itself."""
         return self.reference and column.score == "wasserstein"
-
-    def cell(self, column: _Column) -> str:
-        """Return the score as it stands in the table."""
-        value = self.scores.get(column.score)
-        match column.score:
-            case _ if value is None:
-                return "–"
-            case "evaluations":
-                return f"{value:.0f}"
-            case "coverage" | "observation_coverage":
-                return f"{100 * value:.0f} %"
-            case "seconds":
-                return f"{value:.1f}" if value >= 1 else f"{value:.2f}"
-        return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 
 @dataclass(frozen=True)
@@ -142,23 +109,29 @@ class _Group:
     meaning: str
     runs: Sequence[_Run]
 
-    def best(self, column: _Column) -> set[str]:
+    def best(self, column: Column, of: str) -> set[str]:
         """Return the names of the runs with the smallest score of several, where small is good."""
-        compared = [r for r in self.runs if column.score in r.scores and not r.is_floor(column)]
+        score = column.score
+        rows = [(r, r.scores.get(of, {})) for r in self.runs if not r.is_floor(column)]
+        compared = {run.name: row[score] for run, row in rows if score in row}
         if not column.small_is_good or len(compared) < 2:
             return set()
-        smallest = min(run.scores[column.score] for run in compared)
-        return {run.name for run in compared if run.scores[column.score] == smallest}
+        smallest = min(compared.values())
+        return {name for name, value in compared.items() if value == smallest}
 
 
 @dataclass(frozen=True)
 class _View:
-    """The figure of the states that suits their space, and a sentence on what to look for."""
+    """The figures of the states that suit their space, and a sentence on what to look for.
+
+    `draw` makes one for each of the `variables`, or of all at once where that is None.
+    """
 
     heading: str
     caption: str
     see: str
-    draw: Callable[[_Run], Figure]
+    draw: Callable[[_Run, str | None], Figure]
+    variables: tuple[str | None, ...] = (None,)
 
 
 @dataclass(frozen=True)
@@ -203,10 +176,11 @@ def write_report(
     table, colours = score_table(posteriors, references, spinup), colours_of(list(posteriors))
     floors = {reference.path for reference in references}
     runs = [
-        _Run(name, posterior, colours[name], table[name], posterior.path in floors)
+        _Run(name, posterior, colours[name], by_variable(table[name]), posterior.path in floors)
         for name, posterior in posteriors.items()
     ]
     posterior, view = runs[0].posterior, _view(runs[0])
+    rows = [row for run in runs for row in run.scores.values()]
     first = first_scored(posterior, spinup)
     return _write(
         Path(path),
@@ -217,11 +191,14 @@ def write_report(
         facts=_facts(runs),
         runs=runs,
         groups=_groups(runs),
-        columns=[c for c in COLUMNS if any(c.score in run.scores for run in runs)],
+        columns=[c for c in COLUMNS if any(c.score in row for row in rows)],
+        scored_apart=any("" not in run.scores for run in runs),
         first=first,
         has_reference=bool(references),
         view=view,
-        pictures={run.name: _picture(view.draw(run)) for run in runs},
+        pictures={
+            run.name: [_picture(view.draw(run, name)) for name in view.variables] for run in runs
+        },
         diagnostics=_diagnostics(runs, first),
         version=posterior.info["versions"]["scorda"],
     )
@@ -301,8 +278,9 @@ def _observed(run: _Run) -> dict[str, Any]:
     components = table["component"].values[:1000]
     names = {component_name(space, int(i)) for i in components if i >= 0}
     if (components < 0).any():
-        # Between grid points: of which variable is not in the table.
-        names = set(space.variables)
+        # Between grid points.
+        names = set(map(str, table["variable"].values))
+        names = set(space.variables) if "" in names else names
     return {
         "number": table.sizes["observation"],
         "times": len(np.unique(table["step"].values)),
@@ -312,17 +290,27 @@ def _observed(run: _Run) -> dict[str, Any]:
 
 def _facts(runs: Sequence[_Run]) -> dict[str, str]:
     dataset, space = runs[0].dataset, runs[0].posterior.space
-    std = runs[0].observations["std"].values
-    low, high = float(std.min()), float(std.max())
     steps, unit = dataset.sizes["time"] - 1, space.units.get("time", "")
     return {
         "System": dataset.attrs["system"],
         "State": f"{' × '.join(map(str, space.shape))} numbers",
         "Length": f"{steps} steps of {space.dt:g} {unit}".strip(),
-        "Observation error": f"std {low:.3g}"
-        + ("" if np.isclose(low, high) else f" to {high:.3g}"),
+        "Observation error": _errors(runs[0].observations, space),
         "Methods": ", ".join(run.name for run in runs),
     }
+
+
+def _errors(table: xarray.Dataset, space: StateSpace) -> str:
+    """Return the range of the error std of each variable that was observed."""
+    variable, std = table["variable"].values, table["std"].values
+    names, parts = sorted(set(map(str, variable))), []
+    for name in names:
+        low, high = float(std[variable == name].min()), float(std[variable == name].max())
+        text = f"std {low:.3g}" + ("" if np.isclose(low, high) else f" to {high:.3g}")
+        if len(names) > 1:
+            text = f"{name or 'unnamed'} {text} {space.units.get(name, '')}".strip()
+        parts.append(text)
+    return ", ".join(parts)
 
 
 def _groups(runs: Sequence[_Run]) -> list[_Group]:
@@ -362,7 +350,7 @@ def _view(run: _Run) -> _View:
             "Vorticity",
             "Vorticity at observed steps",
             "Members share what is known of the flow and differ where the std is large.",
-            lambda run: panels(run.analysis, chosen.tolist(), truth, run.observations),
+            lambda run, _: panels(run.analysis, chosen.tolist(), truth, run.observations),
         )
     if len(space.axes) == 2:
         step = int(steps[len(steps) // 2])
@@ -371,14 +359,16 @@ def _view(run: _Run) -> _View:
             f"Fields at step {step}",
             "Members share the large scales of the mean and differ where the spread is large; "
             "the spread is small near observations.",
-            lambda run: fields(run.analysis, step, truth, run.observations),
+            lambda run, name: fields(run.analysis, step, truth, run.observations, name),
+            space.variables[:MAPPED],
         )
     if len(space.axes) == 1:
         return _View(
             "Fields over time",
             "The field over time",
             "Where the error is large the spread should be large too.",
-            lambda run: hovmoller(run.analysis, truth, run.time),
+            lambda run, name: hovmoller(run.analysis, truth, run.time, name),
+            space.variables[:MAPPED],
         )
     shown = (max(0, states - LAST), states)
     bands = "Bands hold the central 90 % of the members"
@@ -387,7 +377,7 @@ def _view(run: _Run) -> _View:
         "Trajectories",
         f"Last {LAST} steps of the trajectories" if states > LAST else "Trajectories",
         bands + ("." if truth is None else escape),
-        lambda run: trajectories(
+        lambda run, _: trajectories(
             run.analysis, truth, run.observations, time=run.time, steps=shown
         ),
     )

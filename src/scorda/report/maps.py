@@ -153,10 +153,8 @@ def hovmoller(
 def _seen(table: Columns, step: int, channel: int, space: StateSpace) -> Columns:
     """Return the columns of the values that were observed of a variable at a step."""
     here = np.asarray(table["step"]) == step
-    if space.has_channels and "component" in table:
-        # Those known to be of another variable are at the same places.
-        of = np.asarray(table["component"]) // math.prod(space.grid)
-        here &= (of == channel) | (of < 0)
+    if space.has_channels:
+        here &= np.asarray(table["variable"]) == space.variables[channel]
     return {name: np.asarray(table[name])[here] for name in (*space.axes, "value")}
 
 

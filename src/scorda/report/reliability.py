@@ -14,6 +14,7 @@ from scorda.core.shapes import Float, Tensor
 from scorda.metrics.series import as_series, variance
 from scorda.observations.analysis import Analysis
 from scorda.report.base import MUTED, at_steps, colours_of, log_ticks, style, subplots
+from scorda.store.scores import scale_of_units
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -76,6 +77,8 @@ def spread_skill(
 ) -> Figure:
     """Draw error against spread in bins of equal size; a reliable ensemble lies on the line.
 
+    Variables of different units are divided by the standard deviation of their truth.
+
     Arguments:
         analyses: Analyses by name.
         truth: True states, ``(time, *state)``.
@@ -97,7 +100,10 @@ def spread_skill(
         panel.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), aspect="equal")
         for axis in (panel.xaxis, panel.yaxis):
             log_ticks(axis)
-        panel.set(xlabel="spread", ylabel="RMSE at that spread")
+        pooled = ""
+        if any(scale_of_units(a.space, truth) is not None for a in analyses.values()):
+            pooled = "\n(in standard deviations of the truth)"
+        panel.set(xlabel=f"spread{pooled}", ylabel="RMSE at that spread")
         panel.text(0.97, 0.04, "overconfident above the line", transform=panel.transAxes,
                    ha="right", fontsize=8.5, color=MUTED)  # fmt: skip
         panel.legend(loc="upper left", handlelength=1.2)
@@ -109,7 +115,10 @@ def _binned(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the roots of the mean variance and mean squared error, in bins of the variance."""
     part = at_steps(analysis, slice(first, None))
-    x, y, w = as_series(part.states.double(), truth[first:].double(), part.weights)
+    scale = scale_of_units(part.space, truth[first:])
+    unit = 1.0 if scale is None else scale
+    states, true = part.states.double() / unit, truth[first:].double() / unit
+    x, y, w = as_series(states, true, part.weights)
     # The error of a mean of N members exceeds the variance by 1/N of it; the spread gets it too.
     spread = (1 + w.square().sum(0)) * variance(x, w)
     pairs = torch.stack([spread, ((w * x).sum(0) - y).square()])[:, ~y.isnan()]

@@ -26,6 +26,7 @@ from scorda.report.base import (
     subplots,
     times_of,
 )
+from scorda.store.scores import scale_of_units
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -96,6 +97,8 @@ def error_and_spread(
 ) -> Figure:
     """Draw the error of the mean (solid) and the spread (dashed), one panel per group of methods.
 
+    Variables of different units are divided by the standard deviation of their truth.
+
     Arguments:
         groups: Title of a panel to its analyses by name, such as "Past data only".
         truth: True states, ``(time, *state)``.
@@ -108,7 +111,9 @@ def error_and_spread(
         for panel, (title, analyses) in zip(panels[0], groups.items(), strict=True):
             for name, analysis in analyses.items():
                 axis = times_of(analysis, time)
-                y, states, colour = truth.double(), analysis.states.double(), colours[name]
+                colour, scale = colours[name], scale_of_units(analysis.space, truth)
+                unit = 1.0 if scale is None else scale
+                y, states = truth.double() / unit, analysis.states.double() / unit
                 error = metrics.rmse(states, y, analysis.weights, per_step=True)
                 spread = metrics.spread(states, y, analysis.weights, per_step=True)
                 panel.plot(axis, error, color=colour, linewidth=1.3, label=name)
@@ -121,7 +126,8 @@ def error_and_spread(
             panel.grid(axis="y", color="#e6e6e6", linewidth=0.6)
         # Below: curves fall and rise again, and leave no corner free.
         _legend(figure, panels[0], loc="outside lower center", ncols=6)
-        panels[0, 0].set_ylabel("RMSE (solid), spread (dashed)")
+        pooled = "" if scale is None else "\nin standard deviations of the truth"
+        panels[0, 0].set_ylabel(f"RMSE (solid), spread (dashed){pooled}")
     return figure
 
 

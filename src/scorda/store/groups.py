@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -37,6 +38,9 @@ def write_table(root: zarr.Group, name: str, columns: Mapping[str, np.ndarray]) 
     """Write a group of columns along the dim ``observation`` (first ``ensemble`` if 2-D)."""
     group = root.create_group(name, overwrite=True)
     for column, values in columns.items():
+        if values.dtype.kind == "O":
+            # The text of zarr 3: the one of fixed length has no specification.
+            values = values.astype(np.dtypes.StringDType())
         dims = ["observation"] if values.ndim == 1 else ["ensemble", "observation"]
         write_array(group, column, values, dims, {})
 
@@ -73,9 +77,10 @@ def observation_table(
 ) -> dict[str, np.ndarray]:
     """Return all present values as columns, in the order of instruments and steps.
 
-    The columns are ``step``, ``time``, ``value``, ``std``, ``instrument``, ``component`` (index
-    into the flattened state where the operator picks one component, else -1) and one per
-    coordinate of the space (NaN where the operator does not know its positions).
+    The columns are ``step``, ``time``, ``value``, ``std``, ``instrument``, ``variable`` ("" where
+    the operator does not observe single variables), ``component`` (index into the flattened state
+    where the operator picks one component, else -1) and one per coordinate of the space (NaN
+    where the operator does not know its positions).
     """
     parts: dict[str, list[np.ndarray]] = {}
     for number, instrument in enumerate(observations):
@@ -85,9 +90,10 @@ def observation_table(
                 continue
             step = entry if isinstance(entry, int) else entry[-1]
             positions = np.full((len(y), len(space.axes)), np.nan)
-            component = np.full(len(y), -1)
+            component, variable = np.full(len(y), -1), np.full(len(y), "", dtype=object)
             if isinstance(entry, int):
                 component = _components(model.operator, space)
+                variable = _variables(model.operator, space, component)
                 try:
                     positions = model.operator.coordinates(space).numpy()
                 except ValueError:
@@ -98,12 +104,22 @@ def observation_table(
                 "value": y.double().numpy(),
                 "std": model.error_std(tuple(y.shape), y).double().numpy(),
                 "instrument": np.full(len(y), number),
+                "variable": variable,
                 "component": component,
             }
             columns |= {axis: positions[:, i] for i, axis in enumerate(space.axes)}
             for column, values in columns.items():
                 parts.setdefault(column, []).append(values)
     return {column: np.concatenate(values) for column, values in parts.items()}
+
+
+def _variables(operator: Operator, space: StateSpace, component: np.ndarray) -> np.ndarray:
+    """Return the name of the variable that each observation is of, or ""."""
+    try:
+        return np.array(operator.variables(space), dtype=object)
+    except ValueError:
+        names = np.array([*space.variables, ""], dtype=object)
+        return names[np.where(component < 0, -1, component // math.prod(space.grid))]
 
 
 def _components(operator: Operator, space: StateSpace) -> np.ndarray:

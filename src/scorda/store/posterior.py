@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -142,7 +143,8 @@ class Posterior:
 
         if not (self.path / name).is_dir():
             return None
-        return xarray.open_zarr(self.path, group=name, chunks=None, consolidated=False)
+        dataset = xarray.open_zarr(self.path, group=name, chunks=None, consolidated=False)
+        return _ordered(dataset, self.space.variables)
 
     def to_xarray(self) -> xarray.Dataset:
         """Open the ensemble as a dataset that is read lazily, with dims (ensemble, time, ...).
@@ -159,10 +161,10 @@ class Posterior:
                 f"{self.path} is incomplete: continue the run with `scorda assimilate --resume`."
             )
         dataset = xarray.open_zarr(self.path, chunks=None, consolidated=False)
-        return self._made(dataset)
+        return self._made(_ordered(dataset, self.space.variables))
 
     def to_netcdf(self, path: str | Path) -> None:
-        """Write the ensemble and the groups to one NetCDF file."""
+        """Write the ensemble and the groups to one NetCDF file, always the same bytes."""
         import xarray
 
         groups = {"/": self.to_xarray()}
@@ -191,6 +193,20 @@ class Posterior:
             return torch.from_numpy(arrays[0])
         channel = arrays[0].ndim - (len(self.space.shape) - 1)
         return torch.from_numpy(np.stack(arrays, channel))
+
+
+def _ordered(dataset: xarray.Dataset, first: Sequence[str]) -> xarray.Dataset:
+    """Return a dataset with some variables first and all others by name.
+
+    A folder on disk has no order of its own.
+    """
+    import xarray
+
+    names = [n for n in first if n in dataset.data_vars]
+    names += sorted(str(n) for n in dataset.data_vars if n not in first)
+    variables = {name: dataset[name].variable for name in names}
+    coordinates = {name: dataset[name].variable for name in sorted(map(str, dataset.coords))}
+    return xarray.Dataset(variables, coordinates, dict(sorted(dataset.attrs.items())))
 
 
 def open_posterior(path: str | Path) -> Posterior:

@@ -3,12 +3,18 @@ r"""Scores of a stored posterior: against the truth, or against observations tha
 A posterior without a truth is scored in observation space. What member i predicts of a value is
 :math:`N(h(x_i), \sigma^2)`, with the error of the observation, so the predictive distribution is a
 mixture of Gaussians whose scores are closed forms.
+
+Values of different variables are never pooled as they are. Each variable has scores of its own,
+named such as ``observation_rmse[wind]``; those of all variables together are in standard
+deviations, of the observation error or of the truth, and their names say so:
+``observation_rmse[error std]``, ``rmse[std]``.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,13 +22,16 @@ import xarray
 
 from scorda import metrics
 from scorda.core.shapes import Float, Tensor
+from scorda.core.space import StateSpace
 from scorda.observations.analysis import Analysis
 from scorda.store.posterior import Posterior
 
 __all__ = [
+    "by_variable",
     "distance",
     "first_scored",
     "observation_scores",
+    "scale_of_units",
     "score_table",
     "scores",
     "state_scores",
@@ -30,6 +39,8 @@ __all__ = [
 
 # The pairs of members are formed for so many observations at once (64 MB for 256 members).
 ROWS = 128
+# Names of the scores that pool variables: in standard deviations of the error, or of the truth.
+POOLED_ERRORS, POOLED_STATES = "error std", "std"
 # A distance to a reference matches so many members: 10 ms per step for three variables.
 MATCHED = 256
 
@@ -45,10 +56,10 @@ def scores(posterior: Posterior, spinup: int | None = None) -> dict[str, float]:
     truth = posterior.truth
     if truth is not None:
         first = first_scored(posterior, spinup)
-        found |= state_scores(posterior.analysis, truth, first)
+        found |= states_by_variable(posterior.analysis, truth, first)
     withheld = posterior.group("withheld")
     if withheld is not None:
-        found |= observation_scores(withheld, posterior.analysis.weights)
+        found |= observations_by_variable(withheld, posterior.analysis.weights)
     return found
 
 
@@ -82,12 +93,34 @@ def score_table(
             if reference.path != posterior.path:
                 other = _shuffled(analysis, size)
             first = Analysis(parts.states[:size], parts.space)
-            row["wasserstein"] = distance(other, first, first_scored(posterior, spinup))
+            scale = scale_of_units(draws.space, draws.states.flatten(0, 1))
+            unit = 1.0 if scale is None else scale
+            pair = [replace(a, states=a.states / unit) for a in (other, first)]
+            score = "wasserstein" if scale is None else f"wasserstein[{POOLED_STATES}]"
+            row[score] = distance(pair[0], pair[1], first_scored(posterior, spinup))
         evaluations = info.get("report", {}).get("evaluations")
         if evaluations is not None:
             row["evaluations"] = float(np.max(evaluations))
         table[name] = row | {"seconds": info["seconds"]}
     return table
+
+
+def by_variable(scores: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Return a row of scores for each variable, or what else stands in brackets in their names.
+
+    What has no variable, such as the cost, stands in the first row, whose name is "" if there is
+    no other.
+    """
+    rows: dict[str, dict[str, float]] = {}
+    for name, value in scores.items():
+        score, bracket, of = name.removesuffix("]").partition("[")
+        if bracket:
+            rows.setdefault(of, {})[score] = value
+    plain = {name: value for name, value in scores.items() if "[" not in name}
+    if not rows:
+        return {"": plain}
+    first = next(iter(rows))
+    return rows | {first: rows[first] | plain}
 
 
 def first_scored(posterior: Posterior, spinup: int | None = None) -> int:
@@ -113,6 +146,68 @@ def state_scores(
     weights = None if analysis.weights is None else analysis.weights[:, first:]
     y, names = truth[first:].double(), ("rmse", "spread", "spread_skill", "crps", "coverage")
     return {name: float(getattr(metrics, name)(states, y, weights)) for name in names}
+
+
+def states_by_variable(
+    analysis: Analysis, truth: Float[Tensor, "time ..."], first: int = 0
+) -> dict[str, float]:
+    """Compute `state_scores`: of all variables, or of each where their units differ.
+
+    Then the scores of all together are in standard deviations of the truth.
+    """
+    space = analysis.space
+    scale = scale_of_units(space, truth[first:])
+    if scale is None:
+        return state_scores(analysis, truth, first)
+    channel = -len(space.shape)
+    found: dict[str, float] = {}
+    for i, name in enumerate(space.variables):
+        part = replace(analysis, states=analysis.states.select(channel, i))
+        scored = state_scores(part, truth.select(channel, i), first)
+        found |= {f"{score}[{name}]": value for score, value in scored.items()}
+    pooled = replace(analysis, states=analysis.states / scale)
+    scored = state_scores(pooled, truth / scale, first)
+    return found | {f"{score}[{POOLED_STATES}]": value for score, value in scored.items()}
+
+
+def scale_of_units(
+    space: StateSpace, states: Float[Tensor, "sample ..."]
+) -> Float[Tensor, "..."] | None:
+    """Return the standard deviation of each variable, to divide states by; None where units agree.
+
+    A variable that is constant has 1.
+    """
+    if len({space.units.get(name, "") for name in space.variables}) < 2:
+        return None
+    channels = states.double().movedim(-len(space.shape), 0).flatten(1)
+    std = channels.std(1, correction=0)
+    return torch.where(std > 0, std, 1.0).reshape(-1, *(1,) * (len(space.shape) - 1))
+
+
+def observations_by_variable(
+    withheld: xarray.Dataset, weights: Float[Tensor, "ensemble time"] | None = None
+) -> dict[str, float]:
+    """Compute `observation_scores` of each variable, and of each instrument that observed it.
+
+    Where there are several, those of all together are in standard deviations of the error.
+    """
+    variable, instrument = (withheld[name].values for name in ("variable", "instrument"))
+    kinds = sorted(set(zip(instrument.tolist(), map(str, variable), strict=True)))
+    if len(kinds) < 2:
+        return observation_scores(withheld, weights)
+    names = [name for _, name in kinds]
+    found: dict[str, float] = {}
+    for number, name in kinds:
+        label = name or "unnamed"
+        if names.count(name) > 1:
+            label += f", instrument {number + 1}"
+        part = withheld.isel(observation=(instrument == number) & (variable == name))
+        scored = observation_scores(part, weights)
+        found |= {f"{score}[{label}]": value for score, value in scored.items()}
+    unit = withheld["std"]
+    relative = withheld.assign({n: withheld[n] / unit for n in ("value", "std", "predicted")})
+    scored = observation_scores(relative, weights)
+    return found | {f"{score}[{POOLED_ERRORS}]": value for score, value in scored.items()}
 
 
 def observation_scores(
