@@ -104,7 +104,7 @@ def test_a_window_continues_where_another_one_ended():
     [
         (sc.Select([0, 13, 14]), 2),
         (Stride(2), 1),
-        (sc.Pointwise(torch.exp), 4),
+        (sc.observations.Pointwise(torch.exp), 4),
     ],
 )
 def test_an_observation_of_land_is_refused(operator, count):

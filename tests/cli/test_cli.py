@@ -531,7 +531,7 @@ def test_parts_of_a_file_are_tables(tmp_path, monkeypatch):
     other = "assimilate --config=a.toml --prior kernel --prior.std 0.5 --out b.zarr"
     assert main(other.split()) == 0
     prior = scorda.open_posterior("b.zarr").configuration["method"]["prior"]
-    assert prior == {"name": "Kernel", "std": 0.5}
+    assert prior == {"name": "Kernel", "std": 0.5, "scale": "spread"}
 
 
 def test_settings_of_a_method_that_the_command_has_too_are_named_with_it(simulated):

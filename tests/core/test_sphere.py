@@ -66,7 +66,9 @@ def test_axes_count_by_their_units_in_any_order_and_levels_do_not():
 
 def test_the_pairs_of_an_augmented_state_are_as_far_apart_as_the_states():
     space = globe(np.arange(0.0, 360, 60))
-    model = sc.ObservationModel(sc.Chain(sc.Select(range(24)), sc.Pointwise(torch.exp)), std=1.0)
+    model = sc.ObservationModel(
+        sc.observations.Chain(sc.Select(range(24)), sc.observations.Pointwise(torch.exp)), std=1.0
+    )
     made = augment(torch.randn(5, *space.shape), torch.zeros(24), model, space, on_grid=True)
     where = space.positions()
     pairs = made.space

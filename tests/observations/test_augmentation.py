@@ -42,7 +42,7 @@ def regression(x, h, y, cov):
 def test_bridge_with_a_gaussian_is_the_statistical_linearisation(black_box, units):
     x, y = ensemble(), units * torch.tensor([0.5, -0.3])
     cov = units**2 * torch.tensor([[0.3, 0.1], [0.1, 0.2]])
-    operator = Function(lambda v: units * radial(v), differentiable=not black_box)
+    operator = Function(lambda v: units * radial(torch.as_tensor(v)), differentiable=not black_box)
     analysis = MASF(sampler=BridgeODE(noise_levels=30)).update(
         x, y, ObservationModel(operator, cov=cov)
     )

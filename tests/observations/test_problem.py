@@ -11,6 +11,7 @@ from scorda.core import rng
 from scorda.core.rng import normal, seeded
 from scorda.core.shapes import Tensor
 from scorda.core.space import StateSpace
+from scorda.methods.enkf import EnKF
 from scorda.observations.analysis import Analysis
 from scorda.observations.masks import Mask
 from scorda.observations.model import ObservationModel
@@ -281,13 +282,16 @@ def test_positions_of_another_number_are_refused_before_the_run():
 def test_predictions_are_never_broadcast_to_observations(made, observed):
     """Where the function could not be asked before, each use of the values says so."""
     operator = Function(lambda x: x[:, :made])
-    observations = Observations(ObservationModel(operator, std=1.0), [1], torch.zeros(1, observed))
+    bare = ObservationModel(operator, std=1.0)
+    observations = Observations(bare, [1], torch.zeros(1, observed))
     x = torch.zeros(4, 3)
     y, model = observations.at(0)
     for use in (
         lambda: model.operator(x),
         lambda: model.log_likelihood(y, x),
-        lambda: ObservationModel(operator, std=1.0).log_likelihood(y, x),
+        lambda: bare.log_likelihood(y, x),
+        lambda: bare.predict(x, y),
+        lambda: EnKF().update(x + torch.arange(4.0)[:, None], y, bare, 1),
         lambda: observations.predict(x[:, None].expand(4, 2, 3)),
         lambda: observations.log_likelihood(x[:, None].expand(4, 2, 3)),
     ):

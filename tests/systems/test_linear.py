@@ -116,3 +116,11 @@ def test_gaussian_condition_agrees_with_the_joint_gaussian():
     batch = torch.stack([y, 2 * y])
     density = gaussian_log_density(batch, H @ m, H @ P @ H.T + R)
     assert np.allclose(density, law.logpdf(batch.numpy()), rtol=1e-10)
+
+
+def test_matrices_of_different_precision_become_the_wider_one():
+    system = LinearGaussian(torch.eye(2).float(), torch.eye(2), [0, 0], torch.eye(2).int())
+    wide = LinearGaussian(torch.eye(2), torch.eye(2), torch.zeros(2), torch.eye(2))
+    assert torch.equal(
+        system.trajectory(system.prior(3, 1), 2, 2), wide.trajectory(wide.prior(3, 1), 2, 2)
+    )

@@ -97,7 +97,7 @@ def white_innovation(
     Raises:
         DivergenceError: If the operator is not finite for a member.
     """
-    predicted = model.operator(forecast).flatten(1).double()
+    predicted = model.predict(forecast, y).double()
     if not predicted.isfinite().all():
         check_predicted(predicted)
     mean = predicted.mean(0)

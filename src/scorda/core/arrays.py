@@ -11,9 +11,10 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 import torch
 
+from scorda.core.errors import ShapeError
 from scorda.core.shapes import Tensor
 
-__all__ = ["ArrayLike", "as_indices", "as_tensor", "takes_arrays"]
+__all__ = ["ArrayLike", "as_indices", "as_positions", "as_tensor", "takes_arrays"]
 
 # A number, a sequence, or an array of any library that NumPy can read.
 ArrayLike: TypeAlias = Any
@@ -71,6 +72,23 @@ def as_indices(values: Iterable[Any], what: str) -> tuple[int, ...]:
             raise TypeError(f"Got {plain!r} in {what}: give whole numbers.")
         found.append(index(plain))
     return tuple(found)
+
+
+def as_positions(positions: ArrayLike | None, observations: int | None = None) -> Tensor | None:
+    """Return positions as a tensor, ``(observations, axes)``; None stays.
+
+    Raises:
+        ValueError: If there is not one row per observation.
+    """
+    if positions is None:
+        return None
+    positions = as_tensor(positions, "positions")
+    if positions.ndim != 2 or (observations is not None and len(positions) != observations):
+        raise ShapeError(
+            f"Got positions of shape {tuple(positions.shape)}: give one row per observation"
+            f"{'' if observations is None else f' ({observations})'} and one column per axis."
+        )
+    return positions
 
 
 def takes_arrays(function: Callable[..., Result]) -> Callable[..., Result]:

@@ -225,7 +225,7 @@ class MMPS(Guidance):
                 'MMPS(covariance="law") could take: use covariance="denoiser".'
             )
 
-        residual = y.to(mean) - model.operator(mean.detach())
+        residual = y.to(mean) - model.predict(mean.detach(), y)
         # In standard deviations of each error: the iterates are then the same in any units.
         unit = model.error_std(tuple(residual.shape[1:]), residual)
 
@@ -335,7 +335,7 @@ def _pull_back(
     with torch.enable_grad():
         u = u.detach().requires_grad_()
         mean = denoiser.denoise(u, noise)
-        predicted = model.operator(mean)
+        predicted = model.predict(mean, y)
     q = weigh(mean.detach(), y.to(mean) - predicted.detach())
     (gradient,) = torch.autograd.grad(predicted, u, q)
     return mean.detach(), noise.square() * gradient

@@ -112,7 +112,7 @@ class _Localized(Run):
         """Return the analysis, and ``innovation`` and ``chi2`` of this cycle."""
         space, members = self.space, len(forecast)
         where = model.operator.coordinates(space)
-        predicted = model.operator(forecast).flatten(1).double()
+        predicted = model.predict(forecast, y).double()
         mean = predicted.mean(0)
         noise = model.error(members, tuple(y.shape), predicted, generator)
         # In standard deviations of each error, so that the matrix is the same in any units.

@@ -125,6 +125,25 @@ class ObservationModel:
             return ObservationModel(operator, cov=cov.to(y))
         return ObservationModel(operator, std=self.error_std(tuple(y.shape), y)[kept])
 
+    def predict(
+        self, x: Float[Tensor, "ensemble ..."], y: Float[Tensor, "..."]
+    ) -> Float[Tensor, "ensemble ..."]:
+        """Observe states without error, in the shape of an observation ``(*obs)`` or ``(obs,)``.
+
+        So their difference is never broadcast.
+
+        Raises:
+            ValueError: If the operator makes another shape.
+        """
+        predicted = self.operator(x)
+        made = tuple(predicted.shape[1:])
+        if tuple(y.shape) not in (made, (math.prod(made),)):
+            raise ShapeError(
+                f"Got an observation of shape {tuple(y.shape)} for an operator that makes {made} "
+                "of each state: the shapes must be equal."
+            )
+        return predicted.reshape(len(predicted), *y.shape)
+
     def sample(
         self, x: Float[Tensor, "ensemble ..."], generator: rng.Seed = None
     ) -> Float[Tensor, "ensemble ..."]:
@@ -139,13 +158,7 @@ class ObservationModel:
 
         It is in double precision, as small differences of large numbers count.
         """
-        predicted = self.operator(x)
-        if predicted.shape[1:] != y.shape:
-            raise ShapeError(
-                f"Got an observation of shape {tuple(y.shape)} for an operator that makes "
-                f"{tuple(predicted.shape[1:])} of each state: the shapes must be equal."
-            )
-        residual = self.whiten(y.double() - predicted.double())
+        residual = self.whiten(y.double() - self.predict(x, y).double())
         if self.cov is None:
             log_det = self.error_std(tuple(y.shape), residual).log().sum()
         else:
@@ -185,7 +198,7 @@ class ObservationModel:
         transfer = None
         if self.cov is None:
             error = self.error_std(observed, torch.zeros(0, dtype=torch.float64))
-            alike = bool((error == error[0]).all())
+            alike = bool((error == error[:1]).all())
             transfer = self.operator.transfer(shape) if alike else None
         else:
             error = self.cov

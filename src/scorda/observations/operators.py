@@ -19,7 +19,7 @@ import torch
 from scipy.sparse import csr_array
 
 from scorda.core import rng
-from scorda.core.arrays import ArrayLike, as_indices, as_tensor
+from scorda.core.arrays import ArrayLike, as_indices, as_positions, as_tensor
 from scorda.core.errors import ShapeError
 from scorda.core.shapes import Float, Int, Tensor
 from scorda.core.space import StateSpace
@@ -264,7 +264,7 @@ class Linear(Positioned):
             raise ValueError(
                 f"Got a matrix of shape {tuple(self.matrix.shape)}: give (obs, state)."
             )
-        object.__setattr__(self, "positions", _checked(self.positions, len(self.matrix)))
+        object.__setattr__(self, "positions", as_positions(self.positions, len(self.matrix)))
 
     def as_matrix(self, shape: tuple[int, ...]) -> csr_array:
         self._check_size(math.prod(shape))
@@ -327,7 +327,7 @@ class Function(Positioned):
     positions: Float[Tensor, "obs axes"] | ArrayLike | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "positions", _checked(self.positions))
+        object.__setattr__(self, "positions", as_positions(self.positions))
 
     def __call__(self, x: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble ..."]:
         if self.differentiable:
@@ -339,7 +339,7 @@ class Function(Positioned):
                 f"The function of Function made shape {tuple(y.shape)} of {tuple(x.shape)}: the "
                 "first axis, the members, must stay."
             )
-        _checked(self.positions, math.prod(y.shape[1:]))
+        as_positions(self.positions, math.prod(y.shape[1:]))
         return y
 
 
@@ -394,16 +394,3 @@ def sparse_rows(columns: np.ndarray, weights: np.ndarray, size: int) -> csr_arra
     """Make rows with given weights at given columns, ``(rows, entries)``."""
     ends = np.arange(0, columns.size + 1, columns.shape[1])
     return csr_array((weights.ravel(), columns.ravel(), ends), shape=(len(columns), size))
-
-
-def _checked(positions: ArrayLike | None, observations: int | None = None) -> Tensor | None:
-    """Positions as a tensor, one row per observation."""
-    if positions is None:
-        return None
-    positions = as_tensor(positions, "positions")
-    if positions.ndim != 2 or (observations is not None and len(positions) != observations):
-        raise ShapeError(
-            f"Got positions of shape {tuple(positions.shape)}: give one row per observation"
-            f"{'' if observations is None else f' ({observations})'} and one column per axis."
-        )
-    return positions

@@ -3,6 +3,7 @@ r"""The linear-Gaussian system; its posteriors are known exactly, so that tests 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import reduce
 
 import torch
 
@@ -47,8 +48,11 @@ class LinearGaussian(System):
     _noise_root: Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        for label in ("transition", "noise_cov", "mean", "cov"):
-            object.__setattr__(self, label, as_tensor(getattr(self, label), label))
+        labels = ("transition", "noise_cov", "mean", "cov")
+        given = [as_tensor(getattr(self, label), label) for label in labels]
+        dtype = reduce(torch.promote_types, [value.dtype for value in given])
+        for label, value in zip(labels, given, strict=True):
+            object.__setattr__(self, label, value.to(dtype))
         dim = len(self.mean)
         for label in ("transition", "noise_cov", "cov"):
             shape = tuple(getattr(self, label).shape)
