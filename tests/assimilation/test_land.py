@@ -144,7 +144,7 @@ def test_rows_of_a_table_on_land_are_named():
         (2, "position on land"),
         (3, "position on land"),
     ]
-    index = {"time": np.zeros(2), "index": np.array([13, 12]), "value": np.ones(2)}
+    index = {"time": np.zeros(2), "point": np.array([13, 12]), "value": np.ones(2)}
     data = sc.Observations.from_table(index, space(), std=1.0)
     assert [row.row for row in data.unused] == [1] and data.values.shape == (1, 1)
 
