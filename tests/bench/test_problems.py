@@ -164,6 +164,7 @@ def test_bias_is_positive_where_the_mean_moves_too_far():
         assert moved == pytest.approx(float(size[components].mean()), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_reference_of_the_bimodal_problem_is_symmetric():
     """What is observed is blind to the signs of x and y; 20 000 members leave 0.02 at most."""
     lorenz63_bimodal._reference.cache_clear()
@@ -176,6 +177,7 @@ def test_the_reference_of_the_bimodal_problem_is_symmetric():
         assert x[:, 0].abs().mean() > 1
 
 
+@pytest.mark.slow
 def test_w1_falls_with_the_members_of_the_reference_filter():
     """A particle filter is consistent; 20 members leave several units of W1."""
     setup = Bimodal((), particles=4000, draws=500, spinup=0, cycles=2)

@@ -59,6 +59,7 @@ def scenario(**changes):
     return Scenario(**(settings | changes))
 
 
+@pytest.mark.slow
 def test_residual_of_exact_draws_is_the_error_of_observation():
     """10 truths of 36 values: the standard error of their mean square is sqrt(2 / 360) = 0.075."""
     exact = Multistep(24, 0, min_noise=1e-2, max_noise=1e2)

@@ -90,6 +90,7 @@ def test_none_uses_the_global_generator():
     assert torch.equal(first, rng.normal(2, (2,)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [7, np.int64(7)])
 def test_a_seed_stands_for_its_generator(seed):
     """Wherever randomness is taken, a whole number is the generator that starts there."""

@@ -114,6 +114,7 @@ def test_an_analysis_is_that_of_the_dense_matrix(table, method):
     torch.testing.assert_close(*found, rtol=0, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_the_posterior_of_sda_is_that_of_the_dense_matrix(table):
     chain = system(8)
     space = StateSpace((8,), coordinates={"x": np.arange(8.0)})

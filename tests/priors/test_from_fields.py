@@ -124,6 +124,7 @@ def test_without_datetimes_there_is_no_daily_cycle(file):
     assert prior.diurnal_mean is None and prior.starting("2020-01-01", 8) is prior
 
 
+@pytest.mark.slow
 def test_sda_with_a_learned_prior_is_the_gaussian_posterior_of_its_law(file):
     """MMPS is exact for the law; what is left is the sampler's steps and the members' number."""
     fields = read_fields(file, "t")

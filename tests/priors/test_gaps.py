@@ -151,6 +151,7 @@ def test_a_record_with_land_has_the_law_of_its_sea():
     assert drawn[..., 3:].isnan().all() and drawn[..., :3].isfinite().all()
 
 
+@pytest.mark.slow
 def test_sda_on_a_record_with_land_is_the_gaussian_posterior_of_the_sea(tmp_path):
     """The file keeps the mask, and observations on the coast move the sea as they should."""
     mask = np.ones((4, 5), dtype=bool)
@@ -238,6 +239,7 @@ def test_the_law_of_a_record_is_the_same_in_any_unit(factor):
     assert_close(ours.memory, same.memory, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_posterior_is_the_same_in_any_unit():
     """Humidity in kg/kg beside pressure in Pa or kPa, observed where both vary: to 1e-5."""
     fields = record()

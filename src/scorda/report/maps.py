@@ -153,7 +153,7 @@ def hovmoller(
 def _seen(table: Columns, step: int, channel: int, space: StateSpace) -> Columns:
     """Return the columns of the values that were observed of a variable at a step."""
     here = np.asarray(table["step"]) == step
-    if space.has_channels:
+    if space.has_channels and "variable" in table:
         here &= np.asarray(table["variable"]) == space.variables[channel]
     return {name: np.asarray(table[name])[here] for name in (*space.axes, "value")}
 
