@@ -97,7 +97,7 @@ def test_scores_are_those_of_each_variable_alone_and_pooled_in_standard_deviatio
     pooled = np.sqrt(np.mean((residual / errors) ** 2))
     assert found["observation_rmse[error std]"] == pytest.approx(pooled, rel=1e-9)
     assert "observation_rmse" not in found and "rmse" not in found
-    truth, states = run.truth[1:], run.analysis.states[:, 1:]
+    truth, states = run.truth[1:].double(), run.analysis.states[:, 1:].double()
     spread = truth.movedim(1, 0).flatten(1).std(1, correction=0)
     # Scores are means over the steps.
     error = (states.mean(0) - truth).square().flatten(2).mean(2)
