@@ -234,7 +234,7 @@ def test_quick_tries_few_members_on_a_part(simulated):
         ("bench lorenz63-sakof", "did you mean 'lorenz63-sakov'"),
         ("bench lorenz63-sakov --prior x.safetensors", "uses no prior"),
         ("train", "either --system"),
-        ("train --data nothing.nc", "There is no file or store nothing.nc"),
+        ("train --data nothing.nc", "There is no nothing.nc"),
         ("train --system lorenz63 --modes 3", "goes with --data of fields only"),
         ("train --system lorenz63 --out p.pt", "end in .safetensors"),
         ("train --system lorenz63 --architecture unet", "two periodic axes"),
@@ -434,7 +434,7 @@ def test_masf_takes_the_prior_that_it_makes_of_its_ensemble(simulated, capsys):
     posterior = scorda.open_posterior("a.zarr")
     assert torch.equal(posterior.analysis.states, expected.states)
     settings = posterior.configuration["method"]
-    assert settings["prior"] == {"name": "Kernel", "std": 0.5}
+    assert settings["prior"] == {"name": "Kernel", "std": 0.5, "scale": "spread"}
     assert settings["sampler"]["name"] == "BridgeODE"
     assert main("assimilate --config a.toml --out b.zarr".split()) == 0
     assert scorda.open_posterior("b.zarr").configuration == posterior.configuration

@@ -147,7 +147,8 @@ def assimilate(
     command.__annotations__["method"] = Annotated[options | None, Parameter(name="*", group=group)]
     tokens = [
         token.replace("method.", "", 1)
-        if token.startswith("--method.") and token[len("--method.") :].split("=")[0] not in taken
+        if token.startswith("--method.")
+        and token[len("--method.") :].split("=")[0].replace("-", "_") not in taken
         else token
         for token in tokens
     ]
