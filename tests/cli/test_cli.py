@@ -311,6 +311,15 @@ def test_a_run_that_diverges_ends_with_three_and_stays_readable(simulated, capsy
 
 
 @pytest.mark.slow
+def test_a_truth_in_other_units_than_it_says_is_refused(simulated, capsys):
+    with xarray.open_dataset("sim/truth.nc") as truth:
+        (truth + 1000).to_netcdf("far.nc", engine="h5netcdf")
+    command = "assimilate --observations sim/observations.csv --prior lorenz63 --method sda"
+    assert main(f"{command} --members 2 --truth far.nc".split()) == 2
+    assert "far.nc has x of" in capsys.readouterr().err and not Path("run.zarr").exists()
+
+
+@pytest.mark.slow
 def test_gross_errors_are_rejected_from_the_shell(simulated):
     """The third of six values of x is 200 standard deviations off."""
     rows = list(csv.DictReader(open("sim/observations.csv")))

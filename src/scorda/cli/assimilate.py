@@ -221,7 +221,24 @@ def _truth(given: Assimilate, system: Any, steps: int) -> Tensor | None:
     truth, notes = read_states(given.truth, system.space, steps, given.start)
     for note in notes:
         console().print(f"truth: {note}")
+    limit = _limit(given)
+    if limit is not None and given.system is None:
+        _check_truth(truth, system, given.truth, limit)
     return truth
+
+
+def _check_truth(truth: Tensor, system: Any, path: Path, limit: float) -> None:
+    """Refuse a truth of which a variable is, in the median, far from the climate of the prior."""
+    from scorda.cli.common import climate_of
+
+    for i, (name, (mean, std)) in enumerate(climate_of(system).items()):
+        values = truth[:, i] if system.space.has_channels else truth
+        median = float(values.nanmedian())
+        if abs(median - mean) > limit * std:
+            raise UserError(
+                f"{path} has {name} of {median:.4g} in the median, far from {mean:.4g} of the "
+                f"prior: give it in {system.space.units.get(name, 'its unit')}, and with that unit."
+            )
 
 
 def _system(given: Assimilate, method: Assimilator) -> Any:
