@@ -237,7 +237,7 @@ def _check_truth(truth: Tensor, system: Any, path: Path, limit: float) -> None:
         if abs(median - mean) > limit * std:
             raise UserError(
                 f"{path} has {name} of {median:.4g} in the median, far from {mean:.4g} of the "
-                f"prior: give it in {system.space.units.get(name, 'its unit')}, and with that unit."
+                f"prior: give it in {system.space.units.get(name, 'its unit')}, and say so."
             )
 
 
