@@ -159,17 +159,15 @@ class Filter(Assimilator, Run):
         Arguments:
             problem: What is to be assimilated.
             members: Number of members.
-            generator: Source of randomness; where a run is continued, one with the seed of the
-                run that made `start`.
+            generator: Source of randomness or its seed; to continue, that of the run of `start`.
             start: A step of an earlier run with the same problem, members and seed (`info` is
                 not needed); the first step yielded is the next one.
 
         Raises:
             ValueError: If the problem lacks what the method needs.
             DivergenceError: If a member is no longer finite, or too large to square.
-            DegenerateEnsemble: If there are too few members, or all are equal where an analysis
-                needs their spread. Both errors name step, cycle and members; what was yielded
-                before stays usable.
+            DegenerateEnsemble: If there are too few members, or all are equal. Both errors name
+                step, cycle and members; what was yielded before stays usable.
         """
         check_needs(self, problem)
         check_members(self, members)

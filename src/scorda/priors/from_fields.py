@@ -91,18 +91,12 @@ def train_on_fields(
         fill: Whether missing values are filled by the record's own Gaussian law (`priors.gaps`).
 
     Raises:
-        ValueError: If the record is too short, does not vary, or lacks values that are not to be
-            filled.
+        ValueError: If the record is too short, does not vary, or lacks values without `fill`.
     """
     if modes < 1 or corrected < 1:
         raise ValueError(f"Got modes = {modes}, corrected = {corrected}: give at least 1 of each.")
     settings = settings or training_for(fields)
-    _check_length(len(fields), settings.segment)
-    if fields.missing and not fill:
-        raise ValueError(
-            f"Got a record of which {fields.missing} values are missing: have them filled (no "
-            "--no-fill in the shell), or leave these fields or points out."
-        )
+    _check_record(fields, settings.segment, fill)
     law = _law(fields, modes)
     count = len(law.spectrum) - 1
     architecture = {
@@ -112,8 +106,7 @@ def train_on_fields(
     }  # fmt: skip
     network = _network(architecture, law, settings.seed)
     history = _correct(network, law.coefficients, settings, checkpoint, report)
-    daily = len(law.cycle) > 1
-    center = torch.zeros_like(law.cycle[0]) if daily else law.cycle[0]
+    daily, center = len(law.cycle) > 1, law.cycle[0]
     provenance: dict[str, Any] = {
         "fields": len(fields), "series": len(fields.states), "start": fields.start,
         "filled": fields.missing, **law.found, "training": asdict(settings), "history": history,
@@ -123,13 +116,12 @@ def train_on_fields(
         architecture,
         network,
         fields.space,
-        Standardisation(center, law.std),
+        Standardisation(torch.zeros_like(center) if daily else center, law.std),
         VarianceExploding(1e-2, max_noise),
         Multistep(noise_levels=24, corrections=0, min_noise=2e-2, max_noise=max_noise),
         provenance,
         law.cycle if daily else None,
-        # Exact for the law, and the correction is small: where observations are few, the paper's
-        # guidance loses most of what the law knows.
+        # Exact for the law; of few observations the paper's guidance loses most of it.
         guidance=MMPS(iterations=ITERATIONS, solver="cg"),
     )
 
@@ -144,12 +136,18 @@ def training_for(fields: Fields) -> Training:
     )  # fmt: skip
 
 
-def _check_length(fields: int, segment: int) -> None:
-    if fields < 4 * BLOCKS:
-        raise ValueError(f"Got a record of {fields} fields: give {4 * BLOCKS} at least.")
-    if segment > fields:
+def _check_record(fields: Fields, segment: int, fill: bool) -> None:
+    count = len(fields)
+    if count < 4 * BLOCKS:
+        raise ValueError(f"Got a record of {count} fields: give {4 * BLOCKS} at least.")
+    if segment > count:
         raise ValueError(
-            f"Got segments of {segment} fields of a record of {fields}: give shorter ones."
+            f"Got segments of {segment} fields of a record of {count}: give shorter ones."
+        )
+    if fields.missing and not fill:
+        raise ValueError(
+            f"Got a record of which {fields.missing} values are missing: have them filled (no "
+            "--no-fill in the shell), or leave these fields or points out."
         )
 
 
