@@ -110,7 +110,7 @@ def test_localized_filters_find_the_truth_from_independent_states(method, member
     """From draws of the attractor (error 3.6) to below 0.3 within 20 time units."""
     setup = PROBLEMS["lorenz96-sakov"]()
     for seed in SEEDS:
-        steps = setup.spinup + 100
+        steps = setup.length.spinup + 100
         truth, problem = twin_experiment(setup.system, setup.model, steps, 1, seeded(seed))
         states = method.assimilate(problem, members, seeded(seed + 10)).states
-        assert rmse(states[:, setup.spinup :], truth[setup.spinup :]) < 0.3
+        assert rmse(states[:, setup.length.spinup :], truth[setup.length.spinup :]) < 0.3
