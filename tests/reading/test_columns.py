@@ -102,3 +102,58 @@ def test_other_tables_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"must end in .csv or .nc"):
         write_columns(tmp_path / "a.txt", COLUMNS)
     assert sorted(os.listdir(tmp_path)) == ["a.nc", "b.nc"]
+
+
+def stations():
+    pandas = pytest.importorskip("pandas")
+    times = np.array(["2019-03-01T00:00", "2019-03-01T01:00"] * 2, dtype="M8[us]")
+    return pandas.DataFrame(
+        {
+            "time": times,
+            "lat": [50.0, 50.0, 51.5, 51.5],
+            "lon": [1.0, 1.0, 2.25, 2.25],
+            "t2m": [280.5, 281.0, 282.5, 283.0],
+        }
+    )
+
+
+@pytest.mark.parametrize("ending", [".tsv", ".csv", ".csv.gz", ".csv.xz", ".parquet"])
+def test_dialects_of_tables_are_the_same_columns(tmp_path, ending):
+    frame, path = stations(), tmp_path / f"a{ending}"
+    if ending == ".parquet":
+        pytest.importorskip("pyarrow")
+        frame.to_parquet(path)
+    else:
+        frame.to_csv(path, index=False, sep={".tsv": "\t", ".csv": ";"}.get(ending, ","))
+    read = read_columns(path)
+    for name in ("lat", "lon", "t2m"):
+        assert numbers(read[name])[0].tolist() == frame[name].tolist()
+
+
+def test_a_frame_of_polars_is_a_table():
+    polars = pytest.importorskip("polars")
+    read = read_columns(polars.DataFrame(stations().to_dict("list")))
+    assert read["t2m"].tolist() == stations()["t2m"].tolist()
+    assert (read["time"].astype("M8[us]") == stations()["time"].to_numpy("M8[us]")).all()
+
+
+@pytest.mark.parametrize("layout", ["station by time", "rows of each", "station of each"])
+def test_stations_of_the_conventions_are_rows(unchecked, layout):
+    """The three layouts of chapter 9 of CF that hold the same four values."""
+    xarray = pytest.importorskip("xarray")
+    frame = stations()
+    places = {"lat": ("station", [50.0, 51.5]), "lon": ("station", [1.0, 2.25])}
+    if layout == "station by time":
+        values = {"t2m": (("station", "time"), frame["t2m"].values.reshape(2, 2))}
+        data = xarray.Dataset(values | places, {"time": frame["time"].values[:2]})
+    else:
+        rows = {n: ("obs", frame[n].values) for n in ("time", "t2m")}
+        index = {"size": ("station", [2, 2], {"sample_dimension": "obs"})}
+        if layout == "station of each":
+            index = {"which": ("obs", [0, 0, 1, 1], {"instance_dimension": "station"})}
+        data = xarray.Dataset(rows | places | index)
+    read = read_columns(data.set_coords(["lat", "lon"]), ("t2m",))
+    order = np.lexsort((read["time"], read["latitude"]))
+    assert read["value"][order].tolist() == frame["t2m"].tolist()
+    assert read["longitude"][order].tolist() == frame["lon"].tolist()
+    assert (read["time"][order].astype("M8[us]") == frame["time"].to_numpy("M8[us]")).all()

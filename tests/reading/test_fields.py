@@ -57,6 +57,7 @@ SAME = {
     "valid_time and a single level": lambda d: d.rename(time="valid_time").expand_dims(
         pressure_level=[850.0]
     ),
+    "one member": lambda d: d.expand_dims(number=[3], axis=1),
     "a larger domain": lambda d: d.pad(longitude=(0, 2), constant_values=0.0).assign_coords(
         longitude=np.arange(-5.0, 6.0)
     ),
@@ -101,6 +102,7 @@ REFUSED = {
         "none is of step 0",
     ),
     "a level too many": (lambda d: d.expand_dims(level=[850.0, 500.0]), "the axis 'level'"),
+    "two members": (lambda d: d.expand_dims(number=[0, 1]), "2 series or members: select one"),
     "no values": (lambda d: d.where(d.time != d.time[2]), "not finite"),
 }
 

@@ -157,3 +157,11 @@ def test_heavy_tails_are_no_codes():
     data = record()
     rain = np.exp(1.5 * rng.normal(size=data.t2m.shape)) * (rng.random(data.t2m.shape) > 0.5)
     assert read_fields(data.assign(t2m=(data.t2m.dims, rain))).states.max() > 30
+
+
+def test_the_parts_of_a_record_are_put_together(tmp_path):
+    for i in range(3):
+        part = record().isel(time=slice(20 * i, 20 * i + 20))
+        part.to_netcdf(tmp_path / f"{i}.nc", engine="h5netcdf")
+    for source in (tmp_path / "*.nc", [tmp_path / f"{i}.nc" for i in (2, 0, 1)]):
+        assert (read_fields(source).states == read_fields(record()).states).all()

@@ -23,7 +23,6 @@ from typing import Any
 import torch
 
 from scorda.core import rng
-from scorda.core.errors import check_predicted
 from scorda.core.shapes import Float, Tensor
 from scorda.observations.model import ObservationModel
 
@@ -49,9 +48,11 @@ def in_double(
     change: Callable[[Tensor], Tensor], ensemble: Float[Tensor, "ensemble ..."]
 ) -> Float[Tensor, "ensemble ..."]:
     """Return members changed in double precision, some columns at a time, in their own."""
-    parts = ensemble.flatten(1).split(COLUMNS, 1)
-    moved = [change(part.double()).to(part) for part in parts]
-    return (moved[0] if len(moved) == 1 else torch.cat(moved, 1)).reshape(ensemble.shape)
+    flat = ensemble.flatten(1)
+    if flat.shape[1] <= COLUMNS:
+        return change(flat.double()).to(flat).reshape(ensemble.shape)
+    moved = [change(part.double()).to(part) for part in flat.split(COLUMNS, 1)]
+    return torch.cat(moved, 1).reshape(ensemble.shape)
 
 
 def inflate(
@@ -93,13 +94,8 @@ def white_innovation(
     """Return the white anomalies Y of the predicted observations and the white innovation d.
 
     Both are in double precision.
-
-    Raises:
-        DivergenceError: If the operator is not finite for a member.
     """
     predicted = model.predict(forecast, y).double()
-    if not predicted.isfinite().all():
-        check_predicted(predicted)
     mean = predicted.mean(0)
     white = model.whiten(torch.cat((predicted - mean, (y - mean)[None])))
     return white[:-1], white[-1]

@@ -24,7 +24,7 @@ from scorda.core.columns import numbers
 from scorda.core.space import StateSpace
 from scorda.core.times import Start, iso, match_times, parse_start
 from scorda.observations.spatial import inside_domain, on_land, snapped, within_a_period
-from scorda.reading.climate import suspicious
+from scorda.reading.climate import LIMIT, suspicious
 from scorda.reading.columns import read_columns
 from scorda.reading.fields import aligned, role_of_axis
 from scorda.reading.opening import Source, name_of, readable
@@ -81,7 +81,7 @@ class How:
     missing: Iterable[float] = ()
     climate: Mapping[str, tuple[float, float]] | None = None
     first_climate: bool = False
-    gross_error_check: float = 10.0
+    gross_error_check: float = LIMIT
 
     def far(self, value: np.ndarray, names: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         """Give each variable and which of its values are farther from the climate than allowed.
@@ -483,8 +483,9 @@ def _read_fields(
     if times is not None:
         _, why = match_times(times, space, how.start, how.tolerance, how.steps)
         # Of a long file only the window is read.
-        wanted = (why == "") | np.array([str(w).startswith("time '") for w in why])
-        if wanted.any():
+        wanted = why == ""
+        if wanted.any() and not wanted.all():
+            notes = (*notes, f"read {int(wanted.sum())} of {len(wanted)} times")
             data, times = data.isel(time=wanted), times[wanted]
     with readable(source, "fields"):
         return data[name].values, times, notes

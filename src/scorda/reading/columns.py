@@ -134,8 +134,11 @@ def _read_text(path: Path) -> dict[str, np.ndarray]:
         "header": None, "dtype": str, "keep_default_na": False, "encoding": "utf-8-sig",
     }  # fmt: skip
     try:
-        head = _first_line(path)
-        settings["sep"] = max((",", ";", "\t"), key=head.count)
+        # The first line in one piece: no text has the separator of units (ASCII 31).
+        head = pandas.read_csv(
+            path, engine="c", sep="\x1f", quoting=csv.QUOTE_NONE, nrows=1, **settings
+        )
+        settings["sep"] = max((",", ";", "\t"), key=str(head.iloc[0, 0]).count)
         # The header is read as a row, since pandas renames columns of equal names.
         rows = pandas.read_csv(path, engine="c", **settings)
         if len(rows) and (rows.iloc[:, -1] == "").any():
@@ -163,14 +166,6 @@ def _read_text(path: Path) -> dict[str, np.ndarray]:
 
 def _reason(error: Exception) -> str:
     return " ".join(str(error).removeprefix("Error tokenizing data. C error: ").split())
-
-
-def _first_line(path: Path) -> str:
-    """Return the first line that is not blank."""
-    from pandas.io.common import get_handle
-
-    with get_handle(path, "r", encoding="utf-8-sig", compression="infer") as opened:
-        return next((line for line in opened.handle if str(line).strip()), "")
 
 
 def _read_parquet(path: Path) -> dict[str, np.ndarray]:

@@ -1,6 +1,6 @@
 """Fields from a file or an object of xarray, aligned with a space by their labels.
 
-Truths, fields of observations and initial ensembles are read here. Axes are found by name or role,
+Truths and fields of observations are read here. Axes are found by name or role,
 in any order and direction; longitudes are compared modulo a turn; values and levels are converted
 to the units of the space. Nothing is aligned by its position in the array.
 """
@@ -20,6 +20,7 @@ from scorda.core.times import Start, match_times
 from scorda.reading.gridded import Gridded, gridded
 from scorda.reading.opening import Source, name_of, open_data, readable
 from scorda.reading.roles import role_of_name
+from scorda.reading.stations import is_gridded
 from scorda.reading.units import conversion, converted
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ def aligned(
 ) -> tuple[xarray.Dataset, tuple[str, ...]]:
     """Return variables on the axes of a space, in its units, and what was changed in words.
 
-    The dataset has the dimensions ``(series, time, *axes)``, as far as the source has the first
-    two; nothing of it is loaded before it is selected. A variable without a unit is taken to have
+    The dataset has the dimensions ``(time, *axes)``, the first where the source has it; nothing of
+    it is loaded before it is selected. A variable without a unit is taken to have
     that of the space.
 
     Arguments:
@@ -52,15 +53,19 @@ def aligned(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If a variable, an axis or a position is missing, or a unit cannot be converted.
+        ValueError: If a variable, an axis or a position is missing, there are several series, or
+            a unit cannot be converted.
     """
     names = list(space.variables if variables is None else variables)
     found = gridded(open_data(source), source, names)
+    if "series" in found.data.dims:
+        raise ValueError(
+            f"{name_of(source)} has {found.data.sizes['series']} series or members: select one."
+        )
     data, notes = _renamed(found, space, source), list(found.notes)
     for axis in space.axes:
         data = _at_positions(data, axis, found, space, source, partly, notes)
-    leading = [d for d in ("series", "time") if d in data.dims]
-    data = data.transpose(*leading, *space.axes)
+    data = data.transpose(*(["time"] if "time" in data.dims else []), *space.axes)
     for name in names:
         data[name] = _in_unit(data[name], name, found, space, source, notes)
     return data, tuple(notes)
@@ -124,6 +129,8 @@ def present_variables(source: Source, space: StateSpace) -> list[str]:
     """Return the variables of the space that a source holds as fields, rather than as a table."""
     dataset = open_data(source)
     with readable(source, "fields"):
+        if not is_gridded(dataset, space.variables):
+            return []
         return [
             name
             for name in space.variables

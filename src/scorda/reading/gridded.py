@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Gridded", "gridded", "unwrapped"]
 
-
+# Order of the axes of a space, after those without a role.
 ORDER = ("level", "latitude", "longitude")
 
 
@@ -88,7 +88,7 @@ def gridded(
         data = data.rename({series: "series"})
         if "series" in data.coords:
             data = data.drop_vars("series")
-    single = [str(d) for d, n in data.sizes.items() if n == 1 and d not in ("time", "series")]
+    single = [str(d) for d, n in data.sizes.items() if n == 1 and d != "time"]
     if single:
         notes.append(f"left out the {_axes(single)} of one entry")
         data = data.isel({d: 0 for d in single}, drop=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,10 +18,8 @@ from scorda.reading.columns import is_text_table, read_columns
 from scorda.reading.gridded import Gridded, gridded
 from scorda.reading.opening import Source, name_of, open_data, readable
 from scorda.reading.records import regular_times
-from scorda.reading.roles import roles
-
-if TYPE_CHECKING:
-    import xarray
+from scorda.reading.roles import role_of_name
+from scorda.reading.stations import is_gridded
 
 __all__ = ["Inspection", "inspect"]
 
@@ -74,20 +71,11 @@ def inspect(source: Source) -> Inspection:
     if not (is_path or labelled) or (is_path and is_text_table(source)):
         return _table(read_columns(source), source)
     dataset = open_data(source)
-    if _is_gridded(dataset):
+    if is_gridded(dataset):
         with readable(source, "fields"):
             return _fields(gridded(dataset, source), source)
-    names = tuple(str(n) for n in dataset.data_vars if n not in ("value", "std", "variable"))
+    names = tuple(str(n) for n in dataset.data_vars if role_of_name(str(n)) is None)
     return _table(read_columns(source, names if "value" not in dataset.variables else ()), source)
-
-
-def _is_gridded(dataset: xarray.Dataset) -> bool:
-    """Say whether some variable has the time and an axis beside it, and no stations."""
-    known = roles(dataset)
-    places = [known[r] for r in ("latitude", "longitude") if r in known]
-    if "featureType" in dataset.attrs or any(p not in dataset.dims for p in places):
-        return False
-    return any(v.ndim > 1 and v.dtype.kind in "fiu" for v in dataset.data_vars.values())
 
 
 def _fields(found: Gridded, source: Source) -> Inspection:
@@ -119,6 +107,8 @@ def _fields(found: Gridded, source: Source) -> Inspection:
     facts += [("note", note) for note in found.notes]
     flags = "".join(f" --variable {name}" for name in data.data_vars)
     command = f"scorda train --data {name_of(source)}{flags}"
+    if not found.timed:
+        command = "no command takes fields without times"
     return Inspection(name_of(source), "fields", tuple(facts), tuple(warnings), command)
 
 

@@ -26,9 +26,6 @@ __all__ = ["Source", "name_of", "open_data", "readable"]
 # A path (with * for several files), several paths, or an object of xarray.
 Source = Any
 
-# Endings of zarr stores, which are folders, or files that hold one.
-ZARR = {".zarr", ".zip"}
-
 
 def open_data(source: Source, kind: str = "a NetCDF file or a zarr store") -> xarray.Dataset:
     """Open a data set lazily, with CF decoding and times as datetimes or of `cftime`.
@@ -70,7 +67,7 @@ def readable(source: Source, kind: str) -> Iterator[None]:
     """
     try:
         yield
-    except (MemoryError, FileNotFoundError):
+    except MemoryError:
         raise
     except Exception as error:
         _drop(error)
@@ -139,7 +136,7 @@ def _engine(path: str) -> str | None:
     So a file is read alike whatever is installed, and not by the library of NetCDF, which some
     damaged files bring down with the whole program.
     """
-    if Path(path).suffix in ZARR or Path(path).is_dir():
+    if Path(path).suffix == ".zarr" or Path(path).is_dir():
         return "zarr"
     if "://" in path:
         return None

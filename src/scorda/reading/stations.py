@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scorda.reading.roles import roles
+from scorda.reading.roles import role_of_name, roles
 
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["rows_of"]
+__all__ = ["is_gridded", "rows_of"]
+
+# What the place of an observation consists of.
+PLACE = ("time", "latitude", "longitude", "level")
 
 
 def rows_of(
@@ -25,13 +28,12 @@ def rows_of(
 ) -> dict[str, np.ndarray]:
     """Return the columns of a data set: its own, or one row per value of its variables.
 
-    A column that has units gives them to its rows in a column of its own: that of the values
-    (``units``) and that of a position in its name's place.
+    The unit of the values becomes the column ``units``.
 
     Raises:
         ValueError: If the data set is neither a table nor one of stations.
     """
-    dataset = _flattened(dataset)
+    dataset = _flattened(_placed(dataset, variables))
     dims = {d for v in dataset.variables.values() for d in v.dims}
     if len(dims) == 1 and not set(variables) & set(map(str, dataset.data_vars)):
         return _columns(dataset)
@@ -45,6 +47,27 @@ def rows_of(
             "Observations.from_array for fields."
         )
     return _station_rows(dataset, known, present)
+
+
+def is_gridded(dataset: xarray.Dataset, variables: tuple[str, ...] = ()) -> bool:
+    """Say whether some variable has the time and an axis beside it, and no stations."""
+    known = roles(_placed(dataset, variables))
+    places = [known[r] for r in ("latitude", "longitude") if r in known]
+    if "featureType" in dataset.attrs or any(p not in dataset.dims for p in places):
+        return False
+    return any(v.ndim > 1 and v.dtype.kind in "fiu" for v in dataset.data_vars.values())
+
+
+def _placed(dataset: xarray.Dataset, variables: tuple[str, ...]) -> xarray.Dataset:
+    """Make coordinates of the data variables that say where and when, which a file may not do."""
+    found = [
+        str(name)
+        for name, values in dataset.data_vars.items()
+        if name not in variables
+        and values.ndim == 1
+        and (values.attrs.get("standard_name") in PLACE or role_of_name(str(name)) in PLACE)
+    ]
+    return dataset.set_coords(found)
 
 
 def _columns(dataset: xarray.Dataset) -> dict[str, np.ndarray]:
@@ -80,7 +103,8 @@ def _flattened(dataset: xarray.Dataset) -> xarray.Dataset:
             for n in own
             if dataset[n].ndim == 1
         }
-        return dataset.drop_vars([*own, name]).assign(spread)
+        at_rows = dataset.drop_vars([*own, name]).assign(spread)
+        return at_rows.set_coords([n for n in spread if n in dataset.coords])
     return dataset
 
 

@@ -138,12 +138,21 @@ class Posterior:
         return dataset
 
     def group(self, name: str) -> xarray.Dataset | None:
-        """Open the group "observations", "withheld" or "truth"; None where it is absent."""
+        """Open the group "observations", "withheld" or "truth"; None where it is absent.
+
+        Raises:
+            ValueError: If observations do not say their variables.
+        """
         import xarray
 
         if not (self.path / name).is_dir():
             return None
         dataset = xarray.open_zarr(self.path, group=name, chunks=None, consolidated=False)
+        if name != "truth" and "variable" not in dataset:
+            raise ValueError(
+                f"The {name} of {self.path} do not say their variables, as a version of Scorda "
+                "before wrote them: make the store anew."
+            )
         return _ordered(dataset, self.space.variables)
 
     def to_xarray(self) -> xarray.Dataset:
