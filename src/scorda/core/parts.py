@@ -98,7 +98,7 @@ def part_positions(space: StateSpace) -> Float[Tensor, "entries axes"]:
 
 def by_piece(
     space: StateSpace, variable: np.ndarray
-) -> Iterator[tuple[StateSpace, np.ndarray, list[int]]]:
+) -> Iterator[tuple[StateSpace, np.ndarray, np.ndarray]]:
     """Give each piece of a space, which entries are of its variables, and its columns.
 
     Arguments:
@@ -110,10 +110,10 @@ def by_piece(
         yield piece, np.isin(variable, own), _columns_of(piece, space)
 
 
-def _columns_of(piece: StateSpace, space: StateSpace) -> list[int]:
+def _columns_of(piece: StateSpace, space: StateSpace) -> np.ndarray:
     """Return which columns of positions are the axes of a piece, in their order."""
     names = space.position_names
-    return [names.index(space.same_as.get(axis, axis)) for axis in piece.axes]
+    return np.array([names.index(space.same_as.get(axis, axis)) for axis in piece.axes], int)
 
 
 def _told_apart(

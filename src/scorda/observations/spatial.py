@@ -218,7 +218,7 @@ class Interpolate(Operator):
             more = width - corners.shape[1]
             index[rows] = np.pad(corners, ((0, 0), (0, more)), "edge")
             weights[rows] = np.pad(share, ((0, 0), (0, more)))
-            own[np.ix_(rows, np.array(columns))] = True
+            own[np.ix_(rows, columns)] = True
         if variable is not None:
             index = index + self.space.offsets[variable][:, None]
         object.__setattr__(self, "points", points.where(torch.from_numpy(own), torch.nan))

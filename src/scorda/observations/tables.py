@@ -222,7 +222,7 @@ class _Rows:
             if not of.any():
                 continue
             own, point[of], on_grid[of] = (part[of] for part in self._on_grid(piece, of))
-            position[np.ix_(of, np.array(columns))] = own
+            position[np.ix_(of, columns)] = own
         return position, point, on_grid
 
     def _on_grid(
