@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 from scorda.core.shapes import Bool, Float, Int, Tensor
 from scorda.core.space import StateSpace
@@ -47,9 +48,10 @@ class Geometry:
 
     def __init__(self, space: StateSpace, taper: GaspariCohn, block: int) -> None:
         self.space, self.taper = space, taper
-        positions = space.positions()
+        # A column that a part lacks does not count in a distance, and must not be NaN.
+        positions = space.positions().nan_to_num()
         self.points = len(positions)
-        self.members, self.exists = _blocks(space.grid, block)
+        self.members, self.exists = _blocks_of(space, block)
         count = self.exists.sum(1, keepdim=True)
         # Blocks do not cross the seam of a periodic axis, so the plain mean is their centre.
         self.centres = (positions[self.members] * self.exists.unsqueeze(-1)).sum(1) / count
@@ -59,6 +61,7 @@ class Geometry:
 
     def local(self, where: Float[Tensor, "obs axes"], ensemble: int) -> list[Local]:
         """Return batches of local analyses for observations at given positions."""
+        where = where.nan_to_num()
         same = self.where is not None and self.ensemble == ensemble
         if not (same and self.where is not None and torch.equal(self.where, where)):
             self.batches = self._near(where, ensemble)
@@ -90,6 +93,31 @@ class Geometry:
     def _batch(ensemble: int, near: int) -> int:
         smaller = min(ensemble, near)
         return max(1, BATCH // (ensemble * (ensemble + near) + 2 * smaller**2))
+
+
+def _blocks_of(
+    space: StateSpace, block: int
+) -> tuple[Int[Tensor, "blocks points"], Bool[Tensor, "blocks points"]]:
+    """Indices of the points of each block, or, in a space of parts, of its entries.
+
+    The variables of a part share the blocks of its grid.
+    """
+    if space.parts is None:
+        return _blocks(space.grid, block)
+    found, first = [], 0
+    for part in space.pieces:
+        tiles, exists = _blocks(part.grid, block)
+        points = part.size // len(part.variables)
+        starts = first + points * torch.arange(len(part.variables))
+        tiles = (tiles[:, None] + starts[:, None]).flatten(1)
+        found.append((tiles, exists.repeat(1, len(starts))))
+        first += part.size
+    width = max(tiles.shape[1] for tiles, _ in found)
+    members, exists = (
+        torch.cat([F.pad(part, (0, width - part.shape[1])) for part in parts])
+        for parts in zip(*found, strict=True)
+    )
+    return members, exists
 
 
 def _blocks(

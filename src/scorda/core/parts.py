@@ -76,7 +76,9 @@ def lacking(space: StateSpace) -> str:
 
     On the sphere latitude and longitude are enough, elsewhere all parts need all columns.
     """
-    names, parts = space.position_names, space.parts or {}
+    if space.parts is None:
+        return ""
+    names, parts = space.position_names, space.parts
     sphere = horizontal(names, space.units)
     needed = set(names if sphere is None else (names[i] for i in sphere))
     own = {n: {space.same_as.get(a, a) for a in part.axes} for n, part in parts.items()}
@@ -153,7 +155,7 @@ def _columns(parts: Mapping[str, StateSpace], same_as: Mapping[str, str]) -> dic
             f"Got `same_as` for {sorted(unknown)}: the axes of the parts are {sorted(axes)}."
         )
     found: dict[str, str] = {}
-    facts: dict[str, tuple[str, float]] = {}
+    facts: dict[tuple[str, str], str | float] = {}
     role: dict[str, str] = {}
     for name, part in parts.items():
         for axis in part.axes:
@@ -162,12 +164,12 @@ def _columns(parts: Mapping[str, StateSpace], same_as: Mapping[str, str]) -> dic
             column = same_as.get(axis, axis)
             if kind in ("N", "E"):
                 column = role.setdefault(kind, column)
-            known = facts.setdefault(column, (kind, part.period.get(axis, 0.0)))
-            for own, other in zip((kind, part.period.get(axis, 0.0)), known, strict=True):
-                if own and other and own != other:
+            for what, own in (("unit", kind), ("period", part.period.get(axis))):
+                if own and facts.setdefault((column, what), own) != own:
                     raise ValueError(
-                        f"Axis {axis!r} of part {name!r} is the same as {column!r}, but has "
-                        f"{own} as unit or period, for {other}: give it another name, or convert."
+                        f"Axis {axis!r} of part {name!r} is the same as {column!r}, but its "
+                        f"{what} is {own} instead of {facts[column, what]}: give it another name, "
+                        "or convert it."
                     )
             found[axis] = column
         if len({found[axis] for axis in part.axes}) < len(part.axes):

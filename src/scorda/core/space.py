@@ -204,7 +204,7 @@ class StateSpace(Layout):
         Raises:
             ValueError: If they have none.
         """
-        if self.parts is not None and (axes := lacking(self)):
+        if axes := lacking(self):
             raise ValueError(
                 f"{subject} needs axes of the same kind in all parts ({axes}): say which are the "
                 "same with `same_as`, or in a file with equal `axis` or `standard_name`."

@@ -63,9 +63,12 @@ class Analysis:
         import xarray
 
         space, states = self.space, self.states.detach().cpu().numpy()
-        dims = ("ensemble", "time", *space.axes)
         variables = {
-            name: (dims, space.field(states, name), _units(space, name))
+            name: (
+                ("ensemble", "time", *space.piece_of(name).axes),
+                space.field(states, name),
+                _units(space, name),
+            )
             for name in space.variables
         }
         if self.weights is not None:
@@ -74,8 +77,9 @@ class Analysis:
             "ensemble": ("ensemble", np.arange(states.shape[0]), {"standard_name": "realization"}),
             "time": ("time", *time_axis(space, states.shape[1], start)),
         }
-        for name, values in (space.coordinates or {}).items():
-            coordinates[name] = (name, values, _units(space, name))
+        for piece in space.pieces:
+            for name, values in (piece.coordinates or {}).items():
+                coordinates[name] = (name, values, _units(piece, name))
         return xarray.Dataset(
             variables,
             coordinates,

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import torch
 
 from scorda.core.shapes import Tensor
+from scorda.core.space import StateSpace
 from scorda.core.times import phases, phases_of
 from scorda.reading.records import Fields
 from scorda.reading.roles import role_of_name
@@ -51,20 +52,29 @@ def spread_of(fields: Fields, cycle: Tensor, phase: Tensor) -> Tensor:
         ValueError: If a variable does not vary.
     """
     space = fields.space
+    squares: list[Tensor] = [torch.zeros(())] * len(space.pieces)
+    numbers = squares[:]
+    for rows, block in _blocks(fields):
+        anomalies = space.split(block - cycle[phase[rows]])
+        for i, (piece, values) in enumerate(zip(space.pieces, anomalies, strict=True)):
+            over = _pooled(piece)
+            squares[i] = squares[i] + values.square().nansum(over, keepdim=True)[0, 0]
+            numbers[i] = numbers[i] + values.isfinite().sum(over, keepdim=True)[0, 0]
+    # A level that is all land has no values, and needs none.
+    pairs = zip(squares, numbers, strict=True)
+    each = [(square / number).sqrt().nan_to_num(1.0) for square, number in pairs]
+    if not all((std > 0).all() for std in each):
+        raise ValueError("Got a record with a variable that does not vary: check the data.")
+    full = [std.expand(piece.shape) for std, piece in zip(each, space.pieces, strict=True)]
+    return full[0] if space.parts is None else torch.cat([std.flatten() for std in full])
+
+
+def _pooled(space: StateSpace) -> list[int]:
+    """Return the axes of states ``(series, time, *state)`` other than variables and levels."""
     first = 2 + space.has_channels
     levels = [first + i for i, axis in enumerate(space.axes) if role_of_name(axis) == "level"]
     kept = [2] * space.has_channels + levels
-    over = [axis for axis in range(2 + len(space.shape)) if axis not in kept]
-    square = number = torch.zeros((), dtype=torch.float64)
-    for rows, block in _blocks(fields):
-        anomalies = block - cycle[phase[rows]]
-        square = square + anomalies.square().nansum(over, keepdim=True)[0, 0]
-        number = number + anomalies.isfinite().sum(over, keepdim=True)[0, 0]
-    # A level that is all land has no values, and needs none.
-    std = (square / number).sqrt().nan_to_num(1.0)
-    if not (std > 0).all():
-        raise ValueError("Got a record with a variable that does not vary: check the data.")
-    return std.expand(space.shape)
+    return [axis for axis in range(2 + len(space.shape)) if axis not in kept]
 
 
 def standardised(fields: Fields, cycle: Tensor, phase: Tensor, std: Tensor) -> Tensor:

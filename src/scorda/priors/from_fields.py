@@ -29,6 +29,7 @@ import numpy as np
 import torch
 
 from scorda.core import rng
+from scorda.core.parts import lacking
 from scorda.core.shapes import Tensor
 from scorda.core.space import StateSpace
 from scorda.core.sphere import HALF_CIRCUMFERENCE, horizontal
@@ -231,12 +232,17 @@ def _choose_radius(
     generator = torch.Generator().manual_seed(0)
     points = torch.randperm(len(places), generator=generator)[:POINTS]
     z, places = z[:, points].double(), places[points]
+    if lacking(space):
+        # Without a distance between all entries there is nothing to taper by.
+        return math.inf, []
     distance = space.distance(places, places)
     diameter = float(distance.max())
     if not diameter > 0:
         return math.inf, []
     count = min(PREDICTORS, len(points) // 2)
-    widest = math.inf if horizontal(space.axes, space.units) is None else HALF_CIRCUMFERENCE
+    widest = (
+        math.inf if horizontal(space.position_names, space.units) is None else HALF_CIRCUMFERENCE
+    )
     radii = [share * diameter for share in RADII]
     candidates = [r if GaspariCohn(r).reach <= widest else math.inf for r in radii]
     candidates = list(dict.fromkeys(candidates))

@@ -352,7 +352,9 @@ def _view(run: _Run) -> _View:
             "Members share what is known of the flow and differ where the std is large.",
             lambda run, _: panels(run.analysis, chosen.tolist(), truth, run.observations),
         )
-    if len(space.axes) == 2:
+    axes = {name: len(space.piece_of(name).axes) for name in space.variables}
+    maps, lines = ([n for n in axes if axes[n] == count][:MAPPED] for count in (2, 1))
+    if maps:
         step = int(steps[len(steps) // 2])
         return _View(
             "Fields",
@@ -360,17 +362,17 @@ def _view(run: _Run) -> _View:
             "Members share the large scales of the mean and differ where the spread is large; "
             "the spread is small near observations.",
             lambda run, name: fields(run.analysis, step, truth, run.observations, name),
-            space.variables[:MAPPED],
+            tuple(maps),
         )
-    if len(space.axes) == 1:
+    if lines:
         return _View(
             "Fields over time",
             "The field over time",
             "Where the error is large the spread should be large too.",
             lambda run, name: hovmoller(run.analysis, truth, run.time, name),
-            space.variables[:MAPPED],
+            tuple(lines),
         )
-    shown = (max(0, states - LAST), states)
+    last = (max(0, states - LAST), states)
     bands = "Bands hold the central 90 % of the members"
     escape = "; the truth (dashed) should leave them one time in ten."
     return _View(
@@ -378,7 +380,7 @@ def _view(run: _Run) -> _View:
         f"Last {LAST} steps of the trajectories" if states > LAST else "Trajectories",
         bands + ("." if truth is None else escape),
         lambda run, _: trajectories(
-            run.analysis, truth, run.observations, time=run.time, steps=shown
+            run.analysis, truth, run.observations, time=run.time, steps=last
         ),
     )
 

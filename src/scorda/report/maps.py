@@ -56,22 +56,23 @@ def fields(
     Raises:
         ValueError: If the space does not have two coordinates.
     """
-    space = analysis.space
+    whole = analysis.space
+    name = whole.variables[0] if variable is None else variable
+    space = whole.only(name)
     if len(space.axes) != 2:
         raise ValueError(
             f"Got a space with the coordinates {list(space.axes)}: fields need two; use "
             "`trajectories` or `hovmoller`."
         )
-    name = space.variables[0] if variable is None else variable
     chosen = at_steps(analysis, [step])
-    states = space.field(chosen.states, name).double()
+    states = whole.field(chosen.states, name).double()
     (mean,), (spread,) = moments(states, chosen.weights)
     panels: dict[str, Tensor | Columns] = {}
     if truth is not None:
-        panels["Truth"] = space.field(truth[step], name)
+        panels["Truth"] = whole.field(truth[step], name)
     table = columns_of(observations, space)
     if table is not None:
-        panels["Observations"] = _seen(table, step, name, space)
+        panels["Observations"] = _seen(table, step, name, whole)
     panels |= {"Mean": mean, "Spread": spread}
     panels |= {f"Member {i}": states[i, 0] for i in range(min(members, len(states)))}
     shown = torch.stack([v for v in panels.values() if isinstance(v, Tensor) and v is not spread])
@@ -111,20 +112,21 @@ def hovmoller(
     Raises:
         ValueError: If the space does not have one coordinate.
     """
-    space = analysis.space
+    whole = analysis.space
+    name = whole.variables[0] if variable is None else variable
+    space = whole.only(name)
     if len(space.axes) != 1:
         raise ValueError(
             f"Got a space with the coordinates {list(space.axes)}: this figure needs one."
         )
-    name = space.variables[0] if variable is None else variable
     axis, sites = times_of(analysis, time), np.asarray((space.coordinates or {})[space.axes[0]])
-    states = space.field(analysis.states, name)
+    states = whole.field(analysis.states, name)
     mean, spread = moments(states, analysis.weights)
     if analysis.weights is None and len(states) > 1:
         spread = states.std(0)
     fields, errors = {"Mean": mean}, {"Spread": spread}
     if truth is not None:
-        true = space.field(truth, name)
+        true = whole.field(truth, name)
         fields = {"Truth": true} | fields
         errors = {"|Mean − truth|": (mean - true).abs()} | errors
     shown = next(iter(fields.values()))
@@ -154,7 +156,9 @@ def _seen(table: Columns, step: int, name: str, space: StateSpace) -> Columns:
     here = np.asarray(table["step"]) == step
     if len(space.variables) > 1 and "variable" in table:
         here &= np.asarray(table["variable"]) == name
-    return {column: np.asarray(table[column])[here] for column in (*space.axes, "value")}
+    columns = {axis: space.same_as.get(axis, axis) for axis in space.piece_of(name).axes}
+    columns["value"] = "value"
+    return {axis: np.asarray(table[column])[here] for axis, column in columns.items()}
 
 
 def _canvas(titles: list[str], space: StateSpace) -> tuple[Figure, dict[str, Axes]]:

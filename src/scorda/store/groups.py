@@ -88,7 +88,7 @@ def observation_table(
             if not len(y):
                 continue
             step = entry if isinstance(entry, int) else entry[-1]
-            positions = np.full((len(y), len(space.axes)), np.nan)
+            positions = np.full((len(y), len(space.position_names)), np.nan)
             component, variable = np.full(len(y), -1), np.full(len(y), "", dtype=object)
             if isinstance(entry, int):
                 component = _components(model.operator, space)
@@ -106,7 +106,7 @@ def observation_table(
                 "variable": variable,
                 "component": component,
             }
-            columns |= {axis: positions[:, i] for i, axis in enumerate(space.axes)}
+            columns |= {axis: positions[:, i] for i, axis in enumerate(space.position_names)}
             for column, values in columns.items():
                 parts.setdefault(column, []).append(values)
     return {column: np.concatenate(values) for column, values in parts.items()}

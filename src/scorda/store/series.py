@@ -124,7 +124,8 @@ def _create(path: Path, space: StateSpace, record: dict[str, Any]) -> None:
     together = min(BLOCK, max(1, layout.LARGEST_CHUNK // size))
     while BLOCK % together:
         together -= 1
-    names = ["series", "time", *(["variable"] if space.has_channels else []), *space.axes]
+    first = ["variable"] if space.has_channels else []
+    names = ["series", "time", *(first if space.parts is None else ["entry"]), *space.axes]
     root.create_array(
         "states",
         shape=full,
@@ -137,7 +138,8 @@ def _create(path: Path, space: StateSpace, record: dict[str, Any]) -> None:
         attributes={"variables": list(space.variables)},
     )
     layout.write_array(root, "time", space.dt * np.arange(full[1]), ["time"], {})
-    for name, values in (space.coordinates or {}).items():
+    coordinates = [c for piece in space.pieces for c in (piece.coordinates or {}).items()]
+    for name, values in dict(coordinates).items():
         layout.write_array(root, name, np.asarray(values), [name], {})
 
 

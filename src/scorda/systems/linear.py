@@ -32,6 +32,8 @@ class LinearGaussian(System):
         noise_cov: Q, positive semidefinite; may be singular or zero.
         mean: m, ``(state,)``.
         cov: P, positive semidefinite.
+        space: Space of the states, which are flat, such as one of parts. Default: one without
+            coordinates.
 
     Raises:
         ValueError: If the shapes differ or Q or P is not a covariance.
@@ -41,7 +43,7 @@ class LinearGaussian(System):
     noise_cov: Float[Tensor, "state state"] | ArrayLike
     mean: Float[Tensor, "state"] | ArrayLike
     cov: Float[Tensor, "state state"] | ArrayLike
-    space: StateSpace = field(init=False, repr=False)
+    space: StateSpace = field(default=None, repr=False)  # type: ignore[assignment]
     name: str = field(default="linear", init=False, repr=False)
     differentiable = True
     _root: Tensor = field(init=False, repr=False)
@@ -63,7 +65,13 @@ class LinearGaussian(System):
                 )
         for label in ("noise_cov", "cov"):
             check_cov(getattr(self, label), label)
-        object.__setattr__(self, "space", StateSpace((dim,)))
+        if self.space is None:
+            object.__setattr__(self, "space", StateSpace((dim,)))
+        if self.space.shape != (dim,):
+            raise ValueError(
+                f"Got a space of states of shape {self.space.shape} for a mean of {dim} "
+                f"components: give one of shape {(dim,)}."
+            )
         object.__setattr__(self, "_noise_root", sampling_root(self.noise_cov))
         object.__setattr__(self, "_root", sampling_root(self.cov))
 
