@@ -88,7 +88,7 @@ def test_latitudes_and_longitudes_in_degrees_are_one_kind_each():
     def globe(name, lat, lon, count, **more):
         axes = {lat: np.linspace(-60, 60, 3), lon: np.arange(count) * 360 / count}
         units = {lat: "degrees_north", lon: "degrees_east"}
-        shape = tuple(len(c) for c in more.values()) + (3, count)
+        shape = (*(len(c) for c in more.values()), 3, count)
         return StateSpace(shape, 1.0, (name,), more | axes, {lon: 360.0}, units)
 
     air = globe("t", "lat", "lon", 4, level=np.array([500.0, 850.0]))
