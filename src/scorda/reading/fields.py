@@ -57,7 +57,27 @@ def aligned(
             a unit cannot be converted.
     """
     names = list(space.variables if variables is None else variables)
-    found = gridded(open_data(source), source, names)
+    dataset = open_data(source)
+    if space.parts is None:
+        return _aligned(dataset, source, space, names, partly)
+    import xarray
+
+    arrays, notes = dict[str, xarray.DataArray](), list[str]()
+    for part in space.parts.values():
+        if own := [name for name in names if name in part.variables]:
+            # Another grid may have latitudes and longitudes of its own.
+            kept = dataset[own] if set(own) <= set(dataset.data_vars) else dataset
+            data, said = _aligned(kept, source, part, own, partly)
+            arrays |= {name: data[name] for name in own}
+            notes += said
+    return xarray.Dataset(arrays), tuple(dict.fromkeys(notes))
+
+
+def _aligned(
+    dataset: xarray.Dataset, source: Source, space: StateSpace, names: list[str], partly: bool
+) -> tuple[xarray.Dataset, tuple[str, ...]]:
+    """Do so for variables on one grid."""
+    found = gridded(dataset, source, names)
     if "series" in found.data.dims:
         raise ValueError(
             f"{name_of(source)} has {found.data.sizes['series']} series or members: select one."
@@ -134,7 +154,8 @@ def present_variables(source: Source, space: StateSpace) -> list[str]:
         return [
             name
             for name in space.variables
-            if name in dataset and dataset[name].squeeze().ndim >= max(len(space.axes), 2)
+            if name in dataset
+            and dataset[name].squeeze().ndim >= max(len(space.piece_of(name).axes), 2)
         ]
 
 

@@ -8,7 +8,7 @@ counted from another meridian. What it changed or left out it says in words.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from scorda.reading.roles import roles
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["Gridded", "gridded", "unwrapped"]
+__all__ = ["Gridded", "gridded", "grids", "same_axes", "unwrapped"]
 
 # Order of the axes of a space, after those without a role.
 ORDER = ("level", "latitude", "longitude")
@@ -74,8 +74,10 @@ def gridded(
         ValueError: If a variable is missing, or the variables share no axes.
     """
     notes: list[str] = []
-    dataset, known = _with_plain_times(dataset, notes)
+    dataset = _with_plain_times(dataset, notes)
     names = _chosen(dataset, source, variables, notes)
+    # The roles on this grid: another one may have latitudes of its own.
+    known = roles(dataset[names])
     data = _one_stream(dataset[names], notes)
     data = data.drop_vars([n for n, c in data.coords.items() if n not in data.dims])
     series = series_axis or known.get("series") or known.get("member")
@@ -124,46 +126,71 @@ def unwrapped(longitudes: np.ndarray) -> np.ndarray:
     return first + (longitudes - first) % 360.0 - (360.0 if first > 180.0 else 0.0)
 
 
-def _with_plain_times(
-    dataset: xarray.Dataset, notes: list[str]
-) -> tuple[xarray.Dataset, dict[str, str]]:
-    """Name the axis of time ``time``, and return the roles with that name."""
-    known = roles(dataset)
-    time = known.get("time")
-    if time is not None and time != "time" and "time" not in dataset.variables:
-        if time in dataset.dims:
-            notes.append(f"took {time!r} for the time")
-            dataset = dataset.rename({time: "time"})
-            known["time"] = "time"
-        elif dataset[time].ndim == 1:
-            axis = str(dataset[time].dims[0])
-            notes.append(f"took {time!r} for the time")
-            dataset = dataset.swap_dims({axis: time}).rename({time: "time"})
-            known["time"] = "time"
-    return dataset, known
+def grids(
+    dataset: xarray.Dataset, source: Source, variables: Sequence[str] = ()
+) -> list[tuple[str, ...]]:
+    """Return variables by their axes, those of one grid together, in the order of the first.
+
+    Arguments:
+        dataset: Opened by `opening.open_data`.
+        source: Where it is from, for errors.
+        variables: Which. Default: all fields of numbers that have an axis beside the time.
+
+    Raises:
+        ValueError: If a variable is missing.
+    """
+    fields = _numbers(_with_plain_times(dataset, []))
+    _check_present(dataset, fields, source, variables)
+    names = list(variables) or [n for n, dims in fields.items() if dims - {"time"}]
+    found: dict[frozenset[str], list[str]] = {}
+    for name in names:
+        found.setdefault(fields[name], []).append(name)
+    return [tuple(group) for group in found.values()]
+
+
+def same_axes(dataset: xarray.Dataset, parts: Sequence[Sequence[str]]) -> dict[str, str]:
+    """Return which axes are the same as an earlier one of another part, by their attributes.
+
+    Those are of one kind that have the same `standard_name`, or the same `axis`.
+
+    Arguments:
+        dataset: Opened by `opening.open_data`.
+        parts: Names of the axes of each part.
+    """
+    first: dict[tuple[str, str], str] = {}
+    found: dict[str, str] = {}
+    for axes in parts:
+        for axis in axes:
+            attributes = dataset[axis].attrs if axis in dataset.coords else {}
+            kinds = [(k, str(attributes[k])) for k in ("standard_name", "axis") if k in attributes]
+            known = [first[kind] for kind in kinds if kind in first]
+            if known and known[0] != axis and known[0] not in axes:
+                found[axis] = known[0]
+            for kind in kinds:
+                first.setdefault(kind, axis)
+    return found
+
+
+def _with_plain_times(dataset: xarray.Dataset, notes: list[str]) -> xarray.Dataset:
+    """Name the axis of time ``time``."""
+    time = roles(dataset).get("time")
+    if time is None or time == "time" or "time" in dataset.variables:
+        return dataset
+    if time in dataset.dims:
+        notes.append(f"took {time!r} for the time")
+        return dataset.rename({time: "time"})
+    if dataset[time].ndim == 1:
+        notes.append(f"took {time!r} for the time")
+        return dataset.swap_dims({str(dataset[time].dims[0]): time}).rename({time: "time"})
+    return dataset
 
 
 def _chosen(
     dataset: xarray.Dataset, source: Source, variables: Sequence[str], notes: list[str]
 ) -> list[str]:
     """Return the variables that are asked for, or all on the axes that most variables have."""
-    bounds = {
-        str(v.attrs[k])
-        for v in dataset.variables.values()
-        for k in ("bounds", "climatology")
-        if k in v.attrs
-    }
-    numbers = {
-        str(n): frozenset(map(str, v.dims))
-        for n, v in dataset.data_vars.items()
-        if v.dtype.kind in "fiu" and n not in bounds
-    }
-    fields = {n: d for n, d in numbers.items() if "time" in d} or numbers
-    if missing := [n for n in variables if n not in fields]:
-        raise ValueError(
-            f"{name_of(source)} has the variables {sorted(fields) or list(dataset)}: it needs "
-            f"{', '.join(map(repr, missing))}."
-        )
+    bounds, fields = _bounds(dataset), _numbers(dataset)
+    _check_present(dataset, fields, source, variables)
     if not fields:
         raise ValueError(
             f"{name_of(source)} has the variables {list(dataset)}: it needs one of numbers on the "
@@ -185,6 +212,40 @@ def _chosen(
             f"({', '.join(str(sorted(s)) for s in shapes)}): choose variables of one grid."
         )
     return list(variables)
+
+
+def _bounds(dataset: xarray.Dataset) -> set[str]:
+    """Return the names of the variables that hold bounds of others."""
+    return {
+        str(v.attrs[k])
+        for v in dataset.variables.values()
+        for k in ("bounds", "climatology")
+        if k in v.attrs
+    }
+
+
+def _numbers(dataset: xarray.Dataset) -> dict[str, frozenset[str]]:
+    """Return the axes of each variable of numbers, of those with the time where there are some."""
+    bounds = _bounds(dataset)
+    numbers = {
+        str(n): frozenset(map(str, v.dims))
+        for n, v in dataset.data_vars.items()
+        if v.dtype.kind in "fiu" and n not in bounds
+    }
+    return {n: d for n, d in numbers.items() if "time" in d} or numbers
+
+
+def _check_present(
+    dataset: xarray.Dataset,
+    fields: Mapping[str, frozenset[str]],
+    source: Source,
+    variables: Sequence[str],
+) -> None:
+    if missing := [n for n in variables if n not in fields]:
+        raise ValueError(
+            f"{name_of(source)} has the variables {sorted(fields) or list(dataset)}: it needs "
+            f"{', '.join(map(repr, missing))}."
+        )
 
 
 def _one_stream(data: xarray.Dataset, notes: list[str]) -> xarray.Dataset:

@@ -15,7 +15,7 @@ from scorda.core.columns import numbers
 from scorda.core.times import instants, iso
 from scorda.reading.climate import suspicious
 from scorda.reading.columns import is_text_table, read_columns
-from scorda.reading.gridded import Gridded, gridded
+from scorda.reading.gridded import Gridded, gridded, grids
 from scorda.reading.opening import Source, name_of, open_data, readable
 from scorda.reading.records import regular_times
 from scorda.reading.roles import role_of_name
@@ -73,12 +73,12 @@ def inspect(source: Source) -> Inspection:
     dataset = open_data(source)
     if is_gridded(dataset):
         with readable(source, "fields"):
-            return _fields(gridded(dataset, source), source)
+            return _fields(gridded(dataset, source), source, grids(dataset, source))
     names = tuple(str(n) for n in dataset.data_vars if role_of_name(str(n)) is None)
     return _table(read_columns(source, names if "value" not in dataset.variables else ()), source)
 
 
-def _fields(found: Gridded, source: Source) -> Inspection:
+def _fields(found: Gridded, source: Source, groups: list[tuple[str, ...]]) -> Inspection:
     data, facts, warnings = found.data, list[tuple[str, str]](), list[str]()
     masks = []
     for name, values in data.data_vars.items():
@@ -107,6 +107,10 @@ def _fields(found: Gridded, source: Source) -> Inspection:
     facts += [("note", note) for note in found.notes]
     flags = "".join(f" --variable {name}" for name in data.data_vars)
     command = f"scorda train --data {name_of(source)}{flags}"
+    if found.timed and len(groups) > 1:
+        facts.append(("grids", "; ".join(", ".join(group) for group in groups)))
+        every = "".join(f" --variable {name}" for group in groups for name in group)
+        facts.append(("all grids", f"scorda train --data {name_of(source)}{every}"))
     if not found.timed:
         command = "no command takes fields without times"
     return Inspection(name_of(source), "fields", tuple(facts), tuple(warnings), command)

@@ -21,7 +21,7 @@ from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.core.times import Start, instants, iso, parse_start, total_months
 from scorda.reading.climate import check_values
-from scorda.reading.gridded import Gridded, gridded
+from scorda.reading.gridded import Gridded, gridded, grids, same_axes
 from scorda.reading.opening import Source, name_of, open_data, readable
 
 if TYPE_CHECKING:
@@ -86,7 +86,8 @@ def read_fields(
 
     Arguments:
         source: What `opening.open_data` takes: a path, several, or an xarray Dataset.
-        variable: Variable or variables. Default: all numbers on the axes of most of them.
+        variable: Variable or variables; of those on several grids the space has a part for each
+            grid, named by its first variable. Default: all numbers on the axes of most of them.
         since: First datetime to use (default: all).
         until: Last datetime to use; a date without a time means the whole day.
         series_axis: Axis of independent series. Default: one named series, trajectory, member or
@@ -99,7 +100,45 @@ def read_fields(
             not regular or are repeated, or values are infinite or are no values of their variable.
     """
     names = [variable] if isinstance(variable, str) else list(variable)
-    found = gridded(open_data(source), source, names, series_axis)
+    dataset = open_data(source)
+    groups = grids(dataset, source, names) if names else []
+    if len(groups) < 2:
+        found = gridded(dataset, source, names, series_axis)
+        return _record(found, source, since, until, missing)
+    each = [
+        _record(gridded(dataset[list(g)], source, g, series_axis), source, since, until, missing)
+        for g in groups
+    ]
+    return _of_parts(each, dataset, source)
+
+
+def _of_parts(each: Sequence[Fields], dataset: xarray.Dataset, source: Source) -> Fields:
+    """Join records on grids of their own, which are named by their first variables."""
+    first = each[0]
+    for fields in each:
+        if (fields.states.shape[:2], fields.start) != (first.states.shape[:2], first.start):
+            raise ValueError(
+                f"{name_of(source)} has {fields.space.variables[0]} at other times, or of other "
+                f"series, than {first.space.variables[0]}: choose variables of the same."
+            )
+    same = same_axes(dataset, [fields.space.axes for fields in each])
+    space = StateSpace.of_parts({f.space.variables[0]: f.space for f in each}, same)
+    values = {n: f.space.field(f.states, n) for f in each for n in f.space.variables}
+    dtypes = {values.dtype for values in values.values()}
+    kind = torch.float32 if dtypes == {torch.float32} else torch.float64
+    states = space.joined({name: field.to(kind) for name, field in values.items()})
+    notes = tuple(dict.fromkeys(note for fields in each for note in fields.notes))
+    return Fields(states, space, first.start, notes)
+
+
+def _record(
+    found: Gridded,
+    source: Source,
+    since: Start | None,
+    until: Start | None,
+    missing: Sequence[float],
+) -> Fields:
+    """Make a record of variables on one grid."""
     if not found.timed:
         raise ValueError(
             f"{name_of(source)} has the axes {list(found.data.dims)}: it needs a time with "
