@@ -1,4 +1,4 @@
-"""A state on several grids, from NetCDF to the trained prior, the store, the scores and figures."""
+"""A state on several grids, from NetCDF to the trained prior, the store and its figures."""
 
 import numpy as np
 import pytest
@@ -91,7 +91,7 @@ def test_two_grids_of_latitudes_and_longitudes():
     fields = read_fields(data, ("sst", "air"))
     space = fields.space
     assert space.position_names == ("lat_sea", "lon_sea") and space.size == 84
-    assert space.period == {"lat_sea": 0, "lon_sea": 360.0} | space.period
+    assert space.period == {"lon_sea": 360.0}
     # Falling latitudes are turned, in each grid.
     assert np.array_equal(space.field(fields.states, "sst")[0], data["sst"].values[:, ::-1])
     space.check_distances("LETKF")
@@ -168,16 +168,16 @@ def test_two_scale_lorenz_96_is_filtered_stored_scored_and_drawn(tmp_path):
     assert torch.equal(posterior.truth, truth) and posterior.space == space
     # The fast variables are never observed, and follow the slow ones: better than no data.
     error = (posterior.analysis.mean - truth)[60:]
-    for name in ("X", "Y"):
+    for name, share in (("X", 0.3), ("Y", 0.9)):
         rmse = space.field(error, name).square().mean().sqrt()
-        assert rmse < 0.7 * space.field(truth[60:], name).std(), name
+        assert rmse < share * space.field(truth[60:], name).std(), name
     posterior.to_netcdf(tmp_path / "run.nc")
     back = xarray.open_dataset(tmp_path / "run.nc", engine="h5netcdf")
     assert np.array_equal(back["Y"], data["Y"])
     assert html.write_report({"LETKF": posterior}, tmp_path / "page.html").exists()
     table = posterior.observations
     assert set(table["variable"].values) == {"X"} and "site" in table
-    with pytest.raises(ValueError, match="needs two"):
+    with pytest.raises(ValueError, match="fields need two"):
         maps.fields(posterior.analysis, 3, variable="Y")
 
 

@@ -341,7 +341,7 @@ def load(source: str | Path) -> TrainedTrajectory:
         ) from error
     space = header["space"]
     # Files that do not name their axes yet have them in the order of a grid: z, y, x.
-    names = space["coordinates"]
+    names = space.get("coordinates", {})
     space.setdefault("axes", sorted(names, reverse=set(names) <= set("xyz")))
     return TrainedTrajectory(
         header["architecture"],

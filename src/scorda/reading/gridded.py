@@ -149,25 +149,27 @@ def grids(
 
 
 def same_axes(dataset: xarray.Dataset, parts: Sequence[Sequence[str]]) -> dict[str, str]:
-    """Return which axes are the same as an earlier one of another part, by their attributes.
+    """Return which axes of parts are the same as one of another part, by their attributes.
 
-    Those are of one kind that have the same `standard_name`, or the same `axis`.
+    Those are of one kind that have the same `standard_name`, or the same `axis`. The one with the
+    shortest name stands for it.
 
     Arguments:
         dataset: Opened by `opening.open_data`.
         parts: Names of the axes of each part.
     """
-    first: dict[tuple[str, str], str] = {}
+    kinds: dict[tuple[str, str], dict[str, None]] = {}
+    for axis in dict.fromkeys(axis for axes in parts for axis in axes):
+        attributes = dataset[axis].attrs if axis in dataset.coords else {}
+        for key in ("standard_name", "axis"):
+            if key in attributes:
+                kinds.setdefault((key, str(attributes[key])), {})[axis] = None
     found: dict[str, str] = {}
-    for axes in parts:
-        for axis in axes:
-            attributes = dataset[axis].attrs if axis in dataset.coords else {}
-            kinds = [(k, str(attributes[k])) for k in ("standard_name", "axis") if k in attributes]
-            known = [first[kind] for kind in kinds if kind in first]
-            if known and known[0] != axis and known[0] not in axes:
-                found[axis] = known[0]
-            for kind in kinds:
-                first.setdefault(kind, axis)
+    for names in kinds.values():
+        if all(len(names.keys() & set(axes)) < 2 for axes in parts):
+            shortest = min(names, key=len)
+            first = found.get(shortest, shortest)
+            found |= {axis: first for axis in names if axis != first}
     return found
 
 
