@@ -167,10 +167,11 @@ class NetworkPrior(PreparedPrior):
     def check(self, space: StateSpace) -> None:
         (self.base or Gaussian()).check(space)
         names = self.names
-        if len(set(names)) != len(names) or len(names) > 2 or not set(names) <= set(space.period):
+        rings = [axis for axis in space.axes if axis in space.period]
+        if len(set(names)) != len(names) or len(names) > 2 or not set(names) <= set(rings):
             raise ValueError(
                 f"{type(self).__name__}(axis={self.axis!r}) convolves along a ring: the periodic "
-                f"coordinates of this space are {list(space.period)}; name one, or leave it out."
+                f"coordinates of this space are {rings}; name one, or leave it out."
             )
 
     def base_run(self) -> BaseRun:
