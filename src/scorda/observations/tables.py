@@ -36,6 +36,7 @@ __all__ = [
     "UnusedRow",
     "UsableRows",
     "arrange",
+    "position_columns",
     "summary_of",
     "usable_fields",
     "usable_rows",
@@ -203,7 +204,7 @@ class _Rows:
         rows, space = len(self.reason), self.space
         position = np.zeros((rows, len(space.axes)))
         point, on_grid = np.zeros(rows, dtype=np.int64), np.ones(rows, dtype=bool)
-        columns = _position_columns(self.columns, space)
+        columns = position_columns(self.columns, space)
         if columns is not None:
             for i, column in enumerate(columns):
                 position[:, i] = self.number(column, "position")
@@ -381,7 +382,7 @@ def _check_columns(
         needed["variable"] = "variable"
     if how.std is None:
         needed["std"] = "std (or give the argument `std`, --std in the shell)"
-    positions = _position_columns(columns, space)
+    positions = position_columns(columns, space)
     if positions is None:
         needed["point"] = f"a position ({' and '.join(space.axes)}, or point)"
     elif positions and "point" in columns:
@@ -396,7 +397,7 @@ def _check_columns(
         raise ValueError(f"{name} has no rows: give at least one observation.")
 
 
-def _position_columns(columns: Mapping[str, np.ndarray], space: StateSpace) -> list[str] | None:
+def position_columns(columns: Mapping[str, np.ndarray], space: StateSpace) -> list[str] | None:
     """Return the column of each axis of the space, by its name or role; None if one is missing."""
     found = []
     for axis in space.axes:
