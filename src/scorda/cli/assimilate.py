@@ -195,9 +195,8 @@ def _check_truth(truth: Tensor, system: Any, path: Path, limit: float) -> None:
     """Refuse a truth of which a variable is, in the median, far from the climate of the prior."""
     from scorda.cli.common import climate_of
 
-    for i, (name, (mean, std)) in enumerate(climate_of(system).items()):
-        values = truth[:, i] if system.space.has_channels else truth
-        median = float(values.nanmedian())
+    for name, (mean, std) in climate_of(system).items():
+        median = float(system.space.field(truth, name).nanmedian())
         if abs(median - mean) > limit * std:
             raise UserError(
                 f"{path} has {name} of {median:.4g} in the median, far from {mean:.4g} of the "

@@ -8,7 +8,8 @@ variables. Three cases::
     Lorenz-96            shape (40,)        variable x            coordinate site, period 40
     two-dimensional flow shape (2, 64, 64)  variables u, v        coordinates y, x, both periodic
 
-Whatever needs geometry or names asks the space for it.
+A state of variables on several grids is flat, and its space has a space for each of its *parts*
+(`StateSpace.of_parts`). Whatever needs geometry or names asks the space for it.
 
 Points of the grid that are no part of the state, such as land in a record of the ocean, are in its
 `mask`. Their entries of a state mean nothing: they are NaN in what is handed out, and 0 inside of
@@ -25,6 +26,8 @@ import numpy as np
 import torch
 
 from scorda.core.gaussian import component_std
+from scorda.core.layout import Layout
+from scorda.core.parts import combined, lacking, part_positions
 from scorda.core.shapes import Bool, Float, Tensor
 from scorda.core.sphere import great_circle, horizontal
 
@@ -32,7 +35,7 @@ __all__ = ["StateSpace", "variable_std"]
 
 
 @dataclass(frozen=True)
-class StateSpace:
+class StateSpace(Layout):
     """Shape, names and geometry of a state.
 
     Arguments:
@@ -47,6 +50,8 @@ class StateSpace:
         calendar: Calendar of the datetimes of its states, one of the CF conventions.
         mask: Which points of the grid belong to the state, of the shape of the spatial axes; None:
             all.
+        parts: Spaces of variables on grids of their own; `of_parts` makes a space of them.
+        same_as: Column of positions of axes that are not named as theirs, in a space of parts.
 
     Raises:
         ValueError: If names, coordinates and shape do not fit together.
@@ -60,8 +65,14 @@ class StateSpace:
     units: Mapping[str, str] = field(default_factory=dict)
     calendar: str = "proleptic_gregorian"
     mask: np.ndarray | None = field(default=None, repr=False)
+    parts: Mapping[str, StateSpace] | None = field(default=None, repr=False)
+    same_as: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
+        if self.parts is not None:
+            for name, value in combined(self.parts, self.same_as).items():
+                object.__setattr__(self, name, value)
+            return
         shape = tuple(int(n) for n in self.shape)
         if not shape or min(shape) < 1:
             raise ValueError(f"Got a state of shape {shape}: give at least one axis, each >= 1.")
@@ -85,6 +96,26 @@ class StateSpace:
         if self.mask is not None:
             object.__setattr__(self, "mask", _checked_mask(self.mask, self.grid))
 
+    @staticmethod
+    def of_parts(
+        parts: Mapping[str, StateSpace], same_as: Mapping[str, str] | None = None
+    ) -> StateSpace:
+        """Return the space of flat states ``(size,)``, the parts one after the other in C order.
+
+        Positions have one column per kind of axis: axes of one name share a column, and so do
+        latitudes, and longitudes, in degrees. An axis whose name another part has at other
+        positions is renamed ``axis_part``; its column keeps the name.
+
+        Arguments:
+            parts: Space of each part by name, in the order of the state.
+            same_as: Further axes of the same kind, such as ``{"x_u": "x"}`` on a staggered grid.
+
+        Raises:
+            ValueError: If there is no part, the parts differ in `dt`, calendar or unit of time, a
+                variable is in several, or axes of the same kind differ in unit or period.
+        """
+        return StateSpace((1,), parts=parts, same_as=same_as or {})
+
     def __eq__(self, other: object) -> bool:
         """Compare all names and positions, since arrays have no truth value."""
         return isinstance(other, StateSpace) and self._facts() == other._facts()
@@ -93,12 +124,8 @@ class StateSpace:
         positions = [(name, tuple(x)) for name, x in (self.coordinates or {}).items()]
         names = self.shape, self.dt, self.variables
         mask = None if self.mask is None else self.mask.tobytes()
-        return *names, positions, self.period, self.units, self.calendar, mask
-
-    @property
-    def size(self) -> int:
-        """Return the number of components of one state."""
-        return int(np.prod(self.shape))
+        parts = list((self.parts or {}).items()), self.same_as
+        return *names, positions, self.period, self.units, self.calendar, mask, parts
 
     @property
     def has_channels(self) -> bool:
@@ -116,34 +143,85 @@ class StateSpace:
         return self.shape[1:] if self.has_channels else self.shape
 
     @property
+    def position_names(self) -> tuple[str, ...]:
+        """Return the names of the columns of positions."""
+        if self.parts is None:
+            return self.axes
+        axes = (axis for part in self.parts.values() for axis in part.axes)
+        return tuple(dict.fromkeys(self.same_as.get(axis, axis) for axis in axes))
+
+    @property
+    def pieces(self) -> tuple[StateSpace, ...]:
+        """Return the spaces of one grid each that make up the state: its parts, or itself."""
+        return (self,) if self.parts is None else tuple(self.parts.values())
+
+    def only(self, name: str) -> StateSpace:
+        """Return the space of one variable alone; without coordinates, of one number.
+
+        Raises:
+            ValueError: If there is no such variable.
+        """
+        of = self.piece_of(name)
+        units = {n: u for n, u in of.units.items() if n in (name, "time", *of.axes)}
+        return StateSpace(
+            of.grid or (1,),
+            of.dt,
+            (name,),
+            of.coordinates,
+            of.period,
+            units,
+            of.calendar,
+            of.mask,
+        )
+
+    @property
+    def has_land(self) -> bool:
+        """Say whether some component does not belong to the state."""
+        return any(piece.mask is not None for piece in self.pieces)
+
+    @property
     def inside(self) -> Bool[Tensor, "size"]:
         """Return which components of a flattened state belong to it."""
+        if self.parts is not None:
+            return torch.cat([part.inside for part in self.parts.values()])
         if self.mask is None:
             return torch.ones(self.size, dtype=torch.bool)
         return torch.from_numpy(np.broadcast_to(self.mask, self.shape).flatten())
 
     def masked(self, x: Float[Tensor, "..."], outside: float = np.nan) -> Float[Tensor, "..."]:
         """Return states ``(..., *state)`` with one value, NaN, at points that are not theirs."""
-        if self.mask is None:
+        if not self.has_land:
             return x
-        return x.masked_fill(torch.from_numpy(~self.mask).to(x.device), outside)
+        return x.masked_fill(~self.inside.view(self.shape).to(x.device), outside)
 
     def filled(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Return states ``(..., *state)`` with 0 at points that are not theirs."""
         return self.masked(x, 0.0)
 
-    def variable(self, name: str) -> int:
-        """Return the index of a variable.
+    def check_distances(self, subject: str) -> None:
+        """Check that any two entries have a distance, which the subject of a sentence needs.
 
         Raises:
-            ValueError: If there is no such variable.
+            ValueError: If they have none.
         """
-        if name not in self.variables:
-            raise ValueError(f"Unknown variable {name!r}: this space has {list(self.variables)}.")
-        return self.variables.index(name)
+        if self.parts is not None and (axes := lacking(self)):
+            raise ValueError(
+                f"{subject} needs axes of the same kind in all parts ({axes}): say which are the "
+                "same with `same_as`, or in a file with equal `axis` or `standard_name`."
+            )
+        if not self.position_names:
+            raise ValueError(
+                f"{subject} needs a space with coordinates: give the system's space some."
+            )
 
     def positions(self) -> Float[Tensor, "points axes"]:
-        """Return the position of each grid point of a flattened field, one column per axis."""
+        """Return the position of each grid point of a flattened field, one column per axis.
+
+        In a space of parts, it is that of each entry of a state, with the columns
+        `position_names`, NaN where the part of the entry has no such axis.
+        """
+        if self.parts is not None:
+            return part_positions(self)
         mesh = np.meshgrid(*(self.coordinates or {}).values(), indexing="ij")
         points = int(np.prod(self.grid))
         columns = [m.ravel() for m in mesh]
@@ -165,14 +243,19 @@ class StateSpace:
         and further axes, such as levels, do not count: it is the horizontal distance. Elsewhere
         it is Euclidean, by the shortest way round on periodic axes, in the unit of the
         coordinates, which must share one.
+
+        Raises:
+            ValueError: If the space has parts that do not share their axes.
         """
-        sphere = horizontal(self.axes, self.units)
+        if self.parts is not None:
+            self.check_distances("A distance")
+        sphere = horizontal(self.position_names, self.units)
         if sphere is not None:
             north, east = sphere
             far = great_circle(a[..., north], a[..., east], b[..., north], b[..., east])
             return far.to(a.dtype)
         gap = (a - b).abs()
-        for axis, name in enumerate(self.axes):
+        for axis, name in enumerate(self.position_names):
             if name in self.period:
                 length = self.period[name]
                 gap[..., axis] = torch.minimum(
@@ -201,7 +284,12 @@ class StateSpace:
 
     def as_json(self) -> dict[str, Any]:
         """Return all settings as JSON has them; the mask as lengths of runs, the first inside."""
+        if self.parts is not None:
+            # A header may sort its keys, and the order of the parts is that of the state.
+            parts = [[name, part.as_json()] for name, part in self.parts.items()]
+            return {"parts": parts, "same_as": dict(self.same_as)}
         content = {f.name: getattr(self, f.name) for f in fields(self)}
+        del content["parts"], content["same_as"]
         positions = {name: list(map(float, c)) for name, c in (self.coordinates or {}).items()}
         # A header may sort its keys, and the order of the coordinates is that of the axes.
         content |= {"coordinates": positions, "axes": list(self.axes)}
@@ -213,6 +301,9 @@ class StateSpace:
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> StateSpace:
         """Return the space of `as_json`."""
+        if "parts" in content:
+            parts = {name: StateSpace.from_json(part) for name, part in content["parts"]}
+            return StateSpace.of_parts(parts, content["same_as"])
         made = dict(content)
         axes = made.pop("axes", list(made["coordinates"]))
         made |= {name: tuple(made[name]) for name in ("shape", "variables")}
@@ -250,6 +341,9 @@ def variable_std(
     var = component_std(ensemble).square()
     if space is None:
         return var.sqrt()
+    if space.parts is not None:
+        means = [space.field(var, name).mean() for name in space.variables]
+        return space.constant(torch.stack(means)).sqrt()
     grid = tuple(range(-len(space.grid), 0)) if space.grid else ()
     mean = var.mean(grid, keepdim=True) if grid else var
     return mean.sqrt().expand(var.shape)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from scipy.sparse import csr_array
 
+from scorda.core.parts import by_piece
 from scorda.core.shapes import Float, Int, Tensor
 from scorda.core.space import StateSpace
 from scorda.observations.operators import Gather, Operator, sparse_rows
@@ -171,7 +172,8 @@ class Interpolate(Operator):
     h. Exact for fields that are linear in each coordinate. Periodic where the space is.
 
     Arguments:
-        points: Positions, ``(points, axes)``, in the coordinates of the space.
+        points: Positions, ``(points, axes)``, in the coordinates of the space. In a space of
+            parts they have its columns, of which those count that the part of the variable has.
         space: Space of the states.
         variable: Variable to observe, or one for each point. Default: every variable, and the
             observation is ``(variables, points)`` where the states have a channel axis.
@@ -191,39 +193,48 @@ class Interpolate(Operator):
 
     def __post_init__(self) -> None:
         points = torch.as_tensor(self.points)
-        axes = self.space.axes
+        axes = self.space.position_names
         if points.ndim != 2 or not len(points) or points.shape[1] != len(axes):
             raise ValueError(
                 f"Got points of shape {tuple(points.shape)}: give (points, {len(axes)}), one "
                 f"column for each of {list(axes)}."
             )
-        inside = inside_domain(points.numpy(force=True), self.space)
-        if not inside.all():
-            first = int(np.flatnonzero(~inside)[0])
+        variable = self._observed(len(points))
+        if variable is None and self.space.parts is not None:
             raise ValueError(
-                f"Got the position {points[first].tolist()} of point {first} outside the domain "
-                f"{_extent(self.space)}: leave it out."
+                f"Give `variable`, one of {list(self.space.variables)} for all points or one for "
+                "each: a position lies on the grid of its variable."
             )
-        index, weights = _corners(points.double().numpy(force=True), self.space)
-        if (land := uses_land(index, self.space)).any():
-            first = int(land.argmax())
-            raise ValueError(
-                f"Got the position {points[first].tolist()} of point {first} on land, or next to "
-                "it: leave it out."
-            )
-        if self.variable is not None:
-            names = self.variable
-            names = (names,) * len(points) if isinstance(names, str) else names
-            if len(names) != len(points):
-                raise ValueError(
-                    f"Got {len(names)} variables for {len(points)} points: give one for all or "
-                    "one for each."
-                )
-            channel = np.array([self.space.variable(name) for name in names])
-            index = index + channel[:, None] * math.prod(self.space.grid)
-        object.__setattr__(self, "points", points)
+        of = np.zeros(len(points), dtype=np.int64) if variable is None else variable
+        where = points.double().numpy(force=True)
+        width = max(2 ** len(piece.axes) for piece in self.space.pieces)
+        index, weights = np.zeros((len(points), width), np.int64), np.zeros((len(points), width))
+        own = np.zeros(where.shape, dtype=bool)
+        for piece, rows, columns in by_piece(self.space, of):
+            if not rows.any():
+                continue
+            corners, share = _located(where[rows][:, columns], np.flatnonzero(rows), piece)
+            # A corner more, without weight: one that is there, since 0 times NaN is NaN.
+            more = width - corners.shape[1]
+            index[rows] = np.pad(corners, ((0, 0), (0, more)), "edge")
+            weights[rows] = np.pad(share, ((0, 0), (0, more)))
+            own[np.ix_(rows, np.array(columns))] = True
+        if variable is not None:
+            index = index + self.space.offsets[variable][:, None]
+        object.__setattr__(self, "points", points.where(torch.from_numpy(own), torch.nan))
         object.__setattr__(self, "_index", torch.from_numpy(index))
         object.__setattr__(self, "_weights", torch.from_numpy(weights))
+
+    def _observed(self, count: int) -> np.ndarray | None:
+        """Return the index of the variable of each point, None where it is every one."""
+        if self.variable is None:
+            return None
+        names = (self.variable,) * count if isinstance(self.variable, str) else self.variable
+        if len(names) != count:
+            raise ValueError(
+                f"Got {len(names)} variables for {count} points: give one for all or one for each."
+            )
+        return np.array([self.space.variable(name) for name in names])
 
     def check(self, space: StateSpace) -> None:
         if space.shape != self.space.shape:
@@ -245,7 +256,7 @@ class Interpolate(Operator):
     def as_matrix(self, shape: tuple[int, ...]) -> csr_array:
         columns, weights = self._index.numpy(), self._weights.numpy()
         if self.variable is None and self.space.has_channels:
-            starts = np.arange(len(self.space.variables)) * math.prod(self.space.grid)
+            starts = self.space.offsets
             columns = (starts[:, None, None] + columns).reshape(-1, columns.shape[1])
             weights = np.tile(weights, (len(starts), 1))
         return sparse_rows(columns, weights, math.prod(shape))
@@ -267,6 +278,27 @@ class Interpolate(Operator):
         if isinstance(self.variable, str):
             return (self.variable,) * len(self.points)
         return self.variable
+
+
+def _located(
+    points: np.ndarray, numbers: np.ndarray, space: StateSpace
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return flat index and weight of the corners of the cell of each position, on one grid."""
+    inside = inside_domain(points, space)
+    if not inside.all():
+        first = int(np.flatnonzero(~inside)[0])
+        raise ValueError(
+            f"Got the position {points[first].tolist()} of point {numbers[first]} outside the "
+            f"domain {_extent(space)}: leave it out."
+        )
+    index, weights = _corners(points, space)
+    if (land := uses_land(index, space)).any():
+        first = int(land.argmax())
+        raise ValueError(
+            f"Got the position {points[first].tolist()} of point {numbers[first]} on land, or "
+            "next to it: leave it out."
+        )
+    return index, weights
 
 
 def inside_domain(points: np.ndarray, space: StateSpace) -> np.ndarray:
@@ -378,6 +410,11 @@ def _check_blocks(n: int | tuple[int, ...], name: str) -> None:
 
 
 def _check_channels(operator: Stride | Average, space: StateSpace) -> None:
+    if space.parts is not None:
+        raise ValueError(
+            f"{operator} goes along the axes of one grid, and the space has {len(space.parts)}: "
+            "use `Select.stations(space, every=...)`."
+        )
     # A flat state without coordinates has a variable per entry: there is nothing to mistake.
     if not space.axes:
         return
