@@ -23,15 +23,15 @@ __all__ = ["Analyse", "analyse"]
 class Analyse:
     """Settings of an analysis."""
 
-    ensemble: Path | None = None
+    ensemble: str | None = None
     """Members before the analysis: fields with an axis of members (NetCDF or zarr)."""
 
-    predicted: Path | None = None
+    predicted: str | None = None
     """What each member predicts of the observations, without error: a variable on the members and
     the observations (NetCDF or zarr), or a table with a row for each observation and a column for
     each member."""
 
-    observations: Path | None = None
+    observations: str | None = None
     """Table of the observations in the same order: value, std, and the position where the method
     localizes."""
 

@@ -29,7 +29,7 @@ LATE = 100
 class Assimilate:
     """Settings of a run."""
 
-    observations: list[Path] = field(default_factory=list)
+    observations: list[str] = field(default_factory=list)
     """Tables (CSV or NetCDF), or fields with NaN (NetCDF or zarr); repeat the flag for several."""
 
     system: str | None = None
@@ -68,7 +68,7 @@ class Assimilate:
     the climate is that of the prior, or of first states. A filter's own check of innovations is
     --method.gross-error-check."""
 
-    truth: Path | None = None
+    truth: str | None = None
     """NetCDF file of the truth, where there is one, for scores."""
 
     withhold: float | None = None
@@ -191,7 +191,7 @@ def _truth(given: Assimilate, system: Any, steps: int) -> Tensor | None:
     return truth
 
 
-def _check_truth(truth: Tensor, system: Any, path: Path, limit: float) -> None:
+def _check_truth(truth: Tensor, system: Any, path: str, limit: float) -> None:
     """Refuse a truth of which a variable is, in the median, far from the climate of the prior."""
     from scorda.cli.common import climate_of
 
@@ -329,12 +329,12 @@ def _resolved(
     if prior is not None and trained:
         # By its name: its weights are no settings.
         options["prior"] = prior
-        files.append(Path(prior))
+        files.append(prior)
     record["method"] = {"name": given.method, **options}
     record["sha256"] = {
-        str(path): hashlib.sha256(path.read_bytes()).hexdigest()
+        path: hashlib.sha256(Path(path).read_bytes()).hexdigest()
         for path in files
-        if path.is_file()
+        if Path(path).is_file()
     }
     return plain(record)
 
