@@ -82,3 +82,21 @@ def test_nothing_is_made_up_on_land_from_the_record_to_the_report(fields, capsys
     run = scorda.open_posterior("run.zarr")
     assert run.analysis.states.isnan().sum() == 3 * 6
     assert torch.isfinite(scorda.metrics.rmse(run.analysis.states, run.truth))
+
+
+@pytest.mark.slow
+def test_several_files_and_remote_stores_train_as_one_file_does(fields, tmp_path):
+    data = fields.where(fields["t"] != -999).isel(time=slice(8, None))
+    data.to_netcdf("t.nc", engine="h5netcdf")
+    data.isel(time=slice(30)).to_netcdf("part1.nc", engine="h5netcdf")
+    data.isel(time=slice(30, None)).to_netcdf("part2.nc", engine="h5netcdf")
+    data.to_zarr("t.zarr", zarr_format=2)
+    priors = []
+    for k, source in enumerate(("t.nc", "part*.nc", f"file://{tmp_path}/t.zarr")):
+        arguments = TRAIN.replace("t.nc", source).split()
+        assert main([*arguments, "--out", f"{k}.safetensors"]) == 0
+        priors.append(scorda.load(f"{k}.safetensors"))
+    for prior in priors[1:]:
+        assert prior.space == priors[0].space
+        weights = zip(prior.network.parameters(), priors[0].network.parameters(), strict=True)
+        assert all(torch.equal(*pair) for pair in weights)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING, Any
 
 from scorda.cli.console import console, progress, score_rows, table
-from scorda.cli.settings import SystemOptions, UserError, flags_of, plain, strings_of, to_toml
+from scorda.cli.settings import SystemOptions, UserError, plain, to_toml
 
 if TYPE_CHECKING:
     from scorda.assimilation.base import Assimilator
@@ -31,7 +29,7 @@ LATE = 100
 class Assimilate:
     """Settings of a run."""
 
-    observations: list[Path] = field(default_factory=list)
+    observations: list[str] = field(default_factory=list)
     """Tables (CSV or NetCDF), or fields with NaN (NetCDF or zarr); repeat the flag for several."""
 
     system: str | None = None
@@ -70,7 +68,7 @@ class Assimilate:
     the climate is that of the prior, or of first states. A filter's own check of innovations is
     --method.gross-error-check."""
 
-    truth: Path | None = None
+    truth: str | None = None
     """NetCDF file of the truth, where there is one, for scores."""
 
     withhold: float | None = None
@@ -116,44 +114,10 @@ class Assimilate:
     """TOML file with these settings; flags win."""
 
 
-def assimilate(
-    tokens: list[str], content: Mapping[str, Any]
-) -> tuple[Callable[..., None], list[str], dict[str, Any]]:
-    """Return the command for the method and parts that are chosen, its tokens and its file.
-
-    A setting of the method loses ``method.``, in both, unless the command has one of its name.
-
-    Arguments:
-        tokens: Those of the command line.
-        content: That of the file of settings.
-    """
-    from scorda.cli.catalogue import find_method, settings_class
-
-    chosen = strings_of(content) | flags_of(tokens)
-    name = chosen.get("method", Assimilate.method)
-    taken = [setting.name for setting in fields(Assimilate)]
-    options, make = settings_class(find_method(name), chosen, taken)
-
-    def command(
-        *, settings: Annotated[Assimilate | None, Parameter(name="*")] = None, method: Any = None
-    ) -> None:
-        """Assimilate observations and store the posterior."""
-        given = settings or Assimilate()
-        _check(given)
-        posterior = _run(given, make(method), chosen.get("prior"))
-        _tell(given, posterior)
-
-    group = f"Settings of the method {name}"
-    command.__annotations__["method"] = Annotated[options | None, Parameter(name="*", group=group)]
-    tokens = [
-        token.replace("method.", "", 1)
-        if token.startswith("--method.")
-        and token[len("--method.") :].split("=")[0].replace("-", "_") not in taken
-        else token
-        for token in tokens
-    ]
-    table = {f"method.{k}" if k in taken else k: v for k, v in content.get("method", {}).items()}
-    return command, tokens, {k: v for k, v in content.items() if k != "method"} | table
+def assimilate(given: Assimilate, method: Any, prior: str | None) -> None:
+    """Assimilate observations and store the posterior."""
+    _check(given)
+    _tell(given, _run(given, method, prior))
 
 
 def _check(given: Assimilate) -> None:
@@ -227,7 +191,7 @@ def _truth(given: Assimilate, system: Any, steps: int) -> Tensor | None:
     return truth
 
 
-def _check_truth(truth: Tensor, system: Any, path: Path, limit: float) -> None:
+def _check_truth(truth: Tensor, system: Any, path: str, limit: float) -> None:
     """Refuse a truth of which a variable is, in the median, far from the climate of the prior."""
     from scorda.cli.common import climate_of
 
@@ -365,12 +329,12 @@ def _resolved(
     if prior is not None and trained:
         # By its name: its weights are no settings.
         options["prior"] = prior
-        files.append(Path(prior))
+        files.append(prior)
     record["method"] = {"name": given.method, **options}
     record["sha256"] = {
-        str(path): hashlib.sha256(path.read_bytes()).hexdigest()
+        path: hashlib.sha256(Path(path).read_bytes()).hexdigest()
         for path in files
-        if path.is_file()
+        if Path(path).is_file()
     }
     return plain(record)
 

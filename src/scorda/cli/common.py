@@ -52,7 +52,7 @@ def make_system(name: str, options: Mapping[str, Any]) -> System:
     return load_system(name, **{k.replace("-", "_"): _value(v) for k, v in options.items()})
 
 
-def system_of(path: Path, record: Mapping[str, Any], given: str | None) -> dict[str, Any]:
+def system_of(path: str | Path, record: Mapping[str, Any], given: str | None) -> dict[str, Any]:
     """Return name and options of the system that a store names.
 
     Arguments:
@@ -76,7 +76,7 @@ def system_of(path: Path, record: Mapping[str, Any], given: str | None) -> dict[
 
 
 def read_observations(
-    paths: Sequence[Path],
+    paths: Sequence[str],
     space: StateSpace,
     start: str | None = None,
     tolerance: float | None = None,
@@ -91,8 +91,6 @@ def read_observations(
     """
     found = []
     for path in paths:
-        if "*" not in str(path) and "://" not in str(path) and not path.exists():
-            raise UserError(f"There is no {path}: check the name after --observations.")
         names = [] if is_text_table(path) else present_variables(path, space)
         if not names:
             found.append(Observations.from_table(path, space, start, tolerance, std, steps, **how))

@@ -58,7 +58,7 @@ def demo(*, settings: Annotated[Demo | None, Parameter(name="*")] = None) -> Non
     use_torch("float32", given.threads)
     out, system = console(), Lorenz63()
     with as_file(files("scorda").joinpath("data", "lorenz63")) as folder:
-        observations = read_observations([folder / "observations.csv"], system.space)
+        observations = read_observations([str(folder / "observations.csv")], system.space)
         steps = int(observations[0].steps[-1])  # type: ignore[arg-type]
         truth, _ = read_states(folder / "truth.nc", system.space, steps)
     out.print(f"Lorenz-63, {steps} steps of {system.dt:g}: {observations[0].summary()}")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from scorda.cli.console import console
 from scorda.cli.settings import UserError
 
 __all__ = ["inspect"]
 
 
-def inspect(files: list[Path], /) -> None:
+def inspect(files: list[str], /) -> None:
     """Say what is understood of files: variables, units, axes, times, and what is suspicious.
 
     Arguments:

@@ -41,8 +41,9 @@ class Train:
     system: str | None = None
     """System to simulate and learn: a built-in one, or your own as module:object."""
 
-    data: Path | None = None
-    """Store of `scorda simulate --series`, or fields on regular times (NetCDF, zarr), instead."""
+    data: str | None = None
+    """Store of `scorda simulate --series`, or fields on regular times (NetCDF, zarr), instead;
+    several files are one record, as "parts/*.nc" in quotes."""
 
     variable: list[str] = field(default_factory=list)
     """Variables of --data (default: all on time); repeat the flag for several."""
@@ -279,7 +280,7 @@ def _from_system(
     )
 
 
-def _stored(path: Path, given: str | None, options: dict[str, str]) -> tuple[System, Tensor]:
+def _stored(path: str, given: str | None, options: dict[str, str]) -> tuple[System, Tensor]:
     """The system of stored trajectories and their states, on the grid that options ask for."""
     import torch
 
@@ -315,8 +316,6 @@ def _from_fields(
     if device.type != "cpu":
         raise UserError(f"Got --device cuda, which goes with {SIMULATED} only.")
     assert given.data is not None
-    if not given.data.exists():
-        raise FileNotFoundError(f"There is no {given.data}: check the name after --data.")
     fields = read_fields(
         given.data, given.variable, given.since, given.until, given.series_axis, given.missing
     )

@@ -37,6 +37,7 @@ __all__ = [
     "UnusedRow",
     "UsableRows",
     "arrange",
+    "position_columns",
     "summary_of",
     "usable_fields",
     "usable_rows",
@@ -232,7 +233,7 @@ class _Rows:
         rows = len(self.reason)
         position = np.zeros((rows, len(space.axes)))
         point, on_grid = np.zeros(rows, dtype=np.int64), np.ones(rows, dtype=bool)
-        columns = _position_columns(self.columns, space, self.space.same_as)
+        columns = position_columns(self.columns, space, self.space.same_as)
         if columns is not None:
             for i, column in enumerate(columns):
                 position[:, i] = self.number(column, "position", of=of)
@@ -413,7 +414,7 @@ def _check_columns(
         needed["std"] = "std (or give the argument `std`, --std in the shell)"
     given = {str(v).strip() for v in columns.get("variable", ())}
     for piece in space.pieces:
-        positions = _position_columns(columns, piece, space.same_as)
+        positions = position_columns(columns, piece, space.same_as)
         if space.parts is not None and not given & set(piece.variables):
             continue
         if positions is None:
@@ -430,8 +431,8 @@ def _check_columns(
         raise ValueError(f"{name} has no rows: give at least one observation.")
 
 
-def _position_columns(
-    columns: Mapping[str, np.ndarray], space: StateSpace, same_as: Mapping[str, str]
+def position_columns(
+    columns: Mapping[str, np.ndarray], space: StateSpace, same_as: Mapping[str, str] = {}
 ) -> list[str] | None:
     """Return the column of each axis of a grid, by its name or role; None if one is missing."""
     found = []
