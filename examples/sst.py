@@ -7,7 +7,8 @@ trains a prior on 42 months of the file ``ostia_monthly.nc`` of that package (Me
 Government Licence): a quarter of its points is land, and its longitudes close the ring. Of the 12
 months after these each has values of 60 random sea points with an error of 0.3 K, but one, which
 has none. The posterior is scored at all other sea points, and so are the monthly means
-(climatology), linear interpolation, and optimal interpolation with the same covariance.
+(climatology), linear interpolation of the values or of their anomalies from the monthly means, and
+optimal interpolation with the same covariance. With ``--figure PATH`` one month is drawn.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from scorda.core.times import dates_after
 from scorda.priors.from_fields import train_on_fields
 from scorda.reading.records import read_fields
 
-MONTHS, POINTS, STD, SILENT = 12, 60, 0.3, 6
+# Months that are mapped, points of each, their error; the month without any, and the one drawn.
+MONTHS, POINTS, STD, SILENT, MAPPED = 12, 60, 0.3, 6, 3
 
 
 def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
@@ -35,6 +37,7 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
     parser.add_argument("--draws", type=int, default=3, help="draws of the observed points")
     parser.add_argument("--members", type=int, default=40)
     parser.add_argument("--until", default="2009-09-30", help="last day of the training")
+    parser.add_argument("--figure", type=Path, help="file of a map of one month")
     given = parser.parse_args(arguments)
     record = read_fields(given.data or sample())
     training = read_fields(given.data or sample(), until=given.until)
@@ -46,7 +49,8 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
     truth = record.states[0, first : first + MONTHS].double()
     rows: dict[str, list[tuple[float, ...]]] = {}
     for draw in range(given.draws):
-        for name, scores in scored(prior, truth, start, draw, given.members).items():
+        figure = given.figure if draw == 0 else None
+        for name, scores in scored(prior, truth, start, draw, given.members, figure).items():
             rows.setdefault(name, []).append(scores)
     names = ("rmse", "crps", "spread/skill")
     mean = {n: dict(zip(names, np.mean(r, 0), strict=True)) for n, r in rows.items()}
@@ -62,7 +66,7 @@ def sample() -> Path:
     return Path(iris_sample_data.path) / "ostia_monthly.nc"
 
 
-def scored(prior, truth, start, draw, members) -> dict[str, tuple[float, ...]]:
+def scored(prior, truth, start, draw, members, figure) -> dict[str, tuple[float, ...]]:
     """Return the scores of the posterior and of the baselines for one draw of points."""
     space, key = prior.space, rng.seeded(draw)
     sea = space.inside.nonzero()[:, 0]
@@ -78,6 +82,11 @@ def scored(prior, truth, start, draw, members) -> dict[str, tuple[float, ...]]:
     started = prior.starting(start, MONTHS)
     problem = sc.Problem(prior, observations, MONTHS - 1)
     analysis = sc.SDA(started).assimilate(problem, members, key)
+    if figure:
+        from scorda import report
+
+        drawn = report.fields(analysis, MAPPED, truth, [observations], members=0)
+        drawn.savefig(figure, dpi=150)
     states = analysis.states.double().flatten(2)
     unseen = values.isnan() & space.inside
     mean = started.standardisation.mean.double().flatten(1)
@@ -88,6 +97,8 @@ def scored(prior, truth, start, draw, members) -> dict[str, tuple[float, ...]]:
     std = covariance(prior).diagonal().sqrt()
     found["climatology"] = gaussian_scores(flat, mean, std.expand_as(flat), unseen)
     found["linear interpolation"] = gaussian_scores(flat, *linear(values, space), unseen)
+    guess, none = linear(values - mean, space)
+    found["the same, of anomalies"] = gaussian_scores(flat, mean + guess, none, unseen)
     found["optimal interpolation"] = gaussian_scores(flat, *optimal(values, mean, prior), unseen)
     return found
 

@@ -175,15 +175,13 @@ def _errors(law: _Law, z: Tensor, generator: torch.Generator) -> Tensor:
     y = (values[:, :count] + noise)[known[:, :count]]
     variances, vectors = torch.linalg.eigh(cov[seen][:, seen])
     y, cross = vectors.T @ y, vectors.T @ cov[seen][:, fresh]
-    rows = []
-    for factor in FACTORS:
-        weight = factor / (factor * variances.clamp(min=0) + ERROR**2)
-        error = values.flatten()[fresh] - (y * weight) @ cross
-        var = factor * (cov.diagonal()[fresh] - weight @ cross.square())
-        var = var.clamp(min=1e-6)
-        crps = gaussian_crps(torch.zeros_like(error), var.sqrt(), error)
-        rows.append(torch.stack((error.square().sum(), var.sum(), crps.sum())))
-    return torch.stack(rows)
+    factor = torch.tensor(FACTORS, dtype=torch.float64)[:, None]
+    weight = factor / (factor * variances.clamp(min=0) + ERROR**2)
+    error = values.flatten()[fresh] - (weight * y) @ cross
+    var = factor * (cov.diagonal()[fresh] - weight @ cross.square())
+    var = var.clamp(min=1e-6)
+    crps = gaussian_crps(torch.zeros_like(error), var.sqrt(), error)
+    return torch.stack((error.square().sum(1), var.sum(1), crps.sum(1)), 1)
 
 
 def _best(radii: list[float], sums: Tensor) -> Chosen:
