@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
 import scorda as sc
 from scorda.core import rng
 from scorda.core.times import dates_after
-from scorda.priors.from_fields import train_on_fields
+from scorda.priors.from_fields import train_on_fields, training_for
 from scorda.reading.records import read_fields
 
 # Months that are mapped, points of each, their error; the month without any, and the one drawn.
@@ -38,11 +39,16 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
     parser.add_argument("--members", type=int, default=40)
     parser.add_argument("--until", default="2009-09-30", help="last day of the training")
     parser.add_argument("--figure", type=Path, help="file of a map of one month")
+    parser.add_argument("--quick", action="store_true", help="one draw, 8 members, few steps")
     given = parser.parse_args(arguments)
     record = read_fields(given.data or sample())
     training = read_fields(given.data or sample(), until=given.until)
     began = time.process_time()
-    prior = train_on_fields(training)
+    settings = training_for(training)
+    if given.quick:
+        given.draws, given.members = 1, 8
+        settings = replace(settings, training_steps=20, every=10)
+    prior = train_on_fields(training, settings=settings)
     print(f"trained on {len(training)} months: {time.process_time() - began:.0f} CPU seconds")
     first = len(training)
     start = dates_after(record.start, np.array([float(first)]), record.space)[0]
