@@ -49,6 +49,8 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
         given.draws, given.members = 1, 8
         settings = replace(settings, training_steps=20, every=10)
     prior = train_on_fields(training, settings=settings)
+    if given.quick:
+        prior = replace(prior, sampler=replace(prior.sampler, noise_levels=12))
     print(f"trained on {len(training)} months: {time.process_time() - began:.0f} CPU seconds")
     first = len(training)
     start = dates_after(record.start, np.array([float(first)]), record.space)[0]
@@ -89,10 +91,7 @@ def scored(prior, truth, start, draw, members, figure) -> dict[str, tuple[float,
     problem = sc.Problem(prior, observations, MONTHS - 1)
     analysis = sc.SDA(started).assimilate(problem, members, key)
     if figure:
-        from scorda import report
-
-        drawn = report.fields(analysis, MAPPED, truth, [observations], members=0)
-        drawn.savefig(figure, dpi=150)
+        draw_maps(analysis, truth, values.view_as(truth), figure)
     states = analysis.states.double().flatten(2)
     unseen = values.isnan() & space.inside
     mean = started.standardisation.mean.double().flatten(1)
@@ -107,6 +106,31 @@ def scored(prior, truth, start, draw, members, figure) -> dict[str, tuple[float,
     found["the same, of anomalies"] = gaussian_scores(flat, mean + guess, none, unseen)
     found["optimal interpolation"] = gaussian_scores(flat, *optimal(values, mean, prior), unseen)
     return found
+
+
+def draw_maps(analysis, truth, values, path):
+    """Draw truth, observations, mean and spread of one month as strips; land stays blank."""
+    import matplotlib.pyplot as plt
+
+    space, states = analysis.space, analysis.states[:, MAPPED].double()
+    x, y = (np.asarray(space.coordinates[name]) for name in ("longitude", "latitude"))
+    fields = {"Truth": truth[MAPPED], "Observations": values[MAPPED], "Mean": states.mean(0)}
+    low, high = map(float, fields["Truth"][fields["Truth"].isfinite()].aminmax())
+    figure, axes = plt.subplots(4, 1, figsize=(10, 6), sharex=True, layout="constrained")
+    for ax, (name, field) in zip(axes, fields.items(), strict=False):
+        if name == "Observations":
+            row, column = field.isfinite().nonzero(as_tuple=True)
+            shown = ax.scatter(
+                x[column], y[row], 12, field[row, column], cmap="viridis", vmin=low, vmax=high
+            )
+        else:
+            shown = ax.pcolormesh(x, y, field, cmap="viridis", vmin=low, vmax=high)
+        ax.set(title=name, ylabel="latitude", ylim=axes[0].get_ylim())
+    figure.colorbar(shown, ax=axes[:3], label="K")
+    shown = axes[3].pcolormesh(x, y, states.std(0), cmap="magma", vmin=0)
+    axes[3].set(title="Spread", xlabel="longitude", ylabel="latitude")
+    figure.colorbar(shown, ax=axes[3], label="K")
+    figure.savefig(path, dpi=150)
 
 
 def covariance(prior):
