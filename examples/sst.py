@@ -7,13 +7,15 @@ trains a prior on 42 months of the file ``ostia_monthly.nc`` of that package (Me
 Government Licence): a quarter of its points is land, and its longitudes close the ring. Of the 12
 months after these each has values of 60 random sea points with an error of 0.3 K, but one, which
 has none. The posterior is scored at all other sea points, and so are the monthly means
-(climatology), linear interpolation, and optimal interpolation with the same covariance.
+(climatology), linear interpolation of the values or of their anomalies from the monthly means, and
+optimal interpolation with the same covariance. With ``--figure PATH`` one month is drawn.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +25,11 @@ from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
 import scorda as sc
 from scorda.core import rng
 from scorda.core.times import dates_after
-from scorda.priors.from_fields import train_on_fields
+from scorda.priors.from_fields import train_on_fields, training_for
 from scorda.reading.records import read_fields
 
-MONTHS, POINTS, STD, SILENT = 12, 60, 0.3, 6
+# Months that are mapped, points of each, their error; the month without any, and the one drawn.
+MONTHS, POINTS, STD, SILENT, MAPPED = 12, 60, 0.3, 6, 3
 
 
 def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
@@ -35,18 +38,27 @@ def main(arguments: list[str] | None = None) -> dict[str, dict[str, float]]:
     parser.add_argument("--draws", type=int, default=3, help="draws of the observed points")
     parser.add_argument("--members", type=int, default=40)
     parser.add_argument("--until", default="2009-09-30", help="last day of the training")
+    parser.add_argument("--figure", type=Path, help="file of a map of one month")
+    parser.add_argument("--quick", action="store_true", help="one draw, 8 members, few steps")
     given = parser.parse_args(arguments)
     record = read_fields(given.data or sample())
     training = read_fields(given.data or sample(), until=given.until)
     began = time.process_time()
-    prior = train_on_fields(training)
+    settings = training_for(training)
+    if given.quick:
+        given.draws, given.members = 1, 8
+        settings = replace(settings, training_steps=20, every=10)
+    prior = train_on_fields(training, settings=settings)
+    if given.quick:
+        prior = replace(prior, sampler=replace(prior.sampler, noise_levels=12))
     print(f"trained on {len(training)} months: {time.process_time() - began:.0f} CPU seconds")
     first = len(training)
     start = dates_after(record.start, np.array([float(first)]), record.space)[0]
     truth = record.states[0, first : first + MONTHS].double()
     rows: dict[str, list[tuple[float, ...]]] = {}
     for draw in range(given.draws):
-        for name, scores in scored(prior, truth, start, draw, given.members).items():
+        figure = given.figure if draw == 0 else None
+        for name, scores in scored(prior, truth, start, draw, given.members, figure).items():
             rows.setdefault(name, []).append(scores)
     names = ("rmse", "crps", "spread/skill")
     mean = {n: dict(zip(names, np.mean(r, 0), strict=True)) for n, r in rows.items()}
@@ -62,7 +74,7 @@ def sample() -> Path:
     return Path(iris_sample_data.path) / "ostia_monthly.nc"
 
 
-def scored(prior, truth, start, draw, members) -> dict[str, tuple[float, ...]]:
+def scored(prior, truth, start, draw, members, figure) -> dict[str, tuple[float, ...]]:
     """Return the scores of the posterior and of the baselines for one draw of points."""
     space, key = prior.space, rng.seeded(draw)
     sea = space.inside.nonzero()[:, 0]
@@ -78,6 +90,8 @@ def scored(prior, truth, start, draw, members) -> dict[str, tuple[float, ...]]:
     started = prior.starting(start, MONTHS)
     problem = sc.Problem(prior, observations, MONTHS - 1)
     analysis = sc.SDA(started).assimilate(problem, members, key)
+    if figure:
+        draw_maps(analysis, truth, values.view_as(truth), figure)
     states = analysis.states.double().flatten(2)
     unseen = values.isnan() & space.inside
     mean = started.standardisation.mean.double().flatten(1)
@@ -88,8 +102,35 @@ def scored(prior, truth, start, draw, members) -> dict[str, tuple[float, ...]]:
     std = covariance(prior).diagonal().sqrt()
     found["climatology"] = gaussian_scores(flat, mean, std.expand_as(flat), unseen)
     found["linear interpolation"] = gaussian_scores(flat, *linear(values, space), unseen)
+    guess, none = linear(values - mean, space)
+    found["the same, of anomalies"] = gaussian_scores(flat, mean + guess, none, unseen)
     found["optimal interpolation"] = gaussian_scores(flat, *optimal(values, mean, prior), unseen)
     return found
+
+
+def draw_maps(analysis, truth, values, path):
+    """Draw truth, observations, mean and spread of one month as strips; land stays blank."""
+    import matplotlib.pyplot as plt
+
+    space, states = analysis.space, analysis.states[:, MAPPED].double()
+    x, y = (np.asarray(space.coordinates[name]) for name in ("longitude", "latitude"))
+    fields = {"Truth": truth[MAPPED], "Observations": values[MAPPED], "Mean": states.mean(0)}
+    low, high = map(float, fields["Truth"][fields["Truth"].isfinite()].aminmax())
+    figure, axes = plt.subplots(4, 1, figsize=(10, 6), sharex=True, layout="constrained")
+    for ax, (name, field) in zip(axes, fields.items(), strict=False):
+        if name == "Observations":
+            row, column = field.isfinite().nonzero(as_tuple=True)
+            shown = ax.scatter(
+                x[column], y[row], 12, field[row, column], cmap="viridis", vmin=low, vmax=high
+            )
+        else:
+            shown = ax.pcolormesh(x, y, field, cmap="viridis", vmin=low, vmax=high)
+        ax.set(title=name, ylabel="latitude", ylim=axes[0].get_ylim())
+    figure.colorbar(shown, ax=axes[:3], label="K")
+    shown = axes[3].pcolormesh(x, y, states.std(0), cmap="magma", vmin=0)
+    axes[3].set(title="Spread", xlabel="longitude", ylabel="latitude")
+    figure.colorbar(shown, ax=axes[3], label="K")
+    figure.savefig(path, dpi=150)
 
 
 def covariance(prior):

@@ -18,6 +18,12 @@ from scorda.reading.records import Fields, read_fields
 FEW = Training(training_steps=4, batch=4, segment=8, rate=1e-3, validation=0.2, every=2)
 
 
+@pytest.fixture(autouse=True)
+def _few_radii(monkeypatch):
+    """Laws are learned in a second: the choice among more radii has tests of its own."""
+    monkeypatch.setattr("scorda.priors.held_back.RADII", (0.25, 0.5, 1.0))
+
+
 def record(days=6, per_day=8, seed=0):
     """A red-noise field with a daily cycle, on a falling latitude."""
     rng = np.random.default_rng(seed)

@@ -22,6 +22,12 @@ FEW = Training(training_steps=4, batch=4, segment=8, rate=1e-3, validation=0.2, 
 UNITS = {"time": "hours", "lat": "degrees_north", "lon": "degrees_east"}
 
 
+@pytest.fixture(autouse=True)
+def _few_radii(monkeypatch):
+    """Laws are learned in a second: the choice among more radii has tests of its own."""
+    monkeypatch.setattr("scorda.priors.held_back.RADII", (0.25, 0.5, 1.0))
+
+
 def law(points=7, modes=4, rest=0.3):
     """Orthonormal modes, their variances, and the covariance that they make with the rest."""
     basis = torch.linalg.qr(torch.randn(points, modes, generator=rng.seeded(0))).Q
@@ -136,7 +142,7 @@ def test_a_record_with_land_has_the_law_of_its_sea():
     wide = Fields(torch.cat((sea.states, nothing), -1), space, sea.start)
     assert wide.missing == 0
     ours, exact = from_fields._law(wide, 300), from_fields._law(sea, 300)
-    scores = [torch.tensor(law.found["radius_scores"]) for law in (ours, exact)]
+    scores = [torch.tensor(law.found["radii"]) for law in (ours, exact)]
     assert_close(*scores)
     assert ours.found["radius"] == exact.found["radius"] and len(ours.spectrum) == 13
     inside = space.inside

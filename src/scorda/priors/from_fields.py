@@ -8,12 +8,14 @@ parts of the law:
 * mean: the daily cycle where the record has one, else the time mean;
 * covariance: the sample covariance S of the anomalies, tapered, :math:`S \circ G` with Gaspari and
   Cohn's function G of the distance. It keeps what the sample resolves nearby and drops the chance
-  correlations of far points. Its radius is the one of `RADII` with the lowest CRPS when
-  fields of held-back blocks of the record are predicted from some of their points. On the globe,
+  correlations of far points. Its radius is the one of `held_back.RADII` with the lowest CRPS when
+  windows of held-back blocks of the record are predicted from some of their points. On the globe,
   G of the great circle is a correlation function only while it ends within half of the
   circumference; radii beyond stand for no taper, :math:`S` itself, which is always one;
 * inflation :math:`(n + 1) / (n - 1)` of the covariance, for n days in the record: the mean was
   estimated from the same record, and will be off by as much again;
+* a factor of the covariance, with which the errors of these predictions are as large as their
+  spread (`held_back`);
 * memory: the autocorrelation of each mode, as a non-negative mixture of exponentials.
 """
 
@@ -25,40 +27,27 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from scorda.core import rng
-from scorda.core.parts import lacking
 from scorda.core.shapes import Tensor
 from scorda.core.space import StateSpace
-from scorda.core.sphere import HALF_CIRCUMFERENCE, horizontal
 from scorda.core.tapers import GaspariCohn
 from scorda.core.times import phases
 from scorda.diffusion.guidance import MMPS
 from scorda.diffusion.samplers import Multistep, VarianceExploding
 from scorda.diffusion.training import Training, denoising_loss, fit
-from scorda.metrics.accuracy import gaussian_crps
 from scorda.nn import build
-from scorda.nn.spectral import TIMES, ModeNetwork
+from scorda.nn.spectral import ModeNetwork
 from scorda.priors.anomalies import mean_of, spread_of, standardised
 from scorda.priors.gaps import Gappy, interpolated
+from scorda.priors.held_back import BLOCKS, chosen_by_blocks, inflation_of
+from scorda.priors.memory import memory_of
 from scorda.priors.trajectory import Standardisation, TrainedTrajectory
 from scorda.reading.records import Fields
 
-__all__ = ["RADII", "train_on_fields", "training_for"]
+__all__ = ["train_on_fields", "training_for"]
 
-# Candidates for the radius of the taper, in units of the domain's diameter.
-RADII = (0.0625, 0.125, 0.25, 0.5, 1.0, 2.0)
-# Among radii whose scores are this close the largest is taken: a posterior of a window draws on
-# more observations than the points of one field.
-TIE = 1.01
-# Blocks of the record that are held back in turn; points that predict, in standardised units with
-# this error; points at most that are used to choose the radius.
-BLOCKS, PREDICTORS, ERROR, POINTS = 5, 30, 0.2, 1000
-# Lags of the autocorrelation that the memory is fitted to, and weights of the first ones.
-LAGS = 24
-LAG_WEIGHTS = (30.0, 20.0, 10.0, 5.0)
 # Iterations of the guidance's solver: one per observation would make it exact.
 ITERATIONS = 40
 # Above this many components the modes come from subspace iteration instead of all eigenvectors.
@@ -181,29 +170,25 @@ def _law(fields: Fields, modes: int) -> _Law:
     std, inside = spread_of(fields, cycle, phase), space.inside
     record = Gappy(standardised(fields, cycle, phase, std))
     places, modes = _places(space)[inside], min(modes, int(inside.sum()))
-    # The radius is chosen on fields that are whole, and whole fields need a radius.
-    for _ in range(2 if record.missing else 1):
-        radius, scores = _choose_radius(record.filled, places, space)
-        spectrum, found = _modes(record, places, space, radius, modes)
-        left = (record.variance().sum() - spectrum.sum()).clamp(min=0)
-        left = (left / max(len(places) - modes, 1)).clamp(min=1e-8)
-        record.fill(found, spectrum, float(left))
-    inflation = (samples + 1) / (samples - 1)
+    radius, factor, scores = chosen_by_blocks(record, phase, samples, places, space, modes)
+    spectrum, found = _modes(record, places, space, radius, modes)
+    left = (record.variance().sum() - spectrum.sum()).clamp(min=0)
+    left = (left / max(len(places) - modes, 1)).clamp(min=1e-8)
+    record.fill(found, spectrum, float(left))
+    inflation = inflation_of(samples)
     coefficients, seen = record.coefficients(found).unflatten(0, series), record.seen.view(series)
-    memory = _memory(coefficients, seen)
-    # The directions outside of the modes are the smallest scales: theirs is that of the last.
-    rest = memory[-max(1, len(memory) // 10) :].mean(0)[None]
     basis = found.new_zeros(space.size, modes)
     basis[inside] = found
     return _Law(
         space.filled(cycle),
         std,
         basis,
-        torch.cat((spectrum, left[None])) * inflation,
-        torch.cat((memory, rest)),
-        interpolated(coefficients, seen),
-        float(spectrum[0]),
-        {"radius": radius, "radius_scores": scores, "inflation": inflation},
+        torch.cat((spectrum, left[None])) * inflation * factor,
+        memory_of(coefficients, seen),
+        # The correction is learned from fields of the law's own size.
+        interpolated(coefficients, seen) * math.sqrt(inflation * factor),
+        float(spectrum[0]) * inflation * factor,
+        {"radius": radius, "radii": scores, "inflation": inflation, "factor": factor},
     )
 
 
@@ -223,48 +208,6 @@ def _places(space: StateSpace) -> Tensor:
     """Return the positions of all components."""
     positions = space.positions().double()
     return positions.repeat(space.size // len(positions), 1)
-
-
-def _choose_radius(
-    z: Tensor, places: Tensor, space: StateSpace
-) -> tuple[float, list[list[float]]]:
-    """Return the radius whose predictions of held-back fields have the lowest mean CRPS."""
-    generator = torch.Generator().manual_seed(0)
-    points = torch.randperm(len(places), generator=generator)[:POINTS]
-    z, places = z[:, points].double(), places[points]
-    if lacking(space):
-        # Without a distance between all entries there is nothing to taper by.
-        return math.inf, []
-    distance = space.distance(places, places)
-    diameter = float(distance.max())
-    if not diameter > 0:
-        return math.inf, []
-    count = min(PREDICTORS, len(points) // 2)
-    widest = (
-        math.inf if horizontal(space.position_names, space.units) is None else HALF_CIRCUMFERENCE
-    )
-    radii = [share * diameter for share in RADII]
-    candidates = [r if GaspariCohn(r).reach <= widest else math.inf for r in radii]
-    candidates = list(dict.fromkeys(candidates))
-    scores = torch.zeros(len(candidates), dtype=torch.float64)
-    block = torch.arange(len(z)) * BLOCKS // len(z)
-    for held in range(BLOCKS):
-        kept, fresh = z[block != held], z[block == held]
-        sample = kept.T @ kept / len(kept)
-        for i, radius in enumerate(candidates):
-            cov = sample * GaspariCohn(radius)(distance)
-            for _ in range(2):
-                order = torch.randperm(len(points), generator=generator)
-                seen, rest = order[:count], order[count:]
-                noise = ERROR * torch.randn(len(fresh), count, generator=generator).to(z)
-                noisy = cov[seen][:, seen] + ERROR**2 * torch.eye(count, dtype=z.dtype)
-                gain = torch.linalg.solve(noisy, cov[seen][:, rest])
-                var = cov.diagonal()[rest] - (gain * cov[seen][:, rest]).sum(0)
-                var = var.clamp(min=1e-6)
-                error = fresh[:, rest] - (fresh[:, seen] + noise) @ gain
-                scores[i] += gaussian_crps(torch.zeros_like(error), var.sqrt(), error).mean()
-    best = max(r for r, s in zip(candidates, scores, strict=True) if s <= TIE * scores.min())
-    return best, [[r, float(s)] for r, s in zip(candidates, scores / (2 * BLOCKS), strict=True)]
 
 
 def _modes(
@@ -293,28 +236,6 @@ def _modes(
     small = basis.T @ torch.cat([rows(part) @ basis for part in chunks])
     values, vectors = torch.linalg.eigh((small + small.T) / 2)
     return values.flip(0)[:count].clamp(min=1e-8), basis @ vectors.flip(1)[:, :count]
-
-
-def _memory(coefficients: Tensor, seen: Tensor) -> Tensor:
-    """Fit the weights of each mode's mixture of memories to its autocorrelation.
-
-    Pairs of fields count of which both were seen.
-    """
-    from scipy.optimize import nnls
-
-    c, w, times = coefficients.numpy(), seen.numpy(), coefficients.shape[1]
-    pairs = {l: w[:, : times - l] & w[:, l:] for l in range(min(LAGS, times // 4))}
-    lags = np.array([l for l, both in pairs.items() if both.any()])
-    lagged = np.stack([(c[:, : times - l] * c[:, l:])[pairs[l]].mean(0) for l in lags])
-    correlation = lagged / np.maximum(lagged[0], 1e-30)
-    decay = np.exp(-lags[:, None] / np.array(TIMES))
-    # Lag 0 is 1 by definition, and the first lags decide what an hour of data says of the next.
-    weight = np.array([*LAG_WEIGHTS, *[1.0] * LAGS])[lags]
-    fitted = [nnls(decay * weight[:, None], column * weight)[0] for column in correlation.T]
-    memory = torch.from_numpy(np.stack(fitted))
-    empty = memory.sum(1, keepdim=True) <= 0
-    memory = torch.where(empty, torch.ones_like(memory), memory)
-    return memory / memory.sum(1, keepdim=True)
 
 
 def _correct(

@@ -1,0 +1,126 @@
+"""Held-back blocks choose the radius and the size of a learned law."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from scorda.core.space import StateSpace
+from scorda.nn.spectral import TIMES
+from scorda.priors import held_back
+from scorda.priors.gaps import Gappy
+from scorda.priors.held_back import chosen_by_blocks, inflation_of
+
+POINTS = 24
+SPACE = StateSpace((POINTS,), 1.0, ("t",), {"x": np.arange(float(POINTS))})
+PLACES = torch.arange(float(POINTS), dtype=torch.float64)[:, None]
+COV = torch.exp(-(PLACES - PLACES.T).abs() / 6)
+
+
+def drawn(times, memory=0.8, phases=1, seed=0):
+    """Return a red-noise record as `train_on_fields` standardises it: its own mean is zero."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(times, POINTS, generator=generator, dtype=torch.float64)
+    noise = noise @ torch.linalg.cholesky(COV).T
+    z = torch.empty_like(noise)
+    z[0] = noise[0]
+    for k in range(1, times):
+        z[k] = memory * z[k - 1] + (1 - memory**2) ** 0.5 * noise[k]
+    phase = torch.arange(times) % phases
+    for p in range(phases):
+        z[phase == p] -= z[phase == p].mean(0)
+    return z, phase
+
+
+def choose(z, phase, samples):
+    return chosen_by_blocks(Gappy(z.clone()), phase, samples, PLACES, SPACE, 300)
+
+
+@pytest.mark.slow
+def test_a_gaussian_record_of_many_fields_stays_as_it_is(monkeypatch):
+    """The mean log-factor of eight records of 4000 fields, within 4 standard errors of 0.
+
+    One record's 20 windows give a log-factor with a standard deviation of about 0.12, so the mean
+    has 0.042. Records of 60 fields need a larger law.
+    """
+    monkeypatch.setattr(held_back, "RADII", (0.5, 2.0))
+
+    def mean_log(times):
+        laws = [choose(*drawn(times, seed=seed), times / 10) for seed in range(8)]
+        return np.mean(np.log([law.factor for law in laws]))
+
+    assert abs(mean_log(4000)) < 4 * 0.042
+    assert mean_log(60) > 4 * 0.042
+
+
+@pytest.mark.slow
+def test_a_record_of_few_fields_needs_a_taper_more_than_one_of_many(monkeypatch):
+    """The CRPS without a taper (nearly) over that with one."""
+    monkeypatch.setattr(held_back, "RADII", (0.25, 4.0))
+    few, many = choose(*drawn(40), 40.0).scores, choose(*drawn(1500), 1500.0).scores
+    assert few[1][2] / few[0][2] > 1.03 > many[1][2] / many[0][2]
+
+
+def test_a_mean_of_few_fields_is_not_learned_from_the_held_back_ones():
+    """With three fields per phase, an anomaly is the negative sum of the other two.
+
+    A mean of all fields would let the kept ones predict the held-back one without an error.
+    """
+    z, phase = drawn(36, memory=0.0, phases=12)
+    kept = torch.arange(36) >= 12
+    fresh = held_back._centred(z, phase, kept)
+    assert_close(fresh[kept].view(2, 12, -1).sum(0), torch.zeros(12, POINTS, dtype=z.dtype))
+    # z is -(a + b), and the mean of a and b is taken off once more.
+    assert_close(fresh[~kept], 1.5 * z[~kept])
+
+
+def test_errors_are_those_of_the_gaussian_posterior_of_the_window():
+    """By the covariance of the whole window at once, with one value missing."""
+    z, _ = drawn(5)
+    z[2, 3] = math.nan
+    values, vectors = torch.linalg.eigh(COV)
+    spectrum = torch.cat((values, values[:1]))
+    memory = torch.zeros(POINTS + 1, len(TIMES), dtype=torch.float64)
+    memory[:, 2] = 1
+    law = held_back._Law(vectors, spectrum, memory)
+    generator = torch.Generator().manual_seed(3)
+    made = held_back._errors(law, z, generator)
+    generator.manual_seed(3)
+    order, count = torch.randperm(POINTS, generator=generator), POINTS // 2
+    noise = held_back.ERROR * torch.randn(5, count, generator=generator, dtype=torch.float64)
+    lag = (torch.arange(5.0)[:, None] - torch.arange(5.0)).abs().double()
+    for row, factor in zip(made, held_back.FACTORS, strict=True):
+        cov = factor * torch.kron(torch.exp(-lag / TIMES[2]), COV[order][:, order])
+        x, where = z[:, order].flatten(), torch.arange(POINTS).repeat(5) < count
+        y = x.clone()
+        y[where] += noise.flatten()
+        seen, fresh = where & x.isfinite(), ~where & x.isfinite()
+        total = cov[seen][:, seen] + held_back.ERROR**2 * torch.eye(int(seen.sum())).double()
+        gain = torch.linalg.solve(total, cov[seen][:, fresh])
+        error = x[fresh] - y[seen] @ gain
+        var = cov.diagonal()[fresh] - (gain * cov[seen][:, fresh]).sum(0)
+        assert_close(row[:2], torch.stack((error.square().sum(), var.sum())))
+
+
+def test_the_factor_makes_variance_and_squared_error_equal():
+    """Of sums with the variance 2 f and the squared error 3: f = 1.5, between two candidates."""
+    factors = torch.tensor(held_back.FACTORS, dtype=torch.float64)
+    sums = torch.stack((torch.full_like(factors, 3.0), 2 * factors, 1 + (factors - 2) ** 2), 1)
+    chosen = held_back._best([5.0, 7.0], torch.stack((sums, sums + torch.tensor([0, 0, 1.0]))))
+    assert chosen.radius == 5.0 and chosen.factor == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize(("series", "times"), [(1, 43), (3, 21), (7, 20)])
+def test_windows_lie_within_one_series_and_one_block(series, times):
+    block = held_back._blocks(series, times)
+    assert len(block) == series * times and set(block.tolist()) == set(range(held_back.BLOCKS))
+    for held in range(held_back.BLOCKS):
+        for rows in held_back._windows(block == held, times):
+            assert (block[rows] == held).all() and len((rows // times).unique()) == 1
+            assert (rows.diff() == 1).all()
+
+
+def test_the_inflation_is_that_of_a_mean_of_few_draws():
+    assert inflation_of(3.0) == 2.0
