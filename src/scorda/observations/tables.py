@@ -27,6 +27,7 @@ from scorda.observations.spatial import inside_domain, on_land, snapped, within_
 from scorda.reading.climate import LIMIT, suspicious
 from scorda.reading.columns import read_columns
 from scorda.reading.fields import aligned, role_of_axis
+from scorda.reading.gridded import contiguous
 from scorda.reading.opening import Source, name_of, readable
 from scorda.reading.roles import role_of_name
 from scorda.reading.units import conversion
@@ -506,6 +507,6 @@ def _read_fields(
         wanted = why == ""
         if wanted.any() and not wanted.all():
             notes = (*notes, f"read {int(wanted.sum())} of {len(wanted)} times")
-            data, times = data.isel(time=wanted), times[wanted]
+            data, times = data.isel(time=contiguous(wanted)), times[wanted]
     with readable(source, "fields"):
         return data[name].values, times, notes

@@ -29,6 +29,7 @@ import numpy as np
 import torch
 
 from scorda.core import rng
+from scorda.core.scratch import blocks
 from scorda.core.shapes import Tensor
 from scorda.core.space import StateSpace
 from scorda.core.sphere import HALF_CIRCUMFERENCE, horizontal
@@ -55,6 +56,8 @@ TIE = 1.01
 # Blocks of the record that are held back in turn; points that predict, in standardised units with
 # this error; points at most that are used to choose the radius.
 BLOCKS, PREDICTORS, ERROR, POINTS = 5, 30, 0.2, 1000
+# Fields at most that are used to choose the radius, and segments that judge the correction.
+FIELDS, SEGMENTS = 20_000, 20_000
 # Lags of the autocorrelation that the memory is fitted to, and weights of the first ones.
 LAGS = 24
 LAG_WEIGHTS = (30.0, 20.0, 10.0, 5.0)
@@ -230,7 +233,8 @@ def _choose_radius(
     """Return the radius whose predictions of held-back fields have the lowest mean CRPS."""
     generator = torch.Generator().manual_seed(0)
     points = torch.randperm(len(places), generator=generator)[:POINTS]
-    z, places = z[:, points].double(), places[points]
+    # Of a long record fields that are evenly spaced are enough to choose.
+    z, places = z[:: -(-len(z) // FIELDS), points].double(), places[points]
     distance = space.distance(places, places)
     diameter = float(distance.max())
     if not diameter > 0:
@@ -296,10 +300,10 @@ def _memory(coefficients: Tensor, seen: Tensor) -> Tensor:
     """
     from scipy.optimize import nnls
 
-    c, w, times = coefficients.numpy(), seen.numpy(), coefficients.shape[1]
+    w, times = seen.numpy(), coefficients.shape[1]
     pairs = {l: w[:, : times - l] & w[:, l:] for l in range(min(LAGS, times // 4))}
     lags = np.array([l for l, both in pairs.items() if both.any()])
-    lagged = np.stack([(c[:, : times - l] * c[:, l:])[pairs[l]].mean(0) for l in lags])
+    lagged = np.stack([_lagged(coefficients, pairs[l], int(l)) for l in lags])
     correlation = lagged / np.maximum(lagged[0], 1e-30)
     decay = np.exp(-lags[:, None] / np.array(TIMES))
     # Lag 0 is 1 by definition, and the first lags decide what an hour of data says of the next.
@@ -309,6 +313,15 @@ def _memory(coefficients: Tensor, seen: Tensor) -> Tensor:
     empty = memory.sum(1, keepdim=True) <= 0
     memory = torch.where(empty, torch.ones_like(memory), memory)
     return memory / memory.sum(1, keepdim=True)
+
+
+def _lagged(coefficients: Tensor, both: np.ndarray, lag: int) -> np.ndarray:
+    """Return the mean of the products of coefficients so many fields apart, where both are."""
+    total = np.zeros(coefficients.shape[2])
+    for rows, block in blocks(coefficients[:, : coefficients.shape[1] - lag]):
+        later = coefficients[:, rows.start + lag : rows.stop + lag]
+        total += (block.numpy() * later.numpy())[both[:, rows]].sum(0)
+    return total / both.sum()
 
 
 def _correct(
@@ -341,7 +354,8 @@ def _correct(
 
 def _loss(network: ModeNetwork, series: Tensor, settings: Training) -> float:
     """Return the loss over all segments of held-back series, at all noise levels."""
-    x0 = series.unfold(1, settings.segment, 1).mT.flatten(0, 1)
+    segments = series.unfold(1, settings.segment, 1)
+    x0 = segments[:, :: -(-segments.shape[1] // SEGMENTS)].mT.flatten(0, 1)
     levels = torch.linspace(math.log(settings.min_noise), math.log(settings.max_noise), 8).exp()
     key = rng.key(rng.seeded(settings.seed + 2))
     with torch.no_grad():
