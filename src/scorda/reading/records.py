@@ -218,7 +218,7 @@ def _mask(
     notes: list[str],
 ) -> np.ndarray | None:
     """Return which points have values of all variables at some time."""
-    known = np.zeros(tuple(states.shape[2:]), dtype=bool)
+    known: np.ndarray = np.zeros(tuple(states.shape[2:]), dtype=bool)
     for _, block in blocks(states):
         known |= (~block.isnan()).any(0).any(0).numpy()
     each = known if known.ndim > len(axes) else known[None]
