@@ -121,3 +121,28 @@ def test_the_axis_of_time_keeps_the_calendar(calendar):
     assert decoded["time"].dt.calendar == calendar
     last = {"360_day": "2020-03-30", "noleap": "2020-04-01"}[calendar]
     assert str(decoded["time"].values[-1])[:10] == last
+
+
+@pytest.mark.parametrize(
+    ("text", "dates"),
+    [
+        (["2019-03-01", "20190302", ""], [0, 1, None]),
+        (["20190301", "20190302", "20190228"], [0, 1, -1]),
+        ([" 2019-03-01T00:00", "2019/3/1", "2019", "now"], [0, None, None, None]),
+        (["2019-03-01T00:00", "2019-03-0100", "2019-03-01T00:00-18:00"], [0, None, 1]),
+    ],
+)
+def test_text_is_a_date_in_forms_of_iso_8601_alone(text, dates):
+    space = StateSpace((2,), 1.0, units={"time": "days"})
+    step, reason = match_times(np.array(text, dtype=object), space, start="2019-02-20")
+    assert [
+        int(s) - 9 if why == "" else None for s, why in zip(step, reason, strict=True)
+    ] == dates
+
+
+def test_numbers_beside_datetimes_are_no_dates():
+    """One model time makes a compact date a model time too, as in a column of numbers."""
+    space = StateSpace((2,), 1.0, units={"time": "days"})
+    given = np.array(["20190301", "5.0", "7"], dtype=object)
+    step, reason = match_times(given, space, start="2019-02-20")
+    assert step[1:].tolist() == [5, 7] and (reason[1:] == "").all() and reason[0] != ""

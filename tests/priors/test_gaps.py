@@ -8,11 +8,11 @@ import torch
 from torch.testing import assert_close
 
 import scorda as sc
-from scorda.core import rng
+from scorda.core import rng, scratch
 from scorda.core.gaussian import gaussian_condition
 from scorda.core.space import StateSpace
 from scorda.diffusion.training import Training
-from scorda.priors import anomalies, from_fields
+from scorda.priors import anomalies, from_fields, memory
 from scorda.priors.from_fields import train_on_fields
 from scorda.priors.gaps import Gappy, interpolated
 from scorda.priors.trajectory import Standardisation
@@ -299,3 +299,29 @@ def test_the_law_of_a_large_record_is_made_of_some_fields_at_once(monkeypatch):
         assert_close(made.cycle, whole.cycle, rtol=digits, atol=0)
         assert_close(made.spectrum, whole.spectrum, rtol=10 * digits, atol=0)
     assert_close(parts.coefficients.abs(), whole.coefficients.abs())
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1])
+def test_a_record_on_disk_has_the_law_of_the_same_record_in_memory(monkeypatch, share):
+    """To the last bit: only the place of the arrays differs."""
+    fields = record(days=10)
+    states = fields.states.masked_fill(
+        gaps(80 * 20, 1, share).view(fields.states.shape), torch.nan
+    )
+    fields = replace(fields, states=states)
+    inside = from_fields._law(fields, 300)
+    monkeypatch.setattr(scratch, "IN_MEMORY", 0)
+    onto = scratch.scratch(tuple(states.shape), states.dtype)
+    onto.copy_(states)
+    outside = from_fields._law(replace(fields, states=onto), 300)
+    for name in ("cycle", "std", "basis", "spectrum", "memory", "coefficients"):
+        assert torch.equal(getattr(inside, name), getattr(outside, name)), name
+
+
+def test_lagged_products_in_blocks_are_those_of_the_whole(monkeypatch):
+    coefficients = torch.randn(2, 50, 3, generator=rng.seeded(0))
+    both = torch.rand(2, 47, generator=rng.seeded(1)).numpy() < 0.7
+    products = (coefficients[:, :47] * coefficients[:, 3:]).numpy()[both]
+    monkeypatch.setattr(scratch, "NUMBERS", 40)
+    made = memory._lagged(coefficients, both, 3)
+    np.testing.assert_allclose(made, products.mean(0), rtol=1e-12)

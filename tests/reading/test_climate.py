@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from scorda.reading import climate
 from scorda.reading.climate import suspicious
 
 NORMAL = np.random.default_rng(0).normal(280.0, 3.0, 500)
@@ -38,3 +39,14 @@ def test_one_of_a_few_values_is_found():
         suspicious(np.array([1.0, 2.0, 0.5, -9999.0, 1.5, 3.0])).tolist()
         == [False] * 3 + [True] + [False] * 2
     )
+
+
+def test_a_sample_with_its_extremes_has_the_climate_of_all(monkeypatch):
+    """One code among many values is found, and the bounds are those of all of the values."""
+    values = np.random.default_rng(0).normal(280, 2, (50, 400))
+    values[31, 7] = -9999.0
+    monkeypatch.setattr(climate, "SAMPLE", 2000)
+    monkeypatch.setattr(climate, "EXTREMES", 5)
+    sample = climate.sampled(iter(values), values.size)
+    assert len(sample) <= 50 * (400 // 10 + 10)
+    assert climate.climate_of(sample) == climate.climate_of(values)

@@ -7,6 +7,7 @@ import pytest
 
 from scorda.core.columns import numbers
 from scorda.core.files import write_columns
+from scorda.reading import columns
 from scorda.reading.columns import read_columns
 
 COLUMNS = {
@@ -49,7 +50,52 @@ def test_columns_of_a_mapping_and_of_a_data_frame(unchecked):
 def test_csv_may_have_blank_lines_spaces_and_a_byte_order_mark(tmp_path):
     (tmp_path / "a.csv").write_text("\ufefftime, value\n\n0,1\n\n1,\n", encoding="utf-8")
     read = read_columns(tmp_path / "a.csv")
-    assert {n: c.tolist() for n, c in read.items()} == {"time": ["0", "1"], "value": ["1", ""]}
+    assert list(read) == ["time", "value"] and read["time"].tolist() == [0, 1]
+    np.testing.assert_array_equal(read["value"], [1.0, np.nan])
+
+
+ODD = [
+    "",
+    "NA",
+    "nan",
+    "-1e5",
+    "+3",
+    "007",
+    " 4 ",
+    "1_0",
+    "0x1",
+    "True",
+    "inf",
+    "1,5",
+    "é",
+    "2019",
+]
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("place", [0, 1])
+def test_columns_of_numbers_are_those_of_their_text(tmp_path, odd, place):
+    """The parser of pandas against the reading of each field as text, whatever one field is."""
+    rows = [["1.1", "0.30000000000000004"], ["2", "-1e-300"], ["3", "5"]]
+    rows[1][place] = f'"{odd}"' if "," in odd else odd
+    text = "a,b\n" + "".join(",".join(row) + "\n" for row in rows)
+    (tmp_path / "a.csv").write_text(text, encoding="utf-8")
+    read, fields = read_columns(tmp_path / "a.csv"), columns._as_text(tmp_path / "a.csv", ",")
+    for i, name in enumerate("ab"):
+        found, exact = numbers(read[name]), numbers(fields[i][1:].to_numpy(object))
+        np.testing.assert_array_equal(found[0], exact[0])
+        assert (found[1] == exact[1]).all()
+
+
+def test_names_are_text_and_the_last_column_may_be_empty(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("value,variable,units\n1,01,\n2,02,1\n3,,\n")
+    read = read_columns(path)
+    assert read["variable"].tolist() == ["01", "02", ""]
+    assert read["units"].tolist() == ["", "1", ""] and read["value"].dtype.kind == "i"
+    path.write_text("value,variable,units\n1,01,\n2,02\n")
+    with pytest.raises(ValueError, match=r"Row 2 of .* has 2 fields for 3 columns"):
+        read_columns(path)
 
 
 def test_nothing_but_numbers_is_a_number():

@@ -7,6 +7,7 @@ import pandas
 import pytest
 import xarray
 
+from scorda.reading import inspection, records
 from scorda.reading.gridded import unwrapped
 from scorda.reading.records import read_fields
 
@@ -165,3 +166,66 @@ def test_the_parts_of_a_record_are_put_together(tmp_path):
         part.to_netcdf(tmp_path / f"{i}.nc", engine="h5netcdf")
     for source in (tmp_path / "*.nc", [tmp_path / f"{i}.nc" for i in (2, 0, 1)]):
         assert (read_fields(source).states == read_fields(record()).states).all()
+
+
+class Counted:
+    """An array on disk, of which it counts what is read."""
+
+    def __init__(self, values):
+        self.shape, self.dtype, self.ndim = values.shape, values.dtype, values.ndim
+        self.values, self.read = values, []
+
+    def __getitem__(self, key):
+        part = self.values[key]
+        self.read.append(part.size)
+        return part
+
+
+def lazily(values):
+    """Return a data set of hourly fields that are read when they are looked at."""
+    from xarray.backends import BackendArray
+    from xarray.core import indexing
+
+    class Lazy(BackendArray):
+        shape, dtype = values.shape, values.dtype
+
+        def __getitem__(self, key):
+            return indexing.explicit_indexing_adapter(
+                key, self.shape, indexing.IndexingSupport.OUTER, counted.__getitem__
+            )
+
+    counted = Counted(values)
+    array = indexing.LazilyIndexedArray(Lazy())
+    times = np.datetime64("2020-01-01", "ns") + np.arange(len(values)) * np.timedelta64(1, "h")
+    axes = {"time": times, "y": np.arange(4.0), "x": np.arange(5.0)}
+    variable = xarray.Variable(("time", "y", "x"), array)
+    return xarray.Dataset({"t": variable}, axes), counted
+
+
+def test_a_window_reads_the_window_and_a_long_file_is_read_in_blocks(monkeypatch):
+    values = np.random.default_rng(0).normal(280, 2, (1000, 4, 5)).astype(np.float32)
+    data, counted = lazily(values)
+    fields = read_fields(data, "t", since="2020-01-05", until="2020-01-08")
+    assert sum(counted.read) == 96 * 20
+    np.testing.assert_array_equal(fields.states[0], values[96:192])
+    monkeypatch.setattr(records, "NUMBERS", 2000)
+    monkeypatch.setattr(inspection, "NUMBERS", 2000)
+    data, counted = lazily(values)
+    whole = read_fields(data, "t")
+    assert max(counted.read) == 2000 and sum(counted.read) == values.size
+    np.testing.assert_array_equal(whole.states[0], values)
+    data, counted = lazily(values)
+    assert f"{values.min():.6g} to {values.max():.6g}" in str(inspection.inspect(data))
+    assert max(counted.read) == 2000 and sum(counted.read) == values.size
+
+
+def test_a_long_file_is_inspected_as_one_block_is(monkeypatch):
+    """Gaps, land and codes are counted and placed alike."""
+    values = np.random.default_rng(0).normal(280, 2, (300, 4, 5))
+    values[:, 0, 0], values[7, 2, 2] = np.nan, np.nan
+    values[[40, 250], 1, 1] = -9999.0
+    whole = str(inspection.inspect(lazily(values)[0]))
+    assert "2 values of t are far from all others, such as -9999 in field 41, field 251" in whole
+    assert "-9999 to" in whole and "missing at times" in whole and "1 of 20 points" in whole
+    monkeypatch.setattr(inspection, "NUMBERS", 800)
+    assert str(inspection.inspect(lazily(values)[0])) == whole

@@ -14,7 +14,9 @@ def numbers(column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return a column as numbers, NaN where there is none, and where it has text instead."""
     import pandas
 
-    given = pandas.Series(column, dtype=None if column.dtype.kind in "fiu" else object)
+    if column.dtype.kind in "fiu":
+        return column.astype(float), np.zeros(len(column), dtype=bool)
+    given = pandas.Series(column, dtype=object)
     values = pandas.to_numeric(given, errors="coerce").to_numpy(float)
     text = np.isnan(values)
     text[text] = [str(entry).strip().lower() not in EMPTY for entry in column[text]]

@@ -82,19 +82,6 @@ def match_times(
     tolerance = 0.5 * space.dt if tolerance is None else tolerance
     if not tolerance >= 0:
         raise ValueError(f"Got tolerance = {tolerance}: give a time, at least 0.")
-    if times.dtype == object:
-        # Few of many rows have a time of their own, and text is slow to read.
-        import pandas
-
-        code, distinct = pandas.factorize(times, use_na_sentinel=False)
-        step, reason = _matched(np.asarray(distinct, object), space, start, tolerance, steps)
-        return step[code], reason[code]
-    return _matched(times, space, start, tolerance, steps)
-
-
-def _matched(
-    times: np.ndarray, space: StateSpace, start: Start | None, tolerance: float, steps: int | None
-) -> tuple[np.ndarray, np.ndarray]:
     elapsed, reason = _elapsed(times, space, start)
     known = np.isfinite(elapsed)
     where = np.where(known, elapsed / space.dt, -1.0)
@@ -139,10 +126,16 @@ def instants(values: np.ndarray, calendar: str = "proleptic_gregorian") -> np.nd
             if is_gregorian(calendar)
             else _of_calendar([None if np.isnat(v) else str(v) for v in values], calendar)
         )
-    if is_gregorian(calendar) and not any(hasattr(v, "calendar") for v in values):
-        import pandas
+    import pandas
 
-        text = [str(v) if _may_be_date(v) else None for v in values]
+    plain = pandas.api.types.infer_dtype(values, skipna=False) == "string"
+    if is_gregorian(calendar) and (plain or not any(hasattr(v, "calendar") for v in values)):
+        kinds = (str, datetime.datetime, np.datetime64)
+        text = values if plain else [str(v) if isinstance(v, kinds) else "" for v in values]
+        # A date has ten characters, and the next one decides whether it ends there.
+        others = {begin for begin in {v[:11] for v in text} if not DATE.match(begin)}
+        if others:
+            text = [v if v[:11] not in others or DATE.match(v) else "" for v in text]
         dates = pandas.Series(text, dtype=object)
         utc = pandas.to_datetime(dates, format="ISO8601", utc=True, errors="coerce")
         return utc.dt.tz_localize(None).to_numpy("M8[us]") - np.datetime64(0, "us")
@@ -269,25 +262,17 @@ def _elapsed(
         microseconds = times.astype("m8[us]") / np.timedelta64(1, "us")
         unknown = np.where(np.isnan(microseconds), "missing time", "").astype(object)
         return microseconds / _microseconds(space), unknown
-    elapsed, text = (
-        (np.full(len(times), math.nan), ~np.isnat(times))
-        if times.dtype.kind == "M"
-        else numbers(times)
-    )
+    elapsed, text, dates = _numbers_and_dates(times, space.calendar)
     reason = np.where(np.isfinite(elapsed), "", "missing time").astype(object)
-    compact = _compact(elapsed, text, times)
-    text |= compact
     if not text.any():
         return elapsed, reason
-    dates = np.full(len(times), np.timedelta64("NaT", "us"))
-    given = np.array([f"{v:.0f}" for v in elapsed[compact]], dtype=object)
-    dates[compact] = instants(given, space.calendar)
-    dates[text & ~compact] = instants(times[text & ~compact], space.calendar)
     found = ~np.isnat(dates)
     reason[found] = ""
     # A number beside datetimes is no model time.
     for i in np.flatnonzero(~found & (text | (np.isfinite(elapsed) & found.any()))):
-        reason[i] = f"time {str(times[i]).strip()!r} is no ISO 8601 datetime"
+        # A column of numbers that lacks some has them as real ones.
+        given = times[i] if times.dtype.kind != "f" else f"{times[i]:.15g}"
+        reason[i] = f"time {str(given).strip()!r} is no ISO 8601 datetime"
     if not found.any():
         return elapsed, reason
     if start is None:
@@ -316,7 +301,31 @@ def _microseconds(space: StateSpace) -> float:
     return SECONDS[unit] * 1e6
 
 
-def _compact(elapsed: np.ndarray, text: np.ndarray, times: np.ndarray) -> np.ndarray:
+def _numbers_and_dates(
+    times: np.ndarray, calendar: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return times as numbers, which are meant as datetimes instead, and the instants of these."""
+    if times.dtype == object and is_gregorian(calendar):
+        # Where no time is a number, to look for numbers first would take most of the time.
+        dates = instants(times)
+        text, elapsed = ~np.isnat(dates), np.full(len(times), math.nan)
+        elapsed[~text], text[~text] = numbers(times[~text])
+        if not np.isfinite(elapsed).any():
+            return elapsed, text, dates
+    elapsed, text = (
+        (np.full(len(times), math.nan), ~np.isnat(times))
+        if times.dtype.kind == "M"
+        else numbers(times)
+    )
+    compact = _compact(elapsed, text)
+    dates = np.full(len(times), np.timedelta64("NaT", "us"))
+    given = np.array([f"{v:.0f}" for v in elapsed[compact]], dtype=object)
+    dates[compact] = instants(given, calendar)
+    dates[text & ~compact] = instants(times[text & ~compact], calendar)
+    return elapsed, text | compact, dates
+
+
+def _compact(elapsed: np.ndarray, text: np.ndarray) -> np.ndarray:
     """Return which numbers are dates like 20190321: all are, or all beside datetimes."""
     whole = np.isfinite(elapsed) & (elapsed % 1 == 0) & (elapsed >= 1e7) & (elapsed < 3e7)
     if not whole.any() or not (whole | text | np.isnan(elapsed)).all():
@@ -336,27 +345,24 @@ def _far(where: np.ndarray, known: np.ndarray) -> np.ndarray:
     return known & (np.abs(where - middle) > max(FAR_DISTANCES * usual, FAR_STEPS))
 
 
-def _may_be_date(value: Any) -> bool:
-    return isinstance(value, str | datetime.datetime | np.datetime64) and bool(
-        DATE.match(str(value))
-    )
-
-
 def _of_calendar(values: list[Any], calendar: str) -> np.ndarray:
     """Return instants of text and objects of cftime in a calendar that NumPy does not have."""
     import cftime
+    import pandas
 
+    # Few of many rows have a time of their own, and cftime is slow to make one.
+    code, distinct = pandas.factorize(np.array(values, dtype=object), use_na_sentinel=False)
     dates, places = [], []
-    for i, value in enumerate(values):
+    for i, value in enumerate(distinct):
         date = _date(value, calendar)
         if date is not None:
             dates.append(date)
             places.append(i)
-    out = np.full(len(values), np.timedelta64("NaT", "us"))
+    out = np.full(len(distinct), np.timedelta64("NaT", "us"))
     if dates:
         count = cftime.date2num(dates, "microseconds since 1970-01-01", calendar=calendar)
         out[places] = np.asarray(count, dtype=np.int64).astype("m8[us]")
-    return out
+    return out[code]
 
 
 def _date(value: Any, calendar: str) -> Any:

@@ -315,6 +315,8 @@ def inside_domain(points: np.ndarray, space: StateSpace) -> np.ndarray:
 
 def on_land(points: np.ndarray, space: StateSpace) -> np.ndarray:
     """Say whether the value at each position would need one from outside of the mask."""
+    if space.mask is None:
+        return np.zeros(len(points), dtype=bool)
     return uses_land(_corners(points, space)[0], space)
 
 

@@ -28,6 +28,7 @@ from scorda.observations.spatial import inside_domain, on_land, snapped, within_
 from scorda.reading.climate import LIMIT, suspicious
 from scorda.reading.columns import read_columns
 from scorda.reading.fields import aligned, role_of_axis
+from scorda.reading.gridded import contiguous
 from scorda.reading.opening import Source, name_of, readable
 from scorda.reading.roles import role_of_name
 from scorda.reading.units import conversion
@@ -47,6 +48,8 @@ __all__ = [
 LAND = "some values on land"
 # Reasons that a summary names; more are counted.
 REASONS = 3
+# Spreads the bits of a number over 64 (the golden ratio in binary).
+ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
 class UnusedRow(NamedTuple):
@@ -142,8 +145,9 @@ class _Rows:
 
     def refuse(self, where: np.ndarray, why: str | np.ndarray) -> None:
         """Give a reason to the rows there, unless they have one already."""
-        where = where & (self.reason == "")
-        self.reason[where] = why if isinstance(why, str) else why[where]
+        if where.any():
+            where = where & (self.reason == "")
+            self.reason[where] = why if isinstance(why, str) else why[where]
 
     def number(
         self,
@@ -190,14 +194,16 @@ class _Rows:
         Raises:
             ValueError: If a unit is unknown or measures something else.
         """
-        notes: list[str] = []
-        code, units = _distinct(self.columns.get("units", np.full(len(value), "", dtype=object)))
+        notes, usable = list[str](), self.reason == ""
+        code, units = np.zeros(len(value), dtype=np.int64), np.array([""], dtype=object)
+        if "units" in self.columns:
+            code, units = _distinct(self.columns["units"])
         for index, name in enumerate(self.space.variables):
             for k, unit in enumerate(units):
                 told = str(unit).strip() if isinstance(unit, str) else ""
                 unit = told or (self.how.units or {}).get(name, "")
                 wanted = self.space.units.get(name, "")
-                rows = (variable == index) & (code == k) & (self.reason == "")
+                rows = (variable == index) & (code == k) & usable
                 if not unit or not wanted or not rows.any():
                     continue
                 factor, offset = _conversion(unit, wanted, name, int(rows.argmax()) + 1)
@@ -354,8 +360,8 @@ def arrange(rows: UsableRows) -> Arranged:
     each step, as for moving platforms whose positions are no grid points.
     """
     places, column = _places(rows.place)
-    steps, cycle = np.unique(rows.step, return_inverse=True)
-    cell, entry = np.unique(cycle * len(places) + column, return_inverse=True)
+    cycle, steps = _coded(rows.step)
+    entry, cell = _coded(cycle * len(places) + column)
     weight = rows.std**-2.0
     count, total = np.bincount(entry), np.bincount(entry, weight)
     value, error = np.bincount(entry, weight * rows.value) / total, total**-0.5
@@ -380,14 +386,21 @@ def arrange(rows: UsableRows) -> Arranged:
 
 def _places(place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the distinct rows in order, and the index of each row among them."""
-    differing = np.ptp(place, axis=0) > 0
-    order = np.lexsort(place.T[differing][::-1]) if differing.any() else np.arange(len(place))
-    ordered = place[order]
-    new = np.ones(len(place), dtype=bool)
-    new[1:] = (ordered[1:] != ordered[:-1]).any(1)
-    index = np.empty(len(place), dtype=np.int64)
-    index[order] = np.cumsum(new) - 1
-    return ordered[new], index
+    index = np.zeros(len(place), dtype=np.int64)
+    for column in place.T:
+        code, values = _coded(column)
+        index, distinct = _coded(index * len(values) + code)
+    one = np.empty(len(distinct), dtype=np.int64)
+    one[index] = np.arange(len(place))
+    return place[one], index
+
+
+def _coded(column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the index of each number among the distinct ones, and these in order."""
+    import pandas
+
+    # Hashing is faster than the sorting of `np.unique` where few are distinct.
+    return pandas.factorize(column, sort=True)
 
 
 def summary_of(unused: tuple[UnusedRow, ...]) -> str:
@@ -488,10 +501,18 @@ def _repeated(
     """Return which rows say the same as an earlier one that can be used: time, place and value."""
     import pandas
 
-    rows = pandas.DataFrame({"time": times, "value": value, "std": error, "usable": usable})
-    for i, column in enumerate(place.T):
-        rows[f"place{i}"] = column
-    return rows.duplicated().to_numpy()
+    rows = np.flatnonzero(usable)
+    # Adding 0 makes one zero of both.
+    numbers = np.column_stack([place[rows], value[rows], error[rows]]) + 0.0
+    # Equal rows have equal sums of odd multiples of their bits, and few others do.
+    code = (numbers.view(np.uint64) * ODD ** np.arange(numbers.shape[1], dtype=np.uint64)).sum(1)
+    ordered = np.sort(code)
+    alike = pandas.Series(code).isin(ordered[1:][ordered[1:] == ordered[:-1]]).to_numpy()
+    rows, numbers = rows[alike], numbers[alike]
+    frame = pandas.DataFrame(numbers).assign(time=times[rows])
+    out = np.zeros(len(usable), dtype=bool)
+    out[rows] = frame.duplicated().to_numpy()
+    return out
 
 
 def _unused(reason: np.ndarray) -> tuple[UnusedRow, ...]:
@@ -529,6 +550,6 @@ def _read_fields(
         wanted = why == ""
         if wanted.any() and not wanted.all():
             notes = (*notes, f"read {int(wanted.sum())} of {len(wanted)} times")
-            data, times = data.isel(time=wanted), times[wanted]
+            data, times = data.isel(time=contiguous(wanted)), times[wanted]
     with readable(source, "fields"):
         return data[name].values, times, notes

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import torch
 
+from scorda.core.scratch import blocks, release, scratch
 from scorda.core.shapes import Tensor
 from scorda.core.space import StateSpace
 from scorda.core.times import phases, phases_of
@@ -80,16 +81,14 @@ def _pooled(space: StateSpace) -> list[int]:
 def standardised(fields: Fields, cycle: Tensor, phase: Tensor, std: Tensor) -> Tensor:
     """Return the anomalies of each field in units of `std`, in the precision of the record."""
     inside, (series, times) = fields.space.inside, fields.states.shape[:2]
-    z = torch.empty(series, times, int(inside.sum()), dtype=fields.states.dtype)
+    z = scratch((series, times, int(inside.sum())), fields.states.dtype)
     for rows, block in _blocks(fields):
         z[:, rows] = ((block - cycle[phase[rows]]) / std).flatten(2)[..., inside].to(z)
+        release(z)
     return z.flatten(0, 1)
 
 
 def _blocks(fields: Fields) -> Iterator[tuple[slice, Tensor]]:
     """Return the states in double precision, some times at once: a record may be large."""
-    series, times = fields.states.shape[:2]
-    size = max(1, NUMBERS // (series * fields.space.size))
-    for first in range(0, times, size):
-        rows = slice(first, min(first + size, times))
-        yield rows, fields.space.masked(fields.states[:, rows].double())
+    for rows, block in blocks(fields.states, NUMBERS):
+        yield rows, fields.space.masked(block.double())

@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 import torch
 
 from scorda.core import rng
+from scorda.core.scratch import blocks
 from scorda.core.shapes import Tensor
 from scorda.core.space import StateSpace
 from scorda.core.tapers import GaspariCohn
@@ -48,6 +49,8 @@ from scorda.reading.records import Fields
 
 __all__ = ["train_on_fields", "training_for"]
 
+# Segments at most that judge the correction.
+SEGMENTS = 20_000
 # Iterations of the guidance's solver: one per observation would make it exact.
 ITERATIONS = 40
 # Above this many components the modes come from subspace iteration instead of all eigenvectors.
@@ -185,8 +188,7 @@ def _law(fields: Fields, modes: int) -> _Law:
         basis,
         torch.cat((spectrum, left[None])) * inflation * factor,
         memory_of(coefficients, seen),
-        # The correction is learned from fields of the law's own size.
-        interpolated(coefficients, seen) * math.sqrt(inflation * factor),
+        _scaled(interpolated(coefficients, seen), math.sqrt(inflation * factor)),
         float(spectrum[0]) * inflation * factor,
         {"radius": radius, "radii": scores, "inflation": inflation, "factor": factor},
     )
@@ -202,6 +204,13 @@ def _network(architecture: dict[str, Any], law: _Law, seed: int) -> ModeNetwork:
         network.spectrum.copy_(law.spectrum)
         network.memory.copy_(law.memory)
     return network
+
+
+def _scaled(coefficients: Tensor, factor: float) -> Tensor:
+    """Return coefficients of the law's own size, from which the correction is learned."""
+    for _, block in blocks(coefficients):
+        block *= factor
+    return coefficients
 
 
 def _places(space: StateSpace) -> Tensor:
@@ -268,7 +277,8 @@ def _correct(
 
 def _loss(network: ModeNetwork, series: Tensor, settings: Training) -> float:
     """Return the loss over all segments of held-back series, at all noise levels."""
-    x0 = series.unfold(1, settings.segment, 1).mT.flatten(0, 1)
+    segments = series.unfold(1, settings.segment, 1)
+    x0 = segments[:, :: -(-segments.shape[1] // SEGMENTS)].mT.flatten(0, 1)
     levels = torch.linspace(math.log(settings.min_noise), math.log(settings.max_noise), 8).exp()
     key = rng.key(rng.seeded(settings.seed + 2))
     with torch.no_grad():

@@ -14,9 +14,12 @@ A field without any value gets the coefficients between those of the fields befo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 
+from scorda.core.scratch import blocks, release, scratch
 from scorda.core.shapes import Bool, Float, Tensor
 
 __all__ = ["Gappy", "interpolated"]
@@ -35,16 +38,23 @@ class Gappy:
     """
 
     def __init__(self, z: Float[Tensor, "fields points"]) -> None:
-        self.present: Bool[Tensor, "fields points"] = z.isfinite()
-        self.missing = int((~self.present).sum())
-        self.z = z.nan_to_num_(0.0) if self.missing else z
+        self.present: Bool[Tensor, "fields points"] = scratch(tuple(z.shape), torch.bool)
+        self.missing = 0
+        for rows, part in _split(z):
+            self.present[rows] = part.isfinite()
+            missing = int((~self.present[rows]).sum())
+            if missing:
+                part.nan_to_num_(0.0)
+            self.missing += missing
+            release(self.present)
+        self.z = z
         # What is missing has the mean until the law is known.
         self.filled = self.z
 
     @property
     def seen(self) -> Bool[Tensor, "fields"]:
         """Return which fields have a value."""
-        return self.present.any(1)
+        return torch.cat([part.any(1) for _, part in _split(self.present)])
 
     def covariance(self, part: slice) -> Float[Tensor, "part points"]:
         """Return rows of the sample covariance."""
@@ -55,12 +65,20 @@ class Gappy:
 
     def variance(self) -> Float[Tensor, "points"]:
         """Return the diagonal of the sample covariance."""
-        length = torch.linalg.vector_norm(self.z, dim=0, dtype=torch.float64)
-        return length.square() / self.present.sum(0).clamp_min(1)
+        square, number = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.long)
+        for rows, part in _split(self.z):
+            square = square + part.double().square().sum(0)
+            number = number + self.present[rows].sum(0)
+            release(self.present)
+        return square / number.clamp_min(1)
 
     def coefficients(self, basis: Float[Tensor, "points modes"]) -> Float[Tensor, "fields modes"]:
         """Return the coefficients of the filled fields."""
-        return torch.cat([part.double() @ basis for part in _split(self.filled)])
+        found = scratch((len(self.z), basis.shape[1]), torch.float64)
+        for rows, part in _split(self.filled):
+            found[rows] = part.double() @ basis
+            release(found)
+        return found
 
     def fill(
         self, basis: Float[Tensor, "points modes"], spectrum: Float[Tensor, "modes"], rest: float
@@ -69,31 +87,42 @@ class Gappy:
         if not self.missing:
             return
         root = (spectrum - rest).clamp_min(0).sqrt()
-        patterns, of = self.present.unique(dim=0, return_inverse=True)
-        filled = self.z.clone()
-        for number, present in enumerate(patterns):
-            if present.all():
-                continue
-            rows = of == number
-            seen = basis[present] * root
-            inner = seen.T @ seen
-            inner.diagonal().add_(rest)
-            given = self.z[rows].double()
-            found = torch.linalg.solve(inner, seen.T @ given[:, present].T)
-            filled[rows] = torch.where(present, given, ((basis * root) @ found).T).to(filled)
+        filled = scratch(tuple(self.z.shape), self.z.dtype)
+        for some, part in _split(self.z):
+            filled[some] = self._completed(part, self.present[some], basis * root, rest)
+            release(self.present)
+            release(filled)
         self.filled = filled
 
+    @staticmethod
+    def _completed(z: Tensor, present: Tensor, scaled: Tensor, rest: float) -> Tensor:
+        """Return fields with the means of their missing values; `scaled` are modes times root."""
+        patterns, of = present.unique(dim=0, return_inverse=True)
+        filled = z.clone()
+        for number, known in enumerate(patterns):
+            if known.all():
+                continue
+            rows = of == number
+            seen = scaled[known]
+            inner = seen.T @ seen
+            inner.diagonal().add_(rest)
+            given = z[rows].double()
+            found = torch.linalg.solve(inner, seen.T @ given[:, known].T)
+            filled[rows] = torch.where(known, given, (scaled @ found).T).to(filled)
+        return filled
 
-def _split(z: Tensor) -> tuple[Tensor, ...]:
-    """Return fields in parts of some size."""
-    return z.split(max(1, NUMBERS // z.shape[1]))
+
+def _split(z: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Give fields in parts of some size."""
+    return ((rows, part[0]) for rows, part in blocks(z[None], NUMBERS))
 
 
 def _products(z: Tensor, part: slice) -> Tensor:
     """Return rows of :math:`z^T z`."""
     found = z.new_zeros((), dtype=torch.float64)
-    for some in map(torch.Tensor.double, _split(z)):
-        found = found + some[:, part].T @ some
+    for _, some in _split(z):
+        double = some.double()
+        found = found + double[:, part].T @ double
     return found
 
 

@@ -41,6 +41,9 @@ FACTORS = tuple(2.0 ** (k / 2) for k in range(-4, 7))
 # those that predict (in standardised units with this error), and those that are predicted.
 BLOCKS, WINDOWS, STATES, POINTS, PREDICTORS, ERROR, TARGETS = 5, 4, 16, 400, 20, 0.2, 100
 
+# Fields at most that are looked at, and the least number of runs of them.
+FIELDS, RUNS = 20_000, 20
+
 
 class Chosen(NamedTuple):
     """A radius and a factor, and the rows (radius, factor, CRPS) of all radii."""
@@ -97,28 +100,42 @@ def chosen_by_blocks(
     diameter = float(distance.max())
     if apart and not diameter > 0:
         return Chosen(math.inf, 1.0, [])
-    z = torch.where(record.present[:, points], record.z[:, points].double(), math.nan)
+    series = len(record.z) // len(phase)
+    looked = _runs(series, len(phase))
+    fields, times = looked.flatten(), looked.shape[1]
+    at = fields[:, None], points
+    z = torch.where(record.present[at], record.z[at].double(), math.nan)
     on_sphere = horizontal(space.position_names, space.units) is not None
     widest = HALF_CIRCUMFERENCE if on_sphere else math.inf
     tapers = [GaspariCohn(share * diameter if apart else math.inf) for share in RADII]
     radii = list(dict.fromkeys(t.radius if t.reach <= widest else math.inf for t in tapers))
-    times = len(phase)
-    series, count = len(z) // times, min(modes, len(points))
-    block = _blocks(series, times)
+    phase, count = phase.repeat(series)[fields], min(modes, len(points))
+    block = _blocks(*looked.shape)
     sums = torch.zeros(len(radii), len(FACTORS), 3, dtype=torch.float64)
     for held in range(BLOCKS):
         kept = block != held
-        fresh = _centred(z, phase.repeat(series), kept)
+        fresh = _centred(z, phase, kept)
         sample = Gappy(fresh[kept])
         cov = sample.covariance(slice(None))
         inflation = inflation_of(max(samples * float(kept.double().mean()), 2.0))
         for i, radius in enumerate(radii):
-            law = _law(sample, cov * GaspariCohn(radius)(distance), kept.view(series, -1), count)
+            law = _law(sample, cov * GaspariCohn(radius)(distance), kept.view(-1, times), count)
             law = law._replace(spectrum=law.spectrum * inflation)
             for number, first in enumerate(_windows(block == held, times)):
                 generator.manual_seed(1 + held * WINDOWS + number)
                 sums[i] += _errors(law, fresh[first], generator)
     return _best(radii, sums)
+
+
+def _runs(series: int, times: int) -> Int[Tensor, "runs times"]:
+    """Return the fields that are looked at: all, or runs of a long record, evenly over it."""
+    fields = torch.arange(series * times).view(series, times)
+    if fields.numel() <= FIELDS:
+        return fields
+    length = min(times, FIELDS // RUNS)
+    firsts = fields[:, : times - length + 1].flatten()
+    picks = torch.linspace(0, len(firsts) - 1, FIELDS // length).long()
+    return firsts[picks][:, None] + torch.arange(length)
 
 
 def _blocks(series: int, times: int) -> Tensor:

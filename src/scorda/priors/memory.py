@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from scorda.core.scratch import blocks
 from scorda.core.shapes import Bool, Float, Tensor
 from scorda.nn.spectral import TIMES
 
@@ -25,10 +26,10 @@ def memory_of(
     """
     from scipy.optimize import nnls
 
-    c, w, times = coefficients.numpy(), seen.numpy(), coefficients.shape[1]
+    w, times = seen.numpy(), coefficients.shape[1]
     pairs = {l: w[:, : times - l] & w[:, l:] for l in range(min(LAGS, times // 4))}
     lags = np.array([l for l, both in pairs.items() if both.any()])
-    lagged = np.stack([(c[:, : times - l] * c[:, l:])[pairs[l]].mean(0) for l in lags])
+    lagged = np.stack([_lagged(coefficients, pairs[l], int(l)) for l in lags])
     correlation = lagged / np.maximum(lagged[0], 1e-30)
     decay = np.exp(-lags[:, None] / np.array(TIMES))
     # Lag 0 is 1 by definition, and the first lags decide what an hour of data says of the next.
@@ -39,3 +40,14 @@ def memory_of(
     memory = torch.where(empty, torch.ones_like(memory), memory)
     memory = memory / memory.sum(1, keepdim=True)
     return torch.cat((memory, memory[-max(1, len(memory) // 10) :].mean(0)[None]))
+
+
+def _lagged(
+    coefficients: Float[Tensor, "series time modes"], both: np.ndarray, lag: int
+) -> np.ndarray:
+    """Return the mean of the products of coefficients so many fields apart, where both are."""
+    total = np.zeros(coefficients.shape[2])
+    for rows, block in blocks(coefficients[:, : coefficients.shape[1] - lag]):
+        later = coefficients[:, rows.start + lag : rows.stop + lag]
+        total += (block.numpy() * later.numpy())[both[:, rows]].sum(0)
+    return total / both.sum()

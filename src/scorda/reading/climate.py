@@ -7,16 +7,24 @@ more than `MULTIPLE` of it. So a heavy tail belongs to it, and a code far from a
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 
+from scorda.core.scratch import blocks
+from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 
-__all__ = ["LIMIT", "check_values", "suspicious"]
+__all__ = ["LIMIT", "check_values", "climate_of", "sampled", "suspicious"]
 
 # Standard deviations from its next neighbour beyond which a value is none.
 LIMIT = 10.0
 # Multiple of its next neighbour up to which a value of the same sign is of a heavy tail.
 MULTIPLE = 3.0
+# Values beyond which a sample stands for all, and extremes of each part that it has on each side.
+SAMPLE, EXTREMES = 2**24, 1000
+# Bounds of what is no infinity.
+NO_CLIMATE = (-np.finfo(float).max, np.finfo(float).max)
 
 
 def suspicious(values: np.ndarray, limit: float = LIMIT) -> np.ndarray:
@@ -25,9 +33,15 @@ def suspicious(values: np.ndarray, limit: float = LIMIT) -> np.ndarray:
     NaN is never suspicious. Values of which most are equal have no climate, and none is. The
     climate of fewer than 20 values begins with their middle half.
     """
+    low, high = climate_of(values, limit)
+    return (values < low) | (values > high)
+
+
+def climate_of(values: np.ndarray, limit: float = LIMIT) -> tuple[float, float]:
+    """Return the lowest and the highest value that belong to the climate of values."""
     present = np.sort(values[np.isfinite(values)], axis=None)
     if present.size < 4:
-        return np.isinf(values)
+        return NO_CLIMATE
     tail = 0.05 if present.size >= 20 else 0.25
     first, last = int(tail * present.size), int((1 - tail) * present.size)
     low, high = present[:-1], present[1:]
@@ -39,18 +53,36 @@ def suspicious(values: np.ndarray, limit: float = LIMIT) -> np.ndarray:
     while True:
         std = present[first : last + 1].std()
         if std == 0.0:
-            return np.isinf(values)
+            return NO_CLIMATE
         wide = np.flatnonzero(gaps > limit * std)
         below, above = wide[wide < first], wide[wide >= last]
         wider = int(below[-1]) + 1 if below.size else 0, int(above[0]) if above.size else -1
         if wider[1] < 0:
             wider = wider[0], present.size - 1
         if wider == (first, last):
-            return (values < present[first]) | (values > present[last])
+            return float(present[first]), float(present[last])
         first, last = wider
 
 
-def check_values(states: np.ndarray, space: StateSpace, name: str) -> None:
+def sampled(parts: Iterable[np.ndarray], size: int) -> np.ndarray:
+    """Return values that have the climate of all: all, or of many a sample and the extremes.
+
+    Arguments:
+        parts: The values, some at once.
+        size: Number of all values.
+    """
+    stride, kept = -(-size // SAMPLE), []
+    for part in parts:
+        values = part.reshape(-1)
+        kept.append(values[::stride].copy())
+        values = values[np.isfinite(values)] if stride > 1 else values[:0]
+        if values.size > 2 * EXTREMES:
+            values = np.partition(values, (EXTREMES, values.size - EXTREMES))
+            kept += [values[:EXTREMES].copy(), values[-EXTREMES:].copy()]
+    return np.concatenate(kept) if kept else np.zeros(0)
+
+
+def check_values(states: Float[Tensor, "..."], space: StateSpace, name: str) -> None:
     """Refuse a record that has values far outside the climate of their variable.
 
     Arguments:
@@ -62,18 +94,28 @@ def check_values(states: np.ndarray, space: StateSpace, name: str) -> None:
         ValueError: If there are such values; it names them.
     """
     for variable in space.variables:
-        values = space.field(states, variable)
-        far = suspicious(values)
-        if not far.any():
+
+        def parts(variable: str = variable) -> Iterator[tuple[int, np.ndarray]]:
+            for rows, block in blocks(states):
+                yield rows.start, space.field(block, variable).numpy()
+
+        size = states.numel() * space.only(variable).size // space.size
+        low, high = climate_of(sampled((values for _, values in parts()), size))
+        kept, first = [], -1
+        for start, values in parts():
+            far = (values < low) | (values > high)
+            if far.any():
+                first = start + int(np.argwhere(far)[0][1]) if first < 0 else first
+                kept.append(values[far])
+        if not kept:
             continue
-        found, counts = np.unique(values[far], return_counts=True)
+        found, counts = np.unique(np.concatenate(kept), return_counts=True)
         told = ", ".join(
             f"{value:g} ({count} times)"
             for value, count in sorted(zip(found, counts, strict=True), key=lambda p: -p[1])[:3]
         )
-        first = int(np.argwhere(far)[0][1])
         raise ValueError(
-            f"{name} has {int(far.sum())} values of {variable} that are far from all others, "
+            f"{name} has {int(counts.sum())} values of {variable} that are far from all others, "
             f"{told}, the first in field {first + 1}: declare them as missing (_FillValue, or "
             "--missing in the shell), or correct them."
         )

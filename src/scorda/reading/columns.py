@@ -4,8 +4,9 @@ A table is a CSV file (also compressed, or separated by tabs or semicolons), a P
 NetCDF file or zarr store with one dimension or with stations of the CF conventions (discrete
 sampling geometries), a data frame of pandas or polars, an xarray Dataset, or a mapping of columns.
 
-The fields of a CSV table are read as text. Whether a column holds numbers or datetimes is decided
-where it is used, row by row, so that one bad field spoils one row alone.
+A column of a CSV table that holds numbers alone is read as numbers, any other as text, and names
+of variables and units always. Whether a column of text holds numbers or datetimes is decided where
+it is used, row by row, so that one bad field spoils one row alone.
 """
 
 from __future__ import annotations
@@ -28,6 +29,14 @@ __all__ = ["is_text_table", "read_columns"]
 TEXT = {".csv", ".txt", ".tsv", ".dat"}
 COMPRESSED = {".gz", ".bz2", ".xz", ".zip", ".zst"}
 PARQUET = {".parquet", ".pq"}
+# Columns that are text even where all of it is digits.
+LABELS = ("variable", "units")
+# No text has the separator of units (ASCII 31): with it a line is one field.
+WHOLE_LINES: dict[str, Any] = {"sep": "\x1f", "quoting": csv.QUOTE_NONE}
+# The header is read as a row, since pandas renames columns of equal names.
+AS_TEXT: dict[str, Any] = {
+    "header": None, "dtype": str, "keep_default_na": False, "encoding": "utf-8-sig",
+}  # fmt: skip
 
 
 def is_text_table(path: str | Path) -> bool:
@@ -130,20 +139,13 @@ def _read_text(path: Path) -> dict[str, np.ndarray]:
     import pandas
     from pandas.errors import EmptyDataError, ParserError
 
-    settings: dict[str, Any] = {
-        "header": None, "dtype": str, "keep_default_na": False, "encoding": "utf-8-sig",
-    }  # fmt: skip
     try:
-        # The first line in one piece: no text has the separator of units (ASCII 31).
-        head = pandas.read_csv(
-            path, engine="c", sep="\x1f", quoting=csv.QUOTE_NONE, nrows=1, **settings
-        )
-        settings["sep"] = max((",", ";", "\t"), key=str(head.iloc[0, 0]).count)
-        # The header is read as a row, since pandas renames columns of equal names.
-        rows = pandas.read_csv(path, engine="c", **settings)
-        if len(rows) and (rows.iloc[:, -1] == "").any():
-            # The slower engine alone tells a field that is missing from an empty one.
-            rows = pandas.read_csv(path, engine="python", **settings)
+        head = pandas.read_csv(path, engine="c", nrows=1, **WHOLE_LINES, **AS_TEXT)
+        sep = max((",", ";", "\t"), key=str(head.iloc[0, 0]).count)
+        header = pandas.read_csv(path, engine="c", sep=sep, nrows=1, **AS_TEXT)
+        names = [str(name).strip() for name in header.iloc[0]]
+        columns = _typed(path, sep, names, list(header.iloc[0]))
+        rows = _as_text(path, sep) if columns is None else header
     except EmptyDataError:
         raise ValueError(f"{path} is empty: give a header line and at least one row.") from None
     except (ParserError, UnicodeDecodeError, OSError, csv.Error, ValueError, EOFError) as error:
@@ -151,7 +153,6 @@ def _read_text(path: Path) -> dict[str, np.ndarray]:
             f"{path} is no CSV table ({_reason(error)}): save it as CSV in UTF-8, "
             "with fields separated by commas and text that contains one in quotes."
         ) from error
-    names = [str(name).strip() for name in rows.iloc[0]]
     if len(set(names)) < len(names):
         raise ValueError(f"{path} has the columns {names}: give each another name.")
     fields = rows.notna().sum(axis=1)
@@ -161,7 +162,58 @@ def _read_text(path: Path) -> dict[str, np.ndarray]:
             f"Row {row} of {path} has {fields[row]} fields for {len(names)} columns: separate "
             "fields by commas, and leave none out."
         )
-    return {name: rows[i][1:].to_numpy(object) for i, name in enumerate(names)}
+    return columns or {name: rows[i][1:].to_numpy(object) for i, name in enumerate(names)}
+
+
+def _typed(
+    path: Path, sep: str, names: list[str], header: list[str]
+) -> dict[str, np.ndarray] | None:
+    """Return the columns, numbers where a column holds nothing else; None if some row is odd."""
+    import pandas
+    from pandas.errors import ParserError
+
+    labels = {raw: str for name, raw in zip(names, header, strict=True) if name in LABELS}
+    try:
+        frame = pandas.read_csv(
+            path, engine="c", sep=sep, header=0, dtype=labels, keep_default_na=False,
+            na_values=[""], encoding="utf-8-sig", low_memory=False,
+        )  # fmt: skip
+    except ParserError:
+        return None
+    # Of rows that are longer than the header pandas makes an index.
+    if len(frame.columns) < len(names) or not isinstance(frame.index, pandas.RangeIndex):
+        return None
+    if any(kind.kind == "b" for kind in frame.dtypes):
+        return None
+    if frame.iloc[:, -1].isna().any() and _may_lack_fields(path, sep, len(names)):
+        return None
+    return {name: _plain(frame.iloc[:, i]) for i, name in enumerate(names)}
+
+
+def _plain(column: pandas.Series) -> np.ndarray:
+    """Return numbers, or text that is empty where it is absent."""
+    if column.dtype.kind in "fiu":
+        return column.to_numpy()
+    return column.fillna("").to_numpy(object)
+
+
+def _may_lack_fields(path: Path, sep: str, count: int) -> bool:
+    """Say whether some row may have fewer fields than the header, rather than empty ones."""
+    import pandas
+
+    lines = pandas.read_csv(path, engine="c", **WHOLE_LINES, **AS_TEXT)[0].str
+    return bool((lines.count(sep) + 1 != count).any() or lines.contains('"').any())
+
+
+def _as_text(path: Path, sep: str) -> pandas.DataFrame:
+    """Return all fields as text, the header as the first row, and None where one is missing."""
+    import pandas
+
+    rows = pandas.read_csv(path, engine="c", sep=sep, **AS_TEXT)
+    if len(rows) and (rows.iloc[:, -1] == "").any():
+        # The slower engine alone tells a field that is missing from an empty one.
+        rows = pandas.read_csv(path, engine="python", sep=sep, **AS_TEXT)
+    return rows
 
 
 def _reason(error: Exception) -> str:

@@ -17,7 +17,7 @@ from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.core.sphere import is_latitude, is_longitude
 from scorda.core.times import Start, match_times
-from scorda.reading.gridded import Gridded, gridded
+from scorda.reading.gridded import Gridded, contiguous, gridded
 from scorda.reading.opening import Source, name_of, open_data, readable
 from scorda.reading.roles import role_of_name
 from scorda.reading.stations import is_gridded
@@ -130,7 +130,7 @@ def read_states(
             f"{space.units.get('time', 'units of time')} apart."
         )
     with readable(source, "fields"):
-        data = data.isel(time=places).load()
+        data = data.isel(time=contiguous(places)).load()
     arrays = {name: data[name].values.astype(float) for name in space.variables}
     states = torch.from_numpy(space.joined(arrays))
     # Land of the source; a point that lacks some of its values is an error.

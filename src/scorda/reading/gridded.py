@@ -8,7 +8,7 @@ counted from another meridian. What it changed or left out it says in words.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,15 @@ from scorda.reading.roles import roles
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["Gridded", "gridded", "grids", "same_axes", "unwrapped"]
+__all__ = [
+    "Gridded",
+    "contiguous",
+    "gridded",
+    "grids",
+    "same_axes",
+    "time_blocks",
+    "unwrapped",
+]
 
 # Order of the axes of a space, after those without a role.
 ORDER = ("level", "latitude", "longitude")
@@ -108,6 +116,22 @@ def gridded(
     data, period = _on_sphere(data, axes, of_axis, units, notes)
     data = _increasing(data, axes, source)
     return Gridded(data, axes, of_axis, units, period, _calendar(data), tuple(notes))
+
+
+def contiguous(index: np.ndarray) -> np.ndarray | slice:
+    """Return an index, or which entries are wanted, as a slice where it is one: it reads less."""
+    index = np.flatnonzero(index) if index.dtype == bool else index
+    if len(index) and (np.diff(index) == 1).all():
+        return slice(int(index[0]), int(index[-1]) + 1)
+    return index
+
+
+def time_blocks(data: xarray.Dataset, times: int) -> Iterator[slice]:
+    """Give slices of about so many times, in whole chunks of the file where these are smaller."""
+    chunk = max(int(v.encoding.get("preferred_chunks", {}).get("time", 1)) for v in data.values())
+    size = max(1, times - times % chunk, times if chunk > times else 1)
+    for first in range(0, data.sizes["time"], size):
+        yield slice(first, min(first + size, data.sizes["time"]))
 
 
 def unwrapped(longitudes: np.ndarray) -> np.ndarray:

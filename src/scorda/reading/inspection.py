@@ -5,21 +5,27 @@ Nothing is refused here: what a run would refuse, or leave out, is a warning.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from scorda.core.columns import numbers
+from scorda.core.scratch import NUMBERS
 from scorda.core.times import instants, iso
-from scorda.reading.climate import suspicious
+from scorda.reading.climate import climate_of, sampled, suspicious
 from scorda.reading.columns import is_text_table, read_columns
-from scorda.reading.gridded import Gridded, gridded, grids
+from scorda.reading.gridded import Gridded, gridded, grids, time_blocks
 from scorda.reading.opening import Source, name_of, open_data, readable
 from scorda.reading.records import regular_times
 from scorda.reading.roles import role_of_name
 from scorda.reading.stations import is_gridded
+
+if TYPE_CHECKING:
+    import xarray
 
 __all__ = ["Inspection", "inspect"]
 
@@ -80,22 +86,7 @@ def inspect(source: Source) -> Inspection:
 
 def _fields(found: Gridded, source: Source, groups: list[tuple[str, ...]]) -> Inspection:
     data, facts, warnings = found.data, list[tuple[str, str]](), list[str]()
-    masks = []
-    for name, values in data.data_vars.items():
-        array = np.asarray(values.values, dtype=float)
-        unit = found.units.get(str(name), "without a unit")
-        facts.append((str(name), f"{_range(array)} {unit}{_absent(array)}"))
-        far = suspicious(array)
-        if far.any():
-            places = ", ".join(f"field {k + 1}" for k in _first(far, values.dims.index("time")))
-            warnings.append(
-                f"{int(far.sum())} values of {name} are far from all others, such as "
-                f"{array[far][0]:g} in {places}: declare them with --missing"
-            )
-        over = tuple(i for i, d in enumerate(values.dims) if d in ("time", "series"))
-        masks.append(np.isnan(array).all(over))
-        if (np.isnan(array) & ~masks[-1]).any():
-            warnings.append(f"some values of {name} are missing at times: training fills them")
+    masks = [_never(values, found, facts, warnings) for values in data.data_vars.values()]
     for axis in found.axes:
         facts.append((axis, _axis(data[axis].values, axis, found)))
     facts += _times(found, source, warnings)
@@ -114,6 +105,63 @@ def _fields(found: Gridded, source: Source, groups: list[tuple[str, ...]]) -> In
     if not found.timed:
         command = "no command takes fields without times"
     return Inspection(name_of(source), "fields", tuple(facts), tuple(warnings), command)
+
+
+def _never(
+    values: xarray.DataArray,
+    found: Gridded,
+    facts: list[tuple[str, str]],
+    warnings: list[str],
+) -> np.ndarray:
+    """Say what a variable holds, and return which points never have a value.
+
+    A block of the file is read at once: once for what is there, and again for what is suspicious.
+    """
+    name = str(values.name)
+    over = tuple(i for i, d in enumerate(values.dims) if d in ("time", "series"))
+    number, ends, kept = 0, [math.inf, -math.inf], list[np.ndarray]()
+
+    def looked_at() -> Iterator[np.ndarray]:
+        nonlocal number, ends
+        for _, part in _parts(values):
+            number += int((~np.isnan(part)).sum())
+            kept[:] = [(~np.isnan(part)).any(over) | (kept[0] if kept else False)]
+            ends = [min(ends[0], np.nanmin(part, initial=math.inf)),
+                    max(ends[1], np.nanmax(part, initial=-math.inf))]  # fmt: skip
+            yield part
+
+    sample = sampled(looked_at(), values.size)
+    unit = found.units.get(name, "without a unit")
+    missing = 1 - number / max(values.size, 1)
+    facts.append((name, f"{_range(np.append(sample, ends))} {unit}{_share(missing)}"))
+    low, high = climate_of(sample)
+    if ends[0] < low or ends[1] > high:
+        count, fields, first = 0, list[int](), list[float]()
+        for start, part in _parts(values):
+            far = (part < low) | (part > high)
+            count += int(far.sum())
+            first += part[far][:1].tolist()
+            if far.any():
+                fields += [start + k + 1 for k in _first(far, values.dims.index("time"))]
+        places = ", ".join(f"field {k}" for k in fields[:SHOWN])
+        warnings.append(
+            f"{count} values of {name} are far from all others, such as "
+            f"{first[0]:g} in {places}: declare them with --missing"
+        )
+    never = ~kept[0]
+    if number < int(kept[0].sum()) * values.size // max(never.size, 1):
+        warnings.append(f"some values of {name} are missing at times: training fills them")
+    return never
+
+
+def _parts(values: xarray.DataArray) -> Iterator[tuple[int, np.ndarray]]:
+    """Give a variable in blocks, each with its first time."""
+    if "time" not in values.dims:
+        yield 0, np.asarray(values.values, dtype=float)
+        return
+    times = max(1, NUMBERS * values.sizes["time"] // max(values.size, 1))
+    for rows in time_blocks(values.to_dataset(name="values"), times):
+        yield rows.start, np.asarray(values.isel(time=rows).values, dtype=float)
 
 
 def _axis(values: np.ndarray, axis: str, found: Gridded) -> str:
@@ -212,7 +260,10 @@ def _range(values: np.ndarray) -> str:
 
 
 def _absent(values: np.ndarray) -> str:
-    share = float(np.isnan(values).mean()) if values.size else 0.0
+    return _share(float(np.isnan(values).mean()) if values.size else 0.0)
+
+
+def _share(share: float) -> str:
     return f", {100 * share:.3g} % missing" if share else ""
 
 

@@ -10,18 +10,28 @@ their own and are never space.
 from __future__ import annotations
 
 import datetime
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from scorda.core.scratch import NUMBERS, blocks, release, scratch
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.core.times import Start, instants, iso, parse_start, total_months
 from scorda.reading.climate import check_values
-from scorda.reading.gridded import Gridded, gridded, grids, same_axes
+from scorda.reading.gridded import (
+    Gridded,
+    contiguous,
+    gridded,
+    grids,
+    same_axes,
+    time_blocks,
+)
 from scorda.reading.opening import Source, name_of, open_data, readable
 
 if TYPE_CHECKING:
@@ -59,16 +69,17 @@ class Fields:
                 f"Got fields of shape {tuple(self.states.shape)}: give (time, "
                 f"*{self.space.shape}), or (series, time, *{self.space.shape})."
             )
-        self.space.check(torch.where(self.states.isnan(), 0, self.states), "the fields")
+        for _, block in blocks(self.states):
+            self.space.check(torch.where(block.isnan(), 0, block), "the fields")
 
     def __len__(self) -> int:
         """Return the number of times."""
         return self.states.shape[1]
 
-    @property
+    @cached_property
     def missing(self) -> int:
         """Return the number of values that are missing."""
-        return int(self.space.filled(self.states).isnan().sum())
+        return sum(int(self.space.filled(b).isnan().sum()) for _, b in blocks(self.states))
 
 
 def read_fields(
@@ -144,16 +155,13 @@ def _record(
             f"{name_of(source)} has the axes {list(found.data.dims)}: it needs a time with "
             "coordinates."
         )
-    data = found.data.isel(time=_within(found, since, until, source))
+    data = found.data.isel(time=contiguous(_within(found, since, until, source)))
     times = data["time"].values
-    with readable(source, "fields"):
-        data = data.load()
     places, dt, unit = regular_times(times, found.calendar, source)
     units = dict(found.units) | ({"time": unit} if unit else {})
     variables = [str(n) for n in data.data_vars]
-    states = _states(data, variables, found.axes, places)
-    for code in missing:
-        states[np.isclose(states, code, rtol=1e-6, atol=0.0)] = np.nan
+    with readable(source, "fields"):
+        states = _states(data, variables, found.axes, places, missing)
     notes = list(found.notes)
     mask = _mask(states, variables, found.axes, source, notes)
     coordinates = {a: data[a].values for a in found.axes}
@@ -164,8 +172,9 @@ def _record(
     check_values(states, space, name_of(source))
     start = iso(instants(times[:1], found.calendar)[0], found.calendar) if unit else None
     if mask is not None:
-        states[..., ~mask] = np.nan
-    fields = Fields(torch.from_numpy(states), space, start)
+        for _, block in blocks(states):
+            block[..., torch.from_numpy(~mask)] = torch.nan
+    fields = Fields(states, space, start)
     if fields.missing:
         share = fields.missing / int(space.inside.sum()) / fields.states.shape[:2].numel()
         notes.append(f"{fields.missing} values are missing ({share:.2%})")
@@ -248,21 +257,23 @@ def regular_times(
 
 
 def _mask(
-    states: np.ndarray,
+    states: Tensor,
     variables: list[str],
     axes: tuple[str, ...],
     source: Source,
     notes: list[str],
 ) -> np.ndarray | None:
     """Return which points have values of all variables at some time."""
-    known = ~np.isnan(states).all((0, 1))
+    known: np.ndarray = np.zeros(tuple(states.shape[2:]), dtype=bool)
+    for _, block in blocks(states):
+        known |= (~block.isnan()).any(0).any(0).numpy()
     each = known if known.ndim > len(axes) else known[None]
     for variable, points in zip(variables, each, strict=True):
         if not points.any():
             raise ValueError(f"{name_of(source)} has no values of {variable}: choose others.")
     if not axes:
         return None
-    mask = each.all(0)
+    mask = np.asarray(each.all(0))
     if not mask.any():
         raise ValueError(
             f"{name_of(source)} has no point with values of all of {variables}: choose fewer."
@@ -280,17 +291,28 @@ def _are_multiples(elapsed: np.ndarray, places: np.ndarray, step: float, slack: 
 
 
 def _states(
-    data: xarray.Dataset, variables: list[str], axes: tuple[str, ...], places: np.ndarray
-) -> np.ndarray:
-    """Return ``(series, time, *state)``, NaN at times that are missing."""
-    arrays: list[Any] = [data[n].values for n in variables]
-    if "series" not in data.dims:
-        arrays = [a[None] for a in arrays]
-    states = np.stack(arrays, 2) if len(arrays) > 1 or not axes else arrays[0]
+    data: xarray.Dataset,
+    variables: list[str],
+    axes: tuple[str, ...],
+    places: np.ndarray,
+    missing: Sequence[float],
+) -> Tensor:
+    """Return ``(series, time, *state)``, NaN at times that are missing; it is read in blocks."""
     # Single precision stays: a record may be large, and double would add nothing to it.
-    kind = np.float32 if states.dtype == np.float32 else np.float64
-    if places[-1] + 1 == len(places):
-        return np.ascontiguousarray(states, kind)
-    full = np.full((states.shape[0], places[-1] + 1, *states.shape[2:]), np.nan, kind)
-    full[:, places] = states
-    return full
+    single = np.result_type(*(data[n].dtype for n in variables)) == np.float32
+    several = len(variables) > 1 or not axes
+    state = (len(variables),) * several + tuple(data.sizes[axis] for axis in axes)
+    shape = (data.sizes.get("series", 1), int(places[-1]) + 1, *state)
+    states = scratch(shape, torch.float32 if single else torch.float64)
+    out = states.numpy()
+    out[:, np.setdiff1d(np.arange(shape[1]), places)] = np.nan
+    for rows in time_blocks(data, NUMBERS // math.prod(state)):
+        part = data.isel(time=rows)
+        arrays = [part[n].values for n in variables]
+        block = np.stack(arrays, -1 - len(axes)) if several else arrays[0]
+        block = block.reshape(shape[0], -1, *state).astype(out.dtype)
+        for code in missing:
+            block[np.isclose(block, code, rtol=1e-6, atol=0.0)] = np.nan
+        out[:, contiguous(places[rows])] = block
+        release(states)
+    return states
