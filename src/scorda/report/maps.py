@@ -70,7 +70,7 @@ def fields(
     panels: dict[str, Tensor | Columns] = {}
     if truth is not None:
         panels["Truth"] = whole.field(truth[step], name)
-    table = columns_of(observations, space)
+    table = columns_of(observations, whole)
     if table is not None:
         panels["Observations"] = _seen(table, step, name, whole)
     panels |= {"Mean": mean, "Spread": spread}
