@@ -1,5 +1,6 @@
 """Records of fields, and priors learned from them."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ import scorda as sc
 from scorda.core.space import StateSpace
 from scorda.core.times import phases, phases_of
 from scorda.diffusion.training import Training
+from scorda.priors import from_fields
 from scorda.priors.from_fields import train_on_fields
 from scorda.reading.records import Fields, read_fields
 
@@ -165,3 +167,14 @@ def test_sda_with_a_learned_prior_is_the_gaussian_posterior_of_its_law(file):
     assert error.max() < 5 / members**0.5 + 0.03
     ratio = analysis.states.flatten(1).std(0) / std
     assert (ratio - 1).abs().max() < 5 / (2 * members) ** 0.5 + 0.03
+
+
+def test_the_provenance_of_a_record_of_the_globe_can_be_written():
+    """The widest taper there is none, an infinite radius, which JSON has no number for."""
+    axes = {"latitude": np.array([-60.0, 0, 60]), "longitude": np.arange(0.0, 360, 60)}
+    units = {"latitude": "degrees_north", "longitude": "degrees_east"}
+    space = StateSpace((3, 6), 1.0, ("t",), axes, {"longitude": 360.0}, units)
+    states = torch.randn(20, 3, 6, generator=torch.Generator().manual_seed(0)).double()
+    found = from_fields._law(Fields(states, space), 8).found
+    assert [row[0] for row in found["radii"]][-1] is None
+    json.dumps(found, allow_nan=False)

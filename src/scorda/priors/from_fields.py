@@ -190,8 +190,18 @@ def _law(fields: Fields, modes: int) -> _Law:
         memory_of(coefficients, seen),
         _scaled(interpolated(coefficients, seen), math.sqrt(inflation * factor)),
         float(spectrum[0]) * inflation * factor,
-        {"radius": radius, "radii": scores, "inflation": inflation, "factor": factor},
+        {
+            "radius": _written(radius),
+            "radii": [[_written(tried), *rest] for tried, *rest in scores],
+            "inflation": inflation,
+            "factor": factor,
+        },
     )
+
+
+def _written(radius: float) -> float | None:
+    """Return a radius as JSON has it: None stands for no taper."""
+    return None if math.isinf(radius) else radius
 
 
 def _network(architecture: dict[str, Any], law: _Law, seed: int) -> ModeNetwork:
