@@ -10,6 +10,9 @@ variables. Three cases::
 
 Whatever needs geometry or names asks the space for it.
 
+On a curvilinear or unstructured grid each point has a position of its own (`StateSpace.points`):
+the axes count the points, and distances, observations and pictures take the positions.
+
 Points of the grid that are no part of the state, such as land in a record of the ocean, are in its
 `mask`. Their entries of a state mean nothing: they are NaN in what is handed out, and 0 inside of
 methods, where nothing observes them and no member differs from another.
@@ -47,6 +50,9 @@ class StateSpace:
         calendar: Calendar of the datetimes of its states, one of the CF conventions.
         mask: Which points of the grid belong to the state, of the shape of the spatial axes; None:
             all.
+        points: Position of each point of the grid, name to an array of the shape of the spatial
+            axes, where positions are not those along the axes. A name that is an axis too, such
+            as a level, has the positions of that axis. `units` and `period` may name them.
 
     Raises:
         ValueError: If names, coordinates and shape do not fit together.
@@ -60,6 +66,7 @@ class StateSpace:
     units: Mapping[str, str] = field(default_factory=dict)
     calendar: str = "proleptic_gregorian"
     mask: np.ndarray | None = field(default=None, repr=False)
+    points: Mapping[str, np.ndarray] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         shape = tuple(int(n) for n in self.shape)
@@ -76,7 +83,7 @@ class StateSpace:
             variables = variables or ("x",)
             coordinates = {n: np.asarray(c, dtype=float) for n, c in self.coordinates.items()}
         _check_layout(shape, variables, coordinates)
-        _check_geometry(coordinates, self.period)
+        _check_geometry(coordinates)
         object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "variables", variables)
         object.__setattr__(self, "coordinates", coordinates)
@@ -84,6 +91,9 @@ class StateSpace:
         object.__setattr__(self, "units", dict(self.units))
         if self.mask is not None:
             object.__setattr__(self, "mask", _checked_mask(self.mask, self.grid))
+        if self.points is not None:
+            object.__setattr__(self, "points", _checked_points(self.points, self))
+        _check_period(self.period, self.ranges)
 
     def __eq__(self, other: object) -> bool:
         """Compare all names and positions, since arrays have no truth value."""
@@ -91,6 +101,7 @@ class StateSpace:
 
     def _facts(self) -> tuple[Any, ...]:
         positions = [(name, tuple(x)) for name, x in (self.coordinates or {}).items()]
+        positions += [(name, tuple(x.flat)) for name, x in (self.points or {}).items()]
         names = self.shape, self.dt, self.variables
         mask = None if self.mask is None else self.mask.tobytes()
         return *names, positions, self.period, self.units, self.calendar, mask
@@ -109,6 +120,22 @@ class StateSpace:
     def axes(self) -> tuple[str, ...]:
         """Return the names of the spatial coordinates, in the order of their axes."""
         return tuple(self.coordinates or ())
+
+    @property
+    def position_names(self) -> tuple[str, ...]:
+        """Return the names of the columns of a position: those of `points`, else the axes."""
+        return tuple(self.points or self.axes)
+
+    @property
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """Return the smallest and the largest position by the name of its column."""
+        positions = self.points or self.coordinates or {}
+        return {name: (float(x.min()), float(x.max())) for name, x in positions.items()}
+
+    @property
+    def sphere(self) -> tuple[int, int] | None:
+        """Return which columns of a position are latitude and longitude by units, or None."""
+        return horizontal(self.position_names, self.units)
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -143,8 +170,9 @@ class StateSpace:
         return self.variables.index(name)
 
     def positions(self) -> Float[Tensor, "points axes"]:
-        """Return the position of each grid point of a flattened field, one column per axis."""
-        mesh = np.meshgrid(*(self.coordinates or {}).values(), indexing="ij")
+        """Return the position of each grid point of a flattened field, a column for each name."""
+        axes = (self.coordinates or {}).values()
+        mesh = list(self.points.values()) if self.points else np.meshgrid(*axes, indexing="ij")
         points = int(np.prod(self.grid))
         columns = [m.ravel() for m in mesh]
         grid = np.stack(columns, -1) if columns else np.zeros((points, 0))
@@ -161,18 +189,17 @@ class StateSpace:
     ) -> Float[Tensor, "..."]:
         """Return the distance between positions, elementwise.
 
-        Where two axes are latitude and longitude by their units, it is the great circle in km,
-        and further axes, such as levels, do not count: it is the horizontal distance. Elsewhere
+        Where two columns are latitude and longitude by their units, it is the great circle in km,
+        and further ones, such as levels, do not count: it is the horizontal distance. Elsewhere
         it is Euclidean, by the shortest way round on periodic axes, in the unit of the
         coordinates, which must share one.
         """
-        sphere = horizontal(self.axes, self.units)
-        if sphere is not None:
-            north, east = sphere
+        if self.sphere is not None:
+            north, east = self.sphere
             far = great_circle(a[..., north], a[..., east], b[..., north], b[..., east])
             return far.to(a.dtype)
         gap = (a - b).abs()
-        for axis, name in enumerate(self.axes):
+        for axis, name in enumerate(self.position_names):
             if name in self.period:
                 length = self.period[name]
                 gap[..., axis] = torch.minimum(
@@ -205,6 +232,8 @@ class StateSpace:
         positions = {name: list(map(float, c)) for name, c in (self.coordinates or {}).items()}
         # A header may sort its keys, and the order of the coordinates is that of the axes.
         content |= {"coordinates": positions, "axes": list(self.axes)}
+        if self.points is not None:
+            content["points"] = [[name, x.tolist()] for name, x in self.points.items()]
         if self.mask is not None:
             flat = np.concatenate(([True], self.mask.flatten(), [not self.mask.flat[-1]]))
             content["mask"] = np.diff(np.flatnonzero(np.diff(flat)), prepend=0).tolist()
@@ -217,6 +246,8 @@ class StateSpace:
         axes = made.pop("axes", list(made["coordinates"]))
         made |= {name: tuple(made[name]) for name in ("shape", "variables")}
         made["coordinates"] = {n: np.asarray(made["coordinates"][n], float) for n in axes}
+        if made.get("points") is not None:
+            made["points"] = {name: np.asarray(x, float) for name, x in made["points"]}
         if made.get("mask") is not None:
             runs = made["mask"]
             flat = np.repeat(np.arange(len(runs)) % 2 == 0, runs)
@@ -284,20 +315,54 @@ def _check_layout(
         )
 
 
-def _check_geometry(coordinates: Mapping[str, np.ndarray], period: Mapping[str, float]) -> None:
-    """Check that positions increase, and that a period is longer than what they span."""
+def _check_geometry(coordinates: Mapping[str, np.ndarray]) -> None:
+    """Check that positions along axes increase."""
     for name, values in coordinates.items():
         if len(values) > 1 and not (np.diff(values) > 0).all():
             raise ValueError(
                 f"Coordinate {name!r} is not increasing: sort it (and the states) first."
             )
-    unknown = set(period) - set(coordinates)
+
+
+def _checked_points(points: Mapping[str, np.ndarray], space: StateSpace) -> dict[str, np.ndarray]:
+    """Return positions in double precision, one for each point of the grid."""
+    checked = {name: np.asarray(x, dtype=float) for name, x in points.items()}
+    if not checked or not space.grid:
+        raise ValueError(
+            f"Got points {list(points)} for a grid of shape {space.grid}: `points` needs a name, "
+            "and a space with coordinates."
+        )
+    for axis, (name, along) in enumerate((space.coordinates or {}).items()):
+        if name in checked and checked[name].shape == space.grid:
+            other = [1] * len(space.grid)
+            other[axis] = -1
+            if not (checked[name] == along.reshape(other)).all():
+                raise ValueError(
+                    f"Got points of the name {name!r}, an axis with other positions: give them "
+                    "another name."
+                )
+    for name, x in checked.items():
+        if x.shape != space.grid or not np.isfinite(x).all():
+            raise ValueError(
+                f"Got points {name!r} of shape {x.shape}, {int((~np.isfinite(x)).sum())} of them "
+                f"not finite: give a finite position for each point of the grid {space.grid}."
+            )
+    if max(space.grid) > 1 and all(np.ptp(x) == 0 for x in checked.values()):
+        raise ValueError(
+            "Got points that are all at one position: give each point of the grid its own."
+        )
+    return checked
+
+
+def _check_period(period: Mapping[str, float], ranges: Mapping[str, tuple[float, float]]) -> None:
+    """Check that a period is longer than what the positions span."""
+    unknown = set(period) - set(ranges)
     if unknown:
         raise ValueError(
-            f"Got a period for {sorted(unknown)}: the coordinates are {list(coordinates)}."
+            f"Got a period for {sorted(unknown)}: the coordinates are {list(ranges)}."
         )
     for name, length in period.items():
-        extent = coordinates[name][-1] - coordinates[name][0]
+        extent = ranges[name][1] - ranges[name][0]
         if not length > extent:
             raise ValueError(
                 f"Got the period {length} for {name!r}, whose positions span {extent}: the "

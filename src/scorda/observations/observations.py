@@ -219,7 +219,7 @@ class Observations:
         columns = {
             "time": plain if start is None else dates_after(start, elapsed, space),
             "variable": np.array(names, dtype=object),
-            **dict(zip(space.axes, places.numpy(force=True).T, strict=True)),
+            **dict(zip(space.position_names, places.numpy(force=True).T, strict=True)),
             "value": values.numpy(force=True),
             "std": std.numpy(force=True),
         }

@@ -1,7 +1,7 @@
 """Tables and fields of observations: the step and place of each row, and why one is not used.
 
 A table has the columns ``time, variable, value, std`` and a position: columns named as the space's
-coordinates, or as the CF conventions name latitude, longitude and level, in any convention of
+positions, or as the CF conventions name latitude, longitude and level, in any convention of
 longitudes; or ``point``, the flat index of the grid point. A space without coordinates needs no
 position and a space with one variable needs no ``variable``. A column ``units`` says in which unit
 value and std of its row are, if not in that of the space. Further columns are ignored.
@@ -23,7 +23,7 @@ import numpy as np
 from scorda.core.columns import numbers
 from scorda.core.space import StateSpace
 from scorda.core.times import Start, iso, match_times, parse_start
-from scorda.observations.spatial import inside_domain, on_land, snapped, within_a_period
+from scorda.observations.positions import inside_domain, on_land, snapped, within_a_period
 from scorda.reading.climate import LIMIT, suspicious
 from scorda.reading.columns import read_columns
 from scorda.reading.fields import aligned, role_of_axis
@@ -201,7 +201,7 @@ class _Rows:
         Positions on a grid point up to rounding are moved onto it.
         """
         rows, space = len(self.reason), self.space
-        position = np.zeros((rows, len(space.axes)))
+        position = np.zeros((rows, len(space.position_names)))
         point, on_grid = np.zeros(rows, dtype=np.int64), np.ones(rows, dtype=bool)
         columns = _position_columns(self.columns, space)
         if columns is not None:
@@ -383,7 +383,7 @@ def _check_columns(
         needed["std"] = "std (or give the argument `std`, --std in the shell)"
     positions = _position_columns(columns, space)
     if positions is None:
-        needed["point"] = f"a position ({' and '.join(space.axes)}, or point)"
+        needed["point"] = f"a position ({' and '.join(space.position_names)}, or point)"
     elif positions and "point" in columns:
         raise ValueError(
             f"{name} has the column point beside {' and '.join(positions)}: a position is given "
@@ -399,7 +399,7 @@ def _check_columns(
 def _position_columns(columns: Mapping[str, np.ndarray], space: StateSpace) -> list[str] | None:
     """Return the column of each axis of the space, by its name or role; None if one is missing."""
     found = []
-    for axis in space.axes:
+    for axis in space.position_names:
         role = role_of_axis(axis, space)
         same = [c for c in columns if role is not None and role_of_name(c) == role]
         if axis in columns:
@@ -414,10 +414,9 @@ def _position_columns(columns: Mapping[str, np.ndarray], space: StateSpace) -> l
 def _in_one_turn(position: np.ndarray, space: StateSpace) -> np.ndarray:
     """Return positions with longitudes in the convention of the space."""
     out = position.copy()
-    for i, axis in enumerate(space.axes):
+    for i, axis in enumerate(space.position_names):
         if role_of_axis(axis, space) == "longitude" and axis not in space.period:
-            ends = (space.coordinates or {})[axis][[0, -1]]
-            middle = float(ends.mean())
+            middle = sum(space.ranges[axis]) / 2
             turned = middle + (position[:, i] - middle + 180.0) % 360.0 - 180.0
             # What is right already keeps its last digits.
             out[:, i] = np.where(np.abs(turned - position[:, i]) < 1.0, position[:, i], turned)
@@ -461,7 +460,7 @@ def _unused(reason: np.ndarray) -> tuple[UnusedRow, ...]:
 
 def _expected(space: StateSpace, how: How) -> str:
     """Say what a usable row holds."""
-    places = [f"{n} {c[0]:g} to {c[-1]:g}" for n, c in (space.coordinates or {}).items()]
+    places = [f"{n} {low:g} to {high:g}" for n, (low, high) in space.ranges.items()]
     calendar = space.calendar
     begin = "0" if how.start is None else iso(parse_start(how.start, calendar), calendar)
     times = f"times from {begin}" + ("" if how.steps is None else f" to step {how.steps}")

@@ -31,7 +31,7 @@ import torch
 from scorda.core import rng
 from scorda.core.shapes import Tensor
 from scorda.core.space import StateSpace
-from scorda.core.sphere import HALF_CIRCUMFERENCE, horizontal
+from scorda.core.sphere import HALF_CIRCUMFERENCE
 from scorda.core.tapers import GaspariCohn
 from scorda.core.times import phases
 from scorda.diffusion.guidance import MMPS
@@ -236,7 +236,7 @@ def _choose_radius(
     if not diameter > 0:
         return math.inf, []
     count = min(PREDICTORS, len(points) // 2)
-    widest = math.inf if horizontal(space.axes, space.units) is None else HALF_CIRCUMFERENCE
+    widest = math.inf if space.sphere is None else HALF_CIRCUMFERENCE
     radii = [share * diameter for share in RADII]
     candidates = [r if GaspariCohn(r).reach <= widest else math.inf for r in radii]
     candidates = list(dict.fromkeys(candidates))

@@ -79,7 +79,7 @@ def observation_table(
 
     The columns are ``step``, ``time``, ``value``, ``std``, ``instrument``, ``variable`` ("" where
     the operator does not observe single variables), ``component`` (index into the flattened state
-    where the operator picks one component, else -1) and one per coordinate of the space (NaN
+    where the operator picks one component, else -1) and one per column of a position (NaN
     where the operator does not know its positions).
     """
     parts: dict[str, list[np.ndarray]] = {}
@@ -89,7 +89,7 @@ def observation_table(
             if not len(y):
                 continue
             step = entry if isinstance(entry, int) else entry[-1]
-            positions = np.full((len(y), len(space.axes)), np.nan)
+            positions = np.full((len(y), len(space.position_names)), np.nan)
             component, variable = np.full(len(y), -1), np.full(len(y), "", dtype=object)
             if isinstance(entry, int):
                 component = _components(model.operator, space)
@@ -107,7 +107,7 @@ def observation_table(
                 "variable": variable,
                 "component": component,
             }
-            columns |= {axis: positions[:, i] for i, axis in enumerate(space.axes)}
+            columns |= {name: positions[:, i] for i, name in enumerate(space.position_names)}
             for column, values in columns.items():
                 parts.setdefault(column, []).append(values)
     return {column: np.concatenate(values) for column, values in parts.items()}
