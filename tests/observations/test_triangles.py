@@ -142,10 +142,10 @@ def test_a_region_ends_at_its_hull():
     axes = {"y": np.arange(11), "x": np.arange(16)}
     points = {"latitude": y, "longitude": x}
     space = StateSpace((11, 16), coordinates=axes, points=points, units=DEGREES)
-    Interpolate(torch.tensor([[50.0, 0.0], [50.0, -9.9], [40.0001, 371.0]]), space)
-    # On a parallel between two grid points the arc lies poleward: the north is wider.
+    Interpolate(torch.tensor([[50.0, 0.0], [50.0, -9.9], [40.005, 371.0]]), space)
+    # Between points of a parallel the arc of a side lies poleward, by .004 degrees here.
     Interpolate(torch.tensor([[60.005, 351.0], [39.9999, 350.0]]), space)
-    for outside in ([61.0, 0.0], [-50.0, 180.0], [50.0, 21.0], [50.0, 348.0], [95.0, 0.0]):
+    for outside in ([61.0, 0.0], [40.0, 371.0], [-50.0, 180.0], [50.0, 21.0], [50.0, 348.0], [95.0, 0.0]):
         with pytest.raises(ValueError, match="outside the domain latitude in"):
             Interpolate(torch.tensor([outside]), space)
     with pytest.raises(ValueError, match="outside the domain"):

@@ -72,9 +72,9 @@ class Triangles:
         north = place @ self._centre >= 0 if self._globe else np.ones(len(place), dtype=bool)
         for half in (True, False):
             rows = np.flatnonzero(north == half)
-            if len(rows):
-                parts = (self._first if half else self._second).located(place[rows])
-                found[rows], weights[rows], inside[rows] = parts
+            triangles = None if not len(rows) else self._first if half else self._second
+            if triangles is not None:
+                found[rows], weights[rows], inside[rows] = triangles.located(place[rows])
         weights = np.where(weights < ROUNDING, 0.0, weights)
         weights /= np.where(inside, weights.sum(1), 1.0)[:, None]
         largest = np.take_along_axis(found, weights.argmax(1)[:, None], 1)
@@ -125,8 +125,12 @@ class Triangles:
         return _Half(place, place, index)
 
     @cached_property
-    def _second(self) -> _Half:
-        return _Half.around(-self._centre, self._placed(self.positions))
+    def _second(self) -> _Half | None:
+        try:
+            return _Half.around(-self._centre, self._placed(self.positions))
+        except ValueError:
+            # The points of a region do not reach the other half.
+            return None
 
 
 class _Half:
