@@ -45,7 +45,8 @@ def double_precision():
 @pytest.fixture(autouse=True)
 def shape_checks(request):
     """Slow tests run without shape checks, which would double their time; fast tests have them."""
-    jaxtyping.config.update("jaxtyping_disable", bool(request.node.get_closest_marker("slow")))
+    slow = any(request.node.get_closest_marker(name) for name in ("slow", "benchmark"))
+    jaxtyping.config.update("jaxtyping_disable", slow)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
 

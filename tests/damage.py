@@ -1,10 +1,12 @@
 """Files with random damage, and what reading them may do: give data, or refuse in one sentence."""
 
+import importlib.util
 import shutil
 import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas
 import xarray
 
 from scorda.core.space import StateSpace
@@ -21,7 +23,9 @@ SPACE = StateSpace(
     units={"time": "hours", "t2m": "K", "latitude": "degrees_north", "longitude": "degrees_east"},
 )
 START = "2019-03-01T00:00"
-KINDS = ("netcdf3.nc", "netcdf4.nc", "zarr2.zarr", "zarr3.zarr", "table.csv", "table.nc")
+KINDS = ["netcdf3.nc", "netcdf4.nc", "zarr2.zarr", "zarr3.zarr", "table.csv", "table.nc"]
+if importlib.util.find_spec("pyarrow"):
+    KINDS.append("table.parquet")
 
 
 def whole(folder: Path) -> None:
@@ -54,6 +58,8 @@ def whole(folder: Path) -> None:
     ]
     head = "time,latitude,longitude,variable,value,std\n"
     (folder / "table.csv").write_text(head + "\n".join(",".join(map(str, r)) for r in rows))
+    if "table.parquet" in KINDS:
+        pandas.read_csv(folder / "table.csv").to_parquet(folder / "table.parquet")
     names = ("time", "latitude", "longitude", "value", "std")
     columns = {
         n: ("row", [float(r[i]) if i else k for k, r in enumerate(rows)])
@@ -108,7 +114,7 @@ def read_all(path: Path) -> int:
     table = path.name.startswith("table")
     ways = [lambda: inspect(path)]
     if table:
-        start = START if path.suffix == ".csv" else None
+        start = None if path.suffix == ".nc" else START
         ways.append(lambda: Observations.from_table(path, SPACE, start, steps=40))
     else:
         ways.append(lambda: read_fields(path))

@@ -143,6 +143,7 @@ print(*sorted(heavy & sys.modules.keys()))
 """
 
 
+@pytest.mark.slow
 def test_importing_scorda_stays_light():
     result = subprocess.run(
         [sys.executable, "-c", LIGHT],

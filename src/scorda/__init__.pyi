@@ -11,7 +11,7 @@ from . import (
     systems as systems,
     testing as testing,
 )
-from .assimilation import Filter as Filter
+from .assimilation import Filter as Filter, analyse as analyse
 from .core import (
     GaspariCohn as GaspariCohn,
     RunError as RunError,

@@ -80,6 +80,7 @@ def test_a_method_is_trained_once_and_its_divergence_is_counted(tmp_path, monkey
         replace(known, grid=({"inflation": 1.0},))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [EnKF(), ParticleFilter(resample=0.3), ClosedFormFilter()])
 def test_scores_equal_those_of_the_stored_run(method):
     setup, entry = small(), Entry("a", method, 20)
@@ -111,6 +112,7 @@ def test_scores_equal_those_of_the_stored_run(method):
     assert scores["cycle_seconds"] > 0
 
 
+@pytest.mark.slow
 def test_members_from_the_climate_know_nothing_of_the_truth():
     """Other streams: none is the truth at step 0, nor the prior that the problem draws itself."""
     entries = tuple(Entry(str(n), EnKF(), n) for n in (5, 30))

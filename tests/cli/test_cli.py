@@ -395,6 +395,7 @@ def test_methods_are_listed_in_a_sentence_each(capsys):
     assert out.index("filters: past data") < out.index("letkf") < out.index("smoothers: all data")
 
 
+@pytest.mark.slow
 def test_the_list_read_from_the_files_is_that_of_the_classes():
     """A public class of `scorda.methods` that can be made declares `exact` in its own body."""
     kinds = [Assimilator]
@@ -507,6 +508,7 @@ def test_parts_are_chosen_by_name_and_set_by_flags_with_dots(text, method):
     assert chosen(text) == method
 
 
+@pytest.mark.slow
 def test_parts_of_a_file_are_tables(tmp_path, monkeypatch):
     """As `assimilate` writes them; another part on the command line drops the table."""
     monkeypatch.chdir(tmp_path)
@@ -543,6 +545,7 @@ def test_parts_of_a_file_are_tables(tmp_path, monkeypatch):
     assert prior == {"name": "Kernel", "std": 0.5, "scale": "spread"}
 
 
+@pytest.mark.slow
 def test_settings_of_a_method_that_the_command_has_too_are_named_with_it(simulated):
     """`tolerance` is one of matching times; that of 4D-Var is --method.tolerance, or its table."""
     command = f"{ASSIMILATE} --method fourdvar --iterations 2"

@@ -30,6 +30,7 @@ def failed(capsys, command):
     return error
 
 
+@pytest.mark.slow
 def test_a_complete_run_is_resumed_with_its_own_settings_alone(simulated, capsys):
     run = f"{ASSIMILATE} --members 6 --threads 1"
     assert main(f"{run} --method letkf --localization 2 --block 2".split()) == 0
@@ -58,6 +59,7 @@ def test_nothing_is_replaced_unasked(simulated, capsys):
     assert Path("thesis.zarr/thesis.tex").exists() and Path("file.zarr").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_a_trained_prior_is_kept(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main([*TRAIN.split(), "--out", "deep/p.safetensors"]) == 0
@@ -91,6 +93,7 @@ def test_a_prior_of_fields_is_trained_from_a_file(tmp_path, monkeypatch, capsys)
     assert prior.provenance["training"]["segment"] == 5
 
 
+@pytest.mark.slow
 def test_what_cannot_be_is_one_sentence(simulated, capsys):
     Path("file").write_text("")
     assert "--stride 0" in failed(capsys, "simulate lorenz96 --stride 0 --out s")

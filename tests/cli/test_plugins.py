@@ -105,6 +105,7 @@ def simulate(system):
     return f"assimilate --observations sim/observations.csv --system {system} --members 10"
 
 
+@pytest.mark.slow
 def test_a_method_of_another_module_runs_from_the_command_line(package, capsys):
     assert METHOD[: METHOD.index("class Wide")].count("\n") < 60
     command = simulate("lorenz63") + " --method {} --inflation 1.1 --seed 2 --out {}.zarr"
@@ -140,6 +141,7 @@ def test_a_method_of_another_module_keeps_the_contracts(package):
     check_assimilator(method, problem)
 
 
+@pytest.mark.slow
 def test_what_a_package_announces_is_known_by_its_name(installed, capsys):
     command = simulate("ring")
     capsys.readouterr()

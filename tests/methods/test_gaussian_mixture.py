@@ -77,6 +77,7 @@ def quadrature(x, beta, share):
     return mean, (points - mean).T @ (w[:, None] * (points - mean)), evidence
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beta", [0.1, 0.5, 0.9])
 @pytest.mark.parametrize("share", [0.0, 0.3])
 @pytest.mark.parametrize("local", [False, True])
@@ -397,6 +398,7 @@ def test_localization_needs_the_space():
         method.update(forecast(5), Y, MODEL)
 
 
+@pytest.mark.slow
 def test_a_continued_run_goes_on_with_the_same_factor():
     model = ObservationModel(Select(range(3)), std=2.0)
     _, problem = twin_experiment(Lorenz63(), model, 40, 4, rng.seeded(0))

@@ -199,6 +199,7 @@ def test_impossible_observations_are_named():
         ParticleFilter().analyse(torch.ones(5, 1), torch.zeros(1), model)
 
 
+@pytest.mark.slow
 def test_an_operator_that_is_not_finite_for_one_particle_is_named():
     def broken(x):
         return torch.where(torch.arange(len(x))[:, None] == 3, math.nan, x[:, :1])

@@ -121,6 +121,7 @@ def test_a_vague_observation_leaves_the_members_where_they_are(prior):
     assert ((analysis - x) / std).square().mean().sqrt() < 0.02 + 1.1 * kernel
 
 
+@pytest.mark.slow
 def test_fewer_members_than_components_stay_in_their_span():
     x = forecast(12, COV["four"])[:3]
     model = ObservationModel(Select([0]), std=0.5)

@@ -276,6 +276,7 @@ def test_rows_of_several_steps_are_observed_together():
     assert abs(observed.mean() - 1.5) < 0.1 and 0.08 < observed.std() < 0.12
 
 
+@pytest.mark.slow
 def test_misfits_are_refused(problem):
     method = sda(problem, InflatedLikelihood())
     with pytest.raises(ValueError, match="use a prior that was trained on this system"):

@@ -65,6 +65,7 @@ def test_untrained_network_is_zero():
     assert (out - net.last.bias).abs().max() == 0
 
 
+@pytest.mark.slow
 def test_network_overfits_one_batch():
     torch.manual_seed(0)
     net = TemporalConv(2, 32, 1)

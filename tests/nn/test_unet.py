@@ -148,6 +148,7 @@ def test_ring_padding_and_its_gradient():
     assert torch.autograd.gradcheck(Ring.apply, z)
 
 
+@pytest.mark.slow
 def test_overfits_one_batch():
     """What the Gaussian law leaves of waves of fixed size, which are not Gaussian."""
     torch.manual_seed(0)

@@ -108,6 +108,7 @@ def test_error_of_the_composed_score_falls_with_the_window(k):
         assert abs(relative_error(0.9, 65, k, t) / expected - 1) < 0.26
 
 
+@pytest.mark.slow
 def test_network_overfits_one_batch():
     """Fixed noise is learned by heart: the loss falls far below that of the best denoiser."""
     torch.manual_seed(0)

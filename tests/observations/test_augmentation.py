@@ -37,6 +37,7 @@ def regression(x, h, y, cov):
     return x.mean(0) + gain @ (y - h.mean(0)), (A.T @ A - gain @ (B.T @ A)) / n
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("black_box", [True, False])
 @pytest.mark.parametrize("units", [1.0, 1e4])
 def test_bridge_with_a_gaussian_is_the_statistical_linearisation(black_box, units):
@@ -52,6 +53,7 @@ def test_bridge_with_a_gaussian_is_the_statistical_linearisation(black_box, unit
     assert_close(analysis.T.cov(), covariance, rtol=0, atol=5e-3)
 
 
+@pytest.mark.slow
 def test_a_linear_function_is_the_linear_operator():
     x, y = ensemble(), torch.tensor([0.5])
     matrix = torch.tensor([[1.0, -0.5, 2.0]])
@@ -110,6 +112,7 @@ def test_localization_tapers_the_pairs():
     assert space.size == 8 and space.axes == system.space.axes
 
 
+@pytest.mark.slow
 def test_bridge_finds_both_modes_of_a_squared_observation():
     """Kernel density on the pairs against its own posterior, member by member."""
     x = rng.normal(2000, (1,), rng.seeded(1), like=torch.zeros(1, dtype=torch.float64)) + 0.3

@@ -72,6 +72,7 @@ def test_operators_of_flows_keep_the_contract(operator):
     assert operator.linear == (operator in LINEAR)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("operator", "shape"),
     [

@@ -153,6 +153,7 @@ TINY = online(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{}, {"base": LocalGaussian(GaspariCohn(2.0))}, {"axis": None}], ids=str
 )
@@ -172,6 +173,7 @@ def test_amortised_networks_serve_nonlinear_observations(options):
     assert (found.states - alone.states).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 def test_a_ring_goes_on_from_its_weights_where_values_are_absent():
     """The network of flat pairs is another one then, and trained anew."""
     model = ObservationModel(ARCTAN, std=0.1)
@@ -220,6 +222,7 @@ def test_weights_for_one_observing_network_refuse_others(unit):
         trained.fit(wide, modes([0, 2, 4], size=10), Lorenz96(dim=10).space)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", [True, False])
 def test_values_without_spread_tell_nothing(network):
     """One, where a sensor saturates: as if it were absent, whatever it is. All: members stay."""

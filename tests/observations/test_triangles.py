@@ -145,7 +145,14 @@ def test_a_region_ends_at_its_hull():
     Interpolate(torch.tensor([[50.0, 0.0], [50.0, -9.9], [40.005, 371.0]]), space)
     # Between points of a parallel the arc of a side lies poleward, by .004 degrees here.
     Interpolate(torch.tensor([[60.005, 351.0], [39.9999, 350.0]]), space)
-    for outside in ([61.0, 0.0], [40.0, 371.0], [-50.0, 180.0], [50.0, 21.0], [50.0, 348.0], [95.0, 0.0]):
+    for outside in (
+        [61.0, 0.0],
+        [40.0, 371.0],
+        [-50.0, 180.0],
+        [50.0, 21.0],
+        [50.0, 348.0],
+        [95.0, 0.0],
+    ):
         with pytest.raises(ValueError, match="outside the domain latitude in"):
             Interpolate(torch.tensor([outside]), space)
     with pytest.raises(ValueError, match="outside the domain"):
@@ -164,9 +171,7 @@ def test_levels_are_an_axis_beside_triangles():
     z, y, x = positions.T
     expected = 2 * z + 3 * y - x * (1 + z)
     np.testing.assert_allclose(_observed(positions, space, field), expected, atol=1e-10)
-    moved, index, on_grid = snapped(
-        np.array([[10.0, points["y"][0, 7], points["x"][0, 7]]]), space
-    )
+    _, index, on_grid = snapped(np.array([[10.0, points["y"][0, 7], points["x"][0, 7]]]), space)
     assert on_grid.all() and index.tolist() == [67]
 
 
@@ -183,7 +188,7 @@ def test_nearest_is_that_of_brute_force():
     limit = float(far.min(1).values.median())
     inside = far.min(1).values < limit - 1e-6
     _observed(positions[inside.numpy()], space, field, nearest=limit)
-    with pytest.raises(ValueError, match="farther than .* from all points of the grid"):
+    with pytest.raises(ValueError, match=r"farther than .* from all points of the grid"):
         _observed(positions, space, field, nearest=limit)
     with pytest.raises(ValueError, match="positive distance"):
         _observed(positions, space, field, nearest=0.0)

@@ -107,6 +107,7 @@ def test_without_the_gaussian_the_network_finds_the_correlations():
             assert rms(found - best) < 0.65 * rms(plain - best)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operator", OPERATORS.values(), ids=OPERATORS.keys())
 def test_the_network_learns_what_is_not_linear(operator):
     """On fresh pairs, at low and at high noise: closer than the Gaussian's heads."""
@@ -143,6 +144,7 @@ def twin(steps=6):
     return twin_experiment(Lorenz63(), model, steps, 3, rng.seeded(0))[1]
 
 
+@pytest.mark.slow
 def test_a_continued_run_has_the_bits_of_an_uninterrupted_one():
     prior = changed(SMALL, training_steps=10, fine_tuning_steps=5, pretraining_members=30)
     method, problem = NonlinearMASF(prior, sampler=ProjectionSDE(noise_levels=60)), twin()

@@ -155,6 +155,7 @@ def test_what_is_laid_out_is_laid_back(axes):
         assert torch.equal(out, x.permute(0, 3, 2, 1).reshape(5, 12, 2))
 
 
+@pytest.mark.slow
 def test_training_approaches_the_exact_denoiser_of_a_large_gaussian_sample():
     """Without the Gaussian under it: root mean square error in units of the exact correction.
 
@@ -174,6 +175,7 @@ def test_training_approaches_the_exact_denoiser_of_a_large_gaussian_sample():
         assert error < 0.5 * (alone - best).square().mean().sqrt()
 
 
+@pytest.mark.slow
 def test_the_network_learns_what_is_not_gaussian():
     """On fresh states: two thirds of what the exact denoiser gains on the Gaussian's (0.8 found).
 
@@ -265,6 +267,7 @@ def test_a_trained_filter_reports_and_repeats_itself():
     assert len(info["loss"]) == 4
 
 
+@pytest.mark.slow
 def test_a_continued_run_has_the_bits_of_an_uninterrupted_one(tmp_path):
     """In memory from any cycle, and through files with blocks of steps."""
     method, problem = MASF(changed(SMALL, training_steps=10, fine_tuning_steps=5)), twin()
@@ -318,6 +321,7 @@ def test_what_a_ring_cannot_do_is_refused():
         SMALL.fit(correlated(2))
 
 
+@pytest.mark.slow
 def test_a_nonlinear_observation_may_lose_values():
     """The network of the pairs is another one then, and trained anew."""
     model = ObservationModel(Pointwise(lambda v: torch.atan(v / 8)), std=0.1)

@@ -47,6 +47,7 @@ def figures(page):
     return {html.unescape(alt): base64.b64decode(data) for alt, data in found}
 
 
+@pytest.mark.slow
 def test_the_page_holds_scores_figures_and_provenance(runs, tmp_path):
     path = write_report(runs, tmp_path / "new" / "report.html", [runs["PF"]], "A <title>")
     page = path.read_text()
@@ -71,11 +72,13 @@ def test_the_page_loads_nothing(runs, tmp_path):
         assert all(link.startswith(("#", "data:")) for link in links)
 
 
+@pytest.mark.slow
 def test_the_same_posteriors_give_the_same_bytes(runs, tmp_path):
     first = write_report(runs, tmp_path / "a.html").read_bytes()
     assert first == write_report(runs, tmp_path / "b.html").read_bytes()
 
 
+@pytest.mark.slow
 def test_fields_and_runs_without_a_truth_have_their_figures(tmp_path):
     system = Lorenz96(dim=8, spinup=1.0)
     model = ObservationModel(Select(range(0, 8, 2)), std=0.5)
@@ -150,6 +153,7 @@ def test_a_browser_shows_every_figure_without_an_error(runs, tmp_path, chromium,
     assert console == []
 
 
+@pytest.mark.slow
 def test_the_style_is_inside(runs, tmp_path):
     style = Path(store.__file__).parents[1] / "report" / "templates" / "report.css"
     assert style.read_text() in write_report(runs, tmp_path / "report.html").read_text()

@@ -47,6 +47,7 @@ class Members(Assimilator):
         return Analysis(states, problem.space, info={"evaluations": 7}, method="Members")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [EnKF(1.05), ParticleFilter()], ids=["equal", "weighted"])
 @pytest.mark.parametrize("block", [1, 7, None])
 def test_a_filter_in_blocks_stores_the_states_of_one_run(twin, tmp_path, method, block):
@@ -289,6 +290,7 @@ def test_distance_of_a_shift_is_its_length():
     assert scores.distance(same, Analysis(states, space)) == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_references_give_distances_and_their_own_floor(twin, tmp_path):
     truth, problem = twin
     runs = {

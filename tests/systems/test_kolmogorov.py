@@ -70,6 +70,7 @@ def test_taylor_green_vortices_drift_with_a_mean_flow(speed):
     assert_close(path[-1], vortices(system, 1.0, mean), atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_order_of_convergence_is_four():
     """Fitted slope of the error of one step over 8 to 32 substeps, within 0.2 of 4."""
     flow = replace(SMALL, drag=0.3).flow
@@ -99,6 +100,7 @@ def test_a_gradient_is_no_flow():
     assert_close(SMALL.step(x + potential), SMALL.step(x), atol=1e-12, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drag", [0.1, 0.7])
 def test_budgets_of_energy_and_enstrophy_are_closed(drag):
     """Change = work of the force - dissipation - drag, integrated by the trapezoidal rule.

@@ -46,6 +46,7 @@ def test_lorenz63_fixed_points(sign):
     assert torch.allclose(system.step(x), x, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_lorenz63_attractor_moments():
     """Climatology of the deterministic system: mean z 23.55, std 7.92, 9.01, 8.62 (long runs).
 

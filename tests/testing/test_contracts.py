@@ -304,6 +304,7 @@ FEW_FILTERS = {"EnKF", "ETKF", "DEnKF", "ParticleFilter"}
 ASSIMILATORS = [m for m in EXAMPLES if not isinstance(m, Filter) or m.name in FEW_FILTERS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ASSIMILATORS, ids=name)
 def test_assimilators(method):
     check_assimilator(method, linear_problem())
@@ -345,6 +346,7 @@ def test_denoisers(number):
 GUIDANCE = [InflatedLikelihood(), InflatedLikelihood(bound=None), MMPS(), MMPS(solver="cg"), DPS()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guidance", GUIDANCE, ids=name)
 def test_guidance(guidance):
     check_guidance(guidance, ignores_error=isinstance(guidance, DPS))
@@ -359,6 +361,7 @@ SAMPLERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=name)
 def test_samplers(sampler):
     # In 6 dimensions tau = 0.25 makes steps of tau E[6 / chi^2] = 0.38: standard deviations 11 %
@@ -531,6 +534,7 @@ def test_a_broken_promise_is_caught_and_named(unchecked, check, arguments, words
     assert str(caught.value).startswith(type(arguments[0]).__name__)
 
 
+@pytest.mark.slow
 def test_the_filter_that_does_nothing_keeps_its_contract():
     """So that the broken filters above fail for what they break."""
     check_filter(_Broken())

@@ -3,6 +3,7 @@
 from scorda.assimilation.base import REQUIREMENTS, Assimilator, Cost, check_members, check_needs
 from scorda.assimilation.filter import Cycle, Filter, PreparedFilter, Run, collect
 from scorda.assimilation.kalman_algebra import check_inflation, inflate
+from scorda.assimilation.one_analysis import Predicted, analyse
 
 __all__ = [
     "REQUIREMENTS",
@@ -10,8 +11,10 @@ __all__ = [
     "Cost",
     "Cycle",
     "Filter",
+    "Predicted",
     "PreparedFilter",
     "Run",
+    "analyse",
     "check_inflation",
     "check_members",
     "check_needs",

@@ -93,11 +93,12 @@ def _has_simulator(problem: Problem) -> bool:
 
 def _has_positions(problem: Problem) -> bool:
     try:
+        problem.space.check_distances("Localization")
         for model in _models(problem):
             model.operator.coordinates(problem.space)
     except ValueError:
         return False
-    return bool(problem.space.axes)
+    return True
 
 
 # What a method may ask of a problem: how it is checked, and how a sentence names it.
@@ -129,8 +130,8 @@ REQUIREMENTS: dict[str, tuple[Callable[[Problem], bool], str]] = {
     ),
     "positions": (
         _has_positions,
-        "a space with coordinates and the positions of the observations (`positions` of the "
-        "operator), for localization",
+        "a space with coordinates, of the same kind in all its parts, and the positions of the "
+        "observations (`positions` of the operator), for localization",
     ),
     "nonlinear_positions": (
         lambda problem: (

@@ -357,7 +357,7 @@ def _innovation(
 
 def _spread(space: StateSpace, ensemble: Tensor, weights: Tensor | None) -> Tensor:
     """Root of the spatial mean of the unbiased ensemble variance, as `scorda.metrics.spread`."""
-    if space.mask is not None:
+    if space.has_land:
         ensemble = ensemble.flatten(1)[:, space.inside.to(ensemble.device)]
     if weights is None:
         # One member has no variance, and says so with a zero.

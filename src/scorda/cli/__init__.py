@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 __all__ = ["main"]
@@ -13,6 +14,7 @@ COMMANDS = {
     "simulate": "Simulate a truth and observations of it.",
     "train": "Train a prior on trajectories, or with --prior on the forecasts of a filter.",
     "assimilate": "Assimilate observations and store the posterior.",
+    "analyse": "Condition the ensemble of another program on observations, once.",
     "report": "Write one HTML page about stored posteriors.",
     "bench": "Run a benchmark and compare it with the expected scores.",
     "methods": "List the methods, or describe one of them.",
@@ -49,11 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tokens, content, path = configured(tokens)
         for name, summary in COMMANDS.items():
             command: Any = f"scorda.cli.{name}:{name}"
-            if name == tokens[0] == "assimilate":
+            if name == tokens[0] and name in ("assimilate", "analyse"):
                 # The settings of the method are settings of the command.
-                from scorda.cli.assimilate import assimilate
+                from scorda.cli.method_flags import with_method
 
-                command, tokens, content = assimilate(tokens, content)
+                module = import_module(f"scorda.cli.{name}")
+                kind, act = getattr(module, name.capitalize()), getattr(module, name)
+                command, tokens, content = with_method(kind, act, tokens, content)
             if name == tokens[0] == "train" and "prior" in flags_of(tokens):
                 from scorda.cli.train_network import train_network
 

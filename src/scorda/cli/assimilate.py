@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING, Any
 
 from scorda.cli.console import console, progress, score_rows, table
-from scorda.cli.settings import SystemOptions, UserError, flags_of, plain, strings_of, to_toml
+from scorda.cli.settings import SystemOptions, UserError, plain, to_toml
 
 if TYPE_CHECKING:
     from scorda.assimilation.base import Assimilator
@@ -116,44 +114,10 @@ class Assimilate:
     """TOML file with these settings; flags win."""
 
 
-def assimilate(
-    tokens: list[str], content: Mapping[str, Any]
-) -> tuple[Callable[..., None], list[str], dict[str, Any]]:
-    """Return the command for the method and parts that are chosen, its tokens and its file.
-
-    A setting of the method loses ``method.``, in both, unless the command has one of its name.
-
-    Arguments:
-        tokens: Those of the command line.
-        content: That of the file of settings.
-    """
-    from scorda.cli.catalogue import find_method, settings_class
-
-    chosen = strings_of(content) | flags_of(tokens)
-    name = chosen.get("method", Assimilate.method)
-    taken = [setting.name for setting in fields(Assimilate)]
-    options, make = settings_class(find_method(name), chosen, taken)
-
-    def command(
-        *, settings: Annotated[Assimilate | None, Parameter(name="*")] = None, method: Any = None
-    ) -> None:
-        """Assimilate observations and store the posterior."""
-        given = settings or Assimilate()
-        _check(given)
-        posterior = _run(given, make(method), chosen.get("prior"))
-        _tell(given, posterior)
-
-    group = f"Settings of the method {name}"
-    command.__annotations__["method"] = Annotated[options | None, Parameter(name="*", group=group)]
-    tokens = [
-        token.replace("method.", "", 1)
-        if token.startswith("--method.")
-        and token[len("--method.") :].split("=")[0].replace("-", "_") not in taken
-        else token
-        for token in tokens
-    ]
-    table = {f"method.{k}" if k in taken else k: v for k, v in content.get("method", {}).items()}
-    return command, tokens, {k: v for k, v in content.items() if k != "method"} | table
+def assimilate(given: Assimilate, method: Any, prior: str | None) -> None:
+    """Assimilate observations and store the posterior."""
+    _check(given)
+    _tell(given, _run(given, method, prior))
 
 
 def _check(given: Assimilate) -> None:
@@ -231,9 +195,8 @@ def _check_truth(truth: Tensor, system: Any, path: Path, limit: float) -> None:
     """Refuse a truth of which a variable is, in the median, far from the climate of the prior."""
     from scorda.cli.common import climate_of
 
-    for i, (name, (mean, std)) in enumerate(climate_of(system).items()):
-        values = truth[:, i] if system.space.has_channels else truth
-        median = float(values.nanmedian())
+    for name, (mean, std) in climate_of(system).items():
+        median = float(system.space.field(truth, name).nanmedian())
         if abs(median - mean) > limit * std:
             raise UserError(
                 f"{path} has {name} of {median:.4g} in the median, far from {mean:.4g} of the "

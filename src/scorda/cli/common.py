@@ -125,9 +125,8 @@ def climate_of(system: Any, members: int = 64) -> dict[str, tuple[float, float]]
         means = system.prior(members, rng.seeded(0))
         stds = torch.zeros_like(means[:1])
     found = {}
-    for i, name in enumerate(system.space.variables):
-        of = (slice(None), i) if system.space.has_channels else slice(None)
-        values, spread = means[of].double(), stds[of].double()
+    for name in system.space.variables:
+        values, spread = (system.space.field(x, name).double() for x in (means, stds))
         var = values.var(correction=0) + spread.square().mean()
         found[name] = float(values.mean()), float(var.sqrt())
     return found

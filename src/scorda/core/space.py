@@ -8,7 +8,8 @@ variables. Three cases::
     Lorenz-96            shape (40,)        variable x            coordinate site, period 40
     two-dimensional flow shape (2, 64, 64)  variables u, v        coordinates y, x, both periodic
 
-Whatever needs geometry or names asks the space for it.
+A state of variables on several grids is flat, and its space has a space for each of its *parts*
+(`StateSpace.of_parts`). Whatever needs geometry or names asks the space for it.
 
 On a curvilinear or unstructured grid each point has a position of its own (`StateSpace.points`):
 the axes count the points, and distances, observations and pictures take the positions.
@@ -28,6 +29,15 @@ import numpy as np
 import torch
 
 from scorda.core.gaussian import component_std
+from scorda.core.grids import (
+    check_geometry,
+    check_layout,
+    check_period,
+    checked_mask,
+    checked_points,
+)
+from scorda.core.layout import Layout
+from scorda.core.parts import combined, lacking, part_positions
 from scorda.core.shapes import Bool, Float, Tensor
 from scorda.core.sphere import great_circle, horizontal
 
@@ -35,7 +45,7 @@ __all__ = ["StateSpace", "variable_std"]
 
 
 @dataclass(frozen=True)
-class StateSpace:
+class StateSpace(Layout):
     """Shape, names and geometry of a state.
 
     Arguments:
@@ -53,6 +63,8 @@ class StateSpace:
         points: Position of each point of the grid, name to an array of the shape of the spatial
             axes, where positions are not those along the axes. A name that is an axis too, such
             as a level, has the positions of that axis. `units` and `period` may name them.
+        parts: Spaces of variables on grids of their own; `of_parts` makes a space of them.
+        same_as: Column of positions of axes that are not named as theirs, in a space of parts.
 
     Raises:
         ValueError: If names, coordinates and shape do not fit together.
@@ -67,8 +79,14 @@ class StateSpace:
     calendar: str = "proleptic_gregorian"
     mask: np.ndarray | None = field(default=None, repr=False)
     points: Mapping[str, np.ndarray] | None = field(default=None, repr=False)
+    parts: Mapping[str, StateSpace] | None = field(default=None, repr=False)
+    same_as: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
+        if self.parts is not None:
+            for name, value in combined(self.parts, self.same_as).items():
+                object.__setattr__(self, name, value)
+            return
         shape = tuple(int(n) for n in self.shape)
         if not shape or min(shape) < 1:
             raise ValueError(f"Got a state of shape {shape}: give at least one axis, each >= 1.")
@@ -82,18 +100,38 @@ class StateSpace:
         else:
             variables = variables or ("x",)
             coordinates = {n: np.asarray(c, dtype=float) for n, c in self.coordinates.items()}
-        _check_layout(shape, variables, coordinates)
-        _check_geometry(coordinates)
+        check_layout(shape, variables, coordinates)
+        check_geometry(coordinates)
         object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "variables", variables)
         object.__setattr__(self, "coordinates", coordinates)
         object.__setattr__(self, "period", dict(self.period))
         object.__setattr__(self, "units", dict(self.units))
         if self.mask is not None:
-            object.__setattr__(self, "mask", _checked_mask(self.mask, self.grid))
+            object.__setattr__(self, "mask", checked_mask(self.mask, self.grid))
         if self.points is not None:
-            object.__setattr__(self, "points", _checked_points(self.points, self))
-        _check_period(self.period, self.ranges)
+            object.__setattr__(self, "points", checked_points(self.points, coordinates))
+        check_period(self.period, self.ranges)
+
+    @staticmethod
+    def of_parts(
+        parts: Mapping[str, StateSpace], same_as: Mapping[str, str] | None = None
+    ) -> StateSpace:
+        """Return the space of flat states ``(size,)``, the parts one after the other in C order.
+
+        Positions have one column per kind of axis: axes of one name share a column, and so do
+        latitudes, and longitudes, in degrees. An axis whose name another part has at other
+        positions is renamed ``axis_part``; its column keeps the name.
+
+        Arguments:
+            parts: Space of each part by name, in the order of the state.
+            same_as: Further axes of the same kind, such as ``{"x_u": "x"}`` on a staggered grid.
+
+        Raises:
+            ValueError: If there is no part, the parts differ in `dt`, calendar or unit of time, a
+                variable is in several, or axes of the same kind differ in unit or period.
+        """
+        return StateSpace((1,), parts=parts, same_as=same_as or {})
 
     def __eq__(self, other: object) -> bool:
         """Compare all names and positions, since arrays have no truth value."""
@@ -104,12 +142,8 @@ class StateSpace:
         positions += [(name, tuple(x.flat)) for name, x in (self.points or {}).items()]
         names = self.shape, self.dt, self.variables
         mask = None if self.mask is None else self.mask.tobytes()
-        return *names, positions, self.period, self.units, self.calendar, mask
-
-    @property
-    def size(self) -> int:
-        """Return the number of components of one state."""
-        return int(np.prod(self.shape))
+        parts = list((self.parts or {}).items()), self.same_as
+        return *names, positions, self.period, self.units, self.calendar, mask, parts
 
     @property
     def has_channels(self) -> bool:
@@ -124,7 +158,10 @@ class StateSpace:
     @property
     def position_names(self) -> tuple[str, ...]:
         """Return the names of the columns of a position: those of `points`, else the axes."""
-        return tuple(self.points or self.axes)
+        if self.parts is None:
+            return tuple(self.points or self.axes)
+        axes = (axis for part in self.parts.values() for axis in part.axes)
+        return tuple(dict.fromkeys(self.same_as.get(axis, axis) for axis in axes))
 
     @property
     def ranges(self) -> dict[str, tuple[float, float]]:
@@ -143,34 +180,80 @@ class StateSpace:
         return self.shape[1:] if self.has_channels else self.shape
 
     @property
+    def pieces(self) -> tuple[StateSpace, ...]:
+        """Return the spaces of one grid each that make up the state: its parts, or itself."""
+        return (self,) if self.parts is None else tuple(self.parts.values())
+
+    def only(self, name: str) -> StateSpace:
+        """Return the space of one variable alone; without coordinates, of one number.
+
+        Raises:
+            ValueError: If there is no such variable.
+        """
+        of = self.piece_of(name)
+        units = {
+            n: u for n, u in of.units.items() if n in (name, "time", *of.axes, *of.position_names)
+        }
+        return StateSpace(
+            of.grid or (1,),
+            of.dt,
+            (name,),
+            of.coordinates,
+            of.period,
+            units,
+            of.calendar,
+            of.mask,
+            of.points,
+        )
+
+    @property
+    def has_land(self) -> bool:
+        """Say whether some component does not belong to the state."""
+        return any(piece.mask is not None for piece in self.pieces)
+
+    @property
     def inside(self) -> Bool[Tensor, "size"]:
         """Return which components of a flattened state belong to it."""
+        if self.parts is not None:
+            return torch.cat([part.inside for part in self.parts.values()])
         if self.mask is None:
             return torch.ones(self.size, dtype=torch.bool)
         return torch.from_numpy(np.broadcast_to(self.mask, self.shape).flatten())
 
     def masked(self, x: Float[Tensor, "..."], outside: float = np.nan) -> Float[Tensor, "..."]:
         """Return states ``(..., *state)`` with one value, NaN, at points that are not theirs."""
-        if self.mask is None:
+        if not self.has_land:
             return x
-        return x.masked_fill(torch.from_numpy(~self.mask).to(x.device), outside)
+        return x.masked_fill(~self.inside.view(self.shape).to(x.device), outside)
 
     def filled(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Return states ``(..., *state)`` with 0 at points that are not theirs."""
         return self.masked(x, 0.0)
 
-    def variable(self, name: str) -> int:
-        """Return the index of a variable.
+    def check_distances(self, subject: str) -> None:
+        """Check that any two entries have a distance, which the subject of a sentence needs.
 
         Raises:
-            ValueError: If there is no such variable.
+            ValueError: If they have none.
         """
-        if name not in self.variables:
-            raise ValueError(f"Unknown variable {name!r}: this space has {list(self.variables)}.")
-        return self.variables.index(name)
+        if self.parts is not None and (axes := lacking(self)):
+            raise ValueError(
+                f"{subject} needs axes of the same kind in all parts ({axes}): say which are the "
+                "same with `same_as`, or in a file with equal `axis` or `standard_name`."
+            )
+        if not self.position_names:
+            raise ValueError(
+                f"{subject} needs a space with coordinates: give the system's space some."
+            )
 
     def positions(self) -> Float[Tensor, "points axes"]:
-        """Return the position of each grid point of a flattened field, a column for each name."""
+        """Return the position of each grid point of a flattened field, a column for each name.
+
+        In a space of parts, it is that of each entry of a state, with the columns
+        `position_names`, NaN where the part of the entry has no such axis.
+        """
+        if self.parts is not None:
+            return part_positions(self)
         axes = (self.coordinates or {}).values()
         mesh = list(self.points.values()) if self.points else np.meshgrid(*axes, indexing="ij")
         points = int(np.prod(self.grid))
@@ -193,7 +276,12 @@ class StateSpace:
         and further ones, such as levels, do not count: it is the horizontal distance. Elsewhere
         it is Euclidean, by the shortest way round on periodic axes, in the unit of the
         coordinates, which must share one.
+
+        Raises:
+            ValueError: If the space has parts that do not share their axes.
         """
+        if self.parts is not None:
+            self.check_distances("A distance")
         if self.sphere is not None:
             north, east = self.sphere
             far = great_circle(a[..., north], a[..., east], b[..., north], b[..., east])
@@ -228,7 +316,12 @@ class StateSpace:
 
     def as_json(self) -> dict[str, Any]:
         """Return all settings as JSON has them; the mask as lengths of runs, the first inside."""
+        if self.parts is not None:
+            # A header may sort its keys, and the order of the parts is that of the state.
+            parts = [[name, part.as_json()] for name, part in self.parts.items()]
+            return {"parts": parts, "same_as": dict(self.same_as)}
         content = {f.name: getattr(self, f.name) for f in fields(self)}
+        del content["parts"], content["same_as"]
         positions = {name: list(map(float, c)) for name, c in (self.coordinates or {}).items()}
         # A header may sort its keys, and the order of the coordinates is that of the axes.
         content |= {"coordinates": positions, "axes": list(self.axes)}
@@ -242,6 +335,9 @@ class StateSpace:
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> StateSpace:
         """Return the space of `as_json`."""
+        if "parts" in content:
+            parts = {name: StateSpace.from_json(part) for name, part in content["parts"]}
+            return StateSpace.of_parts(parts, content["same_as"])
         made = dict(content)
         axes = made.pop("axes", list(made["coordinates"]))
         made |= {name: tuple(made[name]) for name in ("shape", "variables")}
@@ -253,17 +349,6 @@ class StateSpace:
             flat = np.repeat(np.arange(len(runs)) % 2 == 0, runs)
             made["mask"] = flat.reshape([len(c) for c in made["coordinates"].values()])
         return StateSpace(**made)
-
-
-def _checked_mask(mask: np.ndarray, grid: tuple[int, ...]) -> np.ndarray | None:
-    """Return a mask as truth values; None where it leaves nothing out."""
-    mask = np.asarray(mask)
-    if mask.dtype != bool or mask.shape != grid or not mask.any():
-        raise ValueError(
-            f"Got a mask of {mask.dtype}, shape {mask.shape}, with {int(mask.sum())} points: give "
-            f"truth values of the shape {grid} of the grid, with one true at least."
-        )
-    return None if mask.all() else mask
 
 
 def variable_std(
@@ -281,6 +366,9 @@ def variable_std(
     var = component_std(ensemble).square()
     if space is None:
         return var.sqrt()
+    if space.parts is not None:
+        means = [space.field(var, name).mean() for name in space.variables]
+        return space.constant(torch.stack(means)).sqrt()
     grid = tuple(range(-len(space.grid), 0)) if space.grid else ()
     mean = var.mean(grid, keepdim=True) if grid else var
     return mean.sqrt().expand(var.shape)
@@ -299,72 +387,3 @@ def _indices(shape: tuple[int, ...], variables: int) -> dict[str, np.ndarray]:
     names = ("site",) if len(sizes) == 1 else ("z", "y", "x")[max(3 - len(sizes), 0) :]
     # Of more axes than there are names `_check_layout` says that they do not fit.
     return {n: np.arange(size, dtype=float) for n, size in zip(names, sizes, strict=False)}
-
-
-def _check_layout(
-    shape: tuple[int, ...], variables: tuple[str, ...], coordinates: Mapping[str, np.ndarray]
-) -> None:
-    """Check that the shape is that of the coordinates, after an axis of variables if any."""
-    sizes = tuple(len(c) for c in coordinates.values())
-    channels, grid = (shape[0], shape[1:]) if len(shape) == len(sizes) + 1 else (1, shape)
-    if sizes != grid or len(variables) != channels:
-        raise ValueError(
-            f"A state of shape {shape} does not fit {len(variables)} variables {variables} on "
-            f"coordinates of sizes {sizes}: the shape must be the sizes of the coordinates, after "
-            "one leading axis of variables if there is more than one."
-        )
-
-
-def _check_geometry(coordinates: Mapping[str, np.ndarray]) -> None:
-    """Check that positions along axes increase."""
-    for name, values in coordinates.items():
-        if len(values) > 1 and not (np.diff(values) > 0).all():
-            raise ValueError(
-                f"Coordinate {name!r} is not increasing: sort it (and the states) first."
-            )
-
-
-def _checked_points(points: Mapping[str, np.ndarray], space: StateSpace) -> dict[str, np.ndarray]:
-    """Return positions in double precision, one for each point of the grid."""
-    checked = {name: np.asarray(x, dtype=float) for name, x in points.items()}
-    if not checked or not space.grid:
-        raise ValueError(
-            f"Got points {list(points)} for a grid of shape {space.grid}: `points` needs a name, "
-            "and a space with coordinates."
-        )
-    for axis, (name, along) in enumerate((space.coordinates or {}).items()):
-        if name in checked and checked[name].shape == space.grid:
-            other = [1] * len(space.grid)
-            other[axis] = -1
-            if not (checked[name] == along.reshape(other)).all():
-                raise ValueError(
-                    f"Got points of the name {name!r}, an axis with other positions: give them "
-                    "another name."
-                )
-    for name, x in checked.items():
-        if x.shape != space.grid or not np.isfinite(x).all():
-            raise ValueError(
-                f"Got points {name!r} of shape {x.shape}, {int((~np.isfinite(x)).sum())} of them "
-                f"not finite: give a finite position for each point of the grid {space.grid}."
-            )
-    if max(space.grid) > 1 and all(np.ptp(x) == 0 for x in checked.values()):
-        raise ValueError(
-            "Got points that are all at one position: give each point of the grid its own."
-        )
-    return checked
-
-
-def _check_period(period: Mapping[str, float], ranges: Mapping[str, tuple[float, float]]) -> None:
-    """Check that a period is longer than what the positions span."""
-    unknown = set(period) - set(ranges)
-    if unknown:
-        raise ValueError(
-            f"Got a period for {sorted(unknown)}: the coordinates are {list(ranges)}."
-        )
-    for name, length in period.items():
-        extent = ranges[name][1] - ranges[name][0]
-        if not length > extent:
-            raise ValueError(
-                f"Got the period {length} for {name!r}, whose positions span {extent}: the "
-                "period must be longer."
-            )

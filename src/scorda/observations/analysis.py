@@ -64,13 +64,10 @@ class Analysis:
 
         space, states = self.space, self.states.detach().cpu().numpy()
         dims = ("ensemble", "time", *space.axes)
-        if space.has_channels:
-            variables = {
-                name: (dims, states[:, :, i], _units(space, name))
-                for i, name in enumerate(space.variables)
-            }
-        else:
-            variables = {space.variables[0]: (dims, states, _units(space, space.variables[0]))}
+        variables = {
+            name: (dims, space.field(states, name), _units(space, name))
+            for name in space.variables
+        }
         if self.weights is not None:
             variables["weight"] = (("ensemble", "time"), self.weights.detach().cpu().numpy(), {})
         coordinates: dict[str, Any] = {

@@ -154,8 +154,8 @@ class Gather(Operator):
 
     def variables(self, space: StateSpace) -> tuple[str, ...]:
         self.check(space)
-        points = math.prod(space.grid)
-        return tuple(space.variables[i // points] for i in self.entries(space.shape).tolist())
+        of = space.variable_of(self.entries(space.shape).numpy(force=True))
+        return tuple(space.variables[i] for i in of.tolist())
 
 
 @dataclass(frozen=True)
@@ -190,6 +190,8 @@ class Select(Gather):
     ) -> Select:
         """Observe each variable at stations: grid points on a stride, or drawn from these.
 
+        The variables of a grid share their stations.
+
         Arguments:
             space: Space of the states.
             number: Stations to draw at random (default: all points).
@@ -202,19 +204,16 @@ class Select(Gather):
         """
         if every < 1:
             raise ValueError(f"Got every = {every}: give a number of grid points, at least 1.")
-        size = math.prod(space.grid)
-        points = torch.arange(size).reshape(space.grid)
-        points = points[(slice(None, None, every),) * len(space.axes)].flatten()
-        if number is not None:
-            if not 1 <= number <= len(points):
-                raise ValueError(
-                    f"Got {number} stations on {len(points)} grid points: give at least 1, and "
-                    "not more than there are points."
-                )
-            order = torch.randperm(len(points), generator=rng.as_generator(generator))[:number]
-            points = points[order.sort().values]
-        channels = [space.variable(name) for name in variables or space.variables]
-        return cls([channel * size + i for channel in channels for i in points.tolist()])
+        names, source = variables or space.variables, rng.as_generator(generator)
+        stations = {
+            name: points
+            for piece in space.pieces
+            if set(piece.variables) & set(names)
+            for points in [_stations(piece, number, source, every)]
+            for name in piece.variables
+        }
+        firsts = {name: space.entries(name).start for name in names}
+        return cls([firsts[name] + i for name in names for i in stations[name]])
 
     def entries(self, shape: tuple[int, ...]) -> Int[Tensor, "obs"]:
         if self._largest >= math.prod(shape):
@@ -388,6 +387,23 @@ class Chain(Operator):
     ) -> Float[Tensor, "obs axes"]:
         between = tuple(self.inner(torch.zeros(1, *shape)).shape[1:])
         return self.outer.placed(self.inner.placed(positions, shape), between)
+
+
+def _stations(
+    space: StateSpace, number: int | None, generator: torch.Generator | None, every: int
+) -> list[int]:
+    """Return grid points on a stride, or some that are drawn from these."""
+    points = torch.arange(math.prod(space.grid)).reshape(space.grid)
+    points = points[(slice(None, None, every),) * len(space.axes)].flatten()
+    if number is not None:
+        if not 1 <= number <= len(points):
+            raise ValueError(
+                f"Got {number} stations on {len(points)} grid points: give at least 1, and not "
+                "more than there are points."
+            )
+        order = torch.randperm(len(points), generator=generator)[:number]
+        points = points[order.sort().values]
+    return points.tolist()
 
 
 def sparse_rows(columns: np.ndarray, weights: np.ndarray, size: int) -> csr_array:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from scipy.sparse import csr_array
 
+from scorda.core.parts import by_piece
 from scorda.core.shapes import Float, Int, Tensor
 from scorda.core.space import StateSpace
 from scorda.observations.operators import Gather, Operator, sparse_rows
@@ -177,7 +178,8 @@ class Interpolate(Operator):
     those of the triangle that holds position j and the weights are barycentric (`triangles`).
 
     Arguments:
-        points: Positions, ``(points, columns)``, in the `position_names` of the space.
+        points: Positions, ``(points, columns)``, in the `position_names` of the space. In a space
+            of parts those columns count that the part of the variable has.
         space: Space of the states.
         variable: Variable to observe, or one for each point. Default: every variable, and the
             observation is ``(variables, points)`` where the states have a channel axis.
@@ -207,45 +209,45 @@ class Interpolate(Operator):
                 f"Got points of shape {tuple(points.shape)}: give (points, {len(names)}), one "
                 f"column for each of {list(names)}."
             )
-        index, weights = self._corners(points.double().numpy(force=True))
-        if self.variable is not None:
-            names = self.variable
-            names = (names,) * len(points) if isinstance(names, str) else names
-            if len(names) != len(points):
-                raise ValueError(
-                    f"Got {len(names)} variables for {len(points)} points: give one for all or "
-                    "one for each."
-                )
-            channel = np.array([self.space.variable(name) for name in names])
-            index = index + channel[:, None] * math.prod(self.space.grid)
-        object.__setattr__(self, "points", points)
+        variable = self._observed(len(points))
+        if variable is None and self.space.parts is not None:
+            raise ValueError(
+                f"Give `variable`, one of {list(self.space.variables)} for all points or one for "
+                "each: a position lies on the grid of its variable."
+            )
+        of = np.zeros(len(points), dtype=np.int64) if variable is None else variable
+        where = points.double().numpy(force=True)
+        found = []
+        own = np.zeros(where.shape, dtype=bool)
+        for piece, rows, columns in by_piece(self.space, of):
+            if rows.any():
+                numbers = np.flatnonzero(rows)
+                part = _located(where[rows][:, columns], numbers, piece, self.nearest)
+                found.append((rows, *part))
+                own[np.ix_(rows, np.array(columns))] = True
+        width = max(index.shape[1] for _, index, _ in found)
+        index, weights = np.zeros((len(points), width), np.int64), np.zeros((len(points), width))
+        for rows, near, share in found:
+            # A corner more, without weight: one that is there, since 0 times NaN is NaN.
+            more = width - near.shape[1]
+            index[rows] = np.pad(near, ((0, 0), (0, more)), "edge")
+            weights[rows] = np.pad(share, ((0, 0), (0, more)))
+        if variable is not None:
+            index = index + self.space.offsets[variable][:, None]
+        object.__setattr__(self, "points", points.where(torch.from_numpy(own), torch.nan))
         object.__setattr__(self, "_index", torch.from_numpy(index))
         object.__setattr__(self, "_weights", torch.from_numpy(weights))
 
-    def _corners(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the flat indices of the points that each position takes, and their weights."""
-        if self.nearest is not None:
-            index, inside = nearest_points(places, self.space, self.nearest)
-            weights = np.ones(index.shape)
-            words = f"farther than {self.nearest:g} from all points of the grid"
-        else:
-            inside = inside_domain(places, self.space)
-            words = f"outside the domain {extent(self.space)}"
-        if not inside.all():
-            first = int(np.flatnonzero(~inside)[0])
+    def _observed(self, count: int) -> np.ndarray | None:
+        """Return the index of the variable of each point, None where it is every one."""
+        if self.variable is None:
+            return None
+        names = (self.variable,) * count if isinstance(self.variable, str) else self.variable
+        if len(names) != count:
             raise ValueError(
-                f"Got the position {places[first].tolist()} of point {first} {words}: leave it "
-                "out."
+                f"Got {len(names)} variables for {count} points: give one for all or one for each."
             )
-        if self.nearest is None:
-            index, weights = corners(places, self.space)
-        if (land := uses_land(index, self.space)).any():
-            first = int(land.argmax())
-            raise ValueError(
-                f"Got the position {places[first].tolist()} of point {first} on land, or next to "
-                "it: leave it out."
-            )
-        return index, weights
+        return np.array([self.space.variable(name) for name in names])
 
     def check(self, space: StateSpace) -> None:
         if space.shape != self.space.shape:
@@ -267,7 +269,7 @@ class Interpolate(Operator):
     def as_matrix(self, shape: tuple[int, ...]) -> csr_array:
         columns, weights = self._index.numpy(), self._weights.numpy()
         if self.variable is None and self.space.has_channels:
-            starts = np.arange(len(self.space.variables)) * math.prod(self.space.grid)
+            starts = self.space.offsets
             columns = (starts[:, None, None] + columns).reshape(-1, columns.shape[1])
             weights = np.tile(weights, (len(starts), 1))
         return sparse_rows(columns, weights, math.prod(shape))
@@ -291,12 +293,45 @@ class Interpolate(Operator):
         return self.variable
 
 
+def _located(
+    points: np.ndarray, numbers: np.ndarray, space: StateSpace, nearest: float | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return flat index and weight of the points that each position takes, on one grid."""
+    if nearest is not None:
+        index, inside = nearest_points(points, space, nearest)
+        words = f"farther than {nearest:g} from all points of the grid"
+    else:
+        inside = inside_domain(points, space)
+        words = f"outside the domain {extent(space)}"
+    if not inside.all():
+        first = int(np.flatnonzero(~inside)[0])
+        raise ValueError(
+            f"Got the position {points[first].tolist()} of point {numbers[first]} {words}: leave "
+            "it out."
+        )
+    if nearest is not None:
+        return index, np.ones(index.shape)
+    index, weights = corners(points, space)
+    if (land := uses_land(index, space)).any():
+        first = int(land.argmax())
+        raise ValueError(
+            f"Got the position {points[first].tolist()} of point {numbers[first]} on land, or "
+            "next to it: leave it out."
+        )
+    return index, weights
+
+
 def _check_blocks(n: int | tuple[int, ...], name: str) -> None:
     if min(n if isinstance(n, tuple) else (n,)) < 1:
         raise ValueError(f"Got {name}({n}): give a number of entries, at least 1.")
 
 
 def _check_channels(operator: Stride | Average, space: StateSpace) -> None:
+    if space.parts is not None:
+        raise ValueError(
+            f"{operator} goes along the axes of one grid, and the space has {len(space.parts)}: "
+            "use `Select.stations(space, every=...)`."
+        )
     # A flat state without coordinates has a variable per entry: there is nothing to mistake.
     if not space.axes:
         return

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from scorda.core.columns import numbers
+from scorda.core.parts import by_piece
 from scorda.core.space import StateSpace
 from scorda.core.times import Start, iso, match_times, parse_start
 from scorda.observations.positions import inside_domain, on_land, snapped, within_a_period
@@ -36,6 +37,7 @@ __all__ = [
     "UnusedRow",
     "UsableRows",
     "arrange",
+    "position_columns",
     "summary_of",
     "usable_fields",
     "usable_rows",
@@ -143,17 +145,30 @@ class _Rows:
         where = where & (self.reason == "")
         self.reason[where] = why if isinstance(why, str) else why[where]
 
-    def number(self, column: str, words: str, default: float | None = None) -> np.ndarray:
-        """Return a column as numbers; rows without a finite one are refused in these words."""
+    def number(
+        self,
+        column: str,
+        words: str,
+        default: float | None = None,
+        of: np.ndarray | bool = True,
+    ) -> np.ndarray:
+        """Return a column as numbers; rows without a finite one are refused in these words.
+
+        Arguments:
+            column: Name of the column.
+            words: What it is, in words.
+            default: Number of rows without one.
+            of: Which rows need one.
+        """
         value = np.full(len(self.reason), math.nan)
         if column in self.columns:
             value, text = numbers(self.columns[column])
-            self.refuse(text, f"{words} is not a number")
+            self.refuse(text & of, f"{words} is not a number")
             value = np.where(self.how.is_missing(value), math.nan, value)
         if default is not None:
             value = np.where(np.isnan(value), default, value)
-        self.refuse(np.isnan(value), f"missing {words}")
-        self.refuse(np.isinf(value), f"infinite {words}")
+        self.refuse(np.isnan(value) & of, f"missing {words}")
+        self.refuse(np.isinf(value) & of, f"infinite {words}")
         return value
 
     def variable(self) -> np.ndarray:
@@ -195,32 +210,48 @@ class _Rows:
                     notes.append(f"{count} values of {name} converted from {unit} to {wanted}")
         return value, error, notes
 
-    def position(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return each row's position, the nearest grid point, and whether it is there.
+    def position(self, variable: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return each row's position, the nearest point of its grid, and whether it is there.
 
-        Positions on a grid point up to rounding are moved onto it.
+        Positions on a grid point up to rounding are moved onto it. A position is 0 in the columns
+        that the grid of its variable does not have.
         """
-        rows, space = len(self.reason), self.space
+        rows = len(self.reason)
+        position = np.zeros((rows, len(self.space.position_names)))
+        point, on_grid = np.zeros(rows, dtype=np.int64), np.ones(rows, dtype=bool)
+        for piece, of, columns in by_piece(self.space, variable):
+            if not of.any():
+                continue
+            own, point[of], on_grid[of] = (part[of] for part in self._on_grid(piece, of))
+            position[np.ix_(of, np.array(columns, dtype=int))] = own
+        return position, point, on_grid
+
+    def _on_grid(
+        self, space: StateSpace, of: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Do the same for the rows that are of variables on one grid."""
+        rows = len(self.reason)
         position = np.zeros((rows, len(space.position_names)))
         point, on_grid = np.zeros(rows, dtype=np.int64), np.ones(rows, dtype=bool)
-        columns = _position_columns(self.columns, space)
+        columns = position_columns(self.columns, space, self.space.same_as)
         if columns is not None:
             for i, column in enumerate(columns):
-                position[:, i] = self.number(column, "position")
-            self.refuse(~within_a_period(position, space), "position more than a period away")
+                position[:, i] = self.number(column, "position", of=of)
+            self.refuse(of & ~within_a_period(position, space), "position more than a period away")
             position = _in_one_turn(position, space)
-            self.refuse(~inside_domain(position, space), "position outside the domain")
-            usable = self.reason == ""
+            self.refuse(of & ~inside_domain(position, space), "position outside the domain")
+            usable = of & (self.reason == "")
             position[usable], point[usable], on_grid[usable] = snapped(position[usable], space)
             land = np.zeros(rows, dtype=bool)
             land[usable] = on_land(position[usable], space)
         else:
-            index = self.number("point", "position")
-            outside = (index < 0) | (index >= math.prod(space.grid)) | (index % 1 != 0)
-            self.refuse(outside, "point outside the grid")
-            usable = self.reason == ""
+            index = self.number("point", "position", of=of)
+            inside = space.only(space.variables[0]).inside.numpy()
+            outside = (index < 0) | (index >= len(inside)) | (index % 1 != 0)
+            self.refuse(of & outside, "point outside the grid")
+            usable = of & (self.reason == "")
             point[usable] = index[usable]
-            land = usable & ~space.inside[: math.prod(space.grid)].numpy()[point]
+            land = usable & ~inside[point]
         self.refuse(land, "position on land")
         return position, point, on_grid
 
@@ -242,7 +273,7 @@ def usable_rows(table: Source, space: StateSpace, how: How) -> UsableRows:
     names = np.array(space.variables, dtype=object)[np.maximum(variable, 0)]
     for name, far in how.far(value, names):
         rows.refuse(far, f"value far from the climate of {name}")
-    position, point, on_grid = rows.position()
+    position, point, on_grid = rows.position(variable)
     step, why = match_times(columns["time"], space, how.start, how.tolerance, how.steps)
     rows.refuse(why != "", why)
     usable, unused = rows.reason == "", _unused(rows.reason)
@@ -252,7 +283,7 @@ def usable_rows(table: Source, space: StateSpace, how: How) -> UsableRows:
             f"{_expected(space, how)}."
         )
     if on_grid[usable].all():
-        place = (variable * math.prod(space.grid) + point).astype(float)[:, None]
+        place = (space.offsets[variable] + point).astype(float)[:, None]
     else:
         place = np.column_stack([variable, position])
     repeated = usable & _repeated(columns["time"], place, value, error, usable)
@@ -278,17 +309,17 @@ def usable_fields(
     """
     if variable is None and len(space.variables) > 1:
         raise ValueError(f"Give `variable`, one of {list(space.variables)}.")
-    channel = 0 if variable is None else space.variable(variable)
+    name = space.variables[0] if variable is None else variable
+    own, notes = space.only(name), tuple[str, ...]()
     if not 0 < std < math.inf:
         raise ValueError(f"Got an observation error std of {std}: it must be positive and finite.")
-    name, notes = space.variables[channel], tuple[str, ...]()
     if not isinstance(array, np.ndarray):
-        array, times, notes = _read_fields(array, space, name, how)
+        array, times, notes = _read_fields(array, own, name, how)
     fields: np.ndarray = np.ma.filled(np.ma.asarray(array, dtype=float), math.nan)
-    if fields.ndim < 1 or fields.shape[1:] != space.grid:
+    if fields.ndim < 1 or fields.shape[1:] != own.grid:
         raise ValueError(
             f"Got fields of shape {fields.shape}: give one axis of time, then the grid "
-            f"{space.grid} of the space."
+            f"{own.grid} of the space."
         )
     times = space.dt * np.arange(len(fields)) if times is None else np.asarray(times)
     if times.shape != (len(fields),):
@@ -297,7 +328,7 @@ def usable_fields(
         )
     step, why = match_times(times, space, how.start, how.tolerance, how.steps)
     flat = fields.reshape(len(fields), -1)
-    sea = space.inside[: flat.shape[1]].numpy()
+    sea = own.inside.numpy()
     why[(why == "") & np.isfinite(flat[:, ~sea]).any(1)] = LAND
     present = np.isfinite(flat) & ~how.is_missing(flat) & sea & np.isin(why, ("", LAND))[:, None]
     row, point = np.nonzero(present)
@@ -312,7 +343,7 @@ def usable_fields(
             f"Got {len(fields)} fields of which no value can be used "
             f"({summary_of(unused) or 'all are NaN'}): give at least one."
         )
-    place = (channel * math.prod(space.grid) + point).astype(float)[:, None]
+    place = (space.entries(name).start + point).astype(float)[:, None]
     return UsableRows(step[row], place, value, np.full(len(row), float(std)), unused, notes)
 
 
@@ -381,14 +412,18 @@ def _check_columns(
         needed["variable"] = "variable"
     if how.std is None:
         needed["std"] = "std (or give the argument `std`, --std in the shell)"
-    positions = _position_columns(columns, space)
-    if positions is None:
-        needed["point"] = f"a position ({' and '.join(space.position_names)}, or point)"
-    elif positions and "point" in columns:
-        raise ValueError(
-            f"{name} has the column point beside {' and '.join(positions)}: a position is given "
-            "by one or the other."
-        )
+    given = {str(v).strip() for v in columns.get("variable", ())}
+    for piece in space.pieces:
+        positions = position_columns(columns, piece, space.same_as)
+        if space.parts is not None and not given & set(piece.variables):
+            continue
+        if positions is None:
+            needed["point"] = f"a position ({' and '.join(piece.position_names)}, or point)"
+        elif positions and "point" in columns:
+            raise ValueError(
+                f"{name} has the column point beside {' and '.join(positions)}: a position is "
+                "given by one or the other."
+            )
     for column, words in needed.items():
         if column not in columns:
             raise ValueError(f"{name} has the columns {sorted(columns)}: it needs {words}.")
@@ -396,14 +431,18 @@ def _check_columns(
         raise ValueError(f"{name} has no rows: give at least one observation.")
 
 
-def _position_columns(columns: Mapping[str, np.ndarray], space: StateSpace) -> list[str] | None:
-    """Return the column of each axis of the space, by its name or role; None if one is missing."""
+def position_columns(
+    columns: Mapping[str, np.ndarray], space: StateSpace, same_as: Mapping[str, str] = {}
+) -> list[str] | None:
+    """Return the column of each axis of a grid, by its name or role; None if one is missing."""
     found = []
     for axis in space.position_names:
         role = role_of_axis(axis, space)
         same = [c for c in columns if role is not None and role_of_name(c) == role]
         if axis in columns:
             found.append(axis)
+        elif same_as.get(axis) in columns:
+            found.append(same_as[axis])
         elif len(same) == 1:
             found.append(same[0])
         else:
@@ -460,7 +499,11 @@ def _unused(reason: np.ndarray) -> tuple[UnusedRow, ...]:
 
 def _expected(space: StateSpace, how: How) -> str:
     """Say what a usable row holds."""
-    places = [f"{n} {low:g} to {high:g}" for n, (low, high) in space.ranges.items()]
+    places = [
+        f"{n} {low:g} to {high:g}"
+        for piece in space.pieces
+        for n, (low, high) in piece.ranges.items()
+    ]
     calendar = space.calendar
     begin = "0" if how.start is None else iso(parse_start(how.start, calendar), calendar)
     times = f"times from {begin}" + ("" if how.steps is None else f" to step {how.steps}")

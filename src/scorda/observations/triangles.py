@@ -188,7 +188,7 @@ class _Half:
                 break
             at[moving] = behind[np.arange(len(moving)), side]
             weights[moving] = self._weights(at[moving], place[moving])
-        inside = (weights >= -SNAP).all(1)
+        inside: np.ndarray = (weights >= -SNAP).all(1)
         return self.index[self.mesh.simplices[at]], np.where(inside[:, None], weights, 0), inside
 
     def _weights(self, at: np.ndarray, place: np.ndarray) -> np.ndarray:

@@ -138,11 +138,8 @@ class Gaussian(EnsemblePrior):
     localization: GaspariCohn | None = None
 
     def check(self, space: StateSpace) -> None:
-        if self.localization is not None and not space.axes:
-            raise ValueError(
-                "A prior with localization needs a space with coordinates: give the system's "
-                "space some, or leave the localization out."
-            )
+        if self.localization is not None:
+            space.check_distances("A prior with localization")
 
     def fit(
         self,

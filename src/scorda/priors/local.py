@@ -181,11 +181,7 @@ class LocalGaussian(PreparedPrior):
             )
 
     def check(self, space: StateSpace) -> None:
-        if not space.axes:
-            raise ValueError(
-                "A LocalGaussian needs a space with coordinates: give the system's space some, or "
-                "use a Gaussian."
-            )
+        space.check_distances("A LocalGaussian")
 
     def begin(self, problem: Problem | None) -> LocalRun:
         return LocalRun(self)
@@ -219,7 +215,7 @@ class LocalRun(PriorRun):
                 "selections with independent errors), which have places: use a Gaussian "
                 "with localization for any other operator."
             )
-        where = space.positions()
+        where = space.positions().nan_to_num()
         where = where.repeat(space.size // len(where), 1)
         blocks = self._latest(where, lambda where: self._blocks(where, space, ensemble))
         mean, diagonal = ensemble.mean(0), self.settings.diagonal

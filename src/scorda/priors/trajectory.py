@@ -79,13 +79,14 @@ class Standardisation:
     @staticmethod
     def of(states: Float[Tensor, "..."], space: StateSpace) -> Standardisation:
         """Take mean and standard deviation per variable, over all leading and spatial axes."""
-        count = len(space.variables) if space.has_channels else 1
-        # (..., variables, points), of which those outside of the mask do not count.
-        values = states.flatten(-len(space.shape)).unflatten(-1, (count, -1))
-        values = values[..., space.inside.view(count, -1)[0]]
-        over = [axis for axis in range(values.ndim) if axis != values.ndim - 2]
-        shape = (count, *[1] * len(space.grid)) if space.has_channels else (1,) * len(space.shape)
-        return Standardisation(values.mean(over).view(shape), values.std(over).view(shape))
+        flat, moments = states.flatten(-len(space.shape)), []
+        for name in space.variables:
+            # Values outside of the mask do not count.
+            own = space.entries(name)
+            values = flat[..., own][..., space.inside[own]]
+            moments.append(torch.stack([values.mean(), values.std()]))
+        mean, std = torch.stack(moments, 1)
+        return Standardisation(space.constant(mean), space.constant(std))
 
     def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Standardise states ``(..., *state)``."""

@@ -61,8 +61,8 @@ def check_values(states: np.ndarray, space: StateSpace, name: str) -> None:
     Raises:
         ValueError: If there are such values; it names them.
     """
-    for i, variable in enumerate(space.variables):
-        values = states[:, :, i] if space.has_channels else states
+    for variable in space.variables:
+        values = space.field(states, variable)
         far = suspicious(values)
         if not far.any():
             continue

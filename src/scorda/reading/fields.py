@@ -111,8 +111,8 @@ def read_states(
         )
     with readable(source, "fields"):
         data = data.isel(time=places).load()
-    arrays = [data[name].values.astype(float) for name in space.variables]
-    states = torch.from_numpy(np.stack(arrays, 1) if space.has_channels else arrays[0])
+    arrays = {name: data[name].values.astype(float) for name in space.variables}
+    states = torch.from_numpy(space.joined(arrays))
     # Land of the source; a point that lacks some of its values is an error.
     land = space.filled(states).isnan().all(0)
     if land.all():

@@ -81,8 +81,8 @@ def gridded(
     series = series_axis or known.get("series") or known.get("member")
     if series_axis is not None and series_axis not in data.dims:
         raise ValueError(
-            f"{name_of(source)} has the axes {list(data.dims)}: --series-axis {series_axis} must "
-            "be one of them."
+            f"{name_of(source)} has the axes {list(data.dims)}: {series_axis!r}, named as that of "
+            "series or members, must be one of them."
         )
     if series in data.dims and series != "series":
         data = data.rename({series: "series"})

@@ -31,7 +31,6 @@ __all__ = [
     "Columns",
     "Row",
     "at_steps",
-    "channel_of",
     "colours_of",
     "columns_of",
     "component_name",
@@ -115,16 +114,10 @@ def colours_of(names: Sequence[str]) -> dict[str, str]:
 
 def component_name(space: StateSpace, component: int) -> str:
     """Return the name of a component of the flattened state, such as ``x`` or ``x[12]``."""
-    index = np.unravel_index(component, space.shape)
-    if not space.has_channels:
-        return f"{space.variables[0]}[{', '.join(str(int(i)) for i in index)}]"
-    place = ", ".join(str(int(i)) for i in index[1:])
-    return space.variables[int(index[0])] + (f"[{place}]" if place else "")
-
-
-def channel_of(values: Tensor, channel: int, space: StateSpace) -> Tensor:
-    """Return one variable of states with any leading axes."""
-    return values.select(-len(space.shape), channel) if space.has_channels else values
+    name = space.variables[space.variable_of(np.array([component]))[0]]
+    index = np.unravel_index(component - space.entries(name).start, space.only(name).grid)
+    place = ", ".join(str(int(i)) for i in index)
+    return name + (f"[{place}]" if place else "")
 
 
 def columns_of(observations: Sequence[Observations] | Columns | None, space: StateSpace) -> Any:

@@ -17,7 +17,6 @@ from scorda.report.base import (
     INK,
     Columns,
     at_steps,
-    channel_of,
     columns_of,
     label_time,
     moments,
@@ -63,16 +62,16 @@ def fields(
             f"Got a space with the coordinates {list(space.axes)}: fields need two; use "
             "`trajectories` or `hovmoller`."
         )
-    channel = 0 if variable is None else space.variable(variable)
+    name = space.variables[0] if variable is None else variable
     chosen = at_steps(analysis, [step])
-    states = channel_of(chosen.states, channel, space).double()
+    states = space.field(chosen.states, name).double()
     (mean,), (spread,) = moments(states, chosen.weights)
     panels: dict[str, Tensor | Columns] = {}
     if truth is not None:
-        panels["Truth"] = channel_of(truth[step], channel, space)
+        panels["Truth"] = space.field(truth[step], name)
     table = columns_of(observations, space)
     if table is not None:
-        panels["Observations"] = _seen(table, step, channel, space)
+        panels["Observations"] = _seen(table, step, name, space)
     panels |= {"Mean": mean, "Spread": spread}
     panels |= {f"Member {i}": states[i, 0] for i in range(min(members, len(states)))}
     shown = torch.stack([v for v in panels.values() if isinstance(v, Tensor) and v is not spread])
@@ -91,7 +90,7 @@ def fields(
                 figure.colorbar(own, ax=panel, shrink=0.8, aspect=22)
             _shade_land(panel, space)
         bar = figure.colorbar(image, ax=places, shrink=0.7, aspect=30)
-        bar.set_label(with_unit(space, space.variables[channel]))
+        bar.set_label(with_unit(space, name))
     return figure
 
 
@@ -117,15 +116,15 @@ def hovmoller(
         raise ValueError(
             f"Got a space with the coordinates {list(space.axes)}: this figure needs one."
         )
-    channel = 0 if variable is None else space.variable(variable)
+    name = space.variables[0] if variable is None else variable
     axis, sites = times_of(analysis, time), np.asarray((space.coordinates or {})[space.axes[0]])
-    states = channel_of(analysis.states, channel, space)
+    states = space.field(analysis.states, name)
     mean, spread = moments(states, analysis.weights)
     if analysis.weights is None and len(states) > 1:
         spread = states.std(0)
     fields, errors = {"Mean": mean}, {"Spread": spread}
     if truth is not None:
-        true = channel_of(truth, channel, space)
+        true = space.field(truth, name)
         fields = {"Truth": true} | fields
         errors = {"|Mean − truth|": (mean - true).abs()} | errors
     shown = next(iter(fields.values()))
@@ -133,7 +132,7 @@ def hovmoller(
     # A few large errors must not wash out the rest.
     samples = [v.flatten()[:: max(1, v.numel() // 10**6)] for v in errors.values()]
     top = max(float(v.nanquantile(0.99)) for v in samples)
-    state, error = (space.variables[channel], low, high, STATE), ("error, spread", 0, top, ERROR)
+    state, error = (name, low, high, STATE), ("error, spread", 0, top, ERROR)
     panels, drawn = fields | errors, {}
     with style():
         figure, axes = subplots(1, len(panels), 2.1 * len(panels) + 0.8, 3.6, sharey=True)
@@ -150,12 +149,12 @@ def hovmoller(
     return figure
 
 
-def _seen(table: Columns, step: int, channel: int, space: StateSpace) -> Columns:
+def _seen(table: Columns, step: int, name: str, space: StateSpace) -> Columns:
     """Return the columns of the values that were observed of a variable at a step."""
     here = np.asarray(table["step"]) == step
-    if space.has_channels and "variable" in table:
-        here &= np.asarray(table["variable"]) == space.variables[channel]
-    return {name: np.asarray(table[name])[here] for name in (*space.axes, "value")}
+    if len(space.variables) > 1 and "variable" in table:
+        here &= np.asarray(table["variable"]) == name
+    return {column: np.asarray(table[column])[here] for column in (*space.axes, "value")}
 
 
 def _canvas(titles: list[str], space: StateSpace) -> tuple[Figure, dict[str, Axes]]:

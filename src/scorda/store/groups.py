@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -67,8 +66,8 @@ def read_states(root: zarr.Group, space: StateSpace, steps: int | list[int]) -> 
     listed = [steps] if isinstance(steps, int) else steps
     low, high = min(listed), max(listed) + 1
     offsets = [step - low for step in listed]
-    arrays = [np.asarray(array(root, name)[:, low:high])[:, offsets] for name in space.variables]
-    states = np.stack(arrays, 2) if space.has_channels else arrays[0]
+    fields = {n: np.asarray(array(root, n)[:, low:high])[:, offsets] for n in space.variables}
+    states = space.joined(fields)
     return space.filled(torch.from_numpy(states[:, 0] if isinstance(steps, int) else states))
 
 
@@ -119,7 +118,7 @@ def _variables(operator: Operator, space: StateSpace, component: np.ndarray) -> 
         return np.array(operator.variables(space), dtype=object)
     except ValueError:
         names = np.array([*space.variables, ""], dtype=object)
-        return names[np.where(component < 0, -1, component // math.prod(space.grid))]
+        return names[np.where(component < 0, -1, space.variable_of(component))]
 
 
 def _components(operator: Operator, space: StateSpace) -> np.ndarray:

@@ -209,4 +209,6 @@ def _chunks(shape: tuple[int, ...], itemsize: int, plan: Plan) -> tuple[int, ...
 
 
 def _variable_size(space: StateSpace) -> int:
-    return space.size // (len(space.variables) if space.has_channels else 1)
+    """Return the number of values of the largest variable at one step."""
+    lengths = (space.entries(name) for name in space.variables)
+    return max(entries.stop - entries.start for entries in lengths)

@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from scorda.core.shapes import Float, Tensor
@@ -197,11 +196,8 @@ class Posterior:
         return dataset if stop is None else dataset.isel(time=slice(0, int(stop["states"])))
 
     def _states(self, dataset: xarray.Dataset) -> Tensor:
-        arrays = [dataset[name].values for name in self.space.variables]
-        if not self.space.has_channels:
-            return torch.from_numpy(arrays[0])
-        channel = arrays[0].ndim - (len(self.space.shape) - 1)
-        return torch.from_numpy(np.stack(arrays, channel))
+        fields = {name: dataset[name].values for name in self.space.variables}
+        return torch.from_numpy(self.space.joined(fields))
 
 
 def _ordered(dataset: xarray.Dataset, first: Sequence[str]) -> xarray.Dataset:

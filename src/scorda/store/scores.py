@@ -159,11 +159,10 @@ def states_by_variable(
     scale = scale_of_units(space, truth[first:])
     if scale is None:
         return state_scores(analysis, truth, first)
-    channel = -len(space.shape)
     found: dict[str, float] = {}
-    for i, name in enumerate(space.variables):
-        part = replace(analysis, states=analysis.states.select(channel, i))
-        scored = state_scores(part, truth.select(channel, i), first)
+    for name in space.variables:
+        part = replace(analysis, states=space.field(analysis.states, name), space=space.only(name))
+        scored = state_scores(part, space.field(truth, name), first)
         found |= {f"{score}[{name}]": value for score, value in scored.items()}
     pooled = replace(analysis, states=analysis.states / scale)
     scored = state_scores(pooled, truth / scale, first)
@@ -179,9 +178,9 @@ def scale_of_units(
     """
     if len({space.units.get(name, "") for name in space.variables}) < 2:
         return None
-    channels = states.double().movedim(-len(space.shape), 0).flatten(1)
-    std = channels.std(1, correction=0)
-    return torch.where(std > 0, std, 1.0).reshape(-1, *(1,) * (len(space.shape) - 1))
+    each = [space.field(states, name).double().std(correction=0) for name in space.variables]
+    std = torch.stack(each)
+    return space.constant(torch.where(std > 0, std, 1.0))
 
 
 def observations_by_variable(

@@ -278,8 +278,8 @@ class _Run:
         along_time = self.plan.axis == "time"
         steps = slice(first, first + values.shape[1])
         region = (slice(None), steps) if along_time else (slice(first, last),)
-        for i, name in enumerate(space.variables):
-            layout.array(root, name)[region] = values[:, :, i] if space.has_channels else values
+        for name in space.variables:
+            layout.array(root, name)[region] = space.field(values, name)
         if weights is not None:
             layout.write_weights(root, weights.detach().cpu().numpy(), first, self.plan)
 

@@ -172,7 +172,7 @@ def _error_std(std: ArrayLike, space: StateSpace) -> float | Tensor:
     if values.shape == space.shape:
         return values
     if space.has_channels and values.shape == (len(space.variables),):
-        return values.reshape(-1, *(1,) * len(space.grid))
+        return space.constant(values)
     raise ValueError(
         f"Got `noise_std` of shape {tuple(values.shape)}: give one number, one for each of the "
         f"variables {space.variables}, or one per entry, {space.shape}."

@@ -172,7 +172,7 @@ class _Case:
 
     def factor(self, space: StateSpace) -> Tensor:
         """The factors beside states, in double precision."""
-        return torch.tensor(self.factors, dtype=torch.float64).view(-1, *(1,) * len(space.grid))
+        return space.constant(torch.tensor(self.factors, dtype=torch.float64))
 
     def problem(self, members: int) -> Problem:
         """A contraction with model error that mixes variables and points."""

@@ -182,8 +182,7 @@ class FourDVar(Assimilator):
             unit = torch.where(std > 0, std, 1.0)
             _, std, modes = torch.linalg.svd(A / unit, full_matrices=False)
             return Background.kept(mean, std, modes, unit)
-        if not space.axes:
-            raise ValueError("FourDVar with localization needs a space with coordinates.")
+        space.check_distances("FourDVar with localization")
         where = space.positions()
         near = self.localization(space.distance(where, where)).to(A)
         variables = space.size // len(near)

@@ -1,0 +1,158 @@
+"""Where the variables of a state lie in it."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+
+from scorda.core.shapes import Float, Tensor
+
+if TYPE_CHECKING:
+    from scorda.core.space import StateSpace
+
+__all__ = ["Layout"]
+
+Array = TypeVar("Array", Tensor, np.ndarray)
+
+
+class Layout(ABC):
+    """Base of `StateSpace`: the fields of a state by name, on one grid or on several.
+
+    In a flattened state the variables lie one after the other, each in C order.
+    """
+
+    shape: tuple[int, ...]
+    variables: tuple[str, ...]
+    parts: Mapping[str, StateSpace] | None
+
+    @property
+    def size(self) -> int:
+        """Return the number of components of one state."""
+        return math.prod(self.shape)
+
+    @property
+    @abstractmethod
+    def grid(self) -> tuple[int, ...]:
+        """Return the shape of the spatial axes."""
+
+    @property
+    @abstractmethod
+    def has_channels(self) -> bool:
+        """Say whether the first axis enumerates the variables."""
+
+    @property
+    @abstractmethod
+    def pieces(self) -> tuple[StateSpace, ...]:
+        """Return the spaces of one grid each that make up the state: its parts, or itself."""
+
+    def variable(self, name: str) -> int:
+        """Return the index of a variable.
+
+        Raises:
+            ValueError: If there is no such variable.
+        """
+        if name not in self.variables:
+            raise ValueError(f"Unknown variable {name!r}: this space has {list(self.variables)}.")
+        return self.variables.index(name)
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """Return the index of the first entry of each variable in a flattened state."""
+        if self.parts is None:
+            return math.prod(self.grid) * np.arange(len(self.variables))
+        starts = np.cumsum([0, *(part.size for part in self.parts.values())])
+        return np.concatenate(
+            [start + part.offsets for start, part in zip(starts, self.pieces, strict=False)]
+        )
+
+    def entries(self, name: str) -> slice:
+        """Return which entries of a flattened state are a variable: its field in C order.
+
+        Raises:
+            ValueError: If there is no such variable.
+        """
+        first = int(self.offsets[self.variable(name)])
+        return slice(first, first + math.prod(self.piece_of(name).grid))
+
+    def variable_of(self, entries: np.ndarray) -> np.ndarray:
+        """Return the index of the variable of each of some entries of a flattened state."""
+        return np.searchsorted(self.offsets, entries, side="right") - 1
+
+    def piece_of(self, name: str) -> StateSpace:
+        """Return the one of the `pieces` that has a variable.
+
+        Raises:
+            ValueError: If there is no such variable.
+        """
+        self.variable(name)
+        return next(piece for piece in self.pieces if name in piece.variables)
+
+    def split(self, x: Array) -> list[Array]:
+        """Return the states of each of the `pieces`, ``(..., *state of the piece)``."""
+        if self.parts is None:
+            return [x]
+        ends = np.cumsum([part.size for part in self.pieces]).tolist()
+        return [
+            x[..., end - part.size : end].reshape(*x.shape[:-1], *part.shape)
+            for part, end in zip(self.pieces, ends, strict=True)
+        ]
+
+    def field(self, x: Array, name: str) -> Array:
+        """Return one variable of states ``(..., *state)``, of shape ``(..., *grid)``.
+
+        Raises:
+            ValueError: If there is no such variable.
+        """
+        self.variable(name)
+        index = [name in piece.variables for piece in self.pieces].index(True)
+        piece: StateSpace = self.pieces[index]
+        states = self.split(x)[index]
+        at: tuple[Any, ...] = (..., piece.variable(name), *[slice(None)] * len(piece.grid))
+        return states[at] if piece.has_channels else states
+
+    def joined(self, fields: Mapping[str, Array]) -> Array:
+        """Return states ``(..., *state)`` of the `field` of each variable.
+
+        Raises:
+            ValueError: If there is not one field of each variable.
+        """
+        if set(fields) != set(self.variables):
+            raise ValueError(f"Got fields of {list(fields)}: give one of {list(self.variables)}.")
+        if self.parts is None:
+            each = [fields[name] for name in self.variables]
+            return _stacked(each, -len(self.grid) - 1) if self.has_channels else each[0]
+        states = [
+            part.joined({name: fields[name] for name in part.variables}) for part in self.pieces
+        ]
+        flat = [
+            x.reshape(*x.shape[: x.ndim - len(part.shape)], part.size)
+            for x, part in zip(states, self.pieces, strict=True)
+        ]
+        return _concatenated(flat)
+
+    def constant(self, values: Float[Tensor, "variables"]) -> Float[Tensor, "..."]:
+        """Return a state that has one value per variable, broadcastable to ``(*state)``."""
+        if self.parts is not None:
+            lengths = np.diff(np.append(self.offsets, self.size))
+            return values.repeat_interleave(torch.from_numpy(lengths).to(values.device))
+        channels = (-1,) if self.has_channels else ()
+        return values.reshape(*channels, *[1] * len(self.grid))
+
+
+def _stacked(arrays: list[Array], axis: int) -> Array:
+    """Stack tensors, or arrays."""
+    if isinstance(arrays[0], np.ndarray):
+        return np.stack(arrays, axis)
+    return torch.stack(arrays, axis)
+
+
+def _concatenated(arrays: list[Array]) -> Array:
+    """Put tensors, or arrays, one behind the other along the last axis."""
+    if isinstance(arrays[0], np.ndarray):
+        return np.concatenate(arrays, -1)
+    return torch.cat(arrays, -1)

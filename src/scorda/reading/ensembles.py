@@ -1,0 +1,137 @@
+"""Ensembles of other programs: states of members at one time, and what each predicts.
+
+The axis of the members is recognised by its name or its `standard_name` (`realization`), or named
+by the caller; it is never guessed from the shape of an array.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from scorda.core.shapes import Float, Tensor
+from scorda.core.space import StateSpace
+from scorda.reading.columns import is_text_table, read_columns
+from scorda.reading.gridded import gridded
+from scorda.reading.opening import Source, name_of, open_data, readable
+from scorda.reading.roles import roles
+
+__all__ = ["read_members", "read_predicted"]
+
+
+def read_members(
+    source: Source, variables: Sequence[str] = (), member_axis: str | None = None
+) -> tuple[Float[Tensor, "ensemble *state"], StateSpace, tuple[str, ...]]:
+    """Read the members of an ensemble at one time, their space, and what was understood.
+
+    Points that are NaN in all members are no part of the state (land).
+
+    Arguments:
+        source: What `opening.open_data` takes: fields with an axis of members.
+        variables: Variables to read. Default: all numbers on the axes of most of them.
+        member_axis: Axis of the members, where its name does not say.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If there is no axis of members, there are several times, or a value is missing
+            in some of the members.
+    """
+    found = gridded(open_data(source), source, variables, member_axis)
+    data, names = found.data, [str(n) for n in found.data.data_vars]
+    if "series" not in data.dims:
+        raise ValueError(
+            f"{name_of(source)} has the axes {list(data.dims)}: it needs one of the members, "
+            "named member, number, realization or ensemble, or by --member-axis."
+        )
+    if data.sizes.get("time", 1) > 1:
+        raise ValueError(f"{name_of(source)} has {data.sizes['time']} times: select one of them.")
+    with readable(source, "an ensemble"):
+        data = data.isel(time=0, drop=True).load() if "time" in data.dims else data.load()
+    arrays = [data[n].values.astype(np.float64) for n in names]
+    several = len(arrays) > 1 or not found.axes
+    states = np.stack(arrays, 1) if several else arrays[0]
+    absent = np.isnan(states)
+    land = absent.all(0)
+    if (some := int((absent != land).sum())) > 0:
+        raise ValueError(
+            f"{name_of(source)} lacks {some} values of some of the members: give all of them, or "
+            "leave the same points out of all."
+        )
+    inside = np.asarray(~(land.any(0) if several else land))
+    space = StateSpace(
+        states.shape[1:],
+        variables=tuple(names),
+        coordinates={axis: data[axis].values for axis in found.axes},
+        period=found.period,
+        units=found.units,
+        calendar=found.calendar,
+        mask=inside if found.axes else None,
+    )
+    return torch.from_numpy(states), space, found.notes
+
+
+def read_predicted(
+    source: Source, members: int, observations: int, member_axis: str | None = None
+) -> Float[Tensor, "ensemble obs"]:
+    """Read what each member predicts of each observation, NaN where it predicts nothing.
+
+    Arguments:
+        source: A NetCDF file or zarr store with one variable on the members and the observations,
+            or a table (CSV, Parquet) with a row for each observation and a column for each member.
+        members: Number of members.
+        observations: Number of observations.
+        member_axis: Axis of the members, where its name does not say.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it does not hold one number for each member and observation.
+    """
+    import xarray
+
+    labelled = isinstance(source, xarray.Dataset | xarray.DataArray)
+    table = not labelled and (is_text_table(source) or str(source).endswith((".parquet", ".pq")))
+    if table:
+        columns = read_columns(source)
+        values = np.stack([_numbers(c, n, source) for n, c in columns.items()])
+    else:
+        values = _of_axes(source, member_axis)
+    if values.shape != (members, observations):
+        raise ValueError(
+            f"{name_of(source)} predicts {values.shape[1]} observations for {values.shape[0]} "
+            f"members, where there are {observations} and {members}: give one number of each."
+        )
+    return torch.from_numpy(values)
+
+
+def _of_axes(source: Source, member_axis: str | None) -> np.ndarray:
+    dataset = open_data(source)
+    fields = [n for n, v in dataset.data_vars.items() if v.ndim == 2 and v.dtype.kind in "fiu"]
+    if len(fields) != 1:
+        raise ValueError(
+            f"{name_of(source)} has the variables {list(dataset.data_vars)}: it needs one on the "
+            "members and the observations."
+        )
+    known = roles(dataset)
+    axis = member_axis or known.get("member") or known.get("series")
+    values = dataset[fields[0]]
+    if axis not in values.dims:
+        raise ValueError(
+            f"{name_of(source)} has the axes {list(values.dims)}: it needs one of the members, "
+            "named member, number, realization or ensemble, or by --member-axis."
+        )
+    with readable(source, "predicted observations"):
+        return values.transpose(axis, ...).values.astype(np.float64)
+
+
+def _numbers(column: np.ndarray, name: str, source: Source) -> np.ndarray:
+    from scorda.core.columns import numbers
+
+    values, text = numbers(column)
+    if text.any():
+        raise ValueError(
+            f"{name_of(source)} has text in row {int(text.argmax()) + 1} of the column {name!r}: "
+            "give a column of numbers for each member, and nothing else."
+        )
+    return values
