@@ -16,7 +16,7 @@ from scipy.spatial import cKDTree
 from scorda.core.space import StateSpace
 from scorda.core.sphere import EARTH_RADIUS, HALF_CIRCUMFERENCE, unit_vectors
 
-__all__ = ["Near"]
+__all__ = ["Near", "points_alone"]
 
 # Distances in single precision are off by less, as a share of them or of the globe's radius.
 SLACK = 1e-5
@@ -87,3 +87,30 @@ class Near:
         if self.space.sphere is None:
             return chord
         return 2 * EARTH_RADIUS * np.arcsin(np.clip(chord / 2, 0, 1))
+
+
+def points_alone(space: StateSpace) -> StateSpace:
+    """Return the space of points with a position of their own, on one axis.
+
+    Axes whose names are among those of the points, such as levels, have no part in it.
+
+    Raises:
+        ValueError: If positions change along such an axis.
+    """
+    columns = {n: x for n, x in (space.points or {}).items() if n not in space.axes}
+    other = tuple(i for i, axis in enumerate(space.axes) if axis in (space.points or {}))
+    for name, x in columns.items():
+        if other and np.ptp(x, axis=other).any():
+            raise ValueError(
+                f"Got positions {name!r} that change along {[space.axes[i] for i in other]}: they "
+                "must be the same there for triangles and fields; give `nearest`, or arrays."
+            )
+        columns[name] = x[tuple(0 if i in other else slice(None) for i in range(x.ndim))].ravel()
+    size = len(next(iter(columns.values())))
+    return StateSpace(
+        (size,),
+        coordinates={"index of the point": np.arange(size)},
+        period={n: length for n, length in space.period.items() if n in columns},
+        units={n: unit for n, unit in space.units.items() if n in columns},
+        points=columns,
+    )

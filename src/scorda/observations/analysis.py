@@ -76,6 +76,9 @@ class Analysis:
         }
         for name, values in (space.coordinates or {}).items():
             coordinates[name] = (name, values, _units(space, name))
+        for name, values in (space.points or {}).items():
+            if name not in space.axes:
+                coordinates[name] = (space.axes, values, _units(space, name))
         return xarray.Dataset(
             variables,
             coordinates,

@@ -26,9 +26,9 @@ import numpy as np
 import torch
 from scipy.spatial import Delaunay, QhullError, cKDTree
 
-from scorda.core.near import Near
+from scorda.core.near import Near, points_alone
 from scorda.core.space import StateSpace
-from scorda.core.sphere import horizontal, unit_vectors
+from scorda.core.sphere import unit_vectors
 
 __all__ = ["SNAP", "Triangles", "triangles_of"]
 
@@ -188,7 +188,7 @@ class _Half:
                 break
             at[moving] = behind[np.arange(len(moving)), side]
             weights[moving] = self._weights(at[moving], place[moving])
-        inside: np.ndarray = (weights >= -SNAP).all(1)
+        inside = np.asarray((weights >= -SNAP).all(1))
         return self.index[self.mesh.simplices[at]], np.where(inside[:, None], weights, 0), inside
 
     def _weights(self, at: np.ndarray, place: np.ndarray) -> np.ndarray:
@@ -219,38 +219,33 @@ def triangles_of(space: StateSpace) -> Triangles:
         ValueError: If the positions are no plane ones, nor latitudes and longitudes, or change
             along an axis that is a position itself.
     """
-    columns = {n: x for n, x in (space.points or {}).items() if n not in space.axes}
-    sphere = horizontal(tuple(columns), space.units)
-    if len(columns) not in ((2,) if sphere or space.sphere else (2, 3)):
+    alone = points_alone(space)
+    names = alone.position_names
+    # Of three positions on the globe one is no axis and no part of the sphere.
+    if len(names) not in ((2,) if space.sphere else (2, 3)):
         raise ValueError(
             f"Got positions {list(space.position_names)}: triangles need two names on the globe, "
             "two or three elsewhere; give `nearest`, the distance up to which the nearest point "
             "is observed."
         )
-    own = tuple(i for i, axis in enumerate(space.axes) if axis in (space.points or {}))
-    for name, x in columns.items():
-        if own and np.ptp(x, axis=own).any():
-            raise ValueError(
-                f"Got positions {name!r} that change along {[space.axes[i] for i in own]}: for "
-                "triangles they must be the same there; give `nearest`."
-            )
-        columns[name] = x[tuple(0 if i in own else slice(None) for i in range(x.ndim))]
-    units = tuple((n, space.units[n]) for n in columns if n in space.units)
-    period = tuple((n, space.period[n]) for n in columns if n in space.period)
-    return _made(tuple(columns), np.stack(list(columns.values())).tobytes(), units, period)
+    units, period = tuple(alone.units.items()), tuple(alone.period.items())
+    places = np.stack(list((alone.points or {}).values()))
+    return _made(names, places.tobytes(), units, period)
 
 
 @lru_cache(maxsize=4)
 def _made(
     names: tuple[str, ...],
-    content: bytes,
+    places: bytes,
     units: tuple[tuple[str, str], ...],
     period: tuple[tuple[str, float], ...],
 ) -> Triangles:
-    places = np.frombuffer(content).reshape(len(names), -1)
-    axis = {"index in the mesh": np.arange(places.shape[1])}
-    points = dict(zip(names, places, strict=True))
+    points = dict(zip(names, np.frombuffer(places).reshape(len(names), -1), strict=True))
     space = StateSpace(
-        (places.shape[1],), coordinates=axis, period=dict(period), units=dict(units), points=points
+        points[names[0]].shape,
+        coordinates={"index of the point": np.arange(len(points[names[0]]))},
+        period=dict(period),
+        units=dict(units),
+        points=points,
     )
     return Triangles(space)

@@ -23,6 +23,7 @@ from scorda.core.times import Start, instants, iso, parse_start, total_months
 from scorda.reading.climate import check_values
 from scorda.reading.gridded import Gridded, gridded
 from scorda.reading.opening import Source, name_of, open_data, readable
+from scorda.reading.points import points_of
 
 if TYPE_CHECKING:
     import xarray
@@ -120,7 +121,15 @@ def read_fields(
     coordinates = {a: data[a].values for a in found.axes}
     shape = states.shape[2:]
     space = StateSpace(
-        shape, dt, tuple(variables), coordinates, found.period, units, found.calendar, mask
+        shape,
+        dt,
+        tuple(variables),
+        coordinates,
+        found.period,
+        units,
+        found.calendar,
+        mask,
+        points_of(found, data),
     )
     check_values(states, space, name_of(source))
     start = iso(instants(times[:1], found.calendar)[0], found.calendar) if unit else None

@@ -24,7 +24,7 @@ from scorda.core.space import StateSpace
 from scorda.observations.analysis import Analysis
 from scorda.report.base import colours_of, component_name
 from scorda.report.flow import is_flow, panels
-from scorda.report.maps import fields, hovmoller
+from scorda.report.maps import fields, hovmoller, is_map
 from scorda.report.reliability import rank_histograms, spread_skill
 from scorda.report.score_columns import COLUMNS, Column
 from scorda.report.series import error_and_spread, trajectories
@@ -352,7 +352,7 @@ def _view(run: _Run) -> _View:
             "Members share what is known of the flow and differ where the std is large.",
             lambda run, _: panels(run.analysis, chosen.tolist(), truth, run.observations),
         )
-    if len(space.axes) == 2:
+    if is_map(space):
         step = int(steps[len(steps) // 2])
         return _View(
             "Fields",

@@ -139,6 +139,9 @@ def _create(path: Path, space: StateSpace, record: dict[str, Any]) -> None:
     layout.write_array(root, "time", space.dt * np.arange(full[1]), ["time"], {})
     for name, values in (space.coordinates or {}).items():
         layout.write_array(root, name, np.asarray(values), [name], {})
+    for name, values in (space.points or {}).items():
+        if name not in space.axes:
+            layout.write_array(root, name, values, list(space.axes), {})
 
 
 def _simulate_missing(
