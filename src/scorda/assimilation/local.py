@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from scorda.core.near import Near
+from scorda.core.near import Near, mean_positions
 from scorda.core.shapes import Bool, Float, Int, Tensor
 from scorda.core.space import StateSpace
-from scorda.core.sphere import unit_vectors
 from scorda.core.tapers import GaspariCohn
 
 __all__ = ["Geometry", "Local"]
@@ -60,7 +59,7 @@ class Geometry:
         corners = positions[self.members] * self.exists.unsqueeze(-1)
         self.centres = corners.sum(1) / self.exists.sum(1, keepdim=True)
         if space.points is not None and block > 1:
-            self.centres = _centres(positions[self.members], self.exists, space)
+            self.centres = mean_positions(positions[self.members], self.exists, space)
         self.where: Tensor | None = None
         self.ensemble = 0
         self.batches: list[Local] = []
@@ -159,26 +158,3 @@ def _halved(positions: np.ndarray, most: int) -> list[np.ndarray]:
         order = group[positions[group, widest].argsort(kind="stable")]
         left += [order[len(order) // 2 :], order[: len(order) // 2]]
     return groups
-
-
-def _centres(
-    members: Float[Tensor, "blocks points columns"],
-    exists: Bool[Tensor, "blocks points"],
-    space: StateSpace,
-) -> Float[Tensor, "blocks columns"]:
-    """Return the mean position of each block, also of one that crosses a seam."""
-    share = (exists / exists.sum(1, keepdim=True)).unsqueeze(-1).to(members)
-    # From the first point of a block, the shortest way round.
-    gap = members - members[:, :1]
-    for column, name in enumerate(space.position_names):
-        if name in space.period:
-            length = space.period[name]
-            gap[..., column] = (gap[..., column] + length / 2) % length - length / 2
-    centres = members[:, 0] + (gap * share).sum(1)
-    if space.sphere is not None:
-        north, east = space.sphere
-        mean = (unit_vectors(members[..., north], members[..., east]) * share).sum(1)
-        level = mean[:, :2].norm(dim=1)
-        centres[:, north] = torch.atan2(mean[:, 2], level).rad2deg().to(centres)
-        centres[:, east] = torch.atan2(mean[:, 1], mean[:, 0]).rad2deg().to(centres)
-    return centres

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
+from scorda.core.shapes import Bool, Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.core.sphere import EARTH_RADIUS, HALF_CIRCUMFERENCE, unit_vectors
 
-__all__ = ["Near", "points_alone"]
+__all__ = ["Near", "mean_positions", "points_alone"]
 
 # Distances in single precision are off by less, as a share of them or of the globe's radius.
 SLACK = 1e-5
@@ -114,3 +115,26 @@ def points_alone(space: StateSpace) -> StateSpace:
         units={n: unit for n, unit in space.units.items() if n in columns},
         points=columns,
     )
+
+
+def mean_positions(
+    members: Float[Tensor, "blocks points columns"],
+    exists: Bool[Tensor, "blocks points"],
+    space: StateSpace,
+) -> Float[Tensor, "blocks columns"]:
+    """Return the mean position of some points of each block, also where it crosses a seam."""
+    share = (exists / exists.sum(1, keepdim=True)).unsqueeze(-1).to(members)
+    # From the first point of a block, the shortest way round.
+    gap = members - members[:, :1]
+    for column, name in enumerate(space.position_names):
+        if name in space.period:
+            length = space.period[name]
+            gap[..., column] = (gap[..., column] + length / 2) % length - length / 2
+    centres = members[:, 0] + (gap * share).sum(1)
+    if space.sphere is not None:
+        north, east = space.sphere
+        mean = (unit_vectors(members[..., north], members[..., east]) * share).sum(1)
+        level = mean[:, :2].norm(dim=1)
+        centres[:, north] = torch.atan2(mean[:, 2], level).rad2deg().to(centres)
+        centres[:, east] = torch.atan2(mean[:, 1], mean[:, 0]).rad2deg().to(centres)
+    return centres

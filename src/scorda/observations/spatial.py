@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from scipy.sparse import csr_array
 
+from scorda.core.near import mean_positions
 from scorda.core.parts import by_piece
 from scorda.core.shapes import Float, Int, Tensor
 from scorda.core.space import StateSpace
@@ -108,6 +109,15 @@ class Average(Operator):
         self, positions: Float[Tensor, "entries axes"], shape: tuple[int, ...]
     ) -> Float[Tensor, "obs axes"]:
         return self(positions.T.reshape(positions.shape[1], *shape)).flatten(1).T
+
+    def coordinates(self, space: StateSpace) -> Float[Tensor, "obs axes"]:
+        if space.points is None:
+            return super().coordinates(space)
+        self.check(space)
+        positions, matrix = space.positions(), self.as_matrix(space.shape)
+        entries = torch.from_numpy(matrix.indices).long().view(matrix.shape[0], -1)
+        corners = positions[entries % len(positions)]
+        return mean_positions(corners, torch.ones(corners.shape[:2], dtype=torch.bool), space)
 
     def variables(self, space: StateSpace) -> tuple[str, ...]:
         if not space.axes:

@@ -115,9 +115,9 @@ def _fields(found: Gridded, source: Source) -> Inspection:
     for axis in found.axes:
         facts.append((axis, _axis(data[axis].values, axis, found)))
     for name in found.places:
-        places = data[name].values
+        low, high = data[name].values.min(), data[name].values.max()
         each = " and ".join(map(str, data[name].dims))
-        facts.append((name, f"{places.min():g} to {places.max():g}, of each point of {each}"))
+        facts.append((name, f"{low:g} to {high:g}, of each point of {each}"))
     facts += _times(found, source, warnings)
     if "series" in data.dims:
         facts.append(("series", f"{data.sizes['series']}, independent of each other"))
