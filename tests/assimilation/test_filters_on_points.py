@@ -11,7 +11,7 @@ from scorda.core.tapers import GaspariCohn
 from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations
 from scorda.observations.problem import Problem
-from scorda.priors import Gaussian, LocalGaussian
+from scorda.priors import Gaussian, LocalGaussian, OnlineNetwork
 from scorda.systems.function import FunctionSystem
 
 UNITS = {"latitude": "degrees_north", "longitude": "degrees_east"}
@@ -100,3 +100,21 @@ def test_blocks_of_points_are_a_good_approximation():
     forecast = _analysis(sc.LETKF(localization=GaspariCohn(1e-3)), POINTS)
     # Points are 40 degrees apart here and a block is as wide: the reach is twice of it.
     assert (blocks - exact).norm() < 0.6 * (forecast - exact).norm()
+
+
+def test_networks_along_axes_say_that_they_need_a_grid():
+    with pytest.raises(ValueError, match="has a position of its own"):
+        OnlineNetwork(axis="longitude").check(POINTS)
+    OnlineNetwork().check(POINTS)
+
+
+def test_the_mean_of_a_block_of_points_has_its_position():
+    """Two cells on both sides of the seam have their mean on it."""
+    axes = {"y": np.arange(1), "x": np.arange(4)}
+    east = np.array([[359.0, 1.0, 3.0, 5.0]])
+    points = {"latitude": np.zeros((1, 4)), "longitude": east}
+    space = StateSpace((1, 4), coordinates=axes, points=points, units=UNITS)
+    found = sc.Average((1, 2)).coordinates(space)
+    expected = torch.tensor([[0.0, 0.0], [0.0, 4.0]])
+    assert space.separation(found, expected).max() < 1e-6
+    assert sc.Average((1, 2)).variables(space) == ("x", "x")

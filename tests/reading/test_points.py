@@ -177,3 +177,23 @@ def test_positions_that_are_missing_or_not_clear_are_refused():
         read_fields(twice)
     twice["temp"].encoding["coordinates"] = "lat lon"
     assert read_fields(twice).space.position_names == ("lat", "lon")
+
+
+def test_rows_take_the_nearest_point_where_that_is_asked_for():
+    space = read_fields(_mesh()).space
+    lat, lon = (space.points[n] for n in ("lat", "lon"))
+    table = {
+        "time": [0.0, 0.0, 0.0],
+        "lat": [lat[3] + 0.1, -50.0, np.nan],
+        "lon": [lon[3], lon[3], 0.0],
+        "value": [1.0, 2.0, 3.0],
+        "std": [0.1] * 3,
+    }
+    seen = Observations.from_table(table, space, nearest=20.0)
+    assert seen.model.operator == sc.Select([3])
+    assert [reason for _, reason in seen.unused] == [
+        "position far from all points",
+        "missing position",
+    ]
+    with pytest.raises(ValueError, match="nearest = 0"):
+        Observations.from_table(table, space, nearest=0.0)

@@ -24,7 +24,13 @@ from scorda.core.columns import numbers
 from scorda.core.parts import by_piece
 from scorda.core.space import StateSpace
 from scorda.core.times import Start, iso, match_times, parse_start
-from scorda.observations.positions import inside_domain, on_land, snapped, within_a_period
+from scorda.observations.positions import (
+    inside_domain,
+    nearest_points,
+    on_land,
+    snapped,
+    within_a_period,
+)
 from scorda.reading.climate import LIMIT, suspicious
 from scorda.reading.columns import read_columns
 from scorda.reading.fields import aligned, role_of_axis
@@ -73,6 +79,8 @@ class How:
             then a value is not used only if it is far from all others of its variable too.
         gross_error_check: Values farther from the climate than so many of its standard
             deviations are not used.
+        nearest: Observe the nearest point of the state up to this distance, in km on the globe,
+            else in the unit of the coordinates, instead of interpolating.
     """
 
     start: Start | None = None
@@ -84,6 +92,7 @@ class How:
     climate: Mapping[str, tuple[float, float]] | None = None
     first_climate: bool = False
     gross_error_check: float = LIMIT
+    nearest: float | None = None
 
     def far(self, value: np.ndarray, names: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         """Give each variable and which of its values are farther from the climate than allowed.
@@ -239,6 +248,10 @@ class _Rows:
                 position[:, i] = self.number(column, "position", of=of)
             self.refuse(of & ~within_a_period(position, space), "position more than a period away")
             position = _in_one_turn(position, space)
+            if self.how.nearest is not None:
+                index, near = nearest_points(position, space, self.how.nearest)
+                self.refuse(of & ~near, "position far from all points")
+                return position, index[:, 0], on_grid
             self.refuse(of & ~inside_domain(position, space), "position outside the domain")
             usable = of & (self.reason == "")
             position[usable], point[usable], on_grid[usable] = snapped(position[usable], space)

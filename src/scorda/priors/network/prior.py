@@ -170,8 +170,8 @@ class NetworkPrior(PreparedPrior):
         if names and space.points is not None:
             raise ValueError(
                 f"{type(self).__name__}(axis={self.axis!r}) convolves along a grid of equal "
-                "steps, and each point of this space has a position of its own (`points`): leave the "
-                "axis out, for a dense network."
+                "steps, and each point of this space has a position of its own (`points`): leave "
+                "the axis out, for a dense network."
             )
         if len(set(names)) != len(names) or len(names) > 2 or not set(names) <= set(space.period):
             raise ValueError(
