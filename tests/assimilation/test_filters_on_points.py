@@ -11,6 +11,7 @@ from scorda.core.tapers import GaspariCohn
 from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations
 from scorda.observations.problem import Problem
+from scorda.observations.spatial import Average
 from scorda.priors import Gaussian, LocalGaussian, OnlineNetwork
 from scorda.systems.function import FunctionSystem
 
@@ -114,7 +115,7 @@ def test_the_mean_of_a_block_of_points_has_its_position():
     east = np.array([[359.0, 1.0, 3.0, 5.0]])
     points = {"latitude": np.zeros((1, 4)), "longitude": east}
     space = StateSpace((1, 4), coordinates=axes, points=points, units=UNITS)
-    found = sc.Average((1, 2)).coordinates(space)
+    found = Average((1, 2)).coordinates(space)
     expected = torch.tensor([[0.0, 0.0], [0.0, 4.0]])
     assert space.separation(found, expected).max() < 1e-6
-    assert sc.Average((1, 2)).variables(space) == ("x", "x")
+    assert Average((1, 2)).variables(space) == ("x", "x")
