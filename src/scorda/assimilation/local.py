@@ -79,12 +79,12 @@ class Geometry:
         for rows in torch.arange(len(self.centres)).split(max(1, BATCH // width)):
             weights = self._weights(self.centres[rows], where, tree)
             counts = (weights > 0).sum(1)
-            rows, weights, counts = (part[counts > 0] for part in (rows, weights, counts))
-            if not len(rows):
-                continue
             near = int(counts.max())
+            if not near:
+                continue
             # Sorted by weight, so that what is cut off has weight 0.
             values, indices = weights.topk(near, dim=1)
+            rows, values, indices = (part[counts > 0] for part in (rows, values, indices))
             far = self.space.separation(self.centres[rows][:, None], where[indices])
             parts = rows, indices, values.sqrt(), far
             size = self._batch(ensemble, near)
