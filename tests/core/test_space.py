@@ -123,3 +123,49 @@ def test_points_outside_of_a_mask_are_nan_outside_and_0_inside():
 def test_masks_that_do_not_fit_are_refused(mask):
     with pytest.raises(ValueError, match=r"Got a mask of"):
         StateSpace((3,), 1.0, ("x",), mask=mask)
+
+
+def _points(**changes):
+    y, x = np.meshgrid(np.arange(2.0), np.arange(3.0), indexing="ij")
+    axes = {"j": np.arange(2), "i": np.arange(3)}
+    return StateSpace(
+        (2, 3), coordinates=axes, **({"points": {"y": y + 0.1 * x, "x": x}} | changes)
+    )
+
+
+def test_points_have_positions_of_their_own():
+    space = _points(period={"x": 3.0}, units={"x": "m"})
+    assert space.axes == ("j", "i") and space.position_names == ("y", "x")
+    assert space.positions()[4].tolist() == pytest.approx([1.1, 1.0])
+    near = space.distance(space.positions()[:1], space.positions()[2:3])
+    assert float(near) == pytest.approx(np.hypot(0.2, 1.0))
+    again = StateSpace.from_json(json.loads(json.dumps(space.as_json(), sort_keys=True)))
+    assert again == space and again.position_names == ("y", "x")
+    assert space != _points(
+        period={"x": 3.0},
+        units={"x": "m"},
+        points={"y": space.points["y"], "x": space.points["x"] + 1e-9},
+    )
+    assert space.only("x") == space
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"points": {"y": np.arange(6.0)}}, "of shape .6,.*for each point of the grid .2, 3."),
+        ({"points": {"y": np.full((2, 3), np.nan)}}, "6 of them not finite"),
+        ({"points": {"y": np.ones((2, 3)), "x": np.ones((2, 3))}}, "all at one position"),
+        ({"points": {"i": np.arange(6.0).reshape(2, 3)}}, "an axis with other positions"),
+        ({"points": {}}, "needs a name"),
+        ({"period": {"i": 3.0}}, "period for .'i'."),
+        ({"period": {"x": 2.0}}, "must be longer"),
+    ],
+)
+def test_points_that_do_not_fit_are_refused(changes, words):
+    with pytest.raises(ValueError, match=words):
+        _points(**changes)
+
+
+def test_parts_with_points_are_refused():
+    with pytest.raises(ValueError, match="has a position per point"):
+        StateSpace.of_parts({"a": _points()})

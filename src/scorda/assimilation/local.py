@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
+from scorda.core.near import Near, mean_positions
 from scorda.core.shapes import Bool, Float, Int, Tensor
 from scorda.core.space import StateSpace
 from scorda.core.tapers import GaspariCohn
@@ -15,6 +17,10 @@ __all__ = ["Geometry", "Local"]
 
 # Numbers held at once by a batch of local analyses (16 MiB in single precision).
 BATCH = 2**22
+# A k-d tree finds the observations near blocks where there are more pairs of these than `DENSE`,
+# and no more than a `SPARSE` share of the pairs is near. Else all distances are taken.
+DENSE = 2**16
+SPARSE = 0.2
 
 
 @dataclass(frozen=True)
@@ -52,9 +58,10 @@ class Geometry:
         positions = space.positions().nan_to_num()
         self.points = len(positions)
         self.members, self.exists = _blocks_of(space, block)
-        count = self.exists.sum(1, keepdim=True)
-        # Blocks do not cross the seam of a periodic axis, so the plain mean is their centre.
-        self.centres = (positions[self.members] * self.exists.unsqueeze(-1)).sum(1) / count
+        corners = positions[self.members] * self.exists.unsqueeze(-1)
+        self.centres = corners.sum(1) / self.exists.sum(1, keepdim=True)
+        if space.points is not None and block > 1:
+            self.centres = mean_positions(positions[self.members], self.exists, space)
         self.where: Tensor | None = None
         self.ensemble = 0
         self.batches: list[Local] = []
@@ -71,23 +78,44 @@ class Geometry:
     def _near(self, where: Tensor, ensemble: int) -> list[Local]:
         batches = []
         width = len(where) * (where.shape[1] + 1)
+        tree = self._tree(where)
         for rows in torch.arange(len(self.centres)).split(max(1, BATCH // width)):
-            far = self.space.distance(self.centres[rows], where)
-            weights = self.taper(far)
+            weights = self._weights(self.centres[rows], where, tree)
             counts = (weights > 0).sum(1)
-            rows, far, weights, counts = (
-                part[counts > 0] for part in (rows, far, weights, counts)
-            )
-            if not len(rows):
-                continue
             near = int(counts.max())
+            if not near:
+                continue
             # Sorted by weight, so that what is cut off has weight 0.
             values, indices = weights.topk(near, dim=1)
-            parts = rows, indices, values.sqrt(), far.gather(1, indices)
+            rows, values, indices = (part[counts > 0] for part in (rows, values, indices))
+            far = self.space.separation(self.centres[rows][:, None], where[indices])
+            parts = rows, indices, values.sqrt(), far
             size = self._batch(ensemble, near)
             for r, *rest in zip(*(part.split(size) for part in parts), strict=True):
                 batches.append(Local(self.members[r], self.exists[r], *rest))
         return batches
+
+    def _tree(self, where: Tensor) -> Near | None:
+        """Return a tree of the observations if it is faster than all distances."""
+        reach, pairs = self.taper.reach, len(self.centres) * len(where)
+        if not np.isfinite(reach) or pairs <= DENSE:
+            return None
+        tree = Near(where.numpy(force=True), self.space)
+        near = Near(self.centres.numpy(force=True), self.space).count(tree, reach)
+        return tree if near <= SPARSE * pairs else None
+
+    def _weights(
+        self, centres: Tensor, where: Tensor, tree: Near | None
+    ) -> Float[Tensor, "blocks obs"]:
+        """Return the weight of each observation for each block."""
+        if tree is None:
+            return self.taper(self.space.distance(centres, where))
+        found = Near(centres.numpy(force=True), self.space).pairs(tree, self.taper.reach)
+        block, observation = (torch.from_numpy(index) for index in found)
+        near = self.taper(self.space.separation(centres[block], where[observation]))
+        weights = near.new_zeros(len(centres), len(where))
+        weights[block, observation] = near
+        return weights
 
     @staticmethod
     def _batch(ensemble: int, near: int) -> int:
@@ -103,10 +131,10 @@ def _blocks_of(
     The variables of a part share the blocks of its grid.
     """
     if space.parts is None:
-        return _blocks(space.grid, block)
+        return _blocks(space, block)
     found, first = [], 0
     for part in space.pieces:
-        tiles, exists = _blocks(part.grid, block)
+        tiles, exists = _blocks(part, block)
         points = part.size // len(part.variables)
         starts = first + points * torch.arange(len(part.variables))
         tiles = (tiles[:, None] + starts[:, None]).flatten(1)
@@ -121,9 +149,21 @@ def _blocks_of(
 
 
 def _blocks(
-    grid: tuple[int, ...], block: int
+    space: StateSpace, block: int
 ) -> tuple[Int[Tensor, "blocks points"], Bool[Tensor, "blocks points"]]:
-    """Indices of the grid points of each block, padded where a block is cut off by the border."""
+    """Indices of the grid points of each block, padded where a block has fewer than others.
+
+    A block is a tile of the grid; of points along one axis it is a group that recursive halving
+    at the median of the widest extent leaves, of about ``block ** columns`` points.
+    """
+    grid = space.grid
+    if space.points is not None and len(grid) == 1 and block > 1:
+        columns = 2 if space.sphere is not None else len(space.position_names)
+        groups = _halved(Near(space.positions().numpy(), space).embedded, block**columns)
+        members = torch.full((len(groups), max(map(len, groups))), -1)
+        for row, group in zip(members, groups, strict=True):
+            row[: len(group)] = torch.from_numpy(group)
+        return members.clamp_min(0), members >= 0
     points = torch.arange(max(1, int(torch.tensor(grid).prod()))).reshape(grid)
     padded = torch.full([-(-n // block) * block for n in grid], -1)
     padded[tuple(slice(n) for n in grid)] = points
@@ -132,3 +172,17 @@ def _blocks(
     tiles = padded.reshape(split).permute(axes).reshape(-1, block ** len(grid))
     exists = tiles >= 0
     return tiles.clamp_min(0), exists
+
+
+def _halved(positions: np.ndarray, most: int) -> list[np.ndarray]:
+    """Return the indices of positions in groups of near ones, none larger than `most`."""
+    groups, left = [], [np.arange(len(positions))]
+    while left:
+        group = left.pop()
+        if len(group) <= most:
+            groups.append(np.sort(group))
+            continue
+        widest = int(np.ptp(positions[group], axis=0).argmax())
+        order = group[positions[group, widest].argsort(kind="stable")]
+        left += [order[len(order) // 2 :], order[: len(order) // 2]]
+    return groups

@@ -63,6 +63,10 @@ class Assimilate:
     missing: list[float] = field(default_factory=list)
     """Value that stands for a missing one, as -9999; repeat the flag for several."""
 
+    nearest: float | None = None
+    """Observe the nearest point of the grid to a position of a table, up to this distance (km on
+    the globe), instead of interpolating."""
+
     gross_error_check: str = "10"
     """Standard deviations of its variable's climate beyond which a value is left out, or "off";
     the climate is that of the prior, or of first states. A filter's own check of innovations is
@@ -222,6 +226,7 @@ def _observed(given: Assimilate, system: Any) -> tuple[list[Observations], int]:
     from scorda.cli.common import climate_of, read_observations
 
     how: dict[str, Any] = {"units": _units(given), "missing": given.missing}
+    how |= {"nearest": given.nearest}
     limit = _limit(given)
     if limit is not None:
         how |= {"climate": climate_of(system), "gross_error_check": limit}

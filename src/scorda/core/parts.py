@@ -34,6 +34,11 @@ def combined(given: Mapping[str, StateSpace], same_as: Mapping[str, str]) -> dic
     for name, part in given.items():
         if part.parts is not None:
             raise ValueError(f"Part {name!r} has parts itself: give these instead.")
+        if part.points is not None:
+            raise ValueError(
+                f"Part {name!r} has a position per point (`points`): parts are grids whose "
+                "positions are those of their axes."
+            )
     first, *others = given.values()
     for other in others:
         for what in ("dt", "calendar"):
@@ -115,7 +120,9 @@ def by_piece(
 def _columns_of(piece: StateSpace, space: StateSpace) -> np.ndarray:
     """Return which columns of positions are the axes of a piece, in their order."""
     names = space.position_names
-    return np.array([names.index(space.same_as.get(axis, axis)) for axis in piece.axes], int)
+    return np.array(
+        [names.index(space.same_as.get(axis, axis)) for axis in piece.position_names], int
+    )
 
 
 def _told_apart(

@@ -11,6 +11,9 @@ variables. Three cases::
 A state of variables on several grids is flat, and its space has a space for each of its *parts*
 (`StateSpace.of_parts`). Whatever needs geometry or names asks the space for it.
 
+On a curvilinear or unstructured grid each point has a position of its own (`StateSpace.points`):
+the axes count the points, and distances, observations and pictures take the positions.
+
 Points of the grid that are no part of the state, such as land in a record of the ocean, are in its
 `mask`. Their entries of a state mean nothing: they are NaN in what is handed out, and 0 inside of
 methods, where nothing observes them and no member differs from another.
@@ -26,6 +29,13 @@ import numpy as np
 import torch
 
 from scorda.core.gaussian import component_std
+from scorda.core.grids import (
+    check_geometry,
+    check_layout,
+    check_period,
+    checked_mask,
+    checked_points,
+)
 from scorda.core.layout import Layout
 from scorda.core.parts import combined, lacking, part_positions
 from scorda.core.shapes import Bool, Float, Tensor
@@ -50,6 +60,9 @@ class StateSpace(Layout):
         calendar: Calendar of the datetimes of its states, one of the CF conventions.
         mask: Which points of the grid belong to the state, of the shape of the spatial axes; None:
             all.
+        points: Position of each point of the grid, name to an array of the shape of the spatial
+            axes, where positions are not those along the axes. A name that is an axis too, such
+            as a level, has the positions of that axis. `units` and `period` may name them.
         parts: Spaces of variables on grids of their own; `of_parts` makes a space of them.
         same_as: Column of positions of axes that are not named as theirs, in a space of parts.
 
@@ -65,6 +78,7 @@ class StateSpace(Layout):
     units: Mapping[str, str] = field(default_factory=dict)
     calendar: str = "proleptic_gregorian"
     mask: np.ndarray | None = field(default=None, repr=False)
+    points: Mapping[str, np.ndarray] | None = field(default=None, repr=False)
     parts: Mapping[str, StateSpace] | None = field(default=None, repr=False)
     same_as: Mapping[str, str] = field(default_factory=dict, repr=False)
 
@@ -86,15 +100,18 @@ class StateSpace(Layout):
         else:
             variables = variables or ("x",)
             coordinates = {n: np.asarray(c, dtype=float) for n, c in self.coordinates.items()}
-        _check_layout(shape, variables, coordinates)
-        _check_geometry(coordinates, self.period)
+        check_layout(shape, variables, coordinates)
+        check_geometry(coordinates)
         object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "variables", variables)
         object.__setattr__(self, "coordinates", coordinates)
         object.__setattr__(self, "period", dict(self.period))
         object.__setattr__(self, "units", dict(self.units))
         if self.mask is not None:
-            object.__setattr__(self, "mask", _checked_mask(self.mask, self.grid))
+            object.__setattr__(self, "mask", checked_mask(self.mask, self.grid))
+        if self.points is not None:
+            object.__setattr__(self, "points", checked_points(self.points, coordinates))
+        check_period(self.period, self.ranges)
 
     @staticmethod
     def of_parts(
@@ -122,6 +139,7 @@ class StateSpace(Layout):
 
     def _facts(self) -> tuple[Any, ...]:
         positions = [(name, tuple(x)) for name, x in (self.coordinates or {}).items()]
+        positions += [(name, tuple(x.flat)) for name, x in (self.points or {}).items()]
         names = self.shape, self.dt, self.variables
         mask = None if self.mask is None else self.mask.tobytes()
         parts = list((self.parts or {}).items()), self.same_as
@@ -138,17 +156,28 @@ class StateSpace(Layout):
         return tuple(self.coordinates or ())
 
     @property
+    def position_names(self) -> tuple[str, ...]:
+        """Return the names of the columns of a position: those of `points`, else the axes."""
+        if self.parts is None:
+            return tuple(self.points or self.axes)
+        axes = (axis for part in self.parts.values() for axis in part.axes)
+        return tuple(dict.fromkeys(self.same_as.get(axis, axis) for axis in axes))
+
+    @property
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """Return the smallest and the largest position by the name of its column."""
+        positions = self.points or self.coordinates or {}
+        return {name: (float(x.min()), float(x.max())) for name, x in positions.items()}
+
+    @property
+    def sphere(self) -> tuple[int, int] | None:
+        """Return which columns of a position are latitude and longitude by units, or None."""
+        return horizontal(self.position_names, self.units)
+
+    @property
     def grid(self) -> tuple[int, ...]:
         """Return the shape of the spatial axes."""
         return self.shape[1:] if self.has_channels else self.shape
-
-    @property
-    def position_names(self) -> tuple[str, ...]:
-        """Return the names of the columns of positions."""
-        if self.parts is None:
-            return self.axes
-        axes = (axis for part in self.parts.values() for axis in part.axes)
-        return tuple(dict.fromkeys(self.same_as.get(axis, axis) for axis in axes))
 
     @property
     def pieces(self) -> tuple[StateSpace, ...]:
@@ -162,7 +191,9 @@ class StateSpace(Layout):
             ValueError: If there is no such variable.
         """
         of = self.piece_of(name)
-        units = {n: u for n, u in of.units.items() if n in (name, "time", *of.axes)}
+        units = {
+            n: u for n, u in of.units.items() if n in (name, "time", *of.axes, *of.position_names)
+        }
         return StateSpace(
             of.grid or (1,),
             of.dt,
@@ -172,6 +203,7 @@ class StateSpace(Layout):
             units,
             of.calendar,
             of.mask,
+            of.points,
         )
 
     @property
@@ -215,14 +247,15 @@ class StateSpace(Layout):
             )
 
     def positions(self) -> Float[Tensor, "points axes"]:
-        """Return the position of each grid point of a flattened field, one column per axis.
+        """Return the position of each grid point of a flattened field, a column for each name.
 
         In a space of parts, it is that of each entry of a state, with the columns
         `position_names`, NaN where the part of the entry has no such axis.
         """
         if self.parts is not None:
             return part_positions(self)
-        mesh = np.meshgrid(*(self.coordinates or {}).values(), indexing="ij")
+        axes = (self.coordinates or {}).values()
+        mesh = list(self.points.values()) if self.points else np.meshgrid(*axes, indexing="ij")
         points = int(np.prod(self.grid))
         columns = [m.ravel() for m in mesh]
         grid = np.stack(columns, -1) if columns else np.zeros((points, 0))
@@ -239,8 +272,8 @@ class StateSpace(Layout):
     ) -> Float[Tensor, "..."]:
         """Return the distance between positions, elementwise.
 
-        Where two axes are latitude and longitude by their units, it is the great circle in km,
-        and further axes, such as levels, do not count: it is the horizontal distance. Elsewhere
+        Where two columns are latitude and longitude by their units, it is the great circle in km,
+        and further ones, such as levels, do not count: it is the horizontal distance. Elsewhere
         it is Euclidean, by the shortest way round on periodic axes, in the unit of the
         coordinates, which must share one.
 
@@ -249,9 +282,8 @@ class StateSpace(Layout):
         """
         if self.parts is not None:
             self.check_distances("A distance")
-        sphere = horizontal(self.position_names, self.units)
-        if sphere is not None:
-            north, east = sphere
+        if self.sphere is not None:
+            north, east = self.sphere
             far = great_circle(a[..., north], a[..., east], b[..., north], b[..., east])
             return far.to(a.dtype)
         gap = (a - b).abs()
@@ -293,6 +325,8 @@ class StateSpace(Layout):
         positions = {name: list(map(float, c)) for name, c in (self.coordinates or {}).items()}
         # A header may sort its keys, and the order of the coordinates is that of the axes.
         content |= {"coordinates": positions, "axes": list(self.axes)}
+        if self.points is not None:
+            content["points"] = [[name, x.tolist()] for name, x in self.points.items()]
         if self.mask is not None:
             flat = np.concatenate(([True], self.mask.flatten(), [not self.mask.flat[-1]]))
             content["mask"] = np.diff(np.flatnonzero(np.diff(flat)), prepend=0).tolist()
@@ -308,22 +342,13 @@ class StateSpace(Layout):
         axes = made.pop("axes", list(made["coordinates"]))
         made |= {name: tuple(made[name]) for name in ("shape", "variables")}
         made["coordinates"] = {n: np.asarray(made["coordinates"][n], float) for n in axes}
+        if made.get("points") is not None:
+            made["points"] = {name: np.asarray(x, float) for name, x in made["points"]}
         if made.get("mask") is not None:
             runs = made["mask"]
             flat = np.repeat(np.arange(len(runs)) % 2 == 0, runs)
             made["mask"] = flat.reshape([len(c) for c in made["coordinates"].values()])
         return StateSpace(**made)
-
-
-def _checked_mask(mask: np.ndarray, grid: tuple[int, ...]) -> np.ndarray | None:
-    """Return a mask as truth values; None where it leaves nothing out."""
-    mask = np.asarray(mask)
-    if mask.dtype != bool or mask.shape != grid or not mask.any():
-        raise ValueError(
-            f"Got a mask of {mask.dtype}, shape {mask.shape}, with {int(mask.sum())} points: give "
-            f"truth values of the shape {grid} of the grid, with one true at least."
-        )
-    return None if mask.all() else mask
 
 
 def variable_std(
@@ -362,38 +387,3 @@ def _indices(shape: tuple[int, ...], variables: int) -> dict[str, np.ndarray]:
     names = ("site",) if len(sizes) == 1 else ("z", "y", "x")[max(3 - len(sizes), 0) :]
     # Of more axes than there are names `_check_layout` says that they do not fit.
     return {n: np.arange(size, dtype=float) for n, size in zip(names, sizes, strict=False)}
-
-
-def _check_layout(
-    shape: tuple[int, ...], variables: tuple[str, ...], coordinates: Mapping[str, np.ndarray]
-) -> None:
-    """Check that the shape is that of the coordinates, after an axis of variables if any."""
-    sizes = tuple(len(c) for c in coordinates.values())
-    channels, grid = (shape[0], shape[1:]) if len(shape) == len(sizes) + 1 else (1, shape)
-    if sizes != grid or len(variables) != channels:
-        raise ValueError(
-            f"A state of shape {shape} does not fit {len(variables)} variables {variables} on "
-            f"coordinates of sizes {sizes}: the shape must be the sizes of the coordinates, after "
-            "one leading axis of variables if there is more than one."
-        )
-
-
-def _check_geometry(coordinates: Mapping[str, np.ndarray], period: Mapping[str, float]) -> None:
-    """Check that positions increase, and that a period is longer than what they span."""
-    for name, values in coordinates.items():
-        if len(values) > 1 and not (np.diff(values) > 0).all():
-            raise ValueError(
-                f"Coordinate {name!r} is not increasing: sort it (and the states) first."
-            )
-    unknown = set(period) - set(coordinates)
-    if unknown:
-        raise ValueError(
-            f"Got a period for {sorted(unknown)}: the coordinates are {list(coordinates)}."
-        )
-    for name, length in period.items():
-        extent = coordinates[name][-1] - coordinates[name][0]
-        if not length > extent:
-            raise ValueError(
-                f"Got the period {length} for {name!r}, whose positions span {extent}: the "
-                "period must be longer."
-            )

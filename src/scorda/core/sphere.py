@@ -23,6 +23,7 @@ __all__ = [
     "horizontal",
     "is_latitude",
     "is_longitude",
+    "unit_vectors",
 ]
 
 # Mean radius of the Earth and the largest distance on it, in km.
@@ -65,3 +66,11 @@ def great_circle(
     h = ((a - b) / 2).sin().square()
     h = (h + a.cos() * b.cos() * ((east - other_east) / 2).sin().square()).clamp(0, 1)
     return 2 * EARTH_RADIUS * torch.atan2(h.sqrt(), (1 - h).sqrt())
+
+
+def unit_vectors(
+    latitude: Float[Tensor, "*points"], longitude: Float[Tensor, "*points"]
+) -> Float[Tensor, "*points 3"]:
+    """Return the directions from the centre of the globe to positions in degrees, in double."""
+    north, east = latitude.double().deg2rad(), longitude.double().deg2rad()
+    return torch.stack([north.cos() * east.cos(), north.cos() * east.sin(), north.sin()], -1)

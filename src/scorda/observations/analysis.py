@@ -80,6 +80,9 @@ class Analysis:
         for piece in space.pieces:
             for name, values in (piece.coordinates or {}).items():
                 coordinates[name] = (name, values, _units(piece, name))
+        for name, values in (space.points or {}).items():
+            if name not in space.axes:
+                coordinates[name] = (space.axes, values, _units(space, name))
         return xarray.Dataset(
             variables,
             coordinates,

@@ -193,7 +193,8 @@ class PairsOnGrid:
             (*states.variables, *(f"value {i}" for i in range(fields))),
             states.coordinates,
             states.period,
-            {name: unit for name, unit in states.units.items() if name in states.axes},
+            {n: u for n, u in states.units.items() if n in (*states.axes, *states.ranges)},
+            points=states.points,
         )
         seen = torch.zeros(space.size, dtype=torch.bool)
         seen[states.size + kept] = True

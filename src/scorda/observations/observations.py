@@ -111,7 +111,7 @@ class Observations:
                 Default: half of ``space.dt``, so that every time has its nearest step.
             std: Standard deviation of the error where the table has none.
             steps: Last step to use. Default: no limit.
-            how: `units`, `missing`, `climate` and `gross_error_check` of `tables.How`.
+            how: `units`, `missing`, `climate`, `gross_error_check`, `nearest` of `tables.How`.
 
         Raises:
             FileNotFoundError: If there is no such file.

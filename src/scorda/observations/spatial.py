@@ -16,16 +16,20 @@ import numpy as np
 import torch
 from scipy.sparse import csr_array
 
+from scorda.core.near import mean_positions
 from scorda.core.parts import by_piece
 from scorda.core.shapes import Float, Int, Tensor
 from scorda.core.space import StateSpace
 from scorda.observations.operators import Gather, Operator, sparse_rows
+from scorda.observations.positions import (
+    corners,
+    extent,
+    inside_domain,
+    nearest_points,
+    uses_land,
+)
 
 __all__ = ["Average", "Blur", "Interpolate", "Stride"]
-
-# Positions are taken as grid points, and as inside the domain, within this part of the spacing:
-# coordinates stored in single precision stay the ones that they were.
-SNAP = 1e-3
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,15 @@ class Average(Operator):
     ) -> Float[Tensor, "obs axes"]:
         return self(positions.T.reshape(positions.shape[1], *shape)).flatten(1).T
 
+    def coordinates(self, space: StateSpace) -> Float[Tensor, "obs axes"]:
+        if space.points is None:
+            return super().coordinates(space)
+        self.check(space)
+        positions, matrix = space.positions(), self.as_matrix(space.shape)
+        entries = torch.from_numpy(matrix.indices).long().view(matrix.shape[0], -1)
+        corners = positions[entries % len(positions)]
+        return mean_positions(corners, torch.ones(corners.shape[:2], dtype=torch.bool), space)
+
     def variables(self, space: StateSpace) -> tuple[str, ...]:
         if not space.axes:
             return super().variables(space)
@@ -164,28 +177,35 @@ class Blur(Operator):
 
 @dataclass(frozen=True, eq=False)
 class Interpolate(Operator):
-    r"""Observe at positions off the grid by multilinear interpolation.
+    r"""Observe at positions off the grid by linear interpolation.
 
     .. math:: y_j = \sum_c w_{jc} x_{jc}, \quad w_{jc} = \prod_a (1 - |p_{ja} - q_{jca}| / h_{ja})
 
     over the :math:`2^d` corners c, at q, of the grid cell that holds position j, whose sides are
     h. Exact for fields that are linear in each coordinate. Periodic where the space is.
 
+    Where each point of the grid has a position of its own (`StateSpace.points`), the corners are
+    those of the triangle that holds position j and the weights are barycentric (`triangles`).
+
     Arguments:
-        points: Positions, ``(points, axes)``, in the coordinates of the space. In a space of
-            parts they have its columns, of which those count that the part of the variable has.
+        points: Positions, ``(points, columns)``, in the `position_names` of the space. In a space
+            of parts those columns count that the part of the variable has.
         space: Space of the states.
         variable: Variable to observe, or one for each point. Default: every variable, and the
             observation is ``(variables, points)`` where the states have a channel axis.
+        nearest: Observe the nearest point of the state instead, up to this distance, in km on the
+            globe, else in the unit of the coordinates.
 
     Raises:
-        ValueError: If a position lies outside a domain that is not periodic or takes a value from
-            outside of the mask of the space, or a variable is unknown.
+        ValueError: If a position lies outside a domain that is not periodic, is farther from all
+            points than `nearest` or takes a value from outside of the mask of the space, or a
+            variable is unknown.
     """
 
     points: Float[Tensor, "points axes"] | np.ndarray
     space: StateSpace
     variable: str | tuple[str, ...] | None = None
+    nearest: float | None = None
     linear = True
 
     _index: Tensor = field(init=False, repr=False)
@@ -193,11 +213,11 @@ class Interpolate(Operator):
 
     def __post_init__(self) -> None:
         points = torch.as_tensor(self.points)
-        axes = self.space.position_names
-        if points.ndim != 2 or not len(points) or points.shape[1] != len(axes):
+        names = self.space.position_names
+        if points.ndim != 2 or not len(points) or points.shape[1] != len(names):
             raise ValueError(
-                f"Got points of shape {tuple(points.shape)}: give (points, {len(axes)}), one "
-                f"column for each of {list(axes)}."
+                f"Got points of shape {tuple(points.shape)}: give (points, {len(names)}), one "
+                f"column for each of {list(names)}."
             )
         variable = self._observed(len(points))
         if variable is None and self.space.parts is not None:
@@ -207,18 +227,21 @@ class Interpolate(Operator):
             )
         of = np.zeros(len(points), dtype=np.int64) if variable is None else variable
         where = points.double().numpy(force=True)
-        width = max(2 ** len(piece.axes) for piece in self.space.pieces)
-        index, weights = np.zeros((len(points), width), np.int64), np.zeros((len(points), width))
+        found = []
         own = np.zeros(where.shape, dtype=bool)
         for piece, rows, columns in by_piece(self.space, of):
-            if not rows.any():
-                continue
-            corners, share = _located(where[rows][:, columns], np.flatnonzero(rows), piece)
+            if rows.any():
+                numbers = np.flatnonzero(rows)
+                part = _located(where[rows][:, columns], numbers, piece, self.nearest)
+                found.append((rows, *part))
+                own[np.ix_(rows, np.array(columns))] = True
+        width = max(index.shape[1] for _, index, _ in found)
+        index, weights = np.zeros((len(points), width), np.int64), np.zeros((len(points), width))
+        for rows, near, share in found:
             # A corner more, without weight: one that is there, since 0 times NaN is NaN.
-            more = width - corners.shape[1]
-            index[rows] = np.pad(corners, ((0, 0), (0, more)), "edge")
+            more = width - near.shape[1]
+            index[rows] = np.pad(near, ((0, 0), (0, more)), "edge")
             weights[rows] = np.pad(share, ((0, 0), (0, more)))
-            own[np.ix_(rows, columns)] = True
         if variable is not None:
             index = index + self.space.offsets[variable][:, None]
         object.__setattr__(self, "points", points.where(torch.from_numpy(own), torch.nan))
@@ -281,17 +304,24 @@ class Interpolate(Operator):
 
 
 def _located(
-    points: np.ndarray, numbers: np.ndarray, space: StateSpace
+    points: np.ndarray, numbers: np.ndarray, space: StateSpace, nearest: float | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return flat index and weight of the corners of the cell of each position, on one grid."""
-    inside = inside_domain(points, space)
+    """Return flat index and weight of the points that each position takes, on one grid."""
+    if nearest is not None:
+        index, inside = nearest_points(points, space, nearest)
+        words = f"farther than {nearest:g} from all points of the grid"
+    else:
+        inside = inside_domain(points, space)
+        words = f"outside the domain {extent(space)}"
     if not inside.all():
         first = int(np.flatnonzero(~inside)[0])
         raise ValueError(
-            f"Got the position {points[first].tolist()} of point {numbers[first]} outside the "
-            f"domain {_extent(space)}: leave it out."
+            f"Got the position {points[first].tolist()} of point {numbers[first]} {words}: leave "
+            "it out."
         )
-    index, weights = _corners(points, space)
+    if nearest is not None:
+        return index, np.ones(index.shape)
+    index, weights = corners(points, space)
     if (land := uses_land(index, space)).any():
         first = int(land.argmax())
         raise ValueError(
@@ -299,111 +329,6 @@ def _located(
             "next to it: leave it out."
         )
     return index, weights
-
-
-def inside_domain(points: np.ndarray, space: StateSpace) -> np.ndarray:
-    """Say whether each position ``(points, axes)`` is within the grid, or on a periodic axis."""
-    inside = np.isfinite(points).all(1)
-    for axis, name in enumerate(space.axes):
-        if name not in space.period:
-            positions = (space.coordinates or {})[name]
-            slack = SNAP * _spacing(space, name)
-            inside &= points[:, axis] >= positions[0] - slack
-            inside &= points[:, axis] <= positions[-1] + slack
-    return inside
-
-
-def on_land(points: np.ndarray, space: StateSpace) -> np.ndarray:
-    """Say whether the value at each position would need one from outside of the mask."""
-    if space.mask is None:
-        return np.zeros(len(points), dtype=bool)
-    return uses_land(_corners(points, space)[0], space)
-
-
-def uses_land(index: np.ndarray, space: StateSpace) -> np.ndarray:
-    """Say which of ``(points, corners)`` have a corner outside of the mask."""
-    if space.mask is None:
-        return np.zeros(len(index), dtype=bool)
-    return (~space.mask.flatten()[index]).any(1)
-
-
-def within_a_period(points: np.ndarray, space: StateSpace) -> np.ndarray:
-    """Say whether positions on periodic axes are on the grid or at most a period off.
-
-    Longitudes may be counted from -180 or from 0; what is further off has another unit.
-    """
-    near = np.ones(len(points), dtype=bool)
-    for axis, name in enumerate(space.axes):
-        if name in space.period:
-            first, length = (space.coordinates or {})[name][0], space.period[name]
-            near &= np.abs(points[:, axis] - first - length / 2) <= 1.5 * length
-    return near
-
-
-def snapped(points: np.ndarray, space: StateSpace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Move positions onto the grid where they are on it up to rounding.
-
-    Returns the positions, the flat index of the grid point next to each, and whether it is there.
-    """
-    index, on_grid = np.zeros(len(points), dtype=np.int64), np.ones(len(points), dtype=bool)
-    grid = np.zeros_like(points)
-    for axis, name in enumerate(space.axes):
-        positions = (space.coordinates or {})[name]
-        lower, fraction, step = _cell(points[:, axis], space, name)
-        nearest = np.where(fraction < 0.5, lower, (lower + 1) % len(positions))
-        on_grid &= np.minimum(fraction, 1 - fraction) * step <= SNAP * _spacing(space, name)
-        index = index * len(positions) + nearest
-        grid[:, axis] = positions[nearest]
-    return np.where(on_grid[:, None], grid, points), index, on_grid
-
-
-def _corners(points: np.ndarray, space: StateSpace) -> tuple[np.ndarray, np.ndarray]:
-    """Return flat index and weight of the corners of each position's cell."""
-    index = np.zeros((len(points), 1), dtype=np.int64)
-    weights = np.ones((len(points), 1))
-    for axis, name in enumerate(space.axes):
-        size = len((space.coordinates or {})[name])
-        lower, fraction, _ = _cell(points[:, axis], space, name)
-        sides = np.stack([lower, (lower + 1) % size], -1)
-        share = np.stack([1 - fraction, fraction], -1)
-        # A corner without weight is the other: outside of a mask it may be NaN, and so 0 times it.
-        sides = np.where(share > 0, sides, sides[:, ::-1])
-        shape = len(points), 2 * index.shape[1]
-        index = (index[:, :, None] * size + sides[:, None, :]).reshape(shape)
-        weights = (weights[:, :, None] * share[:, None, :]).reshape(shape)
-    return index, weights
-
-
-def _cell(
-    values: np.ndarray, space: StateSpace, name: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return each value's lower grid index, fraction of the way to the next, and cell length."""
-    positions = (space.coordinates or {})[name]
-    if name in space.period:
-        length = space.period[name]
-        values = positions[0] + (values - positions[0]) % length
-        ends = np.append(positions, positions[0] + length)
-    elif len(positions) == 1:
-        zero = np.zeros(len(values))
-        return zero.astype(np.int64), zero, zero + 1
-    else:
-        values, ends = np.clip(values, positions[0], positions[-1]), positions
-    lower = np.clip(np.searchsorted(ends, values, side="right") - 1, 0, len(ends) - 2)
-    step = np.diff(ends)[lower]
-    return lower, (values - ends[lower]) / step, step
-
-
-def _spacing(space: StateSpace, name: str) -> float:
-    positions = (space.coordinates or {})[name]
-    return float(np.diff(positions).min()) if len(positions) > 1 else space.period.get(name, 1.0)
-
-
-def _extent(space: StateSpace) -> str:
-    ranges = (
-        f"{name} in [{c[0]:g}, {c[-1]:g}]" + (" (periodic)" if name in space.period else "")
-        for name, c in (space.coordinates or {}).items()
-    )
-    return ", ".join(ranges)
 
 
 def _check_blocks(n: int | tuple[int, ...], name: str) -> None:

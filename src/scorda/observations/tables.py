@@ -1,7 +1,7 @@
 """Tables and fields of observations: the step and place of each row, and why one is not used.
 
 A table has the columns ``time, variable, value, std`` and a position: columns named as the space's
-coordinates, or as the CF conventions name latitude, longitude and level, in any convention of
+positions, or as the CF conventions name latitude, longitude and level, in any convention of
 longitudes; or ``point``, the flat index of the grid point. A space without coordinates needs no
 position and a space with one variable needs no ``variable``. A column ``units`` says in which unit
 value and std of its row are, if not in that of the space. Further columns are ignored.
@@ -24,7 +24,13 @@ from scorda.core.columns import numbers
 from scorda.core.parts import by_piece
 from scorda.core.space import StateSpace
 from scorda.core.times import Start, iso, match_times, parse_start
-from scorda.observations.spatial import inside_domain, on_land, snapped, within_a_period
+from scorda.observations.positions import (
+    inside_domain,
+    nearest_points,
+    on_land,
+    snapped,
+    within_a_period,
+)
 from scorda.reading.climate import LIMIT, suspicious
 from scorda.reading.columns import read_columns
 from scorda.reading.fields import aligned, role_of_axis
@@ -76,6 +82,8 @@ class How:
             then a value is not used only if it is far from all others of its variable too.
         gross_error_check: Values farther from the climate than so many of its standard
             deviations are not used.
+        nearest: Observe the nearest point of the state up to this distance, in km on the globe,
+            else in the unit of the coordinates, instead of interpolating.
     """
 
     start: Start | None = None
@@ -87,6 +95,7 @@ class How:
     climate: Mapping[str, tuple[float, float]] | None = None
     first_climate: bool = False
     gross_error_check: float = LIMIT
+    nearest: float | None = None
 
     def far(self, value: np.ndarray, names: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         """Give each variable and which of its values are farther from the climate than allowed.
@@ -237,7 +246,7 @@ class _Rows:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Do the same for the rows that are of variables on one grid."""
         rows = len(self.reason)
-        position = np.zeros((rows, len(space.axes)))
+        position = np.zeros((rows, len(space.position_names)))
         point, on_grid = np.zeros(rows, dtype=np.int64), np.ones(rows, dtype=bool)
         columns = position_columns(self.columns, space, self.space.same_as)
         if columns is not None:
@@ -245,6 +254,10 @@ class _Rows:
                 position[:, i] = self.number(column, "position", of=of)
             self.refuse(of & ~within_a_period(position, space), "position more than a period away")
             position = _in_one_turn(position, space)
+            if self.how.nearest is not None:
+                index, near = nearest_points(position, space, self.how.nearest)
+                self.refuse(of & ~near, "position far from all points")
+                return position, index[:, 0], on_grid
             self.refuse(of & ~inside_domain(position, space), "position outside the domain")
             usable = of & (self.reason == "")
             position[usable], point[usable], on_grid[usable] = snapped(position[usable], space)
@@ -431,7 +444,7 @@ def _check_columns(
         if space.parts is not None and not given & set(piece.variables):
             continue
         if positions is None:
-            needed["point"] = f"a position ({' and '.join(piece.axes)}, or point)"
+            needed["point"] = f"a position ({' and '.join(piece.position_names)}, or point)"
         elif positions and "point" in columns:
             raise ValueError(
                 f"{name} has the column point beside {' and '.join(positions)}: a position is "
@@ -449,7 +462,7 @@ def position_columns(
 ) -> list[str] | None:
     """Return the column of each axis of a grid, by its name or role; None if one is missing."""
     found = []
-    for axis in space.axes:
+    for axis in space.position_names:
         role = role_of_axis(axis, space)
         same = [c for c in columns if role is not None and role_of_name(c) == role]
         if axis in columns:
@@ -466,10 +479,9 @@ def position_columns(
 def _in_one_turn(position: np.ndarray, space: StateSpace) -> np.ndarray:
     """Return positions with longitudes in the convention of the space."""
     out = position.copy()
-    for i, axis in enumerate(space.axes):
+    for i, axis in enumerate(space.position_names):
         if role_of_axis(axis, space) == "longitude" and axis not in space.period:
-            ends = (space.coordinates or {})[axis][[0, -1]]
-            middle = float(ends.mean())
+            middle = sum(space.ranges[axis]) / 2
             turned = middle + (position[:, i] - middle + 180.0) % 360.0 - 180.0
             # What is right already keeps its last digits.
             out[:, i] = np.where(np.abs(turned - position[:, i]) < 1.0, position[:, i], turned)
@@ -522,9 +534,9 @@ def _unused(reason: np.ndarray) -> tuple[UnusedRow, ...]:
 def _expected(space: StateSpace, how: How) -> str:
     """Say what a usable row holds."""
     places = [
-        f"{n} {c[0]:g} to {c[-1]:g}"
+        f"{n} {low:g} to {high:g}"
         for piece in space.pieces
-        for n, c in (piece.coordinates or {}).items()
+        for n, (low, high) in piece.ranges.items()
     ]
     calendar = space.calendar
     begin = "0" if how.start is None else iso(parse_start(how.start, calendar), calendar)

@@ -194,6 +194,11 @@ def _simulate(
 
 def _check_grid(recipe: Recipe, space: StateSpace) -> None:
     """Check that the U-Net gets variables on two periodic axes."""
+    if recipe.architecture == "unet" and space.points is not None:
+        raise ValueError(
+            "The architecture unet needs a grid of equal steps along its axes, and each point of "
+            "this space has a position of its own (`points`): use temporal-conv."
+        )
     periodic = [name for name in space.axes if name in space.period]
     if recipe.architecture == "unet" and not (space.has_channels and len(periodic) == 2):
         raise ValueError(

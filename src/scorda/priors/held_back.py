@@ -24,7 +24,7 @@ import torch
 from scorda.core.parts import lacking
 from scorda.core.shapes import Float, Int, Tensor
 from scorda.core.space import StateSpace
-from scorda.core.sphere import HALF_CIRCUMFERENCE, horizontal
+from scorda.core.sphere import HALF_CIRCUMFERENCE
 from scorda.core.tapers import GaspariCohn
 from scorda.metrics.accuracy import gaussian_crps
 from scorda.nn.spectral import TIMES
@@ -105,8 +105,7 @@ def chosen_by_blocks(
     fields, times = looked.flatten(), looked.shape[1]
     at = fields[:, None], points
     z = torch.where(record.present[at], record.z[at].double(), math.nan)
-    on_sphere = horizontal(space.position_names, space.units) is not None
-    widest = HALF_CIRCUMFERENCE if on_sphere else math.inf
+    widest = math.inf if space.sphere is None else HALF_CIRCUMFERENCE
     tapers = [GaspariCohn(share * diameter if apart else math.inf) for share in RADII]
     radii = list(dict.fromkeys(t.radius if t.reach <= widest else math.inf for t in tapers))
     phase, count = phase.repeat(series)[fields], min(modes, len(points))

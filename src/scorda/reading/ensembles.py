@@ -16,6 +16,7 @@ from scorda.core.space import StateSpace
 from scorda.reading.columns import is_text_table, read_columns
 from scorda.reading.gridded import gridded
 from scorda.reading.opening import Source, name_of, open_data, readable
+from scorda.reading.points import points_of
 from scorda.reading.roles import roles
 
 __all__ = ["read_members", "read_predicted"]
@@ -68,6 +69,7 @@ def read_members(
         units=found.units,
         calendar=found.calendar,
         mask=inside if found.axes else None,
+        points=points_of(found, data),
     )
     return torch.from_numpy(states), space, found.notes
 

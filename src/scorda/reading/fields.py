@@ -19,6 +19,7 @@ from scorda.core.sphere import is_latitude, is_longitude
 from scorda.core.times import Start, match_times
 from scorda.reading.gridded import Gridded, contiguous, gridded
 from scorda.reading.opening import Source, name_of, open_data, readable
+from scorda.reading.points import at_points, free_axes
 from scorda.reading.roles import role_of_name
 from scorda.reading.stations import is_gridded
 from scorda.reading.units import conversion, converted
@@ -77,13 +78,24 @@ def _aligned(
     dataset: xarray.Dataset, source: Source, space: StateSpace, names: list[str], partly: bool
 ) -> tuple[xarray.Dataset, tuple[str, ...]]:
     """Do so for variables on one grid."""
-    found = gridded(dataset, source, names)
+    own = free_axes(space)
+    positions = [n for n in space.position_names if n not in space.axes]
+    found = gridded(dataset, source, names, positions=positions)
     if "series" in found.data.dims:
         raise ValueError(
             f"{name_of(source)} has {found.data.sizes['series']} series or members: select one."
         )
-    data, notes = _renamed(found, space, source), list(found.notes)
-    for axis in space.axes:
+    if found.places and not own:
+        raise ValueError(
+            f"{name_of(source)} has a position of each point, by {list(found.places)}, and the "
+            f"space the axes {list(space.axes)}: interpolate it to these."
+        )
+    notes = list(found.notes)
+    data, dims = found.data, list[str]()
+    if own:
+        data, dims = at_points(data, found, space, source, partly, notes)
+    data = _renamed(data, found, space, source, dims)
+    for axis in (axis for axis in space.axes if axis not in own):
         data = _at_positions(data, axis, found, space, source, partly, notes)
     data = data.transpose(*(["time"] if "time" in data.dims else []), *space.axes)
     for name in names:
@@ -159,12 +171,17 @@ def present_variables(source: Source, space: StateSpace) -> list[str]:
         ]
 
 
-def _renamed(found: Gridded, space: StateSpace, source: Source) -> xarray.Dataset:
-    """Give axes the names of the space: those of the same name, then those of the same role."""
-    left = [axis for axis in found.axes if axis not in space.axes]
+def _renamed(
+    data: xarray.Dataset, found: Gridded, space: StateSpace, source: Source, known: list[str]
+) -> xarray.Dataset:
+    """Give axes the names of the space: those of the same name, then those of the same role.
+
+    Those along which points have positions, whose names are `known` here, are named already.
+    """
+    left = [axis for axis in found.axes if axis not in space.axes and axis not in known]
     names: dict[str, str] = {}
     for axis in space.axes:
-        if axis in found.axes:
+        if axis in found.axes or axis in free_axes(space):
             continue
         role = role_of_axis(axis, space)
         same = [a for a in left if role is not None and found.roles.get(a) == role]
@@ -181,7 +198,7 @@ def _renamed(found: Gridded, space: StateSpace, source: Source) -> xarray.Datase
             f"{name_of(source)} has the axis {left[0]!r}, which the space does not have (its axes "
             f"are {list(space.axes)}): select one entry of it."
         )
-    return found.data.rename(names)
+    return data.rename(names)
 
 
 def role_of_axis(axis: str, space: StateSpace) -> str | None:

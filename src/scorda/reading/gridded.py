@@ -16,7 +16,8 @@ import numpy as np
 
 from scorda.core.sphere import is_latitude, is_longitude
 from scorda.reading.opening import Source, name_of
-from scorda.reading.roles import roles
+from scorda.reading.points import place_names, with_places
+from scorda.reading.roles import role_of_name, roles
 
 if TYPE_CHECKING:
     import xarray
@@ -47,6 +48,7 @@ class Gridded:
         period: Length of each periodic axis.
         calendar: Calendar of the times.
         notes: What was understood, changed or left out, each in a phrase.
+        places: Names of the positions that each point has, where axes do not have them.
     """
 
     data: xarray.Dataset
@@ -56,6 +58,7 @@ class Gridded:
     period: dict[str, float]
     calendar: str
     notes: tuple[str, ...]
+    places: tuple[str, ...] = ()
 
     @property
     def timed(self) -> bool:
@@ -68,6 +71,7 @@ def gridded(
     source: Source,
     variables: Sequence[str] = (),
     series_axis: str | None = None,
+    positions: Sequence[str] = (),
 ) -> Gridded:
     """Return the variables on common axes.
 
@@ -77,6 +81,8 @@ def gridded(
         variables: Which to take. Default: all that are numbers on the axes of most of them.
         series_axis: Axis of independent series. Default: one named series, trajectory, member or
             number, if there is one.
+        positions: Names of positions of points that the caller knows. Default: latitudes and
+            longitudes that are no axes.
 
     Raises:
         ValueError: If a variable is missing, or the variables share no axes.
@@ -86,8 +92,8 @@ def gridded(
     names = _chosen(dataset, source, variables, notes)
     # The roles on this grid: another one may have latitudes of its own.
     known = roles(dataset[names])
+    dataset = with_places(dataset, names)
     data = _one_stream(dataset[names], notes)
-    data = data.drop_vars([n for n, c in data.coords.items() if n not in data.dims])
     series = series_axis or known.get("series") or known.get("member")
     if series_axis is not None and series_axis not in data.dims:
         raise ValueError(
@@ -102,6 +108,9 @@ def gridded(
     if single:
         notes.append(f"left out the {_axes(single)} of one entry")
         data = data.isel({d: 0 for d in single}, drop=True)
+    data = _swapped(data)
+    places = place_names(data, source, positions)
+    data = data.drop_vars([n for n in data.coords if n not in (*data.dims, *places)])
     of_axis = {n: r for r, n in known.items()}
     # The order of the CF conventions, whatever that of the file.
     axes = tuple(
@@ -112,10 +121,13 @@ def gridded(
     )
     data = data.transpose(*[d for d in ("series", "time") if d in data.dims], *axes)
     of_axis = {n: r for n, r in of_axis.items() if n in axes}
-    units = {n: str(data[n].attrs["units"]) for n in (*names, *axes) if _has_unit(data, n)}
+    named = (*names, *axes, *places)
+    units = {n: str(data[n].attrs["units"]) for n in named if _has_unit(data, n)}
     data, period = _on_sphere(data, axes, of_axis, units, notes)
+    if places:
+        data = _of_points(data, places, units, notes)
     data = _increasing(data, axes, source)
-    return Gridded(data, axes, of_axis, units, period, _calendar(data), tuple(notes))
+    return Gridded(data, axes, of_axis, units, period, _calendar(data), tuple(notes), places)
 
 
 def contiguous(index: np.ndarray) -> np.ndarray | slice:
@@ -319,6 +331,42 @@ def _closes(longitudes: np.ndarray) -> bool:
     ordered = np.sort(longitudes)
     gaps = np.diff(np.append(ordered, ordered[0] + 360.0))
     return len(ordered) > 2 and bool(np.allclose(gaps, gaps[0], rtol=1e-3))
+
+
+def _swapped(data: xarray.Dataset) -> xarray.Dataset:
+    """Name an axis by its latitudes or longitudes, which a file may have under another name."""
+    known = roles(data)
+    for role in ("latitude", "longitude"):
+        name = known.get(role)
+        if name is None or name in data.dims or data[name].ndim != 1:
+            continue
+        other = known.get("longitude" if role == "latitude" else "latitude")
+        axis = data[name].dims[0]
+        if other is not None and axis not in ("time", "series", *data[other].dims):
+            data = data.swap_dims({axis: name})
+    return data
+
+
+def _of_points(
+    data: xarray.Dataset, places: tuple[str, ...], units: dict[str, str], notes: list[str]
+) -> xarray.Dataset:
+    """Give positions of points their units, and count axes that have no increasing positions."""
+    dims = [str(d) for d in data[places[0]].dims]
+    kind = "curvilinear" if len(dims) > 1 else "unstructured"
+    notes.append(f"took {' and '.join(places)} for the positions of points ({kind})")
+    for name, unit in zip(places, ("degrees_north", "degrees_east"), strict=False):
+        if role_of_name(name) or data[name].attrs.get("standard_name"):
+            known = is_latitude(units.get(name, "")) or is_longitude(units.get(name, ""))
+            units[name] = units[name] if known else unit
+        if is_longitude(units.get(name, "")):
+            values = data[name].values.astype(float)
+            turned = unwrapped(values.ravel()).reshape(values.shape)
+            data = data.assign_coords({name: (data[name].dims, turned, data[name].attrs)})
+    for axis in dims:
+        along = data[axis].values if axis in data.coords else np.array([""])
+        if along.dtype.kind not in "fiu" or not (np.diff(along) > 0).all():
+            data = data.assign_coords({axis: np.arange(data.sizes[axis], dtype=float)})
+    return data
 
 
 def _increasing(data: xarray.Dataset, axes: tuple[str, ...], source: Source) -> xarray.Dataset:

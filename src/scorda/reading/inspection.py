@@ -77,11 +77,23 @@ def inspect(source: Source) -> Inspection:
     if not (is_path or labelled) or (is_path and is_text_table(source)):
         return _table(read_columns(source), source)
     dataset = open_data(source)
-    if is_gridded(dataset):
+    has_points = _has_points(dataset, source)
+    if is_gridded(dataset) or (has_points and "featureType" not in dataset.attrs):
         with readable(source, "fields"):
             return _fields(gridded(dataset, source), source, grids(dataset, source))
     names = tuple(str(n) for n in dataset.data_vars if role_of_name(str(n)) is None)
-    return _table(read_columns(source, names if "value" not in dataset.variables else ()), source)
+    columns = read_columns(source, names if "value" not in dataset.variables else ())
+    return _table(columns, source, has_points)
+
+
+def _has_points(dataset: xarray.Dataset, source: Source) -> bool:
+    """Say whether data could be a record of points that have positions of their own."""
+    try:
+        with readable(source, "fields"):
+            found = gridded(dataset, source)
+    except ValueError:
+        return False
+    return bool(found.places) and found.timed
 
 
 def _fields(found: Gridded, source: Source, groups: list[tuple[str, ...]]) -> Inspection:
@@ -89,12 +101,18 @@ def _fields(found: Gridded, source: Source, groups: list[tuple[str, ...]]) -> In
     masks = [_never(values, found, facts, warnings) for values in data.data_vars.values()]
     for axis in found.axes:
         facts.append((axis, _axis(data[axis].values, axis, found)))
+    for name in found.places:
+        low, high = data[name].values.min(), data[name].values.max()
+        each = " and ".join(map(str, data[name].dims))
+        facts.append((name, f"{low:g} to {high:g}, of each point of {each}"))
     facts += _times(found, source, warnings)
     if "series" in data.dims:
         facts.append(("series", f"{data.sizes['series']}, independent of each other"))
     mask = np.all(masks, 0)
     if mask.any():
         facts.append(("land", f"{int(mask.sum())} of {mask.size} points are never there"))
+    if found.places:
+        facts.append(("as observations", "a row of a table for each value (--observations)"))
     facts += [("note", note) for note in found.notes]
     flags = "".join(f" --variable {name}" for name in data.data_vars)
     command = f"scorda train --data {name_of(source)}{flags}"
@@ -197,7 +215,9 @@ def _times(found: Gridded, source: Source, warnings: list[str]) -> Iterator[tupl
         warnings.append(f"{places[-1] + 1 - len(places)} times are missing: training fills them")
 
 
-def _table(columns: Mapping[str, np.ndarray], source: Source) -> Inspection:
+def _table(
+    columns: Mapping[str, np.ndarray], source: Source, is_record: bool = False
+) -> Inspection:
     facts, warnings = list[tuple[str, str]](), list[str]()
     if "value" not in columns or "time" not in columns:
         raise ValueError(
@@ -230,6 +250,8 @@ def _table(columns: Mapping[str, np.ndarray], source: Source) -> Inspection:
         if not words.all() and np.isfinite(entries).any():
             facts.append((column, _range(entries) + _absent(entries)))
     facts += _table_times(columns["time"], warnings)
+    if is_record:
+        facts.append(("as a record", "points with positions of their own (scorda train --data)"))
     command = f"scorda assimilate --observations {name_of(source)} --system NAME or --prior FILE"
     return Inspection(name_of(source), "table", tuple(facts), tuple(warnings), command)
 

@@ -33,6 +33,7 @@ from scorda.reading.gridded import (
     time_blocks,
 )
 from scorda.reading.opening import Source, name_of, open_data, readable
+from scorda.reading.points import points_of
 
 if TYPE_CHECKING:
     import xarray
@@ -167,7 +168,15 @@ def _record(
     coordinates = {a: data[a].values for a in found.axes}
     shape = states.shape[2:]
     space = StateSpace(
-        shape, dt, tuple(variables), coordinates, found.period, units, found.calendar, mask
+        shape,
+        dt,
+        tuple(variables),
+        coordinates,
+        found.period,
+        units,
+        found.calendar,
+        mask,
+        points_of(found, data),
     )
     check_values(states, space, name_of(source))
     start = iso(instants(times[:1], found.calendar)[0], found.calendar) if unit else None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scorda.reading.points import with_places
 from scorda.reading.roles import role_of_name, roles
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def is_gridded(dataset: xarray.Dataset, variables: tuple[str, ...] = ()) -> bool
 
 def _placed(dataset: xarray.Dataset, variables: tuple[str, ...]) -> xarray.Dataset:
     """Make coordinates of the data variables that say where and when, which a file may not do."""
+    dataset = with_places(dataset, variables)
     found = [
         str(name)
         for name, values in dataset.data_vars.items()

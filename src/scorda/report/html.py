@@ -24,7 +24,7 @@ from scorda.core.space import StateSpace
 from scorda.observations.analysis import Analysis
 from scorda.report.base import colours_of, component_name
 from scorda.report.flow import is_flow, panels
-from scorda.report.maps import fields, hovmoller
+from scorda.report.maps import fields, hovmoller, is_map
 from scorda.report.reliability import rank_histograms, spread_skill
 from scorda.report.score_columns import COLUMNS, Column
 from scorda.report.series import error_and_spread, trajectories
@@ -352,8 +352,9 @@ def _view(run: _Run) -> _View:
             "Members share what is known of the flow and differ where the std is large.",
             lambda run, _: panels(run.analysis, chosen.tolist(), truth, run.observations),
         )
-    axes = {name: len(space.piece_of(name).axes) for name in space.variables}
-    maps, lines = ([n for n in axes if axes[n] == count][:MAPPED] for count in (2, 1))
+    pieces = {name: space.piece_of(name) for name in space.variables}
+    maps = [name for name, piece in pieces.items() if is_map(piece)][:MAPPED]
+    lines = [n for n, piece in pieces.items() if len(piece.axes) == 1 and n not in maps][:MAPPED]
     if maps:
         step = int(steps[len(steps) // 2])
         return _View(

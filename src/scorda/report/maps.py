@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["fields", "hovmoller"]
+__all__ = ["fields", "hovmoller", "is_map"]
 
 STATE, ERROR, LAND = "cividis", "Purples", "#c4c4c4"
 
@@ -44,6 +45,8 @@ def fields(
     members: int = 2,
 ) -> Figure:
     """Draw a two-dimensional field at one step: truth, observations, mean, spread and members.
+
+    The points of an unstructured grid are drawn as dots of their own.
 
     Arguments:
         analysis: The posterior, of a space with two coordinates.
@@ -59,9 +62,9 @@ def fields(
     whole = analysis.space
     name = whole.variables[0] if variable is None else variable
     space = whole.only(name)
-    if len(space.axes) != 2:
+    if not is_map(space):
         raise ValueError(
-            f"Got a space with the coordinates {list(space.axes)}: fields need two; use "
+            f"Got a space with the coordinates {list(space.position_names)}: fields need two; use "
             "`trajectories` or `hovmoller`."
         )
     chosen = at_steps(analysis, [step])
@@ -156,9 +159,9 @@ def _seen(table: Columns, step: int, name: str, space: StateSpace) -> Columns:
     here = np.asarray(table["step"]) == step
     if len(space.variables) > 1 and "variable" in table:
         here &= np.asarray(table["variable"]) == name
-    columns = {axis: space.same_as.get(axis, axis) for axis in space.piece_of(name).axes}
+    columns = {name: space.same_as.get(name, name) for name in space.piece_of(name).position_names}
     columns["value"] = "value"
-    return {axis: np.asarray(table[column])[here] for axis, column in columns.items()}
+    return {name: np.asarray(table[column])[here] for name, column in columns.items()}
 
 
 def _canvas(titles: list[str], space: StateSpace) -> tuple[Figure, dict[str, Axes]]:
@@ -175,10 +178,11 @@ def _canvas(titles: list[str], space: StateSpace) -> tuple[Figure, dict[str, Axe
     figure, axes = subplots(rows, columns, *size, sharey=True)
     for panel in axes.flat[len(titles) :]:
         panel.set_visible(False)
+    below, beside = (with_unit(space, space.position_names[i]) for i in _columns(space)[::-1])
     for panel in axes[-1]:
-        panel.set_xlabel(with_unit(space, space.axes[1]))
+        panel.set_xlabel(below)
     for panel in axes[:, 0]:
-        panel.set_ylabel(with_unit(space, space.axes[0]))
+        panel.set_ylabel(beside)
     panels = dict(zip(titles, axes.flat, strict=False))
     for title, panel in panels.items():
         panel.set_title(title)
@@ -188,7 +192,14 @@ def _canvas(titles: list[str], space: StateSpace) -> tuple[Figure, dict[str, Axe
 
 def _mesh(panel: Axes, values: Tensor, space: StateSpace, **colours: Any) -> Any:
     vertical, horizontal = _positions(space)
-    return panel.pcolormesh(horizontal, vertical, values, rasterized=True, **colours)
+    if len(space.axes) == 1:
+        # As many dots as there are points fill the panel.
+        size = max(1.0, 4e4 / values.numel())
+        return panel.scatter(horizontal, vertical, size, values, rasterized=True, **colours)
+    with warnings.catch_warnings():
+        # Where longitudes jump, or grid lines turn, the edges of cells are rough.
+        warnings.filterwarnings("ignore", "The input coordinates to pcolormesh", UserWarning)
+        return panel.pcolormesh(horizontal, vertical, values, rasterized=True, **colours)
 
 
 def _shade_land(panel: Axes, space: StateSpace) -> None:
@@ -201,18 +212,32 @@ def _shade_land(panel: Axes, space: StateSpace) -> None:
 
 
 def _dots(panel: Axes, seen: Columns, space: StateSpace, **colours: Any) -> None:
-    (y, vertical), (x, horizontal) = zip(space.axes, _positions(space), strict=True)
+    y, x = (space.position_names[i] for i in _columns(space))
+    vertical, horizontal = _positions(space)
     edges: dict[str, Any] = {"s": 26, "edgecolors": INK, "linewidths": 0.4}
     panel.scatter(seen[x], seen[y], c=seen["value"], **edges, **colours)
     panel.set(facecolor="#f3f3f3", xlim=_extent(horizontal), ylim=_extent(vertical))
 
 
+def is_map(space: StateSpace) -> bool:
+    """Say whether a field has two coordinates: two axes, or two positions of each point."""
+    return len(space.position_names) == 2 and len(space.axes) in (1, 2)
+
+
+def _columns(space: StateSpace) -> tuple[int, int]:
+    """Return which columns of positions are vertical and horizontal in a map."""
+    return (0, 1) if space.points is None or space.sphere is None else space.sphere
+
+
 def _positions(space: StateSpace) -> list[np.ndarray]:
-    return [np.asarray((space.coordinates or {})[name]) for name in space.axes]
+    positions = list((space.points or space.coordinates or {}).values())
+    return [np.asarray(positions[i]) for i in _columns(space)]
 
 
 def _extent(positions: np.ndarray) -> tuple[float, float]:
-    """Return the outer edges of the cells around positions."""
+    """Return the outer edges of the cells around positions along an axis, or those of points."""
+    if positions.ndim > 1 or not (np.diff(positions) > 0).all():
+        return float(positions.min()), float(positions.max())
     if len(positions) == 1:
         return positions[0] - 0.5, positions[0] + 0.5
     first, last = positions[1] - positions[0], positions[-1] - positions[-2]

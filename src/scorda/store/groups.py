@@ -78,7 +78,7 @@ def observation_table(
 
     The columns are ``step``, ``time``, ``value``, ``std``, ``instrument``, ``variable`` ("" where
     the operator does not observe single variables), ``component`` (index into the flattened state
-    where the operator picks one component, else -1) and one per coordinate of the space (NaN
+    where the operator picks one component, else -1) and one per column of a position (NaN
     where the operator does not know its positions).
     """
     parts: dict[str, list[np.ndarray]] = {}
@@ -106,7 +106,7 @@ def observation_table(
                 "variable": variable,
                 "component": component,
             }
-            columns |= {axis: positions[:, i] for i, axis in enumerate(space.position_names)}
+            columns |= {name: positions[:, i] for i, name in enumerate(space.position_names)}
             for column, values in columns.items():
                 parts.setdefault(column, []).append(values)
     return {column: np.concatenate(values) for column, values in parts.items()}

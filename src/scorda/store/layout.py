@@ -105,9 +105,12 @@ def create(
     """
     sample = Analysis(torch.zeros(1, 1, *space.shape), space).to_xarray()
     root = new_store(path, space, {**sample.attrs, **attributes})
+    # What is a coordinate without being an axis is named by the variables that have it.
+    points = " ".join(name for name in space.position_names if name not in space.axes)
+    places = {"coordinates": points} if space.points and points else {}
     for name, variable in sample.data_vars.items():
         full = (*shape, *variable.shape[2:])
-        _create_array(root, str(name), full, dtype, plan, variable.dims, variable.attrs)
+        _create_array(root, str(name), full, dtype, plan, variable.dims, variable.attrs | places)
     times, attributes = time_axis(space, shape[1], start)
     made = {
         "ensemble": (np.arange(shape[0]), sample["ensemble"].attrs),
@@ -115,7 +118,7 @@ def create(
     }
     for name, coordinate in sample.coords.items():
         values, attrs = made.get(str(name), (np.asarray(coordinate.values), coordinate.attrs))
-        write_array(root, str(name), values, [str(name)], attrs)
+        write_array(root, str(name), values, list(map(str, coordinate.dims)), attrs)
 
 
 def new_store(path: Path, space: StateSpace, attributes: Mapping[str, Any]) -> zarr.Group:

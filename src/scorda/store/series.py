@@ -141,6 +141,9 @@ def _create(path: Path, space: StateSpace, record: dict[str, Any]) -> None:
     coordinates = [c for piece in space.pieces for c in (piece.coordinates or {}).items()]
     for name, values in dict(coordinates).items():
         layout.write_array(root, name, np.asarray(values), [name], {})
+    for name, values in (space.points or {}).items():
+        if name not in space.axes:
+            layout.write_array(root, name, values, list(space.axes), {})
 
 
 def _simulate_missing(

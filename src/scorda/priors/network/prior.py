@@ -167,6 +167,12 @@ class NetworkPrior(PreparedPrior):
     def check(self, space: StateSpace) -> None:
         (self.base or Gaussian()).check(space)
         names = self.names
+        if names and space.points is not None:
+            raise ValueError(
+                f"{type(self).__name__}(axis={self.axis!r}) convolves along a grid of equal "
+                "steps, and each point of this space has a position of its own (`points`): leave "
+                "the axis out, for a dense network."
+            )
         rings = [axis for axis in space.axes if axis in space.period]
         if len(set(names)) != len(names) or len(names) > 2 or not set(names) <= set(rings):
             raise ValueError(
