@@ -94,6 +94,17 @@ def analyse(
         raise ValueError(f"Got {type(method).__name__}: give a filter, such as sc.ETKF().")
     members = as_tensor(ensemble, "ensemble")
     seen, y = as_tensor(predicted, "predicted"), as_tensor(values, "values")
+    _check(members, seen, y)
+    space = StateSpace(tuple(members.shape[1:])) if space is None else space
+    members = space.filled(members)
+    operator = Predicted(seen, members, as_positions(positions, len(y)))
+    observations = Observations(ObservationModel(operator, std, cov), [0], y[None])
+    problem = Problem(_Still(space), observations, 0, members)
+    return method.assimilate(problem, len(members), generator)
+
+
+def _check(members: Tensor, seen: Tensor, y: Tensor) -> None:
+    """Check that members, what they predict, and the values fit each other."""
     if members.ndim < 2:
         raise ValueError(
             f"Got an ensemble of shape {tuple(members.shape)}: give (members, *state)."
@@ -114,12 +125,6 @@ def analyse(
             f"Got a prediction that is not finite of observation {int(wrong.int().argmax())} "
             f"({int(wrong.sum())} such): leave it out, or make its value NaN."
         )
-    space = StateSpace(tuple(members.shape[1:])) if space is None else space
-    members = space.filled(members)
-    operator = Predicted(seen, members, as_positions(positions, len(y)))
-    observations = Observations(ObservationModel(operator, std, cov), [0], y[None])
-    problem = Problem(_Still(space), observations, 0, members)
-    return method.assimilate(problem, len(members), generator)
 
 
 @dataclass(frozen=True)

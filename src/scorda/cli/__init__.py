@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from cyclopts.config import Dict
 
     from scorda.cli.allocator import keep_freed_memory
-    from scorda.cli.settings import UserError, configured, flags_of
+    from scorda.cli.settings import UserError, configured
     from scorda.core.version import __version__
 
     keep_freed_memory()
@@ -51,17 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tokens, content, path = configured(tokens)
         for name, summary in COMMANDS.items():
             command: Any = f"scorda.cli.{name}:{name}"
-            if name == tokens[0] and name in ("assimilate", "analyse"):
-                # The settings of the method are settings of the command.
-                from scorda.cli.method_flags import with_method
-
-                module = import_module(f"scorda.cli.{name}")
-                kind, act = getattr(module, name.capitalize()), getattr(module, name)
-                command, tokens, content = with_method(kind, act, tokens, content)
-            if name == tokens[0] == "train" and "prior" in flags_of(tokens):
-                from scorda.cli.train_network import train_network
-
-                command = train_network(tokens, content)
+            if name == tokens[0]:
+                command, tokens, content = _chosen(command, tokens, content)
             app.command(command, name=name, help=summary)
         app.config = Dict(content, source=path, use_commands_as_keys=False)
         app(tokens, exit_on_error=False, print_error=False)
@@ -84,6 +75,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("scorda: interrupted; --resume continues a run.", file=sys.stderr)
         return 130
     return 0
+
+
+def _chosen(
+    command: Any, tokens: list[str], content: dict[str, Any]
+) -> tuple[Any, list[str], dict[str, Any]]:
+    """Return the command that is called; settings of its method or prior are its own."""
+    from scorda.cli.settings import flags_of
+
+    name = tokens[0]
+    if name in ("assimilate", "analyse"):
+        from scorda.cli.method_flags import with_method
+
+        module = import_module(f"scorda.cli.{name}")
+        return with_method(
+            getattr(module, name.capitalize()), getattr(module, name), tokens, content
+        )
+    if name == "train" and "prior" in flags_of(tokens):
+        from scorda.cli.train_network import train_network
+
+        return train_network(tokens, content), tokens, content
+    return command, tokens, content
 
 
 def _sentence(error: Exception) -> str:

@@ -112,13 +112,7 @@ def gridded(
     places = place_names(data, source, positions)
     data = data.drop_vars([n for n in data.coords if n not in (*data.dims, *places)])
     of_axis = {n: r for r, n in known.items()}
-    # The order of the CF conventions, whatever that of the file.
-    axes = tuple(
-        sorted(
-            (str(d) for d in data[names[0]].dims if d not in ("time", "series")),
-            key=lambda axis: ORDER.index(of_axis[axis]) if of_axis.get(axis) in ORDER else -1,
-        )
-    )
+    axes = _ordered(data[names[0]], of_axis)
     data = data.transpose(*[d for d in ("series", "time") if d in data.dims], *axes)
     of_axis = {n: r for n, r in of_axis.items() if n in axes}
     named = (*names, *axes, *places)
@@ -128,6 +122,16 @@ def gridded(
         data = _of_points(data, places, units, notes)
     data = _increasing(data, axes, source)
     return Gridded(data, axes, of_axis, units, period, _calendar(data), tuple(notes), places)
+
+
+def _ordered(values: xarray.DataArray, of_axis: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the spatial axes in the order of the CF conventions, whatever that of the file."""
+    return tuple(
+        sorted(
+            (str(d) for d in values.dims if d not in ("time", "series")),
+            key=lambda axis: ORDER.index(of_axis[axis]) if of_axis.get(axis) in ORDER else -1,
+        )
+    )
 
 
 def contiguous(index: np.ndarray) -> np.ndarray | slice:
