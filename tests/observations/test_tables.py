@@ -17,6 +17,7 @@ from scorda.observations.masks import Mask
 from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Chain, Function, Pointwise, Select
+from scorda.observations.rows import UnusedRow
 from scorda.observations.spatial import Average, Interpolate, Stride
 
 NAN = math.nan
@@ -258,9 +259,9 @@ def test_rows_that_cannot_be_used_are_listed_with_reasons():
 
 
 def test_summary_shortens_long_lists():
-    rows = tuple(tables.UnusedRow(k, "missing value") for k in range(1, 9))
+    rows = tuple(UnusedRow(k, "missing value") for k in range(1, 9))
     assert tables.summary_of(rows) == "8 missing value (rows 1, 2, 3, 4, 5, ...)"
-    rows = tuple(tables.UnusedRow(k, f"reason {k}") for k in range(1, 6))
+    rows = tuple(UnusedRow(k, f"reason {k}") for k in range(1, 6))
     assert tables.summary_of(rows).endswith("1 reason 3 (row 3); and 2 more reasons")
     table = lorenz((0.1, "x", 1.0, 1.0))
     assert Observations.from_table(table, LORENZ).summary().endswith("(2 to 2); 0 rows not used.")

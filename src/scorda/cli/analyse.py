@@ -116,7 +116,7 @@ def _observed(
     import torch
 
     from scorda.core.columns import numbers
-    from scorda.observations.tables import position_columns
+    from scorda.observations.rows import position_columns
 
     def column(name: str) -> np.ndarray:
         values, text = numbers(columns[name])

@@ -29,6 +29,7 @@ from scorda.observations import tables
 from scorda.observations.model import ObservationModel, Present, as_std, check_std
 from scorda.observations.moving import MovingInterpolate
 from scorda.observations.operators import Operator, Select
+from scorda.observations.rows import How, UnusedRow
 from scorda.observations.spatial import Interpolate
 from scorda.reading.opening import Source
 
@@ -57,7 +58,7 @@ class Observations:
     steps: Sequence[int | tuple[int, ...]]
     values: Float[Tensor, "cycle ..."] | ArrayLike
     std: float | Float[Tensor, "..."] | ArrayLike | None = None
-    unused: tuple[tables.UnusedRow, ...] = ()
+    unused: tuple[UnusedRow, ...] = ()
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -111,14 +112,14 @@ class Observations:
                 Default: half of ``space.dt``, so that every time has its nearest step.
             std: Standard deviation of the error where the table has none.
             steps: Last step to use. Default: no limit.
-            how: `units`, `missing`, `climate`, `gross_error_check`, `nearest` of `tables.How`.
+            how: `units`, `missing`, `climate`, `gross_error_check`, `nearest` of `rows.How`.
 
         Raises:
             FileNotFoundError: If there is no such file.
             ValueError: If a column is missing, no row can be used, a unit cannot be converted, or
                 datetimes lack `start` or ``space.units["time"]``.
         """
-        reading = tables.How(start, tolerance, std, steps, **how)
+        reading = How(start, tolerance, std, steps, **how)
         return cls._arranged(tables.usable_rows(table, space, reading), space)
 
     @classmethod
@@ -149,13 +150,13 @@ class Observations:
             start: As in `from_table`, like the next three.
             tolerance: Largest distance of a time from its step.
             steps: Last step to use.
-            how: `missing`, `climate` and `gross_error_check` of `tables.How`.
+            how: `missing`, `climate` and `gross_error_check` of `rows.How`.
 
         Raises:
             FileNotFoundError: If there is no such file.
             ValueError: If the fields do not fit the space, or nothing can be used.
         """
-        reading = tables.How(start, tolerance, std, steps, **how)
+        reading = How(start, tolerance, std, steps, **how)
         rows = tables.usable_fields(array, space, std, variable, times, reading)
         return cls._arranged(rows, space)
 

@@ -14,37 +14,22 @@ CSV file not included.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from scorda.core.columns import numbers
-from scorda.core.parts import by_piece
 from scorda.core.space import StateSpace
-from scorda.core.times import Start, iso, match_times, parse_start
-from scorda.observations.positions import (
-    inside_domain,
-    nearest_points,
-    on_land,
-    snapped,
-    within_a_period,
-)
-from scorda.reading.climate import LIMIT, suspicious
+from scorda.core.times import iso, match_times, parse_start
+from scorda.observations.rows import How, Rows, UnusedRow, position_columns
 from scorda.reading.columns import read_columns
-from scorda.reading.fields import aligned, role_of_axis
+from scorda.reading.fields import aligned
 from scorda.reading.gridded import contiguous
 from scorda.reading.opening import Source, name_of, readable
-from scorda.reading.roles import role_of_name
-from scorda.reading.units import conversion
 
 __all__ = [
-    "How",
-    "UnusedRow",
     "UsableRows",
     "arrange",
-    "position_columns",
     "summary_of",
     "usable_fields",
     "usable_rows",
@@ -56,63 +41,6 @@ LAND = "some values on land"
 REASONS = 3
 # Spreads the bits of a number over 64 (the golden ratio in binary).
 ODD = np.uint64(0x9E3779B97F4A7C15)
-
-
-class UnusedRow(NamedTuple):
-    """A row that could not be used: its number, counted from 1, and the reason."""
-
-    row: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class How:
-    """How observations are read, whatever holds them.
-
-    Arguments:
-        start: Datetime of step 0, needed where times are datetimes; UTC unless it says.
-        tolerance: Largest distance of a time from its step, in the unit of ``space.dt``.
-            Default: half of ``space.dt``, so that every time has its nearest step.
-        std: Standard deviation of the error where the source has none, in units of the space.
-        steps: Last step to use. Default: no limit.
-        units: Unit of the values by variable, where the source does not say.
-        missing: Values that stand for a missing one.
-        climate: Mean and standard deviation by variable, in units of the space.
-        first_climate: Whether the climate is that of first states, which later ones may leave:
-            then a value is not used only if it is far from all others of its variable too.
-        gross_error_check: Values farther from the climate than so many of its standard
-            deviations are not used.
-        nearest: Observe the nearest point of the state up to this distance, in km on the globe,
-            else in the unit of the coordinates, instead of interpolating.
-    """
-
-    start: Start | None = None
-    tolerance: float | None = None
-    std: float | None = None
-    steps: int | None = None
-    units: Mapping[str, str] | None = None
-    missing: Iterable[float] = ()
-    climate: Mapping[str, tuple[float, float]] | None = None
-    first_climate: bool = False
-    gross_error_check: float = LIMIT
-    nearest: float | None = None
-
-    def far(self, value: np.ndarray, names: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-        """Give each variable and which of its values are farther from the climate than allowed.
-
-        Arguments:
-            value: Values, in units of the space.
-            names: Variable of each.
-        """
-        for name, (mean, std) in (self.climate or {}).items():
-            far = (names == name) & (np.abs(value - mean) > self.gross_error_check * std)
-            if self.first_climate:
-                far[names == name] &= suspicious(value[names == name], self.gross_error_check)
-            yield name, far
-
-    def is_missing(self, value: np.ndarray) -> np.ndarray:
-        """Return which values stand for a missing one."""
-        return np.isin(value.astype(np.float32), np.array(list(self.missing), dtype=np.float32))
 
 
 class UsableRows(NamedTuple):
@@ -145,136 +73,6 @@ class Arranged(NamedTuple):
     averaged: int
 
 
-class _Rows:
-    """The columns of a table, and the first reason why each row cannot be used."""
-
-    def __init__(self, columns: Mapping[str, np.ndarray], space: StateSpace, how: How) -> None:
-        self.columns, self.space, self.how = columns, space, how
-        self.reason = np.full(len(columns["value"]), "", dtype=object)
-
-    def refuse(self, where: np.ndarray, why: str | np.ndarray) -> None:
-        """Give a reason to the rows there, unless they have one already."""
-        if where.any():
-            where = where & (self.reason == "")
-            self.reason[where] = why if isinstance(why, str) else why[where]
-
-    def number(
-        self,
-        column: str,
-        words: str,
-        default: float | None = None,
-        of: np.ndarray | bool = True,
-    ) -> np.ndarray:
-        """Return a column as numbers; rows without a finite one are refused in these words.
-
-        Arguments:
-            column: Name of the column.
-            words: What it is, in words.
-            default: Number of rows without one.
-            of: Which rows need one.
-        """
-        value = np.full(len(self.reason), math.nan)
-        if column in self.columns:
-            value, text = numbers(self.columns[column])
-            self.refuse(text & of, f"{words} is not a number")
-            value = np.where(self.how.is_missing(value), math.nan, value)
-        if default is not None:
-            value = np.where(np.isnan(value), default, value)
-        self.refuse(np.isnan(value) & of, f"missing {words}")
-        self.refuse(np.isinf(value) & of, f"infinite {words}")
-        return value
-
-    def variable(self) -> np.ndarray:
-        """Return the index of each row's variable."""
-        if "variable" not in self.columns:
-            return np.zeros(len(self.reason), dtype=np.int64)
-        code, names = _distinct(self.columns["variable"])
-        given = np.array([str(name).strip() for name in names], dtype=object)
-        index = np.array([_index(name, self.space.variables) for name in given])[code]
-        why = np.array([f"unknown variable {name!r}" for name in given], dtype=object)[code]
-        self.refuse(index < 0, why)
-        return index
-
-    def converted(
-        self, variable: np.ndarray, value: np.ndarray, error: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-        """Return values and errors in the units of the space, and what was converted.
-
-        Raises:
-            ValueError: If a unit is unknown or measures something else.
-        """
-        notes, usable = list[str](), self.reason == ""
-        code, units = np.zeros(len(value), dtype=np.int64), np.array([""], dtype=object)
-        if "units" in self.columns:
-            code, units = _distinct(self.columns["units"])
-        for index, name in enumerate(self.space.variables):
-            for k, unit in enumerate(units):
-                told = str(unit).strip() if isinstance(unit, str) else ""
-                unit = told or (self.how.units or {}).get(name, "")
-                wanted = self.space.units.get(name, "")
-                rows = (variable == index) & (code == k) & usable
-                if not unit or not wanted or not rows.any():
-                    continue
-                factor, offset = _conversion(unit, wanted, name, int(rows.argmax()) + 1)
-                if (factor, offset) != (1.0, 0.0):
-                    # An error that the caller gives is in the unit of the space already.
-                    own = "std" in self.columns and ~np.isnan(numbers(self.columns["std"])[0])
-                    value = np.where(rows, factor * value + offset, value)
-                    error = np.where(rows & own, abs(factor) * error, error)
-                    count = int(rows.sum())
-                    notes.append(f"{count} values of {name} converted from {unit} to {wanted}")
-        return value, error, notes
-
-    def position(self, variable: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return each row's position, the nearest point of its grid, and whether it is there.
-
-        Positions on a grid point up to rounding are moved onto it. A position is 0 in the columns
-        that the grid of its variable does not have.
-        """
-        rows = len(self.reason)
-        position = np.zeros((rows, len(self.space.position_names)))
-        point, on_grid = np.zeros(rows, dtype=np.int64), np.ones(rows, dtype=bool)
-        for piece, of, columns in by_piece(self.space, variable):
-            if not of.any():
-                continue
-            own, point[of], on_grid[of] = (part[of] for part in self._on_grid(piece, of))
-            position[np.ix_(of, columns)] = own
-        return position, point, on_grid
-
-    def _on_grid(
-        self, space: StateSpace, of: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Do the same for the rows that are of variables on one grid."""
-        rows = len(self.reason)
-        position = np.zeros((rows, len(space.position_names)))
-        point, on_grid = np.zeros(rows, dtype=np.int64), np.ones(rows, dtype=bool)
-        columns = position_columns(self.columns, space, self.space.same_as)
-        if columns is not None:
-            for i, column in enumerate(columns):
-                position[:, i] = self.number(column, "position", of=of)
-            self.refuse(of & ~within_a_period(position, space), "position more than a period away")
-            position = _in_one_turn(position, space)
-            if self.how.nearest is not None:
-                index, near = nearest_points(position, space, self.how.nearest)
-                self.refuse(of & ~near, "position far from all points")
-                return position, index[:, 0], on_grid
-            self.refuse(of & ~inside_domain(position, space), "position outside the domain")
-            usable = of & (self.reason == "")
-            position[usable], point[usable], on_grid[usable] = snapped(position[usable], space)
-            land = np.zeros(rows, dtype=bool)
-            land[usable] = on_land(position[usable], space)
-        else:
-            index = self.number("point", "position", of=of)
-            inside = space.only(space.variables[0]).inside.numpy()
-            outside = (index < 0) | (index >= len(inside)) | (index % 1 != 0)
-            self.refuse(of & outside, "point outside the grid")
-            usable = of & (self.reason == "")
-            point[usable] = index[usable]
-            land = usable & ~inside[point]
-        self.refuse(land, "position on land")
-        return position, point, on_grid
-
-
 def usable_rows(table: Source, space: StateSpace, how: How) -> UsableRows:
     """Find step, variable and position of each row; `Observations.from_table` has the arguments.
 
@@ -284,7 +82,7 @@ def usable_rows(table: Source, space: StateSpace, how: How) -> UsableRows:
     columns = read_columns(table, space.variables)
     name = "The table" if isinstance(table, Mapping) else name_of(table)
     _check_columns(columns, name, space, how)
-    rows = _Rows(columns, space, how)
+    rows = Rows(columns, space, how)
     variable = rows.variable()
     value, error = rows.number("value", "value"), rows.number("std", "std", how.std)
     rows.refuse(~(error > 0), "std not positive")
@@ -455,56 +253,6 @@ def _check_columns(
             raise ValueError(f"{name} has the columns {sorted(columns)}: it needs {words}.")
     if not len(columns["value"]):
         raise ValueError(f"{name} has no rows: give at least one observation.")
-
-
-def position_columns(
-    columns: Mapping[str, np.ndarray], space: StateSpace, same_as: Mapping[str, str] = {}
-) -> list[str] | None:
-    """Return the column of each axis of a grid, by its name or role; None if one is missing."""
-    found = []
-    for axis in space.position_names:
-        role = role_of_axis(axis, space)
-        same = [c for c in columns if role is not None and role_of_name(c) == role]
-        if axis in columns:
-            found.append(axis)
-        elif same_as.get(axis) in columns:
-            found.append(same_as[axis])
-        elif len(same) == 1:
-            found.append(same[0])
-        else:
-            return None
-    return found
-
-
-def _in_one_turn(position: np.ndarray, space: StateSpace) -> np.ndarray:
-    """Return positions with longitudes in the convention of the space."""
-    out = position.copy()
-    for i, axis in enumerate(space.position_names):
-        if role_of_axis(axis, space) == "longitude" and axis not in space.period:
-            middle = sum(space.ranges[axis]) / 2
-            turned = middle + (position[:, i] - middle + 180.0) % 360.0 - 180.0
-            # What is right already keeps its last digits.
-            out[:, i] = np.where(np.abs(turned - position[:, i]) < 1.0, position[:, i], turned)
-    return out
-
-
-def _distinct(column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the index of each entry among the distinct ones, and these."""
-    import pandas
-
-    code, found = pandas.factorize(column, use_na_sentinel=False)
-    return code, np.asarray(found, dtype=object)
-
-
-def _index(name: str, names: tuple[str, ...]) -> int:
-    return names.index(name) if name in names else -1
-
-
-def _conversion(unit: str, wanted: str, name: str, row: int) -> tuple[float, float]:
-    try:
-        return conversion(unit, wanted)
-    except ValueError as error:
-        raise ValueError(f"Row {row}, variable {name!r}: {error}") from error
 
 
 def _repeated(
