@@ -124,3 +124,24 @@ def test_windows_lie_within_one_series_and_one_block(series, times):
 
 def test_the_inflation_is_that_of_a_mean_of_few_draws():
     assert inflation_of(3.0) == 2.0
+
+
+@pytest.mark.parametrize(("series", "times"), [(1, 5000), (3, 1000), (400, 7)])
+def test_of_a_long_record_runs_are_looked_at(monkeypatch, series, times):
+    monkeypatch.setattr(held_back, "FIELDS", 200)
+    runs = held_back._runs(series, times)
+    assert 150 < runs.numel() <= 200 and len(runs) >= held_back.RUNS
+    assert (runs.diff(dim=1) == 1).all()
+    assert (runs // times == runs[:, :1] // times).all()
+    assert runs.min() == 0 and runs.max() == series * times - 1
+
+
+def test_runs_of_a_record_choose_about_what_the_whole_does(monkeypatch):
+    """Log-factors of one record differ by its sampling error, 0.12 (see above), times four."""
+    monkeypatch.setattr(held_back, "RADII", (2.0,))
+    z, phase = drawn(2000, phases=4)
+    whole = choose(z, phase, 200.0)
+    monkeypatch.setattr(held_back, "FIELDS", 1000)
+    some = choose(z, phase, 200.0)
+    assert some != whole
+    assert abs(math.log(some.factor / whole.factor)) < 4 * 0.12
