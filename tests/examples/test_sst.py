@@ -19,6 +19,7 @@ def example():
     return module
 
 
+@pytest.mark.slow
 def test_the_example_maps_a_coarser_grid(example, tmp_path, monkeypatch):
     """Every third latitude and every sixth longitude: a posterior is far better than the mean."""
     with xarray.open_dataset(DATA) as data:
