@@ -21,8 +21,8 @@ __all__ = ["blocks", "release", "scratch"]
 
 # Bytes up to which an array lies in memory.
 IN_MEMORY = 2**28
-# Numbers that are looked at together: 64 MB in double precision.
-NUMBERS = 2**23
+# Numbers that are looked at together: 16 MB in double precision.
+NUMBERS = 2**21
 
 _maps: WeakValueDictionary[int, mmap.mmap] = WeakValueDictionary()
 

@@ -22,7 +22,7 @@ LIMIT = 10.0
 # Multiple of its next neighbour up to which a value of the same sign is of a heavy tail.
 MULTIPLE = 3.0
 # Values beyond which a sample stands for all, and extremes of each part that it has on each side.
-SAMPLE, EXTREMES = 2**24, 1000
+SAMPLE, EXTREMES = 2**20, 50
 # Bounds of what is no infinity.
 NO_CLIMATE = (-np.finfo(float).max, np.finfo(float).max)
 
