@@ -126,8 +126,35 @@ def test_an_ensemble_without_members_or_with_gaps_is_refused(tmp_path):
     times = xarray.Dataset({"x": (("member", "time", "b"), np.ones((3, 2, 4)))}, {"time": [0, 1]})
     with pytest.raises(ValueError, match="has 2 times: select one"):
         read_members(times)
-    members, space, _ = read_members(times.isel(time=[0]))
+    members, space, *_ = read_members(times.isel(time=[0]))
     assert (tuple(members.shape), space.variables) == ((3, 4), ("x",))
     two = xarray.Dataset({n: (("state", "member"), np.ones((2, 3))) for n in ("p", "q")})
-    members, space, _ = read_members(two)
+    members, *_ = read_members(two)
     assert torch.equal(members, torch.ones(3, 2, 2, dtype=members.dtype))
+
+
+def test_predictions_belong_to_members_by_their_labels_and_values_have_units(files, capsys):
+    folder, _, _, table = files
+    assert command(folder) == 0
+    expected = xarray.load_dataset(folder / "out.nc")
+    names = np.arange(12) + 5
+    for file in ("ensemble.nc", "predicted.nc"):
+        data = xarray.load_dataset(folder / file).assign_coords(number=names)
+        data[next(iter(data.data_vars))].attrs["units"] = "K"
+        if file == "predicted.nc":
+            data = data.isel(number=slice(None, None, -1))
+        (folder / file).unlink()
+        data.to_netcdf(folder / file)
+    celsius = table.assign(units="degC")
+    celsius["value"] = table["value"].where(table["value"] == -9999, table["value"] - 273.15)
+    celsius.to_csv(folder / "observations.csv", index=False)
+    capsys.readouterr()
+    assert command(folder, "--overwrite") == 0
+    assert "converted from degC to K" in capsys.readouterr().out
+    found = xarray.load_dataset(folder / "out.nc")
+    np.testing.assert_allclose(found["t2m"], expected["t2m"], rtol=1e-12)
+    assert found["ensemble"].values.tolist() == names.tolist()
+    (folder / "predicted.nc").unlink()
+    data.assign_coords(number=names + 1).to_netcdf(folder / "predicted.nc")
+    assert command(folder, "--overwrite") == 2
+    assert "has other members of 'number' than the ensemble" in capsys.readouterr().err

@@ -86,12 +86,15 @@ def analyse(given: Analyse, method: Any, prior: str | None) -> None:
     if given.out.exists() and not given.overwrite:
         raise UserError(f"{given.out} is already there: give another --out, or --overwrite.")
     use_torch("float64", given.threads)
-    members, space, notes = read_members(given.ensemble, given.variable, given.member_axis)
+    members, space, notes, labels = read_members(given.ensemble, given.variable, given.member_axis)
     for note in notes:
         console().print(f"ensemble: {note}", markup=False)
     columns = read_columns(given.observations)
     value, std, places = _observed(given, columns, space)
-    predicted = read_predicted(given.predicted, len(members), len(value), given.member_axis)
+    predicted, unit = read_predicted(
+        given.predicted, len(members), len(value), given.member_axis, labels
+    )
+    value, std = _in_unit(value, std, columns.get("units"), unit)
     left = np.isnan(value) | predicted.isnan().any(0).numpy()
     value[left] = np.nan
     used = len(value) - int(left.sum())
@@ -103,6 +106,8 @@ def analyse(given: Analyse, method: Any, prior: str | None) -> None:
     }
     found = analysed(method, members, predicted, value, std, **where)
     dataset = found.to_xarray().isel(time=0, drop=True)
+    if labels is not None:
+        dataset = dataset.assign_coords(ensemble=("ensemble", labels, dataset["ensemble"].attrs))
     with atomic(given.out) as partial:
         dataset.to_netcdf(partial, engine="h5netcdf")
     console().print(f"analysis: {given.out}", markup=False)
@@ -116,7 +121,7 @@ def _observed(
     import torch
 
     from scorda.core.columns import numbers
-    from scorda.observations.rows import position_columns
+    from scorda.observations.rows import How, position_columns
 
     def column(name: str) -> np.ndarray:
         values, text = numbers(columns[name])
@@ -125,7 +130,7 @@ def _observed(
             raise UserError(
                 f"{given.observations} has text in row {row} of the column {name}: give numbers."
             )
-        return np.where(np.isin(values, given.missing), np.nan, values)
+        return np.where(How(missing=given.missing).is_missing(values), np.nan, values)
 
     if "value" not in columns or (given.std is None and "std" not in columns):
         raise UserError(
@@ -146,3 +151,24 @@ def _observed(
     absent = places.isnan().any(1).numpy()
     value[absent] = np.nan
     return value, std, places.nan_to_num()
+
+
+def _in_unit(
+    value: np.ndarray, std: np.ndarray, units: np.ndarray | None, wanted: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return values and errors in the unit of the predictions, where both say theirs."""
+    import numpy as np
+
+    from scorda.reading.units import conversion
+
+    if units is None or not wanted:
+        return value, std
+    told = np.array([str(unit).strip() for unit in units])
+    for unit in sorted(set(told.tolist()) - {""}):
+        factor, offset = conversion(unit, wanted)
+        rows = told == unit
+        value = np.where(rows, factor * value + offset, value)
+        std = np.where(rows, abs(factor) * std, std)
+        if (factor, offset) != (1.0, 0.0):
+            console().print(f"{int(rows.sum())} values converted from {unit} to {wanted}")
+    return value, std

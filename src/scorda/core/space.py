@@ -385,5 +385,5 @@ def _indices(shape: tuple[int, ...], variables: int) -> dict[str, np.ndarray]:
         return {}
     sizes = shape[1:] if variables > 1 else shape
     names = ("site",) if len(sizes) == 1 else ("z", "y", "x")[max(3 - len(sizes), 0) :]
-    # Of more axes than there are names `_check_layout` says that they do not fit.
+    # Of more axes than there are names `check_layout` says that they do not fit.
     return {n: np.arange(size, dtype=float) for n, size in zip(names, sizes, strict=False)}

@@ -234,7 +234,7 @@ class Interpolate(Operator):
                 numbers = np.flatnonzero(rows)
                 part = _located(where[rows][:, columns], numbers, piece, self.nearest)
                 found.append((rows, *part))
-                own[np.ix_(rows, np.array(columns))] = True
+                own[np.ix_(rows, columns)] = True
         width = max(index.shape[1] for _, index, _ in found)
         index, weights = np.zeros((len(points), width), np.int64), np.zeros((len(points), width))
         for rows, near, share in found:

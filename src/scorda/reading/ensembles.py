@@ -1,12 +1,14 @@
 """Ensembles of other programs: states of members at one time, and what each predicts.
 
 The axis of the members is recognised by its name or its `standard_name` (`realization`), or named
-by the caller; it is never guessed from the shape of an array.
+by the caller; it is never guessed from the shape of an array. Where both files number their
+members, these numbers say which prediction is whose, not the order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,13 +21,16 @@ from scorda.reading.opening import Source, name_of, open_data, readable
 from scorda.reading.points import points_of
 from scorda.reading.roles import roles
 
+if TYPE_CHECKING:
+    import xarray
+
 __all__ = ["read_members", "read_predicted"]
 
 
 def read_members(
     source: Source, variables: Sequence[str] = (), member_axis: str | None = None
-) -> tuple[Float[Tensor, "ensemble *state"], StateSpace, tuple[str, ...]]:
-    """Read the members of an ensemble at one time, their space, and what was understood.
+) -> tuple[Float[Tensor, "ensemble *state"], StateSpace, tuple[str, ...], np.ndarray | None]:
+    """Read the members of an ensemble at one time, their space, what was understood, and labels.
 
     Points that are NaN in all members are no part of the state (land).
 
@@ -39,7 +44,9 @@ def read_members(
         ValueError: If there is no axis of members, there are several times, or a value is missing
             in some of the members.
     """
-    found = gridded(open_data(source), source, variables, member_axis)
+    dataset = open_data(source)
+    labels = _labels(dataset, _member_axis(dataset, member_axis), source)
+    found = gridded(dataset, source, variables, member_axis)
     data, names = found.data, [str(n) for n in found.data.data_vars]
     if "series" not in data.dims:
         raise ValueError(
@@ -71,13 +78,17 @@ def read_members(
         mask=inside if found.axes else None,
         points=points_of(found, data),
     )
-    return torch.from_numpy(states), space, found.notes
+    return torch.from_numpy(states), space, found.notes, labels
 
 
 def read_predicted(
-    source: Source, members: int, observations: int, member_axis: str | None = None
-) -> Float[Tensor, "ensemble obs"]:
-    """Read what each member predicts of each observation, NaN where it predicts nothing.
+    source: Source,
+    members: int,
+    observations: int,
+    member_axis: str | None = None,
+    labels: np.ndarray | None = None,
+) -> tuple[Float[Tensor, "ensemble obs"], str]:
+    """Read what each member predicts of each observation, NaN where nothing, and its unit or "".
 
     Arguments:
         source: A NetCDF file or zarr store with one variable on the members and the observations,
@@ -85,6 +96,7 @@ def read_predicted(
         members: Number of members.
         observations: Number of observations.
         member_axis: Axis of the members, where its name does not say.
+        labels: Labels of the members, which those of the predictions must be, in any order.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -96,18 +108,36 @@ def read_predicted(
     table = not labelled and (is_text_table(source) or str(source).endswith((".parquet", ".pq")))
     if table:
         columns = read_columns(source)
-        values = np.stack([_numbers(c, n, source) for n, c in columns.items()])
+        values, unit = np.stack([_numbers(c, n, source) for n, c in columns.items()]), ""
     else:
-        values = _of_axes(source, member_axis)
+        values, unit = _of_axes(source, member_axis, labels)
     if values.shape != (members, observations):
         raise ValueError(
             f"{name_of(source)} predicts {values.shape[1]} observations for {values.shape[0]} "
             f"members, where there are {observations} and {members}: give one number of each."
         )
-    return torch.from_numpy(values)
+    return torch.from_numpy(values), unit
 
 
-def _of_axes(source: Source, member_axis: str | None) -> np.ndarray:
+def _member_axis(dataset: xarray.Dataset, given: str | None) -> str | None:
+    """Return the axis of the members: the one that is given, or known by its name."""
+    known = roles(dataset)
+    return given or known.get("member") or known.get("series")
+
+
+def _labels(dataset: xarray.Dataset, axis: str | None, source: Source) -> np.ndarray | None:
+    """Return the labels of the members, None where they have none."""
+    if axis is None or axis not in dataset.coords or axis not in dataset.dims:
+        return None
+    labels = np.asarray(dataset[axis].values)
+    if len(np.unique(labels)) < len(labels):
+        raise ValueError(f"{name_of(source)} has a member of {axis!r} twice: leave one out.")
+    return labels
+
+
+def _of_axes(
+    source: Source, member_axis: str | None, labels: np.ndarray | None
+) -> tuple[np.ndarray, str]:
     dataset = open_data(source)
     fields = [n for n, v in dataset.data_vars.items() if v.ndim == 2 and v.dtype.kind in "fiu"]
     if len(fields) != 1:
@@ -115,16 +145,24 @@ def _of_axes(source: Source, member_axis: str | None) -> np.ndarray:
             f"{name_of(source)} has the variables {list(dataset.data_vars)}: it needs one on the "
             "members and the observations."
         )
-    known = roles(dataset)
-    axis = member_axis or known.get("member") or known.get("series")
-    values = dataset[fields[0]]
+    axis, values = _member_axis(dataset, member_axis), dataset[fields[0]]
     if axis not in values.dims:
         raise ValueError(
             f"{name_of(source)} has the axes {list(values.dims)}: it needs one of the members, "
             "named member, number, realization or ensemble, or by --member-axis."
         )
+    own = _labels(dataset, axis, source)
+    if labels is not None and own is not None and len(own) == len(labels):
+        if set(own.tolist()) != set(labels.tolist()):
+            raise ValueError(
+                f"{name_of(source)} has other members of {axis!r} than the ensemble: give the "
+                "predictions of the same."
+            )
+        place = {label: i for i, label in enumerate(own.tolist())}
+        values = values.isel({axis: [place[label] for label in labels.tolist()]})
     with readable(source, "predicted observations"):
-        return values.transpose(axis, ...).values.astype(np.float64)
+        numbers = values.transpose(axis, ...).values.astype(np.float64)
+    return numbers, str(values.attrs.get("units", ""))
 
 
 def _numbers(column: np.ndarray, name: str, source: Source) -> np.ndarray:
