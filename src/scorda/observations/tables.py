@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from scorda.core.columns import distinct
 from scorda.core.space import StateSpace
 from scorda.core.times import iso, match_times, parse_start
 from scorda.observations.rows import How, Rows, UnusedRow, position_columns
@@ -41,6 +42,8 @@ LAND = "some values on land"
 REASONS = 3
 # Spreads the bits of a number over 64 (the golden ratio in binary).
 ODD = np.uint64(0x9E3779B97F4A7C15)
+# Largest number of 64 bits.
+LARGEST = 2**63 - 1
 
 
 class UsableRows(NamedTuple):
@@ -87,13 +90,12 @@ def usable_rows(table: Source, space: StateSpace, how: How) -> UsableRows:
     value, error = rows.number("value", "value"), rows.number("std", "std", how.std)
     rows.refuse(~(error > 0), "std not positive")
     value, error, notes = rows.converted(variable, value, error)
-    names = np.array(space.variables, dtype=object)[np.maximum(variable, 0)]
-    for name, far in how.far(value, names):
-        rows.refuse(far, f"value far from the climate of {name}")
+    for variable_name, far in how.far(value, np.maximum(variable, 0), space.variables):
+        rows.refuse(far, f"value far from the climate of {variable_name}")
     position, point, on_grid = rows.position(variable)
     step, why = match_times(columns["time"], space, how.start, how.tolerance, how.steps)
     rows.refuse(why != "", why)
-    usable, unused = rows.reason == "", _unused(rows.reason)
+    usable, unused = rows.usable, _unused(rows.reason)
     if not usable.any():
         raise ValueError(
             f"{name} has {len(usable)} rows of which none can be used ({summary_of(unused)}): "
@@ -103,12 +105,13 @@ def usable_rows(table: Source, space: StateSpace, how: How) -> UsableRows:
         place = (space.offsets[variable] + point).astype(float)[:, None]
     else:
         place = np.column_stack([variable, position])
-    repeated = usable & _repeated(columns["time"], place, value, error, usable)
-    if repeated.any():
-        notes.append(f"{int(repeated.sum())} repeated reports counted once")
-        usable &= ~repeated
-    kept = (step[usable], place[usable], value[usable], error[usable])
-    return UsableRows(*kept, unused, tuple(notes))
+    found = np.flatnonzero(usable)
+    step, place, value, error = step[found], place[found], value[found], error[found]
+    kept = ~_repeated(columns["time"][found], step, *place.T, value, error)
+    if not kept.all():
+        notes.append(f"{int((~kept).sum())} repeated reports counted once")
+        step, place, value, error = step[kept], place[kept], value[kept], error[kept]
+    return UsableRows(step, place, value, error, unused, tuple(notes))
 
 
 def usable_fields(
@@ -150,7 +153,7 @@ def usable_fields(
     present = np.isfinite(flat) & ~how.is_missing(flat) & sea & np.isin(why, ("", LAND))[:, None]
     row, point = np.nonzero(present)
     value, unused = flat[present], _unused(why)
-    far = dict(how.far(value, np.full(len(row), name, dtype=object)))
+    far = dict(how.far(value, np.zeros(len(row), dtype=np.int64), [name]))
     if name in far:
         reason, kept = f"value far from the climate of {name}", ~far[name]
         unused += tuple(UnusedRow(int(i) + 1, reason) for i in row[~kept])
@@ -170,48 +173,77 @@ def arrange(rows: UsableRows) -> Arranged:
     A place is a column of `values`, unless that takes more numbers than a list of the places of
     each step, as for moving platforms whose positions are no grid points.
     """
-    places, column = _places(rows.place)
+    one, column = _places(rows.place)
     cycle, steps = _coded(rows.step)
-    entry, cell = _coded(cycle * len(places) + column)
+    entry, cell = _coded(cycle * len(one) + column)
     weight = rows.std**-2.0
     count, total = np.bincount(entry), np.bincount(entry, weight)
     value, error = np.bincount(entry, weight * rows.value) / total, total**-0.5
     # A single value stays what it was, to the last digit.
     single = count[entry] == 1
     value[entry[single]], error[entry[single]] = rows.value[single], rows.std[single]
-    row, column = np.divmod(cell, len(places))
-    most = int(np.bincount(row).max())
+    row, column = np.divmod(cell, len(one))
+    counts, columns = np.bincount(row), rows.place.shape[1]
+    most = int(counts.max())
     # Of a place of its own each value needs the variable and the position beside value and std.
-    moving = places.shape[1] > 1 and most * (2 + places.shape[1]) < 2 * len(places)
-    own = places
+    moving = columns > 1 and most * (2 + columns) < 2 * len(one)
     if moving:
-        found, column = column, np.arange(len(row)) - np.searchsorted(row, row)
-        own = np.repeat(places[found[column == 0]][:, None], most, 1)
-        own[row, column] = places[found]
-    shape = (len(steps), most if moving else len(places))
+        first = np.cumsum(counts) - counts
+        found, column = one[column], np.arange(len(row)) - first[row]
+        places = np.repeat(rows.place[found[first]][:, None], most, 1)
+        places[row, column] = rows.place[found]
+    else:
+        places = rows.place[one]
+    shape = (len(steps), most if moving else len(one))
     values, std = np.full(shape, math.nan), np.full(shape, math.nan)
     values[row, column], std[row, column] = value, error
     averaged = int((count[entry] > 1).sum())
-    return Arranged(own, steps.tolist(), values, std, averaged)
+    return Arranged(places, steps.tolist(), values, std, averaged)
 
 
 def _places(place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the distinct rows in order, and the index of each row among them."""
-    index = np.zeros(len(place), dtype=np.int64)
+    """Return a row of each distinct place, in order, and the index of each row among these."""
+    index, count = np.zeros(len(place), dtype=np.int64), 1
     for column in place.T:
-        code, values = _coded(column)
-        index, distinct = _coded(index * len(values) + code)
-    one = np.empty(len(distinct), dtype=np.int64)
+        code, values = _coded(column + 0.0)
+        if count * len(values) > LARGEST:
+            index, found = _coded(index)
+            count = len(found)
+        index, count = index * len(values) + code, count * len(values)
+    index, found = _coded(index)
+    one = np.empty(len(found), dtype=np.int64)
     one[index] = np.arange(len(place))
-    return place[one], index
+    return one, index
 
 
 def _coded(column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the index of each number among the distinct ones, and these in order."""
-    import pandas
+    order = _order(column)
+    ordered = column[order]
+    new = np.append(True, ordered[1:] != ordered[:-1])
+    code = np.empty(len(column), dtype=np.int64)
+    code[order] = np.cumsum(new) - 1
+    return code, ordered[new]
 
-    # Hashing is faster than the sorting of `np.unique` where few are distinct.
-    return pandas.factorize(column, sort=True)
+
+def _order(column: np.ndarray) -> np.ndarray:
+    """Return the rows in an order of rising numbers.
+
+    To sort numbers is several times faster than to sort rows by them, so that each number has its
+    row as its last bits. Of floating-point numbers the last bits are left out for this.
+    """
+    bits = column.view(np.int64)
+    if column.dtype.kind == "f":
+        # The numbers below 0 rise as their bits fall.
+        bits = bits ^ ((bits >> 63) & np.int64(LARGEST))
+    first, room = bits.min(), len(column).bit_length()
+    lost = max((int(bits.max()) - int(first)).bit_length() + room - 64, 0)
+    above = (bits.view(np.uint64) - first.view(np.uint64)) >> np.uint64(lost)
+    keys = np.sort((above << np.uint64(room)) | np.arange(len(column), dtype=np.uint64))
+    order = (keys & np.uint64(2**room - 1)).view(np.int64)
+    if lost and (column[order][1:] < column[order][:-1]).any():
+        return np.argsort(column, kind="stable")
+    return order
 
 
 def summary_of(unused: tuple[UnusedRow, ...]) -> str:
@@ -236,7 +268,7 @@ def _check_columns(
         needed["variable"] = "variable"
     if how.std is None:
         needed["std"] = "std (or give the argument `std`, --std in the shell)"
-    given = {str(v).strip() for v in columns.get("variable", ())}
+    given = {str(v).strip() for v in distinct(columns.get("variable", np.array([])))[1]}
     for piece in space.pieces:
         positions = position_columns(columns, piece, space.same_as)
         if space.parts is not None and not given & set(piece.variables):
@@ -255,23 +287,20 @@ def _check_columns(
         raise ValueError(f"{name} has no rows: give at least one observation.")
 
 
-def _repeated(
-    times: np.ndarray, place: np.ndarray, value: np.ndarray, error: np.ndarray, usable: np.ndarray
-) -> np.ndarray:
-    """Return which rows say the same as an earlier one that can be used: time, place and value."""
+def _repeated(times: np.ndarray, *numbers: np.ndarray) -> np.ndarray:
+    """Return which rows have the same time and the same numbers as an earlier one."""
     import pandas
 
-    rows = np.flatnonzero(usable)
-    # Adding 0 makes one zero of both.
-    numbers = np.column_stack([place[rows], value[rows], error[rows]]) + 0.0
     # Equal rows have equal sums of odd multiples of their bits, and few others do.
-    code = (numbers.view(np.uint64) * ODD ** np.arange(numbers.shape[1], dtype=np.uint64)).sum(1)
+    code = np.zeros(len(times), dtype=np.uint64)
+    for column in numbers:
+        # Adding 0 makes one zero of both.
+        code = ODD * code + (column + 0.0).view(np.uint64)
     ordered = np.sort(code)
-    alike = pandas.Series(code).isin(ordered[1:][ordered[1:] == ordered[:-1]]).to_numpy()
-    rows, numbers = rows[alike], numbers[alike]
-    frame = pandas.DataFrame(numbers).assign(time=times[rows])
-    out = np.zeros(len(usable), dtype=bool)
-    out[rows] = frame.duplicated().to_numpy()
+    alike = np.isin(code, ordered[1:][ordered[1:] == ordered[:-1]])
+    rows = {str(i): column[alike] for i, column in enumerate(numbers)}
+    out = np.zeros(len(times), dtype=bool)
+    out[alike] = pandas.DataFrame({"time": times[alike], **rows}).duplicated().to_numpy()
     return out
 
 
