@@ -25,7 +25,7 @@ from scorda.reading.fields import role_of_axis
 from scorda.reading.roles import role_of_name
 from scorda.reading.units import conversion
 
-__all__ = ["How", "Rows", "UnusedRow", "position_columns"]
+__all__ = ["How", "Rows", "UnusedRow", "position_columns", "unused_rows"]
 
 
 class UnusedRow(NamedTuple):
@@ -225,6 +225,11 @@ class Rows:
             land = usable & ~inside[point]
         self.refuse(land, "position on land")
         return position, point, on_grid
+
+
+def unused_rows(reason: np.ndarray) -> tuple[UnusedRow, ...]:
+    """Return the rows that have a reason why they cannot be used."""
+    return tuple(UnusedRow(int(i) + 1, str(reason[i])) for i in np.flatnonzero(reason != ""))
 
 
 def position_columns(

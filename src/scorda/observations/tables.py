@@ -22,7 +22,7 @@ import numpy as np
 from scorda.core.columns import distinct
 from scorda.core.space import StateSpace
 from scorda.core.times import iso, match_times, parse_start
-from scorda.observations.rows import How, Rows, UnusedRow, position_columns
+from scorda.observations.rows import How, Rows, UnusedRow, position_columns, unused_rows
 from scorda.reading.columns import read_columns
 from scorda.reading.fields import aligned
 from scorda.reading.gridded import contiguous
@@ -95,7 +95,7 @@ def usable_rows(table: Source, space: StateSpace, how: How) -> UsableRows:
     position, point, on_grid = rows.position(variable)
     step, why = match_times(columns["time"], space, how.start, how.tolerance, how.steps)
     rows.refuse(why != "", why)
-    usable, unused = rows.usable, _unused(rows.reason)
+    usable, unused = rows.usable, unused_rows(rows.reason)
     if not usable.any():
         raise ValueError(
             f"{name} has {len(usable)} rows of which none can be used ({summary_of(unused)}): "
@@ -152,7 +152,7 @@ def usable_fields(
     why[(why == "") & np.isfinite(flat[:, ~sea]).any(1)] = LAND
     present = np.isfinite(flat) & ~how.is_missing(flat) & sea & np.isin(why, ("", LAND))[:, None]
     row, point = np.nonzero(present)
-    value, unused = flat[present], _unused(why)
+    value, unused = flat[present], unused_rows(why)
     far = dict(how.far(value, np.zeros(len(row), dtype=np.int64), [name]))
     if name in far:
         reason, kept = f"value far from the climate of {name}", ~far[name]
@@ -302,10 +302,6 @@ def _repeated(times: np.ndarray, *numbers: np.ndarray) -> np.ndarray:
     out = np.zeros(len(times), dtype=bool)
     out[alike] = pandas.DataFrame({"time": times[alike], **rows}).duplicated().to_numpy()
     return out
-
-
-def _unused(reason: np.ndarray) -> tuple[UnusedRow, ...]:
-    return tuple(UnusedRow(int(i) + 1, str(reason[i])) for i in np.flatnonzero(reason != ""))
 
 
 def _expected(space: StateSpace, how: How) -> str:
