@@ -306,7 +306,8 @@ def _read_fields(
             f"{name!r} of {name_of(source)} has the dimensions {list(data.dims)}: it needs time, "
             f"with coordinates, and {list(space.axes)}."
         )
-    times, index = data["time"].values if "time" in data.coords else None, slice(0, None)
+    times = data["time"].values if "time" in data.coords else None
+    index: np.ndarray | slice = slice(0, None)
     if times is not None:
         _, why = match_times(times, space, how.start, how.tolerance, how.steps)
         # Of a long file only the window is read.
@@ -342,7 +343,7 @@ def _present(
     """
     sea, used, found = space.inside.numpy(), why == "", []
     for rows, fields in parts:
-        filled = np.ma.filled(np.ma.asarray(fields, dtype=float), math.nan)
+        filled: np.ndarray = np.ma.filled(np.ma.asarray(fields, dtype=float), math.nan)
         flat = filled.reshape(len(fields), -1)
         why[rows][used[rows] & np.isfinite(flat[:, ~sea]).any(1)] = LAND
         present = np.isfinite(flat) & ~how.is_missing(flat) & sea & used[rows, None]

@@ -32,10 +32,10 @@ def time_blocks(data: xarray.Dataset, numbers: int = NUMBERS, first: int = 0) ->
 
 def in_blocks(data: xarray.Dataset) -> xarray.Dataset:
     """Let what is computed of a data set be computed when it is read, some times at once."""
-    time = roles(data).get("time")
-    axis = data[time].dims[0] if time in data.variables and data[time].ndim else "time"
     if data.chunks:
         return data
+    time = roles(data).get("time")
+    axis = str(data[time].dims[0]) if time in data.variables and data[time].ndim else "time"
     return data.chunk({axis: _size(data, axis, NUMBERS)} if data.sizes.get(axis) else {})
 
 
