@@ -14,7 +14,7 @@ CSV file not included.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +23,7 @@ from scorda.core.columns import distinct
 from scorda.core.space import StateSpace
 from scorda.core.times import iso, match_times, parse_start
 from scorda.observations.rows import How, Rows, UnusedRow, position_columns, unused_rows
+from scorda.reading.blocks import NUMBERS, time_blocks
 from scorda.reading.columns import read_columns
 from scorda.reading.fields import aligned
 from scorda.reading.gridded import contiguous
@@ -133,26 +134,21 @@ def usable_fields(
     own, notes = space.only(name), tuple[str, ...]()
     if not 0 < std < math.inf:
         raise ValueError(f"Got an observation error std of {std}: it must be positive and finite.")
-    if not isinstance(array, np.ndarray):
-        array, times, notes = _read_fields(array, own, name, how)
-    fields: np.ndarray = np.ma.filled(np.ma.asarray(array, dtype=float), math.nan)
-    if fields.ndim < 1 or fields.shape[1:] != own.grid:
+    if isinstance(array, np.ndarray):
+        shape, parts = array.shape, _parts(array)
+    else:
+        shape, parts, times, notes = _read_fields(array, own, name, how)
+    if len(shape) < 1 or shape[1:] != own.grid:
         raise ValueError(
-            f"Got fields of shape {fields.shape}: give one axis of time, then the grid "
+            f"Got fields of shape {shape}: give one axis of time, then the grid "
             f"{own.grid} of the space."
         )
-    times = space.dt * np.arange(len(fields)) if times is None else np.asarray(times)
-    if times.shape != (len(fields),):
-        raise ValueError(
-            f"Got times of shape {times.shape} for {len(fields)} fields: give one each."
-        )
+    times = space.dt * np.arange(shape[0]) if times is None else np.asarray(times)
+    if times.shape != shape[:1]:
+        raise ValueError(f"Got times of shape {times.shape} for {shape[0]} fields: give one each.")
     step, why = match_times(times, space, how.start, how.tolerance, how.steps)
-    flat = fields.reshape(len(fields), -1)
-    sea = own.inside.numpy()
-    why[(why == "") & np.isfinite(flat[:, ~sea]).any(1)] = LAND
-    present = np.isfinite(flat) & ~how.is_missing(flat) & sea & np.isin(why, ("", LAND))[:, None]
-    row, point = np.nonzero(present)
-    value, unused = flat[present], unused_rows(why)
+    row, point, value = _present(parts, own, why, how)
+    unused = unused_rows(why)
     far = dict(how.far(value, np.zeros(len(row), dtype=np.int64), [name]))
     if name in far:
         reason, kept = f"value far from the climate of {name}", ~far[name]
@@ -160,7 +156,7 @@ def usable_fields(
         row, point, value = row[kept], point[kept], value[kept]
     if not len(row):
         raise ValueError(
-            f"Got {len(fields)} fields of which no value can be used "
+            f"Got {shape[0]} fields of which no value can be used "
             f"({summary_of(unused) or 'all are NaN'}): give at least one."
         )
     place = (space.entries(name).start + point).astype(float)[:, None]
@@ -318,10 +314,17 @@ def _expected(space: StateSpace, how: How) -> str:
     return f"a row needs {', '.join(words)}, a value and a positive std"
 
 
+# A slice of the times and their fields, some at once.
+Parts = Iterator[tuple[slice, np.ndarray]]
+
+
 def _read_fields(
     source: Source, space: StateSpace, name: str, how: How
-) -> tuple[np.ndarray, Any, tuple[str, ...]]:
-    """Read a variable on ``(time, *axes)`` and its times, at the steps that are wanted."""
+) -> tuple[tuple[int, ...], Parts, Any, tuple[str, ...]]:
+    """Read a variable on ``(time, *axes)`` and its times, at the steps that are wanted.
+
+    The fields are read when they are asked for, after their shape.
+    """
     data, notes = aligned(source, space, [name], partly=True)
     if "time" not in data.dims:
         raise ValueError(
@@ -329,12 +332,47 @@ def _read_fields(
             f"with coordinates, and {list(space.axes)}."
         )
     times = data["time"].values if "time" in data.coords else None
+    index: np.ndarray | slice = slice(0, None)
     if times is not None:
         _, why = match_times(times, space, how.start, how.tolerance, how.steps)
         # Of a long file only the window is read.
         wanted = why == ""
         if wanted.any() and not wanted.all():
             notes = (*notes, f"read {int(wanted.sum())} of {len(wanted)} times")
-            data, times = data.isel(time=contiguous(wanted)), times[wanted]
-    with readable(source, "fields"):
-        return data[name].values, times, notes
+            index, times = contiguous(wanted), times[wanted]
+    data = data[[name]].isel(time=index)
+    first = index.start if isinstance(index, slice) else 0
+
+    def parts() -> Parts:
+        for rows in time_blocks(data, NUMBERS, first):
+            with readable(source, "fields"):
+                values = data[name].isel(time=rows).values
+            yield rows, values
+
+    return data[name].shape, parts(), times, notes
+
+
+def _parts(array: np.ndarray) -> Parts:
+    """Give some fields of an array at once."""
+    size = max(1, NUMBERS * len(array) // max(array.size, 1)) if array.ndim else 1
+    for first in range(0, len(array), size):
+        yield slice(first, first + size), array[first : first + size]
+
+
+def _present(
+    parts: Parts, space: StateSpace, why: np.ndarray, how: How
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return row, point and value of all that is there, where the times of the rows can be used.
+
+    Fields with values on land have the reason of it in `why` afterwards.
+    """
+    sea, used, found = space.inside.numpy(), why == "", []
+    for rows, fields in parts:
+        filled: np.ndarray = np.ma.filled(np.ma.asarray(fields, dtype=float), math.nan)
+        flat = filled.reshape(len(fields), -1)
+        why[rows][used[rows] & np.isfinite(flat[:, ~sea]).any(1)] = LAND
+        present = np.isfinite(flat) & ~how.is_missing(flat) & sea & used[rows, None]
+        row, point = np.nonzero(present)
+        found.append((row + rows.start, point, flat[present]))
+    row, point, value = (np.concatenate(each) for each in zip(*found, strict=True))
+    return row, point, value

@@ -7,16 +7,18 @@ to the units of the space. Nothing is aligned by its position in the array.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from scorda.core.scratch import blocks
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.core.sphere import is_latitude, is_longitude
 from scorda.core.times import Start, match_times
+from scorda.reading.blocks import NUMBERS, in_blocks, time_blocks
 from scorda.reading.gridded import Gridded, contiguous, gridded
 from scorda.reading.opening import Source, name_of, open_data, readable
 from scorda.reading.points import at_points, free_axes
@@ -99,7 +101,7 @@ def _aligned(
         data = _at_positions(data, axis, found, space, source, partly, notes)
     data = data.transpose(*(["time"] if "time" in data.dims else []), *space.axes)
     for name in names:
-        data[name] = _in_unit(data[name], name, found, space, source, notes)
+        data = _in_unit(data, name, found, space, source, notes)
     return data, tuple(notes)
 
 
@@ -141,20 +143,33 @@ def read_states(
             f"{int((places < 0).argmax())}: give {wanted}, {space.dt:g} "
             f"{space.units.get('time', 'units of time')} apart."
         )
-    with readable(source, "fields"):
-        data = data.isel(time=contiguous(places)).load()
-    arrays = {name: data[name].values.astype(float) for name in space.variables}
-    states = torch.from_numpy(space.joined(arrays))
+    states = torch.empty((steps + 1, *space.shape), dtype=torch.float64)
     # Land of the source; a point that lacks some of its values is an error.
-    land = space.filled(states).isnan().all(0)
+    inside = space.inside.view(space.shape)
+    land = inside.clone()
+    with readable(source, "fields"):
+        for rows, part in _loaded(data, places):
+            arrays = {name: part[name].values.astype(float) for name in space.variables}
+            states[rows] = torch.from_numpy(space.joined(arrays))
+            land &= states[rows].isnan().all(0)
     if land.all():
         raise ValueError(
             f"{name_of(source)} has no value at steps 0 to {steps}: give one that has."
         )
-    space.check(torch.where(land, 0, states), f"states of {name_of(source)}")
+    known = inside & ~land
+    if not all(block[..., known].isfinite().all() for _, block in blocks(states[None], NUMBERS)):
+        space.check(torch.where(land, 0, states), f"states of {name_of(source)}")
     if land.any():
         notes = (*notes, f"{int(land.sum())} of {land.numel()} values are never there (land)")
-    return space.masked(states), notes
+    return states.masked_fill_(~inside, np.nan), notes
+
+
+def _loaded(data: xarray.Dataset, places: np.ndarray) -> Iterator[tuple[slice, xarray.Dataset]]:
+    """Give some times at once, of those at these places of the source."""
+    index = contiguous(places)
+    data = data.isel(time=index)
+    for rows in time_blocks(data, NUMBERS, index.start if isinstance(index, slice) else 0):
+        yield rows, data.isel(time=rows)
 
 
 def present_variables(source: Source, space: StateSpace) -> list[str]:
@@ -241,7 +256,7 @@ def _at_positions(
         return chosen
     import xarray
 
-    return chosen.where(xarray.DataArray(~missing, {axis: wanted}, (axis,)))
+    return in_blocks(chosen).where(xarray.DataArray(~missing, {axis: wanted}, (axis,)))
 
 
 def _matched(
@@ -268,22 +283,24 @@ def _turn(axis: str, space: StateSpace) -> float | None:
 
 
 def _in_unit(
-    values: xarray.DataArray,
+    data: xarray.Dataset,
     name: str,
     found: Gridded,
     space: StateSpace,
     source: Source,
     notes: list[str],
-) -> xarray.DataArray:
-    """Return values in the unit of the space."""
+) -> xarray.Dataset:
+    """Return the data with one variable in the unit of the space."""
     given, wanted = found.units.get(name), space.units.get(name)
     if given is None or wanted is None:
-        return values
+        return data
     try:
         factor, offset = conversion(given, wanted)
     except ValueError as error:
         raise ValueError(f"{name_of(source)}, variable {name!r}: {error}") from error
     if (factor, offset) == (1.0, 0.0):
-        return values
+        return data
     notes.append(f"converted {name} from {given} to {wanted}")
-    return (values.astype(float) * factor + offset).assign_attrs(units=wanted)
+    data = in_blocks(data)
+    values = data[name].astype(float) * factor + offset
+    return data.assign({name: values.assign_attrs(units=wanted)})

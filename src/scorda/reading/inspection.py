@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scorda.core.columns import distinct, is_text, numbers
-from scorda.core.scratch import NUMBERS
 from scorda.core.times import instants, iso
+from scorda.reading.blocks import NUMBERS, time_blocks
 from scorda.reading.climate import climate_of, sampled, suspicious
 from scorda.reading.columns import is_text_table, read_columns
-from scorda.reading.gridded import Gridded, gridded, grids, time_blocks
+from scorda.reading.gridded import Gridded, gridded, grids
 from scorda.reading.opening import Source, name_of, open_data, readable
 from scorda.reading.records import regular_times
 from scorda.reading.roles import role_of_name
@@ -177,8 +177,7 @@ def _parts(values: xarray.DataArray) -> Iterator[tuple[int, np.ndarray]]:
     if "time" not in values.dims:
         yield 0, np.asarray(values.values, dtype=float)
         return
-    times = max(1, NUMBERS * values.sizes["time"] // max(values.size, 1))
-    for rows in time_blocks(values.to_dataset(name="values"), times):
+    for rows in time_blocks(values.to_dataset(name="values"), NUMBERS):
         yield rows.start, np.asarray(values.isel(time=rows).values, dtype=float)
 
 

@@ -16,6 +16,7 @@ from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scorda.reading.blocks import in_blocks
 from scorda.reading.blosc import guard
 
 if TYPE_CHECKING:
@@ -51,8 +52,8 @@ def open_data(source: Source, kind: str = "a NetCDF file or a zarr store") -> xa
         datasets = [_open(path) for path in paths]
         if len(datasets) == 1:
             return datasets[0]
-        # Chunks keep the parts on the disk until a selection is loaded.
-        parts = [dataset.chunk() for dataset in datasets]
+        # Blocks keep the parts on the disk until a selection is loaded.
+        parts = [in_blocks(dataset) for dataset in datasets]
         return xarray.merge([xarray.combine_by_coords(parts, combine_attrs="override")])
 
 
