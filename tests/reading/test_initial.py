@@ -105,7 +105,7 @@ WRONG = {
         "step 0 .2019-03-15",
     ),
     "one other hour": (lambda d: at_times(d, HOURS[:1], 0), "none is known to be that of step 0"),
-    "other model times": (lambda d: at_times(d, [3.0, 4.0], 0), "times 3.0 to 4.0"),
+    "other model times": (lambda d: at_times(d, [3.0, 4.0], 0), "times, 3.0 to 4.0"),
     "times without labels": (lambda d: at_times(d, HOURS, 0).drop_vars("time"), "without labels"),
     "unequal weights": (
         lambda d: d.assign(weight=("number", [0.5, 0.1, 0.1, 0.1, 0.1, 0.1])),
@@ -172,9 +172,9 @@ def analysed(initial, system=None):
 
 def lorenz(states):
     """Members of Lorenz-96 from the last site to the first, members last."""
-    names = {"member": np.arange(len(states)), "x": np.arange(states.shape[1])}
-    array = xarray.DataArray(states.numpy(), names, ("member", "x"))
-    return array.isel(x=slice(None, None, -1)).transpose("x", "member")
+    names = {"member": np.arange(len(states)), "site": np.arange(states.shape[1])}
+    array = xarray.DataArray(states.numpy(), names, ("member", "site"))
+    return array.isel(site=slice(None, None, -1)).transpose("site", "member")
 
 
 def test_a_problem_takes_a_labelled_ensemble_for_its_tensor():
@@ -183,7 +183,7 @@ def test_a_problem_takes_a_labelled_ensemble_for_its_tensor():
     assert torch.equal(labelled[0].initial, states)
     assert torch.equal(labelled[1], expected[1])
     with pytest.raises(ValueError, match="5 positions"):
-        analysed(lorenz(states).isel(x=slice(5)))
+        analysed(lorenz(states).isel(site=slice(5)))
     with pytest.raises(ValueError, match="Asked for 8 members with an initial ensemble of 5"):
         analysed(lorenz(states[:5]))
 

@@ -156,7 +156,8 @@ def read_initial(
                 f"{name_of(source)} has members of unequal weight: resample it, and give members "
                 "of equal weight."
             )
-    return space.filled(states), (*notes, *said)
+    # In the order of memory of any other tensor, so that sums have the same last bits.
+    return space.filled(states).contiguous(), (*notes, *said)
 
 
 def _times(dataset: xarray.Dataset, data: xarray.Dataset) -> np.ndarray | None:
