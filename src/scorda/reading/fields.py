@@ -1,6 +1,6 @@
 """Fields from a file or an object of xarray, aligned with a space by their labels.
 
-Truths and fields of observations are read here. Axes are found by name or role,
+Truths, fields of observations and initial ensembles are read here. Axes are found by name or role,
 in any order and direction; longitudes are compared modulo a turn; values and levels are converted
 to the units of the space. Nothing is aligned by its position in the array.
 """
@@ -41,18 +41,20 @@ def aligned(
     variables: Sequence[str] | None = None,
     *,
     partly: bool = False,
+    member_axis: str | None = None,
 ) -> tuple[xarray.Dataset, tuple[str, ...]]:
     """Return variables on the axes of a space, in its units, and what was changed in words.
 
-    The dataset has the dimensions ``(time, *axes)``, the first where the source has it; nothing of
-    it is loaded before it is selected. A variable without a unit is taken to have
-    that of the space.
+    The dataset has the dimensions ``(series, time, *axes)``, the first for members, and the second
+    where the source has it; nothing of it is loaded before it is selected. A variable without a
+    unit is taken to have that of the space.
 
     Arguments:
         source: What `opening.open_data` takes.
         space: Space whose positions and units are wanted.
         variables: Variables of the space to read (default: all).
         partly: Whether the source may lack positions of the grid; they are NaN.
+        member_axis: Axis of members; None: there is none, and several series are an error.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -62,7 +64,7 @@ def aligned(
     names = list(space.variables if variables is None else variables)
     dataset = open_data(source)
     if space.parts is None:
-        return _aligned(dataset, source, space, names, partly)
+        return _aligned(dataset, source, space, names, partly, member_axis)
     import xarray
 
     arrays, notes = dict[str, xarray.DataArray](), list[str]()
@@ -70,20 +72,25 @@ def aligned(
         if own := [name for name in names if name in part.variables]:
             # Another grid may have latitudes and longitudes of its own.
             kept = dataset[own] if set(own) <= set(dataset.data_vars) else dataset
-            data, said = _aligned(kept, source, part, own, partly)
+            data, said = _aligned(kept, source, part, own, partly, member_axis)
             arrays |= {name: data[name] for name in own}
             notes += said
     return xarray.Dataset(arrays), tuple(dict.fromkeys(notes))
 
 
 def _aligned(
-    dataset: xarray.Dataset, source: Source, space: StateSpace, names: list[str], partly: bool
+    dataset: xarray.Dataset,
+    source: Source,
+    space: StateSpace,
+    names: list[str],
+    partly: bool,
+    member_axis: str | None,
 ) -> tuple[xarray.Dataset, tuple[str, ...]]:
     """Do so for variables on one grid."""
     own = free_axes(space)
     positions = [n for n in space.position_names if n not in space.axes]
-    found = gridded(dataset, source, names, positions=positions)
-    if "series" in found.data.dims:
+    found = gridded(dataset, source, names, member_axis, positions)
+    if member_axis is None and "series" in found.data.dims:
         raise ValueError(
             f"{name_of(source)} has {found.data.sizes['series']} series or members: select one."
         )
@@ -99,7 +106,8 @@ def _aligned(
     data = _renamed(data, found, space, source, dims)
     for axis in (axis for axis in space.axes if axis not in own):
         data = _at_positions(data, axis, found, space, source, partly, notes)
-    data = data.transpose(*(["time"] if "time" in data.dims else []), *space.axes)
+    leading = [d for d in ("series", "time") if d in data.dims]
+    data = data.transpose(*leading, *space.axes)
     for name in names:
         data = _in_unit(data, name, found, space, source, notes)
     return data, tuple(notes)
