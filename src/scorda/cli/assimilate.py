@@ -127,11 +127,14 @@ def assimilate(given: Assimilate, method: Any, prior: str | None) -> None:
 def _check(given: Assimilate) -> None:
     """Refuse what makes no sense, and set up torch, before anything is computed."""
     from scorda.cli.common import use_torch
+    from scorda.core.ownership import check_output
 
     if not given.observations:
         raise UserError("Give --observations, a file of observations.")
     if given.members < 1:
         raise UserError(f"Got --members {given.members}: give at least 1.")
+    if given.netcdf is not None:
+        check_output(given.netcdf, overwrite=True)
     use_torch(given.dtype, given.threads)
 
 

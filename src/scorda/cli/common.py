@@ -12,6 +12,7 @@ import torch
 from scorda.cli.settings import UserError
 from scorda.core import rng
 from scorda.core.files import atomic
+from scorda.core.ownership import check_output
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.core.times import Start
@@ -133,11 +134,15 @@ def climate_of(system: Any, members: int = 64) -> dict[str, tuple[float, float]]
 def write_states(
     path: Path, states: Float[Tensor, "time ..."], space: StateSpace, start: Start | None = None
 ) -> None:
-    """Write states ``(time, *state)`` as a NetCDF file with CF attributes."""
+    """Write states ``(time, *state)`` as a NetCDF file with CF attributes.
+
+    Raises:
+        ValueError: If a file is there that Scorda did not write.
+    """
     dataset = Analysis(states[None], space).to_xarray(start=start)
     dataset = dataset.isel(ensemble=0, drop=True)
     dataset.attrs.pop("method", None)
-    with atomic(path) as partial:
+    with atomic(check_output(path, overwrite=True)) as partial:
         dataset.to_netcdf(partial, engine="h5netcdf")
 
 

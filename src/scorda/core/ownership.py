@@ -18,7 +18,7 @@ from typing import Any
 
 from scorda.core.version import __version__
 
-__all__ = ["MARK", "SOURCE", "check_output", "made_by_scorda", "real_path", "toml_mark"]
+__all__ = ["MARK", "PICTURE", "SOURCE", "check_output", "made_by_scorda", "real_path", "toml_mark"]
 
 # What each mark begins with; also the key of our header in a safetensors file.
 MARK = "scorda"
@@ -26,6 +26,8 @@ MARK = "scorda"
 SOURCE = f"{MARK} {__version__}"
 GENERATOR = b'<meta name="generator" content="Scorda '
 WRITTEN = b"Written by scorda "
+# The comment in a picture.
+PICTURE = f"{WRITTEN.decode()}{__version__}"
 PICTURES = (b"\x89PNG", b"GIF8")
 # Tables of results, which nobody else writes.
 RESULTS = (b"benchmark,entry,members,seeds,score,", b"entry,seed,options,", b"entry,options,seed,")
@@ -117,7 +119,7 @@ def made_by_scorda(path: str | Path) -> bool:
 def toml_mark(files: Iterable[str] = ()) -> str:
     """Return the first line of a TOML file; it names files beside it that carry no mark."""
     names = ", ".join(json.dumps(name) for name in files)
-    return f"# {WRITTEN.decode()}{__version__}{f', with {names}' if names else ''}.\n"
+    return f"# {PICTURE}{f', with {names}' if names else ''}.\n"
 
 
 def _marked(attributes: Any) -> bool:

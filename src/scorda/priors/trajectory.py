@@ -21,7 +21,8 @@ import torch
 from torch import nn
 
 from scorda.core import rng
-from scorda.core.files import read_tensors, write_tensors
+from scorda.core.files import check_finite_tensors, read_tensors, write_tensors
+from scorda.core.ownership import check_output
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.core.times import Start, phases_of
@@ -222,7 +223,11 @@ class TrainedTrajectory(Prior):
         return NetworkDenoiser(self.network, self.limit)
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file whose header holds everything but the weights."""
+        """Write one safetensors file whose header holds everything but the weights.
+
+        Raises:
+            ValueError: If a weight is not finite, or a file is there that Scorda did not write.
+        """
         std = self.standardisation
         header = {
             "kind": "trajectory prior",
@@ -240,7 +245,8 @@ class TrainedTrajectory(Prior):
         tensors |= {"standardisation.mean": std.mean, "standardisation.std": std.std}
         if self.diurnal_mean is not None:
             tensors["diurnal_mean"] = self.diurnal_mean
-        write_tensors(path, tensors, header)
+        check_finite_tensors(path, tensors)
+        write_tensors(check_output(path, overwrite=True), tensors, header)
 
 
 @dataclass(frozen=True, eq=False)
@@ -304,7 +310,8 @@ def load(source: str | Path) -> TrainedTrajectory:
 
     Raises:
         FileNotFoundError: If there is neither such a shipped prior nor such a file.
-        ValueError: If the file is truncated, foreign, or does not fit the architecture it names.
+        ValueError: If the file is damaged, foreign, or does not fit the architecture it names, or
+            if a weight is not finite.
     """
     path = Path(source)
     if not path.suffix:
@@ -317,6 +324,7 @@ def load(source: str | Path) -> TrainedTrajectory:
                 "path of a .safetensors file."
             )
     tensors, header = read_tensors(path)
+    check_finite_tensors(path, tensors)
     if header.get("kind") != "trajectory prior":
         raise ValueError(
             f"{path} holds a {header.get('kind', 'file of unknown kind')}, not a trained prior: "

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from scorda.core.files import atomic
+from scorda.core.ownership import check_output
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.observations.analysis import Analysis
@@ -172,15 +174,18 @@ class Posterior:
         return self._made(_ordered(dataset, self.space.variables))
 
     def to_netcdf(self, path: str | Path) -> None:
-        """Write the ensemble and the groups to one NetCDF file, always the same bytes."""
+        """Write the ensemble and the groups to one NetCDF file, always the same bytes.
+
+        Raises:
+            ValueError: If the run has not yet come to its end, or a file is there that Scorda did
+                not write.
+        """
         import xarray
 
         groups = {"/": self.to_xarray()}
         groups |= {f"/{n}": d for n in GROUPS if (d := self.group(n)) is not None}
-        target = Path(path)
-        partial = target.with_name(f"{target.name}.partial")
-        xarray.DataTree.from_dict(groups).to_netcdf(partial, engine="h5netcdf")
-        partial.replace(target)
+        with atomic(check_output(path, overwrite=True)) as partial:
+            xarray.DataTree.from_dict(groups).to_netcdf(partial, engine="h5netcdf")
 
     @property
     def _stop(self) -> dict[str, Any] | None:

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from scorda.core.files import read_tensors, write_tensors
+from scorda.core.files import check_finite_tensors, read_tensors, write_tensors
+from scorda.core.ownership import check_output
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.core.tapers import GaspariCohn
@@ -157,7 +158,11 @@ class AmortisedNetwork(NetworkPrior):
         return tensors if self.precision is None else {**tensors, "precision": self.precision}
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file, whose header holds all settings."""
+        """Write one safetensors file, whose header holds all settings.
+
+        Raises:
+            ValueError: If a weight is not finite, or a file is there that Scorda did not write.
+        """
         header = {
             "kind": KIND,
             "axis": self.axis,
@@ -166,7 +171,8 @@ class AmortisedNetwork(NetworkPrior):
             "space": {"shape": self.shape, "axes": self.axes},
             "report": dict(self.report),
         }
-        write_tensors(path, self.tensors(), header)
+        check_finite_tensors(path, self.tensors())
+        write_tensors(check_output(path, overwrite=True), self.tensors(), header)
 
     @classmethod
     def load(cls, path: str | Path) -> AmortisedNetwork:
@@ -174,9 +180,10 @@ class AmortisedNetwork(NetworkPrior):
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If the file is truncated, or holds something else.
+            ValueError: If the file is damaged or holds something else, or a weight is not finite.
         """
         tensors, header = read_tensors(path)
+        check_finite_tensors(path, tensors)
         if header.get("kind") != KIND:
             raise ValueError(
                 f"{path} holds a {header.get('kind', 'file of unknown kind')}, not an {KIND}: "
