@@ -107,13 +107,16 @@ def _simulate_twin(given: Simulate, system: System, named: dict[str, str]) -> No
     from scorda.cli.common import write_states
     from scorda.core import rng
     from scorda.core.files import atomic
+    from scorda.core.lock import locked
+    from scorda.core.ownership import check_output, toml_mark
     from scorda.observations.model import ObservationModel
     from scorda.observations.operators import Select
     from scorda.observations.problem import twin_experiment
 
-    table = given.out / "observations.csv"
-    if table.exists() and not given.overwrite:
-        raise UserError(f"{table} is already there: give another --out, or --overwrite.")
+    states, table = given.out / "truth.nc", given.out / "observations.csv"
+    settings = given.out / "simulate.toml"
+    for file in (settings, states, table):
+        check_output(file, given.overwrite, make_parents=True)
     twin, places = rng.spawn(rng.seeded(given.seed), 2)
     check_keys(given.observe, system.space.variables, "variable")
     if given.stride < 1:
@@ -122,15 +125,18 @@ def _simulate_twin(given: Simulate, system: System, named: dict[str, str]) -> No
     model = ObservationModel(operator, std=torch.tensor(given.std))
     truth, problem = twin_experiment(system, model, given.steps, given.every, twin)
     (observations,) = problem.instruments
-    given.out.mkdir(parents=True, exist_ok=True)
-    write_states(given.out / "truth.nc", truth, system.space, given.start)
-    observations.to_table(table, system.space, given.start)
     resolved = {key: plain(value) for key, value in vars(given).items() if key not in UNWRITTEN}
-    with atomic(given.out / "simulate.toml") as partial:
-        partial.write_text(to_toml(resolved | {"system": named}), encoding="utf-8")
+    text = toml_mark([states.name, table.name]) + to_toml(resolved | {"system": named})
+    with locked(given.out):
+        given.out.mkdir(parents=True, exist_ok=True)
+        # First, since it says that the table, which has no place for a mark, is ours.
+        with atomic(check_output(settings, given.overwrite)) as partial:
+            partial.write_text(text, encoding="utf-8")
+        write_states(states, truth, system.space, given.start)
+        observations.to_table(table, system.space, given.start)
     values = observations.values.numel()
     console().print(
-        f"{given.out}/truth.nc: {given.steps + 1} states of {named['name']}\n"
+        f"{states}: {given.steps + 1} states of {named['name']}\n"
         f"{table}: {values} observations at {len(observations)} steps"
     )
 

@@ -222,8 +222,12 @@ class TrainedTrajectory(Prior):
             )
         return NetworkDenoiser(self.network, self.limit)
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, record: Mapping[str, Any] | None = None) -> None:
         """Write one safetensors file whose header holds everything but the weights.
+
+        Arguments:
+            path: File to write.
+            record: All that decided the weights, of JSON types, to be kept in the header.
 
         Raises:
             ValueError: If a weight is not finite, or a file is there that Scorda did not write.
@@ -240,7 +244,7 @@ class TrainedTrajectory(Prior):
             "space": self.space.as_json(),
             "provenance": dict(self.provenance),
             "versions": versions(),
-        }
+        } | ({} if record is None else {"record": dict(record)})
         tensors = {f"network.{n}": p for n, p in self.network.state_dict().items()}
         tensors |= {"standardisation.mean": std.mean, "standardisation.std": std.std}
         if self.diurnal_mean is not None:
