@@ -1,14 +1,16 @@
 """Files, written whole or not at all: tensors with a JSON header, and tables.
 
 Everything is written under a temporary name in the same directory, brought to the disk, and then
-renamed: whoever kills the program finds the old file or the new one, never half of one. Tensors
-are kept as safetensors, which hold numbers only: nothing is ever unpickled.
+renamed: whoever kills the program finds the old file or the new one, never half of one. A file
+that Scorda did not write is not replaced (`ownership`). Tensors are kept as safetensors, which
+hold numbers only: nothing is ever unpickled.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,33 +19,45 @@ from typing import Any
 
 import numpy as np
 
+from scorda.core.ownership import MARK, real_path
 from scorda.core.shapes import Tensor
 
-__all__ = ["atomic", "read_tensors", "write_columns", "write_tensors"]
+__all__ = ["atomic", "read_tensors", "sync", "write_columns", "write_tensors"]
 
 # The one key of the safetensors metadata that holds our header.
-HEADER = "scorda"
+HEADER = MARK
+# Temporary files that this process is writing.
+_open: set[Path] = set()
 
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
     """Give a temporary path to write to, which becomes `path` at the end of the block.
 
-    If the block raises, the temporary file is removed and `path` is as it was before.
+    If the block raises, the temporary file is removed and `path` is as it was before. What a kill
+    has left of an earlier write is removed. A symbolic link stays, and what it names is written.
+    `path` is replaced whatever it is: `check_output` says before whether it may be.
 
     Raises:
         FileNotFoundError: If the directory of `path` does not exist.
+        ValueError: If `path` is a symbolic link that leads to itself.
     """
-    path = Path(path)
-    partial = _partial(path)
+    path = real_path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"There is no directory {path.parent}: make it first.")
+    _remove_leftovers(path)
+    partial = path.parent / f".{path.name}.{os.getpid():06x}{secrets.token_hex(1)}.partial"
+    _open.add(partial)
     try:
         yield partial
-        _sync(partial)
+        sync(partial)
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    _sync(path.parent)
+    finally:
+        _open.discard(partial)
+    sync(path.parent)
 
 
 def write_tensors(
@@ -128,16 +142,32 @@ def write_columns(path: str | Path, columns: Mapping[str, np.ndarray]) -> None:
             dataset.to_netcdf(partial, engine="h5netcdf")
 
 
-def _partial(path: Path) -> Path:
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"There is no directory {path.parent}: make it first.")
-    return path.parent / f".{path.name}.{secrets.token_hex(4)}.partial"
-
-
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Bring a file or a directory's entries to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove the temporary files of `path` whose process is gone; their names hold its number."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.([0-9a-f]{{6}})[0-9a-f]{{2}}\.partial")
+    for entry in path.parent.iterdir():
+        found = pattern.fullmatch(entry.name)
+        if found and entry not in _open and not _runs(int(found[1], 16)):
+            entry.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    """Return whether another process of that number runs."""
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return process > 0
