@@ -74,7 +74,7 @@ def test_an_interrupted_run_is_resumed_to_the_same_bytes(whole, tmp_path, thread
     with pytest.raises(ValueError, match="incomplete"):
         read_series(path)
     # Two threads may finish the last block before the first is reported: it is killed too.
-    (tmp_path / "b.progress" / "unit-000003.json").unlink(missing_ok=True)
+    (tmp_path / ".b.zarr.progress" / "unit-000003.json").unlink(missing_ok=True)
     chunk = path / "states" / "c" / "3" / "0"
     chunk.mkdir(parents=True, exist_ok=True)
     (chunk / "0").write_bytes(b"half")
@@ -84,7 +84,7 @@ def test_an_interrupted_run_is_resumed_to_the_same_bytes(whole, tmp_path, thread
     # A block that is finished is not done again.
     assert len(seen) < 4 and seen[-1] == (SERIES, SERIES)
     assert contents(path) == contents(whole)
-    assert not (tmp_path / "b.progress").exists()
+    assert not (tmp_path / ".b.zarr.progress").exists()
     simulate(path, resume=True, progress=stop)
 
 
@@ -169,13 +169,13 @@ def test_a_killed_process_is_resumed_to_the_same_bytes(tmp_path):
     }
     subprocess.run([*command, "a.zarr"], check=True, **options)
     process = subprocess.Popen([*command, "b.zarr"], **options)
-    while not list((tmp_path / "b.progress").glob("unit-*.json")) and process.poll() is None:
+    while not list((tmp_path / ".b.zarr.progress").glob("unit-*.json")) and process.poll() is None:
         time.sleep(0.001)
     process.kill()
     assert process.wait() == -signal.SIGKILL
     subprocess.run([*command, "b.zarr", "--resume"], check=True, **options)
     assert contents(tmp_path / "a.zarr") == contents(tmp_path / "b.zarr")
-    assert json.loads((tmp_path / "b.json").read_text())["units"] == 4
+    assert json.loads((tmp_path / "b.zarr.json").read_text())["units"] == 4
 
 
 def test_stored_fields_are_learned_at_another_size(tmp_path, monkeypatch, capsys):
@@ -200,7 +200,7 @@ def test_stored_fields_are_learned_at_another_size(tmp_path, monkeypatch, capsys
 
 def test_a_kill_while_markers_are_removed_leaves_the_store_complete(tmp_path):
     """A store that is complete is never made anew, whatever is left of its markers."""
-    path, folder = tmp_path / "a.zarr", tmp_path / "a.progress"
+    path, folder = tmp_path / "a.zarr", tmp_path / ".a.zarr.progress"
     record = {"complete": 1, "kept": 7, "record": json.dumps({"seed": 3})}
     zarr.open_group(path, mode="w").attrs.update(record)
     folder.mkdir()

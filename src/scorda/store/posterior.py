@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from scorda.core.ownership import real_path
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.observations.analysis import Analysis
@@ -31,8 +32,9 @@ GROUPS = ("observations", "withheld", "truth")
 
 
 def info_path(path: Path) -> Path:
-    """Return the file of timings, memory and versions of a store: ``run.json`` of ``run.zarr``."""
-    return path.with_suffix(".json")
+    """Return the record of a store, of timings and seals: ``run.zarr.json`` of ``run.zarr``."""
+    real = real_path(path)
+    return real.with_name(f"{real.name}.json")
 
 
 def store_attributes(path: Path) -> dict[str, Any]:
