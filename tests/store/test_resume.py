@@ -137,9 +137,15 @@ def test_a_store_that_was_being_made_is_made_again(folder):
 
     model = ObservationModel(Select([0]), std=1.0)
     _, problem = twin_experiment(Lorenz96(dim=8, spinup=0.1), model, 10, 2, rng.seeded(0))
-    (folder / ".a.zarr.progress").mkdir()
-    (folder / "a.zarr").mkdir()
-    (folder / "a.zarr" / "junk").write_bytes(b"junk")
+    # What a kill leaves after the first step, and what lies there without it.
+    new = folder / ".a.zarr.progress" / "new.zarr"
+    new.mkdir(parents=True)
+    (new / "zarr.json.abc.partial").write_bytes(b"half")
     posterior = store.run(EnKF(), problem, 6, folder / "a.zarr", resume=True)
-    assert posterior.complete
-    assert not (folder / "a.zarr" / "junk").exists()
+    assert posterior.complete and not list(folder.glob(".*"))
+    (folder / "b.zarr").mkdir()
+    (folder / "b.zarr" / "mine").write_bytes(b"years")
+    for options in ({}, {"resume": True}, {"overwrite": True}):
+        with pytest.raises(ValueError, match=r"b\.zarr is no store of Scorda"):
+            store.run(EnKF(), problem, 6, folder / "b.zarr", **options)
+    assert (folder / "b.zarr" / "mine").read_bytes() == b"years"

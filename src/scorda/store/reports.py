@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from scorda.store.damage import seals_by_unit
 from scorda.store.seals import Seals
 
 __all__ = ["columns_of", "gathered", "restored", "scalars", "seals_of"]
@@ -65,10 +66,7 @@ def restored(manifest: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def seals_of(manifest: Mapping[str, Any]) -> Seals:
     """Return the seals of all files of a complete store."""
-    sealed = dict(manifest["created"]["files"])
-    for part in manifest["parts"]:
-        sealed |= part["files"]
-    return sealed | manifest["closing"]
+    return {name: entry for name, (entry, _) in seals_by_unit(manifest).items()}
 
 
 def _packed(values: list[Any]) -> Any:

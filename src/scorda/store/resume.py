@@ -33,7 +33,7 @@ from scorda.core.ownership import made_by_scorda, real_path
 from scorda.core.shapes import Tensor
 from scorda.store import layout, reports
 from scorda.store.circumstances import circumstances
-from scorda.store.posterior import info_path
+from scorda.store.damage import info_path
 from scorda.store.records import check_same, plain
 from scorda.store.seals import Seals, broken, files_in, read_json, seal, sealed_text, write_json
 

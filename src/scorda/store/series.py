@@ -26,6 +26,7 @@ from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.store import layout
 from scorda.store.checkpoints import MINUTE, Checkpoint
+from scorda.store.damage import check_files, read_record, telling
 from scorda.store.identity import identity
 from scorda.store.posterior import space_from_json, store_attributes
 from scorda.store.records import plain
@@ -122,10 +123,13 @@ def read_series(
     """
     if not holds_series(path):
         raise ValueError(f"{path} is no store of `scorda simulate --series`: check its name.")
-    root = zarr.open_group(Path(path), mode="r")
+    path = Path(path)
+    root = zarr.open_group(path, mode="r")
     if not root.attrs["complete"]:
         raise ValueError(f"{path} is incomplete: finish it with `scorda simulate ... --resume`.")
-    states = torch.from_numpy(np.asarray(layout.array(root, "states")[...]))
+    check_files(path, read_record(path))
+    with telling(path):
+        states = torch.from_numpy(np.asarray(layout.array(root, "states")[...]))
     return states, space_from_json(str(root.attrs["space"])), json.loads(str(root.attrs["record"]))
 
 

@@ -36,8 +36,9 @@ from scorda.store import groups, layout, reports
 from scorda.store.checkpoints import MINUTE, Checkpoint
 from scorda.store.circumstances import circumstances
 from scorda.store.computing import Computation, MemberSampler, Progress
+from scorda.store.damage import info_path
 from scorda.store.identity import identity
-from scorda.store.posterior import Posterior, info_path
+from scorda.store.posterior import Posterior
 from scorda.store.resume import Work
 from scorda.store.seals import write_json
 
