@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from scorda.cli.settings import UserError
 from scorda.core import rng
 from scorda.core.files import atomic
+from scorda.core.fingerprint import fingerprint
 from scorda.core.ownership import check_output
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
@@ -26,6 +28,7 @@ from scorda.systems.load import load_system
 
 __all__ = [
     "climate_of",
+    "fingerprints",
     "make_system",
     "open_all",
     "read_observations",
@@ -46,6 +49,12 @@ def use_torch(dtype: str, threads: int | None) -> int:
             raise UserError(f"Got --threads {threads}: give at least 1.")
         torch.set_num_threads(threads)
     return torch.get_num_threads()
+
+
+def fingerprints(names: Sequence[str]) -> dict[str, str]:
+    """Return the fingerprint of each file and folder of names as they are read, with ``*``."""
+    paths = [path for name in names for path in (sorted(glob(name)) if "*" in name else [name])]
+    return {path: fingerprint(path) for path in paths if Path(path).exists()}
 
 
 def make_system(name: str, options: Mapping[str, Any]) -> System:
@@ -169,6 +178,8 @@ def open_all(paths: Sequence[Path]) -> dict[str, Any]:
     from scorda.store.posterior import open_posterior
 
     posteriors = [open_posterior(path) for path in paths]
+    for posterior in posteriors:
+        posterior.check()
     methods = [p.method for p in posteriors]
     names = [
         p.method if methods.count(p.method) == 1 else f"{p.method} ({p.path.stem})"

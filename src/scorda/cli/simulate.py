@@ -32,7 +32,10 @@ class Simulate:
     """States of each of --series (default: 64)."""
 
     resume: bool = False
-    """Continue --series that were interrupted."""
+    """Continue --series that were interrupted; mend what is damaged of complete ones."""
+
+    trust_code: bool = False
+    """With --resume: go on although your own code has changed, or its file is unknown."""
 
     overwrite: bool = False
     """Replace what is at --out."""
@@ -92,7 +95,7 @@ def simulate(
     model = make_system(system, given.system_options)
     named = {"name": system, **given.system_options}
     if given.series is None:
-        refuse(given, ("length", "resume"), "goes with --series only")
+        refuse(given, ("length", "resume", "trust_code"), "goes with --series only")
         _simulate_twin(given, model, named)
         return
     unused = ("steps", "every", "std", "observe", "stride", "stations", "start")
@@ -156,6 +159,7 @@ def _simulate_series(given: Simulate, system: System, named: dict[str, str], thr
             configuration={"system": named},
             resume=given.resume,
             overwrite=given.overwrite,
+            trust_code=given.trust_code,
             threads=threads,
             progress=update,
         )

@@ -272,16 +272,14 @@ def _record(given: Train, system: System | None) -> dict[str, Any]:
     """All that decides the prior: settings, bytes of the data, code, version, threads."""
     import torch
 
-    from scorda.core.fingerprint import fingerprint
+    from scorda.cli.common import fingerprints
     from scorda.diffusion import parallel
-    from scorda.reading.opening import paths_of
     from scorda.store import records
     from scorda.store.identity import identity
 
     record = identity(system=system)
     if given.data is not None:
-        local = [path for path in paths_of(given.data) if "://" not in path]
-        record["sha256"] |= {path: fingerprint(path) for path in local}
+        record["sha256"] |= fingerprints([given.data])
     settings = {k: v for k, v in _settings(given).items() if k != "out"}
     # JSON has no NaN.
     settings["missing"] = [str(value) for value in given.missing]

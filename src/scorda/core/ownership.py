@@ -29,6 +29,8 @@ WRITTEN = b"Written by scorda "
 # The comment in a picture.
 PICTURE = f"{WRITTEN.decode()}{__version__}"
 PICTURES = (b"\x89PNG", b"GIF8")
+# Records of stores may be longer than what is read to look for a mark.
+RECORD = b'{\n "source": "scorda '
 # Tables of results, which nobody else writes.
 RESULTS = (b"benchmark,entry,members,seeds,score,", b"entry,seed,options,", b"entry,options,seed,")
 # Largest header of JSON that is read to look for a mark, and how far into a page and a picture.
@@ -102,6 +104,8 @@ def made_by_scorda(path: str | Path) -> bool:
             return _marked(_netcdf_attributes(path))
         if begin[8:9] == b"{":
             return MARK in _safetensors_metadata(path)
+        if begin.startswith(RECORD):
+            return True
         if begin.startswith(b"{"):
             return _marked(_json(path))
         if begin.startswith(PICTURES) or begin[4:8] == b"ftyp":

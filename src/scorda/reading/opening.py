@@ -21,7 +21,7 @@ from scorda.reading.blosc import guard
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["Source", "name_of", "open_data", "paths_of", "readable"]
+__all__ = ["Source", "name_of", "open_data", "readable"]
 
 # A path (with * for several files), several paths, or an object of xarray.
 Source = Any
@@ -46,7 +46,7 @@ def open_data(source: Source, kind: str = "a NetCDF file or a zarr store") -> xa
         return _decoded(source)
     if isinstance(source, xarray.DataArray):
         return _decoded(source.to_dataset(name=source.name or "value"))
-    paths = paths_of(source)
+    paths = _paths(source)
     with readable(source, kind):
         datasets = [_open(path) for path in paths]
         if len(datasets) == 1:
@@ -97,7 +97,7 @@ def name_of(source: Source) -> str:
     return f"The {type(source).__name__}"
 
 
-def paths_of(source: Source) -> list[str]:
+def _paths(source: Source) -> list[str]:
     """Return the paths that a source names, which exist unless they are remote."""
     if not isinstance(source, str | Path | Sequence):
         raise ValueError(

@@ -93,10 +93,10 @@ class _Run:
             "members": int(attrs["members"]),
             "seed": int(attrs["seed"]),
             "configuration": self.posterior.configuration,
-            "seconds": round(info["seconds"], 3),
         }
-        rest = ("peak_memory_mb", "threads", "finished", "platform", "versions")
-        return json.dumps(record | {name: info[name] for name in rest}, indent=2)
+        # A store that was moved without its record has none of these.
+        rest = ("seconds", "peak_memory_mb", "threads", "finished", "platform", "versions")
+        return json.dumps(record | {n: info[n] for n in rest if n in info}, indent=2)
 
     def is_floor(self, column: Column) -> bool:
         """Return whether the score is the distance between two draws of the reference itself."""
@@ -204,7 +204,7 @@ def write_report(
             run.name: [_picture(view.draw(run, name)) for name in view.variables] for run in runs
         },
         diagnostics=_diagnostics(runs, first),
-        version=posterior.info["versions"]["scorda"],
+        version=posterior.info.get("versions", {}).get("scorda", "unknown"),
     )
 
 
