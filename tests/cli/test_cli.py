@@ -303,7 +303,7 @@ def test_a_run_that_diverges_ends_with_three_and_stays_readable(simulated, capsy
     posterior = scorda.open_posterior("run.zarr")
     assert posterior.analysis.states.shape == (12, 14, 3)
     assert posterior.analysis.states.isfinite().all()
-    assert posterior.configuration == tomllib.loads(Path("run.toml").read_text()) | {
+    assert posterior.configuration == tomllib.loads(Path("run.zarr.toml").read_text()) | {
         "sha256": posterior.configuration["sha256"]
     }
     assert main(["report", "run.zarr"]) == 0
@@ -551,7 +551,7 @@ def test_settings_of_a_method_that_the_command_has_too_are_named_with_it(simulat
     command = f"{ASSIMILATE} --method fourdvar --iterations 2"
     assert main(f"{command} --method.tolerance 0.5 --system.noise_std 0.3".split()) == 0
     assert scorda.open_posterior("run.zarr").configuration["method"]["tolerance"] == 0.5
-    assert main("assimilate --config run.toml --out b.zarr".split()) == 0
+    assert main("assimilate --config run.zarr.toml --out b.zarr".split()) == 0
     assert scorda.open_posterior("b.zarr").configuration["method"]["tolerance"] == 0.5
 
 
@@ -597,7 +597,7 @@ def test_a_trained_prior_serves_the_smoother(simulated, capsys):
     posterior = scorda.open_posterior("run.zarr")
     assert posterior.smoother and posterior.analysis.states.shape == (5, 25, 3)
     assert posterior.configuration["method"]["sampler"]["noise_levels"] == 4
-    assert main("assimilate --config run.toml --out b.zarr --unit 5".split()) == 0
+    assert main("assimilate --config run.zarr.toml --out b.zarr --unit 5".split()) == 0
     # Members in blocks of 2 and of 5: alike to rounding in single precision.
     torch.testing.assert_close(
         posterior.analysis.states,
