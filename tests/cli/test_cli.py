@@ -140,7 +140,7 @@ def test_a_run_is_that_of_the_library_and_is_made_again_from_its_settings(simula
     posterior = scorda.open_posterior("a.zarr")
     assert torch.equal(posterior.analysis.states, expected.states)
     assert posterior.configuration["method"] == {"name": "enkf", "inflation": 1.05}
-    assert main("assimilate --config a.toml --out b.zarr".split()) == 0
+    assert main("assimilate --config a.zarr.toml --out b.zarr".split()) == 0
     metadata = [(Path(name) / "zarr.json").read_bytes() for name in ("a.zarr", "b.zarr")]
     assert metadata[0] == metadata[1]
 
@@ -446,7 +446,7 @@ def test_masf_takes_the_prior_that_it_makes_of_its_ensemble(simulated, capsys):
     settings = posterior.configuration["method"]
     assert settings["prior"] == {"name": "Kernel", "std": 0.5, "scale": "spread"}
     assert settings["sampler"]["name"] == "BridgeODE"
-    assert main("assimilate --config a.toml --out b.zarr".split()) == 0
+    assert main("assimilate --config a.zarr.toml --out b.zarr".split()) == 0
     assert scorda.open_posterior("b.zarr").configuration == posterior.configuration
     capsys.readouterr()
     assert main(["methods", "masf"]) == 0
@@ -577,7 +577,7 @@ def test_a_setting_of_several_numbers_is_kept(tmp_path, monkeypatch):
         1.5,
         2,
     ]
-    assert main("assimilate --config a.toml --out b.zarr".split()) == 0
+    assert main("assimilate --config a.zarr.toml --out b.zarr".split()) == 0
     assert (
         scorda.open_posterior("b.zarr").configuration
         == scorda.open_posterior("a.zarr").configuration

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from endurance.damage import DAMAGE, act, cases, contents, read, try_case, whole
 from scorda import store
@@ -10,8 +11,10 @@ from scorda import store
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("stores")
+    folder, before = tmp_path_factory.mktemp("stores"), torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
     whole(folder)
+    torch.set_default_dtype(before)
     return folder
 
 
