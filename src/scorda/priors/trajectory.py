@@ -7,7 +7,6 @@ linear-Gaussian system, the oracle of the tests.
 
 from __future__ import annotations
 
-import math
 import platform
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -26,6 +25,7 @@ from scorda.core.ownership import check_output
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.core.times import Start, phases_of
+from scorda.diffusion.batches import at_once
 from scorda.diffusion.denoisers import Denoiser, GaussianDenoiser, NetworkDenoiser
 from scorda.diffusion.guidance import DPS, MMPS, Guidance, InflatedLikelihood, SwitchedGuidance
 from scorda.diffusion.samplers import (
@@ -45,7 +45,6 @@ __all__ = [
     "Prior",
     "Standardisation",
     "TrainedTrajectory",
-    "at_once",
     "load",
 ]
 
@@ -54,11 +53,6 @@ GUIDANCES = {c.__name__: c for c in (DPS, InflatedLikelihood, MMPS, SwitchedGuid
 SAMPLERS = {c.__name__: c for c in (Ancestral, Multistep, PredictorCorrector)}
 # Tensors of a standardisation.
 MAP = ("mean", "std")
-# Members computed at once: small enough to stay in the cache, large enough for the kernels.
-CHUNK = 128
-# Numbers of the trajectories that are computed at once, where these are large: a gradient keeps
-# some hundred times as many.
-NUMBERS = 2**18
 
 
 @dataclass(frozen=True)
@@ -302,11 +296,6 @@ class GaussianTrajectory(Prior):
                 f"{len(self.mean)}: make it with steps = {states - 1}."
             )
         return GaussianDenoiser.from_cov(self.mean, self.cov)
-
-
-def at_once(shape: tuple[int, ...]) -> int:
-    """Members of the shape of a trajectory that are computed at once."""
-    return max(1, min(CHUNK, NUMBERS // math.prod(shape)))
 
 
 def load(source: str | Path) -> TrainedTrajectory:
