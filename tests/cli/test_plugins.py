@@ -116,7 +116,7 @@ def test_a_method_of_another_module_runs_from_the_command_line(package, capsys):
     torch.testing.assert_close(theirs.analysis.states, ours.analysis.states, atol=1e-3, rtol=1e-3)
     assert theirs.configuration["method"] == {"name": "tmpmodule:DEnKF", "inflation": 1.1}
     # A file alone names no code.
-    again = "assimilate --config theirs.toml --out again.zarr"
+    again = "assimilate --config theirs.zarr.toml --out again.zarr"
     capsys.readouterr()
     assert main(again.split()) == 2
     assert "give --method tmpmodule:DEnKF on the command line too" in capsys.readouterr().err

@@ -73,6 +73,7 @@ def analyse(given: Analyse, method: Any, prior: str | None) -> None:
     from scorda.cli.common import use_torch
     from scorda.core import rng
     from scorda.core.files import atomic
+    from scorda.core.ownership import check_output
     from scorda.reading.columns import read_columns
     from scorda.reading.ensembles import read_members, read_predicted
 
@@ -82,8 +83,7 @@ def analyse(given: Analyse, method: Any, prior: str | None) -> None:
                 f"Give --{name}: an analysis needs --ensemble, --predicted and --observations."
             )
     assert given.ensemble and given.predicted and given.observations
-    if given.out.exists() and not given.overwrite:
-        raise UserError(f"{given.out} is already there: give another --out, or --overwrite.")
+    check_output(given.out, given.overwrite)
     use_torch("float64", given.threads)
     members, space, notes, labels = read_members(given.ensemble, given.variable, given.member_axis)
     for note in notes:
@@ -108,7 +108,7 @@ def analyse(given: Analyse, method: Any, prior: str | None) -> None:
     dataset = found.to_xarray().isel(time=0, drop=True)
     if labels is not None:
         dataset = dataset.assign_coords(ensemble=("ensemble", labels, dataset["ensemble"].attrs))
-    with atomic(given.out) as partial:
+    with atomic(check_output(given.out, given.overwrite)) as partial:
         dataset.to_netcdf(partial, engine="h5netcdf")
     console().print(f"analysis: {given.out}", markup=False)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Assimilate", "assimilate"]
 
 # Settings that say where and how, not what: they leave the posterior as it is.
-PLACE = ("out", "resume", "overwrite", "config", "system_options", "netcdf")
+PLACE = ("out", "resume", "overwrite", "trust_code", "config", "system_options", "netcdf")
 MEMBERS, QUICK_MEMBERS = 40, 16
 # Steps from --start to the first observation that are likely a mistake, if the data span a tenth.
 LATE = 100
@@ -104,16 +104,20 @@ class Assimilate:
     """Try the settings: at most 16 members and the first tenth of the observed steps."""
 
     out: Path = Path("run.zarr")
-    """Store to write; timings go to run.json beside it, these settings to run.toml."""
+    """Store to write; timings and checksums go to run.zarr.json beside it, these settings to
+    run.zarr.toml."""
 
     netcdf: Path | None = None
     """Also write the posterior to this NetCDF file."""
 
     resume: bool = False
-    """Continue a run that was interrupted."""
+    """Continue a run that was interrupted; mend what is damaged of one that is complete."""
+
+    trust_code: bool = False
+    """With --resume: go on although your own code has changed, or its file is unknown."""
 
     overwrite: bool = False
-    """Replace what is at --out."""
+    """Replace the store at --out, if Scorda wrote it."""
 
     system_options: SystemOptions = field(default_factory=dict)
     """Options of the system, as --system.NAME VALUE."""
@@ -131,11 +135,14 @@ def assimilate(given: Assimilate, method: Any, prior: str | None) -> None:
 def _check(given: Assimilate) -> None:
     """Refuse what makes no sense, and set up torch, before anything is computed."""
     from scorda.cli.common import use_torch
+    from scorda.core.ownership import check_output
 
     if not given.observations:
         raise UserError("Give --observations, a file of observations.")
     if given.members is not None and given.members < 1:
         raise UserError(f"Got --members {given.members}: give at least 1.")
+    if given.netcdf is not None:
+        check_output(given.netcdf, overwrite=True)
     use_torch(given.dtype, given.threads)
 
 
@@ -159,6 +166,7 @@ def _run(given: Assimilate, method: Assimilator, prior: str | None) -> Posterior
     initial, members = _initial(given, system)
     problem = Problem(system, observations, steps, initial)
     configuration = _resolved(given, method, steps, members, prior)
+    settings = _settings_file(given.out)
     with progress(f"{given.method}, {members} members") as report:
         try:
             posterior = store.run(
@@ -172,15 +180,16 @@ def _run(given: Assimilate, method: Assimilator, prior: str | None) -> Posterior
                 configuration=configuration,
                 resume=given.resume,
                 overwrite=given.overwrite,
+                trust_code=given.trust_code,
                 start=given.start,
                 block=given.unit,
                 progress=report,
             )
         except RunError:
             if given.out.exists():
-                _write_settings(given.out, configuration)
+                _write_settings(settings, configuration)
             raise
-    _write_settings(given.out, configuration)
+    _write_settings(settings, configuration)
     return posterior
 
 
@@ -325,13 +334,35 @@ def _initial(given: Assimilate, system: Any) -> tuple[Tensor | None, int]:
     return None if initial is None else initial.to(given.device), members
 
 
-def _write_settings(out: Path, configuration: Mapping[str, Any]) -> None:
-    """Write the settings beside the store, as a file that makes the run again."""
-    from scorda.core.files import atomic
+def _settings_file(out: Path) -> Path:
+    """Return the file of the settings beside the store, ``run.zarr.toml`` of ``run.zarr``.
 
-    with atomic(out.with_suffix(".toml")) as partial:
-        shown = {k: v for k, v in configuration.items() if k != "sha256"}
-        partial.write_text(to_toml(shown), encoding="utf-8")
+    Raises:
+        UserError: If there is one that Scorda did not write.
+    """
+    from scorda.core.ownership import made_by_scorda, real_path
+
+    real = real_path(out)
+    file = real.with_name(f"{real.name}.toml")
+    if file.exists() and not made_by_scorda(file):
+        raise UserError(
+            f"{file} is to hold the settings of the run, but is none of Scorda's or has lost its "
+            "mark: move it away."
+        )
+    return file
+
+
+def _write_settings(file: Path, configuration: Mapping[str, Any]) -> None:
+    """Write the settings as a file that makes the run again; one that says so already stays."""
+    from scorda.core.files import atomic
+    from scorda.core.ownership import toml_mark
+
+    shown = {k: v for k, v in configuration.items() if k != "sha256"}
+    text = toml_mark() + to_toml(shown)
+    if file.exists() and file.read_bytes() == text.encode():
+        return
+    with atomic(file) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def _resolved(
@@ -340,7 +371,7 @@ def _resolved(
     """Return all settings that determine the posterior, defaults included."""
     import torch
 
-    from scorda.core.files import sha256
+    from scorda.cli.common import fingerprints
     from scorda.priors.network.amortised import AmortisedNetwork
     from scorda.priors.trajectory import Prior
     from scorda.store.units import settings_of
@@ -356,9 +387,7 @@ def _resolved(
         options["prior"] = prior
         files.append(prior)
     record["method"] = {"name": given.method, **options}
-    # Of other stores, which may be far larger than what is read of them, the name alone.
-    known = [p for p in files if Path(p).is_file() or (p == given.initial and Path(p).is_dir())]
-    record["sha256"] = {path: sha256(Path(path)) for path in known}
+    record["sha256"] = fingerprints(files)
     return plain(record)
 
 

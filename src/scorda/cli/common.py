@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import torch
 from scorda.cli.settings import UserError
 from scorda.core import rng
 from scorda.core.files import atomic
+from scorda.core.fingerprint import fingerprint
+from scorda.core.ownership import check_output
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.core.times import Start
@@ -25,6 +28,7 @@ from scorda.systems.load import load_system
 
 __all__ = [
     "climate_of",
+    "fingerprints",
     "make_system",
     "open_all",
     "read_observations",
@@ -45,6 +49,12 @@ def use_torch(dtype: str, threads: int | None) -> int:
             raise UserError(f"Got --threads {threads}: give at least 1.")
         torch.set_num_threads(threads)
     return torch.get_num_threads()
+
+
+def fingerprints(names: Sequence[str]) -> dict[str, str]:
+    """Return the fingerprint of each file and folder of names as they are read, with ``*``."""
+    paths = [path for name in names for path in (sorted(glob(name)) if "*" in name else [name])]
+    return {path: fingerprint(path) for path in paths if Path(path).exists()}
 
 
 def make_system(name: str, options: Mapping[str, Any]) -> System:
@@ -133,11 +143,15 @@ def climate_of(system: Any, members: int = 64) -> dict[str, tuple[float, float]]
 def write_states(
     path: Path, states: Float[Tensor, "time ..."], space: StateSpace, start: Start | None = None
 ) -> None:
-    """Write states ``(time, *state)`` as a NetCDF file with CF attributes."""
+    """Write states ``(time, *state)`` as a NetCDF file with CF attributes.
+
+    Raises:
+        ValueError: If a file is there that Scorda did not write.
+    """
     dataset = Analysis(states[None], space).to_xarray(start=start)
     dataset = dataset.isel(ensemble=0, drop=True)
     dataset.attrs.pop("method", None)
-    with atomic(path) as partial:
+    with atomic(check_output(path, overwrite=True)) as partial:
         dataset.to_netcdf(partial, engine="h5netcdf")
 
 
@@ -164,6 +178,8 @@ def open_all(paths: Sequence[Path]) -> dict[str, Any]:
     from scorda.store.posterior import open_posterior
 
     posteriors = [open_posterior(path) for path in paths]
+    for posterior in posteriors:
+        posterior.check()
     methods = [p.method for p in posteriors]
     names = [
         p.method if methods.count(p.method) == 1 else f"{p.method} ({p.path.stem})"

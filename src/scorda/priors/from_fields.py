@@ -35,6 +35,7 @@ from scorda.core.shapes import Tensor
 from scorda.core.space import StateSpace
 from scorda.core.tapers import GaspariCohn
 from scorda.core.times import phases
+from scorda.diffusion.checkpoint import Checkpoint
 from scorda.diffusion.guidance import MMPS
 from scorda.diffusion.samplers import Multistep, VarianceExploding
 from scorda.diffusion.training import Training, denoising_loss, fit
@@ -66,7 +67,7 @@ def train_on_fields(
     width: int = 64,
     blocks: int = 2,
     settings: Training | None = None,
-    checkpoint: str | Path | None = None,
+    checkpoint: Checkpoint | str | Path | None = None,
     report: Callable[[dict[str, float]], None] | None = None,
     fill: bool = True,
 ) -> TrainedTrajectory:
@@ -279,7 +280,7 @@ def _correct(
     network: ModeNetwork,
     coefficients: Tensor,
     settings: Training,
-    checkpoint: str | Path | None,
+    checkpoint: Checkpoint | str | Path | None,
     report: Callable[[dict[str, float]], None] | None,
 ) -> list[dict[str, float]]:
     """Train the correction on the leading modes alone; undo it where it does not help."""
