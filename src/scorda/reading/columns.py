@@ -183,8 +183,8 @@ def _typed(
     import pandas
     from pandas.errors import ParserError
 
-    # Names and units are text, of which few entries are distinct.
-    labels = {raw: "category" for name, raw in zip(names, header, strict=True) if name in LABELS}
+    # Names and units are text, also where all of them are numbers ("category" would make these).
+    labels = {raw: str for name, raw in zip(names, header, strict=True) if name in LABELS}
     try:
         frame = pandas.read_csv(
             path, engine="c", sep=sep, header=0, dtype=labels, keep_default_na=False,
