@@ -194,7 +194,7 @@ def lazily(values):
 
         def __getitem__(self, key):
             return indexing.explicit_indexing_adapter(
-                key, self.shape, indexing.IndexingSupport.OUTER, counted.__getitem__
+                key, self.shape, indexing.IndexingSupport.BASIC, counted.__getitem__
             )
 
     counted = Counted(values)
