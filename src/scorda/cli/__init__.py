@@ -80,6 +80,7 @@ def _run(command: Any) -> None:
         # The renderer of Markdown would take a third of the time of --help.
         help_format="plaintext",
         result_action="return_value",
+        suppress_keyboard_interrupt=False,
     )
     tokens = list(command.tokens) or ["--help"]
     tokens, content, path = configured(tokens)

@@ -183,7 +183,8 @@ def _is_library(file: str) -> bool:
     if file.startswith(PACKAGE):
         return False
     folders = [*sysconfig.get_paths().values(), *site.getsitepackages()]
-    return file.startswith(("<", *folders))
+    # Compiled modules name files that are not there.
+    return file.startswith(("<", *folders)) or not os.path.isfile(file)
 
 
 def _user_frame(error: BaseException) -> traceback.FrameSummary | None:
