@@ -97,7 +97,13 @@ def tried(kinds, first, count, folder, prepare=None):
         except Exception:
             failures.append((seed, name, traceback.format_exc()))
         if os.environ.get("VERBOSE"):
-            print(seed, name, round(time.monotonic() - begin, 1), failures[-1] if failures and failures[-1][0] == seed else "", flush=True)
+            print(
+                seed,
+                name,
+                round(time.monotonic() - begin, 1),
+                failures[-1] if failures and failures[-1][0] == seed else "",
+                flush=True,
+            )
     return statuses, failures
 
 

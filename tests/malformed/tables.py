@@ -126,7 +126,19 @@ def ends(rng):
 
 
 def empty(rng):
-    contents = ["", "\n", "\n\n\n", " ", ",", HEAD, HEAD + "\n", HEAD + "\n,,,\n", "\ufeff", "\0", '"']
+    contents = [
+        "",
+        "\n",
+        "\n\n\n",
+        " ",
+        ",",
+        HEAD,
+        HEAD + "\n",
+        HEAD + "\n,,,\n",
+        "\ufeff",
+        "\0",
+        '"',
+    ]
     return contents[int(rng.integers(len(contents)))]
 
 
@@ -187,7 +199,9 @@ def other_kind(folder, rng):
     buffer = io.BytesIO()
     pandas.DataFrame({"time": [0.1], "value": [1.0]}).to_pickle(buffer)
     contents = [buffer.getvalue(), b"PAR1" + rng.bytes(50), b"\x89HDF\r\n\x1a\n" + rng.bytes(50), b"CDF\x01" + rng.bytes(90), b"<html>", b"{}", b"PK\x03\x04" + rng.bytes(40), text(rows()).encode()]  # fmt: skip
-    name = f"t.{['csv', 'parquet', 'nc', 'txt', 'zarr', 'pickle', 'tsv', ''][int(rng.integers(8))]}"
+    name = (
+        f"t.{['csv', 'parquet', 'nc', 'txt', 'zarr', 'pickle', 'tsv', ''][int(rng.integers(8))]}"
+    )
     write(folder, contents[int(rng.integers(len(contents)))], name)
     return [word.replace("t.csv", name) for word in command(rng)]
 

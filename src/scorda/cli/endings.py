@@ -26,7 +26,7 @@ from pathlib import Path
 from scorda.cli.console import reached
 from scorda.cli.signals import asked, word_of
 
-__all__ = ["Command", "ended"]
+__all__ = ["Command", "ended", "is_meant"]
 
 PIPE_CLOSED = 128 + 13
 # Exceptions that tell a user's mistake where Scorda, or a user's own code, raises them.
@@ -122,7 +122,7 @@ def _foreseen(error: BaseException, command: Command) -> str | None:
     if isinstance(error, CycloptsError | UserError):
         return text
     told = isinstance(error, TOLD) or getattr(error, "step", None) is not None
-    return text if told and _meant(error) else None
+    return text if told and is_meant(error) else None
 
 
 def _of_system(error: OSError, command: Command) -> str:
@@ -168,7 +168,7 @@ def _where(number: int) -> str:
     return f"{word}{where}; `--resume` continues." if now.resumable else f"{word}{where}."
 
 
-def _meant(error: BaseException) -> bool:
+def is_meant(error: BaseException) -> bool:
     """Return whether a statement of Scorda or of a user raised it, rather than a library."""
     last = error.__traceback__
     while last is not None and last.tb_next is not None:
