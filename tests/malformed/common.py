@@ -85,7 +85,6 @@ def tried(kinds, first, count, folder, prepare=None):
         prepare(whole)
     for seed in range(first, first + count):
         name = names[seed % len(names)]
-        begin = time.monotonic()
         work = folder / "work"
         shutil.rmtree(work, ignore_errors=True)
         shutil.copytree(whole, work)
@@ -96,14 +95,6 @@ def tried(kinds, first, count, folder, prepare=None):
             failures.append((seed, name, str(error)))
         except Exception:
             failures.append((seed, name, traceback.format_exc()))
-        if os.environ.get("VERBOSE"):
-            print(
-                seed,
-                name,
-                round(time.monotonic() - begin, 1),
-                failures[-1] if failures and failures[-1][0] == seed else "",
-                flush=True,
-            )
     return statuses, failures
 
 

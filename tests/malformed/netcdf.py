@@ -14,13 +14,44 @@ COMMANDS = (
     "analyse --ensemble f.nc --predicted f.nc --observations t.csv",
 )
 WRONG = [
-    5, 2.5, np.nan, "", "days since", "days since yesterday", "furlongs since 2000-01-01", "K", "[/b]",
-    "hours since 2000-01-01", np.array([1.0, 2.0]), np.int8(3), "9" * 999, "é\0", "degrees_north",
-    "days since 0000-00-00", "months since 2000-01-31", np.array(["a", "b"], dtype=object), "1e999 m",
-]  # fmt: skip
-ATTRIBUTES = ["units", "_FillValue", "missing_value", "calendar", "scale_factor", "add_offset",
-              "coordinates", "bounds", "axis", "standard_name", "valid_range", "dtype", "positive",
-              "featureType", "Conventions", "grid_mapping"]  # fmt: skip
+    5,
+    2.5,
+    np.nan,
+    "",
+    "days since",
+    "days since yesterday",
+    "furlongs since 2000-01-01",
+    "K",
+    "[/b]",
+    "hours since 2000-01-01",
+    np.array([1.0, 2.0]),
+    np.int8(3),
+    "9" * 999,
+    "é\0",
+    "degrees_north",
+    "days since 0000-00-00",
+    "months since 2000-01-31",
+    np.array(["a", "b"], dtype=object),
+    "1e999 m",
+]
+ATTRIBUTES = [
+    "units",
+    "_FillValue",
+    "missing_value",
+    "calendar",
+    "scale_factor",
+    "add_offset",
+    "coordinates",
+    "bounds",
+    "axis",
+    "standard_name",
+    "valid_range",
+    "dtype",
+    "positive",
+    "featureType",
+    "Conventions",
+    "grid_mapping",
+]
 
 
 def prepare(folder):
@@ -85,12 +116,19 @@ def types(rng):
     values = chosen(
         rng,
         [
-            np.array([["a"] * 4] * 8), np.ones((8, 4), dtype=bool), np.ones((8, 4), dtype="i1"),
-            np.full((8, 4), np.nan), np.full((8, 4), np.inf), np.full((8, 4), 1e308),
-            np.full((8, 4), 2**63 - 1), np.full((8, 4), b"x"), np.zeros((8, 4)),
-            np.ones((8, 4), dtype="f2"), np.array([["é"] * 4] * 8, dtype=object),
+            np.array([["a"] * 4] * 8),
+            np.ones((8, 4), dtype=bool),
+            np.ones((8, 4), dtype="i1"),
+            np.full((8, 4), np.nan),
+            np.full((8, 4), np.inf),
+            np.full((8, 4), 1e308),
+            np.full((8, 4), 2**63 - 1),
+            np.full((8, 4), b"x"),
+            np.zeros((8, 4)),
+            np.ones((8, 4), dtype="f2"),
+            np.array([["é"] * 4] * 8, dtype=object),
         ],
-    )  # fmt: skip
+    )
     return xarray.Dataset(
         {"x": (("time", "position"), values)}, {"time": np.arange(8.0), "position": np.arange(4.0)}
     )
@@ -98,10 +136,17 @@ def types(rng):
 
 def coordinates(rng):
     options = [
-        np.full(8, np.nan), np.zeros(8), np.arange(8.0)[::-1], np.full(8, 1e308), -np.arange(8.0),
-        np.array(["a"] * 8), np.arange(8) * 1e6, np.full(8, np.inf), np.full(8, np.datetime64("NaT", "ns")),
+        np.full(8, np.nan),
+        np.zeros(8),
+        np.arange(8.0)[::-1],
+        np.full(8, 1e308),
+        -np.arange(8.0),
+        np.array(["a"] * 8),
+        np.arange(8) * 1e6,
+        np.full(8, np.inf),
+        np.full(8, np.datetime64("NaT", "ns")),
         np.arange(8) * np.timedelta64(1, "D") + np.datetime64("1700-01-01", "ns"),
-    ]  # fmt: skip
+    ]
     time, place = chosen(rng, options), chosen(rng, options)[:4]
     return xarray.Dataset(
         {"x": (("time", "position"), np.ones((8, 4)))}, {"time": time, "position": place}

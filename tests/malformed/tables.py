@@ -12,12 +12,57 @@ COMMANDS = (
     "assimilate --observations t.csv --system lorenz63 --members 4 --std 1 --threads 1",
 )
 ODD = [
-    "", " ", "nan", "inf", "-inf", "1e400", "1e308", "-1", "0", "abc", "2019-01-01",
-    "2019-01-01T00:00Z", "12:30", "1,5", "NULL", "None", "true", '"', "'", "\0", "\x1b[31m", "[/b]",
-    "[bold]", "é", "１２", "∞", "1e-400", "0x10", "1_000", "+-1", "--1", "=1+1", "9" * 400, "x" * 5000,
-    "20190301", "1e6", "2e5", "#", "\\N", "-", "1970-01-01T00:00:00.000000001", "0000-00-00",
-    "9999-99-99", "20190230", "1e6s", "2019-W01-1", "NaT", "-9999", "\ufeff", "\u202e",
-]  # fmt: skip
+    "",
+    " ",
+    "nan",
+    "inf",
+    "-inf",
+    "1e400",
+    "1e308",
+    "-1",
+    "0",
+    "abc",
+    "2019-01-01",
+    "2019-01-01T00:00Z",
+    "12:30",
+    "1,5",
+    "NULL",
+    "None",
+    "true",
+    '"',
+    "'",
+    "\0",
+    "\x1b[31m",
+    "[/b]",
+    "[bold]",
+    "é",
+    "１２",
+    "∞",
+    "1e-400",
+    "0x10",
+    "1_000",
+    "+-1",
+    "--1",
+    "=1+1",
+    "9" * 400,
+    "x" * 5000,
+    "20190301",
+    "1e6",
+    "2e5",
+    "#",
+    "\\N",
+    "-",
+    "1970-01-01T00:00:00.000000001",
+    "0000-00-00",
+    "9999-99-99",
+    "20190230",
+    "1e6s",
+    "2019-W01-1",
+    "NaT",
+    "-9999",
+    "\ufeff",
+    "\u202e",
+]
 
 
 def rows(count=12):
@@ -110,13 +155,29 @@ def delimiter(rng):
 
 def header(rng):
     heads = [
-        "", HEAD + "\n" + HEAD, "time,time,value,std", "a,b,c,d", "time", "time,variable,value",
-        "time,variable,value,std,", ",,,", "TIME,VARIABLE,VALUE,STD", "time,variable,value,std,units",
-        '"time","variable","value","std"', "time;variable;value;std", "value,std", "# a table",
-        "time,variable,value,[/std]", "time,variable,value,std\ntime,variable,value,std",
-        "time,variable,value,std,point", "time,variable,value,std,latitude,longitude", "\ufefftime",
-        "time,variable,value,std" + ",x" * 50, "time ,variable ,value ,std ", "time\0,variable,value,std",
-    ]  # fmt: skip
+        "",
+        HEAD + "\n" + HEAD,
+        "time,time,value,std",
+        "a,b,c,d",
+        "time",
+        "time,variable,value",
+        "time,variable,value,std,",
+        ",,,",
+        "TIME,VARIABLE,VALUE,STD",
+        "time,variable,value,std,units",
+        '"time","variable","value","std"',
+        "time;variable;value;std",
+        "value,std",
+        "# a table",
+        "time,variable,value,[/std]",
+        "time,variable,value,std\ntime,variable,value,std",
+        "time,variable,value,std,point",
+        "time,variable,value,std,latitude,longitude",
+        "\ufefftime",
+        "time,variable,value,std" + ",x" * 50,
+        "time ,variable ,value ,std ",
+        "time\0,variable,value,std",
+    ]
     return text(rows(), heads[int(rng.integers(len(heads)))])
 
 
@@ -147,7 +208,16 @@ def one_column(rng):
 
 
 def dates(rng):
-    forms = ["2019-01-01T00:00", "2019/01/01", "01.02.2019", "0.1", "20190101", "2019-01-01 00:00+05:00", "2019-13-01", "0099-01-01"]  # fmt: skip
+    forms = [
+        "2019-01-01T00:00",
+        "2019/01/01",
+        "01.02.2019",
+        "0.1",
+        "20190101",
+        "2019-01-01 00:00+05:00",
+        "2019-13-01",
+        "0099-01-01",
+    ]
     lines = rows()
     for line in lines:
         line[0] = forms[int(rng.integers(len(forms)))]
@@ -168,7 +238,24 @@ def wide(rng):
 
 
 def units(rng):
-    words = ["K", "furlong", "m/", "**", "1e999", "degC", "%", "[/b]", "m^^2", "", "(", "lambda: 1", "__import__('os')", "\0", "9" * 999 + "m", "m" + "**9" * 60]  # fmt: skip
+    words = [
+        "K",
+        "furlong",
+        "m/",
+        "**",
+        "1e999",
+        "degC",
+        "%",
+        "[/b]",
+        "m^^2",
+        "",
+        "(",
+        "lambda: 1",
+        "__import__('os')",
+        "\0",
+        "9" * 999 + "m",
+        "m" + "**9" * 60,
+    ]
     word = words[int(rng.integers(len(words)))]
     return text([[*line, word] for line in rows()], HEAD + ",units")
 
@@ -198,7 +285,16 @@ def other_kind(folder, rng):
 
     buffer = io.BytesIO()
     pandas.DataFrame({"time": [0.1], "value": [1.0]}).to_pickle(buffer)
-    contents = [buffer.getvalue(), b"PAR1" + rng.bytes(50), b"\x89HDF\r\n\x1a\n" + rng.bytes(50), b"CDF\x01" + rng.bytes(90), b"<html>", b"{}", b"PK\x03\x04" + rng.bytes(40), text(rows()).encode()]  # fmt: skip
+    contents = [
+        buffer.getvalue(),
+        b"PAR1" + rng.bytes(50),
+        b"\x89HDF\r\n\x1a\n" + rng.bytes(50),
+        b"CDF\x01" + rng.bytes(90),
+        b"<html>",
+        b"{}",
+        b"PK\x03\x04" + rng.bytes(40),
+        text(rows()).encode(),
+    ]
     name = (
         f"t.{['csv', 'parquet', 'nc', 'txt', 'zarr', 'pickle', 'tsv', ''][int(rng.integers(8))]}"
     )
@@ -221,10 +317,26 @@ def no_file(folder, rng):
 KINDS = {
     make.__name__: kind(make)
     for make in (
-        one_cell, whole_column, many_cells, encoded, random_bytes, quotes, nul, ragged, delimiter,
-        header, ends, empty, one_column, dates, far_time, wide, units, long_line,
+        one_cell,
+        whole_column,
+        many_cells,
+        encoded,
+        random_bytes,
+        quotes,
+        nul,
+        ragged,
+        delimiter,
+        header,
+        ends,
+        empty,
+        one_column,
+        dates,
+        far_time,
+        wide,
+        units,
+        long_line,
     )
-}  # fmt: skip
+}
 KINDS |= {make.__name__: make for make in (compressed, other_kind, no_file)}
 
 if __name__ == "__main__":

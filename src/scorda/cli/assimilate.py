@@ -267,7 +267,7 @@ def _check_gap(observed: Sequence[int], dt: float) -> None:
             since = f"after the observations of step {before}" if before else "after step 0"
             raise UserError(
                 f"The next observations {since} are of step {step}, at the time {step * dt:g}: "
-                f"correct their time, or give --steps {observed[-1]} if the run is to have so many."
+                f"correct their time, or give --steps {observed[-1]} if the run is so long."
             )
 
 

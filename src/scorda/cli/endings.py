@@ -264,7 +264,9 @@ def _line(error: BaseException) -> str:
 
 
 def _say(sentence: str) -> None:
-    text = sentence if sentence.endswith((".", "?", "!")) else f"{sentence}."
+    # Values that a user gave may be of any length.
+    text = re.sub(r"\S{300,}", lambda found: f"{found[0][:100]}...", sentence)
+    text = text if text.endswith((".", "?", "!")) else f"{text}."
     # Where standard error takes nothing, the status says it alone.
     with contextlib.suppress(OSError, ValueError):
         print(f"scorda: {text}", file=sys.stderr, flush=True)

@@ -123,6 +123,6 @@ def _imports(frame: FrameType | None) -> bool:
 def _again(unraisable: Any) -> None:
     """Raise again what was raised in a destructor or a callback, where Python only prints it."""
     if issubclass(unraisable.exc_type, Interrupted):
-        _thread.interrupt_main(_came)
+        _thread.interrupt_main(signal.Signals(_came))
     else:
         sys.__unraisablehook__(unraisable)

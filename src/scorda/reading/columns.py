@@ -182,7 +182,7 @@ class _Wide(ValueError):
 def _check_width(path: Path, columns: int) -> None:
     if columns > MOST_COLUMNS:
         raise _Wide(
-            f"{path} has {columns} columns, more than {MOST_COLUMNS}: give a table with one row for "
+            f"{path} has {columns} columns, more than {MOST_COLUMNS}: give a table with a row for "
             "each observation."
         )
 
