@@ -7,6 +7,7 @@ are kept as safetensors, which hold numbers only: nothing is ever unpickled.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
@@ -19,7 +20,7 @@ import numpy as np
 
 from scorda.core.shapes import Tensor
 
-__all__ = ["atomic", "read_tensors", "write_columns", "write_tensors"]
+__all__ = ["atomic", "read_tensors", "sha256", "write_columns", "write_tensors"]
 
 # The one key of the safetensors metadata that holds our header.
 HEADER = "scorda"
@@ -126,6 +127,17 @@ def write_columns(path: str | Path, columns: Mapping[str, np.ndarray]) -> None:
             dataset = xarray.Dataset({n: ("row", c) for n, c in plain.items()})
             dataset.attrs["Conventions"] = "CF-1.11"
             dataset.to_netcdf(partial, engine="h5netcdf")
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, or of the names and contents of all files of a folder."""
+    if not path.is_dir():
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    total = hashlib.sha256()
+    for part in sorted(part for part in path.rglob("*") if part.is_file()):
+        total.update(f"{part.relative_to(path)}\n{sha256(part)}\n".encode())
+    return total.hexdigest()
 
 
 def _partial(path: Path) -> Path:
