@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ PLACE = ("out", "resume", "overwrite", "trust_code", "config", "system_options",
 MEMBERS, QUICK_MEMBERS = 40, 16
 # Steps from --start to the first observation that are likely a mistake, if the data span a tenth.
 LATE = 100
+# Steps without an observation that are likely a mistake, if they are so many times the others.
+LONG_GAP, TIMES = 10_000, 100
 
 
 @dataclass
@@ -152,6 +155,7 @@ def _run(given: Assimilate, method: Assimilator, prior: str | None) -> Posterior
     from scorda.cli import common
     from scorda.core.errors import RunError
     from scorda.observations.problem import Problem
+    from scorda.store.units import MemberSampler
     from scorda.systems.function import FunctionSystem
 
     system = _system(given, method)
@@ -167,7 +171,8 @@ def _run(given: Assimilate, method: Assimilator, prior: str | None) -> Posterior
     problem = Problem(system, observations, steps, initial)
     configuration = _resolved(given, method, steps, members, prior)
     settings = _settings_file(given.out)
-    with progress(f"{given.method}, {members} members") as report:
+    unit = "member" if isinstance(method, MemberSampler) else "step"
+    with progress(f"{given.method}, {members} members", unit) as report:
         try:
             posterior = store.run(
                 method,
@@ -251,7 +256,7 @@ def _observed(given: Assimilate, system: Any) -> tuple[list[Observations], int]:
 
     observations = read(given.steps)
     for instrument in observations:
-        console().print(instrument.summary())
+        console().print(instrument.summary(), markup=False)
     observed = sorted({int(step) for o in observations for step in o.steps})  # type: ignore[arg-type]
     steps = given.steps
     if steps is None:
@@ -261,10 +266,22 @@ def _observed(given: Assimilate, system: Any) -> tuple[list[Observations], int]:
                 f"The first observation is {first} steps after --start {given.start}: check it, "
                 f"or give --steps {steps} if the run is to begin there."
             )
+        _check_gap(observed, system.space.dt)
     if given.quick:
         steps = min(steps, observed[max(len(observed) // 10, 1) - 1])
         observations = read(steps)
     return observations, steps
+
+
+def _check_gap(observed: Sequence[int], dt: float) -> None:
+    """Refuse a run whose last observations are so far off that their time is likely mistyped."""
+    for before, step in itertools.pairwise([0, *observed]):
+        if step - before > max(LONG_GAP, TIMES * before):
+            since = f"after the observations of step {before}" if before else "after step 0"
+            raise UserError(
+                f"The next observations {since} are of step {step}, at the time {step * dt:g}: "
+                f"correct their time, or give --steps {observed[-1]} if the run is so long."
+            )
 
 
 def _limit(given: Assimilate) -> float | None:

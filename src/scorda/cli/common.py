@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from glob import glob
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from scorda.cli.endings import is_meant
 from scorda.cli.settings import UserError
 from scorda.core import rng
 from scorda.core.files import atomic
@@ -58,8 +59,24 @@ def fingerprints(names: Sequence[str]) -> dict[str, str]:
 
 
 def make_system(name: str, options: Mapping[str, Any]) -> System:
-    """Return the system of that name with options given as text."""
-    return load_system(name, **{k.replace("-", "_"): _value(v) for k, v in options.items()})
+    """Return the system of that name with options given as text.
+
+    Raises:
+        UserError: If an option is no number where its default is one, or makes no system.
+    """
+    given = {k.replace("-", "_"): _value(v) for k, v in options.items()}
+    try:
+        system = load_system(name, **given)
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        if is_meant(error) or ":" in name:
+            raise
+        raise UserError(f"The options {given} make no {name} ({error}): change them.") from error
+    usual = {f.name: f.default for f in fields(system)} if is_dataclass(system) else {}
+    for key, value in given.items():
+        number = isinstance(usual.get(key), int | float) and not isinstance(usual[key], bool)
+        if number and (not isinstance(value, int | float) or value != value):
+            raise UserError(f"Got --system.{key} {value}: give a number.")
+    return system
 
 
 def system_of(path: str | Path, record: Mapping[str, Any], given: str | None) -> dict[str, Any]:
