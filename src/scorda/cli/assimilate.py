@@ -20,7 +20,7 @@ __all__ = ["Assimilate", "assimilate"]
 
 # Settings that say where and how, not what: they leave the posterior as it is.
 PLACE = ("out", "resume", "overwrite", "trust_code", "config", "system_options", "netcdf")
-QUICK_MEMBERS = 16
+MEMBERS, QUICK_MEMBERS = 40, 16
 # Steps from --start to the first observation that are likely a mistake, if the data span a tenth.
 LATE = 100
 
@@ -39,8 +39,12 @@ class Assimilate:
     """Method: one that `scorda methods` lists, or your own as module:Class. Its settings, which
     `scorda methods NAME` explains, are flags too."""
 
-    members: int = 40
-    """Number of members."""
+    members: int | None = None
+    """Number of members (default: those of --initial, or 40)."""
+
+    initial: str | None = None
+    """Members at step 0 instead of draws of the system: fields with an axis of members (NetCDF or
+    zarr), also a posterior, at the datetime of --start or at step 0."""
 
     steps: int | None = None
     """Number of model steps (default: up to the last observation)."""
@@ -135,7 +139,7 @@ def _check(given: Assimilate) -> None:
 
     if not given.observations:
         raise UserError("Give --observations, a file of observations.")
-    if given.members < 1:
+    if given.members is not None and given.members < 1:
         raise UserError(f"Got --members {given.members}: give at least 1.")
     if given.netcdf is not None:
         check_output(given.netcdf, overwrite=True)
@@ -152,7 +156,6 @@ def _run(given: Assimilate, method: Assimilator, prior: str | None) -> Posterior
 
     system = _system(given, method)
     observations, steps = _observed(given, system)
-    members = min(given.members, QUICK_MEMBERS) if given.quick else given.members
     withheld: list[Observations] = []
     if given.withhold is not None:
         observations, withheld = common.withhold(observations, given.withhold, given.withhold_seed)
@@ -160,7 +163,8 @@ def _run(given: Assimilate, method: Assimilator, prior: str | None) -> Posterior
     if truth is not None and isinstance(system, FunctionSystem):
         system = system.apart_from(truth[0])
     method = _suited(given, method, steps)
-    problem = Problem(system, observations, steps, _initial(given, system, members))
+    initial, members = _initial(given, system)
+    problem = Problem(system, observations, steps, initial)
     configuration = _resolved(given, method, steps, members, prior)
     settings = _settings_file(given.out)
     with progress(f"{given.method}, {members} members") as report:
@@ -297,19 +301,37 @@ def _suited(given: Assimilate, method: Assimilator, steps: int) -> Assimilator:
     return replace(method, prior=prior.starting(given.start, steps + 1))  # type: ignore[type-var]
 
 
-def _initial(given: Assimilate, system: Any, members: int) -> Tensor | None:
-    """Return members on the device that is given, where the run then stays; None: the CPU."""
+def _initial(given: Assimilate, system: Any) -> tuple[Tensor | None, int]:
+    """Return the members at step 0, None where the system draws them, and their number.
+
+    They are on the device that is given, where the run then stays.
+    """
     import torch
 
     from scorda.core import rng
+    from scorda.reading.ensembles import read_initial
 
-    if given.device == "cpu":
-        return None
-    if not given.device.startswith("cuda"):
+    if given.device != "cpu" and not given.device.startswith("cuda"):
         raise UserError(f"Got --device {given.device}: choose cpu or cuda.")
-    if not torch.cuda.is_available():
+    if given.device != "cpu" and not torch.cuda.is_available():
         raise UserError(f"Got --device {given.device}: this machine has no CUDA device.")
-    return system.prior(members, rng.seeded(given.seed)).to(given.device)
+    initial, found = None, MEMBERS
+    if given.initial is not None:
+        if given.system is None:
+            raise UserError(
+                "Got --initial for a trained prior, which draws the first state itself."
+            )
+        initial, notes = read_initial(given.initial, system.space, given.start)
+        initial, found = initial.to(torch.get_default_dtype()), len(initial)
+        for note in (*notes, f"{found} members"):
+            console().print(f"initial: {note}", markup=False)
+    members = found if given.members is None else given.members
+    if given.quick:
+        members = min(members, QUICK_MEMBERS)
+        initial = None if initial is None else initial[:members]
+    if initial is None and given.device != "cpu":
+        initial = system.prior(members, rng.seeded(given.seed))
+    return None if initial is None else initial.to(given.device), members
 
 
 def _settings_file(out: Path) -> Path:
@@ -357,9 +379,8 @@ def _resolved(
     record = {key: plain(value) for key, value in vars(given).items() if key not in PLACE}
     record |= {"steps": steps, "members": members, "threads": torch.get_num_threads()}
     record["system"] = {"name": given.system, **given.system_options} if given.system else None
-    options, files = settings_of(method), [*given.observations]
-    if given.truth is not None:
-        files.append(given.truth)
+    options = settings_of(method)
+    files = [*given.observations, *filter(None, (given.truth, given.initial))]
     trained = isinstance(getattr(method, "prior", None), Prior | AmortisedNetwork)
     if prior is not None and trained:
         # By its name: its weights are no settings.

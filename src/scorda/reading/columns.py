@@ -121,7 +121,17 @@ def _of_series(values: pandas.Series) -> np.ndarray:
         return values.astype(object).to_numpy()
     if pandas.api.types.is_numeric_dtype(kind) and kind.kind in "fiu":
         return values.to_numpy(dtype=float, na_value=np.nan)
+    if isinstance(kind, pandas.StringDtype):
+        return _shared(values)
     return values.to_numpy()
+
+
+def _shared(column: pandas.Series) -> np.ndarray:
+    """Return text as objects, one for all entries that are equal."""
+    import pandas
+
+    code, found = pandas.factorize(column, use_na_sentinel=False)
+    return np.asarray(found, dtype=object)[code]
 
 
 def _of_frame(frame: pandas.DataFrame) -> dict[str, np.ndarray]:
@@ -176,7 +186,7 @@ def _typed(
     try:
         frame = pandas.read_csv(
             path, engine="c", sep=sep, header=0, dtype=labels, keep_default_na=False,
-            na_values=[""], encoding="utf-8-sig", low_memory=False,
+            na_values=[""], encoding="utf-8", low_memory=False,
         )  # fmt: skip
     except ParserError:
         return None
@@ -194,7 +204,7 @@ def _plain(column: pandas.Series) -> np.ndarray:
     """Return numbers, or text that is empty where it is absent."""
     if column.dtype.kind in "fiu":
         return column.to_numpy()
-    return column.fillna("").to_numpy(object)
+    return _shared(column.fillna(""))
 
 
 def _may_lack_fields(path: Path, sep: str, count: int) -> bool:
