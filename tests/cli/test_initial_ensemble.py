@@ -79,7 +79,8 @@ def test_a_posterior_is_an_initial_ensemble_at_its_start(members, capsys, form):
     assert main(f"{RUN} {source} --out b.zarr".split()) == 0
     first, second = (scorda.open_posterior(f"{name}.zarr").analysis for name in "ab")
     assert torch.equal(first.states, second.states)
-    assert scorda.open_posterior("b.zarr").configuration["sha256"][source] == fingerprint(Path(source))
+    configuration = scorda.open_posterior("b.zarr").configuration
+    assert configuration["sha256"][source] == fingerprint(Path(source))
     with xarray.open_dataset("a.nc") as data:
         data.isel(time=slice(3, None)).to_netcdf("late.nc", engine="h5netcdf")
         data.isel(time=-1).to_netcdf("last.nc", engine="h5netcdf")
