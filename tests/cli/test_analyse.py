@@ -110,7 +110,7 @@ def test_files_that_do_not_fit_are_named(files, capsys):
     )
     (folder / "out.nc").write_text("mine")
     assert command(folder) == 2
-    assert "is already there" in capsys.readouterr().err
+    assert "only what Scorda wrote is replaced" in capsys.readouterr().err
     assert (folder / "out.nc").read_text() == "mine"
 
 

@@ -18,4 +18,4 @@ def test_posterior_beats_interpolation_of_the_stations(tmp_path):
     )
     # One day and 8 members decide no more than that.
     assert scores["SDA"]["rmse"] < scores["linear interpolation"]["rmse"]
-    assert (tmp_path / "posterior.png").is_file() and (tmp_path / "stations-0-0.csv").is_file()
+    assert (tmp_path / "posterior.png").is_file() and (tmp_path / "stations-0-0.nc").is_file()

@@ -18,7 +18,7 @@ __all__ = ["Simulate", "simulate"]
 
 LENGTH = 64
 # Settings that leave the files as they are.
-UNWRITTEN = ("config", "system_options")
+UNWRITTEN = ("config", "system_options", "resume", "overwrite", "trust_code")
 
 
 @dataclass

@@ -106,9 +106,11 @@ def usable_rows(table: Source, space: StateSpace, how: How) -> UsableRows:
         place = (space.offsets[variable] + point).astype(float)[:, None]
     else:
         place = np.column_stack([variable, position])
-    found = np.flatnonzero(usable)
-    step, place, value, error = step[found], place[found], value[found], error[found]
-    kept = ~_repeated(columns["time"][found], step, *place.T, value, error)
+    found = columns["time"], step, place, value, error
+    if not usable.all():
+        found = tuple(part[usable] for part in found)
+    times, step, place, value, error = found
+    kept = ~_repeated(times, step, *place.T, value, error)
     if not kept.all():
         notes.append(f"{int((~kept).sum())} repeated reports counted once")
         step, place, value, error = step[kept], place[kept], value[kept], error[kept]
@@ -187,9 +189,9 @@ def arrange(rows: UsableRows) -> Arranged:
         first = np.cumsum(counts) - counts
         found, column = one[column], np.arange(len(row)) - first[row]
         places = np.repeat(rows.place[found[first]][:, None], most, 1)
-        places[row, column] = rows.place[found]
+        places.reshape(-1, columns)[row * most + column] = rows.place.take(found, axis=0)
     else:
-        places = rows.place[one]
+        places = rows.place.take(one, axis=0)
     shape = (len(steps), most if moving else len(one))
     values, std = np.full(shape, math.nan), np.full(shape, math.nan)
     values[row, column], std[row, column] = value, error
