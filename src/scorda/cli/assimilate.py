@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scorda.cli.console import console, progress, score_rows, table
-from scorda.cli.settings import SystemOptions, UserError, plain, to_toml
+from scorda.cli.settings import SystemOptions, UserError, plain
 
 if TYPE_CHECKING:
     from scorda.assimilation.base import Assimilator
@@ -170,7 +170,7 @@ def _run(given: Assimilate, method: Assimilator, prior: str | None) -> Posterior
     initial, members = _initial(given, system)
     problem = Problem(system, observations, steps, initial)
     configuration = _resolved(given, method, steps, members, prior)
-    settings = _settings_file(given.out)
+    settings = common.settings_file(given.out)
     unit = "member" if isinstance(method, MemberSampler) else "step"
     with progress(f"{given.method}, {members} members", unit) as report:
         try:
@@ -192,9 +192,9 @@ def _run(given: Assimilate, method: Assimilator, prior: str | None) -> Posterior
             )
         except RunError:
             if given.out.exists():
-                _write_settings(settings, configuration)
+                common.write_settings(settings, configuration)
             raise
-    _write_settings(settings, configuration)
+    common.write_settings(settings, configuration)
     return posterior
 
 
@@ -349,37 +349,6 @@ def _initial(given: Assimilate, system: Any) -> tuple[Tensor | None, int]:
     if initial is None and given.device != "cpu":
         initial = system.prior(members, rng.seeded(given.seed))
     return None if initial is None else initial.to(given.device), members
-
-
-def _settings_file(out: Path) -> Path:
-    """Return the file of the settings beside the store, ``run.zarr.toml`` of ``run.zarr``.
-
-    Raises:
-        UserError: If there is one that Scorda did not write.
-    """
-    from scorda.core.ownership import made_by_scorda, real_path
-
-    real = real_path(out)
-    file = real.with_name(f"{real.name}.toml")
-    if file.exists() and not made_by_scorda(file):
-        raise UserError(
-            f"{file} is to hold the settings of the run, but is none of Scorda's or has lost its "
-            "mark: move it away."
-        )
-    return file
-
-
-def _write_settings(file: Path, configuration: Mapping[str, Any]) -> None:
-    """Write the settings as a file that makes the run again; one that says so already stays."""
-    from scorda.core.files import atomic
-    from scorda.core.ownership import toml_mark
-
-    shown = {k: v for k, v in configuration.items() if k != "sha256"}
-    text = toml_mark() + to_toml(shown)
-    if file.exists() and file.read_bytes() == text.encode():
-        return
-    with atomic(file) as partial:
-        partial.write_text(text, encoding="utf-8")
 
 
 def _resolved(

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from scorda.cli.endings import is_meant
-from scorda.cli.settings import UserError
+from scorda.cli.settings import UserError, to_toml
 from scorda.core import rng
 from scorda.core.files import atomic
 from scorda.core.fingerprint import fingerprint
-from scorda.core.ownership import check_output
+from scorda.core.ownership import check_output, made_by_scorda, real_path, toml_mark
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.core.times import Start
@@ -33,9 +33,11 @@ __all__ = [
     "make_system",
     "open_all",
     "read_observations",
+    "settings_file",
     "system_of",
     "use_torch",
     "withhold",
+    "write_settings",
     "write_states",
 ]
 
@@ -77,6 +79,32 @@ def make_system(name: str, options: Mapping[str, Any]) -> System:
         if number and (not isinstance(value, int | float) or value != value):
             raise UserError(f"Got --system.{key} {value}: give a number.")
     return system
+
+
+def settings_file(out: Path) -> Path:
+    """Return the file of the settings beside the store, ``run.zarr.toml`` of ``run.zarr``.
+
+    Raises:
+        UserError: If there is one that Scorda did not write.
+    """
+    real = real_path(out)
+    file = real.with_name(f"{real.name}.toml")
+    if file.exists() and not made_by_scorda(file):
+        raise UserError(
+            f"{file} is to hold the settings of the run, but is none of Scorda's or has lost its "
+            "mark: move it away."
+        )
+    return file
+
+
+def write_settings(file: Path, configuration: Mapping[str, Any]) -> None:
+    """Write the settings as a file that makes the run again; one that says so already stays."""
+    shown = {k: v for k, v in configuration.items() if k != "sha256"}
+    text = toml_mark() + to_toml(shown)
+    if file.exists() and file.read_bytes() == text.encode():
+        return
+    with atomic(file) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def system_of(path: str | Path, record: Mapping[str, Any], given: str | None) -> dict[str, Any]:

@@ -121,13 +121,17 @@ def read_series(
     Raises:
         ValueError: If there is no store of trajectories at that path, or it is incomplete.
     """
+    path = Path(path)
+    record = read_record(path)
+    if "parts" in record:
+        # Before its metadata are believed.
+        check_files(path, record)
     if not holds_series(path):
         raise ValueError(f"{path} is no store of `scorda simulate --series`: check its name.")
-    path = Path(path)
     root = zarr.open_group(path, mode="r")
     if not root.attrs["complete"]:
         raise ValueError(f"{path} is incomplete: finish it with `scorda simulate ... --resume`.")
-    check_files(path, read_record(path))
+    check_files(path, record)
     with telling(path):
         states = torch.from_numpy(np.asarray(layout.array(root, "states")[...]))
     return states, space_from_json(str(root.attrs["space"])), json.loads(str(root.attrs["record"]))
