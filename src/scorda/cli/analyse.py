@@ -65,30 +65,36 @@ class Analyse:
     config: Path | None = None
     """TOML file with these settings; flags win."""
 
+    def check(self) -> None:
+        """Refuse what makes no sense, before any code of a user is imported."""
+        from scorda.cli.common import check_there, use_torch
+
+        for name in ("ensemble", "predicted", "observations"):
+            if getattr(self, name) is None:
+                raise UserError(
+                    f"Give --{name}: an analysis needs --ensemble, --predicted and --observations."
+                )
+            check_there([getattr(self, name)])
+        if self.out.exists() and not self.overwrite:
+            raise UserError(f"{self.out} is already there: give another --out, or --overwrite.")
+        use_torch("float64", self.threads)
+
 
 def analyse(given: Analyse, method: Any, prior: str | None) -> None:
     """Condition the ensemble of another program on observations."""
     import numpy as np
 
     from scorda.assimilation.one_analysis import analyse as analysed
-    from scorda.cli.common import use_torch
     from scorda.core import rng
     from scorda.core.files import atomic
     from scorda.reading.columns import read_columns
     from scorda.reading.ensembles import read_members, read_predicted
 
-    for name in ("ensemble", "predicted", "observations"):
-        if getattr(given, name) is None:
-            raise UserError(
-                f"Give --{name}: an analysis needs --ensemble, --predicted and --observations."
-            )
+    given.check()
     assert given.ensemble and given.predicted and given.observations
-    if given.out.exists() and not given.overwrite:
-        raise UserError(f"{given.out} is already there: give another --out, or --overwrite.")
-    use_torch("float64", given.threads)
     members, space, notes, labels = read_members(given.ensemble, given.variable, given.member_axis)
     for note in notes:
-        console().print(f"ensemble: {note}", markup=False)
+        console().print(f"ensemble: {note}")
     columns = read_columns(given.observations)
     value, std, places = _observed(given, columns, space)
     predicted, unit = read_predicted(
@@ -110,7 +116,7 @@ def analyse(given: Analyse, method: Any, prior: str | None) -> None:
         dataset = dataset.assign_coords(ensemble=("ensemble", labels, dataset["ensemble"].attrs))
     with atomic(given.out) as partial:
         dataset.to_netcdf(partial, engine="h5netcdf")
-    console().print(f"analysis: {given.out}", markup=False)
+    console().print(f"analysis: {given.out}")
 
 
 def _observed(

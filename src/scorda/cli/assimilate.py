@@ -117,22 +117,28 @@ class Assimilate:
     config: Path | None = None
     """TOML file with these settings; flags win."""
 
+    def check(self) -> None:
+        """Refuse what makes no sense, and set up torch, before any code of a user is imported."""
+        from scorda.cli.common import check_system, check_there, use_torch
+
+        if not self.observations:
+            raise UserError("Give --observations, a file of observations.")
+        if self.members < 1:
+            raise UserError(f"Got --members {self.members}: give at least 1.")
+        if self.withhold is not None and not 0 < self.withhold < 1:
+            raise UserError(f"Got --withhold {self.withhold}: give a share between 0 and 1.")
+        use_torch(self.dtype, self.threads)
+        _units(self)
+        _limit(self)
+        _check_device(self)
+        check_system(self.system)
+        check_there([*self.observations, *([self.truth] if self.truth else [])])
+
 
 def assimilate(given: Assimilate, method: Any, prior: str | None) -> None:
     """Assimilate observations and store the posterior."""
-    _check(given)
+    given.check()
     _tell(given, _run(given, method, prior))
-
-
-def _check(given: Assimilate) -> None:
-    """Refuse what makes no sense, and set up torch, before anything is computed."""
-    from scorda.cli.common import use_torch
-
-    if not given.observations:
-        raise UserError("Give --observations, a file of observations.")
-    if given.members < 1:
-        raise UserError(f"Got --members {given.members}: give at least 1.")
-    use_torch(given.dtype, given.threads)
 
 
 def _run(given: Assimilate, method: Assimilator, prior: str | None) -> Posterior:
@@ -288,18 +294,21 @@ def _suited(given: Assimilate, method: Assimilator, steps: int) -> Assimilator:
     return replace(method, prior=prior.starting(given.start, steps + 1))  # type: ignore[type-var]
 
 
-def _initial(given: Assimilate, system: Any, members: int) -> Tensor | None:
-    """Return members on the device that is given, where the run then stays; None: the CPU."""
+def _check_device(given: Assimilate) -> None:
     import torch
 
+    if given.device != "cpu" and not given.device.startswith("cuda"):
+        raise UserError(f"Got --device {given.device}: choose cpu or cuda.")
+    if given.device != "cpu" and not torch.cuda.is_available():
+        raise UserError(f"Got --device {given.device}: this machine has no CUDA device.")
+
+
+def _initial(given: Assimilate, system: Any, members: int) -> Tensor | None:
+    """Return members on the device that is given, where the run then stays; None: the CPU."""
     from scorda.core import rng
 
     if given.device == "cpu":
         return None
-    if not given.device.startswith("cuda"):
-        raise UserError(f"Got --device {given.device}: choose cpu or cuda.")
-    if not torch.cuda.is_available():
-        raise UserError(f"Got --device {given.device}: this machine has no CUDA device.")
     return system.prior(members, rng.seeded(given.seed)).to(given.device)
 
 

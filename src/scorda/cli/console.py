@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -13,11 +13,15 @@ __all__ = ["console", "progress", "score_rows", "table"]
 
 
 def console() -> Console:
-    """Return a console on standard output, wide enough for tables if that is no terminal."""
+    """Return a console on standard output, wide enough for tables if that is no terminal.
+
+    It prints texts and cells of tables as they are: what looks like markup comes from data.
+    """
     from rich.console import Console
 
-    made = Console(highlight=False)
-    return made if made.is_terminal else Console(highlight=False, width=140)
+    plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
+    made = Console(**plain)
+    return made if made.is_terminal else Console(**plain, width=140)
 
 
 @contextmanager
@@ -28,7 +32,7 @@ def progress(label: str) -> Iterator[Callable[[int, int], None]]:
 
     screen = Console(stderr=True)
     bar = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.completed}/{task.total}"),
         TimeRemainingColumn(),

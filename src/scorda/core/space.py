@@ -21,6 +21,7 @@ methods, where nothing observes them and no member differs from another.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -37,11 +38,15 @@ from scorda.core.grids import (
     checked_points,
 )
 from scorda.core.layout import Layout
+from scorda.core.names import check_names
 from scorda.core.parts import combined, lacking, part_positions
 from scorda.core.shapes import Bool, Float, Tensor
 from scorda.core.sphere import great_circle, horizontal
 
-__all__ = ["StateSpace", "variable_std"]
+__all__ = ["LARGEST", "StateSpace", "variable_std"]
+
+# Numbers of a state: 2 GB in double precision for one member.
+LARGEST = 2**28
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,8 @@ class StateSpace(Layout):
         same_as: Column of positions of axes that are not named as theirs, in a space of parts.
 
     Raises:
-        ValueError: If names, coordinates and shape do not fit together.
+        ValueError: If names, coordinates and shape do not fit together, a name cannot be that of
+            an array in a store, or a state is too large.
     """
 
     shape: tuple[int, ...]
@@ -86,10 +92,16 @@ class StateSpace(Layout):
         if self.parts is not None:
             for name, value in combined(self.parts, self.same_as).items():
                 object.__setattr__(self, name, value)
+            check_names((), self.position_names)
             return
         shape = tuple(int(n) for n in self.shape)
         if not shape or min(shape) < 1:
             raise ValueError(f"Got a state of shape {shape}: give at least one axis, each >= 1.")
+        if math.prod(shape) > LARGEST:
+            raise ValueError(
+                f"Got a state of shape {shape}, which is {math.prod(shape)} numbers: give at most "
+                f"{LARGEST}."
+            )
         if not self.dt > 0:
             raise ValueError(f"Got dt = {self.dt}: the time step must be positive.")
         given = self.variables
@@ -100,6 +112,7 @@ class StateSpace(Layout):
         else:
             variables = variables or ("x",)
             coordinates = {n: np.asarray(c, dtype=float) for n, c in self.coordinates.items()}
+        check_names(variables, {**coordinates, **(self.points or {})})
         check_layout(shape, variables, coordinates)
         check_geometry(coordinates)
         object.__setattr__(self, "shape", shape)

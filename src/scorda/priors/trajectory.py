@@ -311,7 +311,7 @@ def load(source: str | Path) -> TrainedTrajectory:
         shipped = resources.files("scorda") / "weights"
         names = sorted(p.name.removesuffix(".safetensors") for p in shipped.iterdir())
         path = Path(str(shipped / f"{source}.safetensors"))
-        if not path.is_file():
+        if str(source) not in names:
             raise FileNotFoundError(
                 f"There is no shipped prior {str(source)!r}: choose one of {names}, or give the "
                 "path of a .safetensors file."
