@@ -23,12 +23,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
+from scorda.core.described import arguments, described, parts_of
 from scorda.core.gaussian import component_std
 from scorda.core.grids import (
     check_geometry,
@@ -329,39 +330,19 @@ class StateSpace(Layout):
 
     def as_json(self) -> dict[str, Any]:
         """Return all settings as JSON has them; the mask as lengths of runs, the first inside."""
-        if self.parts is not None:
-            # A header may sort its keys, and the order of the parts is that of the state.
-            parts = [[name, part.as_json()] for name, part in self.parts.items()]
-            return {"parts": parts, "same_as": dict(self.same_as)}
-        content = {f.name: getattr(self, f.name) for f in fields(self)}
-        del content["parts"], content["same_as"]
-        positions = {name: list(map(float, c)) for name, c in (self.coordinates or {}).items()}
-        # A header may sort its keys, and the order of the coordinates is that of the axes.
-        content |= {"coordinates": positions, "axes": list(self.axes)}
-        if self.points is not None:
-            content["points"] = [[name, x.tolist()] for name, x in self.points.items()]
-        if self.mask is not None:
-            flat = np.concatenate(([True], self.mask.flatten(), [not self.mask.flat[-1]]))
-            content["mask"] = np.diff(np.flatnonzero(np.diff(flat)), prepend=0).tolist()
-        return content
+        return described(self)
 
     @staticmethod
-    def from_json(content: Mapping[str, Any]) -> StateSpace:
-        """Return the space of `as_json`."""
-        if "parts" in content:
-            parts = {name: StateSpace.from_json(part) for name, part in content["parts"]}
+    def from_json(content: Any) -> StateSpace:
+        """Return the space of `as_json`.
+
+        Raises:
+            ValueError: If a field is missing, of another type or too large, or they do not fit.
+        """
+        if isinstance(content, Mapping) and "parts" in content:
+            parts = {name: StateSpace(**arguments(part)) for name, part in parts_of(content)}
             return StateSpace.of_parts(parts, content["same_as"])
-        made = dict(content)
-        axes = made.pop("axes", list(made["coordinates"]))
-        made |= {name: tuple(made[name]) for name in ("shape", "variables")}
-        made["coordinates"] = {n: np.asarray(made["coordinates"][n], float) for n in axes}
-        if made.get("points") is not None:
-            made["points"] = {name: np.asarray(x, float) for name, x in made["points"]}
-        if made.get("mask") is not None:
-            runs = made["mask"]
-            flat = np.repeat(np.arange(len(runs)) % 2 == 0, runs)
-            made["mask"] = flat.reshape([len(c) for c in made["coordinates"].values()])
-        return StateSpace(**made)
+        return StateSpace(**arguments(content))
 
 
 def variable_std(
