@@ -76,7 +76,7 @@ def test_arguments_of_a_class_are_checked_with_those_of_its_parts():
     check_arguments({"name": "Outer", "inner": {"name": "Inner"}}, Outer, "f", classes)
     with pytest.raises(ValueError, match="f lacks inner"):
         check_arguments({"name": "Outer"}, Outer, "f", classes)
-    with pytest.raises(ValueError, match="f.inner has width = 'a', where a whole number"):
+    with pytest.raises(ValueError, match=r"f\.inner has width = 'a', where a whole number"):
         wrong = {"name": "Inner", "width": "a"}
         check_arguments({"name": "Outer", "inner": wrong}, Outer, "f", classes)
     with pytest.raises(ValueError, match="f has inner = 3, where an object"):

@@ -1,9 +1,9 @@
-"""Headers of files: JSON whose fields have types and ranges, checked before anything is made of it.
+"""Headers of files are JSON whose fields have types and ranges, checked before they are used.
 
 A header may come from anybody. So each of its fields is compared with an annotation, as Python
-writes them: ``int``, ``float | None``, ``list[str]``, ``dict[str, list[float]]``. Whole numbers are
-no truth values, and numbers are finite. How large a number may be is in `RANGES`, by the name of
-its field: no header makes a program ask for more memory than its file or its data need.
+writes them: ``int``, ``float | None``, ``list[str]``, ``dict[str, list[float]]``. Whole numbers
+are no truth values, and numbers are finite. How large a number may be is in `RANGES`, by the name
+of its field: no header makes a program ask for more memory than its file or its data need.
 """
 
 from __future__ import annotations
@@ -99,22 +99,22 @@ def check_fields(
     """
     if not isinstance(content, Mapping):
         raise ValueError(
-            f"{what} is {_short(content)}, where an object with the fields {list(fields)} belongs: "
-            "get the file anew, or make it again."
+            f"{what} is {_short(content)}, where an object with the fields {list(fields)} "
+            "belongs: get the file anew, or make it again."
         )
     missing = [name for name in fields if name not in content and name not in optional]
     unknown = [] if others else [name for name in content if name not in fields]
     for words, names in (("lacks", missing), ("has unknown fields,", unknown)):
         if names:
             raise ValueError(
-                f"{what} {words} {_short(', '.join(map(str, names)))}: another version of Scorda "
+                f"{what} {words} {_cut(', '.join(map(str, names)))}: another version of Scorda "
                 "may have made it; get the file anew, or make it again."
             )
     for name, annotation in fields.items():
         if name in content and (fault := _fault(content[name], annotation, name)):
             raise ValueError(
-                f"{what} has {name} = {_short(content[name])}, where {fault} belongs: get the file "
-                "anew, or make it again."
+                f"{what} has {name} = {_short(content[name])}, where {fault} belongs: get the "
+                "file anew, or make it again."
             )
 
 
@@ -188,14 +188,14 @@ def _number(value: Any, kind: type, name: str) -> str:
 
 
 def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else _told(value)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
-
-
-def _told(value: Any) -> str:
+    """Return a value as a sentence shows it."""
     if isinstance(value, Mapping | list | tuple) and len(value) > SHOWN:
         return f"{len(value)} entries"
     try:
-        return repr(value)
+        return _cut(repr(value))
     except (ValueError, RecursionError):
         return f"a {type(value).__name__} too long to show"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

@@ -52,7 +52,7 @@ def check_trajectory(path: Path, header: Any, tensors: Mapping[str, Tensor]) -> 
     """
     check_fields(header, TRAJECTORY, f"The header of {path}", OPTIONAL, others=True)
     system = header["provenance"].get("system")
-    if system is not None:
+    if isinstance(system, Mapping):
         check_fields(system, SYSTEM, f"provenance.system of {path}", others=True)
     check_tensors(path, tensors, ("standardisation.mean", "standardisation.std"))
 
@@ -89,8 +89,8 @@ def check_amortised(
     for name, value in found.items():
         if header["training"].get(name, usual[name]) != value:
             raise ValueError(
-                f"training of {path} has {name} = {header['training'].get(name, usual[name])}, and "
-                f"its weights {value}: train the network again."
+                f"training of {path} has another {name} than its weights, {value}: train the "
+                "network again."
             )
     centre, scale = tensors["centre"], tensors["scale"]
     if centre.ndim != 2 or centre.shape != scale.shape or not bool((scale > 0).all()):
@@ -160,9 +160,9 @@ def check_shapes(
     for name in sorted({*found, *wanted}):
         if found.get(name) != wanted.get(name):
             raise ValueError(
-                f"The weights of {path} do not fit the architecture of its header ({name} has the "
-                f"shape {found.get(name, 'of none')}, not {wanted.get(name, 'of none')}): train it "
-                "again."
+                f"The weights of {path} do not fit the architecture of its header ({name} has "
+                f"the shape {found.get(name, 'of none')}, not {wanted.get(name, 'of none')}): "
+                "train it again."
             )
 
 

@@ -353,7 +353,7 @@ def _made(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
     daily = tensors.get("diurnal_mean")
     if daily is not None:
         kept.check_broadcast(path, "diurnal_mean", daily[:1].squeeze(0), space.shape)
-    network = build(header["architecture"]).to(next((t.dtype for t in weights.values())))
+    network = build(header["architecture"]).to(next(t.dtype for t in weights.values()))
     network.load_state_dict(weights)
     return TrainedTrajectory(
         header["architecture"],
