@@ -25,6 +25,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "block": (1, 10**6),
     "blocks": (0, 256),
     "channels": (1, 2**28),
+    "chunk_shape": (1, 2**40),
     "complete": (0, 1),
     "context": (0, 1024),
     "corrected": (1, 2**20),

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from scorda.core.headers import parsed
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.observations.analysis import Analysis
+from scorda.reading.opening import readable
+from scorda.store.headers import check_posterior, check_states, check_table, shape_of
 
 if TYPE_CHECKING:
     import xarray
@@ -45,8 +48,8 @@ def store_attributes(path: Path) -> dict[str, Any]:
     if not metadata.is_file():
         return {}
     try:
-        return json.loads(metadata.read_text(encoding="utf-8")).get("attributes", {})
-    except ValueError as error:
+        return dict(json.loads(metadata.read_bytes()).get("attributes", {}))
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{metadata} is not readable ({error}): make the store anew with --overwrite."
         ) from error
@@ -75,6 +78,7 @@ class Posterior:
             raise ValueError(
                 f"{self.path} is no posterior of Scorda: name one that `scorda assimilate` wrote."
             )
+        check_posterior(self.path, self._attributes)
 
     @property
     def complete(self) -> bool:
@@ -104,7 +108,7 @@ class Posterior:
     @cached_property
     def space(self) -> StateSpace:
         """Space of the states."""
-        return space_from_json(self._attributes["space"])
+        return space_from_json(self._attributes["space"], self.path)
 
     @property
     def info(self) -> dict[str, Any]:
@@ -146,7 +150,12 @@ class Posterior:
 
         if not (self.path / name).is_dir():
             return None
-        dataset = xarray.open_zarr(self.path, group=name, chunks=None, consolidated=False)
+        if name == "truth":
+            check_states(self.path, self.space, shape_of(self.path / "time"), name)
+        elif (self.path / name / "value").is_dir():
+            check_table(self.path / name, int(self._attributes["members"]))
+        with readable(self.path, f"a posterior with {name}"):
+            dataset = xarray.open_zarr(self.path, group=name, chunks=None, consolidated=False)
         if name != "truth" and "variable" not in dataset:
             raise ValueError(
                 f"The {name} of {self.path} do not say their variables, as a version of Scorda "
@@ -168,7 +177,10 @@ class Posterior:
             raise ValueError(
                 f"{self.path} is incomplete: continue the run with `scorda assimilate --resume`."
             )
-        dataset = xarray.open_zarr(self.path, chunks=None, consolidated=False)
+        leading = (int(self._attributes["members"]), *shape_of(self.path / "time"))
+        check_states(self.path, self.space, leading)
+        with readable(self.path, "a posterior"):
+            dataset = xarray.open_zarr(self.path, chunks=None, consolidated=False)
         return self._made(_ordered(dataset, self.space.variables))
 
     def to_netcdf(self, path: str | Path) -> None:
@@ -196,7 +208,8 @@ class Posterior:
         return dataset if stop is None else dataset.isel(time=slice(0, int(stop["states"])))
 
     def _states(self, dataset: xarray.Dataset) -> Tensor:
-        fields = {name: dataset[name].values for name in self.space.variables}
+        with readable(self.path, "a posterior"):
+            fields = {name: dataset[name].values for name in self.space.variables}
         return torch.from_numpy(self.space.joined(fields))
 
 
@@ -228,6 +241,14 @@ def space_to_json(space: StateSpace) -> str:
     return json.dumps(space.as_json())
 
 
-def space_from_json(text: str) -> StateSpace:
-    """Return the space that `space_to_json` wrote."""
-    return StateSpace.from_json(json.loads(text))
+def space_from_json(text: str, path: Path) -> StateSpace:
+    """Return the space that `space_to_json` wrote.
+
+    Raises:
+        ValueError: If the text is none; the sentence names the file.
+    """
+    content = parsed(text, f"space of {path}")
+    try:
+        return StateSpace.from_json(content)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error

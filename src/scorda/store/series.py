@@ -24,7 +24,9 @@ from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.core.version import __version__
+from scorda.reading.opening import readable
 from scorda.store import layout
+from scorda.store.headers import check_record, shape_of
 from scorda.store.posterior import space_from_json, store_attributes
 from scorda.store.resume import Work
 from scorda.systems.base import System, plain_settings
@@ -108,11 +110,21 @@ def read_series(
     """
     if not holds_series(path):
         raise ValueError(f"{path} is no store of `scorda simulate --series`: check its name.")
-    root = zarr.open_group(Path(path), mode="r")
-    if not root.attrs["complete"]:
+    path, attributes = Path(path), store_attributes(Path(path))
+    record = check_record(path, attributes)
+    space = space_from_json(attributes["space"], path)
+    if not attributes["complete"]:
         raise ValueError(f"{path} is incomplete: finish it with `scorda simulate ... --resume`.")
-    states = torch.from_numpy(np.asarray(layout.array(root, "states")[...]))
-    return states, space_from_json(str(root.attrs["space"])), json.loads(str(root.attrs["record"]))
+    wanted = (record["series"], record["length"], *space.shape)
+    if (found := shape_of(path / "states")) != wanted:
+        raise ValueError(
+            f"{path}/states has the shape {found}, where {wanted} belongs: make the store anew "
+            "with --overwrite."
+        )
+    with readable(path, "a store of series"):
+        root = zarr.open_group(path, mode="r")
+        states = torch.from_numpy(np.asarray(layout.array(root, "states")[...]))
+    return states, space, record
 
 
 def _create(path: Path, space: StateSpace, record: dict[str, Any]) -> None:
