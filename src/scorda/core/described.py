@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["arguments", "described", "parts_of"]
 
 # Fields of a space of parts, and of one of one grid.
-IN_PARTS: dict[Any, Any] = {"parts": list[list[Any]], "same_as": dict[str, str]}
-OF_ONE_GRID: dict[Any, Any] = {
+IN_PARTS: dict[str, Any] = {"parts": list[list[Any]], "same_as": dict[str, str]}
+OF_ONE_GRID: dict[str, Any] = {
     "shape": list[int],
     "dt": float,
     "variables": list[str],
@@ -61,7 +61,8 @@ def parts_of(content: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """
     check_fields(content, IN_PARTS, "The space")
     for entry in content["parts"]:
-        check_fields(dict(enumerate(entry)), {0: str, 1: dict[str, Any]}, "A part of the space")
+        named = dict(zip(("name", "space", "more"), entry, strict=False))
+        check_fields(named, {"name": str, "space": dict[str, Any]}, "A part of the space")
     return [(name, part) for name, part in content["parts"]]
 
 

@@ -142,7 +142,11 @@ def check_network(
     size = architecture.get("size") or architecture["channels"] * math.prod(
         architecture.get("grid", ())
     )
-    if size != space.size or int(getattr(network, "half_width", 0)) > 10**6:
+    fits = "grid" not in architecture or space.shape == (
+        architecture["channels"],
+        *architecture["grid"],
+    )
+    if size != space.size or not fits or int(getattr(network, "half_width", 0)) > 10**6:
         raise ValueError(
             f"architecture of {path} is for states of {size} numbers, and its space has "
             f"{space.size}: train it again."
