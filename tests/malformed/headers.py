@@ -64,11 +64,12 @@ def whole(folder: Path) -> None:
     land = np.arange(16).reshape(4, 4) != 5
     plane = StateSpace((2, 4, 4), 0.5, ("u", "v"), {"y": axis, "x": axis}, mask=land)
     guidance = SwitchedGuidance(DPS(), InflatedLikelihood(), 1.0)
-    for i, architecture in enumerate(ARCHITECTURES):
+    samplers = [Ancestral(), Multistep(), Ancestral(), Multistep()]
+    for sampler, architecture in zip(samplers, ARCHITECTURES, strict=True):
         space = plane if architecture["name"] == "unet" else line
         one = Standardisation(torch.zeros(space.shape), torch.ones(space.shape))
         prior = TrainedTrajectory(
-            architecture, build(architecture), space, one, sampler=[Ancestral(), Multistep()][i % 2],
+            architecture, build(architecture), space, one, sampler=sampler,
             provenance={"system": {"name": "lorenz96"}, "history": []},
             limit=3.0, guidance=guidance,
         )  # fmt: skip
@@ -85,8 +86,10 @@ def whole(folder: Path) -> None:
         system, ObservationModel(Select([0, 2]), std=1.0), 4, 2, rng.seeded(0)
     )
     held = problem.instruments
-    store.run(ParticleFilter(), problem, 30, folder / "run.zarr", truth=truth, withheld=held)
-    simulate_series(system, 3, 4, folder / "series.zarr")
+    made = {"system": {"name": "lorenz96", "dim": "6"}}
+    how = {"truth": truth, "withheld": held, "configuration": made}
+    store.run(ParticleFilter(), problem, 30, folder / "run.zarr", **how)
+    simulate_series(system, 3, 4, folder / "series.zarr", configuration=made)
 
 
 def entries(content: object, at: tuple = ()) -> list[tuple]:
@@ -187,7 +190,7 @@ def read_store(path: Path) -> None:
 
 
 def run(folder: Path, first: int, last: int, seconds: float = 1e9) -> tuple[int, int, list[str]]:
-    """Try the seeds first to last - 1; return how many, how many were refused, and the failures."""
+    """Try the seeds first to last - 1; return how many, how many are refused, and failures."""
     good = folder / "good"
     if not good.exists():
         good.mkdir()
