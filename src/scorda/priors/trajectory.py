@@ -316,10 +316,9 @@ def load(source: str | Path) -> TrainedTrajectory:
                 "path of a .safetensors file."
             )
     tensors, header = read_tensors(path)
-    if isinstance(header, dict) and header.get("kind") != "trajectory prior":
+    if isinstance(kind := header.get("kind"), str) and kind != "trajectory prior":
         raise ValueError(
-            f"{path} holds a {header.get('kind', 'file of unknown kind')}, not a trained prior: "
-            "give a file written by `scorda train`."
+            f"{path} holds a {kind}, not a trained prior: give a file written by `scorda train`."
         )
     kept.check_trajectory(path, header, tensors)
     return _made(path, header, tensors)

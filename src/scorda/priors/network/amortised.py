@@ -178,9 +178,9 @@ class AmortisedNetwork(NetworkPrior):
             ValueError: If the file is truncated, or holds something else.
         """
         tensors, header = read_tensors(path)
-        if isinstance(header, dict) and header.get("kind") != KIND:
+        if isinstance(kind := header.get("kind"), str) and kind != KIND:
             raise ValueError(
-                f"{path} holds a {header.get('kind', 'file of unknown kind')}, not an {KIND}: "
+                f"{path} holds a {kind}, not an {KIND}: "
                 "give a file that AmortisedNetwork.save has written."
             )
         kept.check_amortised(Path(path), header, tensors, NetworkTraining, LocalGaussian.__name__)
