@@ -77,7 +77,7 @@ def check_amortised(
     check_arguments(header["training"], training, f"training of {path}")
     if header["base"] is not None:
         name = header["base"].get("name")
-        fields = {"name": str, "localization": dict[str, Any] | None}
+        fields: dict[str, Any] = {"name": str, "localization": dict[str, Any] | None}
         fields |= {"block": int, "diagonal": float} if name == local else {}
         check_fields(header["base"], fields, f"base of {path}")
         if header["base"]["localization"] is not None:

@@ -326,8 +326,8 @@ def load(source: str | Path) -> TrainedTrajectory:
 
 def _made(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:
     """Return the prior of a header and tensors, which are checked before it is built."""
-    parts = {"process": PROCESSES, "sampler": SAMPLERS, "guidance": GUIDANCES}
-    described = {name: header.get(name) for name in parts}
+    parts: dict[str, Any] = {"process": PROCESSES, "sampler": SAMPLERS, "guidance": GUIDANCES}
+    described: dict[str, Any] = {name: header.get(name) for name in parts}
     for name, classes in parts.items():
         if described[name] is not None:
             kept.check_part(path, name, described[name], classes)
@@ -337,12 +337,13 @@ def _made(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
         named.setdefault("axes", sorted(names, reverse=set(names) <= set("xyz")))
     try:
         space = StateSpace.from_json(named)
-        process, sampler, guidance = (
+        made: list[Any] = [
             None if described[name] is None else _rebuild(described[name], classes)
             for name, classes in parts.items()
-        )
+        ]
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    process, sampler, guidance = made
     weights = {
         n.removeprefix("network."): t for n, t in tensors.items() if n.startswith("network.")
     }
