@@ -116,7 +116,7 @@ def test_a_method_of_another_module_runs_from_the_command_line(package, capsys):
     torch.testing.assert_close(theirs.analysis.states, ours.analysis.states, atol=1e-3, rtol=1e-3)
     assert theirs.configuration["method"] == {"name": "tmpmodule:DEnKF", "inflation": 1.1}
     # A file of settings that the user passes may name code, as a script may.
-    again = "assimilate --config theirs.toml --out again.zarr"
+    again = "assimilate --config theirs.zarr.toml --out again.zarr"
     assert main(again.split()) == 0
     assert scorda.open_posterior("again.zarr").configuration == theirs.configuration
     capsys.readouterr()

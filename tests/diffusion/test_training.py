@@ -11,13 +11,9 @@ from torch.testing import assert_close
 
 from scorda.core import rng
 from scorda.core.files import read_tensors, write_tensors
-from scorda.diffusion.training import (
-    Training,
-    denoising_loss,
-    fit,
-    observed_levels,
-    validation_loss,
-)
+from scorda.diffusion.checkpoint import Checkpoint
+from scorda.diffusion.levels import observed_levels
+from scorda.diffusion.training import Training, denoising_loss, fit, validation_loss
 from scorda.nn.temporal import TemporalConv
 
 SETTINGS = Training(training_steps=30, batch=4, segment=6, every=5, rate=1e-2)
@@ -84,6 +80,94 @@ def test_stopped_and_resumed_is_uninterrupted(tmp_path, stop):
     assert seen[0]["step"] == stop
 
 
+def stopping(step):
+    """A loss that raises in a step; only the batches of training have four segments."""
+    seen = [0]
+
+    def loss(network, x0, *noise):
+        seen[0] += len(x0) == SETTINGS.batch
+        if seen[0] == step:
+            raise Stop
+        return denoising_loss(network, x0, *noise)
+
+    return loss
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("step", [2, 4, 6, 9, 18, 30])
+def test_stopped_between_validations_is_uninterrupted(tmp_path, step, keep):
+    """The mean loss since the last validation goes on too, and so does the loss of step 0."""
+    expected, history = run(keep=keep)
+    path = tmp_path / "run.checkpoint"
+    with pytest.raises(Stop):
+        run(checkpoint=path, loss=stopping(step), seconds=0, keep=keep)
+    assert Checkpoint(path).read()[1]["step"] == step - 1
+    resumed, entries = run(checkpoint=path, keep=keep)
+    assert torch.equal(resumed, expected)
+    assert_close(table(entries), table(history), atol=0, rtol=0, equal_nan=True)
+
+
+def table(history):
+    return torch.tensor([[entry[name] for name in sorted(entry)] for entry in history])
+
+
+def test_a_checkpoint_is_due_by_time_alone(tmp_path, monkeypatch):
+    """Of a clock that goes 25 seconds with each step, every third step is saved."""
+    now, saved = [0.0], []
+    monkeypatch.setattr("scorda.diffusion.training.clock.monotonic", lambda: now[0])
+
+    def loss(network, x0, *noise):
+        now[0] += 25.0 * (len(x0) == SETTINGS.batch)
+        return denoising_loss(network, x0, *noise)
+
+    write = Checkpoint.write
+
+    def writing(self, tensors, header):
+        saved.append(header["step"])
+        write(self, tensors, header)
+
+    monkeypatch.setattr(Checkpoint, "write", writing)
+    run(replace(SETTINGS, every=1000), checkpoint=tmp_path / "c", loss=loss)
+    assert saved == list(range(3, 31, 3))
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "zero"])
+def test_a_damaged_checkpoint_is_never_taken_up(tmp_path, damage):
+    path = tmp_path / "run.checkpoint"
+    run(replace(SETTINGS, training_steps=2), checkpoint=path, seconds=0)
+    whole = path.read_bytes()
+    for at in [*range(0, 700, 23), *range(700, len(whole), len(whole) // 60)]:
+        damaged = bytearray(whole)
+        if damage == "flip":
+            damaged[at] ^= 16
+        elif damage == "cut":
+            del damaged[at:]
+        else:
+            damaged[at : at + 40] = bytes(len(damaged[at : at + 40]))
+        if bytes(damaged) == whole:
+            continue
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"run\.checkpoint (is|has) "):
+            run(replace(SETTINGS, training_steps=2), checkpoint=path)
+    path.write_bytes(whole)
+    run(replace(SETTINGS, training_steps=2), checkpoint=path)
+
+
+def test_a_foreign_file_is_no_place_for_a_checkpoint(tmp_path):
+    path = tmp_path / "run.checkpoint"
+    path.write_text("mine")
+    with pytest.raises(ValueError, match="without the mark of Scorda"):
+        Checkpoint(path).check_place()
+    with pytest.raises(ValueError, match="no safetensors file"):
+        run(checkpoint=path, seconds=0)
+    write_tensors(path, {"a": torch.zeros(1)}, {"kind": "trajectory prior"})
+    with pytest.raises(ValueError, match="no checkpoint of a training: rename it"):
+        Checkpoint(path).check_place()
+    write_tensors(path, {"a": torch.tensor([torch.nan])}, {"kind": "checkpoint"})
+    with pytest.raises(ValueError, match="not finite, in a"):
+        Checkpoint(path).read()
+
+
 KILLED = """
 import sys, torch
 sys.path[:0] = {paths!r}
@@ -94,6 +178,42 @@ test_training.run(
     checkpoint=sys.argv[1], seconds=0, report=lambda entry: print(entry["step"], flush=True)
 )
 """
+BETWEEN = """
+import sys, time, torch
+sys.path[:0] = {paths!r}
+torch.set_default_dtype(torch.float64)
+torch.set_num_threads(1)
+import test_training
+from scorda.diffusion import training
+
+save = training._Run.save
+
+def saved(run, checkpoint):
+    save(run, checkpoint)
+    print(run.step, flush=True)
+
+training._Run.save = saved
+test_training.run(checkpoint=sys.argv[1], seconds=0)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [1, 7, 13])
+def test_killed_between_validations_resumes_with_the_same_bits(tmp_path, step):
+    """SIGKILL while it trains or writes, some time after the checkpoint of a step."""
+    path, here = tmp_path / "run.checkpoint", Path(__file__).parent
+    script = BETWEEN.format(paths=[str(here), str(here.parents[1] / "src")])
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, text=True
+    ) as child:
+        while int(child.stdout.readline()) < step:
+            pass
+        child.kill()
+    assert child.returncode == -9 and Checkpoint(path).read()[1]["step"] >= step
+    resumed, history = run(checkpoint=path, seconds=0)
+    expected, entries = run()
+    assert torch.equal(resumed, expected) and history == entries
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
 @pytest.mark.slow
@@ -165,7 +285,7 @@ def test_checkpoint_of_another_run_is_refused(tmp_path):
         fit(TemporalConv(2, 10, 1), data(), SETTINGS, checkpoint=path)
     other = tmp_path / "other.safetensors"
     write_tensors(other, {"a": torch.zeros(1)}, {"kind": "posterior"})
-    with pytest.raises(ValueError, match="no checkpoint of this run"):
+    with pytest.raises(ValueError, match="no checkpoint of a training"):
         run(checkpoint=other)
     tensors, header = read_tensors(path)
     assert header["kind"] == "checkpoint" and header["step"] == 30 and tensors

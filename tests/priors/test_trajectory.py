@@ -1,8 +1,6 @@
 """Priors of trajectories: files that come back whole, samples with the system's statistics."""
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +17,7 @@ from scorda.diffusion.variance_preserving import VariancePreserving
 from scorda.nn import build
 from scorda.priors.trajectory import GaussianTrajectory, Standardisation, TrainedTrajectory, load
 from scorda.systems.linear import LinearGaussian
+from scripts import load_script
 
 ARCHITECTURES = [
     {"name": "temporal-conv", "channels": 6, "width": 8, "blocks": 1, "differences": [0.3, 0.1]},
@@ -84,10 +83,11 @@ def test_truncated_foreign_and_mismatched_files_are_refused(tmp_path):
     whole, (tensors, header) = path.read_bytes(), read_tensors(path)
     for size in (0, 5, 200, len(whole) - 1):
         path.write_bytes(whole[:size])
-        with pytest.raises(ValueError, match="truncated or no safetensors file"):
+        said = {0: "is empty", 5: "is damaged or no safetensors file"}.get(size, "is truncated")
+        with pytest.raises(ValueError, match=said):
             load(path)
     path.write_bytes(b"PK\x03\x04" + b"0" * 5000)
-    with pytest.raises(ValueError, match="truncated or no safetensors file"):
+    with pytest.raises(ValueError, match="damaged or no safetensors file"):
         load(path)
     save_file({"a": torch.zeros(1)}, path)
     with pytest.raises(ValueError, match="without a header"):
@@ -175,10 +175,7 @@ def test_gaussian_prior_is_the_law_of_the_system():
 
 def test_samples_of_the_gaussian_prior_have_the_moments_of_the_system():
     """By the sampler's affine map, without sampling error: 64 steps leave less than 1%."""
-    script = Path(__file__).parents[2] / "examples" / "exactness.py"
-    spec = importlib.util.spec_from_file_location("exactness", script)
-    exactness = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(exactness)
+    exactness = load_script("examples/exactness.py")
     system, steps = linear(), 6
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rng, "Stream", exactness.UnitNoise)

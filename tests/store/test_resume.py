@@ -63,7 +63,7 @@ def contents(path):
 
 
 def finished(folder):
-    return len(list((folder / "b.progress").glob("unit-*.json")))
+    return len(list((folder / ".b.zarr.progress").glob("unit-*.json")))
 
 
 @pytest.mark.slow
@@ -89,7 +89,7 @@ def test_a_run_killed_several_times_has_the_same_bytes(folder):
     expected, got = contents(folder / "a.zarr"), contents(folder / "b.zarr")
     assert got.keys() == expected.keys()
     assert [name for name in expected if got[name] != expected[name]] == []
-    assert not list(folder.glob("*.progress"))
+    assert not list(folder.glob(".*"))
 
 
 def test_a_unit_that_was_being_written_is_written_again(folder):
@@ -117,7 +117,7 @@ def test_a_unit_that_was_being_written_is_written_again(folder):
     (folder / "b.zarr" / "x" / "c" / "0" / "2").mkdir(parents=True)
     (folder / "b.zarr" / "x" / "c" / "0" / "2" / "0").write_bytes(b"half")
     (folder / "b.zarr" / "x" / "c" / "0" / "2" / "0.abc.partial").write_bytes(b"half")
-    (folder / "b.progress" / ".unit-000002.json.abc.partial").write_bytes(b"{")
+    (folder / ".b.zarr.progress" / ".unit-000002.json.abc.partial").write_bytes(b"{")
     store.run(EnKF(), problem, 6, folder / "b.zarr", block=4, resume=True)
     assert contents(folder / "a.zarr") == contents(folder / "b.zarr")
     assert torch.equal(
@@ -137,9 +137,15 @@ def test_a_store_that_was_being_made_is_made_again(folder):
 
     model = ObservationModel(Select([0]), std=1.0)
     _, problem = twin_experiment(Lorenz96(dim=8, spinup=0.1), model, 10, 2, rng.seeded(0))
-    (folder / "a.progress").mkdir()
-    (folder / "a.zarr").mkdir()
-    (folder / "a.zarr" / "junk").write_bytes(b"junk")
+    # What a kill leaves after the first step, and what lies there without it.
+    new = folder / ".a.zarr.progress" / "new.zarr"
+    new.mkdir(parents=True)
+    (new / "zarr.json.abc.partial").write_bytes(b"half")
     posterior = store.run(EnKF(), problem, 6, folder / "a.zarr", resume=True)
-    assert posterior.complete
-    assert not (folder / "a.zarr" / "junk").exists()
+    assert posterior.complete and not list(folder.glob(".*"))
+    (folder / "b.zarr").mkdir()
+    (folder / "b.zarr" / "mine").write_bytes(b"years")
+    for options in ({}, {"resume": True}, {"overwrite": True}):
+        with pytest.raises(ValueError, match=r"b\.zarr is no store of Scorda"):
+            store.run(EnKF(), problem, 6, folder / "b.zarr", **options)
+    assert (folder / "b.zarr" / "mine").read_bytes() == b"years"

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-import zarr
 
 from scorda.cli import main
 from scorda.priors.trajectory import load
-from scorda.store.resume import Work
+from scorda.store.seals import write_json
 from scorda.store.series import BLOCK, holds_series, read_series, simulate_series
 from scorda.systems.lorenz import Lorenz96
 
@@ -74,7 +73,7 @@ def test_an_interrupted_run_is_resumed_to_the_same_bytes(whole, tmp_path, thread
     with pytest.raises(ValueError, match="incomplete"):
         read_series(path)
     # Two threads may finish the last block before the first is reported: it is killed too.
-    (tmp_path / "b.progress" / "unit-000003.json").unlink(missing_ok=True)
+    (tmp_path / ".b.zarr.progress" / "unit-000003.json").unlink(missing_ok=True)
     chunk = path / "states" / "c" / "3" / "0"
     chunk.mkdir(parents=True, exist_ok=True)
     (chunk / "0").write_bytes(b"half")
@@ -84,7 +83,7 @@ def test_an_interrupted_run_is_resumed_to_the_same_bytes(whole, tmp_path, thread
     # A block that is finished is not done again.
     assert len(seen) < 4 and seen[-1] == (SERIES, SERIES)
     assert contents(path) == contents(whole)
-    assert not (tmp_path / "b.progress").exists()
+    assert not (tmp_path / ".b.zarr.progress").exists()
     simulate(path, resume=True, progress=stop)
 
 
@@ -169,13 +168,13 @@ def test_a_killed_process_is_resumed_to_the_same_bytes(tmp_path):
     }
     subprocess.run([*command, "a.zarr"], check=True, **options)
     process = subprocess.Popen([*command, "b.zarr"], **options)
-    while not list((tmp_path / "b.progress").glob("unit-*.json")) and process.poll() is None:
+    while not list((tmp_path / ".b.zarr.progress").glob("unit-*.json")) and process.poll() is None:
         time.sleep(0.001)
     process.kill()
     assert process.wait() == -signal.SIGKILL
     subprocess.run([*command, "b.zarr", "--resume"], check=True, **options)
     assert contents(tmp_path / "a.zarr") == contents(tmp_path / "b.zarr")
-    assert json.loads((tmp_path / "b.json").read_text())["units"] == 4
+    assert json.loads((tmp_path / "b.zarr.json").read_text())["units"] == 4
 
 
 def test_stored_fields_are_learned_at_another_size(tmp_path, monkeypatch, capsys):
@@ -198,20 +197,20 @@ def test_stored_fields_are_learned_at_another_size(tmp_path, monkeypatch, capsys
     assert not (tmp_path / "p.checkpoint").exists()
 
 
-def test_a_kill_while_markers_are_removed_leaves_the_store_complete(tmp_path):
+def test_a_kill_while_markers_are_removed_leaves_the_store_complete(whole):
     """A store that is complete is never made anew, whatever is left of its markers."""
-    path, folder = tmp_path / "a.zarr", tmp_path / "a.progress"
-    record = {"complete": 1, "kept": 7, "record": json.dumps({"seed": 3})}
-    zarr.open_group(path, mode="w").attrs.update(record)
-    folder.mkdir()
-    (folder / "unit-000003.json").write_text("{}")
-    with pytest.raises(ValueError, match="differs in seed"):
-        Work(path).prepare({"seed": 4}, resume=True, overwrite=False)
-    assert Work(path).prepare({"seed": 3}, resume=True, overwrite=False)
-    assert zarr.open_group(path, mode="r").attrs["kept"] == 7 and not folder.exists()
-    # Of one that is not complete the markers go with it, so that no unit passes for done.
-    zarr.open_group(path, mode="w").attrs.update({"complete": 0})
-    folder.mkdir()
-    (folder / "unit-000003.json").write_text("{}")
-    assert not Work(path).prepare({}, resume=True, overwrite=False)
-    assert not path.exists() and not folder.exists()
+    before = {file: (whole / file).stat().st_mtime_ns for file in contents(whole)}
+    for name in ("progress", "removed"):
+        folder = whole.parent / f".whole.zarr.{name}"
+        folder.mkdir()
+        write_json(folder / "unit-000003.json", {})
+        with pytest.raises(ValueError, match="differs in seed"):
+            simulate_series(SYSTEM, SERIES, LENGTH, whole, seed=4, resume=True)
+        simulate(whole, resume=True)
+        assert sorted(p.name for p in whole.parent.iterdir()) == ["whole.zarr", "whole.zarr.json"]
+    assert before == {file: (whole / file).stat().st_mtime_ns for file in contents(whole)}
+    # Without its record nothing tells of what it was made.
+    (whole.parent / "whole.zarr.json").unlink()
+    with pytest.raises(ValueError, match=r"whole\.zarr\.json is missing"):
+        simulate(whole, resume=True)
+    assert len(read_series(whole)[0]) == SERIES

@@ -146,7 +146,7 @@ def test_an_incomplete_store_says_so_and_is_resumed(twin, tmp_path):
     whole = EnKF(1.05).assimilate(problem, 8, rng.seeded(0))
     resumed = store.run(EnKF(1.05), problem, 8, path, block=5, resume=True)
     assert torch.equal(resumed.analysis.states, whole.states)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "a.zarr"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.zarr", "a.zarr.json"]
 
 
 def test_a_run_is_resumed_with_its_own_settings_only(twin, tmp_path):

@@ -15,6 +15,7 @@ from scorda.bench.entry import Benchmark, Entry
 from scorda.bench.problems import PROBLEMS, expected_scores
 from scorda.bench.tuning import Trials, Tunable, attempt, check_effort, tune
 from scorda.core.files import atomic
+from scorda.core.ownership import check_output
 
 __all__ = ["Row", "run_benchmark", "write_table"]
 
@@ -142,7 +143,8 @@ def write_table(rows: Sequence[Row], path: str | Path, name: str) -> None:
     The score "diverged" is the number of seeds that did.
     """
     columns = "benchmark entry members seeds score mean standard_error expected tolerance"
-    with atomic(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+    real = check_output(path, overwrite=True)
+    with atomic(real) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*columns.split(), "seconds", "options"])
         for row in rows:
@@ -237,7 +239,8 @@ def _read(path: Path) -> _Runs:
 
 def _write(path: Path, done: _Runs) -> None:
     names = list(dict.fromkeys(name for run in done.values() for name in run.scores))
-    with atomic(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+    real = check_output(path, overwrite=True)
+    with atomic(real) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*BEFORE, *names, *AFTER])
         for (label, seed), run in done.items():

@@ -17,6 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from scorda.bench.entry import Benchmark, Entry, in_words
 from scorda.core.files import atomic
+from scorda.core.ownership import check_output
 
 __all__ = ["Length", "Trials", "Tunable", "Tuning", "check_effort", "tune"]
 
@@ -104,7 +105,8 @@ class Trials:
         """Write the file, if there is one."""
         if self.path is None:
             return
-        with atomic(self.path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        real = check_output(self.path, overwrite=True)
+        with atomic(real) as partial, partial.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(self.rows.values())

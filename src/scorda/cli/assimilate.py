@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["Assimilate", "assimilate"]
 
 # Settings that say where and how, not what: they leave the posterior as it is.
-PLACE = ("out", "resume", "overwrite", "config", "system_options", "netcdf")
-QUICK_MEMBERS = 16
+PLACE = ("out", "resume", "overwrite", "trust_code", "config", "system_options", "netcdf")
+MEMBERS, QUICK_MEMBERS = 40, 16
 # Steps from --start to the first observation that are likely a mistake, if the data span a tenth.
 LATE = 100
 
@@ -39,8 +39,12 @@ class Assimilate:
     """Method: one that `scorda methods` lists, or your own as module:Class. Its settings, which
     `scorda methods NAME` explains, are flags too."""
 
-    members: int = 40
-    """Number of members."""
+    members: int | None = None
+    """Number of members (default: those of --initial, or 40)."""
+
+    initial: str | None = None
+    """Members at step 0 instead of draws of the system: fields with an axis of members (NetCDF or
+    zarr), also a posterior, at the datetime of --start or at step 0."""
 
     steps: int | None = None
     """Number of model steps (default: up to the last observation)."""
@@ -100,16 +104,20 @@ class Assimilate:
     """Try the settings: at most 16 members and the first tenth of the observed steps."""
 
     out: Path = Path("run.zarr")
-    """Store to write; timings go to run.json beside it, these settings to run.toml."""
+    """Store to write; timings and checksums go to run.zarr.json beside it, these settings to
+    run.zarr.toml."""
 
     netcdf: Path | None = None
     """Also write the posterior to this NetCDF file."""
 
     resume: bool = False
-    """Continue a run that was interrupted."""
+    """Continue a run that was interrupted; mend what is damaged of one that is complete."""
+
+    trust_code: bool = False
+    """With --resume: go on although your own code has changed, or its file is unknown."""
 
     overwrite: bool = False
-    """Replace what is at --out."""
+    """Replace the store at --out, if Scorda wrote it."""
 
     system_options: SystemOptions = field(default_factory=dict)
     """Options of the system, as --system.NAME VALUE."""
@@ -119,20 +127,23 @@ class Assimilate:
 
     def check(self) -> None:
         """Refuse what makes no sense, and set up torch, before any code of a user is imported."""
-        from scorda.cli.common import check_system, check_there, use_torch
+        from scorda.cli.common import check_device, check_system, check_there, units_of, use_torch
+        from scorda.core.ownership import check_output
 
         if not self.observations:
             raise UserError("Give --observations, a file of observations.")
-        if self.members < 1:
+        if self.members is not None and self.members < 1:
             raise UserError(f"Got --members {self.members}: give at least 1.")
         if self.withhold is not None and not 0 < self.withhold < 1:
             raise UserError(f"Got --withhold {self.withhold}: give a share between 0 and 1.")
+        if self.netcdf is not None:
+            check_output(self.netcdf, overwrite=True)
         use_torch(self.dtype, self.threads)
-        _units(self)
+        units_of(self.units)
         _limit(self)
-        _check_device(self)
+        check_device(self.device)
         check_system(self.system)
-        check_there([*self.observations, *([self.truth] if self.truth else [])])
+        check_there([*self.observations, *filter(None, [self.truth, self.initial])])
 
 
 def assimilate(given: Assimilate, method: Any, prior: str | None) -> None:
@@ -151,7 +162,6 @@ def _run(given: Assimilate, method: Assimilator, prior: str | None) -> Posterior
 
     system = _system(given, method)
     observations, steps = _observed(given, system)
-    members = min(given.members, QUICK_MEMBERS) if given.quick else given.members
     withheld: list[Observations] = []
     if given.withhold is not None:
         observations, withheld = common.withhold(observations, given.withhold, given.withhold_seed)
@@ -159,8 +169,10 @@ def _run(given: Assimilate, method: Assimilator, prior: str | None) -> Posterior
     if truth is not None and isinstance(system, FunctionSystem):
         system = system.apart_from(truth[0])
     method = _suited(given, method, steps)
-    problem = Problem(system, observations, steps, _initial(given, system, members))
+    initial, members = _initial(given, system)
+    problem = Problem(system, observations, steps, initial)
     configuration = _resolved(given, method, steps, members, prior)
+    settings = _settings_file(given.out)
     with progress(f"{given.method}, {members} members") as report:
         try:
             posterior = store.run(
@@ -174,15 +186,16 @@ def _run(given: Assimilate, method: Assimilator, prior: str | None) -> Posterior
                 configuration=configuration,
                 resume=given.resume,
                 overwrite=given.overwrite,
+                trust_code=given.trust_code,
                 start=given.start,
                 block=given.unit,
                 progress=report,
             )
         except RunError:
             if given.out.exists():
-                _write_settings(given.out, configuration)
+                _write_settings(settings, configuration)
             raise
-    _write_settings(given.out, configuration)
+    _write_settings(settings, configuration)
     return posterior
 
 
@@ -229,9 +242,9 @@ def _system(given: Assimilate, method: Assimilator) -> Any:
 
 def _observed(given: Assimilate, system: Any) -> tuple[list[Observations], int]:
     """Return the observations of the steps to run, and the number of these steps."""
-    from scorda.cli.common import climate_of, read_observations
+    from scorda.cli.common import climate_of, read_observations, units_of
 
-    how: dict[str, Any] = {"units": _units(given), "missing": given.missing}
+    how: dict[str, Any] = {"units": units_of(given.units), "missing": given.missing}
     how |= {"nearest": given.nearest}
     limit = _limit(given)
     if limit is not None:
@@ -276,14 +289,6 @@ def _limit(given: Assimilate) -> float | None:
     return limit
 
 
-def _units(given: Assimilate) -> dict[str, str]:
-    """Return the units that are given, by variable."""
-    pairs = [entry.partition("=") for entry in given.units]
-    if wrong := [entry for entry, pair in zip(given.units, pairs, strict=True) if not all(pair)]:
-        raise UserError(f"Got --units {wrong[0]}: give a variable and its unit, as t2m=degC.")
-    return {name.strip(): unit.strip() for name, _, unit in pairs}
-
-
 def _suited(given: Assimilate, method: Assimilator, steps: int) -> Assimilator:
     """Give a trained prior its dates: one with a daily cycle has to know when it begins."""
     from scorda.priors.trajectory import Prior
@@ -294,41 +299,73 @@ def _suited(given: Assimilate, method: Assimilator, steps: int) -> Assimilator:
     return replace(method, prior=prior.starting(given.start, steps + 1))  # type: ignore[type-var]
 
 
-def _check_device(given: Assimilate) -> None:
+def _initial(given: Assimilate, system: Any) -> tuple[Tensor | None, int]:
+    """Return the members at step 0, None where the system draws them, and their number.
+
+    They are on the device that is given, where the run then stays.
+    """
     import torch
 
-    if given.device != "cpu" and not given.device.startswith("cuda"):
-        raise UserError(f"Got --device {given.device}: choose cpu or cuda.")
-    if given.device != "cpu" and not torch.cuda.is_available():
-        raise UserError(f"Got --device {given.device}: this machine has no CUDA device.")
-
-
-def _initial(given: Assimilate, system: Any, members: int) -> Tensor | None:
-    """Return members on the device that is given, where the run then stays; None: the CPU."""
     from scorda.core import rng
+    from scorda.reading.ensembles import read_initial
 
-    if given.device == "cpu":
-        return None
-    return system.prior(members, rng.seeded(given.seed)).to(given.device)
+    initial, found = None, MEMBERS
+    if given.initial is not None:
+        if given.system is None:
+            raise UserError(
+                "Got --initial for a trained prior, which draws the first state itself."
+            )
+        initial, notes = read_initial(given.initial, system.space, given.start)
+        initial, found = initial.to(torch.get_default_dtype()), len(initial)
+        for note in (*notes, f"{found} members"):
+            console().print(f"initial: {note}")
+    members = found if given.members is None else given.members
+    if given.quick:
+        members = min(members, QUICK_MEMBERS)
+        initial = None if initial is None else initial[:members]
+    if initial is None and given.device != "cpu":
+        initial = system.prior(members, rng.seeded(given.seed))
+    return None if initial is None else initial.to(given.device), members
 
 
-def _write_settings(out: Path, configuration: Mapping[str, Any]) -> None:
-    """Write the settings beside the store, as a file that makes the run again."""
+def _settings_file(out: Path) -> Path:
+    """Return the file of the settings beside the store, ``run.zarr.toml`` of ``run.zarr``.
+
+    Raises:
+        UserError: If there is one that Scorda did not write.
+    """
+    from scorda.core.ownership import made_by_scorda, real_path
+
+    real = real_path(out)
+    file = real.with_name(f"{real.name}.toml")
+    if file.exists() and not made_by_scorda(file):
+        raise UserError(
+            f"{file} is to hold the settings of the run, but is none of Scorda's or has lost its "
+            "mark: move it away."
+        )
+    return file
+
+
+def _write_settings(file: Path, configuration: Mapping[str, Any]) -> None:
+    """Write the settings as a file that makes the run again; one that says so already stays."""
     from scorda.core.files import atomic
+    from scorda.core.ownership import toml_mark
 
-    with atomic(out.with_suffix(".toml")) as partial:
-        shown = {k: v for k, v in configuration.items() if k != "sha256"}
-        partial.write_text(to_toml(shown), encoding="utf-8")
+    shown = {k: v for k, v in configuration.items() if k != "sha256"}
+    text = toml_mark() + to_toml(shown)
+    if file.exists() and file.read_bytes() == text.encode():
+        return
+    with atomic(file) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def _resolved(
     given: Assimilate, method: Assimilator, steps: int, members: int, prior: str | None
 ) -> dict[str, Any]:
     """Return all settings that determine the posterior, defaults included."""
-    import hashlib
-
     import torch
 
+    from scorda.cli.common import fingerprints
     from scorda.priors.network.amortised import AmortisedNetwork
     from scorda.priors.trajectory import Prior
     from scorda.store.units import settings_of
@@ -336,20 +373,15 @@ def _resolved(
     record = {key: plain(value) for key, value in vars(given).items() if key not in PLACE}
     record |= {"steps": steps, "members": members, "threads": torch.get_num_threads()}
     record["system"] = {"name": given.system, **given.system_options} if given.system else None
-    options, files = settings_of(method), [*given.observations]
-    if given.truth is not None:
-        files.append(given.truth)
+    options = settings_of(method)
+    files = [*given.observations, *filter(None, (given.truth, given.initial))]
     trained = isinstance(getattr(method, "prior", None), Prior | AmortisedNetwork)
     if prior is not None and trained:
         # By its name: its weights are no settings.
         options["prior"] = prior
         files.append(prior)
     record["method"] = {"name": given.method, **options}
-    record["sha256"] = {
-        path: hashlib.sha256(Path(path).read_bytes()).hexdigest()
-        for path in files
-        if Path(path).is_file()
-    }
+    record["sha256"] = fingerprints(files)
     return plain(record)
 
 

@@ -71,6 +71,7 @@ def bench(
     from scorda.bench.problems import PROBLEMS
     from scorda.bench.run import run_benchmark, write_table
     from scorda.cli.common import use_torch
+    from scorda.core.ownership import check_output
 
     given = settings or Bench()
     if name is None:
@@ -82,6 +83,8 @@ def bench(
     stem = given.out / (f"{name}-quick" if given.quick else name)
     runs = stem.with_name(f"{stem.name}.runs.csv")
     _keep_other_rows(runs, given)
+    for output in (runs, stem.with_name(f"{stem.name}.csv")):
+        check_output(output, overwrite=True, make_parents=True)
     given.out.mkdir(parents=True, exist_ok=True)
     seeds = range(given.seeds or setup.seeds)
     with progress(name) as report:
@@ -183,9 +186,10 @@ class _Pictures:
 
     def _save(self, figure: Figure, ending: str, caption: str) -> None:
         from scorda.core.files import atomic
+        from scorda.core.ownership import PICTURE, check_output
 
-        with atomic(self._file(ending)) as partial:
-            figure.savefig(partial, format="png")
+        with atomic(check_output(self._file(ending), overwrite=True)) as partial:
+            figure.savefig(partial, format="png", metadata={"Comment": PICTURE})
         self.captions[self._file(ending).name] = caption
 
     def _file(self, ending: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import torch
 from scorda.cli.settings import UserError
 from scorda.core import rng
 from scorda.core.files import atomic
+from scorda.core.fingerprint import fingerprint
+from scorda.core.ownership import check_output
 from scorda.core.plugins import is_code
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
@@ -25,13 +28,16 @@ from scorda.systems.base import System
 from scorda.systems.load import check_known, load_system
 
 __all__ = [
+    "check_device",
     "check_system",
     "check_there",
     "climate_of",
+    "fingerprints",
     "make_system",
     "open_all",
     "read_observations",
     "system_of",
+    "units_of",
     "use_torch",
     "withhold",
     "write_states",
@@ -50,9 +56,23 @@ def use_torch(dtype: str, threads: int | None) -> int:
     return torch.get_num_threads()
 
 
+def fingerprints(names: Sequence[str]) -> dict[str, str]:
+    """Return the fingerprint of each file and folder of names as they are read, with ``*``."""
+    paths = [path for name in names for path in (sorted(glob(name)) if "*" in name else [name])]
+    return {path: fingerprint(path) for path in paths if Path(path).exists()}
+
+
 def make_system(name: str, options: Mapping[str, Any]) -> System:
     """Return the system of that name with options given as text."""
     return load_system(name, **{k.replace("-", "_"): _value(v) for k, v in options.items()})
+
+
+def check_device(device: str) -> None:
+    """Check that this machine has a device."""
+    if device != "cpu" and not device.startswith("cuda"):
+        raise UserError(f"Got --device {device}: choose cpu or cuda.")
+    if device != "cpu" and not torch.cuda.is_available():
+        raise UserError(f"Got --device {device}: this machine has no CUDA device.")
 
 
 def check_system(name: str | None) -> None:
@@ -151,14 +171,30 @@ def climate_of(system: Any, members: int = 64) -> dict[str, tuple[float, float]]
     return found
 
 
+def units_of(given: Sequence[str]) -> dict[str, str]:
+    """Return the units that are given, by variable.
+
+    Raises:
+        UserError: If one is no variable and unit, as t2m=degC.
+    """
+    pairs = [entry.partition("=") for entry in given]
+    if wrong := [entry for entry, pair in zip(given, pairs, strict=True) if not all(pair)]:
+        raise UserError(f"Got --units {wrong[0]}: give a variable and its unit, as t2m=degC.")
+    return {name.strip(): unit.strip() for name, _, unit in pairs}
+
+
 def write_states(
     path: Path, states: Float[Tensor, "time ..."], space: StateSpace, start: Start | None = None
 ) -> None:
-    """Write states ``(time, *state)`` as a NetCDF file with CF attributes."""
+    """Write states ``(time, *state)`` as a NetCDF file with CF attributes.
+
+    Raises:
+        ValueError: If a file is there that Scorda did not write.
+    """
     dataset = Analysis(states[None], space).to_xarray(start=start)
     dataset = dataset.isel(ensemble=0, drop=True)
     dataset.attrs.pop("method", None)
-    with atomic(path) as partial:
+    with atomic(check_output(path, overwrite=True)) as partial:
         dataset.to_netcdf(partial, engine="h5netcdf")
 
 
@@ -183,6 +219,8 @@ def open_all(paths: Sequence[Path]) -> dict[str, Any]:
     from scorda.store.posterior import open_posterior
 
     posteriors = [open_posterior(path) for path in paths]
+    for posterior in posteriors:
+        posterior.check()
     methods = [p.method for p in posteriors]
     names = [
         p.method if methods.count(p.method) == 1 else f"{p.method} ({p.path.stem})"

@@ -48,6 +48,7 @@ def demo(*, settings: Annotated[Demo | None, Parameter(name="*")] = None) -> Non
 
     from scorda import store
     from scorda.cli.common import read_observations, use_torch
+    from scorda.core.ownership import check_output
     from scorda.observations.problem import Problem
     from scorda.reading.fields import read_states
     from scorda.report.html import write_report
@@ -55,6 +56,7 @@ def demo(*, settings: Annotated[Demo | None, Parameter(name="*")] = None) -> Non
     from scorda.systems.lorenz import Lorenz63
 
     given = settings or Demo()
+    check_output(given.out / "report.html", overwrite=True, make_parents=True)
     use_torch("float32", given.threads)
     out, system = console(), Lorenz63()
     with as_file(files("scorda").joinpath("data", "lorenz63")) as folder:

@@ -18,7 +18,7 @@ __all__ = ["Simulate", "simulate"]
 
 LENGTH = 64
 # Settings that leave the files as they are.
-UNWRITTEN = ("config", "system_options")
+UNWRITTEN = ("config", "system_options", "resume", "overwrite", "trust_code")
 
 
 @dataclass
@@ -32,7 +32,10 @@ class Simulate:
     """States of each of --series (default: 64)."""
 
     resume: bool = False
-    """Continue --series that were interrupted."""
+    """Continue --series that were interrupted; mend what is damaged of complete ones."""
+
+    trust_code: bool = False
+    """With --resume: go on although your own code has changed, or its file is unknown."""
 
     overwrite: bool = False
     """Replace what is at --out."""
@@ -92,7 +95,7 @@ def simulate(
     model = make_system(system, given.system_options)
     named = {"name": system, **given.system_options}
     if given.series is None:
-        refuse(given, ("length", "resume"), "goes with --series only")
+        refuse(given, ("length", "resume", "trust_code"), "goes with --series only")
         _simulate_twin(given, model, named)
         return
     unused = ("steps", "every", "std", "observe", "stride", "stations", "start")
@@ -107,13 +110,16 @@ def _simulate_twin(given: Simulate, system: System, named: dict[str, str]) -> No
     from scorda.cli.common import write_states
     from scorda.core import rng
     from scorda.core.files import atomic
+    from scorda.core.lock import locked
+    from scorda.core.ownership import check_output, toml_mark
     from scorda.observations.model import ObservationModel
     from scorda.observations.operators import Select
     from scorda.observations.problem import twin_experiment
 
-    table = given.out / "observations.csv"
-    if table.exists() and not given.overwrite:
-        raise UserError(f"{table} is already there: give another --out, or --overwrite.")
+    states, table = given.out / "truth.nc", given.out / "observations.csv"
+    settings = given.out / "simulate.toml"
+    for file in (settings, states, table):
+        check_output(file, given.overwrite, make_parents=True)
     twin, places = rng.spawn(rng.seeded(given.seed), 2)
     check_keys(given.observe, system.space.variables, "variable")
     if given.stride < 1:
@@ -122,15 +128,18 @@ def _simulate_twin(given: Simulate, system: System, named: dict[str, str]) -> No
     model = ObservationModel(operator, std=torch.tensor(given.std))
     truth, problem = twin_experiment(system, model, given.steps, given.every, twin)
     (observations,) = problem.instruments
-    given.out.mkdir(parents=True, exist_ok=True)
-    write_states(given.out / "truth.nc", truth, system.space, given.start)
-    observations.to_table(table, system.space, given.start)
     resolved = {key: plain(value) for key, value in vars(given).items() if key not in UNWRITTEN}
-    with atomic(given.out / "simulate.toml") as partial:
-        partial.write_text(to_toml(resolved | {"system": named}), encoding="utf-8")
+    text = toml_mark([states.name, table.name]) + to_toml(resolved | {"system": named})
+    with locked(given.out):
+        given.out.mkdir(parents=True, exist_ok=True)
+        # First, since it says that the table, which has no place for a mark, is ours.
+        with atomic(check_output(settings, given.overwrite)) as partial:
+            partial.write_text(text, encoding="utf-8")
+        write_states(states, truth, system.space, given.start)
+        observations.to_table(table, system.space, given.start)
     values = observations.values.numel()
     console().print(
-        f"{given.out}/truth.nc: {given.steps + 1} states of {named['name']}\n"
+        f"{states}: {given.steps + 1} states of {named['name']}\n"
         f"{table}: {values} observations at {len(observations)} steps"
     )
 
@@ -150,6 +159,7 @@ def _simulate_series(given: Simulate, system: System, named: dict[str, str], thr
             configuration={"system": named},
             resume=given.resume,
             overwrite=given.overwrite,
+            trust_code=given.trust_code,
             threads=threads,
             progress=update,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +17,9 @@ from scorda.cli.settings import SystemOptions, UserError, plain, refuse, to_toml
 if TYPE_CHECKING:
     import torch
 
+    from scorda.cli.training_files import TrainingFiles
     from scorda.core.shapes import Tensor
+    from scorda.diffusion.checkpoint import Checkpoint
     from scorda.priors.trajectory import TrainedTrajectory
     from scorda.systems.base import System
 
@@ -24,7 +27,7 @@ __all__ = ["Train", "train"]
 
 Report = Callable[[dict[str, float]], None]
 # Settings of a run that do not decide what is learned.
-RUN = ("resume", "overwrite", "config", "minutes")
+RUN = ("resume", "overwrite", "trust_code", "config", "minutes")
 SIMULATED = "--system or a store of `scorda simulate --series`"
 QUICK_STEPS, QUICK_SERIES, QUICK_LENGTH = 20, 16, 100
 # Settings of `Training` that have a flag, beside the seed.
@@ -142,6 +145,9 @@ class Train:
     overwrite: bool = False
     """Replace a prior that is there."""
 
+    trust_code: bool = False
+    """With --resume: do not compare the code of a system of your own."""
+
     system_options: SystemOptions = field(default_factory=dict)
     """Options of the system, as --system.NAME VALUE."""
 
@@ -160,44 +166,71 @@ def train(*, settings: Annotated[Train | None, Parameter(name="*")] = None) -> N
 
 def _train(given: Train, device: torch.device) -> None:
     from scorda.cli.common import use_torch
-    from scorda.core.files import atomic
+    from scorda.cli.training_files import TrainingFiles
+    from scorda.core.lock import locked
+    from scorda.core.ownership import check_output
     from scorda.diffusion import parallel
-    from scorda.store.series import holds_series
 
     _check(given)
-    out, first = console(), parallel.rank() == 0
+    # Before the data are read.
+    check_output(given.out.with_suffix(".toml"), overwrite=True, make_parents=True)
+    TrainingFiles(given.out, {}, given.resume, given.overwrite).check_free()
+    first = parallel.rank() == 0
     if given.quick:
         given.training_steps, given.every = QUICK_STEPS, QUICK_STEPS // 2
         if given.data is None:
             given.series, given.length = QUICK_SERIES, QUICK_LENGTH
-    checkpoint, settings = given.out.with_suffix(".checkpoint"), _settings(given)
-    if _complete(given, checkpoint, settings):
-        if first:
-            out.print(f"prior: {given.out} is complete")
-        return
-    given.out.parent.mkdir(parents=True, exist_ok=True)
     use_torch("float32", given.threads)
-    stored = given.data is not None and holds_series(given.data)
-    learn = _from_system if given.data is None or stored else _from_fields
+    system, states = _simulated_or_stored(given)
+    record = _record(given, system)
+    files = TrainingFiles(given.out, record, given.resume, given.overwrite, given.trust_code)
+    if files.complete():
+        _say(f"prior: {given.out} is complete")
+        return
     # All processes have looked at what is there.
     parallel.wait()
-    if not given.resume and first:
-        checkpoint.unlink(missing_ok=True)
-    parallel.wait()
-    with progress("training") as update:
-        prior = learn(given, checkpoint, _reporter(given.training_steps, update), device)
-    if not first:
-        return
-    prior.save(given.out)
-    with atomic(given.out.with_suffix(".toml")) as partial:
-        partial.write_text(settings, encoding="utf-8")
-    out.print(f"prior: {given.out}")
+    with locked(given.out) if first else nullcontext():
+        # Another run may have come to its end since.
+        if parallel.agree(first and files.complete()):
+            _say(f"prior: {given.out} is complete")
+            return
+        if first and not given.resume:
+            files.checkpoint.remove()
+        parallel.wait()
+        with progress("training") as update:
+            report = _reporter(given.training_steps, update)
+            if system is None:
+                prior = _from_fields(given, files.checkpoint, report, device)
+            else:
+                prior = _from_system(given, system, states, files.checkpoint, report, device)
+        if first:
+            _finish(given, files, prior)
+
+
+def _finish(given: Train, files: TrainingFiles, prior: TrainedTrajectory) -> None:
+    """Write the settings and the weights; the checkpoint stays where more steps are to come."""
+    from scorda.core.files import atomic
+    from scorda.core.ownership import check_output, toml_mark
+
     done = prior.provenance["history"][-1]["step"]
     steps = prior.provenance["training"]["training_steps"]
-    if given.minutes is not None and done < steps:
-        out.print(f"stopped after step {done} of {steps}: continue with --resume")
+    stopped = given.minutes is not None and done < steps
+    with atomic(check_output(given.out.with_suffix(".toml"), overwrite=True)) as partial:
+        partial.write_text(toml_mark() + to_toml(_settings(given)), encoding="utf-8")
+    prior.save(given.out, {**files.record, "complete": not stopped})
+    _say(f"prior: {given.out}")
+    if stopped:
+        _say(f"stopped after step {done} of {steps}: continue with --resume")
     else:
-        checkpoint.unlink(missing_ok=True)
+        files.checkpoint.remove()
+
+
+def _say(text: str) -> None:
+    """Print a line, once for all processes."""
+    from scorda.diffusion import parallel
+
+    if parallel.rank() == 0:
+        console().print(text)
 
 
 def _check(given: Train) -> None:
@@ -227,33 +260,54 @@ def _reporter(steps: int | None, update: Callable[[int, int], None]) -> Report:
     return report
 
 
-def _settings(given: Train) -> str:
-    """The settings that decide the prior, as the TOML file that trains it again."""
+def _settings(given: Train) -> dict[str, Any]:
+    """The settings that decide the prior, which train it again as a TOML file."""
     named = {k: plain(v) for k, v in vars(given).items() if k not in (*RUN, "system_options")}
     if given.system is not None:
         named["system"] = {"name": given.system, **given.system_options}
-    return to_toml(named)
+    return named
 
 
-def _complete(given: Train, checkpoint: Path, settings: str) -> bool:
-    """Whether nothing is left to do; a file is replaced only on the user's word."""
-    if given.out.is_dir():
-        raise UserError(f"Got --out {given.out}, which is a folder: give the name of a file.")
-    if given.overwrite or not given.out.exists() or (given.resume and checkpoint.exists()):
-        return False
-    beside = given.out.with_suffix(".toml")
-    if not given.resume or not beside.exists() or beside.read_text(encoding="utf-8") != settings:
-        raise UserError(
-            f"{given.out} is already there: continue it with --resume and the settings of its "
-            "start, replace it with --overwrite, or choose another name."
-        )
-    return True
+def _record(given: Train, system: System | None) -> dict[str, Any]:
+    """All that decides the prior: settings, bytes of the data, code, version, threads."""
+    import torch
+
+    from scorda.cli.common import fingerprints
+    from scorda.diffusion import parallel
+    from scorda.store import records
+    from scorda.store.identity import identity
+
+    record = identity(system=system)
+    if given.data is not None:
+        record["sha256"] |= fingerprints([given.data])
+    settings = {k: v for k, v in _settings(given).items() if k != "out"}
+    # JSON has no NaN.
+    settings["missing"] = [str(value) for value in given.missing]
+    counts = {"threads": torch.get_num_threads(), "processes": parallel.count()}
+    return records.plain(settings | counts | record)
+
+
+def _simulated_or_stored(given: Train) -> tuple[System | None, Tensor | None]:
+    """The system, and its stored trajectories if there are any; none of fields."""
+    from scorda.cli.common import make_system
+    from scorda.store.series import holds_series
+
+    if given.data is None:
+        return make_system(str(given.system), given.system_options), None
+    if not holds_series(given.data):
+        return None, None
+    refuse(given, ("series", "length"), "goes with --system only")
+    return _stored(given.data, given.system, given.system_options)
 
 
 def _from_system(
-    given: Train, checkpoint: Path, report: Report, device: torch.device
+    given: Train,
+    system: System,
+    states: Tensor | None,
+    checkpoint: Checkpoint,
+    report: Report,
+    device: torch.device,
 ) -> TrainedTrajectory:
-    from scorda.cli.common import make_system
     from scorda.diffusion.training import Training
     from scorda.priors.from_system import Recipe, train_on_system, training_for
 
@@ -261,11 +315,7 @@ def _from_system(
     refuse(given, (*fields, "modes", "corrected"), "goes with --data of fields only")
     names = ("series", "length", "architecture", "width", "blocks", "half_width", "levels")
     recipe = Recipe(**_given(given, *names))
-    if given.data is None:
-        system, states = make_system(str(given.system), given.system_options), None
-    else:
-        refuse(given, ("series", "length"), "goes with --system only")
-        system, states = _stored(given.data, given.system, given.system_options)
+    if states is not None:
         recipe = replace(recipe, series=states.shape[0], length=states.shape[1])
     chosen = training_for(recipe) | _given(given, *TRAINING, "seed")
     return train_on_system(
@@ -306,7 +356,7 @@ def _stored(path: str, given: str | None, options: dict[str, str]) -> tuple[Syst
 
 
 def _from_fields(
-    given: Train, checkpoint: Path, report: Report, device: torch.device
+    given: Train, checkpoint: Checkpoint, report: Report, device: torch.device
 ) -> TrainedTrajectory:
     from scorda.priors.from_fields import train_on_fields, training_for
     from scorda.reading.records import read_fields

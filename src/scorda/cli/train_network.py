@@ -16,7 +16,8 @@ from scorda.priors.local import LocalGaussian
 from scorda.priors.network.prior import NetworkTraining
 
 if TYPE_CHECKING:
-    from scorda.core.shapes import Tensor
+    from scorda.cli.training_files import TrainingFiles
+    from scorda.core.shapes import Float, Tensor
     from scorda.core.space import StateSpace
 
 __all__ = ["TrainNetwork", "train_network"]
@@ -80,7 +81,11 @@ class TrainNetwork:
     """A few steps on few forecasts: shows that it runs."""
 
     out: Path = Path("network.safetensors")
-    """File to write, for `scorda assimilate --method masf --prior FILE`."""
+    """File to write, for `scorda assimilate --method masf --prior FILE`; a checkpoint is beside it
+    while the training runs."""
+
+    resume: bool = False
+    """Continue a training that was interrupted."""
 
     overwrite: bool = False
     """Replace a file that is there."""
@@ -94,13 +99,13 @@ class TrainNetwork:
     def check(self) -> None:
         """Refuse what makes no sense, before any code of a user is imported."""
         from scorda.cli.common import check_system, check_there, use_torch
+        from scorda.cli.training_files import TrainingFiles
 
         if self.data is None and self.system is None:
             raise UserError("Give --data, the store of a filter's run, or --system, to simulate.")
         if self.out.suffix != ".safetensors":
             raise UserError(f"Got --out {self.out}: its name must end in .safetensors.")
-        if self.out.exists() and not self.overwrite:
-            raise UserError(f"{self.out} is already there: give another --out, or --overwrite.")
+        TrainingFiles(self.out, {}, self.resume, self.overwrite).check_free()
         check_system(self.system)
         check_there([] if self.data is None else [self.data])
         use_torch("float32", self.threads)
@@ -136,23 +141,59 @@ def train_network(tokens: list[str], content: Mapping[str, Any]) -> Callable[...
 
 
 def _train(given: TrainNetwork, wanted: Network) -> None:
-    from scorda.priors.network.amortised import AmortisedNetwork
+    import torch
+
+    from scorda.cli.training_files import TrainingFiles
+    from scorda.core.lock import locked
+    from scorda.store import records
+    from scorda.store.identity import identity
 
     given.check()
     training = wanted.training
     if given.quick:
         training = replace(training, training_steps=QUICK_STEPS, validation_interval=QUICK_STEPS)
+    wanted = replace(wanted, training=training)
     forecasts, space = _simulated(given, wanted) if given.data is None else _stored(given)
-    given.out.parent.mkdir(parents=True, exist_ok=True)
+    record = identity(network=wanted, forecasts=forecasts, space=space)
+    record = records.plain(record | {"threads": torch.get_num_threads()})
+    files = TrainingFiles(given.out, record, given.resume, given.overwrite)
+    if files.complete():
+        console().print(f"network: {given.out} is complete")
+        return
+    with locked(given.out):
+        # Another run may have come to its end since.
+        if not files.complete():
+            _learn(given, wanted, forecasts, space, files)
+
+
+def _learn(
+    given: TrainNetwork,
+    wanted: Network,
+    forecasts: Float[Tensor, "cycles ensemble ..."],
+    space: StateSpace,
+    files: TrainingFiles,
+) -> None:
+    """Train the network and write it; the checkpoint is there meanwhile."""
+    from scorda.priors.network.amortised import AmortisedNetwork
+
+    if not given.resume:
+        files.checkpoint.remove()
     with progress("training") as update:
 
         def report(entry: dict[str, float]) -> None:
-            update(int(entry["step"]), training.training_steps)
+            update(int(entry["step"]), wanted.training.training_steps)
 
         network = AmortisedNetwork.train(
-            forecasts, space, axis=wanted.axis, base=wanted.prior, training=training, report=report
+            forecasts,
+            space,
+            axis=wanted.axis,
+            base=wanted.prior,
+            training=wanted.training,
+            report=report,
+            checkpoint=files.checkpoint,
         )
-    network.save(given.out)
+    network.save(given.out, {**files.record, "complete": True})
+    files.checkpoint.remove()
     found = network.report
     console().print(
         f"{len(forecasts)} forecasts of {forecasts.shape[1]} members: validation loss "

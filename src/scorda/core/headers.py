@@ -40,6 +40,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "k": (0, 1024),
     "length": (1, 2**40),
     "levels": (1, 12),
+    "limit": (1e-30, 1e30),
     "mask": (0, 2**28),
     "max_noise": (1e-30, 1e30),
     "members": (1, 2**28),
@@ -61,8 +62,8 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 # Whole numbers of other fields.
 MOST = 10**6
-# Letters of a value that a sentence shows.
-SHOWN = 40
+# Letters of a value that a sentence shows, and of a text that names something.
+SHOWN, LONGEST = 40, 100
 
 
 def parsed(text: str | bytes, what: str) -> Any:
@@ -140,6 +141,8 @@ def check_arguments(
     fields = {p.name: hints.get(p.name, Any) for p in parameters}
     check_fields(content, {"name": str, **fields}, what, [*usual, "name"])
     for name, value in content.items():
+        if isinstance(value, str) and len(value) > LONGEST:
+            raise ValueError(f"{what} has {name} = {_short(value)}, which is no name of anything.")
         if isinstance(value, Mapping) and isinstance(value.get("name"), str):
             if value["name"] in classes:
                 check_arguments(value, classes[value["name"]], f"{what}.{name}", classes)

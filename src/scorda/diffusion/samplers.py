@@ -28,6 +28,7 @@ import torch
 
 from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
+from scorda.diffusion.batches import batches
 from scorda.diffusion.denoisers import Denoiser, align
 from scorda.diffusion.process import ForwardProcess
 
@@ -238,8 +239,8 @@ class Sampler(ABC):
     ) -> Float[Tensor, "ensemble ..."]:
         """Draw samples ``(members, *shape)`` [final].
 
-        The noise of a member depends on the generator and the number of the member only, so the
-        samples are the same, to rounding, for every `chunk`.
+        The noise of a member depends on the generator and the number of the member only, and it
+        is computed in `batches`, so that the samples have the same bits for every `chunk`.
 
         Arguments:
             denoiser: Denoiser of the prior or of a posterior.
@@ -247,27 +248,30 @@ class Sampler(ABC):
             shape: Shape of one sample.
             members: Number of samples.
             generator: Source of randomness, advanced by one key.
-            chunk: Members computed at once (default: all); bounds the memory.
+            chunk: Members computed at once, rounded up as by `batches`; bounds the memory.
+                Default: just these, for a denoiser that is made for them.
             like: Tensor whose dtype and device the samples take.
             report: Called with (evaluations done, evaluations in all).
             first: Number of the first member, where these are part of a larger ensemble.
             start: Standard normal numbers to start from, ``(members, *shape)`` (default: drawn).
         """
-        key, chunk = rng.key(generator), chunk or members
-        last = first + members
-        chunks = range(first, last, chunk)
-        total, done = len(chunks) * self.evaluations, 0
+        key, last = rng.key(generator), first + members
+        parts = [(first, last)]
+        if chunk is not None:
+            parts = list(batches(shape, first, last, chunk))
+        total, done = len(parts) * self.evaluations, 0
         samples = []
-        for low in chunks:
-            high = min(low + chunk, last)
+        for low, high in parts:
             stream = rng.Stream(key, low, high, shape, like)
-            numbers = stream() if start is None else start[low - first : high - first]
+            numbers = stream()
+            if start is not None:
+                numbers = start[torch.arange(low, high).clamp(first, last - 1) - first]
             # The last one is the sample.
             for x in self._walk(denoiser, process, numbers, stream):  # noqa: B007
                 done += 1
                 if report is not None:
                     report(done, total)
-            samples.append(x)
+            samples.append(x[max(first - low, 0) : last - low])
         return torch.cat(samples)
 
     def encode(

@@ -30,15 +30,14 @@ import torch
 from torch import nn
 
 from scorda.core import rng
-from scorda.core.files import read_tensors, write_tensors
 from scorda.core.shapes import Float, Tensor
 from scorda.diffusion import parallel
+from scorda.diffusion.checkpoint import Checkpoint
 from scorda.diffusion.denoisers import align, precondition
+from scorda.diffusion.levels import Levels, levels_for
 
-__all__ = ["Training", "denoising_loss", "fit", "observed_levels", "validation_loss"]
+__all__ = ["Training", "denoising_loss", "fit", "validation_loss"]
 
-# Makes levels per entry of one level per segment, the shape of a segment and a generator.
-Levels = Callable[[Tensor, tuple[int, ...], torch.Generator], Tensor]
 # Gives the loss of each segment for a network, segments, noise levels and noise.
 Loss = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
 # Segments, noise levels and noise.
@@ -125,7 +124,7 @@ def fit(
     network: nn.Module,
     trajectories: Float[Tensor, "series time ..."],
     settings: Training,
-    checkpoint: str | Path | None = None,
+    checkpoint: Checkpoint | str | Path | None = None,
     report: Callable[[dict[str, float]], None] | None = None,
     seconds: float = 60.0,
     keep: bool = False,
@@ -141,10 +140,10 @@ def fit(
         trajectories: Standardised trajectories ``(series, time, *state)``.
         checkpoint: File that a killed run resumes from; the caller removes it at the end.
         report: Called at every validation with step, loss, validation loss.
-        seconds: Time between checkpoints.
+        seconds: Time between checkpoints, and so what a kill loses at most.
         keep: Whether the initial weights are validated too, and stay where none are better.
         patience: Stop after so many validations in a row without a lower loss; None: never.
-        levels: Makes levels per entry (default: `observed_levels`) for a network that takes them.
+        levels: Makes levels per entry, as `levels.observed_levels`, for a network that takes them.
         loss: Loss per segment of a network, as `denoising_loss` has it.
         slice_seconds: Stop at the first validation after so long; the next call resumes there.
 
@@ -156,29 +155,25 @@ def fit(
         FloatingPointError: If the loss is not finite.
     """
     training, validation = _split(trajectories.to(next(network.parameters())), settings)
-    levels = _levels(network, settings, levels)
+    levels = levels_for(network, settings.observed, levels)
     run = _Run(network, settings, loss, _held_back(validation, settings, levels))
-    if checkpoint is not None and Path(checkpoint).exists():
-        run.restore(Path(checkpoint))
+    checkpoint = Checkpoint.at(checkpoint)
+    if checkpoint is not None and checkpoint.exists():
+        run.restore(checkpoint)
     if keep and not run.history:
         run.validate(math.nan)
     key = rng.key(rng.seeded(settings.seed))
-    total = 0.0
-    while run.step < settings.training_steps and not run.stalled(patience):
-        total += run.advance(_batch(training, settings, key, run.step + 1, levels))
-        if run.step % settings.every and run.step < settings.training_steps:
-            continue
-        run.validate(total / ((run.step - 1) % settings.every + 1))
-        total = 0.0
-        if report is not None and parallel.rank() == 0:
-            report(run.history[-1])
-        # Only here the running mean of the loss starts anew, so that it need not be saved.
-        over = parallel.agree(clock.monotonic() - run.began > slice_seconds)
-        due = parallel.agree(clock.monotonic() - run.saved > seconds)
-        if checkpoint is not None and (over or due):
-            run.save(Path(checkpoint))
-        if over:
-            break
+    over = False
+    while run.step < settings.training_steps and not run.stalled(patience) and not over:
+        run.advance(_batch(training, settings, key, run.step + 1, levels))
+        if run.step % settings.every == 0 or run.step == settings.training_steps:
+            run.validate(run.total / ((run.step - 1) % settings.every + 1))
+            if report is not None and parallel.rank() == 0:
+                report(run.history[-1])
+            over = _since(run.began, slice_seconds)
+        # Between validations too, which may be far apart.
+        if checkpoint is not None and (over or _since(run.saved, seconds)):
+            run.save(checkpoint)
     _load(network, run.best)
     return run.history
 
@@ -192,7 +187,7 @@ def validation_loss(
 ) -> float:
     """The validation loss of a network as it is, of the very samples and noise of `fit`."""
     _, validation = _split(trajectories.to(next(network.parameters())), settings)
-    held_back = _held_back(validation, settings, _levels(network, settings, levels))
+    held_back = _held_back(validation, settings, levels_for(network, settings.observed, levels))
     return _mean_loss(network, held_back, loss)
 
 
@@ -222,10 +217,12 @@ class _Run:
         self.average, self.best = _weights(network), _weights(network)
         self.history: list[dict[str, float]] = []
         self.step = 0
+        # Of the loss since the last validation.
+        self.total = 0.0
         self.began = self.saved = clock.monotonic()
 
-    def advance(self, batch: Batch) -> float:
-        """Take one optimiser step, on the rows that are this process's; return the mean loss."""
+    def advance(self, batch: Batch) -> None:
+        """Take one optimiser step, on the rows that are this process's, and add up the loss."""
         settings, rows = self.settings, parallel.rows(self.settings.batch)
         x0, noise, eps = (part[rows] for part in batch)
         # Gradients are averaged over the processes, which may differ in their number of rows.
@@ -249,7 +246,7 @@ class _Run:
         with torch.no_grad():
             for name, p in self.network.named_parameters():
                 self.average[name].lerp_(p, 1 - decay)
-        return value
+        self.total += value
 
     def validate(self, loss: float) -> None:
         """Add an entry to the history, and keep the averaged weights if they are the best."""
@@ -260,6 +257,7 @@ class _Run:
         if validation <= min((e["validation"] for e in self.history), default=math.inf):
             self.best = {name: w.clone() for name, w in self.average.items()}
         self.history.append({"step": self.step, "loss": loss, "validation": validation})
+        self.total = 0.0
 
     def stalled(self, patience: int | None) -> bool:
         """Whether so many validations have passed since the lowest loss."""
@@ -268,37 +266,39 @@ class _Run:
         losses = [entry["validation"] for entry in self.history]
         return len(losses) - 1 - losses.index(min(losses)) >= patience
 
-    def save(self, path: Path) -> None:
+    def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint; process 0 writes, and the others wait until the file is there."""
         if parallel.rank() == 0:
             tensors: dict[str, Tensor] = {}
             for name, p in self.network.named_parameters():
-                moments = self.optimiser.state[p]
-                tensors |= {
-                    f"weight.{name}": p,
-                    f"average.{name}": self.average[name],
-                    f"best.{name}": self.best[name],
-                    f"first.{name}": moments["exp_avg"],
-                    f"second.{name}": moments["exp_avg_sq"],
-                }
-            header = {"kind": "checkpoint", "step": self.step, "settings": asdict(self.settings)}
-            write_tensors(path, tensors, header | {"history": self.history})
+                tensors[f"weight.{name}"] = p
+                tensors[f"average.{name}"] = self.average[name]
+                tensors[f"best.{name}"] = self.best[name]
+                # A parameter that no output depends on has no moments.
+                if moments := self.optimiser.state.get(p):
+                    tensors[f"first.{name}"] = moments["exp_avg"]
+                    tensors[f"second.{name}"] = moments["exp_avg_sq"]
+            # JSON has no NaN, the loss before the first step.
+            history = [{**e, "loss": e["loss"] if e["step"] else None} for e in self.history]
+            header = {"step": self.step, "total": self.total, "history": history}
+            checkpoint.write(tensors, header | {"settings": asdict(self.settings)})
         parallel.wait()
         self.saved = clock.monotonic()
 
-    def restore(self, path: Path) -> None:
+    def restore(self, checkpoint: Checkpoint) -> None:
         """Take up the state of a checkpoint.
 
         Raises:
             ValueError: If it is of another run or of another network.
         """
-        tensors, header = read_tensors(path)
-        if header.get("kind") != "checkpoint" or header.get("settings") != asdict(self.settings):
+        path, (tensors, header) = checkpoint.path, checkpoint.read()
+        if header.get("settings") != asdict(self.settings):
             raise ValueError(
                 f"{path} is no checkpoint of this run (its settings are "
                 f"{header.get('settings')}): delete it, or train with the same settings."
             )
-        self.step, self.history = header["step"], header["history"]
+        self.step, self.total = header["step"], header["total"]
+        self.history = [e if e["step"] else e | {"loss": math.nan} for e in header["history"]]
         for name, p in self.network.named_parameters():
             if f"weight.{name}" not in tensors or tensors[f"weight.{name}"].shape != p.shape:
                 raise ValueError(f"{path} is a checkpoint of another network: delete it first.")
@@ -306,11 +306,17 @@ class _Run:
                 p.copy_(tensors[f"weight.{name}"])
             self.average[name] = tensors[f"average.{name}"].to(p)
             self.best[name] = tensors[f"best.{name}"].to(p)
-            self.optimiser.state[p] = {
-                "step": torch.tensor(float(self.step)),
-                "exp_avg": tensors[f"first.{name}"].to(p, copy=True),
-                "exp_avg_sq": tensors[f"second.{name}"].to(p, copy=True),
-            }
+            if f"first.{name}" in tensors:
+                self.optimiser.state[p] = {
+                    "step": torch.tensor(float(self.step)),
+                    "exp_avg": tensors[f"first.{name}"].to(p, copy=True),
+                    "exp_avg_sq": tensors[f"second.{name}"].to(p, copy=True),
+                }
+
+
+def _since(moment: float, seconds: float) -> bool:
+    """Whether a moment is more than so many seconds ago, for all processes alike."""
+    return parallel.agree(clock.monotonic() - moment > seconds)
 
 
 def _weights(network: nn.Module) -> dict[str, Tensor]:
@@ -391,45 +397,3 @@ def _batch(
 def _held_back(validation: Tensor, settings: Training, levels: Levels | None) -> Batch:
     key = rng.key(rng.seeded(settings.seed + 1))
     return _batch(validation, settings, key, 0, levels, HELD_BATCHES)
-
-
-def _levels(network: nn.Module, settings: Training, levels: Levels | None) -> Levels | None:
-    """The function that makes levels per entry; None for a network with one per segment."""
-    if not getattr(network, "per_entry", False):
-        return None
-    share = settings.observed
-    return levels or (lambda noise, shape, at: observed_levels(noise, shape, share, at))
-
-
-def observed_levels(
-    noise: Float[Tensor, "ensemble"],
-    shape: tuple[int, ...],
-    share: float,
-    generator: torch.Generator,
-) -> Float[Tensor, "ensemble time ..."]:
-    """Lower the noise level of some entries, as observations of them would.
-
-    Each component is observed or not, with an error between 0.01 and 1 standard deviation. Times
-    are regular in half of the segments and at random in the others, 1 to 64 steps apart; in half
-    of the segments all components share them; in a quarter there is a hole, which may reach an
-    end.
-    """
-    size, states, components = len(noise), shape[0], math.prod(shape[1:])
-
-    def uniform(*axes: int) -> Tensor:
-        return torch.rand(*axes, generator=generator)
-
-    time = torch.arange(states)[:, None]
-    used = (uniform(size, 1) < share) & (uniform(size, components) < 0.5)
-    stride = (64 ** uniform(size, 1, components)).round()
-    offset = (uniform(size, 1, components) * stride).floor()
-    regular = (time - offset) % stride == 0
-    random = uniform(size, states, components) < 1 / stride
-    times = torch.where(uniform(size, 1, 1) < 0.5, regular, random)
-    times = torch.where(uniform(size, 1, 1) < 0.5, times, times[..., :1])
-    ends = ((2 * uniform(size, 2) - 0.5) * states).sort().values[..., None, None]
-    hole = (time >= ends[:, 0]) & (time < ends[:, 1]) & (uniform(size, 1, 1) < 0.25)
-    std = 10 ** (2 * uniform(size, components) - 2)
-    precision = (used[:, None] & times & ~hole) / std[:, None].square()
-    level = (noise[:, None, None] ** -2 + precision).rsqrt()
-    return level.view(size, *shape)

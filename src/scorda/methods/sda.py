@@ -22,6 +22,7 @@ import torch
 from scorda.assimilation.base import Assimilator, Cost, check_needs
 from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
+from scorda.diffusion.batches import at_once
 from scorda.diffusion.denoisers import Conditioned, Denoiser, SwitchedDenoiser
 from scorda.diffusion.guidance import MMPS, Guidance, InflatedLikelihood
 from scorda.diffusion.samplers import PredictorCorrector, Sampler
@@ -30,7 +31,7 @@ from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Gather, Operator
 from scorda.observations.problem import Problem
-from scorda.priors.trajectory import GaussianTrajectory, Prior, Standardisation, at_once
+from scorda.priors.trajectory import GaussianTrajectory, Prior, Standardisation
 from scorda.systems.linear import LinearGaussian
 
 __all__ = ["SDA"]
@@ -52,8 +53,10 @@ class SDA(Assimilator):
             own are merged (`Conditioned`) if the prior allows it, at noise levels above its
             `handover`.
         sampler: Default: the prior's.
-        chunk: Members computed at once; bounds the memory, leaves the samples as they are.
-            Default: 128 members, or as many as have 2^18 numbers in all, at least one.
+        chunk: Members computed at once; bounds the memory, leaves the samples as they are, bit
+            for bit. It is rounded up to a multiple of 8, at least 16. Default: 128 members, or
+            as many as have 2^18 numbers in all, at least one; where that is fewer than 16 it is
+            always so many.
     """
 
     prior: Prior

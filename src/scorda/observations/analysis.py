@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from scorda.core.ownership import SOURCE
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.core.times import Start, time_axis
@@ -86,7 +87,8 @@ class Analysis:
         return xarray.Dataset(
             variables,
             coordinates,
-            {"Conventions": "CF-1.11", "method": self.method} | dict(attrs or {}),
+            {"Conventions": "CF-1.11", "source": SOURCE, "method": self.method}
+            | dict(attrs or {}),
         )
 
 

@@ -14,6 +14,7 @@ from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.diffusion import parallel
+from scorda.diffusion.checkpoint import Checkpoint
 from scorda.diffusion.guidance import MMPS, InflatedLikelihood, SwitchedGuidance
 from scorda.diffusion.samplers import Ancestral, VarianceExploding
 from scorda.diffusion.training import Training, fit
@@ -106,7 +107,7 @@ def train_on_system(
     system: System,
     recipe: Recipe,
     settings: Training,
-    checkpoint: str | Path | None = None,
+    checkpoint: Checkpoint | str | Path | None = None,
     report: Callable[[dict[str, float]], None] | None = None,
     states: Float[Tensor, "series time *state"] | None = None,
     device: torch.device | str = "cpu",

@@ -7,7 +7,6 @@ linear-Gaussian system, the oracle of the tests.
 
 from __future__ import annotations
 
-import math
 import platform
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -21,10 +20,12 @@ import torch
 from torch import nn
 
 from scorda.core import rng
-from scorda.core.files import read_tensors, write_tensors
+from scorda.core.files import check_finite_tensors, read_tensors, write_tensors
+from scorda.core.ownership import check_output
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.core.times import Start, phases_of
+from scorda.diffusion.batches import at_once
 from scorda.diffusion.denoisers import Denoiser, GaussianDenoiser, NetworkDenoiser
 from scorda.diffusion.guidance import DPS, MMPS, Guidance, InflatedLikelihood, SwitchedGuidance
 from scorda.diffusion.samplers import (
@@ -45,18 +46,12 @@ __all__ = [
     "Prior",
     "Standardisation",
     "TrainedTrajectory",
-    "at_once",
     "load",
 ]
 
 PROCESSES = {c.__name__: c for c in (VarianceExploding, VariancePreserving)}
 GUIDANCES = {c.__name__: c for c in (DPS, InflatedLikelihood, MMPS, SwitchedGuidance)}
 SAMPLERS = {c.__name__: c for c in (Ancestral, Multistep, PredictorCorrector)}
-# Members computed at once: small enough to stay in the cache, large enough for the kernels.
-CHUNK = 128
-# Numbers of the trajectories that are computed at once, where these are large: a gradient keeps
-# some hundred times as many.
-NUMBERS = 2**18
 
 
 @dataclass(frozen=True)
@@ -220,8 +215,16 @@ class TrainedTrajectory(Prior):
             )
         return NetworkDenoiser(self.network, self.limit)
 
-    def save(self, path: str | Path) -> None:
-        """Write one safetensors file whose header holds everything but the weights."""
+    def save(self, path: str | Path, record: Mapping[str, Any] | None = None) -> None:
+        """Write one safetensors file whose header holds everything but the weights.
+
+        Arguments:
+            path: File to write.
+            record: All that decided the weights, of JSON types, to be kept in the header.
+
+        Raises:
+            ValueError: If a weight is not finite, or a file is there that Scorda did not write.
+        """
         std = self.standardisation
         header = {
             "kind": "trajectory prior",
@@ -234,12 +237,13 @@ class TrainedTrajectory(Prior):
             "space": self.space.as_json(),
             "provenance": dict(self.provenance),
             "versions": versions(),
-        }
+        } | ({} if record is None else {"record": dict(record)})
         tensors = {f"network.{n}": p for n, p in self.network.state_dict().items()}
         tensors |= {"standardisation.mean": std.mean, "standardisation.std": std.std}
         if self.diurnal_mean is not None:
             tensors["diurnal_mean"] = self.diurnal_mean
-        write_tensors(path, tensors, header)
+        check_finite_tensors(path, tensors)
+        write_tensors(check_output(path, overwrite=True), tensors, header)
 
 
 @dataclass(frozen=True, eq=False)
@@ -293,17 +297,13 @@ class GaussianTrajectory(Prior):
         return GaussianDenoiser.from_cov(self.mean, self.cov)
 
 
-def at_once(shape: tuple[int, ...]) -> int:
-    """Members of the shape of a trajectory that are computed at once."""
-    return max(1, min(CHUNK, NUMBERS // math.prod(shape)))
-
-
 def load(source: str | Path) -> TrainedTrajectory:
     """Load a trained prior: the name of a shipped one ("lorenz63") or a file.
 
     Raises:
         FileNotFoundError: If there is neither such a shipped prior nor such a file.
-        ValueError: If the file is truncated, foreign, or does not fit the architecture it names.
+        ValueError: If the file is damaged, foreign, or does not fit the architecture it names, or
+            if a weight is not finite.
     """
     path = Path(source)
     if not path.suffix:
@@ -316,6 +316,7 @@ def load(source: str | Path) -> TrainedTrajectory:
                 "path of a .safetensors file."
             )
     tensors, header = read_tensors(path)
+    check_finite_tensors(path, tensors)
     if isinstance(kind := header.get("kind"), str) and kind != "trajectory prior":
         raise ValueError(
             f"{path} holds a {kind}, not a trained prior: give a file written by `scorda train`."

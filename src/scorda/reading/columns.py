@@ -121,7 +121,18 @@ def _of_series(values: pandas.Series) -> np.ndarray:
         return values.astype(object).to_numpy()
     if pandas.api.types.is_numeric_dtype(kind) and kind.kind in "fiu":
         return values.to_numpy(dtype=float, na_value=np.nan)
+    if isinstance(kind, pandas.StringDtype):
+        return _shared(values, np.nan)
     return values.to_numpy()
+
+
+def _shared(column: pandas.Series, absent: Any) -> np.ndarray:
+    """Return text as objects, one for all entries that are equal, and another for absent ones."""
+    import pandas
+
+    code, found = pandas.factorize(column)
+    # The code of what is absent is -1, the last.
+    return np.append(np.asarray(found, dtype=object), [absent])[code]
 
 
 def _of_frame(frame: pandas.DataFrame) -> dict[str, np.ndarray]:
@@ -172,11 +183,12 @@ def _typed(
     import pandas
     from pandas.errors import ParserError
 
-    labels = {raw: str for name, raw in zip(names, header, strict=True) if name in LABELS}
+    # Names and units are text, of which few entries are distinct.
+    labels = {raw: "category" for name, raw in zip(names, header, strict=True) if name in LABELS}
     try:
         frame = pandas.read_csv(
             path, engine="c", sep=sep, header=0, dtype=labels, keep_default_na=False,
-            na_values=[""], encoding="utf-8-sig", low_memory=False,
+            na_values=[""], encoding="utf-8", low_memory=False,
         )  # fmt: skip
     except ParserError:
         return None
@@ -194,7 +206,7 @@ def _plain(column: pandas.Series) -> np.ndarray:
     """Return numbers, or text that is empty where it is absent."""
     if column.dtype.kind in "fiu":
         return column.to_numpy()
-    return column.fillna("").to_numpy(object)
+    return _shared(column, "")
 
 
 def _may_lack_fields(path: Path, sep: str, count: int) -> bool:

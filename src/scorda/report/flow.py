@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from scorda.core.files import atomic
+from scorda.core.ownership import PICTURE, check_output
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.observations.analysis import Analysis
@@ -123,10 +124,11 @@ def animate(
         dpi: Pixels per inch; a field is 2 inches wide.
 
     Raises:
-        ValueError: If the path ends otherwise, ffmpeg is missing, or the states are not velocities
-            on a periodic grid.
+        ValueError: If the path ends otherwise, ffmpeg is missing, the states are not velocities on
+            a periodic grid, or a file is there that Scorda did not write.
     """
     path = Path(path)
+    real = check_output(path, overwrite=True)
     writer = _writer(path, frames_per_second)
     space, curl = analysis.space, _vorticity(analysis.space)
     steps = list(range(analysis.states.shape[1]) if steps is None else steps)
@@ -136,7 +138,7 @@ def animate(
     series = {name: curl(states[steps].double()) for name, states in shown.items()}
     limit = _limit(next(iter(series.values())))
     # A writer knows the format by the end of the name, which an unfinished file has not.
-    with style(), atomic(path) as partial, TemporaryDirectory() as folder:
+    with style(), atomic(real) as partial, TemporaryDirectory() as folder:
         figure, axes = subplots(1, len(series), 2 * len(series) + 0.8, 2 * _aspect(space) + 0.6)
         images = []
         for panel, (name, frames) in zip(axes[0], series.items(), strict=True):
@@ -153,6 +155,8 @@ def animate(
                 axes[0, 0].set_ylabel(_when(space, step), fontsize=10)
                 writer.grab_frame()
         shutil.copyfile(made, partial)
+        if path.suffix == ".gif":
+            _comment(partial)
     return path
 
 
@@ -296,13 +300,21 @@ def _when(space: StateSpace, step: int) -> str:
     return f"t = {step * space.dt:.4g} {space.units.get('time', '')}".strip()
 
 
+def _comment(gif: Path) -> None:
+    """Add the mark of Scorda to a GIF: a comment before the semicolon that ends it."""
+    text = PICTURE.encode()
+    block = b"\x21\xfe" + bytes([len(text)]) + text + b"\x00"
+    gif.write_bytes(gif.read_bytes()[:-1] + block + b";")
+
+
 def _writer(path: Path, frames_per_second: float) -> Any:
     from matplotlib.animation import FFMpegWriter, PillowWriter
 
     if path.suffix == ".gif":
         return PillowWriter(fps=frames_per_second)  # type: ignore[arg-type]
     if path.suffix == ".mp4" and FFMpegWriter.isAvailable():
-        return FFMpegWriter(fps=frames_per_second)  # type: ignore[arg-type]
+        told = {"comment": PICTURE}
+        return FFMpegWriter(fps=frames_per_second, metadata=told)  # type: ignore[arg-type]
     raise ValueError(
         f"Got the path {str(path)!r}: an animation ends in .gif, or, where ffmpeg is "
         "installed, in .mp4."

@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scorda.core.files import atomic
+from scorda.core.ownership import SOURCE, check_output
 from scorda.core.space import StateSpace
 from scorda.observations.analysis import Analysis
 from scorda.report.base import colours_of, component_name
 from scorda.report.flow import is_flow, panels
 from scorda.report.maps import fields, hovmoller, is_map
+from scorda.report.pages import write_page
 from scorda.report.reliability import rank_histograms, spread_skill
 from scorda.report.score_columns import COLUMNS, Column
 from scorda.report.series import error_and_spread, trajectories
@@ -91,10 +93,10 @@ class _Run:
             "members": int(attrs["members"]),
             "seed": int(attrs["seed"]),
             "configuration": self.posterior.configuration,
-            "seconds": round(info["seconds"], 3),
         }
-        rest = ("peak_memory_mb", "threads", "finished", "platform", "versions")
-        return json.dumps(record | {name: info[name] for name in rest}, indent=2)
+        # A store that was moved without its record has none of these.
+        rest = ("seconds", "peak_memory_mb", "threads", "finished", "platform", "versions")
+        return json.dumps(record | {n: info[n] for n in rest if n in info}, indent=2)
 
     def is_floor(self, column: Column) -> bool:
         """Return whether the score is the distance between two draws of the reference itself."""
@@ -170,8 +172,10 @@ def write_report(
         spinup: Steps that do not count, as in `score_table`.
 
     Raises:
-        ValueError: If a posterior is incomplete, or they are of different problems.
+        ValueError: If a posterior is incomplete, or they are of different problems, or a file is
+            there that Scorda did not write.
     """
+    check_output(path, overwrite=True, make_parents=True)
     _check(list(posteriors.values()))
     table, colours = score_table(posteriors, references, spinup), colours_of(list(posteriors))
     floors = {reference.path for reference in references}
@@ -182,7 +186,7 @@ def write_report(
     posterior, view = runs[0].posterior, _view(runs[0])
     rows = [row for run in runs for row in run.scores.values()]
     first = first_scored(posterior, spinup)
-    return _write(
+    return write_page(
         Path(path),
         "page.html.j2",
         title=title or posterior.to_xarray().attrs["system"],
@@ -200,7 +204,7 @@ def write_report(
             run.name: [_picture(view.draw(run, name)) for name in view.variables] for run in runs
         },
         diagnostics=_diagnostics(runs, first),
-        version=posterior.info["versions"]["scorda"],
+        version=posterior.info.get("versions", {}).get("scorda", "unknown"),
     )
 
 
@@ -214,8 +218,9 @@ def add_record(folder: str | Path, record: Record) -> Path:
     for name in record.pictures:
         if not (folder / name).is_file():
             raise FileNotFoundError(f"There is no {folder / name}: save the picture first.")
-    with atomic(folder / f"{record.name}{ENDING}") as partial:
-        partial.write_text(json.dumps(asdict(record), indent=2) + "\n", encoding="utf-8")
+    text = json.dumps({"source": SOURCE} | asdict(record), indent=2) + "\n"
+    with atomic(check_output(folder / f"{record.name}{ENDING}", overwrite=True)) as partial:
+        partial.write_text(text, encoding="utf-8")
     return write_gallery(folder)
 
 
@@ -230,31 +235,16 @@ def write_gallery(folder: str | Path) -> Path:
     records = [_read(path) for path in sorted(folder.glob(f"*{ENDING}"))]
     if not records:
         raise FileNotFoundError(f"There are no records (*{ENDING}) in {folder}: run a benchmark.")
-    return _write(folder / "gallery.html", "gallery.html.j2", records=records)
-
-
-def _write(path: Path, template: str, **content: Any) -> Path:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("scorda.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        keep_trailing_newline=True,
-    )
-    page = environment.get_template(template).render(content)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(path) as partial:
-        partial.write_text(page, encoding="utf-8")
-    return path
+    return write_page(folder / "gallery.html", "gallery.html.j2", records=records)
 
 
 def _read(path: Path) -> Record:
     """Read a record without the pictures that are gone."""
     try:
-        record = Record(**json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content.pop("source")
+        record = Record(**content)
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise ValueError(f"{path} is not a record of figures ({error}): remove it.") from error
     there = {n: text for n, text in record.pictures.items() if (path.parent / n).is_file()}
     return replace(record, pictures=there)

@@ -14,7 +14,7 @@ from scorda.core.times import Start
 from scorda.observations.analysis import Analysis
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Operator
-from scorda.store.layout import array, write_array
+from scorda.store.layout import array, chunks_of, write_array
 
 __all__ = ["observation_table", "read_states", "write_table", "write_truth", "write_withheld"]
 
@@ -44,8 +44,14 @@ def write_table(root: zarr.Group, name: str, columns: Mapping[str, np.ndarray]) 
         write_array(group, column, values, dims, {})
 
 
-def write_withheld(root: zarr.Group, space: StateSpace, withheld: Sequence[Observations]) -> None:
-    """Write the observations kept back, and what each member predicts of them without error."""
+def write_withheld(
+    root: zarr.Group, space: StateSpace, withheld: Sequence[Observations]
+) -> list[str]:
+    """Write the observations kept back, and what each member predicts of them without error.
+
+    Returns:
+        The names of the files of the group in the store.
+    """
     predicted = []
     for instrument in withheld:
         for k, entry in enumerate(instrument.steps):
@@ -55,7 +61,12 @@ def write_withheld(root: zarr.Group, space: StateSpace, withheld: Sequence[Obser
                 states = read_states(root, space, steps)
                 predicted.append(model.operator(states).flatten(1).numpy())
     columns = observation_table(withheld, space)
-    write_table(root, "withheld", columns | {"predicted": np.concatenate(predicted, 1)})
+    columns |= {"predicted": np.concatenate(predicted, 1)}
+    write_table(root, "withheld", columns)
+    names = ["withheld/zarr.json", *(f"withheld/{name}/zarr.json" for name in columns)]
+    return names + [
+        file for name in columns for file in chunks_of(array(root, f"withheld/{name}"), ())
+    ]
 
 
 def read_states(root: zarr.Group, space: StateSpace, steps: int | list[int]) -> Tensor:

@@ -1,7 +1,9 @@
 """The layout of a posterior on disk: arrays, chunks and attributes.
 
 Chunks follow what is written at once, so that a unit of work owns whole chunks: a filter writes
-blocks of steps for all members, a smoother blocks of members for all steps.
+blocks of steps for all members, a smoother blocks of members for all steps. Each chunk ends with
+its own checksum (the codec ``crc32c``), and is written even where it is empty, so that a missing
+or damaged chunk is never read as if it were whole.
 
 The stores are written with zarr, not with ``xarray.Dataset.to_zarr(region=...)``, for two reasons.
 xarray makes the empty arrays of a large store (``compute=False``) with dask only, which nothing
@@ -12,6 +14,7 @@ same.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import warnings
@@ -23,8 +26,10 @@ from typing import Any
 import numpy as np
 import torch
 import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from scorda.core.files import atomic
+from scorda.core.ownership import SOURCE
 from scorda.core.space import StateSpace
 from scorda.core.times import Start, time_axis
 from scorda.observations.analysis import Analysis
@@ -33,13 +38,15 @@ from scorda.store.posterior import space_to_json
 __all__ = [
     "Plan",
     "array",
-    "complete",
+    "chunks_of",
+    "closed",
     "create",
+    "create_weights",
     "new_store",
     "plan_members",
     "plan_steps",
     "write_array",
-    "write_json",
+    "write_text",
     "write_weights",
 ]
 
@@ -122,39 +129,57 @@ def create(
 
 
 def new_store(path: Path, space: StateSpace, attributes: Mapping[str, Any]) -> zarr.Group:
-    """Make a store without arrays that is marked as incomplete."""
-    root = zarr.open_group(path, mode="w", zarr_format=3)
+    """Make a store without arrays with the marks of Scorda and of an incomplete store."""
     # `complete` comes first and has the same length throughout: the last thing that changes.
-    root.attrs.update({"complete": 0, **attributes, "space": space_to_json(space)})
-    return root
+    marked = {"complete": 0, "source": SOURCE, **attributes, "space": space_to_json(space)}
+    return zarr.create_group(path, zarr_format=3, attributes=marked)
 
 
-def write_weights(root: zarr.Group, weights: np.ndarray, first: int, plan: Plan) -> None:
-    """Write weights ``(ensemble, steps)`` from a step on; those never written are equal."""
-    if "weight" not in root:
-        shape = (len(weights), plan.total)
-        attrs = {"long_name": "weight of the member", "units": "1"}
-        kind, equal = np.dtype("float64"), 1 / len(weights)
-        _create_array(root, "weight", shape, kind, plan, ("ensemble", "time"), attrs, equal)
-    array(root, "weight")[:, first : first + weights.shape[1]] = weights
+def create_weights(root: zarr.Group, members: int, plan: Plan) -> None:
+    """Make the array of weights."""
+    attrs = {"long_name": "weight of the member", "units": "1"}
+    shape, kind, equal = (members, plan.total), np.dtype("float64"), 1 / members
+    _create_array(root, "weight", shape, kind, plan, ("ensemble", "time"), attrs, equal)
 
 
-def complete(path: Path) -> None:
-    """Consolidate the metadata, so that xarray opens the store at once, and mark it complete."""
+def write_weights(
+    root: zarr.Group, weights: np.ndarray | None, first: int, last: int
+) -> list[str]:
+    """Write weights ``(ensemble, steps)`` of some steps, None: equal; return their files."""
+    stored, region = array(root, "weight"), (slice(None), slice(first, last))
+    stored[region] = 1 / stored.shape[0] if weights is None else weights
+    return chunks_of(stored, region)
+
+
+def chunks_of(stored: zarr.Array, region: tuple[slice, ...]) -> list[str]:
+    """Return the files in the store that hold a region of an array; later axes may be left out."""
+    cuts = [*region, *[slice(None)] * (stored.ndim - len(region))]
+    ranges = []
+    for cut, length, chunk in zip(cuts, stored.shape, stored.chunks, strict=True):
+        first, last, _ = cut.indices(length)
+        ranges.append(range(first // chunk, -(-last // chunk)))
+    return ["/".join(map(str, (stored.path, "c", *place))) for place in itertools.product(*ranges)]
+
+
+def closed(path: Path) -> str:
+    """Consolidate the metadata, so that xarray opens the store at once.
+
+    Returns:
+        The metadata of the root that mark the store as complete.
+    """
     with warnings.catch_warnings():
         # It warns that other languages may not read consolidated metadata, which they can ignore.
         warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
         zarr.consolidate_metadata(path)
-    metadata = path / "zarr.json"
-    content = json.loads(metadata.read_text(encoding="utf-8"))
+    content = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
     content["attributes"]["complete"] = 1
-    write_json(metadata, content)
+    return json.dumps(content, indent=1) + "\n"
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file, which is there in full or not at all."""
+def write_text(path: Path, text: str) -> None:
+    """Write a file of text, which is there in full or not at all."""
     with atomic(path) as partial:
-        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        partial.write_text(text, encoding="utf-8")
 
 
 def array(group: zarr.Group, name: str) -> zarr.Array:
@@ -168,7 +193,13 @@ def write_array(
     group: zarr.Group, name: str, values: np.ndarray, dims: list[str], attrs: Mapping
 ) -> None:
     """Make an array and write it at once."""
-    group.create_array(name, data=values, dimension_names=dims, attributes=dict(attrs))
+    group.create_array(
+        name,
+        data=values,
+        compressors=[ZstdCodec(), Crc32cCodec()],
+        dimension_names=dims,
+        attributes=dict(attrs),
+    )
 
 
 def _create_array(
@@ -187,6 +218,7 @@ def _create_array(
         chunks=_chunks(shape, dtype.itemsize, plan),
         dtype=dtype,
         fill_value=fill,
+        compressors=[ZstdCodec(), Crc32cCodec()],
         dimension_names=list(map(str, dims)),
         attributes=dict(attrs),
     )

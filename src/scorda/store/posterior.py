@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from scorda.core.files import atomic
 from scorda.core.headers import parsed
+from scorda.core.ownership import check_output
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.observations.analysis import Analysis
 from scorda.reading.opening import readable
+from scorda.store.damage import check_files, check_hashes, read_record, telling
 from scorda.store.headers import check_posterior, check_states, check_table, shape_of
 
 if TYPE_CHECKING:
@@ -23,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Posterior",
-    "info_path",
     "open_posterior",
     "space_from_json",
     "space_to_json",
@@ -33,16 +35,11 @@ __all__ = [
 GROUPS = ("observations", "withheld", "truth")
 
 
-def info_path(path: Path) -> Path:
-    """Return the file of timings, memory and versions of a store: ``run.json`` of ``run.zarr``."""
-    return path.with_suffix(".json")
-
-
 def store_attributes(path: Path) -> dict[str, Any]:
     """Read the attributes of a store; there are none where there is no store.
 
     Raises:
-        ValueError: If the store has lost its metadata.
+        ValueError: If its metadata are damaged.
     """
     metadata = path / "zarr.json"
     if not metadata.is_file():
@@ -51,7 +48,8 @@ def store_attributes(path: Path) -> dict[str, Any]:
         return dict(json.loads(metadata.read_bytes()).get("attributes", {}))
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
-            f"{metadata} is not readable ({error}): make the store anew with --overwrite."
+            f"{metadata} is damaged ({error}): the command that made the store does it again with "
+            "--resume."
         ) from error
 
 
@@ -63,7 +61,7 @@ class Posterior:
         path: Directory of the zarr store.
 
     Raises:
-        ValueError: If there is no posterior at that path.
+        ValueError: If there is no posterior at that path, or a file of it is missing or damaged.
     """
 
     path: Path
@@ -74,11 +72,24 @@ class Posterior:
             raise ValueError(
                 f"There is no {self.path}: name the store of a run, such as run.zarr."
             )
+        record = read_record(self.path)
+        if "parts" in record:
+            check_files(self.path, record)
         if "method" not in self._attributes:
             raise ValueError(
                 f"{self.path} is no posterior of Scorda: name one that `scorda assimilate` wrote."
             )
         check_posterior(self.path, self._attributes)
+        if "parts" not in record and (self.complete or "stopped" in record):
+            check_files(self.path, record)
+
+    def check(self) -> None:
+        """Check all bytes of the store against its checksums.
+
+        Raises:
+            ValueError: If a file is damaged; the sentence names it and the unit of work.
+        """
+        check_hashes(self.path)
 
     @property
     def complete(self) -> bool:
@@ -112,20 +123,24 @@ class Posterior:
 
     @property
     def info(self) -> dict[str, Any]:
-        """Timings, memory, versions and the report of the method; empty while incomplete.
+        """Timings, memory, versions, seals and the report of the method; empty while incomplete.
+
+        They are in ``run.zarr.json`` beside ``run.zarr``, and empty where that has been removed.
 
         A run that was stopped has ``stopped`` (error, reason, step, cycle, members, and the number
         of states that were made) and the report so far.
         """
-        file = info_path(self.path)
-        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        return read_record(self.path)
 
     @property
     def analysis(self) -> Analysis:
         """The ensemble as tensors, read in full."""
         dataset, info = self.to_xarray(), self.info.get("report", {})
-        weights = torch.from_numpy(dataset["weight"].values) if "weight" in dataset else None
-        return Analysis(self._states(dataset), self.space, weights, info, self.method)
+        states, weights = self._states(dataset), None
+        if "weight" in dataset:
+            with telling(self.path):
+                weights = torch.from_numpy(dataset["weight"].values)
+        return Analysis(states, self.space, weights, info, self.method)
 
     @property
     def truth(self) -> Float[Tensor, "time ..."] | None:
@@ -154,7 +169,7 @@ class Posterior:
             check_states(self.path, self.space, shape_of(self.path / "time"), name)
         elif (self.path / name / "value").is_dir():
             check_table(self.path / name, int(self._attributes["members"]))
-        with readable(self.path, f"a posterior with {name}"):
+        with telling(self.path), readable(self.path, f"a posterior with {name}"):
             dataset = xarray.open_zarr(self.path, group=name, chunks=None, consolidated=False)
         if name != "truth" and "variable" not in dataset:
             raise ValueError(
@@ -179,20 +194,23 @@ class Posterior:
             )
         leading = (int(self._attributes["members"]), *shape_of(self.path / "time"))
         check_states(self.path, self.space, leading)
-        with readable(self.path, "a posterior"):
+        with telling(self.path), readable(self.path, "a posterior"):
             dataset = xarray.open_zarr(self.path, chunks=None, consolidated=False)
         return self._made(_ordered(dataset, self.space.variables))
 
     def to_netcdf(self, path: str | Path) -> None:
-        """Write the ensemble and the groups to one NetCDF file, always the same bytes."""
+        """Write the ensemble and the groups to one NetCDF file, always the same bytes.
+
+        Raises:
+            ValueError: If the run has not yet come to its end, or a file is there that Scorda did
+                not write.
+        """
         import xarray
 
         groups = {"/": self.to_xarray()}
         groups |= {f"/{n}": d for n in GROUPS if (d := self.group(n)) is not None}
-        target = Path(path)
-        partial = target.with_name(f"{target.name}.partial")
-        xarray.DataTree.from_dict(groups).to_netcdf(partial, engine="h5netcdf")
-        partial.replace(target)
+        with atomic(check_output(path, overwrite=True)) as partial, telling(self.path):
+            xarray.DataTree.from_dict(groups).to_netcdf(partial, engine="h5netcdf")
 
     @property
     def _stop(self) -> dict[str, Any] | None:
@@ -208,7 +226,7 @@ class Posterior:
         return dataset if stop is None else dataset.isel(time=slice(0, int(stop["states"])))
 
     def _states(self, dataset: xarray.Dataset) -> Tensor:
-        with readable(self.path, "a posterior"):
+        with telling(self.path), readable(self.path, "a posterior"):
             fields = {name: dataset[name].values for name in self.space.variables}
         return torch.from_numpy(self.space.joined(fields))
 

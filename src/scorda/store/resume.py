@@ -1,24 +1,49 @@
 """The work on a store, unit by unit, so that whoever kills it leaves a run to resume.
 
-A store that is being written has a folder of markers beside it, one per finished unit of work, and
-in it the record of the settings, until the store is complete.
+Beside the store ``run.zarr`` lie its record ``run.zarr.json`` (timings, settings, and the seals of
+all its files) and, until it is complete, the hidden folder ``.run.zarr.progress``. There are in it
+
+* ``record.json``, the settings, written first;
+* ``created.json``, the seals of the store without its ensemble, from when on it can be resumed;
+* ``unit-000003.json``, the marker of a finished unit: its report, and the seals of its chunks;
+* ``was-unit-000003.json``, the marker of one that is done again, for it was damaged;
+* ``unit-000003.safetensors``, what a filter carries from that unit to the next;
+* ``unit-000003.part.safetensors``, a unit as far as it had come (see `scorda.store.checkpoints`).
+
+A marker is written after what it stands for has been brought to the disk. A run that is resumed
+compares all files with their seals, and does again what is damaged or missing. A store that is
+complete is checked as well: where it is damaged, its markers are made again of its record.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scorda.store import layout
-from scorda.store.circumstances import circumstances
-from scorda.store.posterior import info_path, store_attributes
+import zarr
 
-__all__ = ["Work"]
+from scorda.core.files import atomic, sync, write_tensors
+from scorda.core.lock import locked
+from scorda.core.ownership import made_by_scorda, real_path
+from scorda.core.shapes import Tensor
+from scorda.store import layout, reports
+from scorda.store.circumstances import circumstances
+from scorda.store.damage import info_path
+from scorda.store.records import check_same, plain
+from scorda.store.seals import Seals, broken, files_in, read_json, seal, sealed_text, write_json
+
+__all__ = ["Make", "Work"]
+
+# Makes a store without its ensemble at a path, for numbers of a type, with weights or without.
+Make = Callable[[Path, str, bool], None]
+
+ANEW = "make the store anew with --overwrite."
+WEIGHT = "weight/zarr.json"
 
 
 @dataclass(frozen=True)
@@ -26,140 +51,354 @@ class Work:
     """The work on one store.
 
     Arguments:
-        path: The store, named ``*.zarr``.
+        path: The store, named ``*.zarr``; a symbolic link is followed.
+        record: Settings of the run, of JSON types.
+        make: Makes the store without its ensemble.
+        chained: Whether each unit follows from the one before.
 
     Raises:
         ValueError: If the name ends otherwise.
     """
 
     path: Path
+    record: dict[str, Any]
+    make: Make
+    chained: bool = False
 
     def __post_init__(self) -> None:
         if self.path.suffix != ".zarr":
             raise ValueError(f"Got the output {self.path}: its name must end in .zarr.")
+        object.__setattr__(self, "path", real_path(self.path))
+        object.__setattr__(self, "record", plain(self.record))
 
     @property
     def folder(self) -> Path:
         """Folder of the markers, which is there until the store is complete."""
-        return self.path.with_suffix(".progress")
+        return self.path.with_name(f".{self.path.name}.progress")
 
     @property
     def created(self) -> bool:
         """Whether the store has its empty arrays."""
-        return (self.folder / "created").exists()
+        return (self.folder / "created.json").exists()
 
     def marker(self, unit: int) -> Path:
         """File that a finished unit leaves, with what is reported of it."""
         return self.folder / f"unit-{unit:06d}.json"
 
+    def carried(self, unit: int) -> Path:
+        """File of what a filter hands to the unit after this one, beside its members."""
+        return self.marker(unit).with_suffix(".safetensors")
+
+    def checkpoint(self, unit: int) -> Path:
+        """File of a unit as far as it has come."""
+        return self.marker(unit).with_suffix(".part.safetensors")
+
     def done(self, unit: int) -> bool:
         """Whether a unit is finished."""
         return self.marker(unit).exists()
 
-    def reports(self, units: int) -> list[dict[str, Any]]:
-        """Read what was reported of the first units."""
-        return [json.loads(self.marker(unit).read_text()) for unit in range(units)]
-
-    def prepare(self, record: dict[str, Any], resume: bool, overwrite: bool) -> bool:
-        """Bring what is on disk into a state to go on from; return whether nothing is left to do.
-
-        Arguments:
-            record: Settings of the run, of JSON types.
-            resume: Continue what was interrupted.
-            overwrite: Remove what is there.
-
-        Raises:
-            ValueError: If the path is taken, or the run to resume had other settings.
-        """
-        path, folder = self.path, self.folder
-        if overwrite:
-            if path.exists() and not (folder.exists() or (path / "zarr.json").is_file()):
-                raise ValueError(f"{path} is no store of Scorda: choose another name.")
-            _remove(folder)
-            _remove(path)
-            info_path(path).unlink(missing_ok=True)
-        if not path.exists() and not folder.exists():
-            return False
-        if not resume:
-            raise ValueError(
-                f"{path} is already there: continue it with --resume, replace it with "
-                "--overwrite, or choose another name."
-            )
-        now = json.loads(json.dumps(record))
-        # Before anything is deleted: a kill may have left markers of a store that is complete.
-        if (made := _made_with(path)) is not None:
-            _check_same(made, {k: v for k, v in now.items() if k in made})
-            _remove(folder)
-            return True
-        if not self.created:
-            if not folder.exists():
-                raise ValueError(
-                    f"{path} is incomplete and its markers in {folder} are gone: use --overwrite."
-                )
-            # Killed while the empty store was made: nothing in it is of use, nor any marker.
-            _remove(path)
-            _remove(folder)
-            return False
-        _check_same(json.loads((folder / "record.json").read_text(encoding="utf-8")), now)
-        # A kill leaves parts of files that were being written.
-        for leftover in [*path.rglob("*.partial"), *folder.glob("*.partial")]:
-            leftover.unlink()
-        return False
+    def report(self, unit: int) -> dict[str, Any]:
+        """Read the marker of a finished unit."""
+        found = read_json(self.marker(unit), ANEW)
+        if found is None:
+            raise ValueError(f"{self.marker(unit)} has gone during the run: use --resume.")
+        return found
 
     @contextmanager
-    def creating(self, record: dict[str, Any]) -> Iterator[None]:
-        """Mark the store as created once the block has made its empty arrays."""
-        # The folder of markers comes first: from then on a kill leaves a run to resume.
-        self.folder.mkdir(parents=True, exist_ok=True)
-        yield
-        layout.write_json(self.folder / "record.json", record)
-        layout.write_json(self.folder / "created", True)
+    def writing(self, resume: bool, overwrite: bool, trust_code: bool = False) -> Iterator[bool]:
+        """Keep other writers away, and tell the block whether there is anything to do.
 
-    def finish(self, reports: Sequence[dict[str, Any]], **more: Any) -> None:
-        """Write the circumstances of the run beside the store, and mark the store complete."""
-        layout.write_json(info_path(self.path), circumstances(reports) | more)
-        layout.complete(self.path)
-        _remove(self.folder)
+        A complete store that is whole is only read, without a lock.
 
+        Arguments:
+            resume: Continue what was interrupted.
+            overwrite: Remove what is there.
+            trust_code: Resume with code that is unknown or has changed.
 
-def _remove(folder: Path) -> None:
-    """Remove a folder, which a kill leaves whole or gone."""
-    if folder.exists():
-        gone = folder.with_name(f"{folder.name}.removed")
-        shutil.rmtree(gone, ignore_errors=True)
-        folder.rename(gone)
-        shutil.rmtree(gone)
+        Raises:
+            ValueError: If the path is taken, by a store or by something that is none of Scorda, or
+                the run to resume had other settings, or another run writes there.
+        """
+        if resume and not overwrite and self._finished(trust_code):
+            yield False
+            return
+        # So that a chunk that is missing is always damage.
+        with locked(self.path), zarr.config.set({"array.write_empty_chunks": True}):
+            yield self._prepare(resume, overwrite, trust_code)
 
+    def create(self, dtype: str) -> None:
+        """Make the store with its empty arrays; it appears whole and marked."""
+        self.folder.mkdir(exist_ok=True)
+        write_json(self.folder / "record.json", {"record": self.record})
+        new = self.folder / "new.zarr"
+        self.make(new, dtype, False)
+        files = seal(new, files_in(new))
+        sync(self.path.parent)
+        write_json(self.folder / "created.json", {"dtype": dtype, "files": files})
+        self._place(new)
 
-def _made_with(path: Path) -> dict[str, Any] | None:
-    """Return the settings that a complete store tells of itself, None for any other."""
-    found = store_attributes(path)
-    if not found.get("complete"):
-        return None
-    if "record" in found:
-        return json.loads(found["record"])
-    return {
-        "configuration": json.loads(found["configuration"]),
-        "method": {"name": found["method"], **json.loads(found["settings"])},
-        "members": found["members"],
-        "seed": found["seed"],
-    }
+    def finish_unit(
+        self,
+        unit: int,
+        names: Iterable[str],
+        report: dict[str, Any],
+        carried: dict[str, Tensor] | None = None,
+    ) -> None:
+        """Bring the files of a unit to the disk, then leave its marker.
 
+        Arguments:
+            unit: The unit.
+            names: Its files in the store.
+            report: What is reported of it, of JSON types.
+            carried: Tensors that the next unit needs.
+        """
+        more = {"files": seal(self.path, names), "carried": {}}
+        if carried is not None:
+            file = self.carried(unit)
+            write_tensors(file, carried, {"kind": "carried"})
+            more["carried"] = seal(self.folder, [file.name])
+        marker = self.marker(unit)
+        before = read_json(_was(marker), ANEW)
+        if self.chained and before is not None and before["files"] != more["files"]:
+            # What followed from other bits follows from these no more.
+            for later in self.folder.glob("unit-*.json"):
+                if later.name > marker.name:
+                    later.unlink()
+        write_json(marker, report | more)
+        _was(marker).unlink(missing_ok=True)
+        self.checkpoint(unit).unlink(missing_ok=True)
 
-def _check_same(before: dict[str, Any], now: dict[str, Any]) -> None:
-    if changed := _differences(before, now):
-        raise ValueError(
-            f"The run to resume differs in {', '.join(changed)}: give the settings of its start, "
-            "or use --overwrite."
+    def finish(self, units: int, names: Iterable[str] = (), single: bool = False) -> None:
+        """Write the record of the run beside the store, and mark the store complete.
+
+        Arguments:
+            units: Number of units.
+            names: Files of the store that belong to no unit, and were written after it was made.
+            single: Whether the report has one number for the run instead of a column.
+        """
+        closed = layout.closed(self.path)
+        sealed = seal(self.path, names) | {"zarr.json": sealed_text(closed)}
+        made = read_json(self.folder / "created.json", ANEW)
+        columns, parts = reports.gathered(self.report(unit) for unit in range(units))
+        record = {"created": made, "parts": parts, "closing": sealed, "record": self.record}
+        report = {name: column[0] for name, column in columns.items()} if single else columns
+        more = {"single": single, "report": report}
+        write_json(info_path(self.path), circumstances(parts) | record | more)
+        layout.write_text(self.path / "zarr.json", closed)
+        self._remove(self.folder)
+
+    def _finished(self, trust_code: bool) -> bool:
+        """Return whether the run is complete and whole, and nothing is left to remove."""
+        if self.folder.exists() or self._gone.exists() or not self.path.exists():
+            return False
+        self._check_ours()
+        manifest = self._manifest()
+        if manifest is None:
+            return False
+        check_same(manifest["record"], self.record, trust_code)
+        return not broken(self.path, reports.seals_of(manifest))
+
+    def _prepare(self, resume: bool, overwrite: bool, trust_code: bool) -> bool:
+        """Bring what is on disk into a state to go on from; return whether anything is to do."""
+        self._check_ours()
+        if self._gone.exists():
+            _erase(self._gone)
+        if overwrite:
+            # The record first, which without its store would be that of a damaged one.
+            info_path(self.path).unlink(missing_ok=True)
+            self._remove(self.folder)
+            self._remove(self.path)
+        if not self.path.exists() and not self.folder.exists():
+            info_path(self.path).unlink(missing_ok=True)
+            return True
+        if not resume:
+            raise ValueError(
+                f"{self.path} is already there: continue it with --resume, replace it with "
+                "--overwrite, or choose another name."
+            )
+        manifest = self._manifest()
+        if manifest is not None and (not self.created or self._is_closed(manifest)):
+            check_same(manifest["record"], self.record, trust_code)
+            if not broken(self.path, reports.seals_of(manifest)):
+                self._remove(self.folder)
+                return False
+            if not self.created:
+                self._reopen(manifest)
+        if not self.created:
+            self._check_unmade()
+            # Killed while the empty store was made: nothing in it is of use.
+            self._remove(self.folder)
+            return True
+        before = read_json(self.folder / "record.json", ANEW)
+        if before is None:
+            raise ValueError(f"{self.folder / 'record.json'} is missing: {ANEW}")
+        check_same(before["record"], self.record, trust_code)
+        self._verify()
+        return True
+
+    def _check_unmade(self) -> None:
+        """Check that there is no store whose progress is not known."""
+        if self.path.exists():
+            missing = self.folder / "created.json"
+            if not self.folder.exists():
+                missing = info_path(self.path)
+            raise ValueError(
+                f"{self.path} cannot be resumed, because {missing} is missing: {ANEW}"
+            )
+
+    def _verify(self) -> None:
+        """Compare all files with their seals; make the store's own again, forget broken units."""
+        for leftover in [*self.path.rglob("*.partial"), *self.folder.glob(".*.partial")]:
+            leftover.unlink()
+        made = read_json(self.folder / "created.json", ANEW)
+        assert made is not None
+        new = self.folder / "new.zarr"
+        if new.exists() and not self.path.exists():
+            self._place(new)
+        markers = self._whole_markers()
+        own = dict(made["files"])
+        for marker in markers.values():
+            own |= {n: s for n, s in marker["files"].items() if n == WEIGHT}
+        if lost := broken(self.path, own):
+            self._make_again(lost, own, made["dtype"], WEIGHT in own)
+        for file, marker in markers.items():
+            if broken(self.path, marker["files"]):
+                file.rename(_was(file))
+        self._forget_before_lost(sorted(markers))
+
+    def _whole_markers(self) -> dict[Path, dict[str, Any]]:
+        """Return the markers by their files, and remove those that are damaged."""
+        found = {}
+        for file in sorted(self.folder.glob("unit-*.json")):
+            try:
+                marker = read_json(file, ANEW)
+            except ValueError:
+                marker = None
+            if marker is None:
+                file.unlink()
+            else:
+                found[file] = marker
+        return found
+
+    def _forget_before_lost(self, files: list[Path]) -> None:
+        """Forget a unit as well where the next is to be done and cannot start from it.
+
+        That is where what it carried is damaged, or, of a complete store, was removed.
+        """
+        if not self.chained:
+            return
+        for file in reversed(files):
+            number = int(file.stem.removeprefix("unit-"))
+            if not file.exists() or self.done(number + 1):
+                continue
+            if broken(self.folder, self.report(number)["carried"]):
+                file.rename(_was(file))
+
+    def _make_again(self, lost: list[str], own: Seals, dtype: str, weighted: bool) -> None:
+        """Make a store of the same settings, and take its files in place of those lost."""
+        again = self.folder / "new.zarr"
+        if again.exists():
+            _erase(again)
+        self.make(again, dtype, weighted)
+        for name in lost:
+            (self.path / name).parent.mkdir(parents=True, exist_ok=True)
+            with atomic(self.path / name) as partial:
+                shutil.copyfile(again / name, partial)
+        _erase(again)
+        if still := broken(self.path, own):
+            raise ValueError(
+                f"{self.path / still[0]} is damaged, and this version of zarr writes it "
+                f"otherwise: {ANEW}"
+            )
+
+    def _reopen(self, manifest: dict[str, Any]) -> None:
+        """Make the progress of a complete but damaged store again, its last file last."""
+        self._remove(self.folder)
+        self.folder.mkdir()
+        write_json(self.folder / "record.json", {"record": manifest["record"]})
+        for unit, marker in enumerate(reports.restored(manifest)):
+            write_json(self.marker(unit), marker)
+        write_json(self.folder / "created.json", manifest["created"])
+
+    def _place(self, new: Path) -> None:
+        new.rename(self.path)
+        sync(self.folder)
+        sync(self.path.parent)
+
+    def _is_closed(self, manifest: dict[str, Any]) -> bool:
+        return not broken(self.path, {"zarr.json": manifest["closing"]["zarr.json"]})
+
+    def _manifest(self) -> dict[str, Any] | None:
+        """Return the record of a complete store, None for any other."""
+        path = info_path(self.path)
+        found = read_json(
+            path,
+            f"its store may be whole, but that cannot be checked; remove {path.name} to read "
+            "it all the same, or make it anew with --overwrite.",
         )
+        return found if found is not None and "parts" in found else None
+
+    def _check_ours(self) -> None:
+        """Check that nothing of these names is another's."""
+        info, known = info_path(self.path), False
+        if info.exists() and not info.is_dir():
+            known = made_by_scorda(info)
+        store = self._marked(self.path) or ((known or self.created) and self._plausible())
+        for place, ours in (
+            (self.folder, self._marked(self.folder)),
+            (self._gone, self._marked(self._gone)),
+            (info, known),
+            (self.path, store),
+        ):
+            if place.exists() and not ours:
+                raise ValueError(
+                    f"{place} is no store of Scorda, or has lost its mark: move it away, or "
+                    "choose another name for the output."
+                )
+
+    def _plausible(self) -> bool:
+        """Return whether a store without a mark may be one that has lost it."""
+        try:
+            json.loads((self.path / "zarr.json").read_bytes())
+        except (ValueError, FileNotFoundError):
+            return True
+        return False
+
+    @staticmethod
+    def _marked(folder: Path) -> bool:
+        """Return whether a folder bears Scorda's mark, or holds no file."""
+        if not folder.is_dir():
+            return False
+        if made_by_scorda(folder) or any(map(made_by_scorda, folder.glob("*.json"))):
+            return True
+        inner = (p for p in folder.rglob("*") if p.is_file() and p.suffix != ".partial")
+        return next(inner, None) is None or made_by_scorda(folder / "new.zarr")
+
+    @property
+    def _gone(self) -> Path:
+        return self.path.with_name(f".{self.path.name}.removed")
+
+    def _remove(self, folder: Path) -> None:
+        """Remove a folder, which a kill leaves whole or gone."""
+        if folder.exists():
+            folder.rename(self._gone)
+            sync(self._gone.parent)
+            _erase(self._gone)
 
 
-def _differences(before: Any, now: Any, prefix: str = "") -> list[str]:
-    """Return the names of the settings that differ."""
-    if not (isinstance(before, dict) and isinstance(now, dict)):
-        return [] if before == now else [prefix]
-    return [
-        name
-        for key in sorted({*before, *now})
-        for name in _differences(before.get(key), now.get(key), f"{prefix}.{key}".lstrip("."))
-    ]
+def _was(marker: Path) -> Path:
+    """Return the name of the marker of a unit that is to be done again."""
+    return marker.with_name(f"was-{marker.name}")
+
+
+def _erase(folder: Path) -> None:
+    """Remove a folder, and what bears its mark last."""
+    marks = [folder / "zarr.json", folder / "record.json"]
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry not in marks:
+            entry.unlink()
+    for mark in marks:
+        mark.unlink(missing_ok=True)
+    folder.rmdir()

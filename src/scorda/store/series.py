@@ -19,15 +19,19 @@ from typing import Any
 import numpy as np
 import torch
 import zarr
+from zarr.codecs import Crc32cCodec
 
 from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
-from scorda.core.version import __version__
 from scorda.reading.opening import readable
 from scorda.store import layout
+from scorda.store.checkpoints import MINUTE, Checkpoint
+from scorda.store.damage import check_files, read_record, telling
 from scorda.store.headers import check_record, shape_of
+from scorda.store.identity import identity
 from scorda.store.posterior import space_from_json, store_attributes
+from scorda.store.records import plain
 from scorda.store.resume import Work
 from scorda.systems.base import System, plain_settings
 
@@ -48,8 +52,10 @@ def simulate_series(
     configuration: dict[str, Any] | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    trust_code: bool = False,
     threads: int = 1,
     progress: Callable[[int, int], None] | None = None,
+    save_every: float = MINUTE,
 ) -> None:
     """Simulate trajectories that start from the system's prior, and store them.
 
@@ -60,16 +66,19 @@ def simulate_series(
         path: Store to write, named ``*.zarr``.
         seed: Seed of the first states and of the model error.
         configuration: What to record with the store, of JSON types.
-        resume: Continue a run that was interrupted; one that is complete is left alone.
-        overwrite: Replace what is at `path`.
+        resume: Continue a run that was interrupted; one that is complete is checked, and mended
+            where it is damaged.
+        overwrite: Replace what is at `path`, if Scorda wrote it.
+        trust_code: Resume although the code of a system of your own is unknown or has changed.
         threads: Blocks that are computed at the same time, each by one thread.
         progress: Called with the series done so far and their total.
+        save_every: Seconds of work between two checkpoints inside a block.
 
     Raises:
-        ValueError: If `path` is taken, or the run to resume had other settings.
+        ValueError: If `path` is taken, or another run writes there, or the run to resume differs
+            in anything that decides its numbers.
         FloatingPointError: If a state is not finite.
     """
-    work = Work(Path(path))
     if series < 1 or length < 1:
         raise ValueError(f"Got {series} series of {length} states: give at least one of each.")
     record = {
@@ -81,18 +90,24 @@ def simulate_series(
         "seed": seed,
         "dtype": str(torch.get_default_dtype()).removeprefix("torch."),
     }
-    if work.prepare(record, resume, overwrite):
-        return
-    if not work.created:
-        with work.creating(record):
-            _create(work.path, system.space, record)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        _simulate_missing(system, work, record, threads, progress)
-    finally:
-        torch.set_num_threads(before)
-    work.finish(work.reports(_plan(record).units))
+    settings = plain(record)
+
+    def make(path: Path, dtype: str, weighted: bool) -> None:
+        _create(path, system.space, settings)
+
+    work = Work(Path(path), record | identity(simulated=system, space=system.space), make)
+    with work.writing(resume, overwrite, trust_code) as left:
+        if not left:
+            return
+        if not work.created:
+            work.create(str(record["dtype"]))
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            _simulate_missing(system, work, record, threads, progress, save_every)
+        finally:
+            torch.set_num_threads(before)
+        work.finish(_plan(record).units)
 
 
 def holds_series(path: str | Path) -> bool:
@@ -121,14 +136,15 @@ def read_series(
             f"{path}/states has the shape {found}, where {wanted} belongs: make the store anew "
             "with --overwrite."
         )
-    with readable(path, "a store of series"):
+    check_files(path, read_record(path))
+    with telling(path), readable(path, "a store of series"):
         root = zarr.open_group(path, mode="r")
         states = torch.from_numpy(np.asarray(layout.array(root, "states")[...]))
     return states, space, record
 
 
 def _create(path: Path, space: StateSpace, record: dict[str, Any]) -> None:
-    source = {"kind": KIND, "source": f"scorda {__version__}", "record": json.dumps(record)}
+    source = {"kind": KIND, "record": json.dumps(record)}
     root = layout.new_store(path, space, source)
     full = (record["series"], record["length"], *space.shape)
     dtype = np.dtype(record["dtype"])
@@ -145,7 +161,7 @@ def _create(path: Path, space: StateSpace, record: dict[str, Any]) -> None:
         dtype=dtype,
         fill_value=np.nan,
         # The last digits of a turbulent state are noise: compressing them saves a tenth.
-        compressors=None,
+        compressors=Crc32cCodec(),
         dimension_names=names,
         attributes={"variables": list(space.variables)},
     )
@@ -164,6 +180,7 @@ def _simulate_missing(
     record: dict[str, Any],
     threads: int,
     progress: Callable[[int, int], None] | None,
+    save_every: float,
 ) -> None:
     """Simulate the blocks that are not done, several at the same time."""
     plan, stopped = _plan(record), threading.Event()
@@ -173,7 +190,7 @@ def _simulate_missing(
 
     def simulate(unit: int) -> int:
         if not stopped.is_set():
-            _simulate(system, work, record, unit)
+            _simulate(system, work, record, unit, save_every)
         return sizes[unit]
 
     with ThreadPoolExecutor(threads) as pool:
@@ -188,21 +205,49 @@ def _simulate_missing(
             raise
 
 
-def _simulate(system: System, work: Work, record: dict[str, Any], unit: int) -> None:
+def _simulate(
+    system: System, work: Work, record: dict[str, Any], unit: int, save_every: float
+) -> None:
     """Make and write one block of series, then its marker."""
     begin = time.perf_counter()
     first, last = _plan(record).bounds(unit)
     start, error = rng.spawn(rng.at(rng.key(rng.seeded(record["seed"])), unit), 2)
+    saved = Checkpoint(work.checkpoint(unit), save_every)
     with torch.no_grad():
-        states = system.trajectory(system.prior(last - first, start), record["length"] - 1, error)
+        states = _trajectory(system, last - first, record["length"], start, error, saved)
     if not torch.isfinite(states).all():
         raise FloatingPointError(
             f"Series {first} to {last - 1} of {system.name} are not finite: take a "
             "shorter step of the model."
         )
     root = zarr.open_group(work.path, mode="r+")
-    layout.array(root, "states")[first:last] = states.cpu().numpy()
-    layout.write_json(work.marker(unit), {"seconds": time.perf_counter() - begin})
+    stored, region = layout.array(root, "states"), (slice(first, last),)
+    stored[region] = states.cpu().numpy()
+    seconds = time.perf_counter() - begin
+    work.finish_unit(unit, layout.chunks_of(stored, region), {"seconds": seconds})
+
+
+def _trajectory(
+    system: System,
+    series: int,
+    length: int,
+    start: torch.Generator,
+    error: torch.Generator,
+    saved: Checkpoint,
+) -> Float[Tensor, "series time ..."]:
+    """Return trajectories from the prior, begun anew or from where they were saved."""
+    if (found := saved.load()) is None:
+        states = [system.prior(series, start)[:, None]]
+        system.space.check(states[0][:, 0], "the first state")
+    else:
+        states = [found[0]["states"]]
+        error.set_state(found[0]["error"])
+    for _ in range(states[0].shape[1], length):
+        states.append(system.step(states[-1][:, -1].contiguous(), error)[:, None])
+        if saved.due:
+            states = [torch.cat(states, 1)]
+            saved.save({"states": states[0], "error": error.get_state()}, None)
+    return torch.cat(states, 1)
 
 
 def _plan(record: dict[str, Any]) -> layout.Plan:

@@ -4,7 +4,8 @@ A filter is cut into blocks of steps; each is a function of the configuration an
 last ensemble of the block before, with what the filter carries (the weights of a network). A
 smoother whose members are independent is cut into blocks of members; any other method is one unit.
 A marker per finished unit is written after its data, so that what is left to do after a kill is
-the set of units without a marker.
+the set of units without a marker. Within a unit the work so far is saved once a minute
+(`scorda.store.checkpoints`), but for methods that are one computation.
 
 A filter that diverges, or whose ensemble degenerates, leaves what it made before: the store opens
 with the steps so far.
@@ -14,10 +15,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,33 +26,23 @@ import zarr
 
 from scorda.assimilation.base import Assimilator, check_needs
 from scorda.assimilation.filter import Cycle, Filter
-from scorda.core import rng
 from scorda.core.errors import RunError
-from scorda.core.files import read_tensors, write_tensors
+from scorda.core.files import read_tensors
 from scorda.core.shapes import Float, Tensor
 from scorda.core.times import Start, iso, parse_start
-from scorda.core.version import __version__
-from scorda.observations.analysis import Analysis
 from scorda.observations.observations import Observations
 from scorda.observations.problem import Problem
-from scorda.store import groups, layout
+from scorda.store import groups, layout, reports
+from scorda.store.checkpoints import MINUTE, Checkpoint
 from scorda.store.circumstances import circumstances
-from scorda.store.posterior import Posterior, info_path
+from scorda.store.computing import Computation, MemberSampler, Progress
+from scorda.store.damage import info_path
+from scorda.store.identity import identity
+from scorda.store.posterior import Posterior
 from scorda.store.resume import Work
+from scorda.store.seals import write_json
 
 __all__ = ["MemberSampler", "run", "settings_of"]
-
-Progress = Callable[[int, int], None]
-
-
-@runtime_checkable
-class MemberSampler(Protocol):
-    """A smoother whose members are independent: member i is a function of (seed, i) alone."""
-
-    def assimilate_members(
-        self, problem: Problem, first: int, last: int, generator: torch.Generator | None = None
-    ) -> Analysis:
-        """Draw members ``first`` to ``last - 1`` of the ensemble that belongs to the generator."""
 
 
 def run(
@@ -66,14 +57,17 @@ def run(
     configuration: Mapping[str, Any] | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    trust_code: bool = False,
     start: Start | None = None,
     block: int | None = None,
     progress: Progress | None = None,
+    save_every: float = MINUTE,
 ) -> Posterior:
     """Assimilate and store the posterior, and return it once it is complete.
 
     The store has the same bytes for the same arguments and number of threads, whether the run was
-    interrupted and resumed or not.
+    interrupted and resumed or not. Whoever kills a filter, or a smoother that draws its members
+    in batches, loses a minute of work; of any other method, all of it.
 
     Arguments:
         method: The method.
@@ -84,18 +78,23 @@ def run(
         truth: True states, stored along for scores and figures.
         withheld: Observations that were kept back; what the members predict of them is stored.
         configuration: What to record with the store, of JSON types.
-        resume: Continue a run that was interrupted; one that is complete is left alone.
-        overwrite: Replace what is at `path`.
+        resume: Continue a run that was interrupted; one that is complete is checked, and mended
+            where it is damaged.
+        overwrite: Replace what is at `path`, if Scorda wrote it.
+        trust_code: Resume although classes or functions of your own are defined where there is no
+            file (a notebook), or their file has changed.
         start: Datetime of step 0, where the times are to be datetimes.
         block: Steps (filter) or members (smoother) per unit of work.
         progress: Called with the steps or members done so far and their total.
+        save_every: Seconds of work between two checkpoints inside a unit.
 
     Raises:
-        ValueError: If `path` is taken, or the run to resume had another configuration.
+        ValueError: If `path` is taken, or another run writes there, or the run to resume differs
+            in anything that decides its numbers.
         DivergenceError: If a filter diverges; the steps before are stored and can be read.
         DegenerateEnsemble: Likewise, if its ensemble has no spread.
     """
-    work, calendar = Work(Path(path)), problem.space.calendar
+    calendar = problem.space.calendar
     _check(method, problem, truth, block)
     record = {
         "configuration": dict(configuration or {}),
@@ -104,122 +103,124 @@ def run(
         "seed": seed,
         "block": block,
         "start": None if start is None else iso(parse_start(start, calendar), calendar),
+        **identity(
+            method=method,
+            system=problem.system,
+            space=problem.space,
+            observations=problem.instruments,
+            initial=problem.initial,
+            truth=truth,
+            withheld=withheld or None,
+        ),
+        "steps": problem.steps,
     }
-    if not work.prepare(record, resume, overwrite):
-        plan = _plan(method, problem, members, block)
-        made = _Run(method, problem, members, seed, start, plan, work)
-        made.compute(record, truth, withheld, progress)
+    plan = _plan(method, problem, members, block)
+    layer = _Layer(method, problem, members, seed, start, plan, truth, record)
+    work = Work(Path(path), record, layer.make, isinstance(method, Filter))
+    with work.writing(resume, overwrite, trust_code) as left:
+        if left:
+            computation = Computation(method, problem, members, seed, plan.total, progress)
+            _Run(layer, work, computation, save_every).compute(withheld)
     return Posterior(work.path)
 
 
-@dataclass
-class _Part:
-    """The states that a unit of work made, and the error that stopped it, if one did."""
-
-    states: Tensor | None
-    weights: Tensor | None
-    report: dict[str, Any]
-    carried: dict[str, Tensor] | None = None
-    stopped: RunError | None = None
-
-
 @dataclass(frozen=True)
-class _Run:
+class _Layer:
+    """The store of a run without its ensemble."""
+
     method: Assimilator
     problem: Problem
     members: int
     seed: int
     start: Start | None
     plan: layout.Plan
+    truth: Tensor | None
+    record: Mapping[str, Any]
+
+    def make(self, path: Path, dtype: str, weighted: bool) -> None:
+        """Make the store at a path, which is a function of the record alone."""
+        problem, system = self.problem, self.problem.system
+        attributes = {
+            "method": type(self.method).__name__,
+            "conditioned_on": "all data" if self.method.smoother else "past data only",
+            "settings": json.dumps(settings_of(self.method)),
+            "members": self.members,
+            "seed": self.seed,
+            "system": str(getattr(system, "name", type(system).__name__)),
+            "configuration": json.dumps(self.record["configuration"]),
+        }
+        shape = (self.members, problem.steps + 1)
+        kind = np.dtype(dtype)
+        layout.create(path, problem.space, shape, kind, self.plan, attributes, self.start)
+        root = zarr.open_group(path, mode="r+")
+        table = groups.observation_table(problem.instruments, problem.space)
+        groups.write_table(root, "observations", table)
+        if self.truth is not None:
+            groups.write_truth(root, self.truth, problem.space, self.start)
+        if weighted:
+            layout.create_weights(root, self.members, self.plan)
+
+
+@dataclass(frozen=True)
+class _Run:
+    layer: _Layer
     work: Work
+    computation: Computation
+    save_every: float
 
-    def compute(
-        self,
-        record: dict[str, Any],
-        truth: Tensor | None,
-        withheld: tuple[Observations, ...],
-        progress: Progress | None,
-    ) -> None:
+    def compute(self, withheld: tuple[Observations, ...]) -> None:
         """Do every unit that is not done yet, and complete the store."""
-        for unit in range(self.plan.units):
-            if self.work.done(unit):
-                continue
-            begin = time.perf_counter()
-            part = self._unit(unit, progress)
-            if part.states is not None:
-                if not self.work.created:
-                    with self.work.creating(record):
-                        self._create(part.states, truth, record["configuration"])
-                self._write(unit, part.states, part.weights)
-            part.report |= {
-                "seconds": time.perf_counter() - begin,
-                "weighted": part.weights is not None,
-            }
-            if part.stopped is not None:
-                self._record_stop(unit, part, part.stopped)
-                raise part.stopped
-            if part.carried is not None:
-                write_tensors(self._carried(unit), part.carried, {"kind": "carried"})
-            layout.write_json(self.work.marker(unit), part.report)
-            if progress is not None:
-                progress(self.plan.bounds(unit)[1], self.plan.total)
+        plan, work = self.layer.plan, self.work
+        for unit in range(plan.units):
+            if not work.done(unit):
+                self._do(unit)
+                if self.computation.progress is not None:
+                    self.computation.progress(plan.bounds(unit)[1], plan.total)
+        names = self._equal_weights()
         if withheld:
-            root = zarr.open_group(self.work.path, mode="r+")
-            groups.write_withheld(root, self.problem.space, withheld)
-        reports = self.work.reports(self.plan.units)
-        cycles = [cycle for report in reports for cycle in report.get("cycles", [])]
-        parts = cycles or [report.get("report", {}) for report in reports]
-        whole = _columns(parts) if cycles or len(parts) > 1 else parts[0]
-        self.work.finish(reports, report=whole)
+            root = zarr.open_group(work.path, mode="r+")
+            names += groups.write_withheld(root, self.layer.problem.space, withheld)
+        single = plan.units == 1 and not isinstance(self.layer.method, Filter)
+        work.finish(plan.units, names, single)
 
-    def _carried(self, unit: int) -> Path:
-        """File of what a filter hands to the block after this one, beside its members."""
-        return self.work.marker(unit).with_suffix(".safetensors")
+    def _do(self, unit: int) -> None:
+        """Compute a unit, store it, and leave its marker."""
+        begin, work = time.perf_counter(), self.work
+        first, last = self.layer.plan.bounds(unit)
+        saved = Checkpoint(work.checkpoint(unit), self.save_every, self._prepare)
+        part = self.computation.unit(first, last, lambda: self._stored(unit - 1), saved)
+        states, weights = part.joined()
+        names = []
+        if states is not None:
+            self._prepare(states)
+            names = self._write(first, states, weights)
+        report = {"seconds": time.perf_counter() - begin, **part.report}
+        if part.stopped is not None:
+            self._record_stop(unit, report, first + part.made, part.stopped)
+            raise part.stopped
+        work.finish_unit(unit, names, report, part.carried)
 
-    def _unit(self, unit: int, progress: Progress | None) -> _Part:
-        first, last = self.plan.bounds(unit)
-        generator = rng.seeded(self.seed)
-        if isinstance(self.method, Filter):
-            start = self._stored(unit - 1) if unit else None
-            cycles = self.method.run(self.problem, self.members, generator, start)
-            return self._block(cycles, last, progress)
-        if isinstance(self.method, MemberSampler):
-            analysis = self.method.assimilate_members(self.problem, first, last, generator)
-        else:
-            analysis = self.method.assimilate(self.problem, self.members, generator)
-        return _Part(analysis.states, analysis.weights, {"report": _scalars(analysis.info)})
+    def _prepare(self, states: Tensor) -> None:
+        """Make the store once there are states, whose type of number it has."""
+        if not self.work.created:
+            self.work.create(str(states.dtype).removeprefix("torch."))
 
-    def _block(self, cycles: Iterator[Cycle], last: int, progress: Progress | None) -> _Part:
-        """Run a filter up to the step before `last`, or to the one before it stops."""
-        part = _Part(None, None, {"cycles": []})
-        states, weights = [], []
-        try:
-            for cycle in cycles:
-                states.append(cycle.ensemble)
-                weights.append(cycle.weights)
-                part.carried = cycle.carried
-                if cycle.info:
-                    part.report["cycles"].append(_scalars(cycle.info))
-                if progress is not None:
-                    progress(cycle.step + 1, self.plan.total)
-                if cycle.step + 1 == last:
-                    break
-        except RunError as error:
-            part.stopped = error
-        if states:
-            part.states = torch.stack(states, 1)
-        known = [w for w in weights if w is not None]
-        if known:
-            equal = torch.full_like(known[0], 1 / self.members)
-            part.weights = torch.stack([equal if w is None else w for w in weights], 1)
-        return part
+    def _equal_weights(self) -> list[str]:
+        """Write the weights of units in which all members count alike, if others have weights."""
+        root, plan = zarr.open_group(self.work.path, mode="r+"), self.layer.plan
+        names: list[str] = []
+        if "weight" in root:
+            for unit in range(plan.units):
+                if not self.work.report(unit)["weighted"]:
+                    names += layout.write_weights(root, None, *plan.bounds(unit))
+        return names
 
-    def _record_stop(self, unit: int, part: _Part, error: RunError) -> None:
+    def _record_stop(self, unit: int, report: dict[str, Any], made: int, error: RunError) -> None:
         """Note beside the store how far the run came, and why no further."""
-        made = self.plan.bounds(unit)[0] + (0 if part.states is None else part.states.shape[1])
         if not made:
             return
-        reports = [*self.work.reports(unit), part.report]
+        markers = [*map(self.work.report, range(unit)), report]
+        columns, parts = reports.gathered(markers)
         stopped = {
             "error": type(error).__name__,
             "reason": str(error),
@@ -228,60 +229,47 @@ class _Run:
             "members": list(error.members),
             "states": made,
         }
-        report = _columns([cycle for part in reports for cycle in part["cycles"]])
-        info = circumstances(reports) | {"stopped": stopped, "report": report}
-        layout.write_json(info_path(self.work.path), info)
+        info = circumstances(parts) | {"stopped": stopped, "report": columns}
+        write_json(info_path(self.work.path), info)
         error.add_note(f"Steps 0 to {made - 1} are in {self.work.path}.")
 
-    def _stored(self, unit: int) -> Cycle:
+    def _stored(self, unit: int) -> Cycle | None:
         """Read the last step of a finished block, from which the next one starts."""
-        step = self.plan.bounds(unit)[1] - 1
-        root = zarr.open_group(self.work.path, mode="r")
-        ensemble = groups.read_states(root, self.problem.space, step)
-        if self.problem.initial is not None:
-            ensemble = ensemble.to(self.problem.initial.device)
+        if unit < 0:
+            return None
+        step = self.layer.plan.bounds(unit)[1] - 1
+        root, problem = zarr.open_group(self.work.path, mode="r"), self.layer.problem
+        ensemble = groups.read_states(root, problem.space, step)
+        if problem.initial is not None:
+            ensemble = ensemble.to(problem.initial.device)
+        marker = self.work.report(unit)
         weights, carried = None, None
-        if json.loads(self.work.marker(unit).read_text())["weighted"]:
+        if marker["weighted"]:
             weights = torch.from_numpy(np.asarray(layout.array(root, "weight")[:, step]))
-        if self._carried(unit).exists():
-            carried = read_tensors(self._carried(unit))[0]
+        if marker["carried"]:
+            carried = read_tensors(self.work.carried(unit))[0]
         return Cycle(step, ensemble, weights, carried=carried)
 
-    def _create(
-        self, states: Tensor, truth: Tensor | None, configuration: Mapping[str, Any]
-    ) -> None:
-        problem, path = self.problem, self.work.path
-        attributes = {
-            "method": type(self.method).__name__,
-            "conditioned_on": "all data" if self.method.smoother else "past data only",
-            "settings": json.dumps(settings_of(self.method)),
-            "members": self.members,
-            "seed": self.seed,
-            "system": str(getattr(problem.system, "name", type(problem.system).__name__)),
-            "source": f"scorda {__version__}",
-            "configuration": json.dumps(configuration),
-        }
-        dtype = states.detach().cpu().numpy().dtype
-        shape = (self.members, problem.steps + 1)
-        layout.create(path, problem.space, shape, dtype, self.plan, attributes, self.start)
-        root = zarr.open_group(path, mode="r+")
-        table = groups.observation_table(problem.instruments, problem.space)
-        groups.write_table(root, "observations", table)
-        if truth is not None:
-            groups.write_truth(root, truth, problem.space, self.start)
-
-    def _write(self, unit: int, states: Tensor, weights: Tensor | None) -> None:
-        first, last = self.plan.bounds(unit)
-        root, space = zarr.open_group(self.work.path, mode="r+"), self.problem.space
+    def _write(self, first: int, states: Tensor, weights: Tensor | None) -> list[str]:
+        """Write the states of a unit, and return the names of their files."""
+        plan, space = self.layer.plan, self.layer.problem.space
+        root = zarr.open_group(self.work.path, mode="r+")
         values = space.masked(states).detach().cpu().numpy()
         # A run that was stopped in a block of steps has fewer than the block.
-        along_time = self.plan.axis == "time"
-        steps = slice(first, first + values.shape[1])
-        region = (slice(None), steps) if along_time else (slice(first, last),)
+        along = 1 if plan.axis == "time" else 0
+        cut = slice(first, first + values.shape[along])
+        region = (slice(None), cut) if along else (cut,)
+        names = []
         for name in space.variables:
-            layout.array(root, name)[region] = space.field(values, name)
+            stored = layout.array(root, name)
+            stored[region] = space.field(values, name)
+            names += layout.chunks_of(stored, region)
         if weights is not None:
-            layout.write_weights(root, weights.detach().cpu().numpy(), first, self.plan)
+            if "weight" not in root:
+                layout.create_weights(root, self.layer.members, plan)
+            made = weights.detach().cpu().numpy()
+            names += ["weight/zarr.json", *layout.write_weights(root, made, first, cut.stop)]
+        return names
 
 
 def _check(method: Assimilator, problem: Problem, truth: Tensor | None, block: int | None) -> None:
@@ -317,20 +305,3 @@ def settings_of(made: Any) -> dict[str, Any]:
         elif isinstance(value, tuple) and all(isinstance(v, str | int | float) for v in value):
             kept[field.name] = list(value)
     return kept
-
-
-def _scalars(info: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parts of a report that JSON can hold: numbers, text, and series of numbers."""
-    kept: dict[str, Any] = {}
-    for key, value in info.items():
-        if isinstance(value, torch.Tensor) and value.ndim < 2:
-            value = value.tolist()
-        series = isinstance(value, list) and all(isinstance(v, int | float) for v in value)
-        if series or isinstance(value, str | int | float):
-            kept[key] = value
-    return kept
-
-
-def _columns(cycles: list[dict[str, Any]]) -> dict[str, Any]:
-    names = dict.fromkeys(name for cycle in cycles for name in cycle)
-    return {name: [cycle.get(name) for cycle in cycles] for name in names}

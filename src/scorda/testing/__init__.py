@@ -16,6 +16,7 @@ from scorda.testing.declared import check_declaration
 from scorda.testing.diffusion import check_denoiser, check_guidance, check_process, check_sampler
 from scorda.testing.methods import check_assimilator, check_filter
 from scorda.testing.physics import check_operator, check_system
+from scorda.testing.reproducible import check_reproducible
 from scorda.testing.robust import check_robust
 from scorda.testing.units import check_metric_units, check_prior_units, check_units
 
@@ -29,6 +30,7 @@ __all__ = [
     "check_operator",
     "check_prior_units",
     "check_process",
+    "check_reproducible",
     "check_robust",
     "check_sampler",
     "check_system",

@@ -16,10 +16,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from scorda.core.files import read_tensors, write_tensors
+from scorda.core.files import check_finite_tensors, read_tensors, write_tensors
+from scorda.core.ownership import check_output
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.core.tapers import GaspariCohn
+from scorda.diffusion.checkpoint import Checkpoint
 from scorda.observations.augmentation import AugmentedSpace, as_linear
 from scorda.observations.model import ObservationModel
 from scorda.observations.modes import Modes
@@ -90,6 +92,7 @@ class AmortisedNetwork(NetworkPrior):
         base: Gaussian | LocalGaussian | None = Gaussian(),
         training: NetworkTraining = NetworkTraining(),
         report: Callable[[dict[str, float]], None] | None = None,
+        checkpoint: Checkpoint | str | Path | None = None,
     ) -> AmortisedNetwork:
         """Train a network on forecasts of many cycles.
 
@@ -106,6 +109,7 @@ class AmortisedNetwork(NetworkPrior):
             base: As for the class.
             training: As for the class.
             report: Called at every validation with step, loss and validation loss.
+            checkpoint: File that a killed training resumes from; the caller removes it.
 
         Raises:
             ValueError: If these are no forecasts, or the network cannot take the observation.
@@ -129,7 +133,8 @@ class AmortisedNetwork(NetworkPrior):
         pool = Pool.of(parts, axes, base is not None, climate, precision, training.weighting)
         network = plain.corrected(ensembles[0, :1], axes, CONTEXT)
         # The rate falls to zero over all steps: to stop before would be to stop half-way.
-        losses = learn(network, pool, training, training.training_steps, report=report)
+        steps, place = training.training_steps, Checkpoint.at(checkpoint)
+        losses = learn(network, pool, training, steps, report=report, checkpoint=place)
         weights = {n: w.detach().clone() for n, w in network.correction.state_dict().items()}
         return replace(
             plain,
@@ -157,8 +162,16 @@ class AmortisedNetwork(NetworkPrior):
         tensors = {**self.weights, "centre": self.climate.centre, "scale": self.climate.scale}
         return tensors if self.precision is None else {**tensors, "precision": self.precision}
 
-    def save(self, path: str | Path) -> None:
-        """Write one safetensors file, whose header holds all settings."""
+    def save(self, path: str | Path, record: Mapping[str, Any] | None = None) -> None:
+        """Write one safetensors file, whose header holds all settings.
+
+        Arguments:
+            path: File to write.
+            record: All that decided the weights, of JSON types, to be kept in the header.
+
+        Raises:
+            ValueError: If a weight is not finite, or a file is there that Scorda did not write.
+        """
         header = {
             "kind": KIND,
             "axis": self.axis,
@@ -166,8 +179,9 @@ class AmortisedNetwork(NetworkPrior):
             "training": asdict(self.training),
             "space": {"shape": self.shape, "axes": self.axes},
             "report": dict(self.report),
-        }
-        write_tensors(path, self.tensors(), header)
+        } | ({} if record is None else {"record": dict(record)})
+        check_finite_tensors(path, self.tensors())
+        write_tensors(check_output(path, overwrite=True), self.tensors(), header)
 
     @classmethod
     def load(cls, path: str | Path) -> AmortisedNetwork:
@@ -175,9 +189,10 @@ class AmortisedNetwork(NetworkPrior):
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If the file is truncated, or holds something else.
+            ValueError: If the file is damaged or holds something else, or a weight is not finite.
         """
         tensors, header = read_tensors(path)
+        check_finite_tensors(path, tensors)
         if isinstance(kind := header.get("kind"), str) and kind != KIND:
             raise ValueError(
                 f"{path} holds a {kind}, not an {KIND}: "

@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from scorda.core.shapes import Float, Int, Tensor
 from scorda.core.space import StateSpace
 from scorda.diffusion.denoisers import GaussianDenoiser, align
-from scorda.diffusion.training import Levels, denoising_loss
+from scorda.diffusion.levels import Levels
+from scorda.diffusion.training import denoising_loss
 from scorda.priors.gaussian import FittedGaussian
 from scorda.priors.local import FittedLocal
 from scorda.priors.network.denoiser import (

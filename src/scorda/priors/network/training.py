@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from scorda.diffusion.checkpoint import Checkpoint
 from scorda.diffusion.training import fit, validation_loss
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def learn(
     fits: int = 0,
     patience: int | None = None,
     report: Callable[[dict[str, float]], None] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> dict[str, Any]:
     """Train the correction of a network in place.
 
@@ -40,6 +42,7 @@ def learn(
         fits: Trainings before this one.
         patience: Validations without improvement that stop it, or None.
         report: Called at every validation with step, loss and validation loss.
+        checkpoint: As in `training.fit`.
 
     Returns:
         ``loss`` of the members held back, ``gaussian_loss`` without the correction, and
@@ -54,7 +57,8 @@ def learn(
             network,
             pool.members,
             settings,
-            report=report,
+            checkpoint,
+            report,
             keep=True,
             patience=patience,
             levels=levels,

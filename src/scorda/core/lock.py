@@ -1,0 +1,96 @@
+"""One output, one writer: a lock that the kernel releases when its process is gone.
+
+The lock is of the kernel, on a hidden file beside the output. What the file says of its process is
+for the reader of a refusal only: a file that a killed process left is taken over.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["locked"]
+
+# What the file of a lock begins with: any other file of its name is somebody's own.
+MARK = b'{"made_by": "scorda"'
+
+
+@contextmanager
+def locked(path: str | Path) -> Iterator[None]:
+    """Keep every other writer, of this process or another, from an output during the block.
+
+    The folder of the output is made where there is none. A link is followed: the lock is of what
+    it names.
+
+    Raises:
+        ValueError: If another run writes there; the sentence names its host and process.
+        OSError: If the folder cannot be written to, or its file system has no locks.
+    """
+    real = Path(os.path.realpath(path))
+    real.parent.mkdir(parents=True, exist_ok=True)
+    file = real.with_name(f".{real.name}.lock")
+    descriptor = _taken(file, path)
+    try:
+        yield
+    finally:
+        # Removed before it is released: who opened it meanwhile sees that it names nothing.
+        file.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _taken(file: Path, path: str | Path) -> int:
+    """Lock a file that its name still stands for, write who we are, return the descriptor."""
+    while True:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _names(file, descriptor):
+                _sign(file, descriptor)
+                return descriptor
+        except BlockingIOError as error:
+            said = _read(descriptor)
+            os.close(descriptor)
+            raise ValueError(
+                f"{path} is being written by {_who(said)}: wait for it, or give another name."
+            ) from error
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _names(file: Path, descriptor: int) -> bool:
+    """Return whether the name of a file is still that of an open one."""
+    try:
+        return os.path.samestat(os.stat(file, follow_symlinks=False), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _sign(file: Path, descriptor: int) -> None:
+    # A cut of power leaves zeros where the file was being written.
+    before = _read(descriptor).strip(b"\0")
+    if before and not before.startswith(MARK):
+        raise ValueError(f"{file} is no lock of Scorda: rename it, or give another name.")
+    owner = {"made_by": "scorda", "host": socket.gethostname(), "pid": os.getpid()}
+    text = json.dumps(owner | {"since": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, text.encode(), 0)
+
+
+def _read(descriptor: int) -> bytes:
+    return os.pread(descriptor, 4096, 0)
+
+
+def _who(said: bytes) -> str:
+    try:
+        told = json.loads(said)
+        return f"another run (process {told['pid']} of {told['host']}, since {told['since']})"
+    except (ValueError, KeyError, TypeError):
+        return "another run"

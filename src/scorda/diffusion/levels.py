@@ -1,0 +1,63 @@
+r"""Noise levels per entry: some entries of a segment have less noise, as if observed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from scorda.core.shapes import Float, Tensor
+
+__all__ = ["Levels", "levels_for", "observed_levels"]
+
+# Makes levels per entry of one level per segment, the shape of a segment and a generator.
+Levels = Callable[[Tensor, tuple[int, ...], torch.Generator], Tensor]
+
+
+def levels_for(network: nn.Module, share: float, levels: Levels | None = None) -> Levels | None:
+    """Return the function that makes levels per entry; None for a network with one per segment.
+
+    Arguments:
+        network: The network.
+        share: Share of segments with observed entries, for the default.
+        levels: Another function than the default, `observed_levels`.
+    """
+    if not getattr(network, "per_entry", False):
+        return None
+    return levels or (lambda noise, shape, at: observed_levels(noise, shape, share, at))
+
+
+def observed_levels(
+    noise: Float[Tensor, "ensemble"],
+    shape: tuple[int, ...],
+    share: float,
+    generator: torch.Generator,
+) -> Float[Tensor, "ensemble time ..."]:
+    """Lower the noise level of some entries, as observations of them would.
+
+    Each component is observed or not, with an error between 0.01 and 1 standard deviation. Times
+    are regular in half of the segments and at random in the others, 1 to 64 steps apart; in half
+    of the segments all components share them; in a quarter there is a hole, which may reach an
+    end.
+    """
+    size, states, components = len(noise), shape[0], math.prod(shape[1:])
+
+    def uniform(*axes: int) -> Tensor:
+        return torch.rand(*axes, generator=generator)
+
+    time = torch.arange(states)[:, None]
+    used = (uniform(size, 1) < share) & (uniform(size, components) < 0.5)
+    stride = (64 ** uniform(size, 1, components)).round()
+    offset = (uniform(size, 1, components) * stride).floor()
+    regular = (time - offset) % stride == 0
+    random = uniform(size, states, components) < 1 / stride
+    times = torch.where(uniform(size, 1, 1) < 0.5, regular, random)
+    times = torch.where(uniform(size, 1, 1) < 0.5, times, times[..., :1])
+    ends = ((2 * uniform(size, 2) - 0.5) * states).sort().values[..., None, None]
+    hole = (time >= ends[:, 0]) & (time < ends[:, 1]) & (uniform(size, 1, 1) < 0.25)
+    std = 10 ** (2 * uniform(size, components) - 2)
+    precision = (used[:, None] & times & ~hole) / std[:, None].square()
+    level = (noise[:, None, None] ** -2 + precision).rsqrt()
+    return level.view(size, *shape)
