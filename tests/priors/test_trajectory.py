@@ -222,7 +222,9 @@ def test_axes_come_back_in_their_order(tmp_path):
     x = np.arange(4.0)
     space = StateSpace((4, 4), 0.5, ("t",), {"y": x, "x": x})
     one = Standardisation(torch.zeros(4, 4), torch.ones(4, 4))
-    replace(trained(), space=space, standardisation=one).save(tmp_path / "p.safetensors")
+    replace(trained(ARCHITECTURES[0] | {"channels": 16}), space=space, standardisation=one).save(
+        tmp_path / "p.safetensors"
+    )
     assert load(tmp_path / "p.safetensors").space.axes == ("y", "x")
     # As in files that do not name them yet.
     tensors, header = read_tensors(tmp_path / "p.safetensors")

@@ -66,28 +66,35 @@ class Analyse:
     config: Path | None = None
     """TOML file with these settings; flags win."""
 
+    def check(self) -> None:
+        """Refuse what makes no sense, before any code of a user is imported."""
+        from scorda.cli.common import check_there, use_torch
+        from scorda.core.ownership import check_output
+
+        for name in ("ensemble", "predicted", "observations"):
+            if getattr(self, name) is None:
+                raise UserError(
+                    f"Give --{name}: an analysis needs --ensemble, --predicted and --observations."
+                )
+            check_there([getattr(self, name)])
+        check_output(self.out, self.overwrite)
+        use_torch("float64", self.threads)
+
 
 def analyse(given: Analyse, method: Any, prior: str | None) -> None:
     """Condition the ensemble of another program on observations."""
     from scorda.assimilation.one_analysis import analyse as analysed
-    from scorda.cli.common import use_torch
     from scorda.core import rng
     from scorda.core.files import atomic
     from scorda.core.ownership import check_output
     from scorda.reading.columns import read_columns
     from scorda.reading.ensembles import read_members, read_predicted
 
-    for name in ("ensemble", "predicted", "observations"):
-        if getattr(given, name) is None:
-            raise UserError(
-                f"Give --{name}: an analysis needs --ensemble, --predicted and --observations."
-            )
+    given.check()
     assert given.ensemble and given.predicted and given.observations
-    check_output(given.out, given.overwrite)
-    use_torch("float64", given.threads)
     members, space, notes, labels = read_members(given.ensemble, given.variable, given.member_axis)
     for note in notes:
-        console().print(f"ensemble: {note}", markup=False)
+        console().print(f"ensemble: {note}")
     columns = read_columns(given.observations)
     if "value" not in columns or (given.std is None and "std" not in columns):
         raise UserError(
@@ -110,7 +117,7 @@ def analyse(given: Analyse, method: Any, prior: str | None) -> None:
         dataset = dataset.assign_coords(ensemble=("ensemble", labels, dataset["ensemble"].attrs))
     with atomic(check_output(given.out, given.overwrite)) as partial:
         dataset.to_netcdf(partial, engine="h5netcdf")
-    console().print(f"analysis: {given.out}", markup=False)
+    console().print(f"analysis: {given.out}")
 
 
 def _observed(
@@ -146,7 +153,7 @@ def _observed(
             "needs a value, a positive std, and a position if the others have one."
         )
     words = f"; {len(unused)} rows not used: {why}" if unused else ""
-    console().print(f"{used} of {len(value)} observations, {members} members{words}", markup=False)
+    console().print(f"{used} of {len(value)} observations, {members} members{words}")
     # A std of what is absent means nothing: 1 keeps it positive.
     value, std = np.where(rows.usable, value, np.nan), np.where(rows.usable, std, 1.0)
     return value, std, torch.from_numpy(places.T.copy()).nan_to_num() if named else None
@@ -180,5 +187,5 @@ def _in_unit(
             value = np.where(of, factor * value + offset, value)
             std = np.where(of & own, abs(factor) * std, std)
             note = f"{int(of.sum())} values converted from {unit} to {wanted}"
-            console().print(note, markup=False)
+            console().print(note)
     return value, std

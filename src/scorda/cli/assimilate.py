@@ -128,25 +128,31 @@ class Assimilate:
     config: Path | None = None
     """TOML file with these settings; flags win."""
 
+    def check(self) -> None:
+        """Refuse what makes no sense, and set up torch, before any code of a user is imported."""
+        from scorda.cli.common import check_device, check_system, check_there, units_of, use_torch
+        from scorda.core.ownership import check_output
+
+        if not self.observations:
+            raise UserError("Give --observations, a file of observations.")
+        if self.members is not None and self.members < 1:
+            raise UserError(f"Got --members {self.members}: give at least 1.")
+        if self.withhold is not None and not 0 < self.withhold < 1:
+            raise UserError(f"Got --withhold {self.withhold}: give a share between 0 and 1.")
+        if self.netcdf is not None:
+            check_output(self.netcdf, overwrite=True)
+        use_torch(self.dtype, self.threads)
+        units_of(self.units)
+        _limit(self)
+        check_device(self.device)
+        check_system(self.system)
+        check_there([*self.observations, *filter(None, [self.truth, self.initial])])
+
 
 def assimilate(given: Assimilate, method: Any, prior: str | None) -> None:
     """Assimilate observations and store the posterior."""
-    _check(given)
+    given.check()
     _tell(given, _run(given, method, prior))
-
-
-def _check(given: Assimilate) -> None:
-    """Refuse what makes no sense, and set up torch, before anything is computed."""
-    from scorda.cli.common import use_torch
-    from scorda.core.ownership import check_output
-
-    if not given.observations:
-        raise UserError("Give --observations, a file of observations.")
-    if given.members is not None and given.members < 1:
-        raise UserError(f"Got --members {given.members}: give at least 1.")
-    if given.netcdf is not None:
-        check_output(given.netcdf, overwrite=True)
-    use_torch(given.dtype, given.threads)
 
 
 def _run(given: Assimilate, method: Assimilator, prior: str | None) -> Posterior:
@@ -241,9 +247,9 @@ def _system(given: Assimilate, method: Assimilator) -> Any:
 
 def _observed(given: Assimilate, system: Any) -> tuple[list[Observations], int]:
     """Return the observations of the steps to run, and the number of these steps."""
-    from scorda.cli.common import climate_of, read_observations
+    from scorda.cli.common import climate_of, read_observations, units_of
 
-    how: dict[str, Any] = {"units": _units(given), "missing": given.missing}
+    how: dict[str, Any] = {"units": units_of(given.units), "missing": given.missing}
     how |= {"nearest": given.nearest}
     limit = _limit(given)
     if limit is not None:
@@ -300,14 +306,6 @@ def _limit(given: Assimilate) -> float | None:
     return limit
 
 
-def _units(given: Assimilate) -> dict[str, str]:
-    """Return the units that are given, by variable."""
-    pairs = [entry.partition("=") for entry in given.units]
-    if wrong := [entry for entry, pair in zip(given.units, pairs, strict=True) if not all(pair)]:
-        raise UserError(f"Got --units {wrong[0]}: give a variable and its unit, as t2m=degC.")
-    return {name.strip(): unit.strip() for name, _, unit in pairs}
-
-
 def _suited(given: Assimilate, method: Assimilator, steps: int) -> Assimilator:
     """Give a trained prior its dates: one with a daily cycle has to know when it begins."""
     from scorda.priors.trajectory import Prior
@@ -328,10 +326,6 @@ def _initial(given: Assimilate, system: Any) -> tuple[Tensor | None, int]:
     from scorda.core import rng
     from scorda.reading.ensembles import read_initial
 
-    if given.device != "cpu" and not given.device.startswith("cuda"):
-        raise UserError(f"Got --device {given.device}: choose cpu or cuda.")
-    if given.device != "cpu" and not torch.cuda.is_available():
-        raise UserError(f"Got --device {given.device}: this machine has no CUDA device.")
     initial, found = None, MEMBERS
     if given.initial is not None:
         if given.system is None:
@@ -341,7 +335,7 @@ def _initial(given: Assimilate, system: Any) -> tuple[Tensor | None, int]:
         initial, notes = read_initial(given.initial, system.space, given.start)
         initial, found = initial.to(torch.get_default_dtype()), len(initial)
         for note in (*notes, f"{found} members"):
-            console().print(f"initial: {note}", markup=False)
+            console().print(f"initial: {note}")
     members = found if given.members is None else given.members
     if given.quick:
         members = min(members, QUICK_MEMBERS)

@@ -16,6 +16,7 @@ from scorda.core import rng
 from scorda.core.files import atomic
 from scorda.core.fingerprint import fingerprint
 from scorda.core.ownership import check_output, made_by_scorda, real_path, toml_mark
+from scorda.core.plugins import is_code
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.core.times import Start
@@ -25,9 +26,12 @@ from scorda.priors.trajectory import Prior
 from scorda.reading.columns import is_text_table
 from scorda.reading.fields import present_variables
 from scorda.systems.base import System
-from scorda.systems.load import load_system
+from scorda.systems.load import check_known, load_system
 
 __all__ = [
+    "check_device",
+    "check_system",
+    "check_there",
     "climate_of",
     "fingerprints",
     "make_system",
@@ -35,6 +39,7 @@ __all__ = [
     "read_observations",
     "settings_file",
     "system_of",
+    "units_of",
     "use_torch",
     "withhold",
     "write_settings",
@@ -107,27 +112,53 @@ def write_settings(file: Path, configuration: Mapping[str, Any]) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def check_device(device: str) -> None:
+    """Check that this machine has a device."""
+    if device != "cpu" and not device.startswith("cuda"):
+        raise UserError(f"Got --device {device}: choose cpu or cuda.")
+    if device != "cpu" and not torch.cuda.is_available():
+        raise UserError(f"Got --device {device}: this machine has no CUDA device.")
+
+
+def check_system(name: str | None) -> None:
+    """Check that there is a system of that name; code is not imported yet."""
+    if name is not None:
+        check_known(name)
+
+
+def check_there(paths: Sequence[str | Path]) -> None:
+    """Check that files are there, as far as their names say which they are."""
+    for path in map(str, paths):
+        if "://" not in path and "*" not in path and not Path(path).exists():
+            raise UserError(f"There is no file or store {path}: check the path.")
+
+
 def system_of(path: str | Path, record: Mapping[str, Any], given: str | None) -> dict[str, Any]:
     """Return name and options of the system that a store names.
 
     Arguments:
         path: The store.
         record: Its configuration.
-        given: System that the caller names. A store may come from somebody else: code of one's
-            own is imported only where the caller names it too.
+        given: System that the caller names. A store may come from somebody else: what it names
+            is built in or announced, and code is imported only where the caller names it.
 
     Raises:
         UserError: If the store names no system, or code, or another system than the caller.
     """
-    named = dict(record.get("system") or {})
+    named = record.get("system") or {}
+    if not isinstance(named, Mapping):
+        raise UserError(f"{path} has no name and options of a system, but {named!r}.")
     name = named.get("name", given)
     if name is None:
         raise UserError(f"{path} does not name its system: give --system.")
     if given is not None and given != name:
         raise UserError(f"Got --system {given}, but {path} is of {name}.")
-    if ":" in name and given is None:
+    if not isinstance(name, str):
+        raise UserError(f"{path} names its system {name!r}, which is no text.")
+    if is_code(name) and given is None:
         raise UserError(f"{path} names code, {name}: give --system {name} if it is yours.")
-    return named | {"name": name}
+    check_known(name)
+    return {**named, "name": name}
 
 
 def read_observations(
@@ -185,6 +216,18 @@ def climate_of(system: Any, members: int = 64) -> dict[str, tuple[float, float]]
     return found
 
 
+def units_of(given: Sequence[str]) -> dict[str, str]:
+    """Return the units that are given, by variable.
+
+    Raises:
+        UserError: If one is no variable and unit, as t2m=degC.
+    """
+    pairs = [entry.partition("=") for entry in given]
+    if wrong := [entry for entry, pair in zip(given, pairs, strict=True) if not all(pair)]:
+        raise UserError(f"Got --units {wrong[0]}: give a variable and its unit, as t2m=degC.")
+    return {name.strip(): unit.strip() for name, _, unit in pairs}
+
+
 def write_states(
     path: Path, states: Float[Tensor, "time ..."], space: StateSpace, start: Start | None = None
 ) -> None:
@@ -204,8 +247,6 @@ def withhold(
     observations: Sequence[Observations], share: float, seed: int
 ) -> tuple[list[Observations], list[Observations]]:
     """Split the present values at random into those to assimilate and those to score with."""
-    if not 0 < share < 1:
-        raise UserError(f"Got --withhold {share}: give a share between 0 and 1.")
     generator = rng.seeded(seed)
     kept, held = [], []
     for instrument in observations:

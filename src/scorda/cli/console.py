@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scorda.cli.signals import raise_if_asked
 
@@ -47,11 +47,15 @@ def reached() -> Reached:
 
 
 def console() -> Console:
-    """Return a console on standard output, wide enough for tables if that is no terminal."""
+    """Return a console on standard output, wide enough for tables if that is no terminal.
+
+    It prints texts and cells of tables as they are: what looks like markup comes from data.
+    """
     from rich.console import Console
 
-    made = Console(highlight=False)
-    return made if made.is_terminal else Console(highlight=False, width=140)
+    plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
+    made = Console(**plain)
+    return made if made.is_terminal else Console(**plain, width=140)
 
 
 @contextmanager
@@ -67,7 +71,7 @@ def progress(label: str, unit: str = "step") -> Iterator[Callable[[int, int], No
 
     screen = Console(stderr=True)
     bar = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.completed}/{task.total}"),
         TimeRemainingColumn(),

@@ -23,8 +23,8 @@ a flag with dots on the command line; its ``name`` is the flag itself::
     [method.prior.localization]
     radius = 4.0                # --prior.localization.radius 4
 
-A file names only what Scorda or an installed package announces. Code of your own, as
-``module:object``, must be named on the command line too: a file may come from somebody else.
+Such a file is trusted as a script is: it may name code of your own, as ``module:object``. Stores,
+weights and other data are not: what they name is built in, or announced by an installed package.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def configured(tokens: list[str]) -> tuple[list[str], dict[str, Any], str]:
         file as cyclopts takes it, and the name of the file.
 
     Raises:
-        UserError: If there is no such file, or it is no TOML, or it names code.
+        UserError: If there is no such file, or it is no TOML.
     """
     tokens = [part for token in tokens for part in _split(token, ("--config",))]
     if "--config" not in tokens:
@@ -81,11 +81,6 @@ def configured(tokens: list[str]) -> tuple[list[str], dict[str, Any], str]:
     path, tokens = tokens[at + 1], tokens[:at] + tokens[at + 2 :]
     content = _read(Path(path))
     given = flags_of(tokens)
-    for flag, value in strings_of(content).items():
-        if re.fullmatch(r"[\w.]+:[\w.]+", value) and given.get(flag) != value:
-            raise UserError(
-                f"{path} names code, {value}: give --{flag} {value} on the command line too."
-            )
     names = _take_names(content, given)
     # cyclopts would read a table as the text of --system.
     if isinstance(content.get("system"), dict):

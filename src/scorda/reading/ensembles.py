@@ -19,7 +19,7 @@ from scorda.core.times import Start, instants, iso, match_times
 from scorda.reading.columns import is_text_table, read_columns
 from scorda.reading.fields import aligned
 from scorda.reading.gridded import gridded
-from scorda.reading.opening import Source, is_labelled, name_of, open_data, readable
+from scorda.reading.opening import Source, is_labelled, name_of, open_data, readable, space_of
 from scorda.reading.points import points_of
 from scorda.reading.roles import roles
 
@@ -67,16 +67,18 @@ def read_members(
             "leave the same points out of all."
         )
     inside = np.asarray(~(land.any(0) if several else land))
-    space = StateSpace(
-        states.shape[1:],
-        variables=tuple(names),
-        coordinates={axis: data[axis].values for axis in found.axes},
-        period=found.period,
-        units=found.units,
-        calendar=found.calendar,
-        mask=inside if found.axes else None,
-        points=points_of(found, data),
-    )
+    points = points_of(found, data)
+    with space_of(source):
+        space = StateSpace(
+            states.shape[1:],
+            variables=tuple(names),
+            coordinates={axis: data[axis].values for axis in found.axes},
+            period=found.period,
+            units=found.units,
+            calendar=found.calendar,
+            mask=inside if found.axes else None,
+            points=points,
+        )
     return torch.from_numpy(states), space, found.notes, labels
 
 

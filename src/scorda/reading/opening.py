@@ -22,7 +22,7 @@ from scorda.reading.blosc import guard
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["Source", "is_labelled", "name_of", "open_data", "readable"]
+__all__ = ["Source", "is_labelled", "name_of", "open_data", "readable", "space_of"]
 
 # A path (with * for several files), several paths, or an object of xarray.
 Source = Any
@@ -84,6 +84,19 @@ def readable(source: Source, kind: str) -> Iterator[None]:
             f"{name_of(source)} cannot be read as {kind}{told}: give one, whole and with the "
             "right to read it."
         ) from error
+
+
+@contextmanager
+def space_of(source: Source) -> Iterator[None]:
+    """Name the file in an error of the space that is made of it.
+
+    Raises:
+        ValueError: If no space can be made of it.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{name_of(source)}: {error}") from error
 
 
 def _drop(error: Exception) -> None:

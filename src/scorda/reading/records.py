@@ -25,7 +25,7 @@ from scorda.core.times import Start, instants, iso, parse_start, total_months
 from scorda.reading.blocks import NUMBERS, time_blocks
 from scorda.reading.climate import check_values
 from scorda.reading.gridded import Gridded, contiguous, gridded, grids, same_axes
-from scorda.reading.opening import Source, name_of, open_data, readable
+from scorda.reading.opening import Source, name_of, open_data, readable, space_of
 from scorda.reading.points import points_of
 
 if TYPE_CHECKING:
@@ -129,7 +129,8 @@ def _of_parts(each: Sequence[Fields], dataset: xarray.Dataset, source: Source) -
                 f"series, than {first.space.variables[0]}: choose variables of the same."
             )
     same = same_axes(dataset, [fields.space.axes for fields in each])
-    space = StateSpace.of_parts({f.space.variables[0]: f.space for f in each}, same)
+    with space_of(source):
+        space = StateSpace.of_parts({f.space.variables[0]: f.space for f in each}, same)
     values = {n: f.space.field(f.states, n) for f in each for n in f.space.variables}
     dtypes = {values.dtype for values in values.values()}
     kind = torch.float32 if dtypes == {torch.float32} else torch.float64
@@ -163,17 +164,19 @@ def _record(
     mask = _mask(states, variables, found.axes, source, notes)
     coordinates = {a: data[a].values for a in found.axes}
     shape = states.shape[2:]
-    space = StateSpace(
-        shape,
-        dt,
-        tuple(variables),
-        coordinates,
-        found.period,
-        units,
-        found.calendar,
-        mask,
-        points_of(found, data),
-    )
+    points = points_of(found, data)
+    with space_of(source):
+        space = StateSpace(
+            shape,
+            dt,
+            tuple(variables),
+            coordinates,
+            found.period,
+            units,
+            found.calendar,
+            mask,
+            points,
+        )
     check_values(states, space, name_of(source))
     start = iso(instants(times[:1], found.calendar)[0], found.calendar) if unit else None
     if mask is not None:
