@@ -108,8 +108,8 @@ def usable_rows(table: Source, space: StateSpace, how: How) -> UsableRows:
         place = np.column_stack([variable, position])
     times = columns["time"]
     if not usable.all():
-        found = (times, step, place, value, error)
-        times, step, place, value, error = (part[usable] for part in found)
+        times, step, place = times[usable], step[usable], place[usable]
+        value, error = value[usable], error[usable]
     kept = ~_repeated(times, step, *place.T, value, error)
     if not kept.all():
         notes.append(f"{int((~kept).sum())} repeated reports counted once")
