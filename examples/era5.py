@@ -103,7 +103,7 @@ def scored(prior, training: Fields, truth, start, draw, given) -> dict[str, tupl
     """
     window, space = len(truth), training.space
     key = rng.seeded(given.seed + 1000 * draw[0] + draw[1])
-    path = given.out / f"stations-{draw[0]}-{draw[1]}.csv"
+    path = given.out / f"stations-{draw[0]}-{draw[1]}.nc"
     stations = observe(truth, space, start, given, key, path)
     table = sc.Observations.from_table(path, prior.space, start, steps=window - 1)
     began = time.perf_counter()

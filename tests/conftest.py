@@ -19,7 +19,13 @@ def find_chromium():
     return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, CHROMIUM)), None)
 
 
+# Tests that take minutes, by a part of their name. They start first, so that at the end no worker
+# has one of them left while the other waits.
+LONGEST = ("lorenz96-arctan: EnSF",)
+
+
 def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: not any(name in item.nodeid for name in LONGEST))
     absent = {}
     if find_chromium() is None:
         absent["browser"] = f"no Chromium: none of {', '.join(CHROMIUM)} is on the PATH"

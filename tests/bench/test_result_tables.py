@@ -1,19 +1,13 @@
 """The tables of the documentation are those of the results."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
-PATH = Path(__file__).parents[2] / "benchmarks" / "tables.py"
+from scripts import load_script
 
 
 @pytest.fixture(scope="module")
 def tables():
-    spec = importlib.util.spec_from_file_location("tables", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/tables.py")
 
 
 def test_every_page_has_the_numbers_of_the_results(tables, capsys):

@@ -110,7 +110,7 @@ def test_files_that_do_not_fit_are_named(files, capsys):
     )
     (folder / "out.nc").write_text("mine")
     assert command(folder) == 2
-    assert "is already there" in capsys.readouterr().err
+    assert "only what Scorda wrote is replaced" in capsys.readouterr().err
     assert (folder / "out.nc").read_text() == "mine"
 
 
@@ -158,3 +158,51 @@ def test_predictions_belong_to_members_by_their_labels_and_values_have_units(fil
     data.assign_coords(number=names + 1).to_netcdf(folder / "predicted.nc")
     assert command(folder, "--overwrite") == 2
     assert "has other members of 'number' than the ensemble" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["etkf", "letkf", "enkf"])
+def test_rows_that_cannot_be_used_leave_the_analysis_as_it_is_without_them(files, method, capsys):
+    folder, _, _, table = files
+    data = xarray.load_dataset(folder / "predicted.nc")
+    data["hx"].attrs["units"] = "K"
+    (folder / "predicted.nc").unlink()
+    data.to_netcdf(folder / "predicted.nc")
+    flags = ["--method", method] + ["--localization", "500"] * (method == "letkf")
+    good = pandas.concat([table.iloc[:3]] * 3, ignore_index=True).astype(object)
+    good["units"] = ["K", "degC", ""] * 3
+    good.loc[[1, 4, 7], "value"] -= 273.15
+    bad = {2: ("value", ""), 3: ("std", 0), 4: ("std", "high"), 5: ("units", "Pa"), 6: ("lat", "")}
+    spoiled = good.copy()
+    for row, (column, entry) in bad.items():
+        spoiled.loc[row, column] = entry
+    found = []
+    for rows, kept in ((spoiled, range(9)), (good.drop(index=list(bad)), [0, 1, 7, 8])):
+        rows.to_csv(folder / "observations.csv", index=False)
+        data.isel(observation=[k % 3 for k in kept]).to_netcdf(folder / "some.nc")
+        assert command(folder, *flags, "--overwrite", predicted="some.nc") == 0
+        found.append(xarray.load_dataset(folder / "out.nc"))
+    assert found[0].identical(found[1])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "4 of 9 observations, 12 members; 5 rows not used: 1 missing value (row 3); " in told
+    assert "1 std not positive (row 4); 1 std is not a number (row 5); and 2 more reasons" in told
+
+
+def test_a_unit_that_cannot_be_converted_is_counted(files, capsys):
+    folder, _, _, table = files
+    data = xarray.load_dataset(folder / "predicted.nc")
+    data["hx"].attrs["units"] = "K"
+    (folder / "predicted.nc").unlink()
+    data.to_netcdf(folder / "predicted.nc")
+    table.assign(units=["K", "Pa", "Pa", "K"]).to_csv(folder / "observations.csv", index=False)
+    assert command(folder) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "2 unit 'Pa' that cannot be converted to K (rows 2, 3)" in told
+
+
+def test_a_table_without_a_row_that_can_be_used_is_one_sentence(files, capsys):
+    folder, _, _, table = files
+    table.assign(std=[0, -1, "high", 1]).to_csv(folder / "observations.csv", index=False)
+    assert command(folder) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "has 4 rows of which none can be used (2 std not positive (rows 1, 2); 1 std" in told
+    assert not (folder / "out.nc").exists()

@@ -140,7 +140,7 @@ def test_a_run_is_that_of_the_library_and_is_made_again_from_its_settings(simula
     posterior = scorda.open_posterior("a.zarr")
     assert torch.equal(posterior.analysis.states, expected.states)
     assert posterior.configuration["method"] == {"name": "enkf", "inflation": 1.05}
-    assert main("assimilate --config a.toml --out b.zarr".split()) == 0
+    assert main("assimilate --config a.zarr.toml --out b.zarr".split()) == 0
     metadata = [(Path(name) / "zarr.json").read_bytes() for name in ("a.zarr", "b.zarr")]
     assert metadata[0] == metadata[1]
 
@@ -218,16 +218,16 @@ def test_quick_tries_few_members_on_a_part(simulated):
         (f"{ASSIMILATE} --method masf --prior json:JSONDecoder", "derived from EnsemblePrior"),
         (f"{ASSIMILATE} --method json:JSONDecoder", "derived from Assimilator"),
         (f"{ASSIMILATE} --method nowhere:Filter", "Could not import 'nowhere'"),
-        (f"{ASSIMILATE} --config code.toml", "names code, nowhere:Prior: give --prior"),
-        ("assimilate --observations o.csv --method masf", "Give --system"),
+        (f"{ASSIMILATE} --config code.toml", "Could not import 'nowhere'"),
+        ("assimilate --observations far.csv --method masf", "Give --system"),
         (
-            "assimilate --observations o.csv --method masf --prior gaussian",
+            "assimilate --observations far.csv --method masf --prior gaussian",
             "Give --system, the model: the method 'masf' needs one",
         ),
         (f"{ASSIMILATE} --config nothing.toml", "There is no file nothing.toml"),
         (f"{ASSIMILATE} --config bad.toml", "no TOML file"),
         (f"{ASSIMILATE} --config typo.toml", "Did you mean --members"),
-        ("assimilate --observations no.csv --system lorenz63", "There is no table no.csv"),
+        ("assimilate --observations no.csv --system lorenz63", "There is no file or store no.csv"),
         ("assimilate --observations sim/observations.csv --system lorenz64", "Unknown system"),
         ("report", "at least one store"),
         ("report nothing.zarr", "There is no nothing.zarr"),
@@ -303,7 +303,7 @@ def test_a_run_that_diverges_ends_with_three_and_stays_readable(simulated, capsy
     posterior = scorda.open_posterior("run.zarr")
     assert posterior.analysis.states.shape == (12, 14, 3)
     assert posterior.analysis.states.isfinite().all()
-    assert posterior.configuration == tomllib.loads(Path("run.toml").read_text()) | {
+    assert posterior.configuration == tomllib.loads(Path("run.zarr.toml").read_text()) | {
         "sha256": posterior.configuration["sha256"]
     }
     assert main(["report", "run.zarr"]) == 0
@@ -446,7 +446,7 @@ def test_masf_takes_the_prior_that_it_makes_of_its_ensemble(simulated, capsys):
     settings = posterior.configuration["method"]
     assert settings["prior"] == {"name": "Kernel", "std": 0.5, "scale": "spread"}
     assert settings["sampler"]["name"] == "BridgeODE"
-    assert main("assimilate --config a.toml --out b.zarr".split()) == 0
+    assert main("assimilate --config a.zarr.toml --out b.zarr".split()) == 0
     assert scorda.open_posterior("b.zarr").configuration == posterior.configuration
     capsys.readouterr()
     assert main(["methods", "masf"]) == 0
@@ -551,7 +551,7 @@ def test_settings_of_a_method_that_the_command_has_too_are_named_with_it(simulat
     command = f"{ASSIMILATE} --method fourdvar --iterations 2"
     assert main(f"{command} --method.tolerance 0.5 --system.noise_std 0.3".split()) == 0
     assert scorda.open_posterior("run.zarr").configuration["method"]["tolerance"] == 0.5
-    assert main("assimilate --config run.toml --out b.zarr".split()) == 0
+    assert main("assimilate --config run.zarr.toml --out b.zarr".split()) == 0
     assert scorda.open_posterior("b.zarr").configuration["method"]["tolerance"] == 0.5
 
 
@@ -577,7 +577,7 @@ def test_a_setting_of_several_numbers_is_kept(tmp_path, monkeypatch):
         1.5,
         2,
     ]
-    assert main("assimilate --config a.toml --out b.zarr".split()) == 0
+    assert main("assimilate --config a.zarr.toml --out b.zarr".split()) == 0
     assert (
         scorda.open_posterior("b.zarr").configuration
         == scorda.open_posterior("a.zarr").configuration
@@ -597,7 +597,7 @@ def test_a_trained_prior_serves_the_smoother(simulated, capsys):
     posterior = scorda.open_posterior("run.zarr")
     assert posterior.smoother and posterior.analysis.states.shape == (5, 25, 3)
     assert posterior.configuration["method"]["sampler"]["noise_levels"] == 4
-    assert main("assimilate --config run.toml --out b.zarr --unit 5".split()) == 0
+    assert main("assimilate --config run.zarr.toml --out b.zarr --unit 5".split()) == 0
     # Members in blocks of 2 and of 5: alike to rounding in single precision.
     torch.testing.assert_close(
         posterior.analysis.states,

@@ -34,13 +34,13 @@ def failed(capsys, command):
 def test_a_complete_run_is_resumed_with_its_own_settings_alone(simulated, capsys):
     run = f"{ASSIMILATE} --members 6 --threads 1"
     assert main(f"{run} --method letkf --localization 2 --block 2".split()) == 0
-    settings = Path("run.toml").read_bytes()
+    settings = Path("run.zarr.toml").read_bytes()
     # The option of the method; a unit of work is another thing.
     assert scorda.open_posterior("run.zarr").configuration["method"]["block"] == 2
     assert main(f"{run} --method letkf --localization 2 --block 2 --resume".split()) == 0
     for other in ("--method enkf", "--method letkf --localization 2 --block 2 --seed 3"):
         assert "differs in" in failed(capsys, f"{run} {other} --resume")
-    assert Path("run.toml").read_bytes() == settings
+    assert Path("run.zarr.toml").read_bytes() == settings
     assert "at least 1" in failed(capsys, f"{run} --unit 0 --out b.zarr")
 
 

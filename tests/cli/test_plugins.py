@@ -115,12 +115,9 @@ def test_a_method_of_another_module_runs_from_the_command_line(package, capsys):
     # Single precision, and another order of operations.
     torch.testing.assert_close(theirs.analysis.states, ours.analysis.states, atol=1e-3, rtol=1e-3)
     assert theirs.configuration["method"] == {"name": "tmpmodule:DEnKF", "inflation": 1.1}
-    # A file alone names no code.
-    again = "assimilate --config theirs.toml --out again.zarr"
-    capsys.readouterr()
-    assert main(again.split()) == 2
-    assert "give --method tmpmodule:DEnKF on the command line too" in capsys.readouterr().err
-    assert main(f"{again} --method tmpmodule:DEnKF".split()) == 0
+    # A file of settings that the user passes may name code, as a script may.
+    again = "assimilate --config theirs.zarr.toml --out again.zarr"
+    assert main(again.split()) == 0
     assert scorda.open_posterior("again.zarr").configuration == theirs.configuration
     capsys.readouterr()
     assert main(["methods", "tmpmodule:DEnKF"]) == 0
@@ -158,3 +155,37 @@ def test_what_a_package_announces_is_known_by_its_name(installed, capsys):
     assert main(f"{command} --method masf --prior wide --out b.zarr".split()) == 0
     prior = scorda.open_posterior("b.zarr").configuration["method"]["prior"]
     assert prior["name"] == "Wide"
+
+
+CODE = "import pathlib\npathlib.Path('imported').touch()\n" + METHOD
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ("--members none", "Invalid value for --members: unable to convert"),
+        ("--members 0", "Got --members 0"),
+        ("--observations no.csv", "There is no file or store no.csv"),
+        ("--truth no.nc", "There is no file or store no.nc"),
+        ("--system lorenz64", "Unknown system"),
+        ("--device tpu", "choose cpu or cuda"),
+        ("--units t2m", "give a variable and its unit"),
+        ("--gross-error-check never", "or off"),
+        ("--dtype float16", "float32 or float64"),
+        ("--withhold 2", "between 0 and 1"),
+        ("--config far.toml", "There is no file far.toml"),
+    ],
+)
+def test_code_is_imported_only_after_all_other_settings_are_valid(
+    tmp_path, monkeypatch, capsys, wrong, words
+):
+    monkeypatch.chdir(tmp_path)
+    Path("unseen.py").write_text(CODE)
+    Path("o.csv").write_text("time,variable,value,std\n0.025,x,5,1\n")
+    for code in ("--method unseen:DEnKF", "--method masf --prior unseen:Wide"):
+        for command in (f"{code} --system lorenz63", "--system unseen:ring"):
+            words_of = f"assimilate --observations o.csv {command} {wrong}".split()
+            assert main(words_of) == 2
+            assert words in capsys.readouterr().err
+            assert not Path("imported").exists(), words_of

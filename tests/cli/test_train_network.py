@@ -44,7 +44,7 @@ def test_a_network_is_named_by_its_file(folder, capsys):
     posterior = scorda.open_posterior("run.zarr")
     assert torch.equal(posterior.analysis.states, expected)
     assert posterior.configuration["method"]["prior"] == "net.safetensors"
-    assert main("assimilate --config run.toml --out b.zarr".split()) == 0
+    assert main("assimilate --config run.zarr.toml --out b.zarr".split()) == 0
     assert scorda.open_posterior("b.zarr").configuration == posterior.configuration
 
     assert main(f"{TRAIN} --data run.zarr --threads 1 --out again.safetensors".split()) == 0

@@ -32,6 +32,8 @@ from scorda.store.series import read_series, simulate_series
 from scorda.systems.lorenz import Lorenz63, Lorenz96
 
 STEPS, MEMBERS = 23, 6
+# Steps, members or series after which runs are stopped, in the middle of a unit.
+AFTER = {"members": 36, "series": 16}
 
 
 class Memory(Run):
@@ -59,10 +61,9 @@ class Carrying(PreparedFilter):
 
 @dataclass(frozen=True)
 class Members(Assimilator):
-    """A smoother whose members are rows of noise, drawn two by two."""
+    """A smoother whose members are rows of noise."""
 
     smoother = True
-    batch = 2
 
     def assimilate(self, problem, members, generator=None):
         return self.assimilate_members(problem, 0, members, generator)
@@ -77,7 +78,7 @@ METHODS: dict[str, tuple[Assimilator, int]] = {
     "filter": (EnKF(1.05), 5),
     "weighted": (ParticleFilter(0.5), 5),
     "carried": (Carrying(), 5),
-    "members": (Members(), 4),
+    "members": (Members(), 20),
 }
 KINDS = [*METHODS, "series"]
 DAMAGE: dict[str, Callable[[bytes], bytes | None]] = {
@@ -112,11 +113,9 @@ def act(kind: str, path: Path, after: float = float("inf"), **options) -> None:
     method, block = METHODS[kind]
     model = ObservationModel(Select([0]), std=0.5)
     truth, problem = twin_experiment(Lorenz63(spinup=0.1), model, STEPS, 2, rng.seeded(0))
-    (seen,) = problem.instruments
     withheld = (Observations(model, [3], torch.zeros(1, 1)),)
-    del seen
     options |= {"block": block, "truth": truth, "withheld": withheld}
-    store.run(method, problem, MEMBERS, path, 1, **options)
+    store.run(method, problem, 40 if kind == "members" else MEMBERS, path, 1, **options)
 
 
 def read(kind: str, path: Path) -> bytes:
@@ -140,10 +139,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def whole(folder: Path) -> None:
     """Make each kind of store, complete and interrupted, with a checkpoint in it."""
     for kind in KINDS:
-        for state, after in (
-            ("complete", float("inf")),
-            ("stopped", 13 if kind != "members" else 6),
-        ):
+        for state, after in (("complete", float("inf")), ("stopped", AFTER.get(kind, 13))):
             at = folder / kind / state
             at.mkdir(parents=True)
             try:

@@ -1,25 +1,14 @@
 """The example of a posterior of two halves that are mirror images."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 from torch.testing import assert_close
 
 import scorda as sc
 from scorda.core import rng
+from scripts import load_script
 
-
-def load_example():
-    path = Path(__file__).parents[2] / "examples" / "multimodal.py"
-    spec = importlib.util.spec_from_file_location("multimodal", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-example = load_example()
+example = load_script("examples/multimodal.py")
 
 
 def test_the_posterior_does_not_change_in_the_mirror():

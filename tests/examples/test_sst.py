@@ -1,10 +1,11 @@
 """Monthly sea-surface temperature with land: skipped without the package that has the file."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 import xarray
+
+from scripts import load_script
 
 sample = pytest.importorskip("iris_sample_data", reason="pip install iris-sample-data")
 DATA = Path(sample.path) / "ostia_monthly.nc"
@@ -12,11 +13,7 @@ DATA = Path(sample.path) / "ostia_monthly.nc"
 
 @pytest.fixture
 def example():
-    path = Path(__file__).parents[2] / "examples" / "sst.py"
-    spec = importlib.util.spec_from_file_location("sst", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("examples/sst.py")
 
 
 @pytest.mark.slow

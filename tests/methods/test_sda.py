@@ -4,9 +4,7 @@ A guided sampler without corrections is affine in its noise, so `examples/exactn
 moments off unit vectors, through the public interface and without sampling error.
 """
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -26,19 +24,12 @@ from scorda.observations.problem import Problem
 from scorda.priors.trajectory import GaussianTrajectory, load
 from scorda.systems.linear import LinearGaussian
 from scorda.systems.lorenz import Lorenz63
+from scripts import ROOT, load_script
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "exactness.py"
 NAN = float("nan")
 
 
-def load_script():
-    spec = importlib.util.spec_from_file_location("exactness", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-exactness = load_script()
+exactness = load_script("examples/exactness.py")
 
 
 def two_instruments():
@@ -182,7 +173,7 @@ def test_inflated_likelihood_follows_its_own_moment_recursion(problem, build):
     assert (error.abs() < 2e-3 * std[:, None] * std).all()
 
 
-DOCUMENTED = SCRIPT.parents[1] / "docs" / "exactness.md"
+DOCUMENTED = ROOT / "docs" / "exactness.md"
 
 
 @pytest.mark.slow

@@ -115,6 +115,20 @@ def test_a_field_that_is_missing_lies_between_its_neighbours():
     assert not interpolated(given, seen & False)[0, 0, 0]
 
 
+def test_missing_fields_lie_between_their_neighbours_as_numpy_has_it(monkeypatch):
+    """To the last bit, in whatever parts, and those that are there stay as they are."""
+    given = torch.randn(2, 40, 3, generator=rng.seeded(0), dtype=torch.float64)
+    seen = torch.rand(2, 40, generator=rng.seeded(1)) < 0.5
+    expected = given.clone()
+    for k, known in enumerate(seen.numpy()):
+        times, absent = np.flatnonzero(known), np.flatnonzero(~known)
+        for mode in range(3):
+            between = np.interp(absent, times, given[k, times, mode].numpy())
+            expected[k, absent, mode] = torch.from_numpy(between)
+    monkeypatch.setattr("scorda.priors.gaps.NUMBERS", 12)
+    assert torch.equal(interpolated(given, seen), expected)
+
+
 def record(seed=0, mask=None, columns=5, days=8):
     """Red noise on a grid of 4 latitudes with a daily cycle, every three hours."""
     rows, steps = np.random.default_rng(seed), days * 8
@@ -316,6 +330,23 @@ def test_a_record_on_disk_has_the_law_of_the_same_record_in_memory(monkeypatch, 
     outside = from_fields._law(replace(fields, states=onto), 300)
     for name in ("cycle", "std", "basis", "spectrum", "memory", "coefficients"):
         assert torch.equal(getattr(inside, name), getattr(outside, name)), name
+
+
+@pytest.mark.parametrize("days", [1, 10])
+def test_rows_of_a_large_covariance_are_computed_once_in_a_long_record(monkeypatch, days):
+    """A matrix larger than the record is computed again in each of the five iterations."""
+    looked = []
+    covariance = Gappy.covariance
+    monkeypatch.setattr(Gappy, "covariance", lambda *a: looked.append(a[1]) or covariance(*a))
+    z = torch.randn(8 * days, 20, generator=rng.seeded(0), dtype=torch.float64)
+    places = torch.arange(20.0, dtype=torch.float64)[:, None]
+    space = StateSpace((20,), 1.0, coordinates={"x": np.arange(20.0)})
+    dense, _ = from_fields._modes(Gappy(z), places, space, 4.0, 20)
+    monkeypatch.setattr(from_fields, "DENSE", 10)
+    looked.clear()
+    found, _ = from_fields._modes(Gappy(z), places, space, 4.0, 20)
+    assert len(looked) == (5 if days == 1 else 1)
+    assert_close(found, dense, rtol=1e-9, atol=1e-9)
 
 
 def test_lagged_products_in_blocks_are_those_of_the_whole(monkeypatch):

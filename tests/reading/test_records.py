@@ -6,8 +6,13 @@ import numpy as np
 import pandas
 import pytest
 import xarray
+from xarray.backends import BackendArray
+from xarray.core import indexing
 
-from scorda.reading import inspection, records
+from scorda.core.space import StateSpace
+from scorda.observations import tables
+from scorda.observations.observations import Observations
+from scorda.reading import blocks, fields, inspection, records
 from scorda.reading.gridded import unwrapped
 from scorda.reading.records import read_fields
 
@@ -168,14 +173,18 @@ def test_the_parts_of_a_record_are_put_together(tmp_path):
         assert (read_fields(source).states == read_fields(record()).states).all()
 
 
-class Counted:
+class Counted(BackendArray):
     """An array on disk, of which it counts what is read."""
 
     def __init__(self, values):
-        self.shape, self.dtype, self.ndim = values.shape, values.dtype, values.ndim
+        self.shape, self.dtype = values.shape, values.dtype
         self.values, self.read = values, []
 
     def __getitem__(self, key):
+        basic = indexing.IndexingSupport.BASIC
+        return indexing.explicit_indexing_adapter(key, self.shape, basic, self.part)
+
+    def part(self, key):
         part = self.values[key]
         self.read.append(part.size)
         return part
@@ -183,19 +192,8 @@ class Counted:
 
 def lazily(values):
     """Return a data set of hourly fields that are read when they are looked at."""
-    from xarray.backends import BackendArray
-    from xarray.core import indexing
-
-    class Lazy(BackendArray):
-        shape, dtype = values.shape, values.dtype
-
-        def __getitem__(self, key):
-            return indexing.explicit_indexing_adapter(
-                key, self.shape, indexing.IndexingSupport.OUTER, counted.__getitem__
-            )
-
     counted = Counted(values)
-    array = indexing.LazilyIndexedArray(Lazy())
+    array = indexing.LazilyIndexedArray(counted)
     times = np.datetime64("2020-01-01", "ns") + np.arange(len(values)) * np.timedelta64(1, "h")
     axes = {"time": times, "y": np.arange(4.0), "x": np.arange(5.0)}
     variable = xarray.Variable(("time", "y", "x"), array)
@@ -205,9 +203,9 @@ def lazily(values):
 def test_a_window_reads_the_window_and_a_long_file_is_read_in_blocks(monkeypatch):
     values = np.random.default_rng(0).normal(280, 2, (1000, 4, 5)).astype(np.float32)
     data, counted = lazily(values)
-    fields = read_fields(data, "t", since="2020-01-05", until="2020-01-08")
+    window = read_fields(data, "t", since="2020-01-05", until="2020-01-08")
     assert sum(counted.read) == 96 * 20
-    np.testing.assert_array_equal(fields.states[0], values[96:192])
+    np.testing.assert_array_equal(window.states[0], values[96:192])
     monkeypatch.setattr(records, "NUMBERS", 2000)
     monkeypatch.setattr(inspection, "NUMBERS", 2000)
     data, counted = lazily(values)
@@ -229,3 +227,46 @@ def test_a_long_file_is_inspected_as_one_block_is(monkeypatch):
     assert "-9999 to" in whole and "missing at times" in whole and "1 of 20 points" in whole
     monkeypatch.setattr(inspection, "NUMBERS", 800)
     assert str(inspection.inspect(lazily(values)[0])) == whole
+
+
+def test_blocks_of_times_are_whole_chunks_of_the_file():
+    data = xarray.Dataset({"t": (("time", "x"), np.zeros((100, 5)), {}, {"preferred_chunks": {}})})
+    chunks = data["t"].encoding["preferred_chunks"]
+
+    def ends(numbers, first=0):
+        rows = list(blocks.time_blocks(data, numbers, first))
+        assert rows[0].start == 0 and [r.start for r in rows[1:]] == [r.stop for r in rows[:-1]]
+        return [r.stop for r in rows]
+
+    assert ends(200) == [40, 80, 100]
+    chunks["time"] = 24
+    assert ends(300) == [48, 96, 100]
+    # The window begins 10 times after the beginning of a chunk.
+    assert ends(300, 34) == [14, 62, 100]
+    # One chunk is read whole, unless it is far larger than a block.
+    assert ends(30) == [24, 48, 72, 96, 100]
+    assert ends(5)[:2] == [8, 16]
+
+
+@pytest.mark.parametrize("change", ["units", "positions"])
+def test_a_window_that_is_converted_or_completed_reads_the_window(monkeypatch, change):
+    """Two blocks more at most: those of which it has a part."""
+    values = np.random.default_rng(0).normal(7, 2, (1000, 4, 5)).astype(np.float32)
+    for module in (blocks, fields, tables):
+        monkeypatch.setattr(module, "NUMBERS", 200)
+    data, counted = lazily(values)
+    rows = 5 if change == "positions" else 4
+    axes = {"y": np.arange(float(rows)), "x": np.arange(5.0)}
+    units = {"time": "hours", "t": "K"}
+    space = StateSpace((rows, 5), 1.0, ("t",), axes, {}, units)
+    data["t"].attrs["units"] = "K" if change == "positions" else "degC"
+    made = Observations.from_array(data, space, 1.0, "t", start="2020-01-05", steps=95)
+    offset = 0.0 if change == "positions" else 273.15
+    expected = (values[96:192].astype(float) + offset).reshape(96, 20)
+    np.testing.assert_allclose(made.values.numpy(), expected, rtol=1e-6)
+    assert sum(counted.read) <= 96 * 20 + 2 * 200 and max(counted.read) <= 200
+    if change == "units":
+        counted.read.clear()
+        truth, _ = fields.read_states(data, space, 95, "2020-01-05")
+        assert np.array_equal(truth.numpy().reshape(96, 20), expected)
+        assert sum(counted.read) <= 96 * 20 + 2 * 200 and max(counted.read) <= 200

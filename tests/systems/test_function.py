@@ -204,10 +204,13 @@ def test_systems_load_by_name(tmp_path, monkeypatch):
         "import numpy as np\n"
         "from scorda.core import StateSpace\n"
         "from scorda.systems import FunctionSystem\n"
-        "def make(dim=2):\n"
+        "def make(dim=2) -> FunctionSystem:\n"
         "    return FunctionSystem(lambda x: 0.5 * x, np.zeros((5, dim)), StateSpace((dim,)))\n"
         "ready = make()\n"
         "number = 3\n"
+        "def unsaid(): raise SystemExit\n"
+        "def other() -> int: raise SystemExit\n"
+        "class Other: __init__ = unsaid\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", ["/nowhere", *__import__("sys").path])
@@ -218,7 +221,14 @@ def test_systems_load_by_name(tmp_path, monkeypatch):
     for name, options, words in [
         ("lorenz69", {}, "lorenz63"),
         ("my_own_model:take", {}, "has no 'take'"),
-        ("my_own_model:number", {}, "must be a System"),
+        ("my_own_model:number", {}, "is a int, which is not called: name a System"),
+        ("my_own_model:unsaid", {}, "annotated to return one, `-> System`"),
+        ("my_own_model:other", {}, "is a function, which is not called"),
+        ("my_own_model:Other", {}, "is a type, which is not called"),
+        ("os:system", {"command": "false"}, "is not called"),
+        ("builtins:eval", {"source": "1 / 0"}, "is not called"),
+        ("my_own_model:", {}, "Unknown system"),
+        (".relative:make", {}, "Unknown system"),
         ("my_own_model:ready", {"dim": 3}, "finished system"),
         ("no_such_model:make", {}, "Could not import 'no_such_model'"),
         ("lorenz63", {"rho_": 1}, "rho_"),

@@ -37,7 +37,7 @@ def likelihood_score(
     r"""Return :math:`\nabla_z \log p(y \mid \mu + \sigma z)`, one gradient for each member."""
     with torch.enable_grad():
         z = z.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(model.log_likelihood(y, mean + std * z).sum(), z)
+        (gradient,) = torch.autograd.grad(-0.5 * model.misfit(y, mean + std * z).sum(), z)
     return gradient
 
 

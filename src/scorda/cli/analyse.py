@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from scorda.core.shapes import Float, Tensor
     from scorda.core.space import StateSpace
+    from scorda.observations.rows import Rows
 
 __all__ = ["Analyse", "analyse"]
 
@@ -65,40 +66,46 @@ class Analyse:
     config: Path | None = None
     """TOML file with these settings; flags win."""
 
+    def check(self) -> None:
+        """Refuse what makes no sense, before any code of a user is imported."""
+        from scorda.cli.common import check_there, use_torch
+        from scorda.core.ownership import check_output
+
+        for name in ("ensemble", "predicted", "observations"):
+            if getattr(self, name) is None:
+                raise UserError(
+                    f"Give --{name}: an analysis needs --ensemble, --predicted and --observations."
+                )
+            check_there([getattr(self, name)])
+        check_output(self.out, self.overwrite)
+        use_torch("float64", self.threads)
+
 
 def analyse(given: Analyse, method: Any, prior: str | None) -> None:
     """Condition the ensemble of another program on observations."""
-    import numpy as np
-
     from scorda.assimilation.one_analysis import analyse as analysed
-    from scorda.cli.common import use_torch
     from scorda.core import rng
     from scorda.core.files import atomic
     from scorda.core.ownership import check_output
     from scorda.reading.columns import read_columns
     from scorda.reading.ensembles import read_members, read_predicted
 
-    for name in ("ensemble", "predicted", "observations"):
-        if getattr(given, name) is None:
-            raise UserError(
-                f"Give --{name}: an analysis needs --ensemble, --predicted and --observations."
-            )
+    given.check()
     assert given.ensemble and given.predicted and given.observations
-    check_output(given.out, given.overwrite)
-    use_torch("float64", given.threads)
     members, space, notes, labels = read_members(given.ensemble, given.variable, given.member_axis)
     for note in notes:
-        console().print(f"ensemble: {note}", markup=False)
+        console().print(f"ensemble: {note}")
     columns = read_columns(given.observations)
-    value, std, places = _observed(given, columns, space)
+    if "value" not in columns or (given.std is None and "std" not in columns):
+        raise UserError(
+            f"{given.observations} has the columns {sorted(columns)}: it needs value and std (or "
+            "--std)."
+        )
     predicted, unit = read_predicted(
-        given.predicted, len(members), len(value), given.member_axis, labels
+        given.predicted, len(members), len(columns["value"]), given.member_axis, labels
     )
-    value, std = _in_unit(value, std, columns.get("units"), unit)
-    left = np.isnan(value) | predicted.isnan().any(0).numpy()
-    value[left] = np.nan
-    used = len(value) - int(left.sum())
-    console().print(f"{used} of {len(value)} observations, {len(members)} members")
+    absent = predicted.isnan().any(0).numpy()
+    value, std, places = _observed(given, columns, space, unit, absent, len(members))
     where: dict[str, Any] = {
         "space": space,
         "positions": places,
@@ -110,65 +117,75 @@ def analyse(given: Analyse, method: Any, prior: str | None) -> None:
         dataset = dataset.assign_coords(ensemble=("ensemble", labels, dataset["ensemble"].attrs))
     with atomic(check_output(given.out, given.overwrite)) as partial:
         dataset.to_netcdf(partial, engine="h5netcdf")
-    console().print(f"analysis: {given.out}", markup=False)
+    console().print(f"analysis: {given.out}")
 
 
 def _observed(
-    given: Analyse, columns: Mapping[str, np.ndarray], space: StateSpace
+    given: Analyse,
+    columns: Mapping[str, np.ndarray],
+    space: StateSpace,
+    unit: str,
+    absent: np.ndarray,
+    members: int,
 ) -> tuple[np.ndarray, np.ndarray, Float[Tensor, "obs axes"] | None]:
-    """Return value, std and position of each row; a position is None where columns are absent."""
+    """Return value, std and position of each row, and say which rows are not used.
+
+    A value that is not used is NaN; positions are None where their columns are absent.
+    """
     import numpy as np
     import torch
 
-    from scorda.core.columns import numbers
-    from scorda.observations.rows import How, position_columns
+    from scorda.observations.rows import How, Rows, position_columns, unused_rows
+    from scorda.observations.tables import summary_of
 
-    def column(name: str) -> np.ndarray:
-        values, text = numbers(columns[name])
-        if text.any():
-            row = int(text.argmax()) + 1
-            raise UserError(
-                f"{given.observations} has text in row {row} of the column {name}: give numbers."
-            )
-        return np.where(How(missing=given.missing).is_missing(values), np.nan, values)
-
-    if "value" not in columns or (given.std is None and "std" not in columns):
-        raise UserError(
-            f"{given.observations} has the columns {sorted(columns)}: it needs value and std (or "
-            "--std)."
-        )
-    value = column("value")
-    std = column("std") if "std" in columns else np.full(len(value), np.nan)
-    if given.std is not None:
-        std = np.where(np.isnan(std), given.std, std)
-    if wrong := [i + 1 for i in np.flatnonzero(~(std > 0) & ~np.isnan(value))]:
-        raise UserError(f"{given.observations} has no positive std in row {wrong[0]}: give one.")
-    std[np.isnan(value)] = 1.0
+    rows = Rows(columns, space, How(std=given.std, missing=given.missing))
+    value, std = rows.number("value", "value"), rows.number("std", "std", given.std)
+    rows.refuse(~(std > 0), "std not positive")
+    value, std = _in_unit(rows, value, std, unit)
     named = position_columns(columns, space)
-    if not named:
-        return value, std, None
-    places: Any = torch.from_numpy(np.stack([column(name) for name in named], -1))
-    absent = places.isnan().any(1).numpy()
-    value[absent] = np.nan
-    return value, std, places.nan_to_num()
+    places = np.array([rows.number(name, "position") for name in named or ()])
+    rows.refuse(absent, "missing prediction")
+    used, unused = int(rows.usable.sum()), unused_rows(rows.reason)
+    why = summary_of(unused)
+    if not used:
+        raise UserError(
+            f"{given.observations} has {len(value)} rows of which none can be used ({why}): a row "
+            "needs a value, a positive std, and a position if the others have one."
+        )
+    words = f"; {len(unused)} rows not used: {why}" if unused else ""
+    console().print(f"{used} of {len(value)} observations, {members} members{words}")
+    # A std of what is absent means nothing: 1 keeps it positive.
+    value, std = np.where(rows.usable, value, np.nan), np.where(rows.usable, std, 1.0)
+    return value, std, torch.from_numpy(places.T.copy()).nan_to_num() if named else None
 
 
 def _in_unit(
-    value: np.ndarray, std: np.ndarray, units: np.ndarray | None, wanted: str
+    rows: Rows, value: np.ndarray, std: np.ndarray, wanted: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return values and errors in the unit of the predictions, where both say theirs."""
     import numpy as np
 
+    from scorda.core.columns import distinct, numbers
     from scorda.reading.units import conversion
 
-    if units is None or not wanted:
+    if "units" not in rows.columns or not wanted:
         return value, std
-    told = np.array([str(unit).strip() for unit in units])
-    for unit in sorted(set(told.tolist()) - {""}):
-        factor, offset = conversion(unit, wanted)
-        rows = told == unit
-        value = np.where(rows, factor * value + offset, value)
-        std = np.where(rows, abs(factor) * std, std)
+    # An error that the caller gives is in the unit of the predictions already.
+    own = "std" in rows.columns and ~np.isnan(numbers(rows.columns["std"])[0])
+    code, units = distinct(rows.columns["units"])
+    for k, entry in enumerate(units):
+        unit = entry.strip() if isinstance(entry, str) else ""
+        of = (code == k) & rows.usable
+        if not unit or not of.any():
+            continue
+        try:
+            factor, offset = conversion(unit, wanted)
+        except ValueError:
+            rows.refuse(of, f"unit {unit!r} that cannot be converted to {wanted}")
+            continue
         if (factor, offset) != (1.0, 0.0):
-            console().print(f"{int(rows.sum())} values converted from {unit} to {wanted}")
+            value = np.where(of, factor * value + offset, value)
+            std = np.where(of & own, abs(factor) * std, std)
+            note = f"{int(of.sum())} values converted from {unit} to {wanted}"
+            console().print(note)
     return value, std

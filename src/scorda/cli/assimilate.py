@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scorda.cli.console import console, progress, score_rows, table
-from scorda.cli.settings import SystemOptions, UserError, plain, to_toml
+from scorda.cli.settings import SystemOptions, UserError, plain
 
 if TYPE_CHECKING:
     from scorda.assimilation.base import Assimilator
@@ -20,9 +21,11 @@ __all__ = ["Assimilate", "assimilate"]
 
 # Settings that say where and how, not what: they leave the posterior as it is.
 PLACE = ("out", "resume", "overwrite", "trust_code", "config", "system_options", "netcdf")
-QUICK_MEMBERS = 16
+MEMBERS, QUICK_MEMBERS = 40, 16
 # Steps from --start to the first observation that are likely a mistake, if the data span a tenth.
 LATE = 100
+# Steps without an observation that are likely a mistake, if they are so many times the others.
+LONG_GAP, TIMES = 10_000, 100
 
 
 @dataclass
@@ -39,8 +42,12 @@ class Assimilate:
     """Method: one that `scorda methods` lists, or your own as module:Class. Its settings, which
     `scorda methods NAME` explains, are flags too."""
 
-    members: int = 40
-    """Number of members."""
+    members: int | None = None
+    """Number of members (default: those of --initial, or 40)."""
+
+    initial: str | None = None
+    """Members at step 0 instead of draws of the system: fields with an axis of members (NetCDF or
+    zarr), also a posterior, at the datetime of --start or at step 0."""
 
     steps: int | None = None
     """Number of model steps (default: up to the last observation)."""
@@ -121,25 +128,31 @@ class Assimilate:
     config: Path | None = None
     """TOML file with these settings; flags win."""
 
+    def check(self) -> None:
+        """Refuse what makes no sense, and set up torch, before any code of a user is imported."""
+        from scorda.cli.common import check_device, check_system, check_there, units_of, use_torch
+        from scorda.core.ownership import check_output
+
+        if not self.observations:
+            raise UserError("Give --observations, a file of observations.")
+        if self.members is not None and self.members < 1:
+            raise UserError(f"Got --members {self.members}: give at least 1.")
+        if self.withhold is not None and not 0 < self.withhold < 1:
+            raise UserError(f"Got --withhold {self.withhold}: give a share between 0 and 1.")
+        if self.netcdf is not None:
+            check_output(self.netcdf, overwrite=True)
+        use_torch(self.dtype, self.threads)
+        units_of(self.units)
+        _limit(self)
+        check_device(self.device)
+        check_system(self.system)
+        check_there([*self.observations, *filter(None, [self.truth, self.initial])])
+
 
 def assimilate(given: Assimilate, method: Any, prior: str | None) -> None:
     """Assimilate observations and store the posterior."""
-    _check(given)
+    given.check()
     _tell(given, _run(given, method, prior))
-
-
-def _check(given: Assimilate) -> None:
-    """Refuse what makes no sense, and set up torch, before anything is computed."""
-    from scorda.cli.common import use_torch
-    from scorda.core.ownership import check_output
-
-    if not given.observations:
-        raise UserError("Give --observations, a file of observations.")
-    if given.members < 1:
-        raise UserError(f"Got --members {given.members}: give at least 1.")
-    if given.netcdf is not None:
-        check_output(given.netcdf, overwrite=True)
-    use_torch(given.dtype, given.threads)
 
 
 def _run(given: Assimilate, method: Assimilator, prior: str | None) -> Posterior:
@@ -148,11 +161,11 @@ def _run(given: Assimilate, method: Assimilator, prior: str | None) -> Posterior
     from scorda.cli import common
     from scorda.core.errors import RunError
     from scorda.observations.problem import Problem
+    from scorda.store.units import MemberSampler
     from scorda.systems.function import FunctionSystem
 
     system = _system(given, method)
     observations, steps = _observed(given, system)
-    members = min(given.members, QUICK_MEMBERS) if given.quick else given.members
     withheld: list[Observations] = []
     if given.withhold is not None:
         observations, withheld = common.withhold(observations, given.withhold, given.withhold_seed)
@@ -160,10 +173,12 @@ def _run(given: Assimilate, method: Assimilator, prior: str | None) -> Posterior
     if truth is not None and isinstance(system, FunctionSystem):
         system = system.apart_from(truth[0])
     method = _suited(given, method, steps)
-    problem = Problem(system, observations, steps, _initial(given, system, members))
+    initial, members = _initial(given, system)
+    problem = Problem(system, observations, steps, initial)
     configuration = _resolved(given, method, steps, members, prior)
-    settings = _settings_file(given.out)
-    with progress(f"{given.method}, {members} members") as report:
+    settings = common.settings_file(given.out)
+    unit = "member" if isinstance(method, MemberSampler) else "step"
+    with progress(f"{given.method}, {members} members", unit) as report:
         try:
             posterior = store.run(
                 method,
@@ -183,9 +198,9 @@ def _run(given: Assimilate, method: Assimilator, prior: str | None) -> Posterior
             )
         except RunError:
             if given.out.exists():
-                _write_settings(settings, configuration)
+                common.write_settings(settings, configuration)
             raise
-    _write_settings(settings, configuration)
+    common.write_settings(settings, configuration)
     return posterior
 
 
@@ -232,9 +247,9 @@ def _system(given: Assimilate, method: Assimilator) -> Any:
 
 def _observed(given: Assimilate, system: Any) -> tuple[list[Observations], int]:
     """Return the observations of the steps to run, and the number of these steps."""
-    from scorda.cli.common import climate_of, read_observations
+    from scorda.cli.common import climate_of, read_observations, units_of
 
-    how: dict[str, Any] = {"units": _units(given), "missing": given.missing}
+    how: dict[str, Any] = {"units": units_of(given.units), "missing": given.missing}
     how |= {"nearest": given.nearest}
     limit = _limit(given)
     if limit is not None:
@@ -247,7 +262,7 @@ def _observed(given: Assimilate, system: Any) -> tuple[list[Observations], int]:
 
     observations = read(given.steps)
     for instrument in observations:
-        console().print(instrument.summary())
+        console().print(instrument.summary(), markup=False)
     observed = sorted({int(step) for o in observations for step in o.steps})  # type: ignore[arg-type]
     steps = given.steps
     if steps is None:
@@ -257,10 +272,22 @@ def _observed(given: Assimilate, system: Any) -> tuple[list[Observations], int]:
                 f"The first observation is {first} steps after --start {given.start}: check it, "
                 f"or give --steps {steps} if the run is to begin there."
             )
+        _check_gap(observed, system.space.dt)
     if given.quick:
         steps = min(steps, observed[max(len(observed) // 10, 1) - 1])
         observations = read(steps)
     return observations, steps
+
+
+def _check_gap(observed: Sequence[int], dt: float) -> None:
+    """Refuse a run whose last observations are so far off that their time is likely mistyped."""
+    for before, step in itertools.pairwise([0, *observed]):
+        if step - before > max(LONG_GAP, TIMES * before):
+            since = f"after the observations of step {before}" if before else "after step 0"
+            raise UserError(
+                f"The next observations {since} are of step {step}, at the time {step * dt:g}: "
+                f"correct their time, or give --steps {observed[-1]} if the run is so long."
+            )
 
 
 def _limit(given: Assimilate) -> float | None:
@@ -279,14 +306,6 @@ def _limit(given: Assimilate) -> float | None:
     return limit
 
 
-def _units(given: Assimilate) -> dict[str, str]:
-    """Return the units that are given, by variable."""
-    pairs = [entry.partition("=") for entry in given.units]
-    if wrong := [entry for entry, pair in zip(given.units, pairs, strict=True) if not all(pair)]:
-        raise UserError(f"Got --units {wrong[0]}: give a variable and its unit, as t2m=degC.")
-    return {name.strip(): unit.strip() for name, _, unit in pairs}
-
-
 def _suited(given: Assimilate, method: Assimilator, steps: int) -> Assimilator:
     """Give a trained prior its dates: one with a daily cycle has to know when it begins."""
     from scorda.priors.trajectory import Prior
@@ -297,50 +316,33 @@ def _suited(given: Assimilate, method: Assimilator, steps: int) -> Assimilator:
     return replace(method, prior=prior.starting(given.start, steps + 1))  # type: ignore[type-var]
 
 
-def _initial(given: Assimilate, system: Any, members: int) -> Tensor | None:
-    """Return members on the device that is given, where the run then stays; None: the CPU."""
+def _initial(given: Assimilate, system: Any) -> tuple[Tensor | None, int]:
+    """Return the members at step 0, None where the system draws them, and their number.
+
+    They are on the device that is given, where the run then stays.
+    """
     import torch
 
     from scorda.core import rng
+    from scorda.reading.ensembles import read_initial
 
-    if given.device == "cpu":
-        return None
-    if not given.device.startswith("cuda"):
-        raise UserError(f"Got --device {given.device}: choose cpu or cuda.")
-    if not torch.cuda.is_available():
-        raise UserError(f"Got --device {given.device}: this machine has no CUDA device.")
-    return system.prior(members, rng.seeded(given.seed)).to(given.device)
-
-
-def _settings_file(out: Path) -> Path:
-    """Return the file of the settings beside the store, ``run.zarr.toml`` of ``run.zarr``.
-
-    Raises:
-        UserError: If there is one that Scorda did not write.
-    """
-    from scorda.core.ownership import made_by_scorda, real_path
-
-    real = real_path(out)
-    file = real.with_name(f"{real.name}.toml")
-    if file.exists() and not made_by_scorda(file):
-        raise UserError(
-            f"{file} is to hold the settings of the run, but is none of Scorda's or has lost its "
-            "mark: move it away."
-        )
-    return file
-
-
-def _write_settings(file: Path, configuration: Mapping[str, Any]) -> None:
-    """Write the settings as a file that makes the run again; one that says so already stays."""
-    from scorda.core.files import atomic
-    from scorda.core.ownership import toml_mark
-
-    shown = {k: v for k, v in configuration.items() if k != "sha256"}
-    text = toml_mark() + to_toml(shown)
-    if file.exists() and file.read_bytes() == text.encode():
-        return
-    with atomic(file) as partial:
-        partial.write_text(text, encoding="utf-8")
+    initial, found = None, MEMBERS
+    if given.initial is not None:
+        if given.system is None:
+            raise UserError(
+                "Got --initial for a trained prior, which draws the first state itself."
+            )
+        initial, notes = read_initial(given.initial, system.space, given.start)
+        initial, found = initial.to(torch.get_default_dtype()), len(initial)
+        for note in (*notes, f"{found} members"):
+            console().print(f"initial: {note}")
+    members = found if given.members is None else given.members
+    if given.quick:
+        members = min(members, QUICK_MEMBERS)
+        initial = None if initial is None else initial[:members]
+    if initial is None and given.device != "cpu":
+        initial = system.prior(members, rng.seeded(given.seed))
+    return None if initial is None else initial.to(given.device), members
 
 
 def _resolved(
@@ -357,9 +359,8 @@ def _resolved(
     record = {key: plain(value) for key, value in vars(given).items() if key not in PLACE}
     record |= {"steps": steps, "members": members, "threads": torch.get_num_threads()}
     record["system"] = {"name": given.system, **given.system_options} if given.system else None
-    options, files = settings_of(method), [*given.observations]
-    if given.truth is not None:
-        files.append(given.truth)
+    options = settings_of(method)
+    files = [*given.observations, *filter(None, (given.truth, given.initial))]
     trained = isinstance(getattr(method, "prior", None), Prior | AmortisedNetwork)
     if prior is not None and trained:
         # By its name: its weights are no settings.

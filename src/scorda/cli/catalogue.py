@@ -15,7 +15,7 @@ from cyclopts import Parameter
 
 from scorda.cli.readable import readable
 from scorda.cli.settings import UserError, check_keys, letters
-from scorda.core.plugins import announced, declared, imported
+from scorda.core.plugins import announced, declared, imported, is_code
 
 if TYPE_CHECKING:
     from scorda.assimilation.base import Assimilator
@@ -80,7 +80,7 @@ def find_method(name: str) -> type[Assimilator]:
     """
     from scorda.assimilation.base import Assimilator
 
-    if ":" in name:
+    if is_code(name):
         return _checked(imported(name), Assimilator, name)
     known = listed() | announced("scorda.methods")
     for candidate, method in known.items():
@@ -241,7 +241,7 @@ def _part(
 
 def _choose(word: str, hint: Any, parts: Mapping[str, type], at: str) -> type:
     """Return the class of that name, or ``module:Class``."""
-    if ":" in word:
+    if is_code(word):
         bases = [kind for kind in (hint, *get_args(hint)) if inspect.isclass(kind)]
         return _checked(imported(word), tuple(bases), word)
     for candidate, kind in parts.items():

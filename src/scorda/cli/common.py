@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from glob import glob
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from scorda.cli.settings import UserError
+from scorda.cli.endings import is_meant
+from scorda.cli.settings import UserError, to_toml
 from scorda.core import rng
 from scorda.core.files import atomic
 from scorda.core.fingerprint import fingerprint
-from scorda.core.ownership import check_output
+from scorda.core.ownership import check_output, made_by_scorda, real_path, toml_mark
+from scorda.core.plugins import is_code
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.core.times import Start
@@ -24,17 +26,23 @@ from scorda.priors.trajectory import Prior
 from scorda.reading.columns import is_text_table
 from scorda.reading.fields import present_variables
 from scorda.systems.base import System
-from scorda.systems.load import load_system
+from scorda.systems.load import check_known, load_system
 
 __all__ = [
+    "check_device",
+    "check_system",
+    "check_there",
     "climate_of",
     "fingerprints",
     "make_system",
     "open_all",
     "read_observations",
+    "settings_file",
     "system_of",
+    "units_of",
     "use_torch",
     "withhold",
+    "write_settings",
     "write_states",
 ]
 
@@ -58,8 +66,71 @@ def fingerprints(names: Sequence[str]) -> dict[str, str]:
 
 
 def make_system(name: str, options: Mapping[str, Any]) -> System:
-    """Return the system of that name with options given as text."""
-    return load_system(name, **{k.replace("-", "_"): _value(v) for k, v in options.items()})
+    """Return the system of that name with options given as text.
+
+    Raises:
+        UserError: If an option is no number where its default is one, or makes no system.
+    """
+    given = {k.replace("-", "_"): _value(v) for k, v in options.items()}
+    try:
+        system = load_system(name, **given)
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        if is_meant(error) or ":" in name:
+            raise
+        raise UserError(f"The options {given} make no {name} ({error}): change them.") from error
+    usual = {f.name: f.default for f in fields(system)} if is_dataclass(system) else {}
+    for key, value in given.items():
+        number = isinstance(usual.get(key), int | float) and not isinstance(usual[key], bool)
+        if number and (not isinstance(value, int | float) or value != value):
+            raise UserError(f"Got --system.{key} {value}: give a number.")
+    return system
+
+
+def settings_file(out: Path) -> Path:
+    """Return the file of the settings beside the store, ``run.zarr.toml`` of ``run.zarr``.
+
+    Raises:
+        UserError: If there is one that Scorda did not write.
+    """
+    real = real_path(out)
+    file = real.with_name(f"{real.name}.toml")
+    if file.exists() and not made_by_scorda(file):
+        raise UserError(
+            f"{file} is to hold the settings of the run, but is none of Scorda's or has lost its "
+            "mark: move it away."
+        )
+    return file
+
+
+def write_settings(file: Path, configuration: Mapping[str, Any]) -> None:
+    """Write the settings as a file that makes the run again; one that says so already stays."""
+    shown = {k: v for k, v in configuration.items() if k != "sha256"}
+    text = toml_mark() + to_toml(shown)
+    if file.exists() and file.read_bytes() == text.encode():
+        return
+    with atomic(file) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def check_device(device: str) -> None:
+    """Check that this machine has a device."""
+    if device != "cpu" and not device.startswith("cuda"):
+        raise UserError(f"Got --device {device}: choose cpu or cuda.")
+    if device != "cpu" and not torch.cuda.is_available():
+        raise UserError(f"Got --device {device}: this machine has no CUDA device.")
+
+
+def check_system(name: str | None) -> None:
+    """Check that there is a system of that name; code is not imported yet."""
+    if name is not None:
+        check_known(name)
+
+
+def check_there(paths: Sequence[str | Path]) -> None:
+    """Check that files are there, as far as their names say which they are."""
+    for path in map(str, paths):
+        if "://" not in path and "*" not in path and not Path(path).exists():
+            raise UserError(f"There is no file or store {path}: check the path.")
 
 
 def system_of(path: str | Path, record: Mapping[str, Any], given: str | None) -> dict[str, Any]:
@@ -68,21 +139,26 @@ def system_of(path: str | Path, record: Mapping[str, Any], given: str | None) ->
     Arguments:
         path: The store.
         record: Its configuration.
-        given: System that the caller names. A store may come from somebody else: code of one's
-            own is imported only where the caller names it too.
+        given: System that the caller names. A store may come from somebody else: what it names
+            is built in or announced, and code is imported only where the caller names it.
 
     Raises:
         UserError: If the store names no system, or code, or another system than the caller.
     """
-    named = dict(record.get("system") or {})
+    named = record.get("system") or {}
+    if not isinstance(named, Mapping):
+        raise UserError(f"{path} has no name and options of a system, but {named!r}.")
     name = named.get("name", given)
     if name is None:
         raise UserError(f"{path} does not name its system: give --system.")
     if given is not None and given != name:
         raise UserError(f"Got --system {given}, but {path} is of {name}.")
-    if ":" in name and given is None:
+    if not isinstance(name, str):
+        raise UserError(f"{path} names its system {name!r}, which is no text.")
+    if is_code(name) and given is None:
         raise UserError(f"{path} names code, {name}: give --system {name} if it is yours.")
-    return named | {"name": name}
+    check_known(name)
+    return {**named, "name": name}
 
 
 def read_observations(
@@ -140,6 +216,18 @@ def climate_of(system: Any, members: int = 64) -> dict[str, tuple[float, float]]
     return found
 
 
+def units_of(given: Sequence[str]) -> dict[str, str]:
+    """Return the units that are given, by variable.
+
+    Raises:
+        UserError: If one is no variable and unit, as t2m=degC.
+    """
+    pairs = [entry.partition("=") for entry in given]
+    if wrong := [entry for entry, pair in zip(given, pairs, strict=True) if not all(pair)]:
+        raise UserError(f"Got --units {wrong[0]}: give a variable and its unit, as t2m=degC.")
+    return {name.strip(): unit.strip() for name, _, unit in pairs}
+
+
 def write_states(
     path: Path, states: Float[Tensor, "time ..."], space: StateSpace, start: Start | None = None
 ) -> None:
@@ -159,8 +247,6 @@ def withhold(
     observations: Sequence[Observations], share: float, seed: int
 ) -> tuple[list[Observations], list[Observations]]:
     """Split the present values at random into those to assimilate and those to score with."""
-    if not 0 < share < 1:
-        raise UserError(f"Got --withhold {share}: give a share between 0 and 1.")
     generator = rng.seeded(seed)
     kept, held = [], []
     for instrument in observations:

@@ -19,9 +19,9 @@ def inspect(files: list[str], /) -> None:
     out, failed = console(), 0
     for file in files:
         try:
-            out.print(str(understood(file)), markup=False, soft_wrap=True)
+            out.print(str(understood(file)), soft_wrap=True)
         except (ValueError, OSError) as error:
             failed += 1
-            out.print(f"{file}: {' '.join(str(error).split())}", markup=False, soft_wrap=True)
+            out.print(f"{file}: {' '.join(str(error).split())}", soft_wrap=True)
     if failed:
         raise UserError(f"{failed} of {len(files)} files cannot be read.")

@@ -6,15 +6,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import App, CycloptsError, Parameter
+from cyclopts.config import Dict
 
 from scorda.cli.catalogue import find_method, settings_class
 from scorda.cli.settings import flags_of, strings_of
+from scorda.core.plugins import is_code
 
 if TYPE_CHECKING:
     from scorda.assimilation.base import Assimilator
 
-__all__ = ["with_method"]
+__all__ = ["check_before_code", "with_method"]
 
 
 def with_method(
@@ -34,6 +36,7 @@ def with_method(
         content: That of the file of settings.
     """
     chosen = strings_of(content) | flags_of(tokens)
+    check_before_code(kind, tokens, content)
     name = str(chosen.get("method", kind.method))  # type: ignore[attr-defined]
     taken = [setting.name for setting in fields(kind)]
     options, make = settings_class(find_method(name), chosen, taken)
@@ -54,3 +57,37 @@ def with_method(
     ]
     table = {f"method.{k}" if k in taken else k: v for k, v in content.get("method", {}).items()}
     return command, tokens, {k: v for k, v in content.items() if k != "method"} | table
+
+
+def check_before_code(kind: type, tokens: list[str], content: Mapping[str, Any]) -> None:
+    """Check the settings of a command itself, where a setting of its method names code.
+
+    The flags of a method are known once it is imported. Whatever can be wrong without it is told
+    before, so that nothing is imported for a run that cannot be.
+
+    Arguments:
+        kind: Dataclass of these settings, with a `check`.
+        tokens: Those of the command line.
+        content: That of the file of settings.
+    """
+    chosen = strings_of(content) | flags_of(tokens)
+    if not any(map(is_code, chosen.values())) or "help" in chosen:
+        return
+
+    def command(*, settings: Any = None) -> None: ...
+
+    command.__annotations__["settings"] = Annotated[kind | None, Parameter(name="*")]
+    own = {name.name for name in fields(kind)}
+    table = {k: v for k, v in content.items() if k.replace("-", "_") in own - {"method"}}
+    app = App(
+        default_parameter=Parameter(negative_bool=(), negative_iterable=(), negative_none=()),
+        config=Dict(table, use_commands_as_keys=False),
+    )
+    app.default(command)
+    try:
+        given = app.parse_known_args(tokens[1:])[1].arguments.get("settings")
+    except CycloptsError as error:
+        # As the command itself tells it: without the place in the source.
+        error.verbose = False
+        raise
+    (given or kind()).check()

@@ -61,7 +61,6 @@ def _print_list() -> None:
     console().print(
         "`scorda methods NAME` shows the settings of a method, `scorda methods --table` what each "
         "needs, can do and costs.",
-        markup=False,
     )
 
 
@@ -73,7 +72,7 @@ def _print_table() -> None:
         ]
         rows += [*found, None]
     print_table(None, HEAD, rows[:-1], left=len(HEAD) - 1)
-    console().print(" ".join(NOTES.split()), markup=False)
+    console().print(" ".join(NOTES.split()))
 
 
 def row(name: str, kind: type[Assimilator]) -> list[str]:
@@ -124,16 +123,16 @@ def _may_localize(kind: type) -> bool:
 def _describe(name: str) -> None:
     kind = catalogue.find_method(name)
     out = console()
-    out.print(readable(inspect.cleandoc(kind.__doc__ or "")), markup=False)
+    out.print(readable(inspect.cleandoc(kind.__doc__ or "")))
     out.print("\nSettings on the command line, and what they may be made of:")
     hints = get_type_hints(kind)
     for key, field in catalogue.options_of(kind).items():
         flag, default = f"--{key.replace('_', '-')}", catalogue.default_of(field)
         shown = "required" if default is MISSING else f"default {default!r}"
-        out.print(f"  {flag}  ({shown})", markup=False, soft_wrap=True)
+        out.print(f"  {flag}  ({shown})", soft_wrap=True)
         for part, made in catalogue.parts_of(hints[key]).items():
             inner = [f"{flag}.{k.replace('_', '-')}" for k in catalogue.options_of(made)]
-            out.print(f"      {flag} {part}: {' '.join(inner)}", markup=False, soft_wrap=True)
+            out.print(f"      {flag} {part}: {' '.join(inner)}", soft_wrap=True)
         for made in catalogue.in_files(hints[key]):
             words = f"{flag} FILE.safetensors: {made.__name__}"
-            out.print(f"      {words}, made by `scorda train`", markup=False, soft_wrap=True)
+            out.print(f"      {words}, made by `scorda train`", soft_wrap=True)

@@ -23,8 +23,8 @@ a flag with dots on the command line; its ``name`` is the flag itself::
     [method.prior.localization]
     radius = 4.0                # --prior.localization.radius 4
 
-A file names only what Scorda or an installed package announces. Code of your own, as
-``module:object``, must be named on the command line too: a file may come from somebody else.
+Such a file is trusted as a script is: it may name code of your own, as ``module:object``. Stores,
+weights and other data are not: what they name is built in, or announced by an installed package.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def configured(tokens: list[str]) -> tuple[list[str], dict[str, Any], str]:
         file as cyclopts takes it, and the name of the file.
 
     Raises:
-        UserError: If there is no such file, or it is no TOML, or it names code.
+        UserError: If there is no such file, or it is no TOML.
     """
     tokens = [part for token in tokens for part in _split(token, ("--config",))]
     if "--config" not in tokens:
@@ -81,11 +81,6 @@ def configured(tokens: list[str]) -> tuple[list[str], dict[str, Any], str]:
     path, tokens = tokens[at + 1], tokens[:at] + tokens[at + 2 :]
     content = _read(Path(path))
     given = flags_of(tokens)
-    for flag, value in strings_of(content).items():
-        if re.fullmatch(r"[\w.]+:[\w.]+", value) and given.get(flag) != value:
-            raise UserError(
-                f"{path} names code, {value}: give --{flag} {value} on the command line too."
-            )
     names = _take_names(content, given)
     # cyclopts would read a table as the text of --system.
     if isinstance(content.get("system"), dict):
@@ -177,14 +172,16 @@ def _split(token: str, flags: Collection[str] | None = None) -> list[str]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = _hyphenated(tomllib.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
         raise UserError(f"There is no file {path}: check the name after --config.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError as error:
+        raise UserError(f"{path} has tables in tables, or lists in lists, too deep.") from error
+    except (tomllib.TOMLDecodeError, ValueError) as error:
         raise UserError(f"{path} is no TOML file: {error}.") from error
     if isinstance(content.get("method"), str):
         content["method"] = {"name": content["method"]}
-    return _hyphenated(content)
+    return content
 
 
 def _hyphenated(content: dict[str, Any]) -> dict[str, Any]:
@@ -208,6 +205,8 @@ def _take_names(content: dict[str, Any], given: Mapping[str, str], table: str = 
             continue
         flag = f"{table}.{key}".removeprefix(".").removeprefix("method.")
         name = value.pop("name", None)
+        if name is not None and not isinstance(name, str):
+            raise UserError(f"Got the name {name!r} of {flag!r}: give a text.")
         if name is not None and letters(given.get(flag, name)) != letters(name):
             del content[key]
             continue

@@ -96,6 +96,20 @@ class TrainNetwork:
     config: Path | None = None
     """TOML file with these settings; flags win."""
 
+    def check(self) -> None:
+        """Refuse what makes no sense, before any code of a user is imported."""
+        from scorda.cli.common import check_system, check_there, use_torch
+        from scorda.cli.training_files import TrainingFiles
+
+        if self.data is None and self.system is None:
+            raise UserError("Give --data, the store of a filter's run, or --system, to simulate.")
+        if self.out.suffix != ".safetensors":
+            raise UserError(f"Got --out {self.out}: its name must end in .safetensors.")
+        TrainingFiles(self.out, {}, self.resume, self.overwrite).check_free()
+        check_system(self.system)
+        check_there([] if self.data is None else [self.data])
+        use_torch("float32", self.threads)
+
 
 def train_network(tokens: list[str], content: Mapping[str, Any]) -> Callable[..., None]:
     """Return the command for the Gaussian that is chosen.
@@ -105,7 +119,9 @@ def train_network(tokens: list[str], content: Mapping[str, Any]) -> Callable[...
         content: That of the file of settings.
     """
     from scorda.cli.catalogue import settings_class
+    from scorda.cli.method_flags import check_before_code
 
+    check_before_code(TrainNetwork, tokens, content)
     chosen = strings_of(content) | flags_of(tokens)
     options, make = settings_class(Network, chosen, [f.name for f in fields(TrainNetwork)])
 
@@ -127,18 +143,12 @@ def train_network(tokens: list[str], content: Mapping[str, Any]) -> Callable[...
 def _train(given: TrainNetwork, wanted: Network) -> None:
     import torch
 
-    from scorda.cli.common import use_torch
     from scorda.cli.training_files import TrainingFiles
     from scorda.core.lock import locked
     from scorda.store import records
     from scorda.store.identity import identity
 
-    if given.data is None and given.system is None:
-        raise UserError("Give --data, the store of a filter's run, or --system, to simulate.")
-    if given.out.suffix != ".safetensors":
-        raise UserError(f"Got --out {given.out}: its name must end in .safetensors.")
-    TrainingFiles(given.out, {}, given.resume, given.overwrite).check_free()
-    use_torch("float32", given.threads)
+    given.check()
     training = wanted.training
     if given.quick:
         training = replace(training, training_steps=QUICK_STEPS, validation_interval=QUICK_STEPS)

@@ -28,7 +28,7 @@ def check_layout(
     channels, grid = (shape[0], shape[1:]) if len(shape) == len(sizes) + 1 else (1, shape)
     if sizes != grid or len(variables) != channels:
         raise ValueError(
-            f"A state of shape {shape} does not fit {len(variables)} variables {variables} on "
+            f"A state of shape {shape} does not fit {len(variables)} variables {variables[:9]} on "
             f"coordinates of sizes {sizes}: the shape must be the sizes of the coordinates, after "
             "one leading axis of variables if there is more than one."
         )

@@ -21,13 +21,15 @@ methods, where nothing observes them and no member differs from another.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
+from scorda.core.described import arguments, described, parts_of
 from scorda.core.gaussian import component_std
 from scorda.core.grids import (
     check_geometry,
@@ -37,11 +39,15 @@ from scorda.core.grids import (
     checked_points,
 )
 from scorda.core.layout import Layout
+from scorda.core.names import check_names
 from scorda.core.parts import combined, lacking, part_positions
 from scorda.core.shapes import Bool, Float, Tensor
 from scorda.core.sphere import great_circle, horizontal
 
-__all__ = ["StateSpace", "variable_std"]
+__all__ = ["LARGEST", "StateSpace", "variable_std"]
+
+# Numbers of a state: 2 GB in double precision for one member.
+LARGEST = 2**28
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,8 @@ class StateSpace(Layout):
         same_as: Column of positions of axes that are not named as theirs, in a space of parts.
 
     Raises:
-        ValueError: If names, coordinates and shape do not fit together.
+        ValueError: If names, coordinates and shape do not fit together, a name cannot be that of
+            an array in a store, or a state is too large.
     """
 
     shape: tuple[int, ...]
@@ -86,10 +93,16 @@ class StateSpace(Layout):
         if self.parts is not None:
             for name, value in combined(self.parts, self.same_as).items():
                 object.__setattr__(self, name, value)
+            check_names((), self.position_names)
             return
         shape = tuple(int(n) for n in self.shape)
         if not shape or min(shape) < 1:
             raise ValueError(f"Got a state of shape {shape}: give at least one axis, each >= 1.")
+        if math.prod(shape) > LARGEST:
+            raise ValueError(
+                f"Got a state of shape {shape}, which is {math.prod(shape)} numbers: give at most "
+                f"{LARGEST}."
+            )
         if not self.dt > 0:
             raise ValueError(f"Got dt = {self.dt}: the time step must be positive.")
         given = self.variables
@@ -100,6 +113,7 @@ class StateSpace(Layout):
         else:
             variables = variables or ("x",)
             coordinates = {n: np.asarray(c, dtype=float) for n, c in self.coordinates.items()}
+        check_names(variables, {**coordinates, **(self.points or {})})
         check_layout(shape, variables, coordinates)
         check_geometry(coordinates)
         object.__setattr__(self, "shape", shape)
@@ -316,39 +330,19 @@ class StateSpace(Layout):
 
     def as_json(self) -> dict[str, Any]:
         """Return all settings as JSON has them; the mask as lengths of runs, the first inside."""
-        if self.parts is not None:
-            # A header may sort its keys, and the order of the parts is that of the state.
-            parts = [[name, part.as_json()] for name, part in self.parts.items()]
-            return {"parts": parts, "same_as": dict(self.same_as)}
-        content = {f.name: getattr(self, f.name) for f in fields(self)}
-        del content["parts"], content["same_as"]
-        positions = {name: list(map(float, c)) for name, c in (self.coordinates or {}).items()}
-        # A header may sort its keys, and the order of the coordinates is that of the axes.
-        content |= {"coordinates": positions, "axes": list(self.axes)}
-        if self.points is not None:
-            content["points"] = [[name, x.tolist()] for name, x in self.points.items()]
-        if self.mask is not None:
-            flat = np.concatenate(([True], self.mask.flatten(), [not self.mask.flat[-1]]))
-            content["mask"] = np.diff(np.flatnonzero(np.diff(flat)), prepend=0).tolist()
-        return content
+        return described(self)
 
     @staticmethod
-    def from_json(content: Mapping[str, Any]) -> StateSpace:
-        """Return the space of `as_json`."""
-        if "parts" in content:
-            parts = {name: StateSpace.from_json(part) for name, part in content["parts"]}
+    def from_json(content: Any) -> StateSpace:
+        """Return the space of `as_json`.
+
+        Raises:
+            ValueError: If a field is missing, of another type or too large, or they do not fit.
+        """
+        if isinstance(content, Mapping) and "parts" in content:
+            parts = {name: StateSpace(**arguments(part)) for name, part in parts_of(content)}
             return StateSpace.of_parts(parts, content["same_as"])
-        made = dict(content)
-        axes = made.pop("axes", list(made["coordinates"]))
-        made |= {name: tuple(made[name]) for name in ("shape", "variables")}
-        made["coordinates"] = {n: np.asarray(made["coordinates"][n], float) for n in axes}
-        if made.get("points") is not None:
-            made["points"] = {name: np.asarray(x, float) for name, x in made["points"]}
-        if made.get("mask") is not None:
-            runs = made["mask"]
-            flat = np.repeat(np.arange(len(runs)) % 2 == 0, runs)
-            made["mask"] = flat.reshape([len(c) for c in made["coordinates"].values()])
-        return StateSpace(**made)
+        return StateSpace(**arguments(content))
 
 
 def variable_std(

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from scorda.core.columns import numbers
+from scorda.core.columns import distinct, is_text, numbers
 from scorda.core.shapes import Int, Tensor
 from scorda.core.space import StateSpace
 
@@ -82,6 +82,9 @@ def match_times(
     tolerance = 0.5 * space.dt if tolerance is None else tolerance
     if not tolerance >= 0:
         raise ValueError(f"Got tolerance = {tolerance}: give a time, at least 0.")
+    code: np.ndarray | slice = slice(None)
+    if is_text(times):
+        code, times = distinct(times)
     elapsed, reason = _elapsed(times, space, start)
     known = np.isfinite(elapsed)
     where = np.where(known, elapsed / space.dt, -1.0)
@@ -94,7 +97,7 @@ def match_times(
     reason[known & (step < 0)] = "time before step 0"
     if steps is not None:
         reason[known & (step > steps)] = f"time after step {steps}"
-    return np.where(np.abs(step) < 2.0**62, step, -1.0).astype(np.int64), reason
+    return np.where(np.abs(step) < 2.0**62, step, -1.0).astype(np.int64)[code], reason[code]
 
 
 def time_unit(space: StateSpace) -> str:
@@ -263,7 +266,8 @@ def _elapsed(
         unknown = np.where(np.isnan(microseconds), "missing time", "").astype(object)
         return microseconds / _microseconds(space), unknown
     elapsed, text, dates = _numbers_and_dates(times, space.calendar)
-    reason = np.where(np.isfinite(elapsed), "", "missing time").astype(object)
+    reason = np.full(len(elapsed), "", dtype=object)
+    reason[~np.isfinite(elapsed)] = "missing time"
     if not text.any():
         return elapsed, reason
     found = ~np.isnat(dates)

@@ -271,14 +271,13 @@ class _Run:
         if parallel.rank() == 0:
             tensors: dict[str, Tensor] = {}
             for name, p in self.network.named_parameters():
-                moments = self.optimiser.state[p]
-                tensors |= {
-                    f"weight.{name}": p,
-                    f"average.{name}": self.average[name],
-                    f"best.{name}": self.best[name],
-                    f"first.{name}": moments["exp_avg"],
-                    f"second.{name}": moments["exp_avg_sq"],
-                }
+                tensors[f"weight.{name}"] = p
+                tensors[f"average.{name}"] = self.average[name]
+                tensors[f"best.{name}"] = self.best[name]
+                # A parameter that no output depends on has no moments.
+                if moments := self.optimiser.state.get(p):
+                    tensors[f"first.{name}"] = moments["exp_avg"]
+                    tensors[f"second.{name}"] = moments["exp_avg_sq"]
             # JSON has no NaN, the loss before the first step.
             history = [{**e, "loss": e["loss"] if e["step"] else None} for e in self.history]
             header = {"step": self.step, "total": self.total, "history": history}
@@ -307,11 +306,12 @@ class _Run:
                 p.copy_(tensors[f"weight.{name}"])
             self.average[name] = tensors[f"average.{name}"].to(p)
             self.best[name] = tensors[f"best.{name}"].to(p)
-            self.optimiser.state[p] = {
-                "step": torch.tensor(float(self.step)),
-                "exp_avg": tensors[f"first.{name}"].to(p, copy=True),
-                "exp_avg_sq": tensors[f"second.{name}"].to(p, copy=True),
-            }
+            if f"first.{name}" in tensors:
+                self.optimiser.state[p] = {
+                    "step": torch.tensor(float(self.step)),
+                    "exp_avg": tensors[f"first.{name}"].to(p, copy=True),
+                    "exp_avg_sq": tensors[f"second.{name}"].to(p, copy=True),
+                }
 
 
 def _since(moment: float, seconds: float) -> bool:

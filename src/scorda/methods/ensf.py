@@ -16,6 +16,7 @@ damping h(t) that is 0 at t = 1 and 1 at t = 0. K Euler steps lead from t = 1 to
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -186,14 +187,22 @@ class EnSF(Filter):
         noise = rng.Stream(rng.key(generator), 0, len(x), tuple(x.shape[1:]), x)
         z = noise()
         z = (z - z.mean(0)) / z.std(0)
-        for t in (1 - torch.arange(self.euler_steps).to(x) / self.euler_steps).unbind():
+        for t, alpha, var, damping, drift, step, root in self._schedule(process, x):
             gradient = likelihood_score(z, mean, std, y, model)
             gradient = gradient if self.clip is None else gradient.clamp(-self.clip, self.clip)
             targets = x if kernel is None else process.denoise(kernel, z, t)
-            score = process.score(z, t, targets) + (1 - t) ** self.damping * gradient
-            step = process.diffusion(t) / self.euler_steps
-            z = z - process.drift(t) / self.euler_steps * z + step * score + step.sqrt() * noise()
+            score = (alpha * targets - z) / var + damping * gradient
+            z = z - drift * z + step * score + root * noise()
         return settled(mean + std * z, forecast), {"evaluations": self.euler_steps}
+
+    def _schedule(self, process: LinearProcess, like: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """Give t, alpha, beta^2, h, b / K, g^2 / K and the root of this at each Euler step."""
+        t = 1 - torch.arange(self.euler_steps).to(like) / self.euler_steps
+        drift, step = process.drift(t) / self.euler_steps, process.diffusion(t) / self.euler_steps
+        damping = (1 - t) ** self.damping
+        columns = t, process.alpha(t), process.var(t), damping, drift, step, step.sqrt()
+        # At once: by themselves these scalars take as long as the states.
+        return zip(*(column.unbind() for column in columns), strict=True)
 
     def _scaled(self, forecast: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scaled members, and mean and standard deviation that scale them."""

@@ -199,7 +199,8 @@ class TemporalConv(nn.Module):
         dilation: int = 1,
     ) -> None:
         super().__init__()
-        self.differences, self.per_entry = differences, per_entry
+        first, second = differences
+        self.differences, self.per_entry = (first, second), per_entry
         self.embed = NoiseEmbedding(CONV_FEATURES, min_noise, max_noise)
         self.first = nn.Conv2d((5 if per_entry else 3) * channels + 1, width, 1)
         self.dilations = [dilation**i for i in range(blocks)]

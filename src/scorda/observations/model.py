@@ -158,13 +158,19 @@ class ObservationModel:
 
         It is in double precision, as small differences of large numbers count.
         """
-        residual = self.whiten(y.double() - self.predict(x, y).double())
+        misfit = self.misfit(y, x)
         if self.cov is None:
-            log_det = self.error_std(tuple(y.shape), residual).log().sum()
+            log_det = self.error_std(tuple(y.shape), misfit).log().sum()
         else:
-            log_det = self._root.to(residual).diagonal().log().sum()
+            log_det = self._root.to(misfit).diagonal().log().sum()
         log_norm = log_det + 0.5 * y.numel() * math.log(2 * math.pi)
-        return -0.5 * residual.square().sum(-1) - log_norm
+        return -0.5 * misfit - log_norm
+
+    def misfit(
+        self, y: Float[Tensor, "..."], x: Float[Tensor, "ensemble ..."]
+    ) -> Float[Tensor, "ensemble"]:
+        r"""Return :math:`(y - h(x))^T R^{-1} (y - h(x))` of each state, in double precision."""
+        return self.whiten(y.double() - self.predict(x, y).double()).square().sum(-1)
 
     @cached_property
     def _root(self) -> Tensor:

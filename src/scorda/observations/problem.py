@@ -18,6 +18,8 @@ from scorda.core.space import StateSpace
 from scorda.observations.model import ObservationModel, stack
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Operator, Pointwise
+from scorda.reading.ensembles import read_initial
+from scorda.reading.opening import is_labelled
 from scorda.systems.base import System
 from scorda.systems.function import FunctionSystem
 
@@ -33,7 +35,9 @@ class Problem:
             it for `prior` and `step`.
         observations: One instrument, or a list of several.
         steps: Number of model steps; states exist at steps 0 to `steps`.
-        initial: Array ``(ensemble, *state)``, members at step 0, instead of draws of the prior.
+        initial: Members at step 0 instead of draws of the prior: an array ``(ensemble, *state)``,
+            or an object of xarray with an axis of members, which is aligned by its labels and
+            becomes a tensor of torch's default precision.
 
     Raises:
         ValueError: If an observation lies after `steps`, an operator does not fit the space or its
@@ -71,7 +75,10 @@ class Problem:
                     )
             _check_values(instrument, self.space)
         if self.initial is not None:
-            object.__setattr__(self, "initial", as_tensor(self.initial, "initial"))
+            members = self.initial
+            if is_labelled(members):
+                members = read_initial(members, self.space)[0].to(torch.get_default_dtype())
+            object.__setattr__(self, "initial", as_tensor(members, "initial"))
             if self.initial.ndim != len(self.space.shape) + 1:
                 raise ValueError(
                     f"Got an initial ensemble of shape {tuple(self.initial.shape)}: it must be "
@@ -89,7 +96,7 @@ class Problem:
         if len(self.initial) != members:
             raise ValueError(
                 f"Asked for {members} members with an initial ensemble of {len(self.initial)}: "
-                "the numbers must be equal."
+                "ask for as many as it has."
             )
         return self.initial.clone()
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from scorda.core.columns import numbers
+from scorda.core.columns import distinct, numbers
 from scorda.core.parts import by_piece
 from scorda.core.space import StateSpace
 from scorda.core.times import Start
@@ -25,7 +25,7 @@ from scorda.reading.fields import role_of_axis
 from scorda.reading.roles import role_of_name
 from scorda.reading.units import conversion
 
-__all__ = ["How", "Rows", "UnusedRow", "position_columns"]
+__all__ = ["How", "Rows", "UnusedRow", "position_columns", "unused_rows"]
 
 
 class UnusedRow(NamedTuple):
@@ -67,22 +67,31 @@ class How:
     gross_error_check: float = LIMIT
     nearest: float | None = None
 
-    def far(self, value: np.ndarray, names: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-        """Give each variable and which of its values are farther from the climate than allowed.
+    def far(
+        self, value: np.ndarray, variable: np.ndarray, names: Sequence[str]
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        """Give the variables that have values farther from the climate than allowed, and which.
 
         Arguments:
             value: Values, in units of the space.
-            names: Variable of each.
+            variable: Index of the variable of each.
+            names: The variables.
         """
-        for name, (mean, std) in (self.climate or {}).items():
-            far = (names == name) & (np.abs(value - mean) > self.gross_error_check * std)
-            if self.first_climate:
-                far[names == name] &= suspicious(value[names == name], self.gross_error_check)
-            yield name, far
+        for index, name in enumerate(names):
+            mean, std = (self.climate or {}).get(name, (0.0, math.inf))
+            of = variable == index
+            far = of & (np.abs(value - mean) > self.gross_error_check * std)
+            if self.first_climate and far.any():
+                far[of] &= suspicious(value[of], self.gross_error_check)
+            if far.any():
+                yield name, far
 
     def is_missing(self, value: np.ndarray) -> np.ndarray:
         """Return which values stand for a missing one."""
-        return np.isin(value.astype(np.float32), np.array(list(self.missing), dtype=np.float32))
+        missing = np.array(list(self.missing), dtype=np.float32)
+        if not len(missing):
+            return np.zeros(value.shape, dtype=bool)
+        return np.isin(value.astype(np.float32), missing)
 
 
 class Rows:
@@ -91,12 +100,14 @@ class Rows:
     def __init__(self, columns: Mapping[str, np.ndarray], space: StateSpace, how: How) -> None:
         self.columns, self.space, self.how = columns, space, how
         self.reason = np.full(len(columns["value"]), "", dtype=object)
+        self.usable = np.ones(len(self.reason), dtype=bool)
 
     def refuse(self, where: np.ndarray, why: str | np.ndarray) -> None:
         """Give a reason to the rows there, unless they have one already."""
         if where.any():
-            where = where & (self.reason == "")
+            where = where & self.usable
             self.reason[where] = why if isinstance(why, str) else why[where]
+            self.usable &= ~where
 
     def number(
         self,
@@ -128,11 +139,12 @@ class Rows:
         """Return the index of each row's variable."""
         if "variable" not in self.columns:
             return np.zeros(len(self.reason), dtype=np.int64)
-        code, names = _distinct(self.columns["variable"])
+        code, names = distinct(self.columns["variable"])
         given = np.array([str(name).strip() for name in names], dtype=object)
         index = np.array([_index(name, self.space.variables) for name in given])[code]
-        why = np.array([f"unknown variable {name!r}" for name in given], dtype=object)[code]
-        self.refuse(index < 0, why)
+        if (index < 0).any():
+            why = np.array([f"unknown variable {name!r}" for name in given], dtype=object)
+            self.refuse(index < 0, why[code])
         return index
 
     def converted(
@@ -143,10 +155,10 @@ class Rows:
         Raises:
             ValueError: If a unit is unknown or measures something else.
         """
-        notes, usable = list[str](), self.reason == ""
+        notes, usable = list[str](), self.usable
         code, units = np.zeros(len(value), dtype=np.int64), np.array([""], dtype=object)
         if "units" in self.columns:
-            code, units = _distinct(self.columns["units"])
+            code, units = distinct(self.columns["units"])
         for index, name in enumerate(self.space.variables):
             for k, unit in enumerate(units):
                 told = str(unit).strip() if isinstance(unit, str) else ""
@@ -199,7 +211,7 @@ class Rows:
                 self.refuse(of & ~near, "position far from all points")
                 return position, index[:, 0], on_grid
             self.refuse(of & ~inside_domain(position, space), "position outside the domain")
-            usable = of & (self.reason == "")
+            usable = of & self.usable
             position[usable], point[usable], on_grid[usable] = snapped(position[usable], space)
             land = np.zeros(rows, dtype=bool)
             land[usable] = on_land(position[usable], space)
@@ -208,11 +220,16 @@ class Rows:
             inside = space.only(space.variables[0]).inside.numpy()
             outside = (index < 0) | (index >= len(inside)) | (index % 1 != 0)
             self.refuse(of & outside, "point outside the grid")
-            usable = of & (self.reason == "")
+            usable = of & self.usable
             point[usable] = index[usable]
             land = usable & ~inside[point]
         self.refuse(land, "position on land")
         return position, point, on_grid
+
+
+def unused_rows(reason: np.ndarray) -> tuple[UnusedRow, ...]:
+    """Return the rows that have a reason why they cannot be used."""
+    return tuple(UnusedRow(int(i) + 1, str(reason[i])) for i in np.flatnonzero(reason != ""))
 
 
 def position_columns(
@@ -244,14 +261,6 @@ def _in_one_turn(position: np.ndarray, space: StateSpace) -> np.ndarray:
             # What is right already keeps its last digits.
             out[:, i] = np.where(np.abs(turned - position[:, i]) < 1.0, position[:, i], turned)
     return out
-
-
-def _distinct(column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the index of each entry among the distinct ones, and these."""
-    import pandas
-
-    code, found = pandas.factorize(column, use_na_sentinel=False)
-    return code, np.asarray(found, dtype=object)
 
 
 def _index(name: str, names: tuple[str, ...]) -> int:

@@ -14,14 +14,16 @@ CSV file not included.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from scorda.core.columns import distinct
 from scorda.core.space import StateSpace
 from scorda.core.times import iso, match_times, parse_start
-from scorda.observations.rows import How, Rows, UnusedRow, position_columns
+from scorda.observations.rows import How, Rows, UnusedRow, position_columns, unused_rows
+from scorda.reading.blocks import NUMBERS, time_blocks
 from scorda.reading.columns import read_columns
 from scorda.reading.fields import aligned
 from scorda.reading.gridded import contiguous
@@ -41,6 +43,8 @@ LAND = "some values on land"
 REASONS = 3
 # Spreads the bits of a number over 64 (the golden ratio in binary).
 ODD = np.uint64(0x9E3779B97F4A7C15)
+# Largest number of 64 bits.
+LARGEST = 2**63 - 1
 
 
 class UsableRows(NamedTuple):
@@ -87,13 +91,12 @@ def usable_rows(table: Source, space: StateSpace, how: How) -> UsableRows:
     value, error = rows.number("value", "value"), rows.number("std", "std", how.std)
     rows.refuse(~(error > 0), "std not positive")
     value, error, notes = rows.converted(variable, value, error)
-    names = np.array(space.variables, dtype=object)[np.maximum(variable, 0)]
-    for name, far in how.far(value, names):
-        rows.refuse(far, f"value far from the climate of {name}")
+    for variable_name, far in how.far(value, np.maximum(variable, 0), space.variables):
+        rows.refuse(far, f"value far from the climate of {variable_name}")
     position, point, on_grid = rows.position(variable)
     step, why = match_times(columns["time"], space, how.start, how.tolerance, how.steps)
     rows.refuse(why != "", why)
-    usable, unused = rows.reason == "", _unused(rows.reason)
+    usable, unused = rows.usable, unused_rows(rows.reason)
     if not usable.any():
         raise ValueError(
             f"{name} has {len(usable)} rows of which none can be used ({summary_of(unused)}): "
@@ -103,12 +106,15 @@ def usable_rows(table: Source, space: StateSpace, how: How) -> UsableRows:
         place = (space.offsets[variable] + point).astype(float)[:, None]
     else:
         place = np.column_stack([variable, position])
-    repeated = usable & _repeated(columns["time"], place, value, error, usable)
-    if repeated.any():
-        notes.append(f"{int(repeated.sum())} repeated reports counted once")
-        usable &= ~repeated
-    kept = (step[usable], place[usable], value[usable], error[usable])
-    return UsableRows(*kept, unused, tuple(notes))
+    found = columns["time"], step, place, value, error
+    if not usable.all():
+        found = tuple(part[usable] for part in found)
+    times, step, place, value, error = found
+    kept = ~_repeated(times, step, *place.T, value, error)
+    if not kept.all():
+        notes.append(f"{int((~kept).sum())} repeated reports counted once")
+        step, place, value, error = step[kept], place[kept], value[kept], error[kept]
+    return UsableRows(step, place, value, error, unused, tuple(notes))
 
 
 def usable_fields(
@@ -130,34 +136,29 @@ def usable_fields(
     own, notes = space.only(name), tuple[str, ...]()
     if not 0 < std < math.inf:
         raise ValueError(f"Got an observation error std of {std}: it must be positive and finite.")
-    if not isinstance(array, np.ndarray):
-        array, times, notes = _read_fields(array, own, name, how)
-    fields: np.ndarray = np.ma.filled(np.ma.asarray(array, dtype=float), math.nan)
-    if fields.ndim < 1 or fields.shape[1:] != own.grid:
+    if isinstance(array, np.ndarray):
+        shape, parts = array.shape, _parts(array)
+    else:
+        shape, parts, times, notes = _read_fields(array, own, name, how)
+    if len(shape) < 1 or shape[1:] != own.grid:
         raise ValueError(
-            f"Got fields of shape {fields.shape}: give one axis of time, then the grid "
+            f"Got fields of shape {shape}: give one axis of time, then the grid "
             f"{own.grid} of the space."
         )
-    times = space.dt * np.arange(len(fields)) if times is None else np.asarray(times)
-    if times.shape != (len(fields),):
-        raise ValueError(
-            f"Got times of shape {times.shape} for {len(fields)} fields: give one each."
-        )
+    times = space.dt * np.arange(shape[0]) if times is None else np.asarray(times)
+    if times.shape != shape[:1]:
+        raise ValueError(f"Got times of shape {times.shape} for {shape[0]} fields: give one each.")
     step, why = match_times(times, space, how.start, how.tolerance, how.steps)
-    flat = fields.reshape(len(fields), -1)
-    sea = own.inside.numpy()
-    why[(why == "") & np.isfinite(flat[:, ~sea]).any(1)] = LAND
-    present = np.isfinite(flat) & ~how.is_missing(flat) & sea & np.isin(why, ("", LAND))[:, None]
-    row, point = np.nonzero(present)
-    value, unused = flat[present], _unused(why)
-    far = dict(how.far(value, np.full(len(row), name, dtype=object)))
+    row, point, value = _present(parts, own, why, how)
+    unused = unused_rows(why)
+    far = dict(how.far(value, np.zeros(len(row), dtype=np.int64), [name]))
     if name in far:
         reason, kept = f"value far from the climate of {name}", ~far[name]
         unused += tuple(UnusedRow(int(i) + 1, reason) for i in row[~kept])
         row, point, value = row[kept], point[kept], value[kept]
     if not len(row):
         raise ValueError(
-            f"Got {len(fields)} fields of which no value can be used "
+            f"Got {shape[0]} fields of which no value can be used "
             f"({summary_of(unused) or 'all are NaN'}): give at least one."
         )
     place = (space.entries(name).start + point).astype(float)[:, None]
@@ -170,48 +171,84 @@ def arrange(rows: UsableRows) -> Arranged:
     A place is a column of `values`, unless that takes more numbers than a list of the places of
     each step, as for moving platforms whose positions are no grid points.
     """
-    places, column = _places(rows.place)
+    one, column = _places(rows.place)
     cycle, steps = _coded(rows.step)
-    entry, cell = _coded(cycle * len(places) + column)
+    entry, cell = _coded(cycle * len(one) + column)
     weight = rows.std**-2.0
     count, total = np.bincount(entry), np.bincount(entry, weight)
     value, error = np.bincount(entry, weight * rows.value) / total, total**-0.5
     # A single value stays what it was, to the last digit.
     single = count[entry] == 1
     value[entry[single]], error[entry[single]] = rows.value[single], rows.std[single]
-    row, column = np.divmod(cell, len(places))
-    most = int(np.bincount(row).max())
+    row, column = np.divmod(cell, len(one))
+    counts, columns = np.bincount(row), rows.place.shape[1]
+    most = int(counts.max())
     # Of a place of its own each value needs the variable and the position beside value and std.
-    moving = places.shape[1] > 1 and most * (2 + places.shape[1]) < 2 * len(places)
-    own = places
+    moving = columns > 1 and most * (2 + columns) < 2 * len(one)
     if moving:
-        found, column = column, np.arange(len(row)) - np.searchsorted(row, row)
-        own = np.repeat(places[found[column == 0]][:, None], most, 1)
-        own[row, column] = places[found]
-    shape = (len(steps), most if moving else len(places))
+        first = np.cumsum(counts) - counts
+        found, column = one[column], np.arange(len(row)) - first[row]
+        places = np.repeat(rows.place[found[first]][:, None], most, 1)
+        places.reshape(-1, columns)[row * most + column] = rows.place.take(found, axis=0)
+    else:
+        places = rows.place.take(one, axis=0)
+    shape = (len(steps), most if moving else len(one))
     values, std = np.full(shape, math.nan), np.full(shape, math.nan)
     values[row, column], std[row, column] = value, error
     averaged = int((count[entry] > 1).sum())
-    return Arranged(own, steps.tolist(), values, std, averaged)
+    return Arranged(places, steps.tolist(), values, std, averaged)
 
 
 def _places(place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the distinct rows in order, and the index of each row among them."""
-    index = np.zeros(len(place), dtype=np.int64)
+    """Return a row of each distinct place, in order, and the index of each row among these."""
+    index, count = np.zeros(len(place), dtype=np.int64), 1
     for column in place.T:
-        code, values = _coded(column)
-        index, distinct = _coded(index * len(values) + code)
-    one = np.empty(len(distinct), dtype=np.int64)
+        whole = column.astype(np.int64)
+        code, values = _coded(whole if (whole == column).all() else column + 0.0)
+        if count * len(values) > LARGEST:
+            index, found = _coded(index)
+            count = len(found)
+        index, count = index * len(values) + code, count * len(values)
+    index, found = _coded(index)
+    one = np.empty(len(found), dtype=np.int64)
     one[index] = np.arange(len(place))
-    return place[one], index
+    return one, index
 
 
 def _coded(column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the index of each number among the distinct ones, and these in order."""
-    import pandas
+    if column.dtype.kind == "i" and (size := int(np.ptp(column)) + 1) <= 4 * len(column):
+        # Of few possible numbers a table says which are there.
+        first = column.min()
+        there = np.zeros(size, dtype=bool)
+        there[column - first] = True
+        return (np.cumsum(there) - 1)[column - first], np.flatnonzero(there) + first
+    order = _order(column)
+    ordered = column[order]
+    new = np.append(True, ordered[1:] != ordered[:-1])
+    code = np.empty(len(column), dtype=np.int64)
+    code[order] = np.cumsum(new) - 1
+    return code, ordered[new]
 
-    # Hashing is faster than the sorting of `np.unique` where few are distinct.
-    return pandas.factorize(column, sort=True)
+
+def _order(column: np.ndarray) -> np.ndarray:
+    """Return the rows in an order of rising numbers.
+
+    To sort numbers is several times faster than to sort rows by them, so that each number has its
+    row as its last bits. Of floating-point numbers the last bits are left out for this.
+    """
+    bits = column.view(np.int64)
+    if column.dtype.kind == "f":
+        # The numbers below 0 rise as their bits fall.
+        bits = bits ^ ((bits >> 63) & np.int64(LARGEST))
+    first, room = bits.min(), len(column).bit_length()
+    lost = max((int(bits.max()) - int(first)).bit_length() + room - 64, 0)
+    above = (bits.view(np.uint64) - first.view(np.uint64)) >> np.uint64(lost)
+    keys = np.sort((above << np.uint64(room)) | np.arange(len(column), dtype=np.uint64))
+    order = (keys & np.uint64(2**room - 1)).view(np.int64)
+    if lost and (column[order][1:] < column[order][:-1]).any():
+        return np.argsort(column, kind="stable")
+    return order
 
 
 def summary_of(unused: tuple[UnusedRow, ...]) -> str:
@@ -236,7 +273,9 @@ def _check_columns(
         needed["variable"] = "variable"
     if how.std is None:
         needed["std"] = "std (or give the argument `std`, --std in the shell)"
-    given = {str(v).strip() for v in columns.get("variable", ())}
+    given = set[str]()
+    if space.parts is not None and "variable" in columns:
+        given = {str(v).strip() for v in distinct(columns["variable"])[1]}
     for piece in space.pieces:
         positions = position_columns(columns, piece, space.same_as)
         if space.parts is not None and not given & set(piece.variables):
@@ -255,28 +294,21 @@ def _check_columns(
         raise ValueError(f"{name} has no rows: give at least one observation.")
 
 
-def _repeated(
-    times: np.ndarray, place: np.ndarray, value: np.ndarray, error: np.ndarray, usable: np.ndarray
-) -> np.ndarray:
-    """Return which rows say the same as an earlier one that can be used: time, place and value."""
+def _repeated(times: np.ndarray, *numbers: np.ndarray) -> np.ndarray:
+    """Return which rows have the same time and the same numbers as an earlier one."""
     import pandas
 
-    rows = np.flatnonzero(usable)
-    # Adding 0 makes one zero of both.
-    numbers = np.column_stack([place[rows], value[rows], error[rows]]) + 0.0
     # Equal rows have equal sums of odd multiples of their bits, and few others do.
-    code = (numbers.view(np.uint64) * ODD ** np.arange(numbers.shape[1], dtype=np.uint64)).sum(1)
+    code = np.zeros(len(times), dtype=np.uint64)
+    for column in numbers:
+        # Adding 0 makes one zero of both.
+        code = ODD * code + (column + 0.0).view(np.uint64)
     ordered = np.sort(code)
     alike = pandas.Series(code).isin(ordered[1:][ordered[1:] == ordered[:-1]]).to_numpy()
-    rows, numbers = rows[alike], numbers[alike]
-    frame = pandas.DataFrame(numbers).assign(time=times[rows])
-    out = np.zeros(len(usable), dtype=bool)
-    out[rows] = frame.duplicated().to_numpy()
+    rows = {str(i): column[alike] for i, column in enumerate(numbers)}
+    out = np.zeros(len(times), dtype=bool)
+    out[alike] = pandas.DataFrame({"time": times[alike], **rows}).duplicated().to_numpy()
     return out
-
-
-def _unused(reason: np.ndarray) -> tuple[UnusedRow, ...]:
-    return tuple(UnusedRow(int(i) + 1, str(reason[i])) for i in np.flatnonzero(reason != ""))
 
 
 def _expected(space: StateSpace, how: How) -> str:
@@ -293,10 +325,17 @@ def _expected(space: StateSpace, how: How) -> str:
     return f"a row needs {', '.join(words)}, a value and a positive std"
 
 
+# A slice of the times and their fields, some at once.
+Parts = Iterator[tuple[slice, np.ndarray]]
+
+
 def _read_fields(
     source: Source, space: StateSpace, name: str, how: How
-) -> tuple[np.ndarray, Any, tuple[str, ...]]:
-    """Read a variable on ``(time, *axes)`` and its times, at the steps that are wanted."""
+) -> tuple[tuple[int, ...], Parts, Any, tuple[str, ...]]:
+    """Read a variable on ``(time, *axes)`` and its times, at the steps that are wanted.
+
+    The fields are read when they are asked for, after their shape.
+    """
     data, notes = aligned(source, space, [name], partly=True)
     if "time" not in data.dims:
         raise ValueError(
@@ -304,12 +343,47 @@ def _read_fields(
             f"with coordinates, and {list(space.axes)}."
         )
     times = data["time"].values if "time" in data.coords else None
+    index: np.ndarray | slice = slice(0, None)
     if times is not None:
         _, why = match_times(times, space, how.start, how.tolerance, how.steps)
         # Of a long file only the window is read.
         wanted = why == ""
         if wanted.any() and not wanted.all():
             notes = (*notes, f"read {int(wanted.sum())} of {len(wanted)} times")
-            data, times = data.isel(time=contiguous(wanted)), times[wanted]
-    with readable(source, "fields"):
-        return data[name].values, times, notes
+            index, times = contiguous(wanted), times[wanted]
+    data = data[[name]].isel(time=index)
+    first = index.start if isinstance(index, slice) else 0
+
+    def parts() -> Parts:
+        for rows in time_blocks(data, NUMBERS, first):
+            with readable(source, "fields"):
+                values = data[name].isel(time=rows).values
+            yield rows, values
+
+    return data[name].shape, parts(), times, notes
+
+
+def _parts(array: np.ndarray) -> Parts:
+    """Give some fields of an array at once."""
+    size = max(1, NUMBERS * len(array) // max(array.size, 1)) if array.ndim else 1
+    for first in range(0, len(array), size):
+        yield slice(first, first + size), array[first : first + size]
+
+
+def _present(
+    parts: Parts, space: StateSpace, why: np.ndarray, how: How
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return row, point and value of all that is there, where the times of the rows can be used.
+
+    Fields with values on land have the reason of it in `why` afterwards.
+    """
+    sea, used, found = space.inside.numpy(), why == "", []
+    for rows, fields in parts:
+        filled: np.ndarray = np.ma.filled(np.ma.asarray(fields, dtype=float), math.nan)
+        flat = filled.reshape(len(fields), -1)
+        why[rows][used[rows] & np.isfinite(flat[:, ~sea]).any(1)] = LAND
+        present = np.isfinite(flat) & ~how.is_missing(flat) & sea & used[rows, None]
+        row, point = np.nonzero(present)
+        found.append((row + rows.start, point, flat[present]))
+    row, point, value = (np.concatenate(each) for each in zip(*found, strict=True))
+    return row, point, value

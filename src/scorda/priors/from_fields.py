@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 import torch
 
 from scorda.core import rng
-from scorda.core.scratch import blocks
+from scorda.core.scratch import blocks as in_blocks, release, scratch
 from scorda.core.shapes import Tensor
 from scorda.core.space import StateSpace
 from scorda.core.tapers import GaspariCohn
@@ -50,6 +50,8 @@ from scorda.reading.records import Fields
 
 __all__ = ["train_on_fields", "training_for"]
 
+# Rows of a square matrix, by their places.
+Rows = Callable[[slice], Tensor]
 # Segments at most that judge the correction.
 SEGMENTS = 20_000
 # Iterations of the guidance's solver: one per observation would make it exact.
@@ -219,7 +221,7 @@ def _network(architecture: dict[str, Any], law: _Law, seed: int) -> ModeNetwork:
 
 def _scaled(coefficients: Tensor, factor: float) -> Tensor:
     """Return coefficients of the law's own size, from which the correction is learned."""
-    for _, block in blocks(coefficients):
+    for _, block in in_blocks(coefficients):
         block *= factor
     return coefficients
 
@@ -246,16 +248,32 @@ def _modes(
         values, vectors = torch.linalg.eigh(rows(slice(None)))
         return values.flip(0)[:count].clamp(min=1e-8), vectors.flip(1)[:, :count]
     chunks = [slice(i, i + 1024) for i in range(0, size, 1024)]
+    # The matrix is kept where it is no larger than the record.
+    known = _kept(rows, chunks, size) if size**2 <= record.z.numel() else rows
     generator = torch.Generator().manual_seed(0)
     width = min(count + 20, size)
     basis = torch.randn(size, width, generator=generator, dtype=places.dtype)
     for _ in range(4):
         basis = torch.linalg.qr(basis).Q
-        basis = torch.cat([rows(part) @ basis for part in chunks])
+        basis = torch.cat([known(part) @ basis for part in chunks])
     basis = torch.linalg.qr(basis).Q
-    small = basis.T @ torch.cat([rows(part) @ basis for part in chunks])
+    small = basis.T @ torch.cat([known(part) @ basis for part in chunks])
     values, vectors = torch.linalg.eigh((small + small.T) / 2)
     return values.flip(0)[:count].clamp(min=1e-8), basis @ vectors.flip(1)[:, :count]
+
+
+def _kept(rows: Rows, chunks: list[slice], size: int) -> Rows:
+    """Return the function of rows of a square matrix as one that has computed all of them."""
+    kept = scratch((size, size), torch.float64)
+    for part in chunks:
+        kept[part] = rows(part)
+        release(kept)
+
+    def found(part: slice) -> Tensor:
+        release(kept)
+        return kept[part]
+
+    return found
 
 
 def _correct(
@@ -273,7 +291,7 @@ def _correct(
         core.basis.copy_(torch.eye(lead))
         core.spectrum.copy_(torch.cat((network.spectrum[:lead], network.spectrum[-1:])))
         core.memory.copy_(torch.cat((network.memory[:lead], network.memory[-1:])))
-    series = coefficients[..., :lead].float()
+    series = torch.cat([block[..., :lead].float() for _, block in in_blocks(coefficients)], 1)
     held = max(settings.segment, round(settings.validation * series.shape[1]))
     before = _loss(core, series[:, -held:], settings)
     history = fit(core, series, settings, checkpoint, report)

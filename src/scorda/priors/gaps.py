@@ -129,13 +129,15 @@ def _products(z: Tensor, part: slice) -> Tensor:
 def interpolated(
     coefficients: Float[Tensor, "series time modes"], seen: Bool[Tensor, "series time"]
 ) -> Float[Tensor, "series time modes"]:
-    """Return coefficients with those of fields that were not seen between their neighbours."""
-    if seen.all():
-        return coefficients
-    made = coefficients.clone()
-    for k, known in enumerate(seen.numpy()):
-        times, gaps = np.flatnonzero(known), np.flatnonzero(~known)
-        for mode in range(coefficients.shape[2]) if len(times) else ():
-            between = np.interp(gaps, times, coefficients[k, times, mode].numpy())
-            made[k, gaps, mode] = torch.from_numpy(between)
-    return made
+    """Return the coefficients, those of fields that were not seen now between their neighbours."""
+    size = max(1, NUMBERS // coefficients.shape[2])
+    for own, known in zip(coefficients, seen.numpy(), strict=True):
+        times = np.flatnonzero(known)
+        for gaps in torch.from_numpy(np.flatnonzero(~known)).split(size) if len(times) else ():
+            after = np.searchsorted(times, gaps.numpy())
+            low = torch.from_numpy(times[np.maximum(after - 1, 0)])
+            high = torch.from_numpy(times[np.minimum(after, len(times) - 1)])
+            slope = (own[high] - own[low]) / (high - low).clamp_min(1)[:, None]
+            own[gaps] = slope * (gaps - low)[:, None] + own[low]
+            release(coefficients)
+    return coefficients

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from scorda.core.parts import lacking
+from scorda.core.scratch import release
 from scorda.core.shapes import Float, Int, Tensor
 from scorda.core.space import StateSpace
 from scorda.core.sphere import HALF_CIRCUMFERENCE
@@ -43,6 +44,8 @@ BLOCKS, WINDOWS, STATES, POINTS, PREDICTORS, ERROR, TARGETS = 5, 4, 16, 400, 20,
 
 # Fields at most that are looked at, and the least number of runs of them.
 FIELDS, RUNS = 20_000, 20
+# Fields whose pages are in memory at once.
+SOME = 500
 
 
 class Chosen(NamedTuple):
@@ -103,8 +106,7 @@ def chosen_by_blocks(
     series = len(record.z) // len(phase)
     looked = _runs(series, len(phase))
     fields, times = looked.flatten(), looked.shape[1]
-    at = fields[:, None], points
-    z = torch.where(record.present[at], record.z[at].double(), math.nan)
+    z = torch.cat([_values(record, some, points) for some in fields.split(SOME)])
     widest = math.inf if space.sphere is None else HALF_CIRCUMFERENCE
     tapers = [GaspariCohn(share * diameter if apart else math.inf) for share in RADII]
     radii = list(dict.fromkeys(t.radius if t.reach <= widest else math.inf for t in tapers))
@@ -124,6 +126,15 @@ def chosen_by_blocks(
                 generator.manual_seed(1 + held * WINDOWS + number)
                 sums[i] += _errors(law, fresh[first], generator)
     return _best(radii, sums)
+
+
+def _values(record: Gappy, fields: Tensor, points: Tensor) -> Tensor:
+    """Return the values of some fields at some points, NaN where they are missing."""
+    at = fields[:, None], points
+    found = torch.where(record.present[at], record.z[at].double(), math.nan)
+    release(record.z)
+    release(record.present)
+    return found
 
 
 def _runs(series: int, times: int) -> Int[Tensor, "runs times"]:

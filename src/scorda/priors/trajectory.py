@@ -38,6 +38,7 @@ from scorda.diffusion.samplers import (
 )
 from scorda.diffusion.variance_preserving import VariancePreserving
 from scorda.nn import build
+from scorda.priors import kept
 from scorda.systems.linear import LinearGaussian
 
 __all__ = [
@@ -51,8 +52,6 @@ __all__ = [
 PROCESSES = {c.__name__: c for c in (VarianceExploding, VariancePreserving)}
 GUIDANCES = {c.__name__: c for c in (DPS, InflatedLikelihood, MMPS, SwitchedGuidance)}
 SAMPLERS = {c.__name__: c for c in (Ancestral, Multistep, PredictorCorrector)}
-# Tensors of a standardisation.
-MAP = ("mean", "std")
 
 
 @dataclass(frozen=True)
@@ -311,51 +310,64 @@ def load(source: str | Path) -> TrainedTrajectory:
         shipped = resources.files("scorda") / "weights"
         names = sorted(p.name.removesuffix(".safetensors") for p in shipped.iterdir())
         path = Path(str(shipped / f"{source}.safetensors"))
-        if not path.is_file():
+        if str(source) not in names:
             raise FileNotFoundError(
                 f"There is no shipped prior {str(source)!r}: choose one of {names}, or give the "
                 "path of a .safetensors file."
             )
     tensors, header = read_tensors(path)
     check_finite_tensors(path, tensors)
-    if header.get("kind") != "trajectory prior":
+    if isinstance(kind := header.get("kind"), str) and kind != "trajectory prior":
         raise ValueError(
-            f"{path} holds a {header.get('kind', 'file of unknown kind')}, not a trained prior: "
-            "give a file written by `scorda train`."
+            f"{path} holds a {kind}, not a trained prior: give a file written by `scorda train`."
         )
-    parts = ("architecture", "process", "sampler", "space", "provenance", "versions")
-    missing = [name for name in parts if name not in header]
-    missing += [f"standardisation.{n}" for n in MAP if f"standardisation.{n}" not in tensors]
-    if missing:
-        raise ValueError(f"{path} lacks {', '.join(missing)}: train it again.")
+    kept.check_trajectory(path, header, tensors)
+    return _made(path, header, tensors)
+
+
+def _made(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:
+    """Return the prior of a header and tensors, which are checked before it is built."""
+    parts: dict[str, Any] = {"process": PROCESSES, "sampler": SAMPLERS, "guidance": GUIDANCES}
+    described: dict[str, Any] = {name: header.get(name) for name in parts}
+    for name, classes in parts.items():
+        if described[name] is not None:
+            kept.check_part(path, name, described[name], classes)
+    # Files that do not name their axes yet have them in the order of a grid: z, y, x.
+    named, names = dict(header["space"]), header["space"].get("coordinates")
+    if isinstance(names, dict):
+        named.setdefault("axes", sorted(names, reverse=set(names) <= set("xyz")))
+    try:
+        space = StateSpace.from_json(named)
+        made: list[Any] = [
+            None if described[name] is None else _rebuild(described[name], classes)
+            for name, classes in parts.items()
+        ]
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    process, sampler, guidance = made
     weights = {
         n.removeprefix("network."): t for n, t in tensors.items() if n.startswith("network.")
     }
-    dtype = next((t.dtype for t in weights.values()), torch.float32)
-    network = build(header["architecture"]).to(dtype)
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(
-            f"The weights of {path} do not fit the architecture of its header "
-            f"({str(error).splitlines()[-1].strip()}): train it again."
-        ) from error
-    space = header["space"]
-    # Files that do not name their axes yet have them in the order of a grid: z, y, x.
-    names = space.get("coordinates", {})
-    space.setdefault("axes", sorted(names, reverse=set(names) <= set("xyz")))
+    kept.check_network(path, header["architecture"], weights, space)
+    for name in ("standardisation.mean", "standardisation.std"):
+        kept.check_broadcast(path, name, tensors[name], space.shape)
+    daily = tensors.get("diurnal_mean")
+    if daily is not None:
+        kept.check_broadcast(path, "diurnal_mean", daily[:1].squeeze(0), space.shape)
+    network = build(header["architecture"]).to(next(t.dtype for t in weights.values()))
+    network.load_state_dict(weights)
     return TrainedTrajectory(
         header["architecture"],
         network,
-        StateSpace.from_json(space),
+        space,
         Standardisation(tensors["standardisation.mean"], tensors["standardisation.std"]),
-        _rebuild(header["process"], PROCESSES),
-        _rebuild(header["sampler"], SAMPLERS),
+        process,
+        sampler,
         header["provenance"] | {"versions": header["versions"]},
-        tensors.get("diurnal_mean"),
+        daily,
         header.get("limit"),
         header.get("handover", 0.4),
-        _rebuild(header["guidance"], GUIDANCES) if header.get("guidance") else None,
+        guidance,
     )
 
 
@@ -379,11 +391,10 @@ def _describe(settings: Any) -> dict[str, Any]:
 
 
 def _rebuild(described: Mapping[str, Any], classes: Mapping[str, Any]) -> Any:
+    """Make what a checked part of a header describes."""
     arguments = {
         key: _rebuild(value, classes) if isinstance(value, dict) else value
         for key, value in described.items()
+        if key != "name"
     }
-    name = arguments.pop("name")
-    if name not in classes:
-        raise ValueError(f"The file names {name!r}, which this version of Scorda does not have.")
-    return classes[name](**arguments)
+    return classes[described["name"]](**arguments)

@@ -14,6 +14,7 @@ import numpy as np
 from scorda.core.scratch import blocks
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
+from scorda.reading.blocks import NUMBERS
 
 __all__ = ["LIMIT", "check_values", "climate_of", "sampled", "suspicious"]
 
@@ -22,7 +23,7 @@ LIMIT = 10.0
 # Multiple of its next neighbour up to which a value of the same sign is of a heavy tail.
 MULTIPLE = 3.0
 # Values beyond which a sample stands for all, and extremes of each part that it has on each side.
-SAMPLE, EXTREMES = 2**20, 50
+SAMPLE, EXTREMES = 2**18, 50
 # Bounds of what is no infinity.
 NO_CLIMATE = (-np.finfo(float).max, np.finfo(float).max)
 
@@ -44,17 +45,14 @@ def climate_of(values: np.ndarray, limit: float = LIMIT) -> tuple[float, float]:
         return NO_CLIMATE
     tail = 0.05 if present.size >= 20 else 0.25
     first, last = int(tail * present.size), int((1 - tail) * present.size)
-    low, high = present[:-1], present[1:]
-    tail_above, tail_below = (
-        (low > 0) & (high <= MULTIPLE * low),
-        (high < 0) & (low >= MULTIPLE * high),
-    )
-    gaps = np.where(tail_above | tail_below, 0.0, high - low)
     while True:
         std = present[first : last + 1].std()
         if std == 0.0:
             return NO_CLIMATE
-        wide = np.flatnonzero(gaps > limit * std)
+        wide = np.flatnonzero(np.diff(present) > limit * std)
+        low, high = present[wide], present[wide + 1]
+        of_tail = ((low > 0) & (high <= MULTIPLE * low)) | ((high < 0) & (low >= MULTIPLE * high))
+        wide = wide[~of_tail]
         below, above = wide[wide < first], wide[wide >= last]
         wider = int(below[-1]) + 1 if below.size else 0, int(above[0]) if above.size else -1
         if wider[1] < 0:
@@ -96,7 +94,7 @@ def check_values(states: Float[Tensor, "..."], space: StateSpace, name: str) -> 
     for variable in space.variables:
 
         def parts(variable: str = variable) -> Iterator[tuple[int, np.ndarray]]:
-            for rows, block in blocks(states):
+            for rows, block in blocks(states, NUMBERS):
                 yield rows.start, space.field(block, variable).numpy()
 
         size = states.numel() * space.only(variable).size // space.size

@@ -1,4 +1,4 @@
-"""Ensembles of other programs: states of members at one time, and what each predicts.
+"""Ensembles from files: states of members at one time, and what each predicts.
 
 The axis of the members is recognised by its name or its `standard_name` (`realization`), or named
 by the caller; it is never guessed from the shape of an array. Where both files number their
@@ -15,16 +15,18 @@ import torch
 
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
+from scorda.core.times import Start, instants, iso, match_times
 from scorda.reading.columns import is_text_table, read_columns
+from scorda.reading.fields import aligned
 from scorda.reading.gridded import gridded
-from scorda.reading.opening import Source, name_of, open_data, readable
+from scorda.reading.opening import Source, is_labelled, name_of, open_data, readable, space_of
 from scorda.reading.points import points_of
 from scorda.reading.roles import roles
 
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["read_members", "read_predicted"]
+__all__ = ["read_initial", "read_members", "read_predicted"]
 
 
 def read_members(
@@ -49,10 +51,7 @@ def read_members(
     found = gridded(dataset, source, variables, member_axis)
     data, names = found.data, [str(n) for n in found.data.data_vars]
     if "series" not in data.dims:
-        raise ValueError(
-            f"{name_of(source)} has the axes {list(data.dims)}: it needs one of the members, "
-            "named member, number, realization or ensemble, or by --member-axis."
-        )
+        raise _without_members(source, data)
     if data.sizes.get("time", 1) > 1:
         raise ValueError(f"{name_of(source)} has {data.sizes['time']} times: select one of them.")
     with readable(source, "an ensemble"):
@@ -68,16 +67,18 @@ def read_members(
             "leave the same points out of all."
         )
     inside = np.asarray(~(land.any(0) if several else land))
-    space = StateSpace(
-        states.shape[1:],
-        variables=tuple(names),
-        coordinates={axis: data[axis].values for axis in found.axes},
-        period=found.period,
-        units=found.units,
-        calendar=found.calendar,
-        mask=inside if found.axes else None,
-        points=points_of(found, data),
-    )
+    points = points_of(found, data)
+    with space_of(source):
+        space = StateSpace(
+            states.shape[1:],
+            variables=tuple(names),
+            coordinates={axis: data[axis].values for axis in found.axes},
+            period=found.period,
+            units=found.units,
+            calendar=found.calendar,
+            mask=inside if found.axes else None,
+            points=points,
+        )
     return torch.from_numpy(states), space, found.notes, labels
 
 
@@ -102,11 +103,8 @@ def read_predicted(
         FileNotFoundError: If there is no such file.
         ValueError: If it does not hold one number for each member and observation.
     """
-    import xarray
-
-    labelled = isinstance(source, xarray.Dataset | xarray.DataArray)
-    table = not labelled and (is_text_table(source) or str(source).endswith((".parquet", ".pq")))
-    if table:
+    table = is_text_table(source) or str(source).endswith((".parquet", ".pq"))
+    if not is_labelled(source) and table:
         columns = read_columns(source)
         values, unit = np.stack([_numbers(c, n, source) for n, c in columns.items()]), ""
     else:
@@ -117,6 +115,102 @@ def read_predicted(
             f"members, where there are {observations} and {members}: give one number of each."
         )
     return torch.from_numpy(values), unit
+
+
+def read_initial(
+    source: Source, space: StateSpace, start: Start | None = None
+) -> tuple[Float[Tensor, "ensemble *state"], tuple[str, ...]]:
+    """Read an initial ensemble by its labels, and say what was changed in words.
+
+    Members keep the order of the source, and land is 0. Of several times, that of step 0 is read,
+    in the calendar of the source. A posterior of Scorda is such a source.
+
+    Arguments:
+        source: What `opening.open_data` takes, with an axis of members and all variables of the
+            space.
+        space: Space of the states.
+        start: Datetime of step 0, where the source has datetimes.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If there is no axis of members, a variable, a position or the time is missing,
+            a value is not finite, or members have unequal weights.
+    """
+    if is_labelled(source) and getattr(source, "name", "") is None and len(space.variables) == 1:
+        source = source.rename(space.variables[0])
+    dataset = open_data(source)
+    axis = _member_axis(dataset, None)
+    if axis is None or axis not in dataset.dims:
+        raise _without_members(source, dataset, "")
+    _labels(dataset, axis, source)
+    data, notes = aligned(source, space, member_axis=axis)
+    chosen, said = _at_start(_times(dataset, data), data, space, source, start)
+    with readable(source, "an ensemble"):
+        data = data.isel(time=chosen).load() if "time" in data.dims else data.load()
+    arrays = {name: data[name].values.astype(float) for name in space.variables}
+    states = torch.from_numpy(space.joined(arrays)).reshape(-1, *space.shape)
+    space.check(states, f"the initial ensemble of {name_of(source)}")
+    weights = dataset.get("weight")
+    if weights is not None and "weight" not in space.variables and axis in weights.dims:
+        weights = weights.isel(time=chosen) if "time" in weights.dims else weights
+        if not np.allclose(weights.values, weights.values.flat[0]):
+            raise ValueError(
+                f"{name_of(source)} has members of unequal weight: resample it, and give members "
+                "of equal weight."
+            )
+    # In the order of memory of any other tensor, so that sums have the same last bits.
+    return space.filled(states).contiguous(), (*notes, *said)
+
+
+def _times(dataset: xarray.Dataset, data: xarray.Dataset) -> np.ndarray | None:
+    """Return the labels of the times, which may be a single one without an axis."""
+    if "time" in data.coords:
+        return data["time"].values
+    name = roles(dataset).get("time")
+    if name is None or "time" in data.dims or name not in dataset.coords:
+        return None
+    return dataset[name].values[None] if dataset[name].ndim == 0 else None
+
+
+def _at_start(
+    times: np.ndarray | None,
+    data: xarray.Dataset,
+    space: StateSpace,
+    source: Source,
+    start: Start | None,
+) -> tuple[int, tuple[str, ...]]:
+    """Return which of the times is that of step 0, and what was understood."""
+    count = data.sizes.get("time", 1)
+    if times is None:
+        if count > 1:
+            raise ValueError(f"{name_of(source)} has {count} times without labels: select one.")
+        return 0, ()
+    dated = times.dtype.kind in "MO"
+    # A date is the same in each calendar that has it.
+    calendar = getattr(times.flat[0], "calendar", "proleptic_gregorian")
+    ends = times[[0, -1]]
+    first, last = [iso(i, calendar) for i in instants(ends, calendar)] if dated else map(str, ends)
+    if count == 1 and (start is None or not dated):
+        return 0, (f"took its only time, {first}, for step 0",) if dated or times[0] else ()
+    if not dated or start is not None:
+        unit = {k: v for k, v in space.units.items() if k == "time"}
+        line = StateSpace((1,), space.dt, units=unit, calendar=calendar)
+        _, reason = match_times(times, line, start, 1e-3 * space.dt, 0)
+        if (reason == "").any():
+            return int((reason == "").argmax()), ()
+    raise ValueError(
+        f"{name_of(source)} has {count} times, {first} to {last}, and none is known to be that of "
+        f"step 0 ({start if start and dated else 0}): select one, or say when the run starts."
+    )
+
+
+def _without_members(
+    source: Source, data: xarray.Dataset | xarray.DataArray, flag: str = ", or by --member-axis"
+) -> ValueError:
+    return ValueError(
+        f"{name_of(source)} has the axes {list(data.dims)}: it needs one of the members, named "
+        f"member, number, realization or ensemble{flag}."
+    )
 
 
 def _member_axis(dataset: xarray.Dataset, given: str | None) -> str | None:
@@ -147,10 +241,7 @@ def _of_axes(
         )
     axis, values = _member_axis(dataset, member_axis), dataset[fields[0]]
     if axis not in values.dims:
-        raise ValueError(
-            f"{name_of(source)} has the axes {list(values.dims)}: it needs one of the members, "
-            "named member, number, realization or ensemble, or by --member-axis."
-        )
+        raise _without_members(source, values)
     own = _labels(dataset, axis, source)
     if labels is not None and own is not None and len(own) == len(labels):
         if set(own.tolist()) != set(labels.tolist()):

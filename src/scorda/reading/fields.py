@@ -1,22 +1,24 @@
 """Fields from a file or an object of xarray, aligned with a space by their labels.
 
-Truths and fields of observations are read here. Axes are found by name or role,
+Truths, fields of observations and initial ensembles are read here. Axes are found by name or role,
 in any order and direction; longitudes are compared modulo a turn; values and levels are converted
 to the units of the space. Nothing is aligned by its position in the array.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from scorda.core.scratch import blocks
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.core.sphere import is_latitude, is_longitude
 from scorda.core.times import Start, match_times
+from scorda.reading.blocks import NUMBERS, in_blocks, time_blocks
 from scorda.reading.gridded import Gridded, contiguous, gridded
 from scorda.reading.opening import Source, name_of, open_data, readable
 from scorda.reading.points import at_points, free_axes
@@ -39,18 +41,20 @@ def aligned(
     variables: Sequence[str] | None = None,
     *,
     partly: bool = False,
+    member_axis: str | None = None,
 ) -> tuple[xarray.Dataset, tuple[str, ...]]:
     """Return variables on the axes of a space, in its units, and what was changed in words.
 
-    The dataset has the dimensions ``(time, *axes)``, the first where the source has it; nothing of
-    it is loaded before it is selected. A variable without a unit is taken to have
-    that of the space.
+    The dataset has the dimensions ``(series, time, *axes)``, the first for members, and the second
+    where the source has it; nothing of it is loaded before it is selected. A variable without a
+    unit is taken to have that of the space.
 
     Arguments:
         source: What `opening.open_data` takes.
         space: Space whose positions and units are wanted.
         variables: Variables of the space to read (default: all).
         partly: Whether the source may lack positions of the grid; they are NaN.
+        member_axis: Axis of members; None: there is none, and several series are an error.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -60,7 +64,7 @@ def aligned(
     names = list(space.variables if variables is None else variables)
     dataset = open_data(source)
     if space.parts is None:
-        return _aligned(dataset, source, space, names, partly)
+        return _aligned(dataset, source, space, names, partly, member_axis)
     import xarray
 
     arrays, notes = dict[str, xarray.DataArray](), list[str]()
@@ -68,20 +72,25 @@ def aligned(
         if own := [name for name in names if name in part.variables]:
             # Another grid may have latitudes and longitudes of its own.
             kept = dataset[own] if set(own) <= set(dataset.data_vars) else dataset
-            data, said = _aligned(kept, source, part, own, partly)
+            data, said = _aligned(kept, source, part, own, partly, member_axis)
             arrays |= {name: data[name] for name in own}
             notes += said
     return xarray.Dataset(arrays), tuple(dict.fromkeys(notes))
 
 
 def _aligned(
-    dataset: xarray.Dataset, source: Source, space: StateSpace, names: list[str], partly: bool
+    dataset: xarray.Dataset,
+    source: Source,
+    space: StateSpace,
+    names: list[str],
+    partly: bool,
+    member_axis: str | None,
 ) -> tuple[xarray.Dataset, tuple[str, ...]]:
     """Do so for variables on one grid."""
     own = free_axes(space)
     positions = [n for n in space.position_names if n not in space.axes]
-    found = gridded(dataset, source, names, positions=positions)
-    if "series" in found.data.dims:
+    found = gridded(dataset, source, names, member_axis, positions)
+    if member_axis is None and "series" in found.data.dims:
         raise ValueError(
             f"{name_of(source)} has {found.data.sizes['series']} series or members: select one."
         )
@@ -97,9 +106,10 @@ def _aligned(
     data = _renamed(data, found, space, source, dims)
     for axis in (axis for axis in space.axes if axis not in own):
         data = _at_positions(data, axis, found, space, source, partly, notes)
-    data = data.transpose(*(["time"] if "time" in data.dims else []), *space.axes)
+    leading = [d for d in ("series", "time") if d in data.dims]
+    data = data.transpose(*leading, *space.axes)
     for name in names:
-        data[name] = _in_unit(data[name], name, found, space, source, notes)
+        data = _in_unit(data, name, found, space, source, notes)
     return data, tuple(notes)
 
 
@@ -141,20 +151,33 @@ def read_states(
             f"{int((places < 0).argmax())}: give {wanted}, {space.dt:g} "
             f"{space.units.get('time', 'units of time')} apart."
         )
-    with readable(source, "fields"):
-        data = data.isel(time=contiguous(places)).load()
-    arrays = {name: data[name].values.astype(float) for name in space.variables}
-    states = torch.from_numpy(space.joined(arrays))
+    states = torch.empty((steps + 1, *space.shape), dtype=torch.float64)
     # Land of the source; a point that lacks some of its values is an error.
-    land = space.filled(states).isnan().all(0)
+    inside = space.inside.view(space.shape)
+    land = inside.clone()
+    with readable(source, "fields"):
+        for rows, part in _loaded(data, places):
+            arrays = {name: part[name].values.astype(float) for name in space.variables}
+            states[rows] = torch.from_numpy(space.joined(arrays))
+            land &= states[rows].isnan().all(0)
     if land.all():
         raise ValueError(
             f"{name_of(source)} has no value at steps 0 to {steps}: give one that has."
         )
-    space.check(torch.where(land, 0, states), f"states of {name_of(source)}")
+    known = inside & ~land
+    if not all(block[..., known].isfinite().all() for _, block in blocks(states[None], NUMBERS)):
+        space.check(torch.where(land, 0, states), f"states of {name_of(source)}")
     if land.any():
         notes = (*notes, f"{int(land.sum())} of {land.numel()} values are never there (land)")
-    return space.masked(states), notes
+    return states.masked_fill_(~inside, np.nan), notes
+
+
+def _loaded(data: xarray.Dataset, places: np.ndarray) -> Iterator[tuple[slice, xarray.Dataset]]:
+    """Give some times at once, of those at these places of the source."""
+    index = contiguous(places)
+    data = data.isel(time=index)
+    for rows in time_blocks(data, NUMBERS, index.start if isinstance(index, slice) else 0):
+        yield rows, data.isel(time=rows)
 
 
 def present_variables(source: Source, space: StateSpace) -> list[str]:
@@ -241,7 +264,7 @@ def _at_positions(
         return chosen
     import xarray
 
-    return chosen.where(xarray.DataArray(~missing, {axis: wanted}, (axis,)))
+    return in_blocks(chosen).where(xarray.DataArray(~missing, {axis: wanted}, (axis,)))
 
 
 def _matched(
@@ -268,22 +291,24 @@ def _turn(axis: str, space: StateSpace) -> float | None:
 
 
 def _in_unit(
-    values: xarray.DataArray,
+    data: xarray.Dataset,
     name: str,
     found: Gridded,
     space: StateSpace,
     source: Source,
     notes: list[str],
-) -> xarray.DataArray:
-    """Return values in the unit of the space."""
+) -> xarray.Dataset:
+    """Return the data with one variable in the unit of the space."""
     given, wanted = found.units.get(name), space.units.get(name)
     if given is None or wanted is None:
-        return values
+        return data
     try:
         factor, offset = conversion(given, wanted)
     except ValueError as error:
         raise ValueError(f"{name_of(source)}, variable {name!r}: {error}") from error
     if (factor, offset) == (1.0, 0.0):
-        return values
+        return data
     notes.append(f"converted {name} from {given} to {wanted}")
-    return (values.astype(float) * factor + offset).assign_attrs(units=wanted)
+    data = in_blocks(data)
+    values = data[name].astype(float) * factor + offset
+    return data.assign({name: values.assign_attrs(units=wanted)})

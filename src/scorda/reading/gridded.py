@@ -8,13 +8,14 @@ counted from another meridian. What it changed or left out it says in words.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from scorda.core.sphere import is_latitude, is_longitude
+from scorda.reading.blocks import in_blocks
 from scorda.reading.opening import Source, name_of
 from scorda.reading.points import place_names, with_places
 from scorda.reading.roles import role_of_name, roles
@@ -28,7 +29,6 @@ __all__ = [
     "gridded",
     "grids",
     "same_axes",
-    "time_blocks",
     "unwrapped",
 ]
 
@@ -140,14 +140,6 @@ def contiguous(index: np.ndarray) -> np.ndarray | slice:
     if len(index) and (np.diff(index) == 1).all():
         return slice(int(index[0]), int(index[-1]) + 1)
     return index
-
-
-def time_blocks(data: xarray.Dataset, times: int) -> Iterator[slice]:
-    """Give slices of about so many times, in whole chunks of the file where these are smaller."""
-    chunk = max(int(v.encoding.get("preferred_chunks", {}).get("time", 1)) for v in data.values())
-    size = max(1, times - times % chunk, times if chunk > times else 1)
-    for first in range(0, data.sizes["time"], size):
-        yield slice(first, min(first + size, data.sizes["time"]))
 
 
 def unwrapped(longitudes: np.ndarray) -> np.ndarray:
@@ -295,6 +287,7 @@ def _one_stream(data: xarray.Dataset, notes: list[str]) -> xarray.Dataset:
     if "expver" not in data.dims:
         return data
     notes.append("joined the streams of expver")
+    data = in_blocks(data)
     joined = data.isel(expver=0)
     for k in range(1, data.sizes["expver"]):
         joined = joined.fillna(data.isel(expver=k))

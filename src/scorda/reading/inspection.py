@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scorda.core.columns import numbers
-from scorda.core.scratch import NUMBERS
+from scorda.core.columns import distinct, is_text, numbers
 from scorda.core.times import instants, iso
+from scorda.reading.blocks import NUMBERS, time_blocks
 from scorda.reading.climate import climate_of, sampled, suspicious
 from scorda.reading.columns import is_text_table, read_columns
-from scorda.reading.gridded import Gridded, gridded, grids, time_blocks
+from scorda.reading.gridded import Gridded, gridded, grids
 from scorda.reading.opening import Source, name_of, open_data, readable
 from scorda.reading.records import regular_times
 from scorda.reading.roles import role_of_name
@@ -177,8 +177,7 @@ def _parts(values: xarray.DataArray) -> Iterator[tuple[int, np.ndarray]]:
     if "time" not in values.dims:
         yield 0, np.asarray(values.values, dtype=float)
         return
-    times = max(1, NUMBERS * values.sizes["time"] // max(values.size, 1))
-    for rows in time_blocks(values.to_dataset(name="values"), times):
+    for rows in time_blocks(values.to_dataset(name="values"), NUMBERS):
         yield rows.start, np.asarray(values.isel(time=rows).values, dtype=float)
 
 
@@ -218,6 +217,8 @@ def _times(found: Gridded, source: Source, warnings: list[str]) -> Iterator[tupl
 def _table(
     columns: Mapping[str, np.ndarray], source: Source, is_record: bool = False
 ) -> Inspection:
+    import pandas
+
     facts, warnings = list[tuple[str, str]](), list[str]()
     if "value" not in columns or "time" not in columns:
         raise ValueError(
@@ -226,12 +227,13 @@ def _table(
         )
     count = len(columns["value"])
     facts.append(("rows", f"{count}, columns {', '.join(columns)}"))
-    names = np.array([str(v).strip() for v in columns.get("variable", np.full(count, "value"))])
-    units = np.array([str(v).strip() for v in columns.get("units", np.full(count, ""))])
+    code, names = _words(columns.get("variable", np.full(count, "value")))
+    unit_code, units = _words(columns.get("units", np.full(count, "")))
     value, text = numbers(columns["value"])
-    for name in dict.fromkeys(names.tolist()):
-        of = names == name
-        unit = ", ".join(u for u in dict.fromkeys(units[of].tolist()) if u) or "without a unit"
+    for index, name in enumerate(names):
+        of = code == index
+        unit = ", ".join(units[k] for k in pandas.unique(unit_code[of]) if units[k])
+        unit = unit or "without a unit"
         facts.append(
             (name, f"{int(of.sum())} values, {_range(value[of])} {unit}{_absent(value[of])}")
         )
@@ -256,6 +258,14 @@ def _table(
     return Inspection(name_of(source), "table", tuple(facts), tuple(warnings), command)
 
 
+def _words(column: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Return the index of each entry among the distinct words, without blanks, and these."""
+    code, found = distinct(column)
+    index: dict[str, int] = {}
+    places = [index.setdefault(str(entry).strip(), len(index)) for entry in found]
+    return np.array(places, dtype=np.int64)[code], list(index)
+
+
 def _table_times(times: np.ndarray, warnings: list[str]) -> Iterator[tuple[str, str]]:
     elapsed, text = (
         numbers(times) if times.dtype.kind not in "Mm" else (np.full(len(times), np.nan), None)
@@ -263,7 +273,7 @@ def _table_times(times: np.ndarray, warnings: list[str]) -> Iterator[tuple[str, 
     if text is not None and not text.any():
         yield "time", f"{_range(elapsed)}, numbers{_absent(elapsed)}"
         return
-    when = times.astype("m8[us]") if times.dtype.kind == "m" else instants(times)
+    when = times.astype("m8[us]") if times.dtype.kind == "m" else _instants(times)
     known = when[~np.isnat(when)]
     if not len(known):
         warnings.append("no time is an ISO 8601 datetime or a number")
@@ -274,6 +284,13 @@ def _table_times(times: np.ndarray, warnings: list[str]) -> Iterator[tuple[str, 
         yield "time", f"{iso(known.min())} to {iso(known.max())}"
     if len(known) < len(when):
         warnings.append(f"{len(when) - len(known)} times are missing or no datetimes")
+
+
+def _instants(times: np.ndarray) -> np.ndarray:
+    if not is_text(times):
+        return instants(times)
+    code, found = distinct(times)
+    return instants(found)[code]
 
 
 def _range(values: np.ndarray) -> str:

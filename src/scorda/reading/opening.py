@@ -16,12 +16,13 @@ from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scorda.reading.blocks import in_blocks
 from scorda.reading.blosc import guard
 
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["Source", "name_of", "open_data", "readable"]
+__all__ = ["Source", "is_labelled", "name_of", "open_data", "readable", "space_of"]
 
 # A path (with * for several files), several paths, or an object of xarray.
 Source = Any
@@ -51,9 +52,15 @@ def open_data(source: Source, kind: str = "a NetCDF file or a zarr store") -> xa
         datasets = [_open(path) for path in paths]
         if len(datasets) == 1:
             return datasets[0]
-        # Chunks keep the parts on the disk until a selection is loaded.
-        parts = [dataset.chunk() for dataset in datasets]
+        # Blocks keep the parts on the disk until a selection is loaded.
+        parts = [in_blocks(dataset) for dataset in datasets]
         return xarray.merge([xarray.combine_by_coords(parts, combine_attrs="override")])
+
+
+def is_labelled(value: Any) -> bool:
+    """Say whether a value is an object of xarray, without importing xarray."""
+    xarray = sys.modules.get("xarray")
+    return xarray is not None and isinstance(value, xarray.Dataset | xarray.DataArray)
 
 
 @contextmanager
@@ -77,6 +84,19 @@ def readable(source: Source, kind: str) -> Iterator[None]:
             f"{name_of(source)} cannot be read as {kind}{told}: give one, whole and with the "
             "right to read it."
         ) from error
+
+
+@contextmanager
+def space_of(source: Source) -> Iterator[None]:
+    """Name the file in an error of the space that is made of it.
+
+    Raises:
+        ValueError: If no space can be made of it.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{name_of(source)}: {error}") from error
 
 
 def _drop(error: Exception) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from scorda.core.near import Near, points_alone
 from scorda.core.space import StateSpace
 from scorda.core.sphere import EARTH_RADIUS, is_latitude, is_longitude
+from scorda.reading.blocks import in_blocks
 from scorda.reading.opening import Source, name_of
 from scorda.reading.roles import role_of_name
 
@@ -157,7 +158,7 @@ def at_points(
         data = data.isel({d: (axes, i.reshape(grid)) for d, i in zip(dims, where, strict=True)})
     data = data.assign_coords({axis: (axis, (space.coordinates or {})[axis]) for axis in axes})
     if missing.any():
-        data = data.where(xarray.DataArray(~missing.reshape(grid), dims=axes))
+        data = in_blocks(data).where(xarray.DataArray(~missing.reshape(grid), dims=axes))
     return data, dims
 
 

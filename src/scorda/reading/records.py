@@ -10,7 +10,6 @@ their own and are never space.
 from __future__ import annotations
 
 import datetime
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,20 +18,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from scorda.core.scratch import NUMBERS, blocks, release, scratch
+from scorda.core.scratch import blocks, release, scratch
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.core.times import Start, instants, iso, parse_start, total_months
+from scorda.reading.blocks import NUMBERS, time_blocks
 from scorda.reading.climate import check_values
-from scorda.reading.gridded import (
-    Gridded,
-    contiguous,
-    gridded,
-    grids,
-    same_axes,
-    time_blocks,
-)
-from scorda.reading.opening import Source, name_of, open_data, readable
+from scorda.reading.gridded import Gridded, contiguous, gridded, grids, same_axes
+from scorda.reading.opening import Source, name_of, open_data, readable, space_of
 from scorda.reading.points import points_of
 
 if TYPE_CHECKING:
@@ -70,7 +63,7 @@ class Fields:
                 f"Got fields of shape {tuple(self.states.shape)}: give (time, "
                 f"*{self.space.shape}), or (series, time, *{self.space.shape})."
             )
-        for _, block in blocks(self.states):
+        for _, block in blocks(self.states, NUMBERS):
             self.space.check(torch.where(block.isnan(), 0, block), "the fields")
 
     def __len__(self) -> int:
@@ -80,7 +73,9 @@ class Fields:
     @cached_property
     def missing(self) -> int:
         """Return the number of values that are missing."""
-        return sum(int(self.space.filled(b).isnan().sum()) for _, b in blocks(self.states))
+        return sum(
+            int(self.space.filled(b).isnan().sum()) for _, b in blocks(self.states, NUMBERS)
+        )
 
 
 def read_fields(
@@ -134,7 +129,8 @@ def _of_parts(each: Sequence[Fields], dataset: xarray.Dataset, source: Source) -
                 f"series, than {first.space.variables[0]}: choose variables of the same."
             )
     same = same_axes(dataset, [fields.space.axes for fields in each])
-    space = StateSpace.of_parts({f.space.variables[0]: f.space for f in each}, same)
+    with space_of(source):
+        space = StateSpace.of_parts({f.space.variables[0]: f.space for f in each}, same)
     values = {n: f.space.field(f.states, n) for f in each for n in f.space.variables}
     dtypes = {values.dtype for values in values.values()}
     kind = torch.float32 if dtypes == {torch.float32} else torch.float64
@@ -156,32 +152,35 @@ def _record(
             f"{name_of(source)} has the axes {list(found.data.dims)}: it needs a time with "
             "coordinates."
         )
-    data = found.data.isel(time=contiguous(_within(found, since, until, source)))
+    within = contiguous(_within(found, since, until, source))
+    first, data = within.start if isinstance(within, slice) else 0, found.data.isel(time=within)
     times = data["time"].values
     places, dt, unit = regular_times(times, found.calendar, source)
     units = dict(found.units) | ({"time": unit} if unit else {})
     variables = [str(n) for n in data.data_vars]
     with readable(source, "fields"):
-        states = _states(data, variables, found.axes, places, missing)
+        states = _states(data, variables, found.axes, places, missing, first)
     notes = list(found.notes)
     mask = _mask(states, variables, found.axes, source, notes)
     coordinates = {a: data[a].values for a in found.axes}
     shape = states.shape[2:]
-    space = StateSpace(
-        shape,
-        dt,
-        tuple(variables),
-        coordinates,
-        found.period,
-        units,
-        found.calendar,
-        mask,
-        points_of(found, data),
-    )
+    points = points_of(found, data)
+    with space_of(source):
+        space = StateSpace(
+            shape,
+            dt,
+            tuple(variables),
+            coordinates,
+            found.period,
+            units,
+            found.calendar,
+            mask,
+            points,
+        )
     check_values(states, space, name_of(source))
     start = iso(instants(times[:1], found.calendar)[0], found.calendar) if unit else None
     if mask is not None:
-        for _, block in blocks(states):
+        for _, block in blocks(states, NUMBERS):
             block[..., torch.from_numpy(~mask)] = torch.nan
     fields = Fields(states, space, start)
     if fields.missing:
@@ -274,7 +273,7 @@ def _mask(
 ) -> np.ndarray | None:
     """Return which points have values of all variables at some time."""
     known: np.ndarray = np.zeros(tuple(states.shape[2:]), dtype=bool)
-    for _, block in blocks(states):
+    for _, block in blocks(states, NUMBERS):
         known |= (~block.isnan()).any(0).any(0).numpy()
     each = known if known.ndim > len(axes) else known[None]
     for variable, points in zip(variables, each, strict=True):
@@ -305,6 +304,7 @@ def _states(
     axes: tuple[str, ...],
     places: np.ndarray,
     missing: Sequence[float],
+    first: int,
 ) -> Tensor:
     """Return ``(series, time, *state)``, NaN at times that are missing; it is read in blocks."""
     # Single precision stays: a record may be large, and double would add nothing to it.
@@ -313,15 +313,16 @@ def _states(
     state = (len(variables),) * several + tuple(data.sizes[axis] for axis in axes)
     shape = (data.sizes.get("series", 1), int(places[-1]) + 1, *state)
     states = scratch(shape, torch.float32 if single else torch.float64)
-    out = states.numpy()
+    out = states.numpy() if several else states.unsqueeze(2).numpy()
     out[:, np.setdiff1d(np.arange(shape[1]), places)] = np.nan
-    for rows in time_blocks(data, NUMBERS // math.prod(state)):
-        part = data.isel(time=rows)
-        arrays = [part[n].values for n in variables]
-        block = np.stack(arrays, -1 - len(axes)) if several else arrays[0]
-        block = block.reshape(shape[0], -1, *state).astype(out.dtype)
-        for code in missing:
-            block[np.isclose(block, code, rtol=1e-6, atol=0.0)] = np.nan
-        out[:, contiguous(places[rows])] = block
+    for rows in time_blocks(data, NUMBERS, first):
+        part, onto = data.isel(time=rows), contiguous(places[rows])
+        for k, name in enumerate(variables):
+            values = part[name].values.reshape(shape[0], -1, *out.shape[3:])
+            values = values.astype(out.dtype, copy=False)
+            for code in missing:
+                near = np.isclose(values, code, rtol=1e-6, atol=0.0)
+                values = np.where(near, np.nan, values)
+            out[:, onto, k] = values
         release(states)
     return states

@@ -6,6 +6,7 @@ them. Any other method is one computation that cannot be cut: a kill costs all o
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -17,6 +18,7 @@ from scorda.assimilation.filter import Cycle, Filter
 from scorda.core import rng
 from scorda.core.errors import RunError
 from scorda.core.shapes import Tensor
+from scorda.diffusion.batches import at_once
 from scorda.observations.analysis import Analysis
 from scorda.observations.problem import Problem
 from scorda.store.checkpoints import Checkpoint
@@ -26,10 +28,16 @@ __all__ = ["Computation", "MemberSampler", "Part", "Progress"]
 
 Progress = Callable[[int, int], None]
 
+# Members of the first batch, which is doubled until it takes long enough.
+BATCH = 16
+
 
 @runtime_checkable
 class MemberSampler(Protocol):
-    """A smoother whose members are independent: member i is a function of (seed, i) alone."""
+    """A smoother whose members are independent: member i is a function of (seed, i) alone.
+
+    Its bits do not depend on the members that are drawn with it.
+    """
 
     def assimilate_members(
         self, problem: Problem, first: int, last: int, generator: torch.Generator | None = None
@@ -163,30 +171,32 @@ class Computation:
                 part.carried = cycle.carried
                 if cycle.info:
                     part.entries.append(scalars(cycle.info))
+                if cycle.step + 1 < last and saved.due:
+                    part.save(saved)
                 self._tell(cycle.step + 1)
                 if cycle.step + 1 == last:
                     break
-                if saved.due:
-                    part.save(saved)
         except RunError as error:
             part.stopped = error
         return part
 
     def _members(self, method: MemberSampler, first: int, last: int, saved: Checkpoint) -> Part:
-        """Draw members in batches, whose size does not depend on a clock."""
+        """Draw members in batches of some seconds each: their bits do not depend on the batch."""
         part = Part(0)
         part.load(saved, self._device)
-        batch = getattr(method, "batch", None) or last - first
-        for low in range(first + part.made, last, batch):
-            high = min(low + batch, last)
+        batch = min(BATCH, at_once((self.problem.steps + 1, *self.problem.space.shape)))
+        while (low := first + part.made) < last:
+            begin, high = time.monotonic(), min(low + batch, last)
             made = method.assimilate_members(self.problem, low, high, rng.seeded(self.seed))
             part.states.append(made.states)
             before, part.entries = part.entries, [scalars(made.info)]
             if before and "seconds" in part.entries[0]:
                 part.entries[0]["seconds"] += before[0]["seconds"]
-            self._tell(high)
             if high < last and saved.due:
                 part.save(saved)
+            self._tell(high)
+            if time.monotonic() - begin < saved.every / 4:
+                batch *= 2
         return part
 
     def _tell(self, done: int) -> None:

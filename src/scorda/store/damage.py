@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,9 @@ __all__ = [
     "seals_by_unit",
     "telling",
 ]
+
+# Chunks of an array: far more than a file system takes in one folder.
+MOST = 10**7
 
 
 def info_path(path: Path) -> Path:
@@ -120,7 +124,7 @@ def _missing(path: Path, states: int | None) -> Iterator[str]:
                 # Of a run that was stopped, units without weights have none yet.
                 if states is None or folder != "weight/":
                     yield from (folder + chunk for chunk in chunks if folder + chunk not in names)
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError):
             yield name
 
 
@@ -132,6 +136,8 @@ def _chunks(metadata: Mapping[str, Any], states: int | None) -> Iterator[str]:
     for axis, length, chunk in zip(names, metadata["shape"], lengths, strict=True):
         made = min(length, states) if axis == "time" and states is not None else length
         cuts.append(range(-(-made // chunk)))
+    if math.prod(map(len, cuts)) > MOST:
+        raise ValueError("more chunks than a folder holds")
     return ("/".join(map(str, ("c", *place))) for place in itertools.product(*cuts))
 
 

@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from scorda.core.files import atomic
+from scorda.core.headers import parsed
 from scorda.core.ownership import check_output
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.observations.analysis import Analysis
+from scorda.reading.opening import readable
 from scorda.store.damage import check_files, check_hashes, read_record, telling
+from scorda.store.headers import check_posterior, check_states, check_table, shape_of
 
 if TYPE_CHECKING:
     import xarray
@@ -76,6 +79,7 @@ class Posterior:
             raise ValueError(
                 f"{self.path} is no posterior of Scorda: name one that `scorda assimilate` wrote."
             )
+        check_posterior(self.path, self._attributes)
         if "parts" not in record and (self.complete or "stopped" in record):
             check_files(self.path, record)
 
@@ -115,7 +119,7 @@ class Posterior:
     @cached_property
     def space(self) -> StateSpace:
         """Space of the states."""
-        return space_from_json(self._attributes["space"])
+        return space_from_json(self._attributes["space"], self.path)
 
     @property
     def info(self) -> dict[str, Any]:
@@ -161,7 +165,11 @@ class Posterior:
 
         if not (self.path / name).is_dir():
             return None
-        with telling(self.path):
+        if name == "truth":
+            check_states(self.path, self.space, shape_of(self.path / "time"), name)
+        elif (self.path / name / "value").is_dir():
+            check_table(self.path / name, int(self._attributes["members"]))
+        with telling(self.path), readable(self.path, f"a posterior with {name}"):
             dataset = xarray.open_zarr(self.path, group=name, chunks=None, consolidated=False)
         if name != "truth" and "variable" not in dataset:
             raise ValueError(
@@ -184,7 +192,9 @@ class Posterior:
             raise ValueError(
                 f"{self.path} is incomplete: continue the run with `scorda assimilate --resume`."
             )
-        with telling(self.path):
+        leading = (int(self._attributes["members"]), *shape_of(self.path / "time"))
+        check_states(self.path, self.space, leading)
+        with telling(self.path), readable(self.path, "a posterior"):
             dataset = xarray.open_zarr(self.path, chunks=None, consolidated=False)
         return self._made(_ordered(dataset, self.space.variables))
 
@@ -216,7 +226,7 @@ class Posterior:
         return dataset if stop is None else dataset.isel(time=slice(0, int(stop["states"])))
 
     def _states(self, dataset: xarray.Dataset) -> Tensor:
-        with telling(self.path):
+        with telling(self.path), readable(self.path, "a posterior"):
             fields = {name: dataset[name].values for name in self.space.variables}
         return torch.from_numpy(self.space.joined(fields))
 
@@ -249,6 +259,14 @@ def space_to_json(space: StateSpace) -> str:
     return json.dumps(space.as_json())
 
 
-def space_from_json(text: str) -> StateSpace:
-    """Return the space that `space_to_json` wrote."""
-    return StateSpace.from_json(json.loads(text))
+def space_from_json(text: str, path: Path) -> StateSpace:
+    """Return the space that `space_to_json` wrote.
+
+    Raises:
+        ValueError: If the text is none; the sentence names the file.
+    """
+    content = parsed(text, f"space of {path}")
+    try:
+        return StateSpace.from_json(content)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error

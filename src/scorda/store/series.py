@@ -24,9 +24,11 @@ from zarr.codecs import Crc32cCodec
 from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
+from scorda.reading.opening import readable
 from scorda.store import layout
 from scorda.store.checkpoints import MINUTE, Checkpoint
 from scorda.store.damage import check_files, read_record, telling
+from scorda.store.headers import check_record, shape_of
 from scorda.store.identity import identity
 from scorda.store.posterior import space_from_json, store_attributes
 from scorda.store.records import plain
@@ -121,16 +123,29 @@ def read_series(
     Raises:
         ValueError: If there is no store of trajectories at that path, or it is incomplete.
     """
+    path = Path(path)
+    record = read_record(path)
+    if "parts" in record:
+        # Before its metadata are believed.
+        check_files(path, record)
     if not holds_series(path):
         raise ValueError(f"{path} is no store of `scorda simulate --series`: check its name.")
-    path = Path(path)
-    root = zarr.open_group(path, mode="r")
-    if not root.attrs["complete"]:
+    attributes = store_attributes(path)
+    made = check_record(path, attributes)
+    space = space_from_json(attributes["space"], path)
+    if not attributes["complete"]:
         raise ValueError(f"{path} is incomplete: finish it with `scorda simulate ... --resume`.")
-    check_files(path, read_record(path))
-    with telling(path):
+    wanted = (made["series"], made["length"], *space.shape)
+    if (found := shape_of(path / "states")) != wanted:
+        raise ValueError(
+            f"{path}/states has the shape {found}, where {wanted} belongs: make the store anew "
+            "with --overwrite."
+        )
+    check_files(path, record)
+    with telling(path), readable(path, "a store of series"):
+        root = zarr.open_group(path, mode="r")
         states = torch.from_numpy(np.asarray(layout.array(root, "states")[...]))
-    return states, space_from_json(str(root.attrs["space"])), json.loads(str(root.attrs["record"]))
+    return states, space, made
 
 
 def _create(path: Path, space: StateSpace, record: dict[str, Any]) -> None:

@@ -13,6 +13,8 @@ from scorda.core.arrays import ArrayLike, as_tensor
 from scorda.core.gaussian import check_cov, psd_root
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
+from scorda.reading.ensembles import read_initial
+from scorda.reading.opening import is_labelled
 from scorda.systems.base import AdditiveNoise
 
 __all__ = ["FunctionSystem"]
@@ -34,7 +36,8 @@ class FunctionSystem(AdditiveNoise):
         initial: States at step 0. Either an array ``(states, *state)``, of which `prior` draws
             without replacement (so it must hold at least as many states as there are members; in
             a twin experiment one more, since the truth is drawn from it and never is a member),
-            or a callable ``initial(members, seed)`` that returns ``(members, *state)`` and takes
+            an object of xarray with an axis of members, which is aligned by its labels, or a
+            callable ``initial(members, seed)`` that returns ``(members, *state)`` and takes
             its randomness from the integer `seed`.
         space: Space of the states; ``space.dt`` is the length of one call of `step`.
         noise_std: Standard deviation of additive model error per step, in units of the state: one
@@ -62,6 +65,8 @@ class FunctionSystem(AdditiveNoise):
     ) -> None:
         if library not in ("numpy", "torch"):
             raise ValueError(f"Got library = {library!r}: choose 'numpy' or 'torch'.")
+        if is_labelled(initial):
+            initial = read_initial(initial, space)[0].numpy()
         if not callable(initial):
             states = as_tensor(initial, "initial")
             if states.ndim != len(space.shape) + 1:

@@ -17,6 +17,9 @@ from scorda.systems.vorticity import PeriodicFlow
 
 __all__ = ["KolmogorovFlow"]
 
+# Points along an axis of the grid: 2 GB for one field in double precision.
+LARGEST = 2**14
+
 # The wave number of most energy in the first fields, the variance of its logarithm, and the
 # largest speed.
 PEAK, LOG_VARIANCE, FASTEST = 4.0, 0.25, 3.0
@@ -94,10 +97,10 @@ class KolmogorovFlow(AdditiveNoise):
         for name in ("size", "resolution", "wavenumber"):
             if not isinstance(getattr(self, name), int):
                 raise ValueError(f"Got {name} = {getattr(self, name)}: give a whole number.")
-        if not 4 <= self.size <= self.resolution:
+        if not 4 <= self.size <= self.resolution <= LARGEST:
             raise ValueError(
                 f"Got states of {self.size} points per axis for a grid of {self.resolution}: the "
-                "size must be at least 4 and at most the resolution."
+                f"size must be at least 4 and at most the resolution, which is at most {LARGEST}."
             )
         if not 1 <= self.wavenumber <= self.flow.largest:
             raise ValueError(

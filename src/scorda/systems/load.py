@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from scorda.core.plugins import announced, imported
+from scorda.core.plugins import announced, is_code, named_by_user
 from scorda.systems.base import System
 from scorda.systems.kolmogorov import KolmogorovFlow
 from scorda.systems.lorenz import Lorenz63, Lorenz96
 
-__all__ = ["BUILT_IN", "load_system"]
+__all__ = ["BUILT_IN", "check_known", "load_system"]
 
 BUILT_IN: dict[str, Callable[..., System]] = {
     "kolmogorov": KolmogorovFlow,
@@ -25,7 +25,8 @@ def load_system(name: str, **options: Any) -> System:
 
     A built-in system gets the options as arguments. Any other is the object that a package
     announces in the entry-point group ``scorda.systems``, or that ``"module:object"`` names: a
-    `System`, or a callable that returns one for the options.
+    `System`, a class of it, or a function of the options that is annotated to return one.
+    Only the user names such an object, never a data file.
 
     Raises:
         ValueError: If there is no such system, or an option does not fit it.
@@ -38,10 +39,6 @@ def load_system(name: str, **options: Any) -> System:
                 "name a function that makes one."
             )
         return found
-    if not callable(found):
-        raise ValueError(
-            f"{name!r} is a {type(found).__name__}: it must be a System or return one."
-        )
     try:
         system = found(**options)
     except TypeError as error:
@@ -54,15 +51,24 @@ def load_system(name: str, **options: Any) -> System:
     return system
 
 
+def check_known(name: str) -> None:
+    """Check that a name is that of a system, or of code; nothing is imported.
+
+    Raises:
+        ValueError: If there is no such system.
+    """
+    others = announced("scorda.systems")
+    if not is_code(name) and name not in BUILT_IN and name not in others:
+        raise ValueError(
+            f"Unknown system {name!r}: give one of {sorted([*BUILT_IN, *others])}, or your own as "
+            "'module:object'."
+        )
+
+
 def _found(name: str) -> Any:
-    if ":" in name:
-        return imported(name)
+    check_known(name)
+    if is_code(name):
+        return named_by_user(name, System)
     if name in BUILT_IN:
         return BUILT_IN[name]
-    others = announced("scorda.systems")
-    if name in others:
-        return others[name].load()
-    raise ValueError(
-        f"Unknown system {name!r}: give one of {sorted([*BUILT_IN, *others])}, or your own as "
-        "'module:object'."
-    )
+    return announced("scorda.systems")[name].load()

@@ -9,7 +9,7 @@ import torch
 
 from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
-from scorda.core.space import StateSpace
+from scorda.core.space import LARGEST, StateSpace
 from scorda.systems.base import AdditiveNoise, check_step, rk4
 
 __all__ = ["Lorenz63", "Lorenz96"]
@@ -93,8 +93,10 @@ class Lorenz96(AdditiveNoise):
 
     def __post_init__(self) -> None:
         check_step(self.dt, self.noise_std)
-        if self.dim < 4:
-            raise ValueError(f"Got dim = {self.dim}: Lorenz-96 needs at least 4 sites.")
+        if not 4 <= self.dim <= LARGEST:
+            raise ValueError(
+                f"Got dim = {self.dim}: Lorenz-96 needs at least 4 sites, and at most {LARGEST}."
+            )
         sites = {"site": np.arange(self.dim)}
         space = StateSpace((self.dim,), self.dt, ("x",), sites, {"site": float(self.dim)})
         object.__setattr__(self, "space", space)

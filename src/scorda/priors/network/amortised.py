@@ -26,6 +26,7 @@ from scorda.observations.augmentation import AugmentedSpace, as_linear
 from scorda.observations.model import ObservationModel
 from scorda.observations.modes import Modes
 from scorda.observations.problem import Problem
+from scorda.priors import kept
 from scorda.priors.base import PriorRun
 from scorda.priors.gaussian import Gaussian
 from scorda.priors.local import LocalGaussian
@@ -192,23 +193,19 @@ class AmortisedNetwork(NetworkPrior):
         """
         tensors, header = read_tensors(path)
         check_finite_tensors(path, tensors)
-        if header.get("kind") != KIND:
+        if isinstance(kind := header.get("kind"), str) and kind != KIND:
             raise ValueError(
-                f"{path} holds a {header.get('kind', 'file of unknown kind')}, not an {KIND}: "
+                f"{path} holds a {kind}, not an {KIND}: "
                 "give a file that AmortisedNetwork.save has written."
             )
-        parts = ("axis", "base", "training", "space", "report")
-        missing = [name for name in parts if name not in header]
-        missing += [name for name in ("centre", "scale") if name not in tensors]
-        if missing:
-            raise ValueError(f"{path} lacks {', '.join(missing)}: train the network again.")
+        kept.check_amortised(Path(path), header, tensors, NetworkTraining, LocalGaussian.__name__)
         climate = Climate(tensors.pop("centre"), tensors.pop("scale"))
         axis = header["axis"]
         try:
             base, training = _base(header["base"]), NetworkTraining(**header["training"])
-        except (KeyError, TypeError) as error:
+        except (KeyError, ValueError) as error:
             raise ValueError(
-                f"The header of {path} has settings that this version of Scorda does not know "
+                f"The header of {path} has settings that this version of Scorda does not take "
                 f"({error}): train the network again."
             ) from error
         return cls(

@@ -1,0 +1,57 @@
+"""Names of variables and axes, which become names of arrays, folders and columns.
+
+A store has an array or a folder for each of them beside its own, and a table of observations a
+column for each position beside its own.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+
+__all__ = ["COLUMNS", "OWN", "check_names"]
+
+# Arrays, groups and files of a store.
+OWN = frozenset({"ensemble", "time", "weight", "observations", "truth", "withheld", "zarr.json"})
+# Columns of its tables, and what else stands beside positions: axes of states and of series.
+COLUMNS = frozenset(
+    {
+        "step", "value", "std", "instrument", "variable", "component", "predicted", "observation",
+        "series", "states", "entry",
+    }
+)  # fmt: skip
+# Bytes of a name: file systems take 255, and temporary names are longer.
+LONGEST = 200
+
+
+def check_names(variables: Iterable[str], axes: Iterable[str]) -> None:
+    """Check that names of variables, and of axes and positions, can be those of a store.
+
+    Raises:
+        ValueError: If one cannot; the sentence says why.
+    """
+    for kind, names in (("variable", variables), ("axis", axes)):
+        for name in names:
+            if reason := _reason(name, kind):
+                raise ValueError(f"Got the {kind} {name!r}, whose name {reason}: rename it.")
+
+
+def _reason(name: str, kind: str) -> str:
+    """Return why a name cannot be one; "" if it can."""
+    if not isinstance(name, str):
+        return "is no text"
+    if not name.strip():
+        return "is empty"
+    if set(name) == {"."} or name.startswith("__"):
+        return "has another meaning in a store"
+    if "/" in name or "\\" in name:
+        return "has a slash, which parts folders"
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
+        return "has a control character"
+    if len(name.encode()) > LONGEST:
+        return f"is longer than {LONGEST} bytes"
+    if name in OWN:
+        return "is one that a store has for itself"
+    if kind == "axis" and name in COLUMNS:
+        return "is one that a table of observations, or of series, has for itself"
+    return ""

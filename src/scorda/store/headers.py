@@ -1,0 +1,126 @@
+"""What the attributes and the arrays of a store may say, checked before any array is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from scorda.core.headers import check_fields, parsed
+from scorda.core.space import StateSpace
+
+__all__ = ["check_posterior", "check_record", "check_states", "check_table", "shape_of"]
+
+POSTERIOR: dict[str, Any] = {
+    "complete": int,
+    "method": str,
+    "conditioned_on": Literal["all data", "past data only"],
+    "settings": str,
+    "members": int,
+    "seed": int,
+    "system": str,
+    "configuration": str,
+    "space": str,
+}
+SERIES: dict[str, Any] = {"complete": int, "kind": str, "record": str, "space": str}
+RECORD: dict[str, Any] = {
+    "configuration": dict[str, Any],
+    "series": int,
+    "length": int,
+    "seed": int,
+    "dtype": Literal["float32", "float64"],
+}
+ARRAY: dict[str, Any] = {
+    "node_type": Literal["array"],
+    "shape": list[int],
+    "data_type": Any,
+    "chunk_grid": dict[str, Any],
+}
+CHUNKS: dict[str, Any] = {"chunk_shape": list[int]}
+# A chunk is no longer along an axis than the array, or than this.
+CHUNK = 64
+
+
+def check_posterior(path: Path, attributes: Mapping[str, Any]) -> None:
+    """Check the attributes of a posterior.
+
+    Raises:
+        ValueError: If one is missing, of another type or out of range.
+    """
+    what = f"{path}"
+    check_fields(attributes, POSTERIOR, what, ("settings", "configuration", "seed"), others=True)
+    for name in ("settings", "configuration"):
+        found = parsed(attributes.get(name, "{}"), f"{name} of {path}")
+        check_fields(found, {}, f"{name} of {path}", others=True)
+
+
+def check_record(path: Path, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Check the attributes of a store of series, and return the record of its simulation.
+
+    Raises:
+        ValueError: As in `check_posterior`.
+    """
+    check_fields(attributes, SERIES, f"{path}", others=True)
+    record: dict[str, Any] = parsed(attributes["record"], f"record of {path}")
+    check_fields(record, RECORD, f"record of {path}", others=True)
+    return record
+
+
+def check_states(path: Path, space: StateSpace, leading: tuple[int, ...], group: str = "") -> None:
+    """Check that the arrays of the variables are of the shape of states.
+
+    Arguments:
+        path: The store.
+        space: Space of its states.
+        leading: Lengths of the axes before those of the states.
+        group: Group of the arrays.
+
+    Raises:
+        ValueError: If one is missing, or of another shape.
+    """
+    for name in space.variables:
+        _check_shape(path / group / name, (*leading, *space.piece_of(name).grid))
+    if (path / group / "weight").is_dir():
+        _check_shape(path / group / "weight", leading)
+
+
+def check_table(path: Path, members: int) -> None:
+    """Check that the columns of a table are of one length.
+
+    Raises:
+        ValueError: If one is not.
+    """
+    rows = shape_of(path / "value")[:1]
+    for column in sorted(p for p in path.iterdir() if p.is_dir()):
+        _check_shape(column, (members, *rows) if column.name == "predicted" else rows)
+
+
+def shape_of(folder: Path) -> tuple[int, ...]:
+    """Return the shape of an array by its metadata.
+
+    Raises:
+        ValueError: If there is no such array, or its metadata are of other types.
+    """
+    metadata = folder / "zarr.json"
+    if not metadata.is_file():
+        raise ValueError(f"There is no array {folder}: make the store anew with --overwrite.")
+    content = parsed(metadata.read_bytes(), f"{metadata}")
+    check_fields(content, ARRAY, f"{metadata}", others=True)
+    chunks = content["chunk_grid"].get("configuration")
+    check_fields(chunks, CHUNKS, f"chunk_grid.configuration of {metadata}", others=True)
+    shape, pieces = tuple(content["shape"]), chunks["chunk_shape"]
+    fits = [0 < n <= max(length, CHUNK) for n, length in zip(pieces, shape, strict=False)]
+    if len(pieces) != len(shape) or not all(fits):
+        raise ValueError(
+            f"{metadata} has chunks of {pieces} for the shape {shape}: make the store anew with "
+            "--overwrite."
+        )
+    return shape
+
+
+def _check_shape(folder: Path, wanted: tuple[int, ...]) -> None:
+    if (found := shape_of(folder)) != wanted:
+        raise ValueError(
+            f"{folder} has the shape {found}, where {wanted} belongs: make the store anew with "
+            "--overwrite."
+        )
