@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 __all__ = ["JOBS", "Job", "contents", "forked", "prepare"]
@@ -25,14 +25,17 @@ from scorda.systems import Lorenz96
 def make():
     return Lorenz96(dim=12, spinup=0.05, noise_std=0.1)
 """
-ASSIMILATE = "assimilate --observations simulation/observations.csv --seed 4 --threads 1".split()
-TWIN = "simulate --system lorenz96 --system.dim 12 --steps 60 --every 2 --threads 1".split()
-LORENZ63 = "simulate --system lorenz63 --steps 32 --every 8 --threads 1".split()
-SERIES = "--series 48 --length 24 --threads 2 --out series.zarr".split()
-MINE = "--system mymodel:make --members 12 --truth simulation/truth.nc --withhold 0.2".split()
+ASSIMILATE = "assimilate --observations simulation/observations.csv --seed 4 --threads 1 "
+MINE = (
+    ASSIMILATE + "--system mymodel:make --members 12 --truth simulation/truth.nc --withhold 0.2 "
+)
+TWIN = "simulate --system lorenz96 --system.dim 12 --steps 60 --every 2 --threads 1"
+LORENZ63 = "simulate --system lorenz63 --steps 32 --every 8 --threads 1"
+SERIES = "--series 48 --length 24 --threads 2 --out series.zarr"
 NETWORK = (
-    "--width 8 --blocks 1 --training-steps 60 --every 20 --batch 8 --segment 8 --threads 1 --seed 3"
-).split()
+    "--width 8 --blocks 1 --training-steps 60 --every 20 --batch 8 --segment 8 --threads 1 "
+    "--out prior.safetensors"
+)
 
 
 @dataclass(frozen=True)
@@ -47,44 +50,42 @@ class Job:
     """
 
     name: str
-    command: list[str]
-    before: list[list[str]] = field(default_factory=list)
-    again: list[str] = field(default_factory=lambda: ["--resume"])
+    command: str
+    before: tuple[str, ...] = ()
+    again: str = "--resume"
 
 
 JOBS = [
-    Job("filter", [*ASSIMILATE, *MINE, *"--method enkf --unit 3 --out run.zarr".split()], [TWIN]),
+    Job("filter", MINE + "--method enkf --unit 3 --out run.zarr", (TWIN,)),
     Job(
         "weights",
-        [*ASSIMILATE, *MINE]
-        + "--method particle-filter --resample 0.5 --unit 2 --out run.zarr".split(),
-        [TWIN],
+        MINE + "--method particle-filter --resample 0.5 --unit 2 --out run.zarr",
+        (TWIN,),
     ),
     Job(
         "netcdf",
-        [*ASSIMILATE, *MINE]
-        + "--method letkf --localization.radius 2 --unit 20 --out run.zarr --netcdf run.nc".split(),
-        [TWIN],
+        MINE + "--method letkf --localization.radius 2 --out run.zarr --netcdf run.nc",
+        (TWIN,),
     ),
     Job(
         "members",
-        [*ASSIMILATE, *"--prior lorenz63 --method sda --members 8 --unit 2".split()]
-        + "--sampler ancestral --sampler.noise-levels 8 --out run.zarr".split(),
-        [LORENZ63],
+        ASSIMILATE + "--method sda --prior lorenz63 --members 8 --unit 2 --out run.zarr "
+        "--sampler ancestral --sampler.noise-levels 8",
+        (LORENZ63,),
     ),
-    Job("smoother", [*ASSIMILATE, *MINE, *"--method enks --out run.zarr".split()], [TWIN]),
-    Job("twin", [*TWIN, *"--out twin".split()], [], ["--overwrite"]),
-    Job("series", ["simulate", "--system", "mymodel:make", *SERIES]),
+    Job("smoother", MINE + "--method enks --out run.zarr", (TWIN,)),
+    Job("twin", TWIN + " --out twin", again="--overwrite"),
+    Job("series", "simulate --system mymodel:make " + SERIES),
     Job(
         "training",
-        ["train", "--data", "series.zarr", *NETWORK, "--out", "prior.safetensors"],
-        [["simulate", "--system", "lorenz63", *SERIES]],
+        "train --data series.zarr " + NETWORK,
+        ("simulate --system lorenz63 " + SERIES,),
     ),
     Job(
         "report",
-        ["report", "run.zarr", "--out", "report.html"],
-        [LORENZ63, [*ASSIMILATE, *"--system lorenz63 --method enkf --out run.zarr".split()]],
-        [],
+        "report run.zarr --out report.html",
+        (LORENZ63, ASSIMILATE + "--system lorenz63 --method enkf --out run.zarr"),
+        again="",
     ),
 ]
 
@@ -99,10 +100,10 @@ def prepare(job: Job, folder: Path) -> None:
     (folder / "mymodel.py").write_text(MODEL)
     for command in job.before:
         if (status := finish(forked(command, folder))) != 0:
-            raise RuntimeError(f"{' '.join(command)} ended with {status} in {folder}.")
+            raise RuntimeError(f"{command} ended with {status} in {folder}.")
 
 
-def forked(command: list[str], folder: Path, first: Callable[[], object] | None = None) -> int:
+def forked(command: str, folder: Path, first: Callable[[], object] | None = None) -> int:
     """Run a command of ``scorda`` in a child process, and return its number.
 
     Arguments:
@@ -122,7 +123,7 @@ def forked(command: list[str], folder: Path, first: Callable[[], object] | None 
             first()
         from scorda.cli import main
 
-        status = main(command)
+        status = main(command.split())
         sys.stdout.flush()
         sys.stderr.flush()
     finally:
@@ -152,7 +153,7 @@ def imported() -> None:
 
     matplotlib.use("agg")
     import h5netcdf  # noqa: F401
-    import matplotlib.pyplot  # noqa: F401
+    import matplotlib.pyplot
     import pandas  # noqa: F401
     import torch  # noqa: F401
     import xarray  # noqa: F401

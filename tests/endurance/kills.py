@@ -69,16 +69,16 @@ def _endure(job: Job, kills: int, folder: Path, chance: random.Random) -> Counte
     while counts["kills"] < kills:
         story = folder / f"story-{counts['stories']}"
         prepare_from(folder / "whole.input", story)
-        again: list[str] = []
+        again = ""
         for _ in range(min(chance.choice(KILLS), kills - counts["kills"])):
             at = _evenly(counts["kills"], kills, whole.operations)
-            killed, status = _killed([*job.command, *again], story, whole, at, chance)
+            killed, status = _killed(f"{job.command} {again}", story, whole, at, chance)
             counts["kills"] += 1
             counts["too late"] += not killed
             if not killed and status != 0:
                 break
             again = job.again
-        status = finish(forked([*job.command, *job.again], story))
+        status = finish(forked(f"{job.command} {job.again}", story))
         counts["stories"] += 1
         counts["failed"] += status != 0
         differing = _differing(whole.files, contents(story)) if status == 0 else []
@@ -131,7 +131,7 @@ def _evenly(number: int, kills: int, operations: int) -> int | None:
 
 
 def _killed(
-    command: list[str], folder: Path, whole: Whole, at: int | None, chance: random.Random
+    command: str, folder: Path, whole: Whole, at: int | None, chance: random.Random
 ) -> tuple[bool, int]:
     """Kill a command at an operation, or at a random moment; return whether it came to that."""
     if at is not None:
