@@ -22,7 +22,7 @@ MODEL = """
 from scorda.systems import Lorenz96
 
 
-def make():
+def make() -> Lorenz96:
     return Lorenz96(dim=12, spinup=0.05, noise_std=0.1)
 """
 ASSIMILATE = "assimilate --observations simulation/observations.csv --seed 4 --threads 1 "
