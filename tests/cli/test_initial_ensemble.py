@@ -54,7 +54,7 @@ def test_the_run_is_that_of_the_same_tensor_in_python(members, capsys):
     made = posterior.configuration
     assert made["members"] == 12 and made["initial"] == "initial.nc"
     assert made["sha256"]["initial.nc"] == fingerprint(Path("initial.nc"))
-    assert main("assimilate --config a.toml --out b.zarr".split()) == 0
+    assert main("assimilate --config a.zarr.toml --out b.zarr".split()) == 0
     metadata = [(Path(name) / "zarr.json").read_bytes() for name in ("a.zarr", "b.zarr")]
     assert metadata[0] == metadata[1]
 
@@ -79,8 +79,8 @@ def test_a_posterior_is_an_initial_ensemble_at_its_start(members, capsys, form):
     assert main(f"{RUN} {source} --out b.zarr".split()) == 0
     first, second = (scorda.open_posterior(f"{name}.zarr").analysis for name in "ab")
     assert torch.equal(first.states, second.states)
-    record = scorda.open_posterior("b.zarr").configuration
-    assert record["sha256"][source] == fingerprint(Path(source))
+    configuration = scorda.open_posterior("b.zarr").configuration
+    assert configuration["sha256"][source] == fingerprint(Path(source))
     with xarray.open_dataset("a.nc") as data:
         data.isel(time=slice(3, None)).to_netcdf("late.nc", engine="h5netcdf")
         data.isel(time=-1).to_netcdf("last.nc", engine="h5netcdf")
@@ -103,7 +103,7 @@ def test_a_run_is_not_resumed_with_another_initial_ensemble(members, capsys):
     Path("changed.nc").replace("initial.nc")
     said = failed(capsys, f"{RUN} initial.nc --out a.zarr --resume")
     assert "differs in configuration.sha256.initial.nc" in said
-    assert json.loads(Path("a.json").read_text())["units"] >= 1
+    assert json.loads(Path("a.zarr.json").read_text())["units"] >= 1
 
 
 def test_what_does_not_fit_ends_with_one_sentence(members, capsys):

@@ -212,9 +212,10 @@ def test_samples_have_the_moments_of_a_gaussian(build, process):
 def test_evaluations_are_counted_and_reported(build, corrections, process):
     sampler, denoiser, seen = build(6, corrections), Counted(gaussian()), []
     sampler.sample(
-        denoiser, process, (D,), 7, rng.seeded(0), chunk=3, report=lambda *a: seen.append(a)
+        denoiser, process, (D,), 40, rng.seeded(0), chunk=16, report=lambda *a: seen.append(a)
     )
-    assert denoiser.rows == 7 * sampler.evaluations
+    # Batches of 16, 16 and again 16 for the last 8.
+    assert denoiser.rows == 48 * sampler.evaluations
     total = 3 * sampler.evaluations
     assert seen == [(i + 1, total) for i in range(total)]
 
@@ -239,10 +240,12 @@ def test_corrections_below_a_level_leave_out_those_above(build):
 def test_samples_do_not_depend_on_the_chunk(build, process):
     sampler, denoiser = build(6, 1), gaussian()
     whole = sampler.sample(denoiser, process, (D,), 11, rng.seeded(0))
+    expected = sampler.sample(denoiser, process, (D,), 40, rng.seeded(0), 16)
     for chunk in (1, 4, 100):
-        parts = sampler.sample(denoiser, process, (D,), 11, rng.seeded(0), chunk)
-        # Matrix products of another size round differently.
-        assert_close(parts, whole, rtol=1e-9, atol=1e-10)
+        parts = sampler.sample(denoiser, process, (D,), 40, rng.seeded(0), chunk)
+        assert torch.equal(parts, expected)
+    # Matrix products of another size round differently.
+    assert_close(expected[:11], whole, rtol=1e-9, atol=1e-10)
     assert_close(
         sampler.sample(denoiser, process, (D,), 5, rng.seeded(0)), whole[:5], rtol=1e-9, atol=1e-10
     )

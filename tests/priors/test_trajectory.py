@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import save_file
 from torch.testing import assert_close
 
-import scorda.priors.trajectory
 from scorda.core import rng
 from scorda.core.files import read_tensors, write_tensors
 from scorda.core.space import StateSpace
+from scorda.diffusion import batches
 from scorda.diffusion.samplers import Multistep, PredictorCorrector
 from scorda.diffusion.variance_preserving import VariancePreserving
 from scorda.nn import build
@@ -124,16 +124,16 @@ def test_unknown_names_list_the_shipped_priors(tmp_path):
 
 def test_large_trajectories_are_computed_few_at_once():
     shapes = {(65, 3): 128, (32, 2, 32, 32): 4, (127, 2, 64, 64): 1}
-    assert {shape: scorda.priors.trajectory.at_once(shape) for shape in shapes} == shapes
+    assert {shape: batches.at_once(shape) for shape in shapes} == shapes
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: a["name"])
 def test_samples_do_not_depend_on_the_chunk_and_have_any_length(monkeypatch, architecture):
     prior = trained(architecture, torch.float64)
     for steps in (3, 8):
-        monkeypatch.setattr(scorda.priors.trajectory, "CHUNK", 64)
+        monkeypatch.setattr(batches, "MOST", 64)
         whole = prior.sample(9, steps, rng.seeded(0))
-        monkeypatch.setattr(scorda.priors.trajectory, "CHUNK", 4)
+        monkeypatch.setattr(batches, "MOST", 4)
         assert whole.shape == (9, steps + 1, 2, 3)
         assert_close(prior.sample(9, steps, rng.seeded(0)), whole, rtol=1e-8, atol=1e-8)
 
@@ -193,7 +193,7 @@ def test_samples_and_trajectories_have_the_same_autocorrelation():
     system, steps = linear(), 6
     prior, members = GaussianTrajectory.of(system, steps), 10_000
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scorda.priors.trajectory, "CHUNK", members)
+        patch.setattr(batches, "MOST", members)
         states = prior.sample(members, steps, rng.seeded(0))
     mean, cov = system.trajectory_moments(steps)
     std = cov.diagonal().sqrt()

@@ -6,6 +6,8 @@ import numpy as np
 import pandas
 import pytest
 import xarray
+from xarray.backends import BackendArray
+from xarray.core import indexing
 
 from scorda.core.space import StateSpace
 from scorda.observations import tables
@@ -171,14 +173,18 @@ def test_the_parts_of_a_record_are_put_together(tmp_path):
         assert (read_fields(source).states == read_fields(record()).states).all()
 
 
-class Counted:
+class Counted(BackendArray):
     """An array on disk, of which it counts what is read."""
 
     def __init__(self, values):
-        self.shape, self.dtype, self.ndim = values.shape, values.dtype, values.ndim
+        self.shape, self.dtype = values.shape, values.dtype
         self.values, self.read = values, []
 
     def __getitem__(self, key):
+        basic = indexing.IndexingSupport.BASIC
+        return indexing.explicit_indexing_adapter(key, self.shape, basic, self.part)
+
+    def part(self, key):
         part = self.values[key]
         self.read.append(part.size)
         return part
@@ -186,19 +192,8 @@ class Counted:
 
 def lazily(values):
     """Return a data set of hourly fields that are read when they are looked at."""
-    from xarray.backends import BackendArray
-    from xarray.core import indexing
-
-    class Lazy(BackendArray):
-        shape, dtype = values.shape, values.dtype
-
-        def __getitem__(self, key):
-            return indexing.explicit_indexing_adapter(
-                key, self.shape, indexing.IndexingSupport.OUTER, counted.__getitem__
-            )
-
     counted = Counted(values)
-    array = indexing.LazilyIndexedArray(Lazy())
+    array = indexing.LazilyIndexedArray(counted)
     times = np.datetime64("2020-01-01", "ns") + np.arange(len(values)) * np.timedelta64(1, "h")
     axes = {"time": times, "y": np.arange(4.0), "x": np.arange(5.0)}
     variable = xarray.Variable(("time", "y", "x"), array)

@@ -21,7 +21,7 @@ def stores(tmp_path_factory):
 def chosen(kind, state, damage):
     """One file of each sort: a chunk of a unit, metadata, tables, markers, and what is beside."""
     number = list(DAMAGE).index(damage)
-    units = {"members": "x/c/1/0", "series": "states/c/0/0/0"}
+    units = {"members": "x/c/0/0", "series": "states/c/0/0/0"}
     names = [f"run.zarr/{units.get(kind, 'x/c/0/1')}", "run.zarr/zarr.json", "run.zarr/time/c/0"]
     if state == "complete":
         return [names[number % 3], "run.zarr.json"]
@@ -44,7 +44,9 @@ def test_a_damaged_file_is_mended_or_named(stores, kind, damage):
         if state == "complete":
             name = chosen(kind, state, damage)[0]
             found = try_case(stores, kind, state, name, damage, "read")
-            assert found == "sentence", (name, found)
+            # Series are read without the array of their times.
+            unread = kind == "series" and "time" in name
+            assert found == "sentence" or unread, (name, found)
 
 
 def test_the_cases_cover_every_file(stores):

@@ -271,3 +271,16 @@ def test_reports_are_joined_and_taken_apart():
     assert list(restored(record)) == [
         marker | {"columns": {n: c for n, c in marker["columns"].items()}} for marker in markers
     ]
+
+
+def test_a_complete_run_is_resumed_without_writing(twin, tmp_path, monkeypatch):
+    """As it must be on a disk that can only be read."""
+    _, problem = twin
+    store.run(EnKF(), problem, 6, tmp_path / "a.zarr")
+
+    def refuse(*_, **__):
+        raise PermissionError
+
+    for name in ("os.replace", "os.rename", "os.mkdir", "scorda.store.resume.locked"):
+        monkeypatch.setattr(name, refuse)
+    assert store.run(EnKF(), problem, 6, tmp_path / "a.zarr", resume=True).complete

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -25,14 +26,47 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit status.
 
-    0: done; 1: anything unexpected; 2: a mistake of the caller; 3: a filter that diverged or whose
-    ensemble has no spread, what it made before is stored; 130: interrupted.
+    0: done; 1: an error that nobody has foreseen, or one of a user's own code; 2: a mistake of the
+    caller, or a disk or a memory that is full; 3: a filter that diverged or whose ensemble has no
+    spread, what it made before is stored; 130: interrupted; 141: nobody reads the output any more;
+    143: terminated.
     """
-    from cyclopts import App, CycloptsError, Parameter
+    from scorda.cli import signals
+
+    status, process = 0, arguments is None
+    with signals.heard(to_the_end=process):
+        from scorda.cli import console, endings, streams
+
+        words = list(sys.argv[1:] if arguments is None else arguments)
+        command = endings.Command([w for w in words if w != "--debug"], debug="--debug" in words)
+        if process:
+            streams.opened()
+        streams.encodable()
+        console.begin()
+        try:
+            try:
+                _run(command)
+            finally:
+                streams.flushed()
+        except BaseException as error:
+            signals.deaf()
+            status = endings.ended(error, command)
+    if process and status > 128:
+        # Threads that still compute, and the end of the interpreter, are not waited for.
+        os._exit(status)
+    if process and status:
+        streams.silenced()
+    return status
+
+
+def _run(command: Any) -> None:
+    """Read the command line and the file of settings, and call the command."""
+    from cyclopts import App, Parameter
     from cyclopts.config import Dict
 
     from scorda.cli.allocator import keep_freed_memory
-    from scorda.cli.settings import UserError, configured
+    from scorda.cli.settings import configured, flags_of
+    from scorda.cli.values import check_values
     from scorda.core.version import __version__
 
     keep_freed_memory()
@@ -40,41 +74,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name="scorda",
         version=__version__,
         help="Score-based and classical data assimilation. "
-        "`scorda COMMAND --help` shows the settings of a command.",
+        "`scorda COMMAND --help` shows the settings of a command; with --debug, every command "
+        "shows where an error comes from.",
         default_parameter=Parameter(negative_bool=(), negative_iterable=(), negative_none=()),
         # The renderer of Markdown would take a third of the time of --help.
         help_format="plaintext",
         result_action="return_value",
+        suppress_keyboard_interrupt=False,
     )
-    try:
-        tokens = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
-        tokens, content, path = configured(tokens)
-        for name, summary in COMMANDS.items():
-            command: Any = f"scorda.cli.{name}:{name}"
-            if name == tokens[0]:
-                command, tokens, content = _chosen(command, tokens, content)
-            app.command(command, name=name, help=summary)
-        app.config = Dict(content, source=path, use_commands_as_keys=False)
-        app(tokens, exit_on_error=False, print_error=False)
-    except (
-        CycloptsError,
-        UserError,
-        ValueError,
-        OSError,
-        MemoryError,
-        FloatingPointError,
-        ImportError,
-    ) as error:
-        # The tests and the curious see where it came from: python -X dev -m scorda ...
-        if sys.flags.dev_mode:
-            raise
-        print(f"scorda: {_sentence(error)}", file=sys.stderr)
-        # A RunError, told without importing it: that would import torch after each typing error.
-        return 2 if getattr(error, "step", None) is None else 3
-    except KeyboardInterrupt:
-        print("scorda: interrupted; --resume continues a run.", file=sys.stderr)
-        return 130
-    return 0
+    tokens = list(command.tokens) or ["--help"]
+    tokens, content, path = configured(tokens)
+    command.out = flags_of(tokens).get("out") or content.get("out")
+    for name, summary in COMMANDS.items():
+        target: Any = f"scorda.cli.{name}:{name}"
+        if name == tokens[0]:
+            target, tokens, content = _chosen(target, tokens, content)
+        app.command(target, name=name, help=summary)
+    app.config = (Dict(content, source=path, use_commands_as_keys=False), check_values)
+    app(tokens, exit_on_error=False, print_error=False)
 
 
 def _chosen(
@@ -96,8 +113,3 @@ def _chosen(
 
         return train_network(tokens, content), tokens, content
     return command, tokens, content
-
-
-def _sentence(error: Exception) -> str:
-    text = " ".join(" ".join([str(error), *getattr(error, "__notes__", [])]).split())
-    return text if text.endswith((".", "?", "!")) else f"{text}."

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scorda.cli.console import console, progress, score_rows, table
-from scorda.cli.settings import SystemOptions, UserError, plain, to_toml
+from scorda.cli.settings import SystemOptions, UserError, plain
 
 if TYPE_CHECKING:
     from scorda.assimilation.base import Assimilator
@@ -23,6 +24,8 @@ PLACE = ("out", "resume", "overwrite", "trust_code", "config", "system_options",
 MEMBERS, QUICK_MEMBERS = 40, 16
 # Steps from --start to the first observation that are likely a mistake, if the data span a tenth.
 LATE = 100
+# Steps without an observation that are likely a mistake, if they are so many times the others.
+LONG_GAP, TIMES = 10_000, 100
 
 
 @dataclass
@@ -158,6 +161,7 @@ def _run(given: Assimilate, method: Assimilator, prior: str | None) -> Posterior
     from scorda.cli import common
     from scorda.core.errors import RunError
     from scorda.observations.problem import Problem
+    from scorda.store.units import MemberSampler
     from scorda.systems.function import FunctionSystem
 
     system = _system(given, method)
@@ -172,8 +176,9 @@ def _run(given: Assimilate, method: Assimilator, prior: str | None) -> Posterior
     initial, members = _initial(given, system)
     problem = Problem(system, observations, steps, initial)
     configuration = _resolved(given, method, steps, members, prior)
-    settings = _settings_file(given.out)
-    with progress(f"{given.method}, {members} members") as report:
+    settings = common.settings_file(given.out)
+    unit = "member" if isinstance(method, MemberSampler) else "step"
+    with progress(f"{given.method}, {members} members", unit) as report:
         try:
             posterior = store.run(
                 method,
@@ -193,9 +198,9 @@ def _run(given: Assimilate, method: Assimilator, prior: str | None) -> Posterior
             )
         except RunError:
             if given.out.exists():
-                _write_settings(settings, configuration)
+                common.write_settings(settings, configuration)
             raise
-    _write_settings(settings, configuration)
+    common.write_settings(settings, configuration)
     return posterior
 
 
@@ -257,7 +262,7 @@ def _observed(given: Assimilate, system: Any) -> tuple[list[Observations], int]:
 
     observations = read(given.steps)
     for instrument in observations:
-        console().print(instrument.summary())
+        console().print(instrument.summary(), markup=False)
     observed = sorted({int(step) for o in observations for step in o.steps})  # type: ignore[arg-type]
     steps = given.steps
     if steps is None:
@@ -267,10 +272,22 @@ def _observed(given: Assimilate, system: Any) -> tuple[list[Observations], int]:
                 f"The first observation is {first} steps after --start {given.start}: check it, "
                 f"or give --steps {steps} if the run is to begin there."
             )
+        _check_gap(observed, system.space.dt)
     if given.quick:
         steps = min(steps, observed[max(len(observed) // 10, 1) - 1])
         observations = read(steps)
     return observations, steps
+
+
+def _check_gap(observed: Sequence[int], dt: float) -> None:
+    """Refuse a run whose last observations are so far off that their time is likely mistyped."""
+    for before, step in itertools.pairwise([0, *observed]):
+        if step - before > max(LONG_GAP, TIMES * before):
+            since = f"after the observations of step {before}" if before else "after step 0"
+            raise UserError(
+                f"The next observations {since} are of step {step}, at the time {step * dt:g}: "
+                f"correct their time, or give --steps {observed[-1]} if the run is so long."
+            )
 
 
 def _limit(given: Assimilate) -> float | None:
@@ -326,37 +343,6 @@ def _initial(given: Assimilate, system: Any) -> tuple[Tensor | None, int]:
     if initial is None and given.device != "cpu":
         initial = system.prior(members, rng.seeded(given.seed))
     return None if initial is None else initial.to(given.device), members
-
-
-def _settings_file(out: Path) -> Path:
-    """Return the file of the settings beside the store, ``run.zarr.toml`` of ``run.zarr``.
-
-    Raises:
-        UserError: If there is one that Scorda did not write.
-    """
-    from scorda.core.ownership import made_by_scorda, real_path
-
-    real = real_path(out)
-    file = real.with_name(f"{real.name}.toml")
-    if file.exists() and not made_by_scorda(file):
-        raise UserError(
-            f"{file} is to hold the settings of the run, but is none of Scorda's or has lost its "
-            "mark: move it away."
-        )
-    return file
-
-
-def _write_settings(file: Path, configuration: Mapping[str, Any]) -> None:
-    """Write the settings as a file that makes the run again; one that says so already stays."""
-    from scorda.core.files import atomic
-    from scorda.core.ownership import toml_mark
-
-    shown = {k: v for k, v in configuration.items() if k != "sha256"}
-    text = toml_mark() + to_toml(shown)
-    if file.exists() and file.read_bytes() == text.encode():
-        return
-    with atomic(file) as partial:
-        partial.write_text(text, encoding="utf-8")
 
 
 def _resolved(

@@ -87,7 +87,7 @@ def bench(
         check_output(output, overwrite=True, make_parents=True)
     given.out.mkdir(parents=True, exist_ok=True)
     seeds = range(given.seeds or setup.seeds)
-    with progress(name) as report:
+    with progress(name, "run") as report:
         rows = run_benchmark(name, seeds, runs, setup, given.resume, report)
     write_table(rows, stem.with_name(f"{stem.name}.csv"), name)
     taken = f"{setup.statistic} of {len(seeds)} seeds" if len(seeds) > 1 else "one seed"

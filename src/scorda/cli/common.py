@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from glob import glob
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from scorda.cli.settings import UserError
+from scorda.cli.endings import is_meant
+from scorda.cli.settings import UserError, to_toml
 from scorda.core import rng
 from scorda.core.files import atomic
 from scorda.core.fingerprint import fingerprint
-from scorda.core.ownership import check_output
+from scorda.core.ownership import check_output, made_by_scorda, real_path, toml_mark
 from scorda.core.plugins import is_code
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
@@ -36,10 +37,12 @@ __all__ = [
     "make_system",
     "open_all",
     "read_observations",
+    "settings_file",
     "system_of",
     "units_of",
     "use_torch",
     "withhold",
+    "write_settings",
     "write_states",
 ]
 
@@ -63,8 +66,52 @@ def fingerprints(names: Sequence[str]) -> dict[str, str]:
 
 
 def make_system(name: str, options: Mapping[str, Any]) -> System:
-    """Return the system of that name with options given as text."""
-    return load_system(name, **{k.replace("-", "_"): _value(v) for k, v in options.items()})
+    """Return the system of that name with options given as text.
+
+    Raises:
+        UserError: If an option is no number where its default is one, or makes no system.
+    """
+    given = {k.replace("-", "_"): _value(v) for k, v in options.items()}
+    try:
+        system = load_system(name, **given)
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        if is_meant(error) or ":" in name:
+            raise
+        raise UserError(f"The options {given} make no {name} ({error}): change them.") from error
+    usual: dict[str, Any] = {}
+    if is_dataclass(system):
+        usual = {field.name: field.default for field in fields(system)}
+    for key, value in given.items():
+        number = isinstance(usual.get(key), int | float) and not isinstance(usual[key], bool)
+        if number and (not isinstance(value, int | float) or value != value):
+            raise UserError(f"Got --system.{key} {value}: give a number.")
+    return system
+
+
+def settings_file(out: Path) -> Path:
+    """Return the file of the settings beside the store, ``run.zarr.toml`` of ``run.zarr``.
+
+    Raises:
+        UserError: If there is one that Scorda did not write.
+    """
+    real = real_path(out)
+    file = real.with_name(f"{real.name}.toml")
+    if file.exists() and not made_by_scorda(file):
+        raise UserError(
+            f"{file} is to hold the settings of the run, but is none of Scorda's or has lost its "
+            "mark: move it away."
+        )
+    return file
+
+
+def write_settings(file: Path, configuration: Mapping[str, Any]) -> None:
+    """Write the settings as a file that makes the run again; one that says so already stays."""
+    shown = {k: v for k, v in configuration.items() if k != "sha256"}
+    text = toml_mark() + to_toml(shown)
+    if file.exists() and file.read_bytes() == text.encode():
+        return
+    with atomic(file) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def check_device(device: str) -> None:

@@ -4,12 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from scorda.cli.signals import raise_if_asked
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["console", "progress", "score_rows", "table"]
+__all__ = ["Reached", "begin", "console", "progress", "reached", "score_rows", "table"]
+
+
+@dataclass
+class Reached:
+    """How far a command is, for the sentence that it ends with when it is interrupted.
+
+    Arguments:
+        unit: What its work is counted in, None before the work begins.
+        done: Number of these that are done.
+        total: Number of these in all.
+        resumable: Whether ``--resume`` continues it.
+    """
+
+    unit: str | None = None
+    done: int = 0
+    total: int = 0
+    resumable: bool = False
+
+
+_now = Reached()
+
+
+def begin() -> None:
+    """Forget how far an earlier command of this process was."""
+    global _now
+    _now = Reached()
+
+
+def reached() -> Reached:
+    """Return how far the command is."""
+    return _now
 
 
 def console() -> Console:
@@ -25,8 +59,13 @@ def console() -> Console:
 
 
 @contextmanager
-def progress(label: str) -> Iterator[Callable[[int, int], None]]:
-    """Give a function of (done, total) that moves a bar; there is none without a terminal."""
+def progress(label: str, unit: str = "step") -> Iterator[Callable[[int, int], None]]:
+    """Give a function of (done, total) that moves a bar; there is none without a terminal.
+
+    Arguments:
+        label: Text beside the bar.
+        unit: What is counted.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -42,7 +81,14 @@ def progress(label: str) -> Iterator[Callable[[int, int], None]]:
     )
     with bar:
         task = bar.add_task(label, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        _now.unit, _now.done, _now.total = unit, 0, 0
+
+        def update(done: int, total: int) -> None:
+            raise_if_asked()
+            _now.done, _now.total = done, total
+            bar.update(task, completed=done, total=total)
+
+        yield update
 
 
 def table(

@@ -172,14 +172,16 @@ def _split(token: str, flags: Collection[str] | None = None) -> list[str]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = _hyphenated(tomllib.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
         raise UserError(f"There is no file {path}: check the name after --config.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError as error:
+        raise UserError(f"{path} has tables in tables, or lists in lists, too deep.") from error
+    except (tomllib.TOMLDecodeError, ValueError) as error:
         raise UserError(f"{path} is no TOML file: {error}.") from error
     if isinstance(content.get("method"), str):
         content["method"] = {"name": content["method"]}
-    return _hyphenated(content)
+    return content
 
 
 def _hyphenated(content: dict[str, Any]) -> dict[str, Any]:
@@ -203,6 +205,8 @@ def _take_names(content: dict[str, Any], given: Mapping[str, str], table: str = 
             continue
         flag = f"{table}.{key}".removeprefix(".").removeprefix("method.")
         name = value.pop("name", None)
+        if name is not None and not isinstance(name, str):
+            raise UserError(f"Got the name {name!r} of {flag!r}: give a text.")
         if name is not None and letters(given.get(flag, name)) != letters(name):
             del content[key]
             continue

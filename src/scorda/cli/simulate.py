@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from scorda.cli.console import console, progress
+from scorda.cli.console import console, progress, reached
 from scorda.cli.settings import SystemOptions, UserError, check_keys, plain, refuse, to_toml
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ def simulate(
     named = {"name": system, **given.system_options}
     if given.series is None:
         refuse(given, ("length", "resume", "trust_code"), "goes with --series only")
+        reached().resumable = False
         _simulate_twin(given, model, named)
         return
     unused = ("steps", "every", "std", "observe", "stride", "stations", "start")
@@ -149,7 +150,7 @@ def _simulate_series(given: Simulate, system: System, named: dict[str, str], thr
 
     length = LENGTH if given.length is None else given.length
     assert given.series is not None
-    with progress("simulating") as update:
+    with progress("simulating", "series") as update:
         simulate_series(
             system,
             given.series,

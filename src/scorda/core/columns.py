@@ -12,6 +12,8 @@ __all__ = ["distinct", "is_text", "numbers"]
 
 # Fields without content, in lower case.
 EMPTY = {"", "na", "nan", "nat", "none", "<na>"}
+# Digits of the largest float before its point.
+LONGEST = 309
 
 
 def is_text(column: np.ndarray) -> bool:
@@ -46,7 +48,12 @@ def _numbers(column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     import pandas
 
     given = pandas.Series(column, dtype=object)
-    values = pandas.to_numeric(given, errors="coerce").to_numpy(float)
+    try:
+        values = pandas.to_numeric(given, errors="coerce").to_numpy(float)
+    except OverflowError:
+        # Integers of more digits than a float has are text.
+        short = given.map(lambda entry: entry if len(str(entry)) < LONGEST else "text")
+        values = pandas.to_numeric(short, errors="coerce").to_numpy(float)
     text = np.isnan(values)
     text[text] = [str(entry).strip().lower() not in EMPTY for entry in column[text]]
     return values, text

@@ -266,7 +266,8 @@ def _elapsed(
         unknown = np.where(np.isnan(microseconds), "missing time", "").astype(object)
         return microseconds / _microseconds(space), unknown
     elapsed, text, dates = _numbers_and_dates(times, space.calendar)
-    reason = np.where(np.isfinite(elapsed), "", "missing time").astype(object)
+    reason = np.full(len(elapsed), "", dtype=object)
+    reason[~np.isfinite(elapsed)] = "missing time"
     if not text.any():
         return elapsed, reason
     found = ~np.isnat(dates)

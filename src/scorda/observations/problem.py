@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,15 +100,16 @@ class Problem:
             )
         return self.initial.clone()
 
-    def observed(self) -> dict[int, tuple[Float[Tensor, "present"], ObservationModel]]:
-        """Return ``(y, model)`` per observed step, of all instruments, without absent values.
+    def observed(self) -> Mapping[int, tuple[Float[Tensor, "present"], ObservationModel]]:
+        """Return ``(y, model)`` by observed step, of all instruments, without absent values.
 
-        Steps without any present value are left out.
+        Steps without any present value are left out. What belongs to a step is made when it is
+        asked for, so that a long record takes no memory beside its values.
 
         Raises:
             ValueError: If a row observes several steps at once: only smoothers can use that.
         """
-        parts: dict[int, list[tuple[Tensor, ObservationModel]]] = {}
+        steps: set[int] = set()
         for instrument in self.instruments:
             for k, step in enumerate(instrument.steps):
                 if isinstance(step, tuple):
@@ -116,8 +118,37 @@ class Problem:
                         "works step by step: use a smoother of whole trajectories (SDA)."
                     )
                 if instrument.observed(k):
-                    parts.setdefault(step, []).append(instrument.at(k))
-        return {step: stack(parts[step]) for step in sorted(parts)}
+                    steps.add(step)
+        return _Observed(self.instruments, sorted(steps))
+
+
+@dataclass(frozen=True, eq=False)
+class _Observed(Mapping[int, tuple[Tensor, ObservationModel]]):
+    """What is observed at each of some steps, in their order."""
+
+    instruments: tuple[Observations, ...]
+    steps: list[int]
+
+    def __getitem__(self, step: int) -> tuple[Tensor, ObservationModel]:
+        if step not in self:
+            raise KeyError(step)
+        rows = [(instrument, _place(instrument.steps, step)) for instrument in self.instruments]
+        return stack([one.at(k) for one, k in rows if k is not None and one.observed(k)])
+
+    def __contains__(self, step: object) -> bool:
+        return _place(self.steps, step) is not None
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.steps)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
+def _place(steps: Sequence[Any], step: Any) -> int | None:
+    """Return the index of a step among increasing ones, or None where it is none of them."""
+    k = bisect_left(steps, step)
+    return k if k < len(steps) and steps[k] == step else None
 
 
 def twin_experiment(

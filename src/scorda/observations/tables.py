@@ -106,10 +106,10 @@ def usable_rows(table: Source, space: StateSpace, how: How) -> UsableRows:
         place = (space.offsets[variable] + point).astype(float)[:, None]
     else:
         place = np.column_stack([variable, position])
-    found = columns["time"], step, place, value, error
+    times = columns["time"]
     if not usable.all():
-        found = tuple(part[usable] for part in found)
-    times, step, place, value, error = found
+        times, step, place = times[usable], step[usable], place[usable]
+        value, error = value[usable], error[usable]
     kept = ~_repeated(times, step, *place.T, value, error)
     if not kept.all():
         notes.append(f"{int((~kept).sum())} repeated reports counted once")
@@ -203,7 +203,8 @@ def _places(place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return a row of each distinct place, in order, and the index of each row among these."""
     index, count = np.zeros(len(place), dtype=np.int64), 1
     for column in place.T:
-        code, values = _coded(column + 0.0)
+        whole = column.astype(np.int64)
+        code, values = _coded(whole if (whole == column).all() else column + 0.0)
         if count * len(values) > LARGEST:
             index, found = _coded(index)
             count = len(found)
@@ -216,6 +217,12 @@ def _places(place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _coded(column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the index of each number among the distinct ones, and these in order."""
+    if column.dtype.kind == "i" and (size := int(np.ptp(column)) + 1) <= 4 * len(column):
+        # Of few possible numbers a table says which are there.
+        first = column.min()
+        there = np.zeros(size, dtype=bool)
+        there[column - first] = True
+        return (np.cumsum(there) - 1)[column - first], np.flatnonzero(there) + first
     order = _order(column)
     ordered = column[order]
     new = np.append(True, ordered[1:] != ordered[:-1])
@@ -266,7 +273,9 @@ def _check_columns(
         needed["variable"] = "variable"
     if how.std is None:
         needed["std"] = "std (or give the argument `std`, --std in the shell)"
-    given = {str(v).strip() for v in distinct(columns.get("variable", np.array([])))[1]}
+    given = set[str]()
+    if space.parts is not None and "variable" in columns:
+        given = {str(v).strip() for v in distinct(columns["variable"])[1]}
     for piece in space.pieces:
         positions = position_columns(columns, piece, space.same_as)
         if space.parts is not None and not given & set(piece.variables):
@@ -295,7 +304,7 @@ def _repeated(times: np.ndarray, *numbers: np.ndarray) -> np.ndarray:
         # Adding 0 makes one zero of both.
         code = ODD * code + (column + 0.0).view(np.uint64)
     ordered = np.sort(code)
-    alike = np.isin(code, ordered[1:][ordered[1:] == ordered[:-1]])
+    alike = pandas.Series(code).isin(ordered[1:][ordered[1:] == ordered[:-1]]).to_numpy()
     rows = {str(i): column[alike] for i, column in enumerate(numbers)}
     out = np.zeros(len(times), dtype=bool)
     out[alike] = pandas.DataFrame({"time": times[alike], **rows}).duplicated().to_numpy()

@@ -12,6 +12,9 @@ it is used, row by row, so that one bad field spoils one row alone.
 from __future__ import annotations
 
 import csv
+import lzma
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +32,10 @@ __all__ = ["is_text_table", "read_columns"]
 TEXT = {".csv", ".txt", ".tsv", ".dat"}
 COMPRESSED = {".gz", ".bz2", ".xz", ".zip", ".zst"}
 PARQUET = {".parquet", ".pq"}
+# Of damaged archives, and of integers that no float holds.
+BROKEN = (EOFError, OverflowError, lzma.LZMAError, zlib.error, zipfile.BadZipFile)
+# A table of more columns is one of fields, with which pandas takes minutes.
+MOST_COLUMNS = 10_000
 # Columns that are text even where all of it is digits.
 LABELS = ("variable", "units")
 # No text has the separator of units (ASCII 31): with it a line is one field.
@@ -155,11 +162,14 @@ def _read_text(path: Path) -> dict[str, np.ndarray]:
         sep = max((",", ";", "\t"), key=str(head.iloc[0, 0]).count)
         header = pandas.read_csv(path, engine="c", sep=sep, nrows=1, **AS_TEXT)
         names = [str(name).strip() for name in header.iloc[0]]
+        _check_width(path, len(names))
         columns = _typed(path, sep, names, list(header.iloc[0]))
         rows = _as_text(path, sep) if columns is None else header
     except EmptyDataError:
         raise ValueError(f"{path} is empty: give a header line and at least one row.") from None
-    except (ParserError, UnicodeDecodeError, OSError, csv.Error, ValueError, EOFError) as error:
+    except _Wide:
+        raise
+    except (ParserError, OSError, csv.Error, ValueError, *BROKEN) as error:
         raise ValueError(
             f"{path} is no CSV table ({_reason(error)}): save it as CSV in UTF-8, "
             "with fields separated by commas and text that contains one in quotes."
@@ -176,6 +186,18 @@ def _read_text(path: Path) -> dict[str, np.ndarray]:
     return columns or {name: rows[i][1:].to_numpy(object) for i, name in enumerate(names)}
 
 
+class _Wide(ValueError):
+    """A table has more columns than observations have."""
+
+
+def _check_width(path: Path, columns: int) -> None:
+    if columns > MOST_COLUMNS:
+        raise _Wide(
+            f"{path} has {columns} columns, more than {MOST_COLUMNS}: give a table with a row for "
+            "each observation."
+        )
+
+
 def _typed(
     path: Path, sep: str, names: list[str], header: list[str]
 ) -> dict[str, np.ndarray] | None:
@@ -183,13 +205,19 @@ def _typed(
     import pandas
     from pandas.errors import ParserError
 
-    # Names and units are text, of which few entries are distinct.
-    labels = {raw: "category" for name, raw in zip(names, header, strict=True) if name in LABELS}
-    try:
-        frame = pandas.read_csv(
-            path, engine="c", sep=sep, header=0, dtype=labels, keep_default_na=False,
-            na_values=[""], encoding="utf-8", low_memory=False,
+    labels = [raw for name, raw in zip(names, header, strict=True) if name in LABELS]
+
+    def read(kind: Any) -> pandas.DataFrame:
+        return pandas.read_csv(
+            path, engine="c", sep=sep, header=0, dtype=dict.fromkeys(labels, kind),
+            keep_default_na=False, na_values=[""], encoding="utf-8", low_memory=False,
         )  # fmt: skip
+
+    try:
+        # Few names and units are distinct. Where all are digits pandas makes numbers of them.
+        frame = read("category")
+        if any(frame[label].cat.categories.dtype.kind in "biuf" for label in labels):
+            frame = read(str)
     except ParserError:
         return None
     # Of rows that are longer than the header pandas makes an index.

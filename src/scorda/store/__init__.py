@@ -3,7 +3,13 @@
 A *posterior* is a zarr store (format 3) that ``xarray.open_zarr`` reads: the ensemble at its root
 with dims ``(ensemble, time, ...)``, and the groups ``observations``, ``truth`` and ``withheld``
 where there are such. It depends on the configuration, the seed and the number of threads only;
-what also depends on the day (timings, memory, versions) is in ``<name>.json`` beside it.
+what also depends on the day (timings, memory, versions) is in ``run.zarr.json`` beside
+``run.zarr``, with the size and the hash of every file of the store.
+
+A run keeps other writers away by a lock, and resumes with what it was begun with alone. What is
+damaged on disk is never read as if it were whole, and ``resume=True`` does it again. A filter, and
+a smoother that draws members one by one (SDA), lose a minute of work in a kill. Any other smoother
+is one computation, and begins anew.
 
 `run` makes a store from a method and a problem, and `open_posterior` reads it.
 """

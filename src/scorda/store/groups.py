@@ -18,6 +18,9 @@ from scorda.store.layout import array, chunks_of, write_array
 
 __all__ = ["observation_table", "read_states", "write_table", "write_truth", "write_withheld"]
 
+# Rows of observations whose columns are held as pieces, which take more memory than when joined.
+PIECES = 2**10
+
 
 def write_truth(
     root: zarr.Group,
@@ -94,33 +97,48 @@ def observation_table(
     """
     parts: dict[str, list[np.ndarray]] = {}
     for number, instrument in enumerate(observations):
+        before: tuple[Operator, bool] | None = None
+        seen: dict[str, np.ndarray] = {}
         for k, entry in enumerate(instrument.steps):
             y, model = instrument.at(k)
             if not len(y):
                 continue
-            step = entry if isinstance(entry, int) else entry[-1]
-            positions = np.full((len(y), len(space.position_names)), np.nan)
-            component, variable = np.full(len(y), -1), np.full(len(y), "", dtype=object)
-            if isinstance(entry, int):
-                component = _components(model.operator, space)
-                variable = _variables(model.operator, space, component)
-                try:
-                    positions = model.operator.coordinates(space).numpy()
-                except ValueError:
-                    pass
+            step, single = (entry, True) if isinstance(entry, int) else (entry[-1], False)
+            # Most rows have the operator of the row before.
+            if before is None or before[0] is not model.operator or before[1] != single:
+                before = model.operator, single
+                seen = _seen(model.operator, space, len(y), single)
             columns = {
                 "step": np.full(len(y), step),
                 "time": np.full(len(y), space.dt * step),
                 "value": y.double().numpy(),
                 "std": model.error_std(tuple(y.shape), y).double().numpy(),
                 "instrument": np.full(len(y), number),
-                "variable": variable,
-                "component": component,
+                **seen,
             }
-            columns |= {name: positions[:, i] for i, name in enumerate(space.position_names)}
             for column, values in columns.items():
-                parts.setdefault(column, []).append(values)
+                pieces = parts.setdefault(column, [])
+                pieces.append(values)
+                if len(pieces) == PIECES:
+                    pieces[:] = [np.concatenate(pieces)]
     return {column: np.concatenate(values) for column, values in parts.items()}
+
+
+def _seen(
+    operator: Operator, space: StateSpace, values: int, single: bool
+) -> dict[str, np.ndarray]:
+    """Return the columns that tell what an operator observes, of one state or of several."""
+    positions = np.full((values, len(space.position_names)), np.nan)
+    component, variable = np.full(values, -1), np.full(values, "", dtype=object)
+    if single:
+        component = _components(operator, space)
+        variable = _variables(operator, space, component)
+        try:
+            positions = operator.coordinates(space).numpy()
+        except ValueError:
+            pass
+    columns = {name: positions[:, i] for i, name in enumerate(space.position_names)}
+    return {"variable": variable, "component": component, **columns}
 
 
 def _variables(operator: Operator, space: StateSpace, component: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The work on a store, unit by unit, so that whoever kills it leaves a run to resume.
 
-Beside the store ``run.zarr`` lie its record ``run.zarr.json`` (timings, settings, and the seals of
-all its files) and, until it is complete, the hidden folder ``.run.zarr.progress``. There are in it
+Beside the store ``run.zarr`` lie its record ``run.zarr.json`` (timings, settings, seals of all
+files) and, until it is complete, the hidden folder ``.run.zarr.progress``. There are in it
 
 * ``record.json``, the settings, written first;
 * ``created.json``, the seals of the store without its ensemble, from when on it can be resumed;
@@ -51,7 +51,7 @@ class Work:
     """The work on one store.
 
     Arguments:
-        path: The store, named ``*.zarr``; a symbolic link is followed.
+        path: The store, named ``*.zarr``; a link is followed.
         record: Settings of the run, of JSON types.
         make: Makes the store without its ensemble.
         chained: Whether each unit follows from the one before.
@@ -239,9 +239,8 @@ class Work:
     def _check_unmade(self) -> None:
         """Check that there is no store whose progress is not known."""
         if self.path.exists():
-            missing = self.folder / "created.json"
-            if not self.folder.exists():
-                missing = info_path(self.path)
+            created = self.folder / "created.json"
+            missing = created if self.folder.exists() else info_path(self.path)
             raise ValueError(
                 f"{self.path} cannot be resumed, because {missing} is missing: {ANEW}"
             )
@@ -252,8 +251,7 @@ class Work:
             leftover.unlink()
         made = read_json(self.folder / "created.json", ANEW)
         assert made is not None
-        new = self.folder / "new.zarr"
-        if new.exists() and not self.path.exists():
+        if (new := self.folder / "new.zarr").exists() and not self.path.exists():
             self._place(new)
         markers = self._whole_markers()
         own = dict(made["files"])
@@ -330,11 +328,9 @@ class Work:
 
     def _manifest(self) -> dict[str, Any] | None:
         """Return the record of a complete store, None for any other."""
-        path = info_path(self.path)
         found = read_json(
-            path,
-            f"its store may be whole, but that cannot be checked; remove {path.name} to read "
-            "it all the same, or make it anew with --overwrite.",
+            path := info_path(self.path),
+            f"its store cannot be checked; remove {path.name} to read it all the same, or {ANEW}",
         )
         return found if found is not None and "parts" in found else None
 

@@ -123,24 +123,29 @@ def read_series(
     Raises:
         ValueError: If there is no store of trajectories at that path, or it is incomplete.
     """
+    path = Path(path)
+    record = read_record(path)
+    if "parts" in record:
+        # Before its metadata are believed.
+        check_files(path, record)
     if not holds_series(path):
         raise ValueError(f"{path} is no store of `scorda simulate --series`: check its name.")
-    path, attributes = Path(path), store_attributes(Path(path))
-    record = check_record(path, attributes)
+    attributes = store_attributes(path)
+    made = check_record(path, attributes)
     space = space_from_json(attributes["space"], path)
     if not attributes["complete"]:
         raise ValueError(f"{path} is incomplete: finish it with `scorda simulate ... --resume`.")
-    wanted = (record["series"], record["length"], *space.shape)
+    wanted = (made["series"], made["length"], *space.shape)
     if (found := shape_of(path / "states")) != wanted:
         raise ValueError(
             f"{path}/states has the shape {found}, where {wanted} belongs: make the store anew "
             "with --overwrite."
         )
-    check_files(path, read_record(path))
+    check_files(path, record)
     with telling(path), readable(path, "a store of series"):
         root = zarr.open_group(path, mode="r")
         states = torch.from_numpy(np.asarray(layout.array(root, "states")[...]))
-    return states, space, record
+    return states, space, made
 
 
 def _create(path: Path, space: StateSpace, record: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -116,7 +116,7 @@ def _check_members(method: Any, problem: Problem, members: int) -> None:
     if not hasattr(method, "assimilate_members"):
         return
     subjects = {"": method}
-    if is_dataclass(method) and "chunk" in {f.name for f in fields(method)}:
+    if hasattr(method, "chunk"):
         subjects |= {f" with chunk={c}": replace(method, chunk=c) for c in CHUNKS}
     for how, subject in subjects.items():
         for part in (*PARTS, members):
