@@ -92,7 +92,9 @@ def test_version_and_help_are_printed(tmp_path):
 
 @pytest.mark.slow
 def test_anything_unexpected_ends_with_one(tmp_path):
-    (tmp_path / "broken.py").write_text("def make():\n    raise RuntimeError('inside')\n")
+    (tmp_path / "broken.py").write_text(
+        "import scorda\ndef make() -> scorda.systems.System:\n    raise RuntimeError('inside')\n"
+    )
     (tmp_path / "o.csv").write_text("time,value,std\n1,1,1\n")
     command = "assimilate --observations o.csv --system broken:make"
     done = scorda_process(*command.split(), folder=tmp_path)
@@ -285,7 +287,7 @@ class Fragile(systems.Lorenz63):
         return x
 
 
-def make():
+def make() -> Fragile:
     return Fragile(spinup=0.25)
 """
 

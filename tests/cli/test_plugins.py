@@ -164,7 +164,7 @@ CODE = "import pathlib\npathlib.Path('imported').touch()\n" + METHOD
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ("--members none", "Invalid value for --members: unable to convert"),
+        ("--members many", "Invalid value for --members: unable to convert"),
         ("--members 0", "Got --members 0"),
         ("--observations no.csv", "There is no file or store no.csv"),
         ("--truth no.nc", "There is no file or store no.nc"),
@@ -184,7 +184,9 @@ def test_code_is_imported_only_after_all_other_settings_are_valid(
     Path("unseen.py").write_text(CODE)
     Path("o.csv").write_text("time,variable,value,std\n0.025,x,5,1\n")
     for code in ("--method unseen:DEnKF", "--method masf --prior unseen:Wide"):
-        for command in (f"{code} --system lorenz63", "--system unseen:ring"):
+        of_system = "" if wrong.startswith("--system") else "--system"
+        for system in ("lorenz63", "unseen:ring") if of_system else ("",):
+            command = f"{code} {of_system} {system}"
             words_of = f"assimilate --observations o.csv {command} {wrong}".split()
             assert main(words_of) == 2
             assert words in capsys.readouterr().err

@@ -23,7 +23,7 @@ class Slow(Lorenz96):
         return super().advance(x)
 
 
-def make():
+def make() -> Lorenz96:
     return Slow(dim=12, spinup=0.05, noise_std=0.1)
 """
 STEPS, BLOCK = 120, 2

@@ -150,7 +150,7 @@ class Slow(Lorenz96):
         return super().advance(x)
 
 
-def make():
+def make() -> Lorenz96:
     return Slow(dim=6, spinup=0.05, noise_std=0.1)
 """
 

@@ -109,8 +109,8 @@ def check_part(path: Path, name: str, described: Any, classes: Mapping[str, Any]
     check_fields(described, {"name": str}, f"{name} of {path}", others=True)
     if described["name"] not in classes:
         raise ValueError(
-            f"{name} of {path} is {described['name']!r}, which this version of Scorda does not "
-            f"have: it has {sorted(classes)}."
+            f"{name} of {path} is {described['name'][:40]!r}, which this version of Scorda does "
+            f"not have: it has {sorted(classes)}."
         )
     for inner, value in described.items():
         if isinstance(value, dict):
