@@ -178,8 +178,9 @@ def test_rows_that_cannot_be_used_leave_the_analysis_as_it_is_without_them(files
     found = []
     for rows, kept in ((spoiled, range(9)), (good.drop(index=list(bad)), [0, 1, 7, 8])):
         rows.to_csv(folder / "observations.csv", index=False)
-        data.isel(observation=[k % 3 for k in kept]).to_netcdf(folder / "some.nc")
-        assert command(folder, *flags, "--overwrite", predicted="some.nc") == 0
+        some = f"some{len(kept)}.nc"
+        data.isel(observation=[k % 3 for k in kept]).to_netcdf(folder / some)
+        assert command(folder, *flags, "--overwrite", predicted=some) == 0
         found.append(xarray.load_dataset(folder / "out.nc"))
     assert found[0].identical(found[1])
     told = " ".join(capsys.readouterr().out.split())

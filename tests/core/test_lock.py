@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from scorda.core.lock import locked
+from scorda.core.lock import check_unlocked, locked
 
 HOLDER = """
 import sys, time
@@ -40,6 +40,8 @@ def test_another_process_is_refused_at_once_and_a_killed_one_leaves_no_lock(tmp_
             with locked(path):
                 pass
         assert time.monotonic() - begin < 1
+        with pytest.raises(ValueError, match="being written"):
+            check_unlocked(path)
         # A link names what it names.
         (tmp_path / "link.zarr").symlink_to(path)
         with pytest.raises(ValueError, match="being written"), locked(tmp_path / "link.zarr"):
@@ -52,6 +54,8 @@ def test_another_process_is_refused_at_once_and_a_killed_one_leaves_no_lock(tmp_
     with locked(path):
         assert json.loads(file.read_text())["pid"] == os.getpid()
     assert not file.exists()
+    check_unlocked(path)
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_threads_exclude_each_other(tmp_path):

@@ -30,7 +30,7 @@ BAD = {
     "__init__": "another meaning",
     "x" * 300: "longer than 200 bytes",
     "\ud800": "control character",
-    **{name: "is one that a store has for itself" for name in OWN},
+    **{name: "is one that a store has for itself" for name in sorted(OWN)},
 }
 GOOD = ("<script>", "[red]", "$x$", "os:system", "θ", "a b", "value", "std")
 

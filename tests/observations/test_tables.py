@@ -318,13 +318,14 @@ def test_what_is_written_is_read_again(tmp_path, ending, start):
 def test_round_trip_of_every_operator_with_places(tmp_path):
     points = torch.tensor([[0.25, 5.75], [2.5, 1.125]])
     x = normal(4, FLOW.shape, seeded(0))
-    for operator in (
+    operators = (
         Mask(normal(2, (4, 6), seeded(1)) > 1), Stride(2), Interpolate(points, FLOW),
         Interpolate(points, FLOW, ("v", "u")), Average(2),
-    ):  # fmt: skip
+    )  # fmt: skip
+    for number, operator in enumerate(operators):
         model = ObservationModel(operator, std=0.5)
         given = Observations(model, [0, 3, 4, 8], model.sample(x, seeded(2)))
-        found = written(given, FLOW, tmp_path / "a.csv")
+        found = written(given, FLOW, tmp_path / f"{number}.csv")
         trajectory = normal(3, (9, *FLOW.shape), seeded(3))
         if isinstance(operator, Average):
             # A block mean comes back as a value at the block's centre: the file cannot say more.

@@ -131,6 +131,7 @@ class Assimilate:
     def check(self) -> None:
         """Refuse what makes no sense, and set up torch, before any code of a user is imported."""
         from scorda.cli.common import check_device, check_system, check_there, units_of, use_torch
+        from scorda.core.lock import check_unlocked
         from scorda.core.ownership import check_output
 
         if not self.observations:
@@ -141,6 +142,7 @@ class Assimilate:
             raise UserError(f"Got --withhold {self.withhold}: give a share between 0 and 1.")
         if self.netcdf is not None:
             check_output(self.netcdf, overwrite=True)
+        check_unlocked(self.out)
         use_torch(self.dtype, self.threads)
         units_of(self.units)
         _limit(self)
@@ -379,4 +381,4 @@ def _tell(given: Assimilate, posterior: Posterior) -> None:
     scores = score_table({posterior.method: posterior})
     uses = "all data" if posterior.smoother else "past data only"
     table(None, *score_rows({uses: scores}), left=2)
-    console().print(f"posterior: {posterior.path}\nreport:    scorda report {posterior.path}")
+    console().print(f"posterior: {given.out}\nreport:    scorda report {given.out}")

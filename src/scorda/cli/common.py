@@ -78,7 +78,9 @@ def make_system(name: str, options: Mapping[str, Any]) -> System:
         if is_meant(error) or ":" in name:
             raise
         raise UserError(f"The options {given} make no {name} ({error}): change them.") from error
-    usual = {f.name: f.default for f in fields(system)} if is_dataclass(system) else {}
+    usual: dict[str, Any] = {}
+    if is_dataclass(system):
+        usual = {field.name: field.default for field in fields(system)}
     for key, value in given.items():
         number = isinstance(usual.get(key), int | float) and not isinstance(usual[key], bool)
         if number and (not isinstance(value, int | float) or value != value):

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["locked"]
+__all__ = ["check_unlocked", "locked"]
 
 # What the file of a lock begins with: any other file of its name is somebody's own.
 MARK = b'{"made_by": "scorda"'
@@ -32,9 +32,8 @@ def locked(path: str | Path) -> Iterator[None]:
         ValueError: If another run writes there; the sentence names its host and process.
         OSError: If the folder cannot be written to, or its file system has no locks.
     """
-    real = Path(os.path.realpath(path))
-    real.parent.mkdir(parents=True, exist_ok=True)
-    file = real.with_name(f".{real.name}.lock")
+    file = _file(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
     descriptor = _taken(file, path)
     try:
         yield
@@ -42,6 +41,24 @@ def locked(path: str | Path) -> Iterator[None]:
         # Removed before it is released: who opened it meanwhile sees that it names nothing.
         file.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+def check_unlocked(path: str | Path) -> None:
+    """Check that nobody writes an output now, before work is done that would be in vain.
+
+    Nothing is written where there is no lock. Another run may still take it afterwards.
+
+    Raises:
+        ValueError: If another run writes there.
+    """
+    if _file(path).exists():
+        with locked(path):
+            pass
+
+
+def _file(path: str | Path) -> Path:
+    real = Path(os.path.realpath(path))
+    return real.with_name(f".{real.name}.lock")
 
 
 def _taken(file: Path, path: str | Path) -> int:

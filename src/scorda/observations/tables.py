@@ -106,10 +106,10 @@ def usable_rows(table: Source, space: StateSpace, how: How) -> UsableRows:
         place = (space.offsets[variable] + point).astype(float)[:, None]
     else:
         place = np.column_stack([variable, position])
-    found = columns["time"], step, place, value, error
+    times = columns["time"]
     if not usable.all():
-        found = tuple(part[usable] for part in found)
-    times, step, place, value, error = found
+        times, step, place = times[usable], step[usable], place[usable]
+        value, error = value[usable], error[usable]
     kept = ~_repeated(times, step, *place.T, value, error)
     if not kept.all():
         notes.append(f"{int((~kept).sum())} repeated reports counted once")

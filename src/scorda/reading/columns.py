@@ -205,13 +205,19 @@ def _typed(
     import pandas
     from pandas.errors import ParserError
 
-    # Names and units are text, also where all of them are numbers ("category" would make these).
-    labels = {raw: str for name, raw in zip(names, header, strict=True) if name in LABELS}
-    try:
-        frame = pandas.read_csv(
-            path, engine="c", sep=sep, header=0, dtype=labels, keep_default_na=False,
-            na_values=[""], encoding="utf-8", low_memory=False,
+    labels = [raw for name, raw in zip(names, header, strict=True) if name in LABELS]
+
+    def read(kind: Any) -> pandas.DataFrame:
+        return pandas.read_csv(
+            path, engine="c", sep=sep, header=0, dtype=dict.fromkeys(labels, kind),
+            keep_default_na=False, na_values=[""], encoding="utf-8", low_memory=False,
         )  # fmt: skip
+
+    try:
+        # Few names and units are distinct. Where all are digits pandas makes numbers of them.
+        frame = read("category")
+        if any(frame[label].cat.categories.dtype.kind in "biuf" for label in labels):
+            frame = read(str)
     except ParserError:
         return None
     # Of rows that are longer than the header pandas makes an index.

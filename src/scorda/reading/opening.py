@@ -58,9 +58,15 @@ def open_data(source: Source, kind: str = "a NetCDF file or a zarr store") -> xa
 
 
 def is_labelled(value: Any) -> bool:
-    """Say whether a value is an object of xarray, without importing xarray."""
+    """Say whether a value is an object of xarray with labels, without importing xarray.
+
+    An array whose axes nobody has named (``dim_0``, ``dim_1``, ...) is a plain one.
+    """
     xarray = sys.modules.get("xarray")
-    return xarray is not None and isinstance(value, xarray.Dataset | xarray.DataArray)
+    if xarray is None or not isinstance(value, xarray.Dataset | xarray.DataArray):
+        return False
+    unnamed = tuple(f"dim_{i}" for i in range(len(value.dims)))
+    return isinstance(value, xarray.Dataset) or bool(value.coords) or value.dims != unnamed
 
 
 @contextmanager

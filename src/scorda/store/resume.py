@@ -131,7 +131,12 @@ class Work:
         self.folder.mkdir(exist_ok=True)
         write_json(self.folder / "record.json", {"record": self.record})
         new = self.folder / "new.zarr"
-        self.make(new, dtype, False)
+        try:
+            self.make(new, dtype, False)
+        except BaseException:
+            # There is nothing to resume.
+            self._remove(self.folder)
+            raise
         files = seal(new, files_in(new))
         sync(self.path.parent)
         write_json(self.folder / "created.json", {"dtype": dtype, "files": files})

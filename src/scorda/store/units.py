@@ -29,7 +29,7 @@ from scorda.assimilation.filter import Cycle, Filter
 from scorda.core.errors import RunError
 from scorda.core.files import read_tensors
 from scorda.core.shapes import Float, Tensor
-from scorda.core.times import Start, iso, parse_start
+from scorda.core.times import Start, iso, parse_start, time_axis
 from scorda.observations.observations import Observations
 from scorda.observations.problem import Problem
 from scorda.store import groups, layout, reports
@@ -96,6 +96,8 @@ def run(
     """
     calendar = problem.space.calendar
     _check(method, problem, truth, block)
+    # A wrong one is told before anything is computed.
+    time_axis(problem.space, problem.steps + 1, start)
     record = {
         "configuration": dict(configuration or {}),
         "method": {"name": type(method).__name__, **settings_of(method)},
