@@ -6,7 +6,7 @@ import torch
 import xarray as xr
 
 from scorda import metrics
-from scorda.core.arrays import as_tensor
+from scorda.core.arrays import as_tensor, laid_out
 from scorda.core.rng import seeded
 from scorda.methods.enkf import EnKF
 from scorda.observations.model import ObservationModel
@@ -132,3 +132,16 @@ def test_numbers_and_lists_have_the_default_type():
     torch.set_default_dtype(torch.float32)
     assert as_tensor([1.5, 2], "values").dtype == as_tensor(3, "values").dtype == torch.float32
     assert as_tensor(np.ones(2), "values").dtype == torch.float64
+
+
+def test_a_tensor_that_is_laid_out_has_one_layout_wherever_it_comes_from():
+    x = torch.arange(12.0).reshape(3, 4)
+    buffer = np.empty(48 + 128, np.uint8)
+    first = -buffer.ctypes.data % 64 + 16
+    odd = torch.from_numpy(buffer[first : first + 48].view(np.float32).reshape(3, 4))
+    odd.copy_(x)
+    for given in (x, x.mT.contiguous().mT, odd):
+        made = laid_out(given)
+        assert torch.equal(made, x)
+        assert made.is_contiguous() and made.data_ptr() % 64 == 0
+    assert laid_out(x) is x

@@ -29,6 +29,7 @@ from scorda.assimilation.base import Assimilator, check_members, check_needs
 from scorda.assimilation.gross_errors import check_gross_errors, gross_errors
 from scorda.assimilation.kalman_algebra import innovation_statistics, white_innovation
 from scorda.core import rng
+from scorda.core.arrays import laid_out
 from scorda.core.errors import (
     DivergenceError,
     RunError,
@@ -47,8 +48,6 @@ __all__ = ["Cycle", "Filter", "PreparedFilter", "Run", "collect"]
 # What an analysis of numbers that overflow may raise.
 LinAlgError = torch.linalg.LinAlgError  # type: ignore[attr-defined]
 FAILURES = (FloatingPointError, LinAlgError)
-# Bytes at whose multiples torch places its tensors, and other libraries not.
-ALIGNED = 64
 
 
 @dataclass(frozen=True)
@@ -162,8 +161,7 @@ class Filter(Assimilator, Run):
             problem: What is to be assimilated.
             members: Number of members.
             generator: Source of randomness or its seed; to continue, that of the run of `start`.
-            start: A step of an earlier run with the same problem, members and seed (`info` is
-                not needed); the first step yielded is the next one.
+            start: Step of an equal run (problem, members, seed) to go on after, without `info`.
 
         Raises:
             ValueError: If the problem lacks what the method needs.
@@ -183,7 +181,7 @@ class Filter(Assimilator, Run):
             start = Cycle(-1, problem.members_at_start(members, rng.at(draw, 0)))
         else:
             _check_start(start, members, problem)
-        ensemble, weights, carried = _laid_out(start.ensemble), start.weights, start.carried
+        ensemble, weights, carried = laid_out(start.ensemble), start.weights, start.carried
         run = self.begin(problem, weights)
         if carried is not None:
             run.restore(carried)
@@ -203,7 +201,7 @@ class Filter(Assimilator, Run):
                     stream = rng.at(analysis, step)
                     ensemble, info = self._observe(run, forecast, weights, *observed[step], stream)
                     ensemble = problem.space.filled(ensemble)
-                ensemble = _laid_out(ensemble)
+                ensemble = laid_out(ensemble)
             if forecast is not None:
                 weights, carried = info.pop("weights", weights), info.pop("carried", carried)
                 info = {"step": step, "spread": _spread(problem.space, ensemble, weights), **info}
@@ -328,16 +326,6 @@ def _check_start(start: Cycle, members: int, problem: Problem) -> None:
             f"{problem.steps} steps and {members} members: continue the run that it came from."
         )
     problem.space.check(start.ensemble, "the ensemble to continue from")
-
-
-def _laid_out(x: Tensor) -> Tensor:
-    """Return the same numbers in a memory layout of their own.
-
-    Sums are rounded in the order of the memory, and a run that is continued has its ensemble from
-    a file: so no step may see how the one before it left the ensemble.
-    """
-    x = x.contiguous()
-    return x if x.data_ptr() % ALIGNED == 0 else x.clone()
 
 
 @contextmanager

@@ -14,12 +14,14 @@ import torch
 from scorda.core.errors import ShapeError
 from scorda.core.shapes import Tensor
 
-__all__ = ["ArrayLike", "as_indices", "as_positions", "as_tensor", "takes_arrays"]
+__all__ = ["ArrayLike", "as_indices", "as_positions", "as_tensor", "laid_out", "takes_arrays"]
 
 # A number, a sequence, or an array of any library that NumPy can read.
 ArrayLike: TypeAlias = Any
 
 Result = TypeVar("Result")
+# Bytes at whose multiples torch places its tensors, and other libraries not.
+ALIGNED = 64
 FLOATS = {"float32": torch.float32, "float64": torch.float64, "float128": torch.float64}
 
 
@@ -113,3 +115,14 @@ def _taken(value: Any, name: str) -> Any:
 
 def _unreal(what: str, dtype: Any) -> TypeError:
     return TypeError(f"Got {what} of type {dtype}: give an array of real numbers.")
+
+
+def laid_out(x: Tensor) -> Tensor:
+    """Return the same numbers in a memory layout that does not tell where they come from.
+
+    Sums and products round in an order that depends on strides and on the alignment of the memory.
+    A run that is continued has its ensemble from a file, so no step may see how the one before it
+    left the ensemble.
+    """
+    x = x.contiguous()
+    return x if x.data_ptr() % ALIGNED == 0 else x.clone()
