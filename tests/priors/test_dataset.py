@@ -269,8 +269,8 @@ def test_other_files_are_refused(tmp_path):
     tensors, header = read_tensors(path)
     for change, words in (
         ({"kind": "trajectory prior"}, "holds a trajectory prior, not an amortised network"),
-        ({"base": {"name": "Unknown"}}, "does not know"),
-        ({"training": {"depth": 3}}, "does not know"),
+        ({"base": {"name": "Unknown"}}, "lacks localization"),
+        ({"training": {"depth": 3}}, "unknown fields, depth"),
     ):
         write_tensors(path, tensors, {**header, **change})
         with pytest.raises(ValueError, match=words):

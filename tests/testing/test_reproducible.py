@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+import torch
 
 from scorda.assimilation.filter import Filter
 from scorda.core import rng

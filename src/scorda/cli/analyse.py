@@ -76,8 +76,8 @@ class Analyse:
                 raise UserError(
                     f"Give --{name}: an analysis needs --ensemble, --predicted and --observations."
                 )
-            check_there([getattr(self, name)])
         check_output(self.out, self.overwrite)
+        check_there([f for f in (self.ensemble, self.predicted, self.observations) if f])
         use_torch("float64", self.threads)
 
 

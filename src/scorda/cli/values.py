@@ -31,11 +31,12 @@ def check_values(app: Any, commands: tuple[str, ...], arguments: Any) -> None:
         name = argument.name
         if name == "--resume":
             reached().resumable = True
-        # Settings of a method may be negative, the counts of a command are not.
-        own = bool(argument.keys) and argument.parameter.group is None
+        # Settings of a method, in a group of their own, may be negative; counts of a command not.
+        own = bool(argument.keys) and [g.name for g in argument.parameter.group] == ["Parameters"]
         for token in argument.tokens:
             value = token.value
-            if not isinstance(value, str) or token.implicit_value is True:
+            # A flag alone, and an empty list of a file of settings, have no text to check.
+            if not isinstance(value, str) or token.implicit_value in (True, []):
                 continue
             _check(name, value, kinds)
             if own and kinds <= {int, type(None)} and value.lstrip().startswith("-"):
