@@ -276,7 +276,7 @@ def test_other_files_are_refused(tmp_path):
         with pytest.raises(ValueError, match=words):
             AmortisedNetwork.load(path)
     write_tensors(path, {"centre": tensors["centre"]}, {"kind": "amortised network", "axis": None})
-    with pytest.raises(ValueError, match="lacks base, training, space, report, scale"):
+    with pytest.raises(ValueError, match="lacks base, training, space, report"):
         AmortisedNetwork.load(path)
     with pytest.raises(FileNotFoundError):
         AmortisedNetwork.load(tmp_path / "none.safetensors")
