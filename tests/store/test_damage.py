@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from endurance.damage import DAMAGE, act, cases, contents, read, try_case, whole
+from endurance.damaged_stores import DAMAGE, act, cases, contents, read, try_case, whole
 from scorda import store
 
 
