@@ -1,7 +1,8 @@
 """Stores with one file damaged: what `--resume` and reading make of them.
 
-``python tests/endurance/damaged_stores.py 200`` tries 200 cases, drawn at random of all kinds of runs, of
-files and of damage, and counts what was right, what ended in one sentence, and what was wrong.
+``python tests/endurance/damaged_stores.py 200`` tries 200 cases, drawn at random of all kinds of
+runs, of files and of damage, and counts what was right, what ended in one sentence, and what was
+wrong.
 """
 
 from __future__ import annotations

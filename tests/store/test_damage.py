@@ -34,7 +34,7 @@ def chosen(kind, state, damage):
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("kind", ["weighted", "carried", "members", "series"])
 def test_a_damaged_file_is_mended_or_named(stores, kind, damage):
-    """Of a complete store and an interrupted one; `tests/endurance/damaged_stores.py` tries them all."""
+    """Of a complete store and an interrupted one; `endurance/damaged_stores.py` tries them all."""
     for state in ("complete", "stopped"):
         for name in chosen(kind, state, damage):
             found = try_case(stores, kind, state, name, damage, "resume")

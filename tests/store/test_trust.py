@@ -10,7 +10,7 @@ import pytest
 import torch
 import zarr
 
-from endurance.damage import Members, contents
+from endurance.damaged_stores import Members, contents
 from scorda import store
 from scorda.core import rng
 from scorda.core.ownership import SOURCE
