@@ -148,7 +148,7 @@ def test_closed_streams_leave_the_status(tmp_path, closed):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_is_heard_at_any_moment(tmp_path, number):
     """Before, during and after the imports; in the run it says how far that is."""
-    (tmp_path / "o.csv").write_text(TABLE + "".join(f"{k},x,1,1\n" for k in range(1, 900)))
+    (tmp_path / "o.csv").write_text(TABLE + "".join(f"{k},x,1,1\n" for k in range(1, 300)))
     run = [*RUN.split(), "--unit", "20", "--overwrite"]
     for moment in (0.4, 1.3):
         process = started(tmp_path, *run)
@@ -159,7 +159,7 @@ def test_a_signal_is_heard_at_any_moment(tmp_path, number):
         assert process.returncode in (128 + number, -number), err
         assert "Traceback" not in err or "scorda/cli" not in err
     process = started(tmp_path, *run)
-    while not (tmp_path / "run.progress" / "unit-000001.json").exists():
+    while not (tmp_path / ".run.zarr.progress" / "unit-000001.json").exists():
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(number)
