@@ -46,6 +46,7 @@ def check(folder, arguments):
         AssertionError: If it ends otherwise than with its work done or with one sentence.
     """
     before, here, begin = entries(folder), os.getcwd(), time.monotonic()
+    highest, resident = peak(), memory()
     os.chdir(folder)
     try:
         status, _, err = said(arguments)
@@ -62,9 +63,20 @@ def check(folder, arguments):
         if status == 2:
             assert entries(folder) == before, (told, entries(folder))
     assert taken < SECONDS, f"{told}: {taken:.0f} s"
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    assert peak < GIGABYTES, f"{told}: {peak:.1f} GB"
+    more = peak() - resident if peak() > highest else 0.0
+    assert more < GIGABYTES, f"{told}: {more:.1f} GB"
     return status
+
+
+def peak():
+    """Return the most memory in GB that this process has ever had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def memory():
+    """Return the memory in GB that this process has now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**30
 
 
 def tried(kinds, first, count, folder, prepare=None):

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 _run(command)
             finally:
                 streams.flushed()
-        except BaseException as error:
+        except (Exception, BaseExceptionGroup, KeyboardInterrupt, SystemExit) as error:
             signals.deaf()
             status = endings.ended(error, command)
     if process and status > 128:

@@ -36,7 +36,7 @@ def check_values(app: Any, commands: tuple[str, ...], arguments: Any) -> None:
         for token in argument.tokens:
             value = token.value
             # A flag alone, and an empty list of a file of settings, have no text to check.
-            if not isinstance(value, str) or token.implicit_value in (True, []):
+            if not isinstance(value, str) or token.implicit_value in (True, False, []):
                 continue
             _check(name, value, kinds)
             if own and kinds <= {int, type(None)} and value.lstrip().startswith("-"):
