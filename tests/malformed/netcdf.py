@@ -154,7 +154,7 @@ def coordinates(rng):
 
 
 def names(rng):
-    name = chosen(rng, ["time", "position", "[/b]", "é", "x y", "value", "std", "ensemble", "x.y"])
+    name = chosen(rng, ["time", "position", "[b]", "é", "x y", "value", "std", "ensemble", "x.y"])
     dims = chosen(
         rng, [("time", "position"), ("a", "b"), ("position", "time"), ("ensemble", "obs")]
     )

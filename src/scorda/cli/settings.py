@@ -181,6 +181,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is no TOML file: {error}.") from error
     if isinstance(content.get("method"), str):
         content["method"] = {"name": content["method"]}
+    if not isinstance(content.get("method", {}), dict):
+        raise UserError(f"{path} has method = {content['method']!r}: give its name, or a table.")
     return content
 
 

@@ -8,12 +8,14 @@ counted from another meridian. What it changed or left out it says in words.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scorda.core.space import LARGEST
 from scorda.core.sphere import is_latitude, is_longitude
 from scorda.reading.blocks import in_blocks
 from scorda.reading.opening import Source, name_of
@@ -23,14 +25,7 @@ from scorda.reading.roles import role_of_name, roles
 if TYPE_CHECKING:
     import xarray
 
-__all__ = [
-    "Gridded",
-    "contiguous",
-    "gridded",
-    "grids",
-    "same_axes",
-    "unwrapped",
-]
+__all__ = ["Gridded", "contiguous", "gridded", "grids", "same_axes", "unwrapped"]
 
 # Order of the axes of a space, after those without a role.
 ORDER = ("level", "latitude", "longitude")
@@ -367,9 +362,16 @@ def _of_points(
 
 
 def _increasing(data: xarray.Dataset, axes: tuple[str, ...], source: Source) -> xarray.Dataset:
+    points = math.prod(max(data.sizes[axis], 1) for axis in axes)
+    if points > LARGEST:
+        raise ValueError(
+            f"{name_of(source)} has {points} points on the axes {list(axes)}: a state has at most "
+            f"{LARGEST}; give a part of the grid."
+        )
     for axis in axes:
         if axis not in data.coords:
             data = data.assign_coords({axis: np.arange(data.sizes[axis], dtype=float)})
+            continue
         positions = data[axis].values
         if positions.dtype.kind not in "fiu":
             raise ValueError(f"{name_of(source)} has text as positions of {axis!r}: give numbers.")
