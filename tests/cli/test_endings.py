@@ -1,6 +1,7 @@
 """How a command ends: what it says, its status, and what it leaves."""
 
 import errno
+import math
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import h5py
 import pytest
 
 from scorda.cli import main
@@ -110,6 +112,28 @@ def test_settings_that_cannot_work_fail_before_the_run(folder, capsys, unchecked
 def test_an_empty_text_is_no_setting(folder, capsys):
     assert main([*RUN.split(), "--start", ""]) == 2
     assert "give a value" in capsys.readouterr().err
+
+
+def test_a_method_in_a_file_of_settings_is_a_name_or_a_table(folder, capsys):
+    Path("c.toml").write_text("method = 1\n")
+    assert "method = 1: give its name, or a table" in said(capsys, f"{RUN} --config c.toml", 2)
+
+
+@pytest.mark.parametrize(
+    ("names", "shape", "command"),
+    [
+        (["x"], (8, 10**9), "train --data f.nc --quick --out p.safetensors"),
+        (["x"], (2**40,), "analyse --ensemble f.nc --predicted f.nc --observations o.csv"),
+        (["time", "value"], (2**40,), RUN.replace("o.csv", "f.nc")),
+    ],
+)
+def test_what_is_too_large_is_refused_by_its_size(folder, capsys, names, shape, command):
+    """Sparse files, of which almost nothing is on the disk: fields, and a table."""
+    with h5py.File("f.nc", "w") as file:
+        for name in names:
+            file.create_dataset(name, shape=shape, dtype="f4", chunks=True)
+    text = said(capsys, command, 2)
+    assert str(math.prod(shape)) in text and "at most 268435456" in text
 
 
 def test_a_mistyped_time_starts_no_run(folder, capsys):

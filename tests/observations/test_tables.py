@@ -539,3 +539,13 @@ def test_positions_far_from_a_periodic_domain_have_another_unit():
     observations = Observations.from_table(table, space, std=0.1)
     assert [row.row for row in observations.unused] == [4, 5]
     assert {row.reason for row in observations.unused} == {"position more than a period away"}
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-13, 1e300])
+def test_numbers_are_ordered_by_all_their_bits(scale):
+    """Also those whose last bits alone differ, which the keys of the order leave out."""
+    column = 1 + scale * np.random.default_rng(0).integers(-50, 50, 3000)
+    column = np.append(column, -column)
+    code, found = tables._coded(column)
+    expected, index = np.unique(column, return_inverse=True)
+    assert (found == expected).all() and (code == index).all()

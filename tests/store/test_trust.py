@@ -284,3 +284,36 @@ def test_a_complete_run_is_resumed_without_writing(twin, tmp_path, monkeypatch):
     for name in ("os.replace", "os.rename", "os.mkdir", "scorda.store.resume.locked"):
         monkeypatch.setattr(name, refuse)
     assert store.run(EnKF(), problem, 6, tmp_path / "a.zarr", resume=True).complete
+
+
+def test_a_start_that_the_space_cannot_have_is_told_before_anything_is_computed(twin, tmp_path):
+    _, problem = twin
+    progress = stopping(0)
+    with pytest.raises(ValueError, match="unit of time is 'not given'"):
+        store.run(
+            EnKF(1.05), problem, 6, tmp_path / "a.zarr", start="2020-01-01", progress=progress
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_store_that_cannot_be_made_leaves_nothing(twin, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise OSError("no room")
+
+    monkeypatch.setattr("scorda.store.groups.write_table", fail)
+    with pytest.raises(OSError, match="no room"):
+        store.run(EnKF(1.05), twin[1], 6, tmp_path / "a.zarr")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_function_that_calls_itself_has_an_identity():
+    def outer(known):
+        if known:
+            inner = 1
+
+        def again():
+            return inner
+
+        return again
+
+    assert identity(h=outer(False)) != identity(h=outer(True))

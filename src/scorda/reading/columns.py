@@ -36,6 +36,8 @@ PARQUET = {".parquet", ".pq"}
 BROKEN = (EOFError, OverflowError, lzma.LZMAError, zlib.error, zipfile.BadZipFile)
 # A table of more columns is one of fields, with which pandas takes minutes.
 MOST_COLUMNS = 10_000
+# Rows of a table in NetCDF, all of which are in memory: 2 GB for each column.
+MOST_ROWS = 2**28
 # Columns that are text even where all of it is digits.
 LABELS = ("variable", "units")
 # No text has the separator of units (ASCII 31): with it a line is one field.
@@ -63,7 +65,7 @@ def read_columns(table: Source, variables: tuple[str, ...] = ()) -> dict[str, np
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is malformed, or the columns have different lengths.
+        ValueError: If the file is malformed or too large, or columns have different lengths.
     """
     import xarray
 
@@ -77,6 +79,12 @@ def read_columns(table: Source, variables: tuple[str, ...] = ()) -> dict[str, np
             return _read_parquet(path)
     if isinstance(table, str | Path | xarray.Dataset):
         dataset = open_data(table, "a NetCDF table (one in CSV is named *.csv)")
+        for name, values in dataset.variables.items():
+            if values.size > MOST_ROWS:
+                raise ValueError(
+                    f"{name_of(table)} has {values.size} values of {name!r}, of which a table has "
+                    f"at most {MOST_ROWS}: give a part of them."
+                )
         with readable(table, "a table"):
             dataset = dataset.load()
         return rows_of(dataset, name_of(table), variables)

@@ -148,6 +148,9 @@ def _open(path: str) -> xarray.Dataset:
 
     guard()
     settings: dict[str, Any] = {"engine": engine} if (engine := _engine(path)) else {}
+    if engine == "h5netcdf":
+        # Axes without a name get one, without a warning that says so.
+        settings["phony_dims"] = "access"
     if engine == "zarr" and "://" not in path and not (Path(path) / ".zmetadata").is_file():
         settings["consolidated"] = False
     with warnings.catch_warnings():

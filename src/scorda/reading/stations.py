@@ -22,8 +22,6 @@ __all__ = ["is_gridded", "rows_of"]
 
 # What the place of an observation consists of.
 PLACE = ("time", "latitude", "longitude", "level")
-# Rows of a table, which is in memory: 2 GB for each column.
-MOST = 2**28
 
 
 def rows_of(
@@ -34,14 +32,8 @@ def rows_of(
     The unit of the values becomes the column ``units``.
 
     Raises:
-        ValueError: If the data set is neither a table nor one of stations, or too large for one.
+        ValueError: If the data set is neither a table nor one of stations.
     """
-    for variable, values in dataset.variables.items():
-        if values.size > MOST:
-            raise ValueError(
-                f"{name} has {values.size} values of {variable!r}, of which a table has at most "
-                f"{MOST}: give a part of them."
-            )
     dataset = _flattened(_placed(dataset, variables))
     dims = {d for v in dataset.variables.values() for d in v.dims}
     if len(dims) == 1 and not set(variables) & set(map(str, dataset.data_vars)):

@@ -47,8 +47,9 @@ def check_posterior(path: Path, attributes: Mapping[str, Any]) -> None:
     Raises:
         ValueError: If one is missing, of another type or out of range.
     """
-    what = f"{path}"
-    check_fields(attributes, POSTERIOR, what, ("settings", "configuration", "seed"), others=True)
+    check_fields(
+        attributes, POSTERIOR, f"{path}", ("settings", "configuration", "seed"), others=True
+    )
     for name in ("settings", "configuration"):
         found = parsed(attributes.get(name, "{}"), f"{name} of {path}")
         check_fields(found, {}, f"{name} of {path}", others=True)

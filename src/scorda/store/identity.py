@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, CellType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -88,7 +88,7 @@ def _contents(value: Any, modules: set[str]) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, MethodType):
         yield "method", [value.__self__, value.__func__]
     elif isinstance(value, FunctionType):
-        cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        cells = [_content(cell) for cell in value.__closure__ or ()]
         yield _name(value, modules), [value.__code__.co_code.hex(), value.__defaults__, cells]
     elif is_dataclass(value):
         yield from ((f.name, getattr(value, f.name)) for f in fields(value) if f.init)
@@ -110,6 +110,14 @@ def _array(value: torch.Tensor | np.ndarray) -> Iterator[str | bytes]:
     else:
         yield f"numpy {value.dtype} {value.shape}"
         yield value.tobytes()
+
+
+def _content(cell: CellType) -> Any:
+    """Return what a function has of the one around it; nothing where that is not made yet."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None
 
 
 def _is_cached(kind: type, name: str) -> bool:
