@@ -66,17 +66,19 @@ def _endure(job: Job, kills: int, folder: Path, chance: random.Random) -> Counte
     """Kill one job so many times, in stories of one to three kills."""
     whole = _whole(job, folder / "whole")
     counts = Counter(operations=whole.operations, kills=0, stories=0, differing=0, failed=0)
-    while counts["kills"] < kills:
+    tries = 0
+    while tries < kills:
         story = folder / f"story-{counts['stories']}"
         prepare_from(folder / "whole.input", story)
         again = ""
-        for _ in range(min(chance.choice(KILLS), kills - counts["kills"])):
-            at = _evenly(counts["kills"], kills, whole.operations)
-            killed, status = _killed(f"{job.command} {again}", story, whole, at, chance)
-            counts["kills"] += 1
-            counts["too late"] += not killed
-            if not killed and status != 0:
-                break
+        for _ in range(min(chance.choice(KILLS), kills - tries)):
+            at = _evenly(tries, kills, whole.operations)
+            status = _killed(f"{job.command} {again}", story, whole, at, chance)
+            tries += 1
+            killed = status == -signal.SIGKILL
+            counts["kills"] += killed
+            counts["too late"] += status == 0
+            counts["failed"] += not killed and status != 0
             again = job.again
         status = finish(forked(f"{job.command} {job.again}", story))
         counts["stories"] += 1
@@ -114,7 +116,8 @@ def _whole(job: Job, folder: Path) -> Whole:
 
         os._exit = told  # type: ignore[assignment]
 
-    finish(forked(job.command, counted, count))
+    if (status := finish(forked(job.command, counted, count))) != 0:
+        raise RuntimeError(f"{job.name} ended with {status} when its operations were counted.")
     os.close(writer)
     with os.fdopen(reader) as pipe:
         return Whole(contents(folder), seconds, int(pipe.read()))
@@ -132,16 +135,14 @@ def _evenly(number: int, kills: int, operations: int) -> int | None:
 
 def _killed(
     command: str, folder: Path, whole: Whole, at: int | None, chance: random.Random
-) -> tuple[bool, int]:
-    """Kill a command at an operation, or at a random moment; return whether it came to that."""
+) -> int:
+    """Kill a command at an operation, or at a random moment; return how it ended."""
     if at is not None:
-        status = finish(forked(command, folder, lambda: operations(folder, at)))
-        return status == -signal.SIGKILL, status
+        return finish(forked(command, folder, lambda: operations(folder, at)))
     child = forked(command, folder)
     time.sleep(chance.uniform(0, whole.seconds))
     os.kill(child, signal.SIGKILL)
-    status = finish(child)
-    return status == -signal.SIGKILL, status
+    return finish(child)
 
 
 def operations(folder: Path, at: int | None = None) -> list[str]:
@@ -156,13 +157,14 @@ def operations(folder: Path, at: int | None = None) -> list[str]:
     def told(event: str, arguments: tuple) -> None:
         if event == "open":
             path, _, flags = arguments
-            if isinstance(path, int) or not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            if not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
                 return
         elif event in CHANGES:
             path = arguments[0]
         else:
             return
-        if os.path.abspath(os.fsdecode(path)).startswith(top):
+        # An open file was counted when it was opened.
+        if not isinstance(path, int) and os.path.abspath(os.fsdecode(path)).startswith(top):
             seen.append(event)
             if len(seen) == at:
                 os.kill(os.getpid(), signal.SIGKILL)
