@@ -156,3 +156,13 @@ def test_a_netcdf_file_has_the_same_bytes_in_every_process(run, tmp_path):
         subprocess.run([sys.executable, "-c", code], check=True, env=environment)
     one, two, three = (file.read_bytes() for file in files)
     assert one == two == three
+
+
+def test_a_run_on_a_grid_without_names_is_stored(tmp_path):
+    """The default names of a plane and of its variable do not collide."""
+    draw = np.random.default_rng(0)
+    system = FunctionSystem(lambda x: x, draw.normal(size=(20, 8, 8)), StateSpace((8, 8)))
+    model = ObservationModel(Linear(torch.eye(64)[:1]), std=1.0)
+    observations = Observations(model, [1], torch.zeros(1, 1))
+    made = store.run(EnKF(), Problem(system, observations, 2), 20, tmp_path / "a.zarr")
+    assert made.to_xarray()["field"].dims == ("ensemble", "time", "y", "x")

@@ -95,7 +95,7 @@ class _Run:
             "configuration": self.posterior.configuration,
         }
         # A store that was moved without its record has none of these.
-        rest = ("seconds", "peak_memory_mb", "threads", "finished", "platform", "versions")
+        rest = ("seconds", "client_peak_memory_mb", "threads", "finished", "platform", "versions")
         return json.dumps(record | {n: info[n] for n in rest if n in info}, indent=2)
 
     def is_floor(self, column: Column) -> bool:
