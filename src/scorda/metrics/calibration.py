@@ -12,7 +12,7 @@ from scorda.core.arrays import takes_arrays
 from scorda.core.shapes import Float, Int, Tensor
 from scorda.metrics.series import as_series, ordered_members, quotient
 
-__all__ = ["RankHistogram", "coverage", "quantile", "rank_histogram"]
+__all__ = ["RankHistogram", "coverage", "quantile", "quantiles", "rank_histogram"]
 
 
 @takes_arrays
@@ -29,7 +29,7 @@ def quantile(
     :math:`(n (W_{k-1} + W_k) / 2 + 1/2) / (n + 1)`, :math:`n = 1 / \sum_i w_i^2`: the same for
     equal weights. NaN where a member is NaN.
     """
-    return _quantiles(ensemble, (level,), weights)[0]
+    return quantiles(ensemble, (level,), weights)[0]
 
 
 @takes_arrays
@@ -51,7 +51,7 @@ def coverage(
     if not 0 < level < 1:
         raise ValueError(f"Got level {level}: it is a probability between 0 and 1, such as 0.9.")
     as_series(ensemble, truth, weights)
-    low, high = _quantiles(ensemble, ((1 - level) / 2, (1 + level) / 2), weights)
+    low, high = quantiles(ensemble, ((1 - level) / 2, (1 + level) / 2), weights)
     inside = ((low <= truth) & (truth <= high)).to(ensemble.dtype)
     # A member that diverged must show, not count as a miss.
     return torch.where(low.isnan(), math.nan, inside)[~truth.isnan()].mean()
@@ -72,6 +72,15 @@ class RankHistogram:
     low: int
     high: int
     level: float
+
+    @staticmethod
+    def of(counts: Int[Tensor, " bins"], level: float = 0.95) -> RankHistogram:
+        """Return counts with the band that they keep if ranks are uniform and independent."""
+        from scipy.stats import binom
+
+        tail, trials, bins = (1 - level) / 2, int(counts.sum()), len(counts)
+        low, high = binom.ppf(tail, trials, 1 / bins), binom.ppf(1 - tail, trials, 1 / bins)
+        return RankHistogram(counts, int(low), int(high), level)
 
     @property
     def outside(self) -> float:
@@ -106,8 +115,6 @@ def rank_histogram(
     Raises:
         ValueError: If a member is NaN where the truth is present: counts cannot show it.
     """
-    from scipy.stats import binom
-
     x, y, w = as_series(ensemble, truth, weights)
     bins = len(x) + 1 if bins is None else bins
     if bins < 1:
@@ -126,14 +133,10 @@ def rank_histogram(
     position = (size * below + (size * equal + 1) * draw) / (size + 1)
     position = position[~y.isnan()]
     counts = torch.bincount((position * bins).long().clamp(max=bins - 1), minlength=bins)
-    tail, trials = (1 - level) / 2, position.numel()
-    low, high = binom.ppf(tail, trials, 1 / bins), binom.ppf(1 - tail, trials, 1 / bins)
-    return RankHistogram(counts, int(low), int(high), level)
+    return RankHistogram.of(counts, level)
 
 
-def _quantiles(
-    ensemble: Tensor, levels: tuple[float, ...], weights: Tensor | None
-) -> list[Tensor]:
+def quantiles(ensemble: Tensor, levels: tuple[float, ...], weights: Tensor | None) -> list[Tensor]:
     """Return the `quantile` at each of several levels from one sorting of the members."""
     x, _, w = as_series(ensemble, ensemble.new_zeros(()), weights)
     broken = x.isnan().any(0)
