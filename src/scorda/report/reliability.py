@@ -125,10 +125,12 @@ def _ranks(members: Members, truth: Members, first: int, bins: int) -> metrics.R
     generator, counts = torch.Generator().manual_seed(0), torch.zeros(bins, dtype=torch.long)
     for block in blocks(members, first):
         (y,) = truth.flat(block.name, block.steps, block.rows)
-        if not y.isnan().all():
-            counts += metrics.rank_histogram(
-                block.states, y, block.weights, bins, generator=generator
-            ).counts
+        if y.isnan().all():
+            # As many draws as where there is a truth: blocks of another size have the same.
+            torch.rand(y.shape, generator=generator, dtype=torch.float64)
+            continue
+        found = metrics.rank_histogram(block.states, y, block.weights, bins, generator=generator)
+        counts += found.counts
     return metrics.RankHistogram.of(counts)
 
 

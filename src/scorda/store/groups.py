@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from scorda.observations.observations import Observations
 from scorda.observations.operators import Operator
 from scorda.observations.present import present_values
 from scorda.store.layout import array, chunks_of, write_array
+from scorda.store.members import LARGEST
 
 __all__ = ["observation_table", "read_states", "write_table", "write_truth", "write_withheld"]
 
@@ -53,14 +54,7 @@ def write_withheld(
     Returns:
         The names of the files of the group in the store.
     """
-    predicted = []
-    for instrument in withheld:
-        for k, entry in enumerate(instrument.steps):
-            y, model = instrument.at(k)
-            if len(y):
-                steps = entry if isinstance(entry, int) else list(entry)
-                states = read_states(root, space, steps)
-                predicted.append(model.operator(states).flatten(1).numpy())
+    predicted = [part for one in withheld for part in _predicted(root, space, one)]
     columns = observation_table(withheld, space)
     columns |= {"predicted": np.concatenate(predicted, 1)}
     write_table(root, "withheld", columns)
@@ -68,6 +62,30 @@ def write_withheld(
     return names + [
         file for name in columns for file in chunks_of(array(root, f"withheld/{name}"), ())
     ]
+
+
+def _predicted(
+    root: zarr.Group, space: StateSpace, instrument: Observations
+) -> Iterator[np.ndarray]:
+    """Yield what each member predicts of the present values of each row, ``(ensemble, present)``.
+
+    Steps that lie in the same chunks are read once for all their rows.
+    """
+    stored = array(root, space.variables[0])
+    together = max(LARGEST // (stored.shape[0] * space.size), 1)
+    together -= together % stored.chunks[1] if together > stored.chunks[1] else 0
+    first, last, states = 0, 0, torch.empty(0)
+    for k, entry in enumerate(instrument.steps):
+        if not instrument.observed(k):
+            continue
+        steps = [entry] if isinstance(entry, int) else list(entry)
+        if steps[0] < first or steps[-1] >= last:
+            first = steps[0] - steps[0] % together
+            last = min(max(first + together, steps[-1] + 1), stored.shape[1])
+            states = read_states(root, space, list(range(first, last)))
+        seen = states[:, [step - first for step in steps]]
+        operator = instrument.at(k)[1].operator
+        yield operator(seen[:, 0] if isinstance(entry, int) else seen).flatten(1).numpy()
 
 
 def read_states(root: zarr.Group, space: StateSpace, steps: int | list[int]) -> Tensor:
