@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Block", "InMemory", "Members", "Stored", "blocks"]
 
-# Numbers of a block: 64 MB in double precision, of which scores make some copies.
-LARGEST = 2**23
+# Numbers of a block: those of a chunk of 8 MB, 16 MB in double precision. Scores make some copies.
+LARGEST = 2**21
 
 
 class Members(ABC):
@@ -161,7 +161,7 @@ class Block(NamedTuple):
 def blocks(
     members: Members, first: int = 0, last: int | None = None, names: Sequence[str] | None = None
 ) -> Iterator[Block]:
-    """Yield the members in blocks of at most 2^23 numbers, or of one row of one step.
+    """Yield the members in blocks of at most 2^21 numbers, or of one row of one step.
 
     Arguments:
         members: The members.

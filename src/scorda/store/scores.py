@@ -220,7 +220,7 @@ def _mean_scores(rows: Mapping[str, Tensor]) -> dict[str, float]:
 def _of_rows(withheld: xarray.Dataset, weights: Tensor | None) -> dict[str, Tensor]:
     """Return what the scores of each withheld value are means of, read block by block."""
     members, number = withheld["predicted"].shape
-    # So that the pairs of members of a block take 64 MB.
+    # So that the pairs of members of a block take 16 MB.
     together = max(LARGEST // members**2, 1)
     found: dict[str, list[Tensor]] = {name: [] for name in ("square", "chi2", "crps", "inside")}
     # What lies in one chunk is read once.
