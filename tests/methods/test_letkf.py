@@ -109,7 +109,7 @@ def test_small_batches_change_nothing(monkeypatch):
     monkeypatch.setattr(local, "BATCH", 700)
     method = LETKF(localization=GaspariCohn(1.5)).begin(problem)
     torch.testing.assert_close(method.update(forecast, y, model), whole, atol=1e-12, rtol=0)
-    assert len(method.geometry.batches) > 5
+    assert len(list(method.geometry.local(model.operator.coordinates(problem.space), 8))) > 5
 
 
 def test_geometry_follows_the_observations():

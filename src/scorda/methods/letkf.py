@@ -73,7 +73,7 @@ class LETKF(PreparedFilter):
     ) -> Run:
         if problem is None:
             raise ValueError("LETKF needs the geometry of the space: call `begin(problem)` first.")
-        geometry = Geometry(problem.space, self.localization, self.block)
+        geometry = Geometry.of(problem, (self.localization,), self.block)
         return _Local(self.inflation, geometry)
 
 
@@ -107,7 +107,7 @@ class _Local(Run):
         analysis = states.clone(memory_format=torch.contiguous_format)
         for local in geometry.local(model.operator.coordinates(geometry.space), members):
             local = local.to(white)
-            near = white[local.observations] * local.root_weights.unsqueeze(-1)
+            near = white[local.observations] * local.root_weights[0].unsqueeze(-1)
             mean_weights, transform = symmetric_transform(near[..., :-1].mT, near[..., -1])
             # (blocks, points of a block, ensemble, variables): one column per point and variable.
             x = states[local.points].to(white)

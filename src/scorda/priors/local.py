@@ -228,7 +228,7 @@ class LocalRun(PriorRun):
     ) -> tuple[Blocks, ...]:
         grid = space.space if isinstance(space, AugmentedSpace) else space
         localization, size = self.settings.localization, self.settings.block
-        geometry = Geometry(grid, localization, size)
+        geometry = Geometry(grid, (localization,), size)
         # Which block each point is in, then each entry: simulated observations with the point
         # that is nearest.
         block = torch.empty(geometry.points, dtype=torch.long)
@@ -248,8 +248,8 @@ class LocalRun(PriorRun):
             )
         for local in geometry.local(where, len(ensemble)):
             number = block[local.points[:, 0]]
-            taper = local.root_weights.square()
-            parts = local.observations, taper, own[number], exists[number]
+            taper = local.root_weights[0].square()
+            parts = local.observations.long(), taper, own[number], exists[number]
             rows = max(1, BATCH // (taper.shape[1] * len(ensemble)))
             for batch in zip(*(part.split(rows) for part in parts), strict=True):
                 found.append(Blocks(*(part.to(ensemble.device) for part in batch)))

@@ -129,7 +129,8 @@ class GaussianMixtureFilter(PreparedFilter):
                 "GaussianMixtureFilter with localization needs the geometry of the space: call "
                 "`begin(problem)` first."
             )
-        return _Local(self, Geometry(problem.space, self.localization, 1))
+        tapers = self.localization, self.weight_localization or self.localization
+        return _Local(self, Geometry.of(problem, tuple(dict.fromkeys(tapers)), 1))
 
     def posterior(self, prior: Projection, rank: int) -> MixturePosterior:
         """Return the conditioned mixture, with the factor that a covariance of the rank needs."""
@@ -246,9 +247,8 @@ class _Local(Run):
         self, both: Float[Tensor, "obs columns"], local: Local, rank: int
     ) -> tuple[MixturePosterior, MixturePosterior]:
         """One posterior that moves the members near each point, and one that weighs them."""
-        taper = self.settings.weight_localization
-        prior = _near(both, local, local.root_weights)
-        weighed = prior if taper is None else _near(both, local, taper(local.distances).sqrt())
+        prior, *other = (_near(both, local, roots) for roots in local.root_weights)
+        weighed = other[0] if other else prior
         judge = self.settings.posterior(weighed, rank)
         return MixturePosterior(prior, judge.factor, judge.gaussian_weight), judge
 
