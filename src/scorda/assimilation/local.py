@@ -16,7 +16,7 @@ from scorda.core.space import StateSpace
 from scorda.core.tapers import GaspariCohn
 from scorda.observations.problem import Problem
 
-__all__ = ["Geometry", "Local"]
+__all__ = ["Geometry", "Local", "NearBlocks"]
 
 # Numbers held at once by a batch of local analyses (16 MiB in single precision).
 BATCH = 2**22
@@ -50,7 +50,7 @@ class Local:
 
 
 @dataclass(frozen=True)
-class _Near:
+class NearBlocks:
     """Blocks, the observations near them, padded to the longest list, and their weights."""
 
     blocks: Int[Tensor, "blocks"]
@@ -89,7 +89,7 @@ class Geometry:
         if space.points is not None and block > 1:
             self.centres = mean_positions(positions[self.members], self.exists, space)
         self.tiles = None if tile is None else _tiles(space, self.members, tile)
-        self._latest: tuple[Tensor, list[list[_Near]]] | None = None
+        self._latest: tuple[Tensor, list[list[NearBlocks]]] | None = None
 
     @staticmethod
     def of(
@@ -107,7 +107,7 @@ class Geometry:
         for lists in self.lists(where):
             yield from self.batches(lists, ensemble)
 
-    def lists(self, where: Float[Tensor, "obs axes"]) -> list[list[_Near]]:
+    def lists(self, where: Float[Tensor, "obs axes"]) -> list[list[NearBlocks]]:
         """Return the observations near the blocks of each tile."""
         where = where.nan_to_num()
         latest = self._latest
@@ -115,7 +115,7 @@ class Geometry:
             self._latest = latest = where, self._near(where)
         return latest[1]
 
-    def batches(self, lists: list[_Near], ensemble: int) -> Iterator[Local]:
+    def batches(self, lists: list[NearBlocks], ensemble: int) -> Iterator[Local]:
         """Yield the local analyses of some lists in batches that fit an ensemble."""
         for near in lists:
             size = _batch(ensemble, near.observations.shape[1])
@@ -126,7 +126,7 @@ class Geometry:
                 blocks, observations = near.blocks[rows], near.observations[rows, :longest]
                 yield Local(self.members[blocks], self.exists[blocks], observations, roots)
 
-    def _near(self, where: Tensor) -> list[list[_Near]]:
+    def _near(self, where: Tensor) -> list[list[NearBlocks]]:
         """Search the observations near the blocks of each tile."""
         reach = self.tapers[0].reach
         tree = Near(where.numpy(force=True), self.space) if np.isfinite(reach) else None
@@ -141,7 +141,7 @@ class Geometry:
             for tile in tiles
         ]
 
-    def _found(self, blocks: Tensor, where: Tensor, tree: Near | None) -> list[_Near]:
+    def _found(self, blocks: Tensor, where: Tensor, tree: Near | None) -> list[NearBlocks]:
         """Return the lists of some blocks, those of like length in one."""
         if tree is None:
             found = np.divmod(np.arange(len(blocks) * len(where)), len(where))
@@ -171,7 +171,7 @@ class Geometry:
 _latest: LatestOf[Geometry] = LatestOf()
 
 
-def _padded(blocks: Tensor, counts: Tensor, parts: list[Tensor]) -> Iterator[_Near]:
+def _padded(blocks: Tensor, counts: Tensor, parts: list[Tensor]) -> Iterator[NearBlocks]:
     """Yield lists of increasing length, ``counts``, that follow one another, padded with 0."""
     ends = counts.cumsum(0)
     first = 0
@@ -185,7 +185,7 @@ def _padded(blocks: Tensor, counts: Tensor, parts: list[Tensor]) -> Iterator[_Ne
             padded = part.new_zeros(near.shape)
             padded[near] = part[begin : int(ends[last - 1])]
             filled.append(padded)
-        yield _Near(blocks[first:last], filled[0], tuple(filled[1:]))
+        yield NearBlocks(blocks[first:last], filled[0], tuple(filled[1:]))
         first = last
 
 
