@@ -99,7 +99,73 @@ def letkf(
     return analysed(method, side, observations, members)
 
 
-ROWS = {row.__name__: row for row in (letkf,)}
+def enkf(
+    side: int = 1000, observations: int = 10_000, members: int = 20, radius: float = 5.0
+) -> list[Clock]:
+    """EnKF with localization."""
+    method = sc.EnKF(localization=sc.GaspariCohn(radius))
+    return analysed(method, side, observations, members)
+
+
+def enkf_numpy(
+    side: int = 64, observations: int = 1024, members: int = 20, radius: float = 5.0
+) -> list[Clock]:
+    """The same in NumPy, a few lines for one set of positions: the first clock is of tapers."""
+    problem, forecast, y, model = twin(side, observations, members)
+    space, x, seen = problem.space, forecast.flatten(1).numpy(), y.numpy()
+    where = model.operator.coordinates(space)
+    indices = list(model.operator.indices)
+    taper, tapers = sc.GaspariCohn(radius), []
+
+    def prepare() -> None:
+        tapers.append(taper(space.distance(where, where)).numpy().astype(float))
+        tapers.append(taper(space.distance(where, space.positions())).numpy())
+
+    def analyse() -> np.ndarray:
+        noise = 0.5 * np.random.default_rng(3).standard_normal((members, observations))
+        A = x - x.mean(0)
+        Y = A[:, indices].astype(float)
+        S = tapers[0] * (Y.T @ Y) + (members - 1) * 0.25 * np.eye(observations)
+        residuals = seen + noise - noise.mean(0) - x[:, indices]
+        solved = np.linalg.solve(S, residuals.T).astype(np.float32)
+        return x + solved.T @ ((Y.T.astype(np.float32) @ A) * tapers[1])
+
+    return [clocked(prepare), clocked(analyse)]
+
+
+def mixture(
+    side: int = 1000, observations: int = 10_000, members: int = 20, radius: float = 5.0
+) -> list[Clock]:
+    """GaussianMixtureFilter with localization."""
+    method = sc.GaussianMixtureFilter(localization=sc.GaspariCohn(radius))
+    return analysed(method, side, observations, members)
+
+
+def mixture_members(members: int = 1000) -> list[Clock]:
+    """GaussianMixtureFilter with localization on Lorenz-96, many members for 40 variables."""
+    system = sc.systems.Lorenz96(40)
+    x = system.prior(members + 1, 0)
+    model = sc.ObservationModel(Select(range(40)), std=1.0)
+    y = model.sample(x[:1], 1)
+    problem = sc.Problem(system, sc.Observations(model, [0], y), 0)
+    run = sc.GaussianMixtureFilter(localization=sc.GaspariCohn(4.0)).begin(problem)
+    seed = torch.Generator()
+    return [clocked(lambda: run.analyse(x[1:], y[0], model, seed)) for _ in range(2)]
+
+
+def masf(
+    side: int = 256,
+    observations: int = 4096,
+    members: int = 20,
+    radius: float = 5.0,
+    block: int = 4,
+) -> list[Clock]:
+    """MASF with a LocalGaussian."""
+    prior = sc.priors.LocalGaussian(sc.GaspariCohn(radius), block)
+    return analysed(sc.MASF(prior), side, observations, members)
+
+
+ROWS = {row.__name__: row for row in (letkf, enkf, enkf_numpy, mixture, mixture_members, masf)}
 
 
 def peak() -> float:
