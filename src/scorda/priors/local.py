@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from scorda.assimilation.local import Geometry
+from scorda.core.near import Near
 from scorda.core.shapes import Bool, Float, Int, Tensor
 from scorda.core.space import StateSpace
 from scorda.core.tapers import GaspariCohn
@@ -234,7 +235,8 @@ class LocalRun(PriorRun):
         block = torch.empty(geometry.points, dtype=torch.long)
         numbers = torch.arange(len(geometry.members))[:, None].expand_as(geometry.members)
         block[geometry.members[geometry.exists]] = numbers[geometry.exists]
-        nearest = grid.distance(where[grid.size :], grid.positions()).argmin(1)
+        tree = Near(grid.positions().nan_to_num().numpy(), grid)
+        nearest = torch.from_numpy(tree.nearest(where[grid.size :].numpy(force=True))[1])
         of = torch.cat((block.repeat(grid.size // geometry.points), block[nearest]))
         own, exists = _grouped(of, len(geometry.members))
         found = []

@@ -150,10 +150,11 @@ class MixturePosterior:
     def logits(self) -> Float[Tensor, "*batch ensemble"]:
         """Log density of y under each kernel, less that under the Gaussian."""
         v, rho, var = self.prior.innovation, self.kernel_var, 1 + self.prior.values
-        queries, whole = v / rho.sqrt(), v / var.sqrt()
-        terms = evidence_terms(queries, whole, 0.5 * (var.log() - rho.log())).sum(-1, keepdim=True)
+        queries, whole = ((v / part.sqrt()).unsqueeze(-2) for part in (rho, var))
+        log_ratio = 0.5 * (var.log() - rho.log()).unsqueeze(-2)
+        terms = evidence_terms(queries, whole, log_ratio).sum(-1)
         # As `kernel_logits` with the keys gamma Z, whose squares do not change with the factor.
-        along = (self.prior.anomalies @ queries.unsqueeze(-1)).squeeze(-1)
+        along = (self.prior.anomalies @ queries.mT).squeeze(-1)
         gamma = self.shrinkage
         return gamma * along - 0.5 * gamma.square() * self.prior.squares + terms
 
