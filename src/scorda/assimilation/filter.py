@@ -362,7 +362,8 @@ def _spread(space: StateSpace, ensemble: Tensor, weights: Tensor | None) -> Tens
         ensemble = ensemble.flatten(1)[:, space.inside.to(ensemble.device)]
     if weights is None:
         # One member has no variance, and says so with a zero.
-        return ensemble.var(0, correction=min(1, len(ensemble) - 1)).mean().sqrt()
+        freedom = max(len(ensemble) - 1, 1) * ensemble[0].numel()
+        return torch.linalg.vector_norm(ensemble - ensemble.mean(0)) / freedom**0.5
     weights = weights.to(ensemble)
     mean = torch.tensordot(weights, ensemble, 1)
     square = torch.tensordot(weights, (ensemble - mean).square(), 1).mean()
