@@ -25,6 +25,7 @@ from scorda.assimilation.kalman_algebra import (
     symmetric_transform,
     white_innovation,
 )
+from scorda.assimilation.memory import pairs_near
 from scorda.assimilation.tapered import Tapered
 from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
@@ -66,6 +67,18 @@ class EnKF(PreparedFilter):
         check_inflation(self.inflation)
         if self.localization is not None:
             object.__setattr__(self, "needs", ("simulator", "positions"))
+
+    def memory(self, problem: Problem, members: int) -> int:
+        needed = super().memory(problem, members)
+        if self.localization is None:
+            return needed
+        observations = sum(
+            instrument.model.operator.coordinates(problem.space).shape[0]
+            for instrument in problem.instruments
+        )
+        # Lists of what is near grid points, and a sparse matrix of observations and its search.
+        near = pairs_near(problem, self.localization)
+        return needed + 8 * near + 64 * pairs_near(problem, self.localization, observations)
 
     def begin(
         self, problem: Problem | None, weights: Float[Tensor, "ensemble"] | None = None

@@ -16,6 +16,7 @@ from scorda.assimilation.kalman_algebra import (
     white_innovation,
 )
 from scorda.assimilation.local import Geometry, Local, NearBlocks
+from scorda.assimilation.memory import pairs_near
 from scorda.core.shapes import Float, Tensor
 from scorda.core.tapers import GaspariCohn
 from scorda.observations.model import ObservationModel
@@ -78,6 +79,9 @@ class LETKF(PreparedFilter):
                 f"Got tile = {self.tile} and block = {self.block}: give a tile of whole blocks, "
                 "or None."
             )
+
+    def memory(self, problem: Problem, members: int) -> int:
+        return super().memory(problem, members) + 8 * pairs_near(problem, self.localization)
 
     def begin(
         self, problem: Problem | None, weights: Float[Tensor, "ensemble"] | None = None

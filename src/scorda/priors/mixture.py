@@ -261,6 +261,11 @@ class Mixture(EnsemblePrior):
     def check(self, space: StateSpace) -> None:
         Gaussian(self.localization).check(space)
 
+    def memory(self, space: StateSpace, members: int) -> int:
+        # Two whitenings beside the Gaussian's matrices, and the places that the weights see.
+        matrices = 0 if self.localization is None else 4 * 8 * space.size**2
+        return Gaussian(self.localization).memory(space, members) + matrices
+
     def fit(
         self,
         ensemble: Float[Tensor, "ensemble ..."],

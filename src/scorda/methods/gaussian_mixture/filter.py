@@ -21,6 +21,7 @@ from scorda.assimilation.kalman_algebra import (
     white_innovation,
 )
 from scorda.assimilation.local import Geometry, Local
+from scorda.assimilation.memory import pairs_near
 from scorda.core import rng
 from scorda.core.gaussian import component_std, psd_root, symmetric_map
 from scorda.core.shapes import Float, Int, Tensor
@@ -118,6 +119,13 @@ class GaussianMixtureFilter(PreparedFilter):
         if self.localization is not None:
             needs = ("simulator", "positions", "independent_errors")
             object.__setattr__(self, "needs", needs)
+
+    def memory(self, problem: Problem, members: int) -> int:
+        needed = super().memory(problem, members)
+        if self.localization is None:
+            return needed
+        lists = 8 if self.weight_localization is None else 12
+        return needed + lists * pairs_near(problem, self.localization)
 
     def begin(
         self, problem: Problem | None, weights: Float[Tensor, "ensemble"] | None = None
