@@ -40,6 +40,7 @@ from scorda.core.errors import (
 )
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
+from scorda.core.threads import few_threads
 from scorda.observations.analysis import Analysis
 from scorda.observations.model import ObservationModel
 from scorda.observations.problem import Problem
@@ -192,7 +193,8 @@ class Filter(Assimilator, Run):
             info: dict[str, Any] = {}
             forecast = None
             clock = time.perf_counter()
-            with _locating(self, step, bisect_left(cycles, step)):
+            place = _locating(self, step, bisect_left(cycles, step))
+            with few_threads(ensemble.numel()), place:
                 if step > 0:
                     stream = rng.at(error, step) if stochastic else None
                     ensemble = problem.system.step(ensemble, stream)

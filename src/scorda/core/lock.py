@@ -6,6 +6,7 @@ for the reader of a refusal only: a file that a killed process left is taken ove
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -29,8 +30,9 @@ def locked(path: str | Path) -> Iterator[None]:
     it names.
 
     Raises:
-        ValueError: If another run writes there; the sentence names its host and process.
-        OSError: If the folder cannot be written to, or its file system has no locks.
+        ValueError: If another run writes there, whose host and process the sentence names, or the
+            file system has no locks.
+        OSError: If the folder cannot be written to.
     """
     file = _file(path)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -46,14 +48,20 @@ def locked(path: str | Path) -> Iterator[None]:
 def check_unlocked(path: str | Path) -> None:
     """Check that nobody writes an output now, before work is done that would be in vain.
 
-    Nothing is written where there is no lock. Another run may still take it afterwards.
+    A lock that a killed process left is removed, where the disk can be written to. Nothing is
+    written where there is none. Another run may still take it afterwards.
 
     Raises:
         ValueError: If another run writes there.
     """
-    if _file(path).exists():
+    if not _file(path).exists():
+        return
+    try:
         with locked(path):
             pass
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES):
+            raise
 
 
 def _file(path: str | Path) -> Path:
@@ -66,7 +74,7 @@ def _taken(file: Path, path: str | Path) -> int:
     while True:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(descriptor, file.parent)
             if _names(file, descriptor):
                 _sign(file, descriptor)
                 return descriptor
@@ -80,6 +88,18 @@ def _taken(file: Path, path: str | Path) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        raise ValueError(
+            f"The file system of {folder} has no locks, without which two runs could write one "
+            "output: choose a folder on another one, and copy the result there."
+        ) from error
 
 
 def _names(file: Path, descriptor: int) -> bool:
