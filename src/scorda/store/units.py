@@ -26,6 +26,7 @@ import zarr
 
 from scorda.assimilation.base import Assimilator, check_needs
 from scorda.assimilation.filter import Cycle, Filter
+from scorda.assimilation.memory import check_memory
 from scorda.core.errors import RunError
 from scorda.core.files import read_tensors
 from scorda.core.shapes import Float, Tensor
@@ -95,7 +96,7 @@ def run(
         DegenerateEnsemble: Likewise, if its ensemble has no spread.
     """
     calendar = problem.space.calendar
-    _check(method, problem, truth, block)
+    _check(method, problem, members, truth, block)
     # A wrong one is told before anything is computed.
     time_axis(problem.space, problem.steps + 1, start)
     record = {
@@ -274,10 +275,13 @@ class _Run:
         return names
 
 
-def _check(method: Assimilator, problem: Problem, truth: Tensor | None, block: int | None) -> None:
+def _check(
+    method: Assimilator, problem: Problem, members: int, truth: Tensor | None, block: int | None
+) -> None:
     if block is not None and block < 1:
         raise ValueError(f"Got units of work of {block} steps or members: give at least 1.")
     check_needs(method, problem)
+    check_memory(method, problem, members)
     if truth is not None and tuple(truth.shape) != (problem.steps + 1, *problem.space.shape):
         raise ValueError(
             f"Got a truth of shape {tuple(truth.shape)} for {problem.steps} steps of states of "
