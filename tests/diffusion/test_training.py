@@ -243,10 +243,10 @@ def test_finished_run_is_not_repeated(tmp_path):
 
 def test_loss_falls_and_the_best_average_is_kept():
     settings = replace(SETTINGS, training_steps=300, every=50, batch=16)
-    _, history = run(settings)
+    _, history = run(settings, data(40))
     assert [entry["step"] for entry in history] == list(range(50, 301, 50))
     # An untrained network has loss 1 (see the test of `denoising_loss`).
-    # Small data, so the validation stalls at 0.83.
+    # Few data, so the validation stalls at 0.8.
     assert history[-1]["loss"] < 0.8 and history[-1]["validation"] < 0.85
     # Ruined at the end, training returns the weights of the best validation.
     net, reports = network(), []
@@ -383,12 +383,10 @@ def test_a_network_per_entry_trains_on_observed_entries():
     fit(lowered, data(), SETTINGS)
     # Columns of the first layer that only levels which differ between entries reach.
     new = slice(7, 11)
-    assert plain.first.weight[:, new].abs().max() < lowered.first.weight[:, new].abs().max()
-    # Without observed entries they get no gradient, so they only decay.
     untouched = network(per_entry=True).first.weight[:, new]
-    assert_close(
-        plain.first.weight[:, new] / untouched, torch.ones_like(untouched), atol=1e-2, rtol=0
-    )
+    moved = [(net.first.weight[:, new] / untouched - 1).abs().max() for net in (plain, lowered)]
+    # Without observed entries they get no gradient, so they only decay.
+    assert moved[0] < 1e-2 and moved[1] > 0.5
 
 
 def test_initial_weights_stay_where_none_are_better():
