@@ -164,7 +164,7 @@ def _run(given: Assimilate, method: Assimilator, prior: str | None) -> Posterior
     from scorda.core.errors import RunError
     from scorda.observations.problem import Problem
     from scorda.store.units import MemberSampler
-    from scorda.systems.function import FunctionSystem
+    from scorda.systems.base import System
 
     system = _system(given, method)
     observations, steps = _observed(given, system)
@@ -172,7 +172,7 @@ def _run(given: Assimilate, method: Assimilator, prior: str | None) -> Posterior
     if given.withhold is not None:
         observations, withheld = common.withhold(observations, given.withhold, given.withhold_seed)
     truth = _truth(given, system, steps)
-    if truth is not None and isinstance(system, FunctionSystem):
+    if truth is not None and isinstance(system, System):
         system = system.apart_from(truth[0])
     method = _suited(given, method, steps)
     initial, members = _initial(given, system)

@@ -33,7 +33,7 @@ from scorda.store.identity import identity
 from scorda.store.posterior import space_from_json, store_attributes
 from scorda.store.records import plain
 from scorda.store.resume import Work
-from scorda.systems.base import System, plain_settings
+from scorda.systems.base import System, forecast, plain_settings
 
 __all__ = ["holds_series", "read_series", "simulate_series"]
 
@@ -247,8 +247,8 @@ def _trajectory(
     else:
         states = [found[0]["states"]]
         error.set_state(found[0]["error"])
-    for _ in range(states[0].shape[1], length):
-        states.append(system.step(states[-1][:, -1].contiguous(), error)[:, None])
+    for k in range(states[0].shape[1], length):
+        states.append(forecast(system, states[-1][:, -1].contiguous(), error, k - 1)[:, None])
         if saved.due:
             states = [torch.cat(states, 1)]
             saved.save({"states": states[0], "error": error.get_state()}, None)
