@@ -2,7 +2,7 @@
 
 A piece of work is a function of a module and its arguments. It has the bits that it has without
 an engine: precision and number of threads of torch go with it, and what it needs of the randomness
-is among its arguments.
+is among its arguments. `scorda.core.engines` makes engines of the words of a command line.
 """
 
 from __future__ import annotations
@@ -23,7 +23,16 @@ from typing import Any, TypeVar
 
 import torch
 
-__all__ = ["Settings", "WorkersLost", "finished", "packed", "result", "shares_memory", "submit"]
+__all__ = [
+    "Settings",
+    "WorkersLost",
+    "finished",
+    "packed",
+    "result",
+    "shares_memory",
+    "submit",
+    "unpacked",
+]
 
 Result = TypeVar("Result")
 Key = TypeVar("Key")
@@ -133,8 +142,7 @@ def finished(
 
 def _call(settings: Settings, function: Callable[..., Result], *arguments: Any) -> Result:
     settings.take_up()
-    with torch.no_grad():
-        return function(*arguments)
+    return function(*arguments)
 
 
 def _lost(error: BaseException) -> WorkersLost:
