@@ -22,7 +22,7 @@ from scorda.core.shapes import Float, Tensor
 from scorda.systems.base import AdditiveNoise, System
 from scorda.systems.function import FunctionSystem
 
-__all__ = ["Mapped", "unmapped"]
+__all__ = ["Mapped", "policy", "unmapped"]
 
 # Bytes of the states of a task beyond which they go through the folder of exchange.
 LARGE = 2**20
@@ -74,7 +74,7 @@ class Mapped(System):
                 "member cannot be advanced apart from the others: make it an AdditiveNoise, or a "
                 "FunctionSystem with per_member=True."
             )
-        self.retries, self.drops = _policy(on_failure)
+        self.retries, self.drops = policy(on_failure)
         if (self.drops or timeout is not None) and chunk > 1:
             raise ValueError(
                 f"Got chunk = {chunk} with a timeout, or with members to be dropped: they fail "
@@ -277,8 +277,12 @@ def _received(states: Any) -> np.ndarray:
     return found if found.flags.writeable else found.copy()
 
 
-def _policy(on_failure: str) -> tuple[int, bool]:
-    """Return the number of retries, and whether members are dropped."""
+def policy(on_failure: str) -> tuple[int, bool]:
+    """Return the number of retries, and whether members are dropped.
+
+    Raises:
+        ValueError: If it is not one of stop, drop and retry:3.
+    """
     word, _, number = on_failure.partition(":")
     if word == "retry" and number.isdecimal():
         return int(number), False
