@@ -98,12 +98,8 @@ def simulate_series(
         "seed": seed,
         "dtype": str(torch.get_default_dtype()).removeprefix("torch."),
     }
-    settings = plain(record)
-
-    def make(path: Path, dtype: str, weighted: bool) -> None:
-        _create(path, system.space, settings)
-
-    work = Work(Path(path), record | identity(simulated=system, space=system.space), make)
+    layer = _Layer(system.space, plain(record))
+    work = Work(Path(path), record | identity(simulated=system, space=system.space), layer.make)
     with work.writing(resume, overwrite, trust_code) as left:
         if not left:
             return
@@ -156,6 +152,18 @@ def read_series(
         root = zarr.open_group(path, mode="r")
         states = torch.from_numpy(np.asarray(layout.array(root, "states")[...]))
     return states, space, made
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """The store of a simulation without its states."""
+
+    space: StateSpace
+    record: dict[str, Any]
+
+    def make(self, path: Path, dtype: str, weighted: bool) -> None:
+        """Make the store at a path."""
+        _create(path, self.space, self.record)
 
 
 def _create(path: Path, space: StateSpace, record: dict[str, Any]) -> None:
