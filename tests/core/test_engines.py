@@ -128,6 +128,14 @@ def test_what_dask_raises_where_workers_are_gone_is_one_sentence(name):
         executors.result(executors.submit(Packing(), gone))
 
 
+def test_an_error_of_dask_itself_is_one_of_the_engine():
+    """Its executor fails so where its scheduler goes while a task is at work."""
+    own = {"__name__": "distributed.cfexecutor"}
+    exec("def gone():\n    a, b = None", own)
+    with pytest.raises(executors.WorkersLost, match="TypeError"):
+        executors.result(executors.submit(ThreadPoolExecutor(1), own["gone"]))
+
+
 WATCHED = """
 import os, sys, time
 from scorda.core.engines import opened

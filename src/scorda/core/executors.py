@@ -114,7 +114,7 @@ def result(future: Future[Result]) -> Result:
     except (BrokenExecutor, CancelledError) as error:
         raise _lost(error) from error
     except Exception as error:
-        if type(error).__name__ in LOST:
+        if type(error).__name__ in LOST or _raised_in(error).startswith("distributed."):
             raise _lost(error) from error
         raise
 
@@ -143,6 +143,14 @@ def finished(
 def _call(settings: Settings, function: Callable[..., Result], *arguments: Any) -> Result:
     settings.take_up()
     return function(*arguments)
+
+
+def _raised_in(error: BaseException) -> str:
+    """Return the module that raised an error: Dask's own fails where its scheduler has gone."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    return "" if last is None else str(last.tb_frame.f_globals.get("__name__", ""))
 
 
 def _lost(error: BaseException) -> WorkersLost:
