@@ -1,5 +1,7 @@
 """One output, one writer: in threads, in processes, and after a kill."""
 
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -102,3 +104,31 @@ def test_a_file_of_somebody_else_is_no_lock(tmp_path):
     file.write_bytes(b"\0" * 40)
     with locked(tmp_path / "a"):
         pass
+
+
+@pytest.mark.parametrize("reason", [errno.ENOLCK, errno.ENOTSUP])
+def test_a_file_system_without_locks_is_named(reason, tmp_path, monkeypatch):
+    def flock(descriptor, operation):
+        raise OSError(reason, os.strerror(reason))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(ValueError, match=rf"^The file system of {tmp_path} has no locks"):
+        with locked(tmp_path / "run.zarr"):
+            pass
+    assert not list(tmp_path.glob("*.zarr"))
+
+
+@pytest.mark.parametrize("reason", [errno.EROFS, errno.EACCES, errno.EIO])
+def test_a_lock_that_was_left_on_a_disk_to_read_from_stays(reason, tmp_path, monkeypatch):
+    """Nobody writes there; any other error is told."""
+    (tmp_path / ".run.zarr.lock").touch()
+
+    def refused(*_):
+        raise OSError(reason, os.strerror(reason))
+
+    monkeypatch.setattr(os, "open", refused)
+    if reason == errno.EIO:
+        with pytest.raises(OSError, match="Input"):
+            check_unlocked(tmp_path / "run.zarr")
+    else:
+        check_unlocked(tmp_path / "run.zarr")

@@ -3,7 +3,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import special, stats
 
 from scorda import metrics
 from scorda.core import rng
@@ -37,6 +37,41 @@ def test_rows_drawn_in_chunks_are_the_rows_drawn_at_once():
     bounds = [0, 1, 64, 70, 191, 300]
     chunks = [rng.normal_rows(key, a, b, (5,)) for a, b in pairwise(bounds)]
     assert torch.equal(torch.cat(chunks), whole)
+
+
+@pytest.mark.parametrize(("draw", "offset"), [(0, 0), (3, 0), (0, 2**33 + 1)])
+def test_a_number_is_a_function_of_one_word(draw, offset):
+    """Number n of a key is the normal quantile of word n, however far on (SciPy's has 1e-15)."""
+    key, first = (5, 7), offset
+    rows = rng.normal_rows(key, first, first + 6, (3,), torch.zeros((), dtype=torch.float64), draw)
+    counter = np.array([3 * first // 4, 0, draw, 0], np.uint64)
+    words = np.random.Philox(key=np.array(key, np.uint64), counter=counter).random_raw(24)
+    words = words[3 * first % 4 :][:18] >> 11
+    exact = special.ndtri(words * 2.0**-53 + 2.0**-54)
+    np.testing.assert_allclose(rows.flatten().numpy(), exact, rtol=1e-13, atol=1e-15)
+
+
+def test_threads_and_parts_draw_the_numbers_of_one_thread():
+    size = 2 * rng.SHARE + 5
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        many = rng.normal(2, (size,), rng.seeded(4))
+        torch.set_num_threads(1)
+        one = rng.normal(2, (size,), rng.seeded(4))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(many, one)
+    assert torch.equal(rng.normal_rows(rng.key(rng.seeded(4)), 1, 2, (size,))[0], one[1])
+
+
+def test_the_largest_word_is_a_finite_number_and_below_one():
+    largest = np.array([1 - 2.0**-53, 0.0])
+    normal, uniform = largest.copy(), largest.copy()
+    rng._normal(normal)
+    rng._uniform(uniform)
+    assert normal[0] == -normal[1] == pytest.approx(8.2924, abs=1e-4)
+    assert np.float32(uniform[0]) < 1
 
 
 def test_a_draw_advances_the_generator_equally_for_any_size():

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from scorda.core import rng
 from scorda.diffusion.denoisers import Conditioned
-from scorda.diffusion.guidance import MMPS, InflatedLikelihood
+from scorda.diffusion.guidance import DPS, MMPS, InflatedLikelihood
 from scorda.diffusion.samplers import Ancestral, Multistep, PredictorCorrector
 from scorda.diffusion.variance_preserving import VariancePreserving
 from scorda.methods.kalman import KalmanSmoother
@@ -375,3 +375,57 @@ def test_a_network_prior_merges_above_its_handover_and_guides_below():
     for factor, expected in ((1.1, merged), (0.9, guided)):
         noise = torch.tensor(factor * prior.handover)
         assert torch.equal(denoiser.denoise(x, noise), expected.denoise(x, noise))
+
+
+def lorenz63_problem():
+    """Two observed components at three steps of nine."""
+    values = torch.tensor([[0.3, 20.0], [NAN, 25.0], [-2.0, 22.0]])
+    observed = Observations(ObservationModel(Select([0, 2]), std=1.0), (0, 4, 8), values)
+    return Problem(Lorenz63(), observed, 8)
+
+
+SHORT = PredictorCorrector(4, corrections=1)
+
+
+@pytest.mark.parametrize("settings", [{}, {"guidance": DPS()}], ids=["merged", "guided"])
+def test_nothing_stays_behind_when_the_prior_is_on_another_device(settings):
+    """The meta device computes nothing, but refuses what mixes it with the CPU."""
+    prior = replace(load("lorenz63").to("meta"), handover=0.0, sampler=SHORT)
+    states = SDA(prior, **settings).assimilate(lorenz63_problem(), 3, 0).states
+    assert states.device.type == "meta"
+    assert tuple(states.shape) == (3, 9, 3)
+    assert prior.sample(2, 4, 0).device.type == "meta"
+    assert load("lorenz63").device.type == "cpu"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("settings", [{}, {"guidance": InflatedLikelihood()}], ids=str)
+def test_devices_agree(settings):
+    """Products of the two devices differ by 1e-6, which 8 evaluations carry on."""
+    prior = replace(load("lorenz63"), sampler=SHORT)
+    problem = lorenz63_problem()
+    here = SDA(prior, **settings).assimilate(problem, 8, 0).states
+    there = SDA(prior.to("cuda"), **settings).assimilate(problem, 8, 0).states
+    assert there.device.type == "cuda"
+    assert_close(there.cpu(), here, atol=1e-2, rtol=1e-3)
+
+
+def test_half_precision_is_in_the_network_alone():
+    """bfloat16 has 8 bits: some evaluations later means differ by some percent of the spread."""
+    prior = replace(load("lorenz63"), sampler=replace(SHORT, noise_levels=16))
+    problem = lorenz63_problem()
+    full = SDA(prior).assimilate(problem, 64, 0).states
+    half = SDA(prior, precision="bfloat16").assimilate(problem, 64, 0).states
+    assert half.dtype == full.dtype
+    assert not torch.equal(half, full)
+    assert float((half.mean(0) - full.mean(0)).abs().max() / full.std(0).mean()) < 0.1
+    assert_close(half.std(0), full.std(0), rtol=0.2, atol=0.1)
+
+
+def test_precisions_that_there_are_not_are_refused():
+    with pytest.raises(ValueError, match=r"float32 or bfloat16\.$"):
+        SDA(load("lorenz63"), precision="float16").assimilate(lorenz63_problem(), 2, 0)
+    problem = two_instruments()
+    exact = GaussianTrajectory.of(problem.system, problem.steps)
+    with pytest.raises(ValueError, match=r"has no network: leave it at \"float32\"\.$"):
+        SDA(exact, precision="bfloat16").assimilate(problem, 2, 0)

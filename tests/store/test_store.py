@@ -157,6 +157,11 @@ def test_a_run_is_resumed_with_its_own_settings_only(twin, tmp_path):
         store.run(EnKF(1.06), problem, 8, path, 1, block=5, resume=True)
     # And so is one that is complete.
     store.run(EnKF(1.05), problem, 8, path, block=5, resume=True)
+    # One that was killed at its very end may have left its lock.
+    lock = tmp_path / ".a.zarr.lock"
+    lock.touch()
+    store.run(EnKF(1.05), problem, 8, path, block=5, resume=True)
+    assert not lock.exists()
     with pytest.raises(ValueError, match=r"differs in method\.inflation, seed"):
         store.run(EnKF(1.06), problem, 8, path, 1, block=5, resume=True)
 

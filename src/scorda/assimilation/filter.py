@@ -40,6 +40,7 @@ from scorda.core.errors import (
 )
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
+from scorda.core.threads import few_threads
 from scorda.observations.analysis import Analysis
 from scorda.observations.model import ObservationModel
 from scorda.observations.problem import Problem
@@ -194,7 +195,8 @@ class Filter(Assimilator, Run):
             info: dict[str, Any] = {}
             forecast = None
             clock = time.perf_counter()
-            with _locating(self, step, bisect_left(cycles, step)):
+            place = _locating(self, step, bisect_left(cycles, step))
+            with few_threads(ensemble.numel()), place:
                 if step > 0:
                     stream = rng.at(error, step) if stochastic else None
                     ensemble = advanced(problem.system, ensemble, stream, step - 1, roster.left)
@@ -397,7 +399,8 @@ def _spread(space: StateSpace, ensemble: Tensor, weights: Tensor | None) -> Tens
         ensemble = ensemble.flatten(1)[:, space.inside.to(ensemble.device)]
     if weights is None:
         # One member has no variance, and says so with a zero.
-        return ensemble.var(0, correction=min(1, len(ensemble) - 1)).mean().sqrt()
+        freedom = max(len(ensemble) - 1, 1) * ensemble[0].numel()
+        return torch.linalg.vector_norm(ensemble - ensemble.mean(0)) / freedom**0.5
     weights = weights.to(ensemble)
     mean = torch.tensordot(weights, ensemble, 1)
     square = torch.tensordot(weights, (ensemble - mean).square(), 1).mean()

@@ -111,7 +111,7 @@ def innovation_statistics(
     right.
     """
     square = innovation.square()
-    expected = 1 + anomalies.square().sum(0) / (len(anomalies) - 1)
+    expected = 1 + torch.linalg.vecdot(anomalies, anomalies, dim=0) / (len(anomalies) - 1)
     return {"innovation": square.mean().sqrt(), "chi2": (square / expected).mean()}
 
 

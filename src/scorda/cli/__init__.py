@@ -10,6 +10,10 @@ from typing import Any
 
 __all__ = ["main"]
 
+# Threads that wait for each other sleep: on a machine that is busy, threads that spin, which is
+# what they do unless they are told before torch is imported, take up to a hundred times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 COMMANDS = {
     "inspect": "Say what is understood of files, before anything is run.",
     "simulate": "Simulate a truth and observations of it.",

@@ -282,13 +282,16 @@ def _system(given: Assimilate, method: Assimilator) -> Any:
 
 
 def _suited(given: Assimilate, method: Assimilator, steps: int) -> Assimilator:
-    """Give a trained prior its dates: one with a daily cycle has to know when it begins."""
+    """Give a trained prior its device and its dates: of a daily cycle it has to know the begin."""
     from scorda.priors.trajectory import Prior
 
     prior = getattr(method, "prior", None)
-    if given.start is None or not isinstance(prior, Prior):
+    if not isinstance(prior, Prior):
         return method
-    return replace(method, prior=prior.starting(given.start, steps + 1))  # type: ignore[type-var]
+    prior = prior.to(given.device)
+    if given.start is not None:
+        prior = prior.starting(given.start, steps + 1)
+    return replace(method, prior=prior)  # type: ignore[type-var]
 
 
 def _initial(given: Assimilate, system: Any) -> tuple[Tensor | None, int]:
@@ -315,7 +318,7 @@ def _initial(given: Assimilate, system: Any) -> tuple[Tensor | None, int]:
     if given.quick:
         members = min(members, QUICK_MEMBERS)
         initial = None if initial is None else initial[:members]
-    if initial is None and given.device != "cpu":
+    if initial is None and given.system is not None and given.device != "cpu":
         initial = system.prior(members, rng.seeded(given.seed))
     return None if initial is None else initial.to(given.device), members
 

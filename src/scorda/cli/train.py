@@ -167,7 +167,7 @@ def train(*, settings: Annotated[Train | None, Parameter(name="*")] = None) -> N
 def _train(given: Train, device: torch.device) -> None:
     from scorda.cli.common import use_torch
     from scorda.cli.training_files import TrainingFiles
-    from scorda.core.lock import locked
+    from scorda.core.lock import check_unlocked, locked
     from scorda.core.ownership import check_output
     from scorda.diffusion import parallel
 
@@ -185,6 +185,8 @@ def _train(given: Train, device: torch.device) -> None:
     record = _record(given, system)
     files = TrainingFiles(given.out, record, given.resume, given.overwrite, given.trust_code)
     if files.complete():
+        if first:
+            check_unlocked(given.out)
         _say(f"prior: {given.out} is complete")
         return
     # All processes have looked at what is there.

@@ -144,7 +144,7 @@ def _train(given: TrainNetwork, wanted: Network) -> None:
     import torch
 
     from scorda.cli.training_files import TrainingFiles
-    from scorda.core.lock import locked
+    from scorda.core.lock import check_unlocked, locked
     from scorda.store import records
     from scorda.store.identity import identity
 
@@ -158,6 +158,7 @@ def _train(given: TrainNetwork, wanted: Network) -> None:
     record = records.plain(record | {"threads": torch.get_num_threads()})
     files = TrainingFiles(given.out, record, given.resume, given.overwrite)
     if files.complete():
+        check_unlocked(given.out)
         console().print(f"network: {given.out} is complete")
         return
     with locked(given.out):

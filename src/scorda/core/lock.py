@@ -9,6 +9,7 @@ the lock of a part while they write it (`held`).
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -43,8 +44,9 @@ def locked(path: str | Path, sharing: bool = False) -> Iterator[None]:
             it instead of being refused.
 
     Raises:
-        ValueError: If another run writes there; the sentence names its host and process.
-        OSError: If the folder cannot be written to, or its file system has no locks.
+        ValueError: If another run writes there, whose host and process the sentence names, or the
+            file system has no locks.
+        OSError: If the folder cannot be written to.
     """
     file = _file(path)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +93,7 @@ def held(file: Path, wait: bool = True) -> Iterator[bool]:
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            _lock(descriptor, file.parent, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             yield False
             return
@@ -100,17 +102,27 @@ def held(file: Path, wait: bool = True) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def check_unlocked(path: str | Path) -> None:
+def check_unlocked(path: str | Path, sharing: bool = False) -> None:
     """Check that nobody writes an output now, before work is done that would be in vain.
 
-    Nothing is written where there is no lock. Another run may still take it afterwards.
+    A lock that a killed process left is removed, where the disk can be written to. Nothing is
+    written where there is none. Another run may still take it afterwards.
+
+    Arguments:
+        path: The output.
+        sharing: As in `locked`.
 
     Raises:
         ValueError: If another run writes there.
     """
-    if _file(path).exists():
-        with locked(path):
+    if not _file(path).exists():
+        return
+    try:
+        with locked(path, sharing):
             pass
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES):
+            raise
 
 
 def _file(path: str | Path) -> Path:
@@ -123,7 +135,7 @@ def _taken(file: Path, path: str | Path, how: int, sharing: bool) -> int:
     while True:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
-            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+            _lock(descriptor, file.parent, how | fcntl.LOCK_NB)
             if _names(file, descriptor):
                 _sign(file, descriptor, sharing)
                 return descriptor
@@ -151,6 +163,18 @@ def _is_shared(descriptor: int) -> bool:
             return True
         time.sleep(LOOK)
     return False
+
+
+def _lock(descriptor: int, folder: Path, how: int) -> None:
+    try:
+        fcntl.flock(descriptor, how)
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        raise ValueError(
+            f"The file system of {folder} has no locks, without which two runs could write one "
+            "output: choose a folder on another one, and copy the result there."
+        ) from error
 
 
 def _names(file: Path, descriptor: int) -> bool:

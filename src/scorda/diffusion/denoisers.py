@@ -26,6 +26,7 @@ the one to the other (`SwitchedDenoiser`).
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, runtime_checkable
@@ -233,17 +234,26 @@ class NetworkDenoiser:
         limit: Largest size of a component of the denoised mean, in standardised units: where a
             sampler with large steps leaves what the network has seen, it comes back instead of
             running away. None disables it.
+        precision: "float32", that of the weights, or "bfloat16" for the products and convolutions
+            of the network; its sums, and all around it, stay as they are.
     """
 
     network: nn.Module
     limit: float | None = None
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("float32", "bfloat16"):
+            raise ValueError(f"Got precision = {self.precision!r}: it is float32 or bfloat16.")
 
     def denoise(
         self, u: Float[Tensor, "ensemble ..."], noise: Float[Tensor, "..."]
     ) -> Float[Tensor, "ensemble ..."]:
         like, level = next(self.network.parameters()), _one_level(noise, u)
         level = noise.expand(u.shape) if level is None else level.expand(len(u))
-        mean = precondition(self.network, u.to(like.dtype), level.to(like.dtype)).to(u.dtype)
+        half = self.precision == "bfloat16"
+        with torch.autocast(u.device.type, torch.bfloat16) if half else nullcontext():
+            mean = precondition(self.network, u.to(like.dtype), level.to(like.dtype)).to(u.dtype)
         return mean if self.limit is None else mean.clamp(-self.limit, self.limit)
 
     def covariance(

@@ -299,8 +299,9 @@ class Sampler(ABC):
         self, denoiser: Denoiser, process: ScalarProcess, numbers: Tensor, noise: rng.Stream
     ) -> Iterator[Tensor]:
         """Yield after each evaluation of the denoiser; the last value is the sample."""
-        nu = process.noise_level(self.times(process).to(numbers))
+        nu = process.noise_level(self.times(process).to(numbers.dtype))
         levels, corrected, previous = nu.tolist(), self._corrected, None
+        nu = nu.to(numbers.device)
         u = numbers * (1 + nu[0].square()).sqrt()
         for i in range(len(nu)):
             level = align(nu[i], u)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time as clock
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import cast
 
@@ -23,7 +23,7 @@ from scorda.assimilation.base import Assimilator, Cost, check_needs
 from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
 from scorda.diffusion.batches import at_once
-from scorda.diffusion.denoisers import Conditioned, Denoiser, SwitchedDenoiser
+from scorda.diffusion.denoisers import Conditioned, Denoiser, NetworkDenoiser, SwitchedDenoiser
 from scorda.diffusion.guidance import MMPS, Guidance, InflatedLikelihood
 from scorda.diffusion.samplers import PredictorCorrector, Sampler
 from scorda.observations.analysis import Analysis
@@ -57,12 +57,15 @@ class SDA(Assimilator):
             for bit. It is rounded up to a multiple of 8, at least 16. Default: 128 members, or
             as many as have 2^18 numbers in all, at least one; where that is fewer than 16 it is
             always so many.
+        precision: "float32", or "bfloat16" for the products and convolutions of the prior's
+            network, which is faster where the processor has it.
     """
 
     prior: Prior
     guidance: Guidance | None = None
     sampler: Sampler | None = None
     chunk: int | None = None
+    precision: str = "float32"
     smoother = True
     needs = ("differentiable_operator",)
     exact = "Gaussian prior with MMPS, steps → ∞"
@@ -85,7 +88,8 @@ class SDA(Assimilator):
         """Draw trajectories from the posterior, in the precision of the observed values.
 
         Without any value it is torch's default. A network computes in the precision of its
-        weights; the sampler around it, guidance and merging do not.
+        weights; the sampler around it, guidance and merging do not. All are computed, and
+        returned, on the device of the prior (`Prior.to`).
 
         Arguments:
             problem: Its system is not used, only its space and observations.
@@ -135,7 +139,7 @@ class SDA(Assimilator):
                 last - first,
                 generator,
                 chunk=at_once(shape) if self.chunk is None else self.chunk,
-                like=_precision(problem),
+                like=_precision(problem, self.prior.device),
                 report=report,
                 first=first,
             )
@@ -148,6 +152,13 @@ class SDA(Assimilator):
     def _posterior(self, problem: Problem, shape: tuple[int, ...]) -> Denoiser:
         """Denoiser of standardised trajectories given everything observed."""
         prior: Denoiser = self.prior.denoiser(shape[0])
+        if isinstance(prior, NetworkDenoiser):
+            prior = replace(prior, precision=self.precision)
+        elif self.precision != "float32":
+            raise ValueError(
+                f"Got precision = {self.precision!r} for {type(self.prior).__name__}, which has "
+                'no network: leave it at "float32".'
+            )
         instruments = problem.instruments
         chosen = self.guidance or self.prior.guidance
         guidance = chosen or InflatedLikelihood()
@@ -167,12 +178,10 @@ class SDA(Assimilator):
         return SwitchedDenoiser(above, guided(prior, instruments), self.prior.handover)
 
 
-def _precision(problem: Problem) -> Tensor:
-    """An empty tensor of the precision and on the device of the observed values."""
-    values = [part.values for part in problem.instruments]
-    dtypes = [v.dtype for v in values] or [torch.get_default_dtype()]
-    dtype = reduce(torch.promote_types, dtypes)
-    return torch.zeros(0, dtype=dtype, device=values[0].device if values else None)
+def _precision(problem: Problem, device: torch.device) -> Tensor:
+    """An empty tensor on a device, in the precision of the observed values."""
+    dtypes = [part.values.dtype for part in problem.instruments] or [torch.get_default_dtype()]
+    return torch.zeros(0, dtype=reduce(torch.promote_types, dtypes), device=device)
 
 
 def merge_entries(

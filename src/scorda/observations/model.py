@@ -90,6 +90,8 @@ class ObservationModel:
     def whiten(self, residual: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble obs"]:
         r"""Return :math:`L^{-1}` times residuals ``(ensemble, *obs)``, flat; :math:`R = LL^T`."""
         flat = residual.flatten(1)
+        if isinstance(self.std, float):
+            return flat / self.std
         if self.cov is None:
             return flat / self.error_std(tuple(residual.shape[1:]), residual)
         self._check_size(flat.shape[1])

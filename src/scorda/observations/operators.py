@@ -227,7 +227,7 @@ class Select(Gather):
         self.entries(space.shape)
 
     def __call__(self, x: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble obs"]:
-        return x.flatten(1)[:, self.entries(tuple(x.shape[1:])).to(x.device)]
+        return x.flatten(1).index_select(1, self.entries(tuple(x.shape[1:])).to(x.device))
 
 
 class Positioned(Operator):

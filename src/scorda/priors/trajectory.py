@@ -10,6 +10,7 @@ from __future__ import annotations
 import platform
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -107,6 +108,15 @@ class Prior(ABC):
     # Mean of each time of day, where the law has a daily cycle and no datetime yet.
     diurnal_mean: Tensor | None = None
 
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Device on which trajectories are drawn."""
+
+    @abstractmethod
+    def to(self, device: torch.device | str) -> Prior:
+        """Return the same prior on a device."""
+
     def starting(self, start: Start, states: int) -> Prior:
         """The prior of so many states from a datetime on, without a daily cycle itself [final]."""
         if self.diurnal_mean is None:
@@ -140,7 +150,14 @@ class Prior(ABC):
         chunk, denoiser = at_once(shape), self.denoiser(steps + 1)
         with torch.no_grad():
             z = sampler.sample(
-                denoiser, self.process, shape, members, generator, chunk=chunk, report=report
+                denoiser,
+                self.process,
+                shape,
+                members,
+                generator,
+                chunk=chunk,
+                like=torch.empty(0, device=self.device),
+                report=report,
             )
         return self.space.masked(self.standardisation.inverse(z))
 
@@ -195,6 +212,14 @@ class TrainedTrajectory(Prior):
     def per_entry(self) -> bool:  # type: ignore[override]
         """Whether the network was trained with levels that differ between entries."""
         return getattr(self.network, "per_entry", False)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    def to(self, device: torch.device | str) -> TrainedTrajectory:
+        # A copy: the network of this prior stays where it is.
+        return replace(self, network=deepcopy(self.network).to(device))
 
     @property
     def half_width(self) -> int:
@@ -287,6 +312,13 @@ class GaussianTrajectory(Prior):
             (mean - centre) / scale,
             cov / (weight[:, None] * weight),
         )
+
+    @property
+    def device(self) -> torch.device:
+        return self.mean.device
+
+    def to(self, device: torch.device | str) -> GaussianTrajectory:
+        return replace(self, mean=self.mean.to(device), cov=self.cov.to(device))
 
     def denoiser(self, states: int) -> GaussianDenoiser:
         if states != len(self.mean):

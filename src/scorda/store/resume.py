@@ -28,7 +28,7 @@ from typing import Any
 import zarr
 
 from scorda.core.files import atomic, sync, write_tensors
-from scorda.core.lock import held, locked
+from scorda.core.lock import check_unlocked, held, locked
 from scorda.core.ownership import real_path
 from scorda.core.shapes import Tensor
 from scorda.store import layout, reports
@@ -139,6 +139,7 @@ class Work:
                 the run to resume had other settings, or another run writes there.
         """
         if resume and not overwrite and self._finished(trust_code):
+            check_unlocked(self.path, sharing)
             yield False
             return
         # So that a chunk that is missing is always damage.

