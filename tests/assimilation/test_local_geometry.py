@@ -1,6 +1,7 @@
-"""Blocks of a grid and the observations near them: the k-d tree against all distances."""
+"""Blocks of a grid and the observations near them: the lists against all distances."""
 
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -9,6 +10,10 @@ import torch
 from scorda.assimilation import local
 from scorda.core.space import StateSpace
 from scorda.core.tapers import GaspariCohn
+from scorda.observations.model import ObservationModel
+from scorda.observations.observations import Observations
+from scorda.observations.operators import Select
+from scorda.observations.problem import Problem
 
 DEGREES = {"latitude": "degrees_north", "longitude": "degrees_east"}
 
@@ -49,57 +54,105 @@ SPACES = {
 }
 
 
+def _near(space, centres, where, taper):
+    """Return the weight of each observation for each block, from all distances."""
+    return taper(space.distance(centres, where))
+
+
+def _as_matrix(geometry, where, taper=0):
+    """Return the weights that a geometry holds, a row for each block."""
+    found = torch.zeros(len(geometry.centres), len(where))
+    for lists in geometry.lists(where):
+        for near in lists:
+            weights = near.root_weights[taper].square()
+            rows = near.blocks[:, None].expand_as(weights)
+            found.index_put_((rows, near.observations.long()), weights, accumulate=True)
+    return found
+
+
+@pytest.mark.parametrize("radius", [1.0, 4.0, math.inf])
+@pytest.mark.parametrize("tile", [None, 6])
 @pytest.mark.parametrize("precision", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", SPACES)
-def test_the_tree_gives_the_observations_of_all_distances(name, precision, monkeypatch):
-    space, radius = SPACES[name]
+def test_the_neighbours_are_those_of_all_distances(name, precision, tile, radius, monkeypatch):
+    """Also where the reach is beyond half of the period, or of the globe."""
+    space, usual = SPACES[name]
+    monkeypatch.setattr(local, "PAIRS", 2**9)
     before = torch.get_default_dtype()
     torch.set_default_dtype(precision)
     try:
         positions = space.positions()
-        where = torch.cat((positions[::3], positions[5::17] + 0.01))
-        found = {}
-        for label, most in {"dense": math.inf, "tree": 0}.items():
-            monkeypatch.setattr(local, "DENSE", most)
-            # Several batches.
-            monkeypatch.setattr(local, "BATCH", 2**14)
-            geometry = local.Geometry(space, GaspariCohn(radius), 1)
-            assert (geometry._tree(where) is not None) == (label == "tree")
-            found[label] = geometry.local(where, 8)
+        where = torch.cat((positions[::3], positions[5::17] + 0.01, positions[:2]))
+        tapers = GaspariCohn(radius * usual), GaspariCohn(0.5 * radius * usual)
+        geometry = local.Geometry(space, tapers, 2, tile)
+        assert sum(map(len, geometry.lists(where))) > 1
+        for index, taper in enumerate(tapers):
+            found = _as_matrix(geometry, where, index)
+            expected = _near(space, geometry.centres, where, taper)
+            # A root and its square round; the last digit of a sine depends on its place.
+            digits = 2e-6 if precision == torch.float32 else 1e-13
+            torch.testing.assert_close(found, expected, rtol=digits, atol=digits)
+            if space.sphere is None:
+                assert torch.equal(found > 0, expected > 0)
     finally:
         torch.set_default_dtype(before)
-    assert len(found["tree"]) == len(found["dense"]) > 1
-    for tree, dense in zip(found["tree"], found["dense"], strict=True):
-        assert torch.equal(tree.points, dense.points) and torch.equal(tree.exists, dense.exists)
-        if space.sphere is not None:
-            # The last digit of a sine depends on its place in an array, and so does the order of
-            # equal distances.
-            both = [_spread(part, len(where)) for part in (tree, dense)]
-            digits = 1e-6 if precision == torch.float32 else 1e-13
-            torch.testing.assert_close(*both, rtol=digits, atol=1e-14)
-            continue
-        for part in ("observations", "root_weights", "distances"):
-            assert torch.equal(getattr(tree, part), getattr(dense, part)), part
 
 
-def _spread(batch: local.Local, observations: int) -> torch.Tensor:
-    """Return the weight and the distance of each observation for each block."""
-    weight = batch.root_weights.square()
-    full = torch.zeros(2, len(weight), observations, dtype=weight.dtype)
-    full[0].scatter_(1, batch.observations, weight)
-    full[1].scatter_(1, batch.observations, torch.where(weight > 0, batch.distances, 0))
-    return full
+def test_neighbours_of_parts_on_several_grids_are_those_of_all_distances():
+    axis = {"y": np.arange(6.0), "x": np.arange(8.0)}
+    between = {"y": np.arange(6.0), "x_u": np.arange(8.0) + 0.5}
+    parts = {
+        "flow": StateSpace((2, 6, 8), 1.0, ("h", "v"), axis, {"x": 8.0}),
+        "faces": StateSpace((6, 8), 1.0, ("u",), between, {"x_u": 8.0}),
+    }
+    space = StateSpace.of_parts(parts, {"x_u": "x"})
+    geometry = local.Geometry(space, (GaspariCohn(1.0),), 2)
+    where = space.positions()[::5]
+    expected = _near(space, geometry.centres, where, GaspariCohn(1.0))
+    torch.testing.assert_close(_as_matrix(geometry, where), expected, rtol=1e-12, atol=1e-12)
 
 
-def test_all_distances_are_taken_where_the_taper_has_no_end():
-    geometry = local.Geometry(SPACES["globe"][0], GaspariCohn(math.inf), 1)
-    assert geometry._tree(SPACES["globe"][0].positions()) is None
+def test_batches_of_tiles_hold_each_block_once_and_like_lengths(monkeypatch):
+    space, radius = SPACES["periodic plane"]
+    monkeypatch.setattr(local, "BATCH", 2**14)
+    where = space.positions()[::4]
+    for tile in (None, 4):
+        geometry = local.Geometry(space, (GaspariCohn(radius),), 2, tile)
+        batches = list(geometry.local(where, 8))
+        points = torch.cat([batch.points[batch.exists] for batch in batches])
+        seen = (_as_matrix(geometry, where) > 0).any(1)
+        assert sorted(points.tolist()) == sorted(
+            geometry.members[seen][geometry.exists[seen]].tolist()
+        )
+        for batch in batches:
+            longest = (batch.root_weights[0] > 0).sum(1)
+            assert longest.max() == batch.observations.shape[1] and (longest.diff() >= 0).all()
+
+
+def test_a_geometry_is_kept_for_all_runs_of_a_problem_and_freed_with_it():
+    def problem():
+        space = SPACES["grid"][0]
+        model = ObservationModel(Select(range(3)), std=1.0)
+        return Problem(Box(space), Observations(model, [0], torch.zeros(1, 3)), 0)
+
+    class Box:
+        def __init__(self, space):
+            self.space = space
+
+    first, tapers = problem(), (GaspariCohn(9.0),)
+    kept = weakref.ref(local.Geometry.of(first, tapers, 1))
+    assert local.Geometry.of(first, tapers, 1) is kept()
+    assert local.Geometry.of(first, tapers, 2) is not kept()
+    kept = weakref.ref(local.Geometry.of(first, tapers, 2))
+    assert kept() is not None
+    del first
+    assert kept() is None
 
 
 @pytest.mark.parametrize("name", ["globe", "plane", "periodic plane"])
 def test_blocks_of_points_are_near_each_other_and_hold_each_point_once(name):
     space, _ = SPACES[name]
-    geometry = local.Geometry(space, GaspariCohn(1.0), 3)
+    geometry = local.Geometry(space, (GaspariCohn(1.0),), 3)
     held = geometry.members[geometry.exists]
     assert held.sort().values.tolist() == list(range(space.size))
     assert geometry.members.shape[1] <= 9
@@ -116,10 +169,10 @@ def test_the_centre_of_a_block_across_the_seam_is_on_the_seam():
     axes = {"y": np.arange(2), "x": np.arange(2)}
     places = {"latitude": latitude, "longitude": longitude}
     space = StateSpace((2, 2), coordinates=axes, points=places, units=DEGREES)
-    centre = local.Geometry(space, GaspariCohn(100.0), 2).centres
+    centre = local.Geometry(space, (GaspariCohn(100.0),), 2).centres
     expected = torch.tensor([[10.5, 0.0]], dtype=centre.dtype)
     # The middle of two points on a parallel lies 0.1 m poleward of it.
     assert space.separation(centre, expected).max() < 0.01
     flat = StateSpace((2, 2), coordinates=axes, points=places, period={"longitude": 360.0})
-    centre = local.Geometry(flat, GaspariCohn(100.0), 2).centres
+    centre = local.Geometry(flat, (GaspariCohn(100.0),), 2).centres
     assert flat.separation(centre, expected).max() < 1e-4

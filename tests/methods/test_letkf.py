@@ -109,7 +109,28 @@ def test_small_batches_change_nothing(monkeypatch):
     monkeypatch.setattr(local, "BATCH", 700)
     method = LETKF(localization=GaspariCohn(1.5)).begin(problem)
     torch.testing.assert_close(method.update(forecast, y, model), whole, atol=1e-12, rtol=0)
-    assert len(method.geometry.batches) > 5
+    assert len(list(method.geometry.local(model.operator.coordinates(problem.space), 8))) > 5
+
+
+def test_tiles_change_nothing_but_the_last_digit(monkeypatch):
+    forecast, y, model, problem = case(obs=30)
+    whole = LETKF(localization=GaspariCohn(1.0), block=2).begin(problem)
+    expected = whole.update(forecast, y, model)
+    tiled = LETKF(localization=GaspariCohn(1.0), block=2, tile=4).begin(problem)
+    assert len(tiled.geometry.tiles) == 4
+    torch.testing.assert_close(
+        tiled.update(forecast, y, model), expected, atol=1e-12, rtol=0
+    )  # Rounding.
+
+
+def test_tiles_have_the_same_bits_however_many_are_analysed_at_once(monkeypatch):
+    forecast, y, model, problem = case(obs=30)
+    method = LETKF(localization=GaspariCohn(1.0), tile=2)
+    expected = method.begin(problem).update(forecast, y, model)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert torch.equal(method.begin(problem).update(forecast, y, model), expected)
+    with pytest.raises(ValueError, match="whole blocks"):
+        LETKF(localization=GaspariCohn(1.0), block=2, tile=3)
 
 
 def test_geometry_follows_the_observations():

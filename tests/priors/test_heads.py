@@ -13,7 +13,7 @@ from scorda.methods.masf.published import PublishedMASF, PublishedSDE
 from scorda.observations.model import ObservationModel
 from scorda.observations.operators import Function, Pointwise, Select
 from scorda.priors.gaussian import Gaussian
-from scorda.priors.heads import heads_of
+from scorda.priors.heads import _gaussian_heads, heads_of
 from scorda.priors.kernel import Kernel
 
 A, V = torch.tensor(0.6, dtype=torch.float64), torch.tensor([0.2, 0.2], dtype=torch.float64)
@@ -124,3 +124,14 @@ def test_refusals(unchecked):
         ProjectionSDE(noise_levels=0)
     with pytest.raises(ValueError, match="samplers of NonlinearMASF are of ProjectionSDE"):
         NonlinearMASF(sampler=PublishedSDE())
+
+
+@pytest.mark.parametrize("amplitudes", [[0.3], [0.3, 0.8]])
+def test_heads_of_few_members_are_those_of_the_matrix_of_the_entries(amplitudes):
+    """The same root with columns of zeros has the rank of the entries, and takes their matrix."""
+    mean, root = rng.normal(12, (), 0), rng.normal(12, (3,), 1)
+    full = torch.nn.functional.pad(root, (0, 5))
+    a = torch.tensor(amplitudes).reshape(-1, 1)
+    c, v = rng.normal(2, (6,), 2), rng.uniform(len(a), (6,), 3) + 0.1
+    few, many = (_gaussian_heads(mean, part)(c, a, v) for part in (root, full))
+    assert_close(few, many, atol=1e-12, rtol=0)

@@ -18,6 +18,9 @@ from scorda.systems.linear import LinearGaussian
 
 __all__ = ["REQUIREMENTS", "Assimilator", "Cost", "check_members", "check_needs"]
 
+# Ensembles in double precision that an analysis holds at once: measured, and never fewer.
+ENSEMBLES = 5
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -74,6 +77,18 @@ class Assimilator(ABC):
         A method overrides it if it has a setting without a default, or needs one to be quick.
         """
         return cls()
+
+    def memory(self, problem: Problem, members: int) -> int:
+        """Return about how many bytes the method holds at once, beside what is handed out.
+
+        By default those of a few ensembles in double precision, which a smoother has of all steps.
+
+        Arguments:
+            problem: What is to be assimilated.
+            members: Number of members.
+        """
+        steps = problem.steps + 1 if self.smoother else 1
+        return ENSEMBLES * 8 * members * problem.space.size * steps
 
     @abstractmethod
     def assimilate(

@@ -29,6 +29,7 @@ from scorda.assimilation.base import Assimilator, check_members, check_needs
 from scorda.assimilation.dropped import Roster, normalised, present
 from scorda.assimilation.gross_errors import check_gross_errors, gross_errors
 from scorda.assimilation.kalman_algebra import innovation_statistics, white_innovation
+from scorda.assimilation.memory import check_memory
 from scorda.core import rng
 from scorda.core.arrays import laid_out
 from scorda.core.errors import (
@@ -174,6 +175,7 @@ class Filter(Assimilator, Run):
         """
         check_needs(self, problem)
         check_members(self, members)
+        check_memory(self, problem, members)
         check_gross_errors(self.gross_error_check)
         observed = problem.observed()
         cycles = list(observed)

@@ -25,6 +25,8 @@ from scorda.assimilation.kalman_algebra import (
     symmetric_transform,
     white_innovation,
 )
+from scorda.assimilation.memory import pairs_near
+from scorda.assimilation.tapered import Tapered
 from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
@@ -45,8 +47,8 @@ class EnKF(PreparedFilter):
     The perturbations :math:`\varepsilon_i \sim N(0, R)` are drawn anew in each cycle and centred.
     Without localization the system is solved over observations or members, whichever are fewer.
     With localization covariances are tapered, :math:`\rho \circ A^T Y` and
-    :math:`\rho \circ Y^T Y`, and the system is over observations: it is meant for up to some
-    thousands of them.
+    :math:`\rho \circ Y^T Y`, and the system is over observations. Tapers of many are sparse, so
+    that memory is linear in the state, in the ensemble and in the pairs within reach.
 
     Source: Burgers, van Leeuwen & Evensen (1998), Mon. Wea. Rev. 126, 1719-1724;
     tapering: Houtekamer & Mitchell (2001), Mon. Wea. Rev. 129, 123-137.
@@ -66,6 +68,18 @@ class EnKF(PreparedFilter):
         if self.localization is not None:
             object.__setattr__(self, "needs", ("simulator", "positions"))
 
+    def memory(self, problem: Problem, members: int) -> int:
+        needed = super().memory(problem, members)
+        if self.localization is None:
+            return needed
+        observations = sum(
+            instrument.model.operator.coordinates(problem.space).shape[0]
+            for instrument in problem.instruments
+        )
+        # Lists of what is near grid points, and a sparse matrix of observations and its search.
+        near = pairs_near(problem, self.localization)
+        return needed + 8 * near + 64 * pairs_near(problem, self.localization, observations)
+
     def begin(
         self, problem: Problem | None, weights: Float[Tensor, "ensemble"] | None = None
     ) -> Run:
@@ -73,7 +87,7 @@ class EnKF(PreparedFilter):
             return _Stochastic(self.inflation)
         if problem is None:
             raise ValueError("EnKF with localization needs a space: call `begin(problem)` first.")
-        return _Localized(self.inflation, self.localization, problem.space)
+        return _Localized(self.inflation, Tapered.of(problem, self.localization), problem.space)
 
 
 @dataclass(frozen=True)
@@ -99,7 +113,7 @@ class _Localized(Run):
     """Analyses of the EnKF with tapered covariances."""
 
     inflation: float
-    taper: GaspariCohn
+    tapered: Tapered
     space: StateSpace
 
     def analyse(
@@ -110,24 +124,17 @@ class _Localized(Run):
         generator: torch.Generator | None = None,
     ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
         """Return the analysis, and ``innovation`` and ``chi2`` of this cycle."""
-        space, members = self.space, len(forecast)
-        where = model.operator.coordinates(space)
+        where = model.operator.coordinates(self.space)
         predicted = model.predict(forecast, y).double()
         mean = predicted.mean(0)
-        noise = model.error(members, tuple(y.shape), predicted, generator)
+        noise = model.error(len(forecast), tuple(y.shape), predicted, generator)
         # In standard deviations of each error, so that the matrix is the same in any units.
         unit = model.error_std(tuple(y.shape), predicted)
         residuals = (y + (noise - noise.mean(0)) - predicted) / unit
         Y = (predicted - mean) / unit
-        R = model.error_cov(tuple(y.shape), predicted) / unit[:, None] / unit
-        S = self.taper(space.distance(where, where)).to(Y) * (Y.mT @ Y) + (members - 1) * R
-        # On a periodic domain shorter than the reach the taper may be indefinite: no Cholesky.
-        solved = torch.linalg.solve(S, residuals.mT)
-        A = (forecast - forecast.mean(0)).reshape(members, -1, len(space.positions()))
-        near = self.taper(space.distance(where, space.positions())).to(forecast)
-        cross = torch.einsum("no,ncp->cop", Y.to(A), A) * near
-        increment = torch.einsum("on,cop->ncp", solved.to(A), cross)
-        analysis = forecast + increment.reshape(forecast.shape)
+        R = None if model.cov is None else model.cov.to(Y) / unit[:, None] / unit
+        A = forecast - forecast.mean(0)
+        analysis = forecast + self.tapered.increment(A, Y, residuals, R, where)
         white = model.whiten(torch.cat((predicted - mean, (y - mean)[None])))
         return inflate(analysis, self.inflation), innovation_statistics(white[:-1], white[-1])
 

@@ -10,6 +10,7 @@ import torch
 from scorda.assimilation.base import Assimilator, Cost, check_needs
 from scorda.assimilation.filter import Filter, collect
 from scorda.assimilation.kalman_algebra import check_inflation, inflate, perturbed_transform
+from scorda.assimilation.memory import check_memory
 from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
 from scorda.observations.analysis import Analysis
@@ -59,6 +60,7 @@ class EnKS(Assimilator):
     def assimilate(self, problem: Problem, members: int, generator: rng.Seed = None) -> Analysis:
         """Run forward, and smooth at each observed step; ``info`` as for the EnKF."""
         check_needs(self, problem)
+        check_memory(self, problem, members)
         states: Tensor | None = None
         infos: list[dict[str, Any]] = []
         forward = _EnKS(self.inflation, gross_error_check=self.gross_error_check)

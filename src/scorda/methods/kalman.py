@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from scorda.assimilation.base import Assimilator, Cost, check_needs
+from scorda.assimilation.memory import check_memory
 from scorda.core import rng
 from scorda.core.gaussian import gaussian_condition, sampling_root, standard_deviations
 from scorda.core.shapes import Float, Tensor
@@ -62,6 +63,9 @@ class KalmanFilter(Assimilator):
     exact = "linear-Gaussian"
     cost = Cost(0, note="d × d matrices, whatever N")
 
+    def memory(self, problem: Problem, members: int) -> int:
+        return super().memory(problem, members) + _covariances(problem)
+
     def moments(self, problem: Problem) -> KalmanMoments:
         """Exact moments of the filter at every step."""
         return _forward(self, problem)[0]
@@ -95,6 +99,9 @@ class KalmanSmoother(Assimilator):
     needs = ("linear_system", "linear_operator")
     exact = "linear-Gaussian"
     cost = Cost(0, note="d × d matrices, whatever N")
+
+    def memory(self, problem: Problem, members: int) -> int:
+        return super().memory(problem, members) + _covariances(problem)
 
     def moments(self, problem: Problem) -> KalmanMoments:
         """Exact moments of the smoother at every step, with lag-one covariances."""
@@ -176,8 +183,14 @@ def _analysis(
     return Analysis(states.to(problem.system.mean), problem.space, info=info, method=name)
 
 
+def _covariances(problem: Problem) -> int:
+    """Return the bytes of the covariances of all steps, and of what they are made of."""
+    return 8 * problem.space.size**2 * (3 * (problem.steps + 1) + 5)
+
+
 def _check(method: Assimilator, problem: Problem) -> None:
     check_needs(method, problem)
+    check_memory(method, problem, 1)
     if problem.initial is not None:
         raise ValueError(
             f"{type(method).__name__} starts from the Gaussian of the system, not from an "

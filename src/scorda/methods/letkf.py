@@ -2,6 +2,7 @@ r"""The local ensemble transform Kalman filter: a small analysis per grid point,
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
@@ -14,7 +15,8 @@ from scorda.assimilation.kalman_algebra import (
     symmetric_transform,
     white_innovation,
 )
-from scorda.assimilation.local import Geometry
+from scorda.assimilation.local import Geometry, Local, NearBlocks
+from scorda.assimilation.memory import pairs_near
 from scorda.core.shapes import Float, Tensor
 from scorda.core.tapers import GaspariCohn
 from scorda.observations.model import ObservationModel
@@ -44,12 +46,17 @@ class LETKF(PreparedFilter):
         block: Grid points along each axis that share one analysis, made at the centre of their
             block. 1 is exact; 2 is an approximation for a quarter of the cost in two dimensions,
             good where the radius spans several grid points.
+        tile: Grid points along each axis of a tile, a multiple of `block`; None: no tiles. Each
+            tile is analysed by itself from the observations in reach of it, as many tiles at once
+            as torch has threads. The order of sums, and so the last digit, depends on the tiles,
+            but not on how many are analysed at once.
     """
 
     inflation: float = 1.0
     _: KW_ONLY
     localization: GaspariCohn
     block: int = 1
+    tile: int | None = None
 
     needs = ("simulator", "positions", "independent_errors")
     exact = "linear-Gaussian, N and radius → ∞"
@@ -67,13 +74,21 @@ class LETKF(PreparedFilter):
             )
         if self.block < 1:
             raise ValueError(f"Got block = {self.block}: give the points of a block, >= 1.")
+        if self.tile is not None and (self.tile < 1 or self.tile % self.block):
+            raise ValueError(
+                f"Got tile = {self.tile} and block = {self.block}: give a tile of whole blocks, "
+                "or None."
+            )
+
+    def memory(self, problem: Problem, members: int) -> int:
+        return super().memory(problem, members) + 8 * pairs_near(problem, self.localization)
 
     def begin(
         self, problem: Problem | None, weights: Float[Tensor, "ensemble"] | None = None
     ) -> Run:
         if problem is None:
             raise ValueError("LETKF needs the geometry of the space: call `begin(problem)` first.")
-        geometry = Geometry(problem.space, self.localization, self.block)
+        geometry = Geometry.of(problem, (self.localization,), self.block, self.tile)
         return _Local(self.inflation, geometry)
 
 
@@ -97,24 +112,38 @@ class _Local(Run):
                 "LETKF needs independent errors of observation: give `std` instead of `cov`, or "
                 "use EnKF with localization."
             )
-        geometry = self.geometry
+        geometry, members = self.geometry, len(forecast)
         anomalies, innovation = white_innovation(forecast, y, model)
         # Gathered below by observation, so observations come first.
         white = torch.cat((anomalies, innovation[None])).mT.contiguous()
-        members = len(forecast)
         # (points, ensemble, variables)
         states = forecast.reshape(members, -1, geometry.points).permute(2, 0, 1)
         analysis = states.clone(memory_format=torch.contiguous_format)
-        for local in geometry.local(model.operator.coordinates(geometry.space), members):
-            local = local.to(white)
-            near = white[local.observations] * local.root_weights.unsqueeze(-1)
-            mean_weights, transform = symmetric_transform(near[..., :-1].mT, near[..., -1])
-            # (blocks, points of a block, ensemble, variables): one column per point and variable.
-            x = states[local.points].to(white)
-            mean = x.mean(2, keepdim=True)
-            A = (x - mean).transpose(1, 2).flatten(2)
-            moved = mean_weights @ A + self.inflation * (A + transform.increment(A))
-            x = mean + moved.unflatten(2, (x.shape[1], x.shape[3])).transpose(1, 2)
-            analysis[local.points[local.exists]] = x[local.exists].to(forecast)
+
+        def analysed(lists: list[NearBlocks]) -> None:
+            for local in geometry.batches(lists, members):
+                x = self._moved(states[local.points], local.to(white), white)
+                analysis[local.points[local.exists]] = x[local.exists].to(forecast)
+
+        tiles = geometry.lists(model.operator.coordinates(geometry.space))
+        workers = 1 if geometry.tiles is None else torch.get_num_threads()
+        with ThreadPoolExecutor(workers) as pool:
+            list(pool.map(analysed, tiles) if workers > 1 else map(analysed, tiles))
         analysis = analysis.permute(1, 2, 0).reshape(forecast.shape)
         return analysis, innovation_statistics(anomalies, innovation)
+
+    def _moved(
+        self,
+        states: Float[Tensor, "blocks points ensemble variables"],
+        local: Local,
+        white: Float[Tensor, "obs columns"],
+    ) -> Float[Tensor, "blocks points ensemble variables"]:
+        """Return the analysis of a batch of blocks."""
+        near = white[local.observations] * local.root_weights[0].unsqueeze(-1)
+        mean_weights, transform = symmetric_transform(near[..., :-1].mT, near[..., -1])
+        x = states.to(white)
+        mean = x.mean(2, keepdim=True)
+        # (blocks, ensemble, columns): one column per point and variable.
+        A = (x - mean).transpose(1, 2).flatten(2)
+        moved = mean_weights @ A + self.inflation * (A + transform.increment(A))
+        return mean + moved.unflatten(2, (x.shape[1], x.shape[3])).transpose(1, 2)

@@ -23,6 +23,7 @@ import torch
 
 from scorda.assimilation.base import Assimilator, Cost, check_needs
 from scorda.assimilation.filter import PreparedFilter, Run
+from scorda.assimilation.memory import check_memory
 from scorda.assimilation.resampling import Scheme, resample
 from scorda.core import rng
 from scorda.core.errors import DivergenceError, check_predicted
@@ -162,6 +163,7 @@ class ParticleSmoother(Assimilator):
         ``info`` holds ``log_evidence`` and ``ess`` per observed step, and ``ancestors``.
         """
         check_needs(self, problem)
+        check_memory(self, problem, members)
         start, error, choice, draw = rng.spawn(generator, 4)
         observed = problem.observed()
         x = self._start(problem, start)

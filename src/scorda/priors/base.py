@@ -70,6 +70,10 @@ class EnsemblePrior(PriorRun):
             ValueError: If it has not.
         """
 
+    def memory(self, space: StateSpace, members: int) -> int:
+        """Return about how many bytes a fit holds at once: by default, those of 15 ensembles."""
+        return 15 * 8 * members * space.size
+
     def begin(self, problem: Problem | None) -> PriorRun:
         """Return what is fitted in one run of a filter: self, where the run owns nothing.
 

@@ -141,6 +141,11 @@ class Gaussian(EnsemblePrior):
         if self.localization is not None:
             space.check_distances("A prior with localization")
 
+    def memory(self, space: StateSpace, members: int) -> int:
+        # Taper, covariance, its eigenvectors and their work, in double precision.
+        matrices = 0 if self.localization is None else 5 * 8 * space.size**2
+        return super().memory(space, members) + matrices
+
     def fit(
         self,
         ensemble: Float[Tensor, "ensemble ..."],

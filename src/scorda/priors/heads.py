@@ -105,9 +105,17 @@ def _gaussian_heads(mean: Tensor, root: Tensor) -> Heads:
         # One matrix for each amplitude: for all samples, or for each.
         b, each = 1 - a, a.reshape(-1, 1, 1)
         root = each * xr + (1 - each) * hr
-        cov = root @ root.mT + torch.diag_embed(v.expand(len(root), entries))
         rest = (c - a * xm - b * hm).unflatten(0, (len(root), -1))
-        weights = (torch.linalg.solve(cov, rest.mT).mT @ root).flatten(0, 1)
+        var = v.expand(len(root), entries)
+        if root.shape[-1] < entries:
+            # Woodbury: a matrix of the rank of the ensemble instead of one of the entries.
+            weighed = root / var.unsqueeze(-1)
+            inner = root.mT @ weighed + torch.eye(root.shape[-1]).to(root)
+            weights = torch.linalg.solve(inner, (rest @ weighed).mT).mT
+        else:
+            cov = root @ root.mT + torch.diag_embed(var)
+            weights = torch.linalg.solve(cov, rest.mT).mT @ root
+        weights = weights.flatten(0, 1)
         return xm + weights @ xr.mT, hm + weights @ hr.mT
 
     return heads

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from scorda.assimilation.local import Geometry
+from scorda.core.near import Near
 from scorda.core.shapes import Bool, Float, Int, Tensor
 from scorda.core.space import StateSpace
 from scorda.core.tapers import GaspariCohn
@@ -228,13 +229,14 @@ class LocalRun(PriorRun):
     ) -> tuple[Blocks, ...]:
         grid = space.space if isinstance(space, AugmentedSpace) else space
         localization, size = self.settings.localization, self.settings.block
-        geometry = Geometry(grid, localization, size)
+        geometry = Geometry(grid, (localization,), size)
         # Which block each point is in, then each entry: simulated observations with the point
         # that is nearest.
         block = torch.empty(geometry.points, dtype=torch.long)
         numbers = torch.arange(len(geometry.members))[:, None].expand_as(geometry.members)
         block[geometry.members[geometry.exists]] = numbers[geometry.exists]
-        nearest = grid.distance(where[grid.size :], grid.positions()).argmin(1)
+        tree = Near(grid.positions().nan_to_num().numpy(), grid)
+        nearest = torch.from_numpy(tree.nearest(where[grid.size :].numpy(force=True))[1])
         of = torch.cat((block.repeat(grid.size // geometry.points), block[nearest]))
         own, exists = _grouped(of, len(geometry.members))
         found = []
@@ -248,8 +250,8 @@ class LocalRun(PriorRun):
             )
         for local in geometry.local(where, len(ensemble)):
             number = block[local.points[:, 0]]
-            taper = local.root_weights.square()
-            parts = local.observations, taper, own[number], exists[number]
+            taper = local.root_weights[0].square()
+            parts = local.observations.long(), taper, own[number], exists[number]
             rows = max(1, BATCH // (taper.shape[1] * len(ensemble)))
             for batch in zip(*(part.split(rows) for part in parts), strict=True):
                 found.append(Blocks(*(part.to(ensemble.device) for part in batch)))

@@ -75,6 +75,9 @@ __all__ = [
     "shrinkage",
 ]
 
+# Numbers held at once of the weights of modes by what is near them (32 MiB).
+PLACES = 2**22
+
 
 @dataclass(frozen=True, eq=False)
 class Nearby:
@@ -139,21 +142,36 @@ class FittedMixture:
         moved = (u - mean).flatten(1)
         queries, keys, whole = kernel.white(moved), kernel.white(centres), gaussian.white(moved)
         terms = evidence_terms(queries, whole, kernel.log_det - gaussian.log_det)
-        taper = 1.0 if self.nearby is None else self.nearby.weights[:, None].to(u)
-        gathered = [self._gathered(part) for part in (queries, keys, terms)]
-        logits = kernel_logits(gathered[0], gathered[1], gathered[2], taper)
-        w, total, other = _relative_weights(logits, self.gaussian_weight)
-        shift, other = centres - kernel.gain(keys), (other / total)[..., 0].mT
+        shift = centres - kernel.gain(keys)
         if self.nearby is None:
-            between = (w @ shift / total)[0]
+            logits = kernel_logits(queries, keys, terms)
+            w, total, other = _relative_weights(logits, self.gaussian_weight)
+            between, other = w @ shift / total, other / total
         else:
-            between = (w @ shift.mT[..., None] / total)[..., 0].mT
+            between, other = self._between(self.nearby, queries, keys, terms, shift)
         moved = between + (1 - other) * kernel.gain(queries) + other * gaussian.gain(whole)
         return mean + moved.view_as(u)
 
-    def _gathered(self, x: Float[Tensor, "rows size"]) -> Float[Tensor, "places rows near"]:
-        """Entries that the weights of each mode see; without a taper all modes are one place."""
-        return x[None] if self.nearby is None else x[:, self.nearby.modes].movedim(0, 1)
+    def _between(
+        self,
+        nearby: Nearby,
+        queries: Float[Tensor, "rows size"],
+        keys: Float[Tensor, "members size"],
+        terms: Float[Tensor, "rows size"],
+        shift: Float[Tensor, "members size"],
+    ) -> tuple[Float[Tensor, "rows size"], Float[Tensor, "rows size"]]:
+        """Return the mean shift and the Gaussian's weight, of each mode by what is near it."""
+        found = []
+        most = (len(queries) + len(keys)) * nearby.modes.shape[1] + len(queries) * len(keys)
+        for places in torch.arange(len(nearby.modes)).split(max(1, PLACES // most)):
+            # (places, rows, near): a few modes at once, since each has weights of all members.
+            q, k, t = (x[:, nearby.modes[places]].movedim(0, 1) for x in (queries, keys, terms))
+            logits = kernel_logits(q, k, t, nearby.weights[places, None].to(queries))
+            w, total, other = _relative_weights(logits, self.gaussian_weight)
+            mean = w @ shift[:, places].mT[..., None] / total
+            found.append(torch.stack((mean[..., 0].mT, (other / total)[..., 0].mT)))
+        between, other = torch.cat(found, -1)
+        return between, other
 
     @cached_property
     def _latest(self) -> Latest[tuple[Whitening, Whitening]]:
@@ -242,6 +260,11 @@ class Mixture(EnsemblePrior):
 
     def check(self, space: StateSpace) -> None:
         Gaussian(self.localization).check(space)
+
+    def memory(self, space: StateSpace, members: int) -> int:
+        # Two whitenings beside the Gaussian's matrices, and the places that the weights see.
+        matrices = 0 if self.localization is None else 4 * 8 * space.size**2
+        return Gaussian(self.localization).memory(space, members) + matrices
 
     def fit(
         self,

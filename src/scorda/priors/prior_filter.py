@@ -39,6 +39,9 @@ class PriorFilter(PreparedFilter):
         check_inflation(self.inflation)
         object.__setattr__(self, "least_members", self.prior.least_members)
 
+    def memory(self, problem: Problem, members: int) -> int:
+        return super().memory(problem, members) + self.prior.memory(problem.space, members)
+
     @final
     def begin(
         self, problem: Problem | None, weights: Float[Tensor, "ensemble"] | None = None

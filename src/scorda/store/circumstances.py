@@ -14,27 +14,25 @@ import torch
 
 from scorda.core.version import __version__
 
-__all__ = ["circumstances", "peak_memory"]
+__all__ = ["circumstances"]
 
 
 def circumstances(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return time, memory and versions of a run, from the reports of its units."""
+    """Return time, memory and versions of a run, from the reports of its units.
+
+    The peak of memory is that of the process that ends the run: what workers of its forecasts or
+    units took, or a process before an interruption, is not in it.
+    """
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     versions = {"scorda": __version__, "python": platform.python_version()}
     versions |= {name: version(name) for name in ("torch", "numpy", "zarr", "xarray")}
     return {
         "seconds": sum(report["seconds"] for report in reports),
         "units": len(reports),
-        # Of the largest process, which may be a worker.
-        "peak_memory_mb": max([peak_memory(), *(r.get("peak_memory_mb", 0) for r in reports)]),
+        # In bytes on macOS, in kilobytes elsewhere.
+        "client_peak_memory_mb": round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1),
         "threads": torch.get_num_threads(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "versions": versions,
         "platform": platform.platform(terse=True),
     }
-
-
-def peak_memory() -> float:
-    """Return the largest memory that this process has had, in MB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # In bytes on macOS, in kilobytes elsewhere.
-    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)

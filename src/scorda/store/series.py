@@ -27,7 +27,6 @@ from scorda.core.space import StateSpace
 from scorda.reading.opening import readable
 from scorda.store import layout
 from scorda.store.checkpoints import MINUTE, Checkpoint
-from scorda.store.circumstances import peak_memory
 from scorda.store.damage import check_files, read_record, telling
 from scorda.store.headers import check_record, shape_of
 from scorda.store.identity import identity
@@ -229,8 +228,8 @@ class _Simulation(Task):
         root = zarr.open_group(work.path, mode="r+")
         stored, region = layout.array(root, "states"), (slice(first, last),)
         stored[region] = states.cpu().numpy()
-        report = {"seconds": time.perf_counter() - begin, "peak_memory_mb": peak_memory()}
-        work.finish_unit(unit, layout.chunks_of(stored, region), report)
+        seconds = time.perf_counter() - begin
+        work.finish_unit(unit, layout.chunks_of(stored, region), {"seconds": seconds})
 
 
 def _simulate_missing(

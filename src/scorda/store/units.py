@@ -27,6 +27,7 @@ import zarr
 
 from scorda.assimilation.base import Assimilator, check_needs
 from scorda.assimilation.filter import Cycle, Filter
+from scorda.assimilation.memory import check_memory
 from scorda.core.errors import RunError
 from scorda.core.files import read_tensors
 from scorda.core.shapes import Float, Tensor
@@ -35,7 +36,7 @@ from scorda.observations.observations import Observations
 from scorda.observations.problem import Problem
 from scorda.store import groups, layout, reports
 from scorda.store.checkpoints import MINUTE, Checkpoint
-from scorda.store.circumstances import circumstances, peak_memory
+from scorda.store.circumstances import circumstances
 from scorda.store.computing import Computation, MemberSampler, Progress
 from scorda.store.damage import info_path
 from scorda.store.identity import identity
@@ -107,7 +108,7 @@ def run(
         DegenerateEnsemble: Likewise, if its ensemble has no spread.
     """
     calendar = problem.space.calendar
-    _check(method, problem, truth, block)
+    _check(method, problem, members, truth, block)
     # A wrong one is told before anything is computed.
     time_axis(problem.space, problem.steps + 1, start)
     alone = replace(problem, system=unmapped(problem.system))
@@ -230,7 +231,6 @@ class _Run(Task):
             self._prepare(states)
             names = self._write(first, states, weights)
         report = {"seconds": time.perf_counter() - begin, **part.report}
-        report["peak_memory_mb"] = peak_memory()
         if part.stopped is not None:
             self._record_stop(unit, report, first + part.made, part.stopped)
             raise part.stopped
@@ -357,10 +357,13 @@ def _check_shard(method: Assimilator, shard: tuple[int, int], overwrite: bool) -
         )
 
 
-def _check(method: Assimilator, problem: Problem, truth: Tensor | None, block: int | None) -> None:
+def _check(
+    method: Assimilator, problem: Problem, members: int, truth: Tensor | None, block: int | None
+) -> None:
     if block is not None and block < 1:
         raise ValueError(f"Got units of work of {block} steps or members: give at least 1.")
     check_needs(method, problem)
+    check_memory(method, problem, members)
     if truth is not None and tuple(truth.shape) != (problem.steps + 1, *problem.space.shape):
         raise ValueError(
             f"Got a truth of shape {tuple(truth.shape)} for {problem.steps} steps of states of "

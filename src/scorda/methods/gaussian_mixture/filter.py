@@ -21,6 +21,7 @@ from scorda.assimilation.kalman_algebra import (
     white_innovation,
 )
 from scorda.assimilation.local import Geometry, Local
+from scorda.assimilation.memory import pairs_near
 from scorda.core import rng
 from scorda.core.gaussian import component_std, psd_root, symmetric_map
 from scorda.core.shapes import Float, Int, Tensor
@@ -119,6 +120,13 @@ class GaussianMixtureFilter(PreparedFilter):
             needs = ("simulator", "positions", "independent_errors")
             object.__setattr__(self, "needs", needs)
 
+    def memory(self, problem: Problem, members: int) -> int:
+        needed = super().memory(problem, members)
+        if self.localization is None:
+            return needed
+        lists = 8 if self.weight_localization is None else 12
+        return needed + lists * pairs_near(problem, self.localization)
+
     def begin(
         self, problem: Problem | None, weights: Float[Tensor, "ensemble"] | None = None
     ) -> Run:
@@ -129,7 +137,8 @@ class GaussianMixtureFilter(PreparedFilter):
                 "GaussianMixtureFilter with localization needs the geometry of the space: call "
                 "`begin(problem)` first."
             )
-        return _Local(self, Geometry(problem.space, self.localization, 1))
+        tapers = self.localization, self.weight_localization or self.localization
+        return _Local(self, Geometry.of(problem, tuple(dict.fromkeys(tapers)), 1))
 
     def posterior(self, prior: Projection, rank: int) -> MixturePosterior:
         """Return the conditioned mixture, with the factor that a covariance of the rank needs."""
@@ -246,9 +255,8 @@ class _Local(Run):
         self, both: Float[Tensor, "obs columns"], local: Local, rank: int
     ) -> tuple[MixturePosterior, MixturePosterior]:
         """One posterior that moves the members near each point, and one that weighs them."""
-        taper = self.settings.weight_localization
-        prior = _near(both, local, local.root_weights)
-        weighed = prior if taper is None else _near(both, local, taper(local.distances).sqrt())
+        prior, *other = (_near(both, local, roots) for roots in local.root_weights)
+        weighed = other[0] if other else prior
         judge = self.settings.posterior(weighed, rank)
         return MixturePosterior(prior, judge.factor, judge.gaussian_weight), judge
 

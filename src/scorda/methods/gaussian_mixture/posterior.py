@@ -69,7 +69,7 @@ import torch
 
 from scorda.assimilation.kalman_algebra import centred_basis
 from scorda.core.shapes import Float, Tensor
-from scorda.priors.mixture import evidence_terms, kernel_logits, mixture_weights, shrinkage
+from scorda.priors.mixture import evidence_terms, mixture_weights, shrinkage
 
 __all__ = ["MixturePosterior", "Projection", "adaptive_factor"]
 
@@ -89,6 +89,11 @@ class Projection:
     anomalies: Float[Tensor, "*batch ensemble rank"]
     innovation: Float[Tensor, "*batch rank"]
     values: Float[Tensor, "*batch rank"]
+
+    @cached_property
+    def squares(self) -> Float[Tensor, "*batch ensemble"]:
+        """Squared norm of each member's anomaly."""
+        return self.anomalies.square().sum(-1)
 
     @classmethod
     def of(
@@ -146,10 +151,12 @@ class MixturePosterior:
         """Log density of y under each kernel, less that under the Gaussian."""
         v, rho, var = self.prior.innovation, self.kernel_var, 1 + self.prior.values
         queries, whole = ((v / part.sqrt()).unsqueeze(-2) for part in (rho, var))
-        keys = self.shrinkage.unsqueeze(-1) * self.prior.anomalies
         log_ratio = 0.5 * (var.log() - rho.log()).unsqueeze(-2)
-        terms = evidence_terms(queries, whole, log_ratio)
-        return kernel_logits(queries, keys, terms).squeeze(-2)
+        terms = evidence_terms(queries, whole, log_ratio).sum(-1)
+        # As `kernel_logits` with the keys gamma Z, whose squares do not change with the factor.
+        along = (self.prior.anomalies @ queries.mT).squeeze(-1)
+        gamma = self.shrinkage
+        return gamma * along - 0.5 * gamma.square() * self.prior.squares + terms
 
     @cached_property
     def weights(self) -> tuple[Float[Tensor, "*batch ensemble"], Float[Tensor, "*batch"]]:

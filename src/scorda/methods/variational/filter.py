@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from scorda.assimilation.base import Assimilator, Cost, check_members, check_needs
+from scorda.assimilation.memory import check_memory
 from scorda.core import rng
 from scorda.core.gaussian import component_std
 from scorda.core.shapes import Float, Tensor
@@ -112,6 +113,7 @@ class FourDVar(Assimilator):
                 does not grow.
         """
         check_needs(self, problem)
+        check_memory(self, problem, members)
         check_members(self, members)
         began = clock.perf_counter()
         background = self._background(problem)
