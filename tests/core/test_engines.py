@@ -171,16 +171,3 @@ def test_processes_end_with_the_process_that_started_them(tmp_path):
             return
         time.sleep(0.1)
     pytest.fail("the worker goes on")
-
-
-def test_what_is_kept_of_an_object_does_not_go_to_workers():
-    import pickle
-
-    from scorda.core.latest import LatestOf
-
-    class Owner:
-        pass
-
-    owner, latest = Owner(), LatestOf()
-    assert latest(owner, 1, lambda: 7) == latest(owner, 1, lambda: 8) == 7
-    assert pickle.loads(pickle.dumps(latest))(owner, 1, lambda: 9) == 9

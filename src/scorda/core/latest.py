@@ -20,10 +20,6 @@ class LatestOf(Generic[T]):
     def __init__(self) -> None:
         self._known: tuple[weakref.ref[Any], Any, T] | None = None
 
-    def __reduce__(self) -> tuple[type[LatestOf[T]], tuple[()]]:
-        # A worker makes its own.
-        return type(self), ()
-
     def __call__(self, owner: object, settings: object, make: Callable[[], T]) -> T:
         """Return the value for an object and settings, which must not hold the object."""
         known = self._known
