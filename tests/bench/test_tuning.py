@@ -2,6 +2,9 @@
 
 import csv
 import math
+import threading
+import time
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
 
 import pytest
@@ -10,7 +13,7 @@ from scorda.bench import run
 from scorda.bench.entry import Entry, grid, in_words
 from scorda.bench.run import run_benchmark, write_table
 from scorda.bench.sweep import Sweep, only
-from scorda.bench.tuning import Trials, Tuning, tune
+from scorda.bench.tuning import Trials, Tuning, attempts, tune
 
 
 @dataclass(frozen=True)
@@ -182,3 +185,63 @@ def test_rows_are_picked_by_patterns(known):
     assert labels(known, "b") == ["b"]
     with pytest.raises(ValueError, match="No row matches 'a': the rows are N=1, a; N=1, b"):
         only(sweep, ["N=1, *", "a"])
+
+
+class Backwards(Executor):
+    """Finishes what it is given in the reverse order, once it is asked to."""
+
+    def __init__(self):
+        self.left = []
+
+    def submit(self, function, /, *args, **kwargs):
+        future = Future()
+        self.left.append((future, function, args))
+        timer = threading.Timer(0.05, self.work)
+        timer.start()
+        return future
+
+    def work(self):
+        while self.left:
+            future, function, args = self.left.pop()
+            future.set_result(function(*args))
+            time.sleep(0.005)
+
+
+def without_seconds(path):
+    with path.open(newline="") as file:
+        return [[v for k, v in row.items() if k != "seconds"] for row in csv.DictReader(file)]
+
+
+def test_an_engine_changes_neither_choice_nor_files(known, tmp_path):
+    for name, engine in (("serial", None), ("engine", Backwards())):
+        (tmp_path / name).mkdir()
+        path, seen = tmp_path / name / "k.runs.csv", []
+        rows = run_benchmark(
+            "known", path=path, progress=lambda *n, to=seen: to.append(n), executor=engine
+        )
+        assert [row.mean["crps"] for row in rows] == pytest.approx([0.255, 4.005])
+        assert seen == [(n, 12) for n in range(1, 13)]
+    for file in ("k.runs.csv", "k.tuning.csv"):
+        assert without_seconds(tmp_path / "serial" / file) == without_seconds(
+            tmp_path / "engine" / file
+        )
+
+
+def test_what_is_trained_is_trained_here_once(known):
+    trained = []
+
+    def train(method):
+        trained.append(method)
+        return method
+
+    entry = Entry("c", Method(), 10, trained=train)
+
+    @dataclass(frozen=True)
+    class Training(Known):
+        def score(self, entry, prepared, seed):
+            return {"crps": float(entry.ready.factor)}
+
+    setup = Training((entry,), [])
+    runs = {seed: (entry, seed) for seed in (0, 1)}
+    assert [key for key, _ in attempts(setup, runs, {}, Backwards())] == [0, 1]
+    assert len(trained) == 1

@@ -131,7 +131,10 @@ REQUIREMENTS: dict[str, tuple[Callable[[Problem], bool], str]] = {
         "a system whose model has a gradient (written in torch, with additive model error)",
     ),
     "transition_density": (
-        lambda problem: bool(getattr(problem.system, "stochastic", False)),
+        lambda problem: (
+            bool(getattr(problem.system, "stochastic", False))
+            and not getattr(problem.system, "per_member", False)
+        ),
         "a system with model error, whose steps have a density",
     ),
     "density": (

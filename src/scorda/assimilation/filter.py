@@ -20,12 +20,13 @@ from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, final
 
 import torch
 
 from scorda.assimilation.base import Assimilator, check_members, check_needs
+from scorda.assimilation.dropped import Roster, normalised, present
 from scorda.assimilation.gross_errors import check_gross_errors, gross_errors
 from scorda.assimilation.kalman_algebra import innovation_statistics, white_innovation
 from scorda.assimilation.memory import check_memory
@@ -44,6 +45,7 @@ from scorda.core.threads import few_threads
 from scorda.observations.analysis import Analysis
 from scorda.observations.model import ObservationModel
 from scorda.observations.problem import Problem
+from scorda.systems.base import forecast as advanced
 
 __all__ = ["Cycle", "Filter", "PreparedFilter", "Run", "collect"]
 
@@ -180,14 +182,16 @@ class Filter(Assimilator, Run):
         generator = rng.as_generator(generator)
         draw, error, analysis = (rng.key(generator) for _ in range(3))
         stochastic = getattr(problem.system, "stochastic", True)
+        drops, roster = getattr(problem.system, "drops", False), Roster(members)
         if start is None:
             start = Cycle(-1, problem.members_at_start(members, rng.at(draw, 0)))
         else:
             _check_start(start, members, problem)
         ensemble, weights, carried = laid_out(start.ensemble), start.weights, start.carried
-        run = self.begin(problem, weights)
-        if carried is not None:
-            run.restore(carried)
+        if not (there := present(problem.space, ensemble)).all():
+            roster, ensemble = roster.without(~there), laid_out(ensemble[there])
+            weights = None if weights is None else weights[there]
+        run = self._begun(problem, weights, carried)
         forecast_seconds = 0.0
         for step in range(start.step + 1, problem.steps + 1):
             info: dict[str, Any] = {}
@@ -197,7 +201,13 @@ class Filter(Assimilator, Run):
             with few_threads(ensemble.numel()), place:
                 if step > 0:
                     stream = rng.at(error, step) if stochastic else None
-                    ensemble = problem.system.step(ensemble, stream)
+                    ensemble = advanced(problem.system, ensemble, stream, step - 1, roster.left)
+                    gone = ~present(problem.space, ensemble) if drops else None
+                    if gone is not None and gone.any():
+                        check_members(self, int((~gone).sum()))
+                        roster, ensemble = roster.without(gone), ensemble[~gone]
+                        weights = normalised(weights, ~gone)
+                        run = self._begun(problem, weights, carried)
                     check_finite(ensemble, "forecast")
                     forecast_seconds += time.perf_counter() - clock
                 if step in observed:
@@ -211,7 +221,16 @@ class Filter(Assimilator, Run):
                 info = {"step": step, "spread": _spread(problem.space, ensemble, weights), **info}
                 info["seconds"] = time.perf_counter() - clock
                 info["forecast_seconds"], forecast_seconds = forecast_seconds, 0.0
-            yield Cycle(step, ensemble, weights, info, carried, forecast)
+            yield _whole(roster, Cycle(step, ensemble, weights, info, carried, forecast))
+
+    def _begun(
+        self, problem: Problem, weights: Tensor | None, carried: Mapping[str, Tensor] | None
+    ) -> Run:
+        """Return what analyses the cycles from here on."""
+        run = self.begin(problem, weights)
+        if carried is not None:
+            run.restore(carried)
+        return run
 
     def _observe(
         self,
@@ -329,7 +348,23 @@ def _check_start(start: Cycle, members: int, problem: Problem) -> None:
             f"Got a start at step {start.step} with {len(start.ensemble)} members for a run of "
             f"{problem.steps} steps and {members} members: continue the run that it came from."
         )
-    problem.space.check(start.ensemble, "the ensemble to continue from")
+    ensemble = start.ensemble
+    if getattr(problem.system, "drops", False):
+        ensemble = ensemble[present(problem.space, ensemble)]
+    problem.space.check(ensemble, "the ensemble to continue from")
+
+
+def _whole(roster: Roster, cycle: Cycle) -> Cycle:
+    """Return a step with all members, of which those that were dropped are NaN and weigh 0."""
+    if roster.left is None:
+        return cycle
+    return replace(
+        cycle,
+        ensemble=roster.all(cycle.ensemble),
+        weights=None if cycle.weights is None else roster.all(cycle.weights, 0.0),
+        info=cycle.info and {**cycle.info, "dropped": roster.dropped},
+        forecast=None if cycle.forecast is None else roster.all(cycle.forecast),
+    )
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 
 from scorda.bench.entry import Benchmark, Entry
 from scorda.bench.problems import PROBLEMS, expected_scores
-from scorda.bench.tuning import Trials, Tunable, attempt, check_effort, tune
+from scorda.bench.tuning import Trials, Tunable, attempts, check_effort, tune
 from scorda.core.files import atomic
 from scorda.core.ownership import check_output
 
@@ -86,6 +87,7 @@ def run_benchmark(
     setup: Benchmark | None = None,
     resume: bool = False,
     progress: Progress | None = None,
+    executor: Executor | None = None,
 ) -> list[Row]:
     """Tune each entry that has a grid, and run it with all seeds.
 
@@ -102,6 +104,9 @@ def run_benchmark(
         resume: Keep the runs and trials that are in the files if their options still are those of
             the entry.
         progress: Called with the runs done and their total, trials included.
+        executor: Engine for the trials and the runs of an entry, any
+            `concurrent.futures.Executor`. The scores do not depend on it; the seconds do, where
+            runs share cores.
 
     Raises:
         ValueError: If there is no benchmark of that name, if the grids of its entries differ in
@@ -115,23 +120,27 @@ def run_benchmark(
     path = None if path is None else Path(path)
     done = _read(path) if path is not None and resume else {}
     count = _Counter(progress, setup, len(seeds))
-    choose = _chooser(setup, seeds, path, resume, count)
+    choose = _chooser(setup, seeds, path, resume, count, executor)
     prepared: dict[int, Any] = {}
     chosen: list[Entry] = []
     # One entry after another, so that an interrupted sweep has whole points.
     for raw in setup.entries:
         entry, options = choose(raw)
         chosen.append(entry)
-        for seed in seeds:
-            key = entry.label, seed
-            if key not in done or done[key].options != options:
-                if seed not in prepared:
-                    prepared[seed] = setup.prepare(seed)
-                scores, seconds, failure = attempt(setup, entry, prepared[seed], seed)
-                done[key] = _Run(options, failure, scores, seconds)
-                if path is not None:
-                    _write(path, done)
+        keys = {(entry.label, seed): (entry, seed) for seed in seeds}
+        left = {k: r for k, r in keys.items() if k not in done or done[k].options != options}
+        for _ in range(len(keys) - len(left)):
             count()
+        for key, (scores, seconds, failure) in attempts(setup, left, prepared, executor):
+            done[key] = _Run(options, failure, scores, seconds)
+            if path is not None:
+                _write(path, done)
+            count()
+        if executor is not None and left:
+            # They came in any order.
+            done |= {key: done.pop(key) for key in left}
+            if path is not None:
+                _write(path, done)
     expected = expected_scores(name)
     typical = np.median if setup.statistic == "median" else np.mean
     return [_row(entry, seeds, done, expected.get(entry.label, {}), typical) for entry in chosen]
@@ -175,7 +184,12 @@ class _Counter:
 
 
 def _chooser(
-    setup: Benchmark, seeds: Sequence[int], path: Path | None, resume: bool, count: _Counter
+    setup: Benchmark,
+    seeds: Sequence[int],
+    path: Path | None,
+    resume: bool,
+    count: _Counter,
+    executor: Executor | None,
 ) -> Callable[[Entry], tuple[Entry, str]]:
     """Return a function that gives an entry its best options, and these in words."""
     if not isinstance(setup, Tunable) or not any(entry.grid for entry in setup.entries):
@@ -190,7 +204,7 @@ def _chooser(
         file = path.with_name(path.name.removesuffix(".csv").removesuffix(".runs") + ".tuning.csv")
     trials = Trials.open(file, resume)
     prepared: dict[int, Any] = {}
-    return lambda entry: tune(setup, entry, trials, prepared, count)
+    return lambda entry: tune(setup, entry, trials, prepared, count, executor)
 
 
 def _row(

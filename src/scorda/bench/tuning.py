@@ -8,18 +8,24 @@ All grids of a benchmark have equally many points (`check_effort`).
 from __future__ import annotations
 
 import csv
+import functools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from scorda.bench.entry import Benchmark, Entry, in_words
+from scorda.core.executors import finished, packed, unpacked
 from scorda.core.files import atomic
 from scorda.core.ownership import check_output
 
-__all__ = ["Length", "Trials", "Tunable", "Tuning", "check_effort", "tune"]
+__all__ = ["Length", "Trials", "Tunable", "Tuning", "attempt", "attempts", "check_effort", "tune"]
+
+# Scores of a run, its seconds, and its message if it diverged without scores.
+Attempt: TypeAlias = tuple[dict[str, float], float, str]
 
 COLUMNS = ("entry", "options", "seed", "score", "value", "seconds", "failure", "chosen")
 
@@ -101,6 +107,11 @@ class Trials:
                 line["chosen"] = "yes" if words == options else ""
         self.write()
 
+    def order(self, keys: Iterable[tuple[str, str, int]]) -> None:
+        """Bring trials into the order of their keys, after all others."""
+        for key in keys:
+            self.rows[key] = self.rows.pop(key)
+
     def write(self) -> None:
         """Write the file, if there is one."""
         if self.path is None:
@@ -118,6 +129,7 @@ def tune(
     trials: Trials | None = None,
     prepared: dict[int, Any] | None = None,
     progress: Callable[[], None] | None = None,
+    executor: Executor | None = None,
 ) -> tuple[Entry, str]:
     """Return the entry with the options chosen for it, and these in words.
 
@@ -127,45 +139,86 @@ def tune(
         trials: Trials done before, to which new ones are added.
         prepared: Results of `prepare` by seed, which the entries of a set-up share.
         progress: Called after each trial.
+        executor: Engine for the trials, any `concurrent.futures.Executor`; the choice is the same.
     """
     if not entry.grid:
         return entry, ""
     trials = Trials() if trials is None else trials
     prepared = {} if prepared is None else prepared
-    trial, means = setup.trial(), []
+    trial, label = setup.trial(), entry.label
     # A smaller set-up may need other methods for the same options, such as smaller blocks.
-    same = (e for e in trial.entries if e.label == entry.label and len(e.grid) == len(entry.grid))
-    tried = next(same, entry)
-    for point, options in enumerate(entry.grid):
-        words, values = in_words(options), []
-        for seed in setup.tuning.seeds:
-            if (entry.label, words, seed) not in trials.rows:
-                if seed not in prepared:
-                    prepared[seed] = trial.prepare(seed)
-                value, seconds, failure = attempt(trial, tried.at(point), prepared[seed], seed)
-                trials.add(
-                    entry.label,
-                    words,
-                    seed,
-                    score=setup.tuning.score,
-                    value=repr(value.get(setup.tuning.score, math.nan)),
-                    seconds=f"{seconds:.3g}",
-                    failure=failure,
-                )
-            if progress is not None:
-                progress()
-            values.append(float(trials.rows[entry.label, words, seed]["value"]))
+    same = (e for e in trial.entries if e.label == label and len(e.grid) == len(entry.grid))
+    tried, score = next(same, entry), setup.tuning.score
+    keys = {
+        (label, in_words(options), seed): (tried.at(point), seed)
+        for point, options in enumerate(entry.grid)
+        for seed in setup.tuning.seeds
+    }
+    left = {key: run for key, run in keys.items() if key not in trials.rows}
+    for _ in range(len(keys) - len(left)):
+        _tell(progress)
+    for key, (value, seconds, failure) in attempts(trial, left, prepared, executor):
+        found = repr(value.get(score, math.nan))
+        trials.add(*key, score=score, value=found, seconds=f"{seconds:.3g}", failure=failure)
+        _tell(progress)
+    if executor is not None:
+        # They came in any order.
+        trials.order(keys)
+    means = []
+    for options in entry.grid:
+        words = in_words(options)
+        values = [float(trials.rows[label, words, s]["value"]) for s in setup.tuning.seeds]
         mean = sum(values) / len(values)
         means.append(mean if math.isfinite(mean) else math.inf)
     best = min(range(len(means)), key=means.__getitem__)
     chosen = in_words(entry.grid[best])
-    trials.choose(entry.label, chosen)
+    trials.choose(label, chosen)
     return entry.at(best), chosen
 
 
-def attempt(
-    setup: Benchmark, entry: Entry, prepared: Any, seed: int
-) -> tuple[dict[str, float], float, str]:
+def attempts(
+    setup: Benchmark,
+    runs: Mapping[Any, tuple[Entry, int]],
+    prepared: dict[int, Any],
+    executor: Executor | None = None,
+) -> Iterator[tuple[Any, Attempt]]:
+    """Run entries with seeds, and yield the key of each with the result of `attempt`.
+
+    Arguments:
+        setup: The set-up.
+        runs: Entry and seed of each run, by a key.
+        prepared: Results of `prepare` by seed.
+        executor: Engine for the runs, whose results come in any order. An entry that has to be
+            trained is run here, so that it is trained once.
+    """
+    here = {k: r for k, r in runs.items() if executor is None or r[0].trained is not None}
+    if executor is not None:
+        away = {key: run for key, run in runs.items() if key not in here}
+        content = packed(setup)
+        calls = ((key, (content, packed(entry), seed)) for key, (entry, seed) in away.items())
+        yield from finished(executor, _attempt_away, calls)
+    for key, (entry, seed) in here.items():
+        if seed not in prepared:
+            prepared[seed] = setup.prepare(seed)
+        yield key, attempt(setup, entry, prepared[seed], seed)
+
+
+def _attempt_away(setup: bytes, entry: bytes, seed: int) -> Attempt:
+    """Run an entry in a worker."""
+    return attempt(unpacked(setup), unpacked(entry), _prepared(setup, seed), seed)
+
+
+@functools.lru_cache(maxsize=4)
+def _prepared(setup: bytes, seed: int) -> Any:
+    return unpacked(setup).prepare(seed)
+
+
+def _tell(progress: Callable[[], None] | None) -> None:
+    if progress is not None:
+        progress()
+
+
+def attempt(setup: Benchmark, entry: Entry, prepared: Any, seed: int) -> Attempt:
     """Return the scores of a run, its seconds, and its message if it diverged without scores."""
     begin = time.perf_counter()
     try:

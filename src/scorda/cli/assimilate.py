@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scorda.cli.console import console, progress, score_rows, table
+from scorda.cli.observed import limit_of, observed
 from scorda.cli.settings import SystemOptions, UserError, plain
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from scorda.assimilation.base import Assimilator
     from scorda.core.shapes import Tensor
     from scorda.observations.observations import Observations
@@ -21,11 +22,8 @@ __all__ = ["Assimilate", "assimilate"]
 
 # Settings that say where and how, not what: they leave the posterior as it is.
 PLACE = ("out", "resume", "overwrite", "trust_code", "config", "system_options", "netcdf")
+WORKERS = ("executor", "shard", "members_per_task", "on_failure", "member_timeout")
 MEMBERS, QUICK_MEMBERS = 40, 16
-# Steps from --start to the first observation that are likely a mistake, if the data span a tenth.
-LATE = 100
-# Steps without an observation that are likely a mistake, if they are so many times the others.
-LONG_GAP, TIMES = 10_000, 100
 
 
 @dataclass
@@ -122,6 +120,24 @@ class Assimilate:
     overwrite: bool = False
     """Replace the store at --out, if Scorda wrote it."""
 
+    executor: str | None = None
+    """Workers: processes:4, threads:4, dask:tcp://host:8786, dask:cluster.toml, or your own as
+    module:callable. They do units of a smoother, or the forecasts of the members of a filter."""
+
+    shard: str | None = None
+    """Do units of --out beside other processes: 0/8 to 7/8 for eight that are started with the
+    same settings. For smoothers whose members are independent (sda)."""
+
+    members_per_task: int = 1
+    """Members that a worker advances at once, in the forecasts of --executor."""
+
+    on_failure: str | None = None
+    """If the model of a member fails: stop; retry:3, so many times; or drop, which leaves the
+    member out from then on (default: stop)."""
+
+    member_timeout: float | None = None
+    """Seconds that the model may take for one member and step; then it has failed."""
+
     system_options: SystemOptions = field(default_factory=dict)
     """Options of the system, as --system.NAME VALUE."""
 
@@ -131,6 +147,7 @@ class Assimilate:
     def check(self) -> None:
         """Refuse what makes no sense, and set up torch, before any code of a user is imported."""
         from scorda.cli.common import check_device, check_system, check_there, units_of, use_torch
+        from scorda.cli.workers import check_workers
         from scorda.core.lock import check_unlocked
         from scorda.core.ownership import check_output
 
@@ -142,10 +159,12 @@ class Assimilate:
             raise UserError(f"Got --withhold {self.withhold}: give a share between 0 and 1.")
         if self.netcdf is not None:
             check_output(self.netcdf, overwrite=True)
-        check_unlocked(self.out)
+        if self.shard is None:
+            check_unlocked(self.out)
+        check_workers(self)
         use_torch(self.dtype, self.threads)
         units_of(self.units)
-        _limit(self)
+        limit_of(self)
         check_device(self.device)
         check_system(self.system)
         check_there([*self.observations, *filter(None, [self.truth, self.initial])])
@@ -153,29 +172,40 @@ class Assimilate:
 
 def assimilate(given: Assimilate, method: Any, prior: str | None) -> None:
     """Assimilate observations and store the posterior."""
+    from scorda.cli.workers import engine
+
     given.check()
-    _tell(given, _run(given, method, prior))
+    with engine(given.executor) as executor:
+        posterior = _run(given, method, prior, executor)
+    if posterior.complete:
+        _tell(given, posterior)
+    else:
+        console().print(f"{given.out}: other processes are at work on the units that are left.")
 
 
-def _run(given: Assimilate, method: Assimilator, prior: str | None) -> Posterior:
+def _run(
+    given: Assimilate, method: Assimilator, prior: str | None, executor: Executor | None
+) -> Posterior:
     """Run the method on what the files say, and write the settings beside the store."""
     from scorda import store
     from scorda.cli import common
+    from scorda.cli.workers import over_workers, shard_of, tell_dropped
     from scorda.core.errors import RunError
     from scorda.observations.problem import Problem
     from scorda.store.units import MemberSampler
-    from scorda.systems.function import FunctionSystem
+    from scorda.systems.base import System
 
     system = _system(given, method)
-    observations, steps = _observed(given, system)
+    observations, steps = observed(given, system)
     withheld: list[Observations] = []
     if given.withhold is not None:
         observations, withheld = common.withhold(observations, given.withhold, given.withhold_seed)
     truth = _truth(given, system, steps)
-    if truth is not None and isinstance(system, FunctionSystem):
+    if truth is not None and isinstance(system, System):
         system = system.apart_from(truth[0])
     method = _suited(given, method, steps)
     initial, members = _initial(given, system)
+    system = over_workers(given, system, method, executor)
     problem = Problem(system, observations, steps, initial)
     configuration = _resolved(given, method, steps, members, prior)
     settings = common.settings_file(given.out)
@@ -197,12 +227,16 @@ def _run(given: Assimilate, method: Assimilator, prior: str | None) -> Posterior
                 start=given.start,
                 block=given.unit,
                 progress=report,
+                executor=executor,
+                shard=None if given.shard is None else shard_of(given.shard),
             )
         except RunError:
             if given.out.exists():
                 common.write_settings(settings, configuration)
             raise
-    common.write_settings(settings, configuration)
+    if posterior.complete:
+        common.write_settings(settings, configuration)
+    tell_dropped(system)
     return posterior
 
 
@@ -215,7 +249,7 @@ def _truth(given: Assimilate, system: Any, steps: int) -> Tensor | None:
     truth, notes = read_states(given.truth, system.space, steps, given.start)
     for note in notes:
         console().print(f"truth: {note}")
-    limit = _limit(given)
+    limit = limit_of(given)
     if limit is not None and given.system is None:
         _check_truth(truth, system, given.truth, limit)
     return truth
@@ -245,67 +279,6 @@ def _system(given: Assimilate, method: Assimilator) -> Any:
     if not isinstance(prior, Prior):
         raise UserError(f"Give --system, the model: the method {given.method!r} needs one.")
     return prior
-
-
-def _observed(given: Assimilate, system: Any) -> tuple[list[Observations], int]:
-    """Return the observations of the steps to run, and the number of these steps."""
-    from scorda.cli.common import climate_of, read_observations, units_of
-
-    how: dict[str, Any] = {"units": units_of(given.units), "missing": given.missing}
-    how |= {"nearest": given.nearest}
-    limit = _limit(given)
-    if limit is not None:
-        how |= {"climate": climate_of(system), "gross_error_check": limit}
-        how |= {"first_climate": given.system is not None}
-    where = given.observations, system.space, given.start, given.tolerance, given.std
-
-    def read(steps: int | None) -> list[Observations]:
-        return read_observations(*where, steps, given.variable, **how)
-
-    observations = read(given.steps)
-    for instrument in observations:
-        console().print(instrument.summary(), markup=False)
-    observed = sorted({int(step) for o in observations for step in o.steps})  # type: ignore[arg-type]
-    steps = given.steps
-    if steps is None:
-        first, steps = observed[0], observed[-1]
-        if given.start is not None and first > max(LATE, 10 * (steps - first)):
-            raise UserError(
-                f"The first observation is {first} steps after --start {given.start}: check it, "
-                f"or give --steps {steps} if the run is to begin there."
-            )
-        _check_gap(observed, system.space.dt)
-    if given.quick:
-        steps = min(steps, observed[max(len(observed) // 10, 1) - 1])
-        observations = read(steps)
-    return observations, steps
-
-
-def _check_gap(observed: Sequence[int], dt: float) -> None:
-    """Refuse a run whose last observations are so far off that their time is likely mistyped."""
-    for before, step in itertools.pairwise([0, *observed]):
-        if step - before > max(LONG_GAP, TIMES * before):
-            since = f"after the observations of step {before}" if before else "after step 0"
-            raise UserError(
-                f"The next observations {since} are of step {step}, at the time {step * dt:g}: "
-                f"correct their time, or give --steps {observed[-1]} if the run is so long."
-            )
-
-
-def _limit(given: Assimilate) -> float | None:
-    """Return the limit of the check of gross errors; None where it is off."""
-    if given.gross_error_check.strip().lower() == "off":
-        return None
-    try:
-        limit = float(given.gross_error_check)
-    except ValueError:
-        limit = 0.0
-    if not limit > 0:
-        raise UserError(
-            f"Got --gross-error-check {given.gross_error_check}: give a number of standard "
-            "deviations, or off."
-        )
-    return limit
 
 
 def _suited(given: Assimilate, method: Assimilator, steps: int) -> Assimilator:
@@ -361,7 +334,9 @@ def _resolved(
     from scorda.priors.trajectory import Prior
     from scorda.store.units import settings_of
 
-    record = {key: plain(value) for key, value in vars(given).items() if key not in PLACE}
+    record = {
+        key: plain(value) for key, value in vars(given).items() if key not in PLACE + WORKERS
+    }
     record |= {"steps": steps, "members": members, "threads": torch.get_num_threads()}
     record["system"] = {"name": given.system, **given.system_options} if given.system else None
     options = settings_of(method)

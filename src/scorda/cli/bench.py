@@ -56,6 +56,10 @@ class Bench:
     threads: int = 1
     """Number of threads; one is fastest for small states."""
 
+    executor: str | None = None
+    """Workers for trials and runs: processes:4, threads:4, dask:tcp://host:8786,
+    dask:cluster.toml, or your own as module:callable. Scores stay the same, seconds do not."""
+
     config: Path | None = None
     """TOML file with these settings; flags win."""
 
@@ -71,6 +75,8 @@ def bench(
     from scorda.bench.problems import PROBLEMS
     from scorda.bench.run import run_benchmark, write_table
     from scorda.cli.common import use_torch
+    from scorda.cli.workers import engine
+    from scorda.core.engines import check_engine
     from scorda.core.ownership import check_output
 
     given = settings or Bench()
@@ -78,6 +84,8 @@ def bench(
         table(None, ["benchmark", "source"], [[n, make().source] for n, make in PROBLEMS.items()])
         return
     check_keys([name], PROBLEMS, "benchmark")
+    if given.executor is not None:
+        check_engine(given.executor)
     use_torch("float32", given.threads)
     setup = _setup(PROBLEMS[name], name, given)
     stem = given.out / (f"{name}-quick" if given.quick else name)
@@ -87,8 +95,8 @@ def bench(
         check_output(output, overwrite=True, make_parents=True)
     given.out.mkdir(parents=True, exist_ok=True)
     seeds = range(given.seeds or setup.seeds)
-    with progress(name, "run") as report:
-        rows = run_benchmark(name, seeds, runs, setup, given.resume, report)
+    with progress(name, "run") as report, engine(given.executor) as executor:
+        rows = run_benchmark(name, seeds, runs, setup, given.resume, report, executor)
     write_table(rows, stem.with_name(f"{stem.name}.csv"), name)
     taken = f"{setup.statistic} of {len(seeds)} seeds" if len(seeds) > 1 else "one seed"
     pictures = _Pictures(stem)

@@ -20,6 +20,7 @@ import sysconfig
 import time
 import traceback
 from collections.abc import Sequence
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +31,7 @@ __all__ = ["Command", "ended", "is_meant"]
 
 PIPE_CLOSED = 128 + 13
 # Exceptions that tell a user's mistake where Scorda, or a user's own code, raises them.
-TOLD = (ValueError, TypeError, FloatingPointError, NotImplementedError)
+TOLD = (ValueError, TypeError, FloatingPointError, NotImplementedError, BrokenExecutor)
 RAISE = dis.opmap["RAISE_VARARGS"]
 PACKAGE = str(Path(__file__).parents[1])
 LONGEST = 300

@@ -18,7 +18,7 @@ __all__ = ["Simulate", "simulate"]
 
 LENGTH = 64
 # Settings that leave the files as they are.
-UNWRITTEN = ("config", "system_options", "resume", "overwrite", "trust_code")
+UNWRITTEN = ("config", "system_options", "resume", "overwrite", "trust_code", "executor")
 
 
 @dataclass
@@ -70,6 +70,10 @@ class Simulate:
     threads: int | None = None
     """Number of threads (default: all cores)."""
 
+    executor: str | None = None
+    """Workers for --series instead of threads: processes:4, threads:4, dask:tcp://host:8786,
+    dask:cluster.toml, or your own as module:callable."""
+
     out: Path = Path("simulation")
     """Folder for truth.nc, observations.csv and simulate.toml; store of --series."""
 
@@ -89,13 +93,16 @@ def simulate(
         system: Built-in system, or your own as module:object.
     """
     from scorda.cli.common import make_system, use_torch
+    from scorda.core.engines import check_engine
 
     given = settings or Simulate()
     threads = use_torch(given.dtype, given.threads)
+    if given.executor is not None:
+        check_engine(given.executor)
     model = make_system(system, given.system_options)
     named = {"name": system, **given.system_options}
     if given.series is None:
-        refuse(given, ("length", "resume", "trust_code"), "goes with --series only")
+        refuse(given, ("length", "resume", "trust_code", "executor"), "goes with --series only")
         reached().resumable = False
         _simulate_twin(given, model, named)
         return
@@ -146,11 +153,12 @@ def _simulate_twin(given: Simulate, system: System, named: dict[str, str]) -> No
 
 
 def _simulate_series(given: Simulate, system: System, named: dict[str, str], threads: int) -> None:
+    from scorda.cli.workers import engine
     from scorda.store.series import simulate_series
 
     length = LENGTH if given.length is None else given.length
     assert given.series is not None
-    with progress("simulating", "series") as update:
+    with progress("simulating", "series") as update, engine(given.executor) as executor:
         simulate_series(
             system,
             given.series,
@@ -163,5 +171,6 @@ def _simulate_series(given: Simulate, system: System, named: dict[str, str], thr
             trust_code=given.trust_code,
             threads=threads,
             progress=update,
+            executor=executor,
         )
     console().print(f"{given.out}: {given.series} series of {length} states of {named['name']}")

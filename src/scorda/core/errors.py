@@ -9,6 +9,7 @@ from scorda.core.shapes import Float, Tensor
 __all__ = [
     "DegenerateEnsemble",
     "DivergenceError",
+    "ModelFailure",
     "RunError",
     "ShapeError",
     "check_finite",
@@ -46,6 +47,10 @@ class RunError(Exception):
 
 class DivergenceError(RunError, FloatingPointError):
     """Members are not finite, or so large that their squares are not."""
+
+
+class ModelFailure(RunError):
+    """The model of a member failed: it raised an error, took too long, or was not finite."""
 
 
 class ShapeError(ValueError):

@@ -31,6 +31,7 @@ from scorda.core.shapes import Float, Tensor
 from scorda.observations.analysis import Analysis
 from scorda.observations.model import ObservationModel
 from scorda.observations.problem import Problem
+from scorda.systems.base import forecast
 
 __all__ = ["ParticleFilter", "ParticleSmoother"]
 
@@ -173,7 +174,7 @@ class ParticleSmoother(Assimilator):
                 if weights is not None:
                     parents[k] = resample(weights, self.particles, self.scheme, choice)
                     x, weights = x[parents[k]], None
-                x = problem.system.step(x, error)
+                x = forecast(problem.system, x, error, k - 1)
             states.append(x)
             if k in observed:
                 y, model = observed[k]

@@ -22,7 +22,6 @@ from scorda.observations.operators import Operator, Pointwise
 from scorda.reading.ensembles import read_initial
 from scorda.reading.opening import is_labelled
 from scorda.systems.base import System
-from scorda.systems.function import FunctionSystem
 
 __all__ = ["Problem", "twin_experiment"]
 
@@ -205,9 +204,7 @@ def twin_experiment(
             "reduce dt or check the system."
         )
     values = model.sample(truth[observed], observation_error)
-    if isinstance(system, FunctionSystem):
-        system = system.apart_from(truth[0])
-    problem = Problem(system, Observations(model, observed, values), steps)
+    problem = Problem(system.apart_from(truth[0]), Observations(model, observed, values), steps)
     return system.space.masked(truth), problem
 
 

@@ -8,7 +8,8 @@ files) and, until it is complete, the hidden folder ``.run.zarr.progress``. Ther
 * ``unit-000003.json``, the marker of a finished unit: its report, and the seals of its chunks;
 * ``was-unit-000003.json``, the marker of one that is done again, for it was damaged;
 * ``unit-000003.safetensors``, what a filter carries from that unit to the next;
-* ``unit-000003.part.safetensors``, a unit as far as it had come (see `scorda.store.checkpoints`).
+* ``unit-000003.part.safetensors``, a unit as far as it had come (see `scorda.store.checkpoints`);
+* ``*.lock``, the locks of processes that do units at the same time (see `scorda.store.workers`).
 
 A marker is written after what it stands for has been brought to the disk. A run that is resumed
 compares all files with their seals, and does again what is damaged or missing. A store that is
@@ -17,7 +18,6 @@ complete is checked as well: where it is damaged, its markers are made again of 
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -28,12 +28,13 @@ from typing import Any
 import zarr
 
 from scorda.core.files import atomic, sync, write_tensors
-from scorda.core.lock import check_unlocked, locked
-from scorda.core.ownership import made_by_scorda, real_path
+from scorda.core.lock import check_unlocked, held, locked
+from scorda.core.ownership import real_path
 from scorda.core.shapes import Tensor
 from scorda.store import layout, reports
 from scorda.store.circumstances import circumstances
 from scorda.store.damage import info_path
+from scorda.store.folders import check_ours, erase
 from scorda.store.records import check_same, plain
 from scorda.store.seals import Seals, broken, files_in, read_json, seal, sealed_text, write_json
 
@@ -104,8 +105,25 @@ class Work:
             raise ValueError(f"{self.marker(unit)} has gone during the run: use --resume.")
         return found
 
+    def lock(self, unit: int) -> Path:
+        """File of the lock of a unit, which whoever does it holds."""
+        return self.marker(unit).with_suffix(".lock")
+
+    def check_begun(self, trust_code: bool) -> None:
+        """Check that what others have begun here is this run.
+
+        Raises:
+            ValueError: If it has other settings.
+        """
+        before = read_json(self.folder / "record.json", ANEW)
+        if before is None:
+            raise ValueError(f"{self.folder / 'record.json'} is missing: {ANEW}")
+        check_same(before["record"], self.record, trust_code)
+
     @contextmanager
-    def writing(self, resume: bool, overwrite: bool, trust_code: bool = False) -> Iterator[bool]:
+    def writing(
+        self, resume: bool, overwrite: bool, trust_code: bool = False, sharing: bool = False
+    ) -> Iterator[bool]:
         """Keep other writers away, and tell the block whether there is anything to do.
 
         A complete store that is whole is only read, without a lock.
@@ -114,23 +132,34 @@ class Work:
             resume: Continue what was interrupted.
             overwrite: Remove what is there.
             trust_code: Resume with code that is unknown or has changed.
+            sharing: Whether other processes are to join (see `scorda.store.workers`).
 
         Raises:
             ValueError: If the path is taken, by a store or by something that is none of Scorda, or
                 the run to resume had other settings, or another run writes there.
         """
         if resume and not overwrite and self._finished(trust_code):
-            check_unlocked(self.path)
+            check_unlocked(self.path, sharing)
             yield False
             return
         # So that a chunk that is missing is always damage.
-        with locked(self.path), zarr.config.set({"array.write_empty_chunks": True}):
+        with locked(self.path, sharing), zarr.config.set({"array.write_empty_chunks": True}):
             yield self._prepare(resume, overwrite, trust_code)
 
-    def create(self, dtype: str) -> None:
-        """Make the store with its empty arrays; it appears whole and marked."""
+    def begin(self) -> None:
+        """Make the folder of the markers with the settings, so that others can join."""
         self.folder.mkdir(exist_ok=True)
         write_json(self.folder / "record.json", {"record": self.record})
+
+    def create(self, dtype: str) -> None:
+        """Make the store with its empty arrays, once; it appears whole and marked."""
+        self.folder.mkdir(exist_ok=True)
+        with held(self.folder / "create.lock"):
+            if not self.created:
+                self._create(dtype)
+
+    def _create(self, dtype: str) -> None:
+        self.begin()
         new = self.folder / "new.zarr"
         try:
             self.make(new, dtype, False)
@@ -208,7 +237,7 @@ class Work:
         """Bring what is on disk into a state to go on from; return whether anything is to do."""
         self._check_ours()
         if self._gone.exists():
-            _erase(self._gone)
+            erase(self._gone)
         if overwrite:
             # The record first, which without its store would be that of a damaged one.
             info_path(self.path).unlink(missing_ok=True)
@@ -235,10 +264,7 @@ class Work:
             # Killed while the empty store was made: nothing in it is of use.
             self._remove(self.folder)
             return True
-        before = read_json(self.folder / "record.json", ANEW)
-        if before is None:
-            raise ValueError(f"{self.folder / 'record.json'} is missing: {ANEW}")
-        check_same(before["record"], self.record, trust_code)
+        self.check_begun(trust_code)
         self._verify()
         return True
 
@@ -254,7 +280,7 @@ class Work:
     def _verify(self) -> None:
         """Compare all files with their seals; make the store's own again, forget broken units."""
         for leftover in [*self.path.rglob("*.partial"), *self.folder.glob(".*.partial")]:
-            leftover.unlink()
+            leftover.unlink(missing_ok=True)
         made = read_json(self.folder / "created.json", ANEW)
         assert made is not None
         if (new := self.folder / "new.zarr").exists() and not self.path.exists():
@@ -302,13 +328,13 @@ class Work:
         """Make a store of the same settings, and take its files in place of those lost."""
         again = self.folder / "new.zarr"
         if again.exists():
-            _erase(again)
+            erase(again)
         self.make(again, dtype, weighted)
         for name in lost:
             (self.path / name).parent.mkdir(parents=True, exist_ok=True)
             with atomic(self.path / name) as partial:
                 shutil.copyfile(again / name, partial)
-        _erase(again)
+        erase(again)
         if still := broken(self.path, own):
             raise ValueError(
                 f"{self.path / still[0]} is damaged, and this version of zarr writes it "
@@ -341,40 +367,7 @@ class Work:
         return found if found is not None and "parts" in found else None
 
     def _check_ours(self) -> None:
-        """Check that nothing of these names is another's."""
-        info, known = info_path(self.path), False
-        if info.exists() and not info.is_dir():
-            known = made_by_scorda(info)
-        store = self._marked(self.path) or ((known or self.created) and self._plausible())
-        for place, ours in (
-            (self.folder, self._marked(self.folder)),
-            (self._gone, self._marked(self._gone)),
-            (info, known),
-            (self.path, store),
-        ):
-            if place.exists() and not ours:
-                raise ValueError(
-                    f"{place} is no store of Scorda, or has lost its mark: move it away, or "
-                    "choose another name for the output."
-                )
-
-    def _plausible(self) -> bool:
-        """Return whether a store without a mark may be one that has lost it."""
-        try:
-            json.loads((self.path / "zarr.json").read_bytes())
-        except (ValueError, FileNotFoundError):
-            return True
-        return False
-
-    @staticmethod
-    def _marked(folder: Path) -> bool:
-        """Return whether a folder bears Scorda's mark, or holds no file."""
-        if not folder.is_dir():
-            return False
-        if made_by_scorda(folder) or any(map(made_by_scorda, folder.glob("*.json"))):
-            return True
-        inner = (p for p in folder.rglob("*") if p.is_file() and p.suffix != ".partial")
-        return next(inner, None) is None or made_by_scorda(folder / "new.zarr")
+        check_ours(self.path, self.folder, self._gone, self.created)
 
     @property
     def _gone(self) -> Path:
@@ -385,22 +378,9 @@ class Work:
         if folder.exists():
             folder.rename(self._gone)
             sync(self._gone.parent)
-            _erase(self._gone)
+            erase(self._gone)
 
 
 def _was(marker: Path) -> Path:
     """Return the name of the marker of a unit that is to be done again."""
     return marker.with_name(f"was-{marker.name}")
-
-
-def _erase(folder: Path) -> None:
-    """Remove a folder, and what bears its mark last."""
-    marks = [folder / "zarr.json", folder / "record.json"]
-    for entry in folder.iterdir():
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        elif entry not in marks:
-            entry.unlink()
-    for mark in marks:
-        mark.unlink(missing_ok=True)
-    folder.rmdir()

@@ -9,10 +9,10 @@ the same bytes, with any number of threads.
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,9 @@ from scorda.store.identity import identity
 from scorda.store.posterior import space_from_json, store_attributes
 from scorda.store.records import plain
 from scorda.store.resume import Work
-from scorda.systems.base import System, plain_settings
+from scorda.store.workers import Task, do_units
+from scorda.systems.base import System, forecast, plain_settings
+from scorda.systems.mapped import unmapped
 
 __all__ = ["holds_series", "read_series", "simulate_series"]
 
@@ -56,6 +58,7 @@ def simulate_series(
     threads: int = 1,
     progress: Callable[[int, int], None] | None = None,
     save_every: float = MINUTE,
+    executor: Executor | None = None,
 ) -> None:
     """Simulate trajectories that start from the system's prior, and store them.
 
@@ -73,12 +76,16 @@ def simulate_series(
         threads: Blocks that are computed at the same time, each by one thread.
         progress: Called with the series done so far and their total.
         save_every: Seconds of work between two checkpoints inside a block.
+        executor: Engine for the blocks, any `concurrent.futures.Executor`, instead of `threads`
+            of this process. The bytes do not depend on it.
 
     Raises:
         ValueError: If `path` is taken, or another run writes there, or the run to resume differs
             in anything that decides its numbers.
         FloatingPointError: If a state is not finite.
+        WorkersLost: If the engine has lost workers; `resume` goes on.
     """
+    system = unmapped(system)
     if series < 1 or length < 1:
         raise ValueError(f"Got {series} series of {length} states: give at least one of each.")
     record = {
@@ -90,23 +97,21 @@ def simulate_series(
         "seed": seed,
         "dtype": str(torch.get_default_dtype()).removeprefix("torch."),
     }
-    settings = plain(record)
-
-    def make(path: Path, dtype: str, weighted: bool) -> None:
-        _create(path, system.space, settings)
-
-    work = Work(Path(path), record | identity(simulated=system, space=system.space), make)
+    layer = _Layer(system.space, plain(record))
+    work = Work(Path(path), record | identity(simulated=system, space=system.space), layer.make)
     with work.writing(resume, overwrite, trust_code) as left:
         if not left:
             return
         if not work.created:
             work.create(str(record["dtype"]))
-        before = torch.get_num_threads()
+        before, pool = torch.get_num_threads(), executor or ThreadPoolExecutor(threads)
         torch.set_num_threads(1)
         try:
-            _simulate_missing(system, work, record, threads, progress, save_every)
+            _simulate_missing(_Simulation(system, work, record, save_every), progress, pool)
         finally:
             torch.set_num_threads(before)
+            if executor is None:
+                pool.shutdown()
         work.finish(_plan(record).units)
 
 
@@ -148,6 +153,18 @@ def read_series(
     return states, space, made
 
 
+@dataclass(frozen=True)
+class _Layer:
+    """The store of a simulation without its states."""
+
+    space: StateSpace
+    record: dict[str, Any]
+
+    def make(self, path: Path, dtype: str, weighted: bool) -> None:
+        """Make the store at a path."""
+        _create(path, self.space, self.record)
+
+
 def _create(path: Path, space: StateSpace, record: dict[str, Any]) -> None:
     source = {"kind": KIND, "record": json.dumps(record)}
     root = layout.new_store(path, space, source)
@@ -179,57 +196,54 @@ def _create(path: Path, space: StateSpace, record: dict[str, Any]) -> None:
             layout.write_array(root, name, values, list(space.axes), {})
 
 
+@dataclass(frozen=True)
+class _Simulation(Task):
+    """The blocks of series of one store.
+
+    Arguments:
+        system: The system.
+        work: The store and its markers.
+        record: Settings of the run.
+        save_every: Seconds of work between two checkpoints.
+    """
+
+    system: System
+    work: Work
+    record: dict[str, Any]
+    save_every: float
+
+    def do(self, unit: int) -> None:
+        """Make and write one block of series, then its marker."""
+        begin, work, system = time.perf_counter(), self.work, self.system
+        first, last = _plan(self.record).bounds(unit)
+        start, error = rng.spawn(rng.at(rng.key(rng.seeded(self.record["seed"])), unit), 2)
+        saved = Checkpoint(work.checkpoint(unit), self.save_every)
+        with torch.no_grad():
+            states = _trajectory(system, last - first, self.record["length"], start, error, saved)
+        if not torch.isfinite(states).all():
+            raise FloatingPointError(
+                f"Series {first} to {last - 1} of {system.name} are not finite: take a "
+                "shorter step of the model."
+            )
+        root = zarr.open_group(work.path, mode="r+")
+        stored, region = layout.array(root, "states"), (slice(first, last),)
+        stored[region] = states.cpu().numpy()
+        seconds = time.perf_counter() - begin
+        work.finish_unit(unit, layout.chunks_of(stored, region), {"seconds": seconds})
+
+
 def _simulate_missing(
-    system: System,
-    work: Work,
-    record: dict[str, Any],
-    threads: int,
-    progress: Callable[[int, int], None] | None,
-    save_every: float,
+    simulation: _Simulation, progress: Callable[[int, int], None] | None, executor: Executor
 ) -> None:
     """Simulate the blocks that are not done, several at the same time."""
-    plan, stopped = _plan(record), threading.Event()
-    sizes = [last - first for first, last in map(plan.bounds, range(plan.units))]
-    left = [unit for unit in range(plan.units) if not work.done(unit)]
-    done = plan.total - sum(sizes[unit] for unit in left)
-
-    def simulate(unit: int) -> int:
-        if not stopped.is_set():
-            _simulate(system, work, record, unit, save_every)
-        return sizes[unit]
-
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for future in as_completed([pool.submit(simulate, unit) for unit in left]):
-                done += future.result()
-                if progress is not None:
-                    progress(done, plan.total)
-        except BaseException:
-            # What has begun is finished and kept; the rest is left for another time.
-            stopped.set()
-            raise
-
-
-def _simulate(
-    system: System, work: Work, record: dict[str, Any], unit: int, save_every: float
-) -> None:
-    """Make and write one block of series, then its marker."""
-    begin = time.perf_counter()
-    first, last = _plan(record).bounds(unit)
-    start, error = rng.spawn(rng.at(rng.key(rng.seeded(record["seed"])), unit), 2)
-    saved = Checkpoint(work.checkpoint(unit), save_every)
-    with torch.no_grad():
-        states = _trajectory(system, last - first, record["length"], start, error, saved)
-    if not torch.isfinite(states).all():
-        raise FloatingPointError(
-            f"Series {first} to {last - 1} of {system.name} are not finite: take a "
-            "shorter step of the model."
-        )
-    root = zarr.open_group(work.path, mode="r+")
-    stored, region = layout.array(root, "states"), (slice(first, last),)
-    stored[region] = states.cpu().numpy()
-    seconds = time.perf_counter() - begin
-    work.finish_unit(unit, layout.chunks_of(stored, region), {"seconds": seconds})
+    plan = _plan(simulation.record)
+    left = [unit for unit in range(plan.units) if not simulation.work.done(unit)]
+    done = plan.total - sum(last - first for first, last in map(plan.bounds, left))
+    for unit in do_units(simulation, left, executor):
+        first, last = plan.bounds(unit)
+        done += last - first
+        if progress is not None:
+            progress(done, plan.total)
 
 
 def _trajectory(
@@ -247,8 +261,8 @@ def _trajectory(
     else:
         states = [found[0]["states"]]
         error.set_state(found[0]["error"])
-    for _ in range(states[0].shape[1], length):
-        states.append(system.step(states[-1][:, -1].contiguous(), error)[:, None])
+    for k in range(states[0].shape[1], length):
+        states.append(forecast(system, states[-1][:, -1].contiguous(), error, k - 1)[:, None])
         if saved.due:
             states = [torch.cat(states, 1)]
             saved.save({"states": states[0], "error": error.get_state()}, None)

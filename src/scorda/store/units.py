@@ -16,7 +16,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from concurrent.futures import Executor
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,9 @@ from scorda.store.identity import identity
 from scorda.store.posterior import Posterior
 from scorda.store.resume import Work
 from scorda.store.seals import write_json
+from scorda.store.workers import Task, do_shard, do_units
+from scorda.systems.base import System
+from scorda.systems.mapped import Mapped, unmapped
 
 __all__ = ["MemberSampler", "run", "settings_of"]
 
@@ -63,6 +67,8 @@ def run(
     block: int | None = None,
     progress: Progress | None = None,
     save_every: float = MINUTE,
+    executor: Executor | None = None,
+    shard: tuple[int, int] | None = None,
 ) -> Posterior:
     """Assimilate and store the posterior, and return it once it is complete.
 
@@ -88,10 +94,16 @@ def run(
         block: Steps (filter) or members (smoother) per unit of work.
         progress: Called with the steps or members done so far and their total.
         save_every: Seconds of work between two checkpoints inside a unit.
+        executor: Engine for the work, any `concurrent.futures.Executor`: for units at the same
+            time, of a smoother whose members are independent; for the forecasts of each member,
+            of any other method, whose units follow from each other. The bytes do not depend on it.
+        shard: Number of this process, from 0, and of all that do units of this store at the same
+            time, with the same arguments. Whoever is the last completes it; `resume` is implied.
 
     Raises:
         ValueError: If `path` is taken, or another run writes there, or the run to resume differs
-            in anything that decides its numbers.
+            in anything that decides its numbers; or a method has no independent units to share.
+        WorkersLost: If the engine has lost workers; `resume` goes on.
         DivergenceError: If a filter diverges; the steps before are stored and can be read.
         DegenerateEnsemble: Likewise, if its ensemble has no spread.
     """
@@ -99,6 +111,7 @@ def run(
     _check(method, problem, members, truth, block)
     # A wrong one is told before anything is computed.
     time_axis(problem.space, problem.steps + 1, start)
+    alone = replace(problem, system=unmapped(problem.system))
     record = {
         "configuration": dict(configuration or {}),
         "method": {"name": type(method).__name__, **settings_of(method)},
@@ -108,7 +121,7 @@ def run(
         "start": None if start is None else iso(parse_start(start, calendar), calendar),
         **identity(
             method=method,
-            system=problem.system,
+            system=alone.system,
             space=problem.space,
             observations=problem.instruments,
             initial=problem.initial,
@@ -118,12 +131,19 @@ def run(
         "steps": problem.steps,
     }
     plan = _plan(method, problem, members, block)
-    layer = _Layer(method, problem, members, seed, start, plan, truth, record)
+    layer = _Layer(method, alone, members, seed, start, plan, truth, record)
     work = Work(Path(path), record, layer.make, isinstance(method, Filter))
+    problem = _over_workers(method, problem, executor, work)
+    computation = Computation(method, problem, members, seed, plan.total, progress)
+    if shard is not None:
+        _check_shard(method, shard, overwrite)
+        task = _Run(layer, work, replace(computation, progress=None), save_every)
+        told = _Counted(plan, progress)
+        do_shard(task, plan.units, shard, lambda: task.finish(withheld), trust_code, told)
+        return Posterior(work.path)
     with work.writing(resume, overwrite, trust_code) as left:
         if left:
-            computation = Computation(method, problem, members, seed, plan.total, progress)
-            _Run(layer, work, computation, save_every).compute(withheld)
+            _Run(layer, work, computation, save_every).compute(withheld, executor)
     return Posterior(work.path)
 
 
@@ -165,20 +185,33 @@ class _Layer:
 
 
 @dataclass(frozen=True)
-class _Run:
+class _Run(Task):
     layer: _Layer
     work: Work
     computation: Computation
     save_every: float
 
-    def compute(self, withheld: tuple[Observations, ...]) -> None:
+    def compute(self, withheld: tuple[Observations, ...], executor: Executor | None) -> None:
         """Do every unit that is not done yet, and complete the store."""
+        plan, progress = self.layer.plan, self.computation.progress
+        left = [unit for unit in range(plan.units) if not self.work.done(unit)]
+        if executor is None or not isinstance(self.layer.method, MemberSampler):
+            for unit in left:
+                self.do(unit)
+                if progress is not None:
+                    progress(plan.bounds(unit)[1], plan.total)
+        else:
+            told = _Counted(plan, progress)
+            for unit in set(range(plan.units)) - set(left):
+                told(unit)
+            task = replace(self, computation=replace(self.computation, progress=None))
+            for unit in do_units(task, left, executor):
+                told(unit)
+        self.finish(withheld)
+
+    def finish(self, withheld: tuple[Observations, ...]) -> None:
+        """Complete the store, once all units are done."""
         plan, work = self.layer.plan, self.work
-        for unit in range(plan.units):
-            if not work.done(unit):
-                self._do(unit)
-                if self.computation.progress is not None:
-                    self.computation.progress(plan.bounds(unit)[1], plan.total)
         names = self._equal_weights()
         if withheld:
             root = zarr.open_group(work.path, mode="r+")
@@ -186,7 +219,7 @@ class _Run:
         single = plan.units == 1 and not isinstance(self.layer.method, Filter)
         work.finish(plan.units, names, single)
 
-    def _do(self, unit: int) -> None:
+    def do(self, unit: int) -> None:
         """Compute a unit, store it, and leave its marker."""
         begin, work = time.perf_counter(), self.work
         first, last = self.layer.plan.bounds(unit)
@@ -273,6 +306,55 @@ class _Run:
             made = weights.detach().cpu().numpy()
             names += ["weight/zarr.json", *layout.write_weights(root, made, first, cut.stop)]
         return names
+
+
+@dataclass
+class _Counted:
+    """Tells `progress` how much is done by units that are finished in any order."""
+
+    plan: layout.Plan
+    progress: Progress | None
+    done: int = 0
+
+    def __call__(self, unit: int) -> None:
+        first, last = self.plan.bounds(unit)
+        self.done += last - first
+        if self.progress is not None:
+            self.progress(self.done, self.plan.total)
+
+
+def _over_workers(
+    method: Assimilator, problem: Problem, executor: Executor | None, work: Work
+) -> Problem:
+    """Return the problem as its units need it: forecasts over workers, or none to be packed."""
+    system = problem.system
+    if isinstance(method, MemberSampler):
+        return replace(problem, system=unmapped(system))
+    if executor is not None and not isinstance(system, Mapped):
+        if not isinstance(system, System):
+            raise ValueError(
+                f"Got an executor for {method.name}, which has neither independent units nor "
+                "forecasts of a System: leave it out."
+            )
+        system = Mapped(system, executor)
+    if isinstance(system, Mapped):
+        return replace(problem, system=system.through(work.folder / "exchange"))
+    return problem
+
+
+def _check_shard(method: Assimilator, shard: tuple[int, int], overwrite: bool) -> None:
+    index, count = shard
+    if not 0 <= index <= count or count < 1:
+        raise ValueError(f"Got the shard {index}/{count}: count from 0/n to n-1/n, or 1/n to n/n.")
+    if not isinstance(method, MemberSampler):
+        raise ValueError(
+            f"The units of {method.name} follow from each other, so that processes cannot share "
+            "them: give the forecasts workers with an executor instead of a shard."
+        )
+    if overwrite:
+        raise ValueError(
+            "Got overwrite with a shard, of which each would remove the others' work."
+        )
 
 
 def _check(

@@ -1,19 +1,23 @@
 """Dynamical systems are Markov chains of states; they know nothing of diffusion."""
 
 from scorda.systems.base import AdditiveNoise, System
+from scorda.systems.executable import Executable
 from scorda.systems.function import FunctionSystem
 from scorda.systems.kolmogorov import KolmogorovFlow
 from scorda.systems.linear import LinearGaussian
 from scorda.systems.load import load_system
 from scorda.systems.lorenz import Lorenz63, Lorenz96
+from scorda.systems.mapped import Mapped
 
 __all__ = [
     "AdditiveNoise",
+    "Executable",
     "FunctionSystem",
     "KolmogorovFlow",
     "LinearGaussian",
     "Lorenz63",
     "Lorenz96",
+    "Mapped",
     "System",
     "load_system",
 ]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -17,7 +18,7 @@ from scorda.core.gaussian import gaussian_log_density, sampling_root
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 
-__all__ = ["AdditiveNoise", "System", "check_step", "plain_settings", "rk4"]
+__all__ = ["AdditiveNoise", "System", "check_step", "forecast", "plain_settings", "rk4"]
 
 
 class System(ABC):
@@ -25,13 +26,15 @@ class System(ABC):
 
     Subclasses set `space`, `name`, `stochastic` (whether a step draws model error) and
     `differentiable` (whether the system has a model `advance`, the step without its additive
-    error, that autograd can follow).
+    error, that autograd can follow). Where `drops` is set, a member whose model fails is NaN from
+    then on, and the ensemble goes on without it.
     """
 
     space: StateSpace
     name: str
     stochastic: bool = False
     differentiable: bool = False
+    drops: bool = False
 
     @property
     def context(self) -> Float[Tensor, "fields *grid"] | None:
@@ -49,6 +52,22 @@ class System(ABC):
         self, x: Float[Tensor, "..."], generator: torch.Generator | None = None
     ) -> Float[Tensor, "..."]:
         """Advance states ``(..., *state)`` by one step, model error included."""
+
+    def at(self, step: int, members: Sequence[int] | None = None) -> System:
+        """Return the system that makes one step: itself, unless its model asks for the step.
+
+        Arguments:
+            step: Number of the step that the states are of, from 0.
+            members: Numbers of the members; None: they count from 0.
+        """
+        return self
+
+    def apart_from(self, truth: Float[Tensor, "*state"]) -> System:
+        """Return the same system, whose `prior` never returns a given state at step 0.
+
+        That is itself, unless it draws from a sample of states.
+        """
+        return self
 
     def log_transition(
         self, x: Float[Tensor, "..."], x_next: Float[Tensor, "..."]
@@ -75,8 +94,8 @@ class System(ABC):
         generator = rng.as_generator(generator)
         axis = x.ndim - len(self.space.shape)
         states = [x]
-        for _ in range(steps):
-            states.append(self.step(states[-1], generator))
+        for k in range(steps):
+            states.append(self.at(k).step(states[-1], generator))
         return torch.stack(states, axis)
 
 
@@ -96,6 +115,11 @@ class AdditiveNoise(System):
 
     @property
     def stochastic(self) -> bool:  # type: ignore[override]
+        return self.has_error
+
+    @property
+    def has_error(self) -> bool:
+        """Whether the covariance Q of the additive error is not zero [final]."""
         if self.noise_cov is not None:
             return bool(self.noise_cov.any())
         std = self.noise_std
@@ -106,13 +130,29 @@ class AdditiveNoise(System):
         """Advance states ``(..., *state)`` by one step without model error."""
 
     def step(self, x: Float[Tensor, "..."], generator: rng.Seed = None) -> Float[Tensor, "..."]:
-        """Advance by one step; row i of the noise depends on the generator and i only [final]."""
-        x = self.advance(x)
-        if not self.stochastic:
+        """Advance by one step; row i of the noise depends on the generator and i only."""
+        return self.disturbed(self.advance(x), generator)
+
+    def disturbed(
+        self,
+        x: Float[Tensor, "..."],
+        generator: rng.Seed = None,
+        members: Sequence[int] | None = None,
+    ) -> Float[Tensor, "..."]:
+        """Return states that the model has advanced with their model error [final].
+
+        Arguments:
+            x: States, of which members are the first axis.
+            generator: Source of the noise.
+            members: Numbers of the members, which choose their noise; None: they count from 0.
+        """
+        if not self.has_error:
             return x
         shape = self.space.shape
-        members, inner = (1, tuple(x.shape)) if x.shape == shape else (x.shape[0], x.shape[1:])
-        noise = rng.normal(members, tuple(inner), generator, like=x).reshape(x.shape)
+        rows, inner = (1, tuple(x.shape)) if x.shape == shape else (x.shape[0], x.shape[1:])
+        drawn = rows if members is None else max(members) + 1
+        noise = rng.normal(drawn, tuple(inner), generator, like=x)
+        noise = (noise if members is None else noise[list(members)]).reshape(x.shape)
         if self.noise_cov is None:
             return self.space.filled(x + self._std(x) * noise)
         root = sampling_root(self.noise_cov).to(x)
@@ -143,6 +183,27 @@ class AdditiveNoise(System):
     def _std(self, like: Tensor) -> float | Tensor:
         std = self.noise_std
         return std.to(like) if isinstance(std, Tensor) else std
+
+
+def forecast(
+    system: Any,
+    x: Float[Tensor, "ensemble ..."],
+    generator: rng.Seed,
+    step: int,
+    members: Sequence[int] | None = None,
+) -> Float[Tensor, "ensemble ..."]:
+    """Advance an ensemble by one step of a system, which is told the step where it asks for it.
+
+    Arguments:
+        system: A `System`, or anything else with a `step`.
+        x: States ``(ensemble, *state)``.
+        generator: Source of the model error.
+        step: Number of the step that the states are of, from 0.
+        members: Numbers of the members; None: they count from 0.
+    """
+    if isinstance(system, System):
+        system = system.at(step, members)
+    return system.step(x, generator)
 
 
 def rk4(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from scorda.core import rng
@@ -31,6 +32,13 @@ class FunctionSystem(AdditiveNoise):
     `noise_std` or `noise_cov` adds. It is a black box: a NumPy model has no gradient, a torch
     model has if its operations have.
 
+    With ``per_member=True`` the function is called for each member by itself, as
+    ``step(x, member=3, step=12, seed=1234)``: with one state ``(*state)``, the number of the
+    member, that of the step which the state is of (from 0, so that the time is ``step * dt``), and
+    a seed below 2^31, which is a function of the seed of the run, the step and the member. It may
+    draw random numbers from that seed, and may start a program that has files of its own for each
+    member (`scorda.systems.Executable`). `Mapped` calls it on workers.
+
     Arguments:
         step: The model, ``(ensemble, *state)`` to ``(ensemble, *state)``.
         initial: States at step 0. Either an array ``(states, *state)``, of which `prior` draws
@@ -46,6 +54,7 @@ class FunctionSystem(AdditiveNoise):
         name: Name of the system.
         noise_cov: Instead of `noise_std`: covariance of the model error of the flattened state,
             ``(size, size)``, positive semidefinite; it may be singular.
+        per_member: Whether `step` is called for each member by itself.
 
     Raises:
         ValueError: If an argument does not fit, or (when called) if the model returns states of
@@ -55,13 +64,14 @@ class FunctionSystem(AdditiveNoise):
 
     def __init__(
         self,
-        step: Callable[[Any], Any],
+        step: Callable[..., Any],
         initial: Callable[[int, int], Any] | ArrayLike,
         space: StateSpace,
         noise_std: ArrayLike = 0.0,
         library: Literal["numpy", "torch"] = "numpy",
         name: str = "function",
         noise_cov: ArrayLike | None = None,
+        per_member: bool = False,
     ) -> None:
         if library not in ("numpy", "torch"):
             raise ValueError(f"Got library = {library!r}: choose 'numpy' or 'torch'.")
@@ -76,15 +86,22 @@ class FunctionSystem(AdditiveNoise):
                 )
             space.check(states, "`initial`")
         self.model, self.initial, self.space = step, initial, space
-        self.library, self.name = library, name
+        self.library, self.name, self.per_member = library, name, per_member
         self.noise_std = _error_std(noise_std, space)
         self.noise_cov = None if noise_cov is None else _error_cov(noise_cov, noise_std, space)
         self._apart: Tensor | None = None
+        self._step: int = 0
+        self._members: tuple[int, ...] | None = None
 
     @property
     def differentiable(self) -> bool:  # type: ignore[override]
         """Whether the model is written in torch, as far as one can tell before it is called."""
-        return self.library == "torch"
+        return self.library == "torch" and not self.per_member
+
+    @property
+    def stochastic(self) -> bool:  # type: ignore[override]
+        """Whether a step draws model error: a model that is given seeds may."""
+        return self.per_member or self.has_error
 
     def __repr__(self) -> str:
         model = getattr(self.model, "__name__", repr(self.model))
@@ -139,15 +156,79 @@ class FunctionSystem(AdditiveNoise):
         close = torch.isclose(states, truth, rtol=1e-6, atol=0)
         return ~close.flatten(1).all(1).cpu()
 
+    def at(self, step: int, members: Sequence[int] | None = None) -> FunctionSystem:
+        if not self.per_member:
+            return self
+        other = copy.copy(self)
+        other._step, other._members = step, None if members is None else tuple(members)
+        return other
+
+    def step(self, x: Float[Tensor, "..."], generator: rng.Seed = None) -> Float[Tensor, "..."]:
+        if not self.per_member:
+            return super().step(x, generator)
+        generator = rng.as_generator(generator)
+        key, flat = rng.key(generator), x.reshape(-1, *self.space.shape)
+        numbers = self._members or tuple(range(len(flat)))
+        moved = self.advance_members(flat, numbers, self._step, key)
+        return self.disturbed(moved.reshape(x.shape), generator, self._members)
+
+    def advance_members(
+        self, x: Float[Tensor, "ensemble ..."], members: Sequence[int], step: int, key: rng.Key
+    ) -> Float[Tensor, "ensemble ..."]:
+        """Call a model of single members for some of them, without the additive model error.
+
+        Arguments:
+            x: States ``(ensemble, *state)``.
+            members: Numbers of the members.
+            step: Number of the step that the states are of.
+            key: Key of the seeds of this step.
+        """
+        made = []
+        for row, member in zip(x, members, strict=True):
+            given = row.clone() if self.library == "torch" else row.detach().cpu().numpy().copy()
+            moved = self.model(given, member=member, step=step, seed=_seed(key, member))
+            moved = as_tensor(moved, "the model")
+            made.append(self._states(moved[None], (1, *self.space.shape), "the model", x, member))
+        return torch.cat(made)
+
+    def log_transition(
+        self, x: Float[Tensor, "..."], x_next: Float[Tensor, "..."]
+    ) -> Float[Tensor, "..."]:
+        """Return the log density of the additive model error.
+
+        Raises:
+            TypeError: If there is none, or the model draws random numbers of its own.
+        """
+        if self.per_member:
+            raise TypeError(
+                "A FunctionSystem with per_member=True may draw random numbers, so that its step "
+                "has no density: use a method that needs none."
+            )
+        return super().log_transition(x, x_next)
+
     def advance(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Call the model once on all states, their leading axes flattened to one."""
+        """Call the model once on all states, their leading axes flattened to one.
+
+        Raises:
+            TypeError: If the model is one of single members.
+        """
+        if self.per_member:
+            raise TypeError(
+                "A FunctionSystem with per_member=True makes steps of numbered members: call "
+                "`step`, or use a method that needs no model without its error."
+            )
         flat = x.reshape(-1, *self.space.shape)
         given = flat.clone() if self.library == "torch" else flat.detach().cpu().numpy().copy()
         moved = self._states(self.model(given), tuple(flat.shape), "the model", like=x)
         return moved.reshape(x.shape)
 
     def _states(
-        self, values: Any, shape: tuple[int, ...], source: str, like: Tensor | None = None
+        self,
+        values: Any,
+        shape: tuple[int, ...],
+        source: str,
+        like: Tensor | None = None,
+        first: int = 0,
     ) -> Tensor:
         dtype = torch.get_default_dtype() if like is None else like.dtype
         states = as_tensor(values, source).to(dtype)
@@ -159,12 +240,17 @@ class FunctionSystem(AdditiveNoise):
             )
         states = self.space.filled(states)
         if not torch.isfinite(states).all():
-            bad = int((~torch.isfinite(states.flatten(1))).any(1).nonzero()[0])
+            bad = first + int((~torch.isfinite(states.flatten(1))).any(1).nonzero()[0])
             raise FloatingPointError(
                 f"{source.capitalize()} returned values that are not finite for member {bad}: "
                 "check the initial states and the length of a step."
             )
         return states
+
+
+def _seed(key: rng.Key, member: int) -> int:
+    """Return the seed of one member at one step, which programs of 32 bits can take."""
+    return int(np.random.SeedSequence([*key, member]).generate_state(1, np.uint64)[0] >> 33)
 
 
 def _error_std(std: ArrayLike, space: StateSpace) -> float | Tensor:

@@ -37,6 +37,7 @@ from scorda.priors.network.prior import (
     match,
 )
 from scorda.priors.network.training import learn
+from scorda.systems.base import forecast
 
 __all__ = ["OnlineNetwork"]
 
@@ -237,8 +238,8 @@ class OnlineRun(PriorRun):
         draws = problem.system.prior(self.settings.pretraining_members, generator)
         if problem.initial is not None:
             draws = draws.to(problem.initial)
-        for _ in range(min(problem.observed(), default=0)):
-            draws = problem.system.step(draws, generator)
+        for k in range(min(problem.observed(), default=0)):
+            draws = forecast(problem.system, draws, generator, k)
         return draws
 
 
