@@ -664,4 +664,4 @@ def test_the_demo_writes_its_report(tmp_path, monkeypatch, capsys):
     page = Path("demo/report.html").read_text()
     assert "Particle smoother" in page
     info = json.loads(Path("demo/enkf.zarr.json").read_text())
-    assert info["seconds"] > 0 and info["peak_memory_mb"] > 0
+    assert info["seconds"] > 0 and info["client_peak_memory_mb"] > 0

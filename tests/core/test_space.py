@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from scorda.core.space import StateSpace
+from scorda.observations.analysis import Analysis
 
 
 def test_flat_state_names_each_component():
@@ -46,6 +47,25 @@ def test_default_coordinates_are_indices():
     assert not space.has_channels
 
 
+@pytest.mark.parametrize(
+    ("arguments", "variables", "axes"),
+    [
+        ({"shape": (3,)}, ("x0", "x1", "x2"), ()),
+        ({"shape": (3,), "variables": ("site",)}, ("site",), ("site_index",)),
+        ({"shape": (8, 8)}, ("field",), ("y", "x")),
+        ({"shape": (2, 3, 4)}, ("field",), ("z", "y", "x")),
+        ({"shape": (2, 3, 4), "variables": ("u", "x")}, ("u", "x"), ("y", "x_index")),
+        ({"shape": (3,), "coordinates": {"x": np.arange(3)}}, ("field",), ("x",)),
+        ({"shape": (3,), "coordinates": {"site": np.arange(3)}}, ("x",), ("site",)),
+    ],
+)
+def test_default_names_never_collide(arguments, variables, axes):
+    space = StateSpace(**arguments)
+    assert (space.variables, space.axes) == (variables, axes)
+    dataset = Analysis(torch.zeros(1, 1, *space.shape), space).to_xarray()
+    assert set(variables) == set(dataset.data_vars) and set(axes) <= set(dataset.coords)
+
+
 def test_distance_is_the_shortest_way_round():
     space = StateSpace((10,), 1.0, ("x",), {"site": np.arange(10)}, {"site": 10.0})
     a, b = torch.tensor([[0.0]]), torch.tensor([[1.0], [5.0], [9.0], [11.0]])
@@ -54,7 +74,7 @@ def test_distance_is_the_shortest_way_round():
 
 def test_distance_on_a_torus_is_pythagoras_per_axis():
     axis = np.arange(8.0)
-    space = StateSpace((8, 8), 1.0, ("x",), {"y": axis, "x": axis}, {"x": 8.0})
+    space = StateSpace((8, 8), 1.0, ("t",), {"y": axis, "x": axis}, {"x": 8.0})
     got = space.distance(torch.tensor([[0.0, 0.0]]), torch.tensor([[7.0, 7.0]]))
     # The y axis is not periodic: 7; the x axis is: 1.
     assert torch.allclose(got, torch.tensor([[50.0]]).sqrt())
@@ -74,6 +94,8 @@ def test_distance_on_a_torus_is_pythagoras_per_axis():
         ),
         ({"shape": (3,), "variables": "a", "period": {"lon": 360.0}}, "coordinates are"),
         ({"shape": (3,), "variables": "a", "period": {"site": 2.0}}, "longer"),
+        ({"shape": (3,), "variables": "a", "coordinates": {"a": np.arange(3)}}, "an axis or pos"),
+        ({"shape": (2, 3), "variables": ("a", "a")}, "'a' and another variable"),
     ],
 )
 def test_bad_spaces_are_refused(unchecked, arguments, words):
@@ -146,7 +168,7 @@ def test_points_have_positions_of_their_own():
         units={"x": "m"},
         points={"y": space.points["y"], "x": space.points["x"] + 1e-9},
     )
-    assert space.only("x") == space
+    assert space.only("field") == space
 
 
 @pytest.mark.parametrize(

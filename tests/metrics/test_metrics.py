@@ -71,6 +71,18 @@ def test_weighted_crps_matches_the_double_sum():
     assert_close(metrics.pointwise_crps(ensemble, truth, weights), expected)
 
 
+def test_equal_weights_give_the_form_of_ranks_the_value_of_the_form_of_gaps():
+    """Also where the mean is 1e8 times the spread: 1e-15 of it, one rounding of the members."""
+    equal = torch.full((9, 4), 0.3)
+    for offset, atol in ((0.0, 1e-14), (1e8, 1e-7)):
+        ensemble, truth = offset + draw(9, 4, 3), offset + draw(4, 3, seed=1)
+        expected = metrics.pointwise_crps(ensemble, truth, equal)
+        assert_close(metrics.pointwise_crps(ensemble, truth), expected, atol=atol, rtol=0)
+        for level in (0.02, 0.1, 0.37, 0.5, 0.95):
+            expected = metrics.quantile(ensemble, level, equal)
+            assert_close(metrics.quantile(ensemble, level), expected, atol=atol, rtol=0)
+
+
 def test_crps_matches_scoringrules():
     ensemble, truth = draw(9, 4, 3), draw(4, 3, seed=1)
     expected = scoringrules.crps_ensemble(

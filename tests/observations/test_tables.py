@@ -476,7 +476,7 @@ def test_fields_are_read_from_files(tmp_path, kind):
         dataset.to_zarr(path, consolidated=False)
     found = Observations.from_array(path, UK, 0.5, start="2019-03-21T05:00")
     assert found.model.operator == Select([0, 6]) and found.steps == (1, 3)
-    with pytest.raises(ValueError, match=r"has the variables \['t2m'\]: it needs 'x'"):
+    with pytest.raises(ValueError, match=r"has the variables \['t2m'\]: it needs 'field'"):
         Observations.from_array(path, StateSpace((3, 4)), 0.5)
     moved = {"latitude": UK.coordinates["latitude"] + 1, "longitude": UK.coordinates["longitude"]}
     other = StateSpace((3, 4), variables=("t2m",), coordinates=moved, units=HOURS)

@@ -14,6 +14,8 @@ from scorda.observations.observations import Observations
 from scorda.observations.operators import Select
 from scorda.observations.problem import twin_experiment
 from scorda.report.reliability import _binned
+from scorda.store.members import InMemory
+from scorda.store.sums import as_members
 from scorda.systems.lorenz import Lorenz63
 
 SPACE = StateSpace((4,))
@@ -65,9 +67,14 @@ def test_bars_of_a_rank_histogram_have_mean_one():
         assert np.mean([bar.get_height() for bar in bars]) == pytest.approx(1)
 
 
+def binned(analysis, truth):
+    members = InMemory(analysis)
+    return _binned(members, as_members(truth, members), 0, 5)
+
+
 def test_a_reliable_ensemble_is_on_the_line():
     analysis, truth = reliable(members=400, steps=4000)
-    spread, error = _binned(analysis, truth, 0, 5)
+    spread, error = binned(analysis, truth)
     # 3200 values per bin: the error of a root mean square is 1.3 %; 4 standard errors.
     np.testing.assert_allclose(error / spread, 1, atol=0.05)
     assert spread[-1] > 4 * spread[0]
@@ -76,7 +83,7 @@ def test_a_reliable_ensemble_is_on_the_line():
 def test_equal_weights_change_no_figure():
     analysis, truth = reliable()
     weighted = Analysis(analysis.states, SPACE, torch.full((40, 300), 1 / 40))
-    pair = zip(_binned(analysis, truth, 0, 5), _binned(weighted, truth, 0, 5), strict=True)
+    pair = zip(binned(analysis, truth), binned(weighted, truth), strict=True)
     for first, second in pair:
         np.testing.assert_allclose(first, second)
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from scorda import store
+from scorda import metrics, store
 from scorda.cli.console import score_rows
 from scorda.core.space import StateSpace
 from scorda.methods.enkf import EnKF
+from scorda.observations.analysis import Analysis
 from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Linear
@@ -20,6 +21,8 @@ from scorda.observations.problem import Problem
 from scorda.report.html import write_report
 from scorda.report.maps import fields
 from scorda.store import groups, scores
+from scorda.store.members import InMemory
+from scorda.store.sums import as_members, scales, state_sums
 from scorda.systems.function import FunctionSystem
 
 SPACE = StateSpace(
@@ -119,9 +122,13 @@ def test_pooled_scores_do_not_depend_on_the_units(run):
 def test_variables_of_one_unit_are_scored_together(run):
     states, truth = run.analysis.states, run.truth
     bare = StateSpace(SPACE.shape, 1.0, SPACE.variables, SPACE.coordinates)
-    assert scores.scale_of_units(bare, truth) is None
-    analysis = type(run.analysis)(states, bare)
-    assert scores.states_by_variable(analysis, truth) == scores.state_scores(analysis, truth)
+    members = InMemory(Analysis(states, bare))
+    true = as_members(truth, members)
+    assert scales(true) is None
+    found = scores.states_by_variable(state_sums(members, true), None)
+    for name in ("rmse", "spread", "spread_skill", "crps", "coverage"):
+        whole = getattr(metrics, name)(states.double(), truth.double())
+        assert found[name] == pytest.approx(float(whole), rel=1e-12)
 
 
 def test_two_instruments_of_one_variable_are_scored_apart(run):
@@ -156,3 +163,13 @@ def test_a_netcdf_file_has_the_same_bytes_in_every_process(run, tmp_path):
         subprocess.run([sys.executable, "-c", code], check=True, env=environment)
     one, two, three = (file.read_bytes() for file in files)
     assert one == two == three
+
+
+def test_a_run_on_a_grid_without_names_is_stored(tmp_path):
+    """The default names of a plane and of its variable do not collide."""
+    draw = np.random.default_rng(0)
+    system = FunctionSystem(lambda x: x, draw.normal(size=(20, 8, 8)), StateSpace((8, 8)))
+    model = ObservationModel(Linear(torch.eye(64)[:1]), std=1.0)
+    observations = Observations(model, [1], torch.zeros(1, 1))
+    made = store.run(EnKF(), Problem(system, observations, 2), 20, tmp_path / "a.zarr")
+    assert made.to_xarray()["field"].dims == ("ensemble", "time", "y", "x")

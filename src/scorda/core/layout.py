@@ -28,12 +28,18 @@ class Layout(ABC):
 
     shape: tuple[int, ...]
     variables: tuple[str, ...]
+    units: Mapping[str, str]
     parts: Mapping[str, StateSpace] | None
 
     @property
     def size(self) -> int:
         """Return the number of components of one state."""
         return math.prod(self.shape)
+
+    @property
+    def several_units(self) -> bool:
+        """Say whether variables differ in their units, so that their values are never pooled."""
+        return len({self.units.get(name, "") for name in self.variables}) > 1
 
     @property
     @abstractmethod

@@ -28,12 +28,17 @@ def check_names(variables: Iterable[str], axes: Iterable[str]) -> None:
     """Check that names of variables, and of axes and positions, can be those of a store.
 
     Raises:
-        ValueError: If one cannot; the sentence says why.
+        ValueError: If one cannot, or is there twice; the sentence says why.
     """
+    variables, axes = list(variables), list(axes)
     for kind, names in (("variable", variables), ("axis", axes)):
         for name in names:
             if reason := _reason(name, kind):
                 raise ValueError(f"Got the {kind} {name!r}, whose name {reason}: rename it.")
+    for name in variables:
+        if name in axes or variables.count(name) > 1:
+            other = "an axis or position" if name in axes else "another variable"
+            raise ValueError(f"Got the variable {name!r} and {other} of that name: rename one.")
 
 
 def _reason(name: str, kind: str) -> str:

@@ -22,7 +22,7 @@ methods, where nothing observes them and no member differs from another.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,10 +57,11 @@ class StateSpace(Layout):
     Arguments:
         shape: Shape of one state.
         dt: Length of one step, in units of ``units["time"]`` (model time units if absent).
-        variables: Names of the variables. Default: ``("x",)`` or, for a flat state without
-            coordinates, ``("x0", "x1", ...)``.
+        variables: Names of the variables. Default: ``("x0", "x1", ...)`` for a flat state without
+            coordinates, else ``("x",)``, or ``("field",)`` where an axis is x.
         coordinates: Spatial coordinates, name to increasing positions, in the order of the axes.
-            Default: none for a flat state with one variable per entry, else an index per axis.
+            Default: none for a flat state with one variable per entry, else an index per axis,
+            named site, or z, y, x, with ``_index`` at its end where a variable has that name.
         period: Length of the domain per periodic coordinate name.
         units: Units per variable or coordinate name, and of time under ``"time"``.
         calendar: Calendar of the datetimes of its states, one of the CF conventions.
@@ -74,7 +75,7 @@ class StateSpace(Layout):
 
     Raises:
         ValueError: If names, coordinates and shape do not fit together, a name cannot be that of
-            an array in a store, or a state is too large.
+            an array in a store or is there twice, or a state is too large.
     """
 
     shape: tuple[int, ...]
@@ -109,9 +110,11 @@ class StateSpace(Layout):
         variables = (given,) if isinstance(given, str) else tuple(given)
         if self.coordinates is None:
             variables = variables or _usual_variables(shape)
-            coordinates = _indices(shape, len(variables))
+            coordinates = _indices(shape, variables)
         else:
-            variables = variables or ("x",)
+            variables = variables or (
+                _usual_variable({**self.coordinates, **(self.points or {})}),
+            )
             coordinates = {n: np.asarray(c, dtype=float) for n, c in self.coordinates.items()}
         check_names(variables, {**coordinates, **(self.points or {})})
         check_layout(shape, variables, coordinates)
@@ -370,14 +373,29 @@ def variable_std(
 
 def _usual_variables(shape: tuple[int, ...]) -> tuple[str, ...]:
     """Name the variables of a state without coordinates: each entry of a flat one is one."""
-    return tuple(f"x{i}" for i in range(shape[0])) if len(shape) == 1 else ("x",)
+    if len(shape) == 1:
+        return tuple(f"x{i}" for i in range(shape[0]))
+    return (_usual_variable(_usual_axes(len(shape))),)
 
 
-def _indices(shape: tuple[int, ...], variables: int) -> dict[str, np.ndarray]:
+def _usual_variable(axes: Iterable[str]) -> str:
+    """Name the only variable of a state, but not as one of its axes."""
+    return "field" if "x" in axes else "x"
+
+
+def _usual_axes(number: int) -> tuple[str, ...]:
+    """Name so many axes; of more than there are names `check_layout` says that they do not fit."""
+    return ("site",) if number == 1 else ("z", "y", "x")[max(3 - number, 0) :]
+
+
+def _indices(shape: tuple[int, ...], variables: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Take the index along each axis as coordinate; a flat state of variables has none."""
-    if shape == (variables,):
+    if shape == (len(variables),):
         return {}
-    sizes = shape[1:] if variables > 1 else shape
-    names = ("site",) if len(sizes) == 1 else ("z", "y", "x")[max(3 - len(sizes), 0) :]
-    # Of more axes than there are names `check_layout` says that they do not fit.
-    return {n: np.arange(size, dtype=float) for n, size in zip(names, sizes, strict=False)}
+    sizes = shape[1:] if len(variables) > 1 else shape
+    indices = {}
+    for name, size in zip(_usual_axes(len(sizes)), sizes, strict=False):
+        while name in variables:
+            name += "_index"
+        indices[name] = np.arange(size, dtype=float)
+    return indices

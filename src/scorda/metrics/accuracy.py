@@ -124,11 +124,19 @@ def pointwise_crps(
     unbiased for that of the distribution the members are drawn from, so ensembles of different
     sizes compare. It can be negative. One member alone scores its absolute error. The double sum
     costs O(N log N): with :math:`W_k` the weight of the k smallest members, its half is
-    :math:`\sum_k W_k (1 - W_k) (x_{(k+1)} - x_{(k)})`.
+    :math:`\sum_k W_k (1 - W_k) (x_{(k+1)} - x_{(k)})`, and with equal weights
+    :math:`\sum_k (2k - N - 1) x_{(k)} / N^2`, since each member is counted once for every member
+    below it and subtracted for every one above.
 
     Source: Ferro (2014), Q. J. R. Meteorol. Soc. 140, 1917 (equal weights).
     """
     x, y, w = as_series(ensemble, truth, weights)
+    if weights is None:
+        # Of the residuals, whose rounding is not that of a large mean.
+        residual, members = x - y, len(x)
+        skill = residual.abs().mean(0)
+        ranks = torch.arange(1 - members, members, 2).to(x) / max(members * (members - 1), 1)
+        return (skill - torch.tensordot(ranks, residual.sort(0).values, 1)).reshape(truth.shape)
     skill = (w * (x - y).abs()).sum(0)
     ordered, w_ordered = ordered_members(x, w)
     below = w_ordered.cumsum(0)[:-1]

@@ -12,7 +12,7 @@ from scorda.core.arrays import takes_arrays
 from scorda.core.shapes import Float, Int, Tensor
 from scorda.metrics.series import as_series, ordered_members, quotient
 
-__all__ = ["RankHistogram", "coverage", "quantile", "rank_histogram"]
+__all__ = ["RankHistogram", "coverage", "quantile", "quantiles", "rank_histogram"]
 
 
 @takes_arrays
@@ -29,17 +29,7 @@ def quantile(
     :math:`(n (W_{k-1} + W_k) / 2 + 1/2) / (n + 1)`, :math:`n = 1 / \sum_i w_i^2`: the same for
     equal weights. NaN where a member is NaN.
     """
-    x, _, w = as_series(ensemble, ensemble.new_zeros(()), weights)
-    ordered, w_ordered = ordered_members(x, w)
-    size = 1 / w.square().sum(0)
-    position = (size * (w_ordered.cumsum(0) - w_ordered / 2) + 0.5) / (size + 1)
-    upper = (position < level).sum(0, keepdim=True).clamp(max=len(x) - 1)
-    lower = (upper - 1).clamp(min=0)
-    left, right = position.gather(0, lower), position.gather(0, upper)
-    share = quotient(level - left, right - left).clamp(0, 1)
-    low, high = ordered.gather(0, lower), ordered.gather(0, upper)
-    found = torch.where(x.isnan().any(0), math.nan, low + share * (high - low))
-    return found.reshape(ensemble.shape[1:])
+    return quantiles(ensemble, (level,), weights)[0]
 
 
 @takes_arrays
@@ -61,8 +51,7 @@ def coverage(
     if not 0 < level < 1:
         raise ValueError(f"Got level {level}: it is a probability between 0 and 1, such as 0.9.")
     as_series(ensemble, truth, weights)
-    low = quantile(ensemble, (1 - level) / 2, weights)
-    high = quantile(ensemble, (1 + level) / 2, weights)
+    low, high = quantiles(ensemble, ((1 - level) / 2, (1 + level) / 2), weights)
     inside = ((low <= truth) & (truth <= high)).to(ensemble.dtype)
     # A member that diverged must show, not count as a miss.
     return torch.where(low.isnan(), math.nan, inside)[~truth.isnan()].mean()
@@ -83,6 +72,15 @@ class RankHistogram:
     low: int
     high: int
     level: float
+
+    @staticmethod
+    def of(counts: Int[Tensor, " bins"], level: float = 0.95) -> RankHistogram:
+        """Return counts with the band that they keep if ranks are uniform and independent."""
+        from scipy.stats import binom
+
+        tail, trials, bins = (1 - level) / 2, int(counts.sum()), len(counts)
+        low, high = binom.ppf(tail, trials, 1 / bins), binom.ppf(1 - tail, trials, 1 / bins)
+        return RankHistogram(counts, int(low), int(high), level)
 
     @property
     def outside(self) -> float:
@@ -117,8 +115,6 @@ def rank_histogram(
     Raises:
         ValueError: If a member is NaN where the truth is present: counts cannot show it.
     """
-    from scipy.stats import binom
-
     x, y, w = as_series(ensemble, truth, weights)
     bins = len(x) + 1 if bins is None else bins
     if bins < 1:
@@ -137,6 +133,34 @@ def rank_histogram(
     position = (size * below + (size * equal + 1) * draw) / (size + 1)
     position = position[~y.isnan()]
     counts = torch.bincount((position * bins).long().clamp(max=bins - 1), minlength=bins)
-    tail, trials = (1 - level) / 2, position.numel()
-    low, high = binom.ppf(tail, trials, 1 / bins), binom.ppf(1 - tail, trials, 1 / bins)
-    return RankHistogram(counts, int(low), int(high), level)
+    return RankHistogram.of(counts, level)
+
+
+def quantiles(ensemble: Tensor, levels: tuple[float, ...], weights: Tensor | None) -> list[Tensor]:
+    """Return the `quantile` at each of several levels from one sorting of the members."""
+    x, _, w = as_series(ensemble, ensemble.new_zeros(()), weights)
+    broken = x.isnan().any(0)
+    if weights is None:
+        ordered, last = x.sort(0).values, len(x) - 1
+        found = []
+        for level in levels:
+            place = min(max(level * (len(x) + 1) - 1, 0.0), float(last))
+            lower = min(int(place), max(last - 1, 0))
+            low, high = ordered[lower], ordered[min(lower + 1, last)]
+            found.append(low + (place - lower) * (high - low))
+    else:
+        ordered, w_ordered = ordered_members(x, w)
+        size = 1 / w.square().sum(0)
+        position = (size * (w_ordered.cumsum(0) - w_ordered / 2) + 0.5) / (size + 1)
+        found = [_between(ordered, position, level) for level in levels]
+    return [torch.where(broken, math.nan, q).reshape(ensemble.shape[1:]) for q in found]
+
+
+def _between(ordered: Tensor, position: Tensor, level: float) -> Tensor:
+    """Interpolate between the sorted members whose positions enclose a level."""
+    upper = (position < level).sum(0, keepdim=True).clamp(max=len(ordered) - 1)
+    lower = (upper - 1).clamp(min=0)
+    left, right = position.gather(0, lower), position.gather(0, upper)
+    share = quotient(level - left, right - left).clamp(0, 1)
+    low, high = ordered.gather(0, lower)[0], ordered.gather(0, upper)[0]
+    return low + share[0] * (high - low)

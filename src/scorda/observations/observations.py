@@ -29,6 +29,7 @@ from scorda.observations import tables
 from scorda.observations.model import ObservationModel, Present, as_std, check_std
 from scorda.observations.moving import MovingInterpolate
 from scorda.observations.operators import Operator, Select
+from scorda.observations.present import present_values
 from scorda.observations.rows import How, UnusedRow
 from scorda.observations.spatial import Interpolate
 from scorda.reading.opening import Source
@@ -208,18 +209,17 @@ class Observations:
             raise ValueError(
                 "Got observations without a present value: there is nothing to write."
             )
-        cycle = np.nonzero(~self._flat.isnan().numpy(force=True))[0]
-        rows = [self.at(k) for k in range(len(self)) if self.observed(k)]
-        names = [name for _, model in rows for name in model.operator.variables(space)]
-        places = torch.cat([model.operator.coordinates(space) for _, model in rows])
-        values = torch.cat([y for y, _ in rows])
-        std = torch.cat([model.error_std(tuple(y.shape), y) for y, model in rows])
-        elapsed = np.array(self.steps, dtype=float)[cycle] * space.dt
+        pieces = list(present_values(self))
+        names = [np.array(p.operator.variables(space), dtype=object)[p.entry] for p in pieces]
+        places = torch.cat([p.operator.coordinates(space)[p.entry] for p in pieces])
+        values, std = torch.cat([p.value for p in pieces]), torch.cat([p.std for p in pieces])
+        rows = np.concatenate([p.row for p in pieces])
+        elapsed = np.array(self.steps, dtype=float)[rows] * space.dt
         # Fifteen digits: 0.05 * 3 is written as 0.15.
         plain = np.array([float(f"{t:.15g}") for t in elapsed])
         columns = {
             "time": plain if start is None else dates_after(start, elapsed, space),
-            "variable": np.array(names, dtype=object),
+            "variable": np.concatenate(names),
             **dict(zip(space.position_names, places.numpy(force=True).T, strict=True)),
             "value": values.numpy(force=True),
             "std": std.numpy(force=True),
@@ -245,7 +245,7 @@ class Observations:
 
     def at(self, k: int) -> tuple[Float[Tensor, "present"], ObservationModel]:
         """Return observation and model of row k, flattened, without absent entries."""
-        y, model = self._flat[k], self._whole
+        y, model = self.flat[k], self._whole
         if isinstance(self.model.operator, MovingInterpolate):
             model = replace(model, operator=Present(self.operator(k)))
         if self.std is not None:
@@ -315,11 +315,8 @@ class Observations:
             return total
         if not self.steps:
             return total
-        y = self._flat.to(trajectory)
-        if self.std is None:
-            std = self._whole.error_std(tuple(y.shape[1:]), y).expand(y.shape)
-        else:
-            std = self._stds.to(y)
+        y = self.flat.to(trajectory)
+        std = self.flat_std.to(y)
         present = ~y.isnan()
         predicted = self.predict(trajectory).reshape(len(trajectory), *y.shape)
         residual = (y.nan_to_num() - predicted) / std
@@ -328,27 +325,36 @@ class Observations:
         return -0.5 * squares - log_norm
 
     @cached_property
-    def _flat(self) -> Tensor:
+    def flat(self) -> Float[Tensor, "cycle obs"]:
+        """Return the values with each row flattened, NaN where absent."""
         return self.values.flatten(1) if self.values.ndim > 1 else self.values[:, None]
+
+    @property
+    def flat_std(self) -> Float[Tensor, "cycle obs"]:
+        """Return the standard deviation of the error of each value of `flat`."""
+        if self.std is not None:
+            return self._stds
+        shape = tuple(self.values.shape[1:])
+        return self.model.error_std(shape, self.values).expand(self.flat.shape)
 
     @cached_property
     def _stds(self) -> Tensor:
         # Where a value is absent its std means nothing: 1 keeps the arithmetic finite.
         std = torch.as_tensor(self.std).to(self.values).expand(self.values.shape)
-        return std.reshape(self._flat.shape).masked_fill(self._flat.isnan(), 1.0)
+        return std.reshape(self.flat.shape).masked_fill(self.flat.isnan(), 1.0)
 
     @cached_property
     def _complete(self) -> list[bool]:
-        return (~self._flat.isnan()).all(1).tolist()
+        return (~self.flat.isnan()).all(1).tolist()
 
     @cached_property
     def _any(self) -> list[bool]:
-        return (~self._flat.isnan()).any(1).tolist()
+        return (~self.flat.isnan()).any(1).tolist()
 
     @cached_property
     def _whole(self) -> ObservationModel:
         """Return the model of a complete flattened observation."""
-        operator = Present(self.model.operator, size=self._flat.shape[1])
+        operator = Present(self.model.operator, size=self.flat.shape[1])
         if self.model.cov is not None:
             return ObservationModel(operator, cov=self.model.cov)
         shape = tuple(self.values.shape[1:])

@@ -6,6 +6,7 @@ import warnings
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -109,6 +110,11 @@ class Problem:
         Raises:
             ValueError: If a row observes several steps at once: only smoothers can use that.
         """
+        return self._observed
+
+    @cached_property
+    def _observed(self) -> _Observed:
+        # Once for all units of a run, each of which asks for it.
         steps: set[int] = set()
         for instrument in self.instruments:
             for k, step in enumerate(instrument.steps):

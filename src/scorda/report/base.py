@@ -16,6 +16,8 @@ from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.observations.analysis import Analysis
 from scorda.observations.observations import Observations
+from scorda.store.members import InMemory, Members
+from scorda.store.posterior import Posterior
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,12 +32,14 @@ __all__ = [
     "TRUTH",
     "Columns",
     "Row",
-    "at_steps",
+    "Source",
+    "Truth",
     "colours_of",
     "columns_of",
     "component_name",
     "label_time",
     "log_ticks",
+    "members_of",
     "moments",
     "style",
     "subplots",
@@ -98,6 +102,9 @@ STYLE: dict[str, Any] = {
 }
 
 Columns = Mapping[Any, Any]
+# A figure is drawn of an analysis in memory, or of a posterior on disk, which is read in parts.
+Source = Analysis | Posterior
+Truth = Float[Tensor, "time ..."] | Members
 
 
 @contextmanager
@@ -131,16 +138,14 @@ def columns_of(observations: Sequence[Observations] | Columns | None, space: Sta
     return observation_table(observations, space)
 
 
-def at_steps(analysis: Analysis, steps: slice | Sequence[int]) -> Analysis:
-    """Return the part of a posterior at some steps."""
-    weights = None if analysis.weights is None else analysis.weights[:, steps]
-    return Analysis(analysis.states[:, steps], analysis.space, weights)
+def members_of(source: Source) -> Members:
+    """Return the members that a figure is drawn of."""
+    return source.members if isinstance(source, Posterior) else InMemory(source)
 
 
-def times_of(analysis: Analysis, time: np.ndarray | None) -> np.ndarray:
+def times_of(members: Members, time: np.ndarray | None) -> np.ndarray:
     """Return the times on the axis: those given, or model times."""
-    steps = np.arange(analysis.states.shape[1])
-    return analysis.space.dt * steps if time is None else np.asarray(time)
+    return members.space.dt * np.arange(members.shape[1]) if time is None else np.asarray(time)
 
 
 def moments(

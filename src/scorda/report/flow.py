@@ -21,7 +21,9 @@ from scorda.observations.analysis import Analysis
 from scorda.observations.fluid import Vorticity
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Chain, Gather, Operator, Pointwise, Select
-from scorda.report.base import Columns, at_steps, moments, style, subplots
+from scorda.report.base import Columns, Source, Truth, members_of, style, subplots
+from scorda.store.members import LARGEST, Members
+from scorda.store.sums import as_members
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,9 +42,9 @@ SPARSE = 0.25
 
 
 def panels(
-    analysis: Analysis,
+    analysis: Source,
     steps: Sequence[int],
-    truth: Float[Tensor, "time ..."] | None = None,
+    truth: Truth | None = None,
     observations: Sequence[Observations] | Observations | Columns | None = None,
     members: int = 3,
 ) -> Figure:
@@ -64,19 +66,19 @@ def panels(
     Raises:
         ValueError: If the states are not velocities on a periodic grid.
     """
-    space, curl = analysis.space, _vorticity(analysis.space)
-    steps = list(steps)
-    chosen = at_steps(analysis, steps)
-    states = curl(chosen.states.double())
-    mean, std = moments(states, chosen.weights)
-    true = None if truth is None else curl(truth[steps].double())
+    source, steps = members_of(analysis), list(steps)
+    space, curl = source.space, _vorticity(source.space)
+    mean, std, states = _moments(source, steps, curl, members)
+    true = None
+    if truth is not None:
+        (true,) = _moments(as_members(truth, source), steps, curl, 1)[2]
     rows: dict[str, list[_Field | None]] = {}
     if true is not None:
         rows["Truth"] = _fields(true)
     if observations is not None:
         observed = [_observed(observations, step, space) for step in steps]
         rows |= {"Observed": observed} if any(observed) else {}
-    rows |= {f"Member {i}": _fields(states[i]) for i in range(min(members, len(states)))}
+    rows |= {f"Member {i}": _fields(state) for i, state in enumerate(states)}
     rows |= {"Mean": _fields(mean), "Std": _fields(std, STD)}
     limits = {VORTICITY: _limit(states if true is None else true), STD: float(std.max())}
     others = [f for f in rows.get("Observed", []) if f is not None and f.kind not in limits]
@@ -167,6 +169,29 @@ def is_flow(space: StateSpace) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _moments(
+    members: Members, steps: Sequence[int], curl: Vorticity, shown: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mean, std and some members of the vorticity at each step, a batch at a time."""
+    mean, std, first = [], [], []
+    number, size = members.shape[0], members.space.size
+    for step in steps:
+        cut = slice(step, step + 1)
+        states, weights = members.states(cut)[:, 0], members.weights(cut)
+        w = torch.full((number,), 1 / number) if weights is None else weights[:, 0]
+        shift = curl(states[:1].double())
+        one, two = torch.zeros_like(shift[0]), torch.zeros_like(shift[0])
+        for batch in torch.arange(number).split(max(LARGEST // size, 1)):
+            # From the first member, so that the squares do not hide the variance.
+            fields = curl(states[batch].double()) - shift
+            one += torch.tensordot(w[batch].double(), fields, 1)
+            two += torch.tensordot(w[batch].double(), fields.square(), 1)
+        mean.append(shift[0] + one)
+        std.append((two - one.square()).clamp_min(0).sqrt())
+        first.append(curl(states[:shown].double()))
+    return torch.stack(mean), torch.stack(std), torch.stack(first, 1)
 
 
 def _vorticity(space: StateSpace) -> Vorticity:

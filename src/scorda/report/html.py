@@ -22,7 +22,6 @@ import numpy as np
 from scorda.core.files import atomic
 from scorda.core.ownership import SOURCE, check_output
 from scorda.core.space import StateSpace
-from scorda.observations.analysis import Analysis
 from scorda.report.base import colours_of, component_name
 from scorda.report.flow import is_flow, panels
 from scorda.report.maps import fields, hovmoller, is_map
@@ -65,10 +64,6 @@ class _Run:
     reference: bool
 
     @cached_property
-    def analysis(self) -> Analysis:
-        return self.posterior.analysis
-
-    @cached_property
     def dataset(self) -> xarray.Dataset:
         return self.posterior.to_xarray()
 
@@ -95,7 +90,7 @@ class _Run:
             "configuration": self.posterior.configuration,
         }
         # A store that was moved without its record has none of these.
-        rest = ("seconds", "peak_memory_mb", "threads", "finished", "platform", "versions")
+        rest = ("seconds", "client_peak_memory_mb", "threads", "finished", "platform", "versions")
         return json.dumps(record | {n: info[n] for n in rest if n in info}, indent=2)
 
     def is_floor(self, column: Column) -> bool:
@@ -315,11 +310,11 @@ def _groups(runs: Sequence[_Run]) -> list[_Group]:
 
 def _diagnostics(runs: Sequence[_Run], first: int) -> dict[str, Any] | None:
     """Draw the figures that compare the ensembles with the truth, where there is one."""
-    truth, time = runs[0].posterior.truth, runs[0].time
+    truth, time = runs[0].posterior.true_member, runs[0].time
     if truth is None:
         return None
-    colours, analyses = {r.name: r.colour for r in runs}, {r.name: r.analysis for r in runs}
-    groups = {group.title: {r.name: r.analysis for r in group.runs} for group in _groups(runs)}
+    colours, analyses = {r.name: r.colour for r in runs}, {r.name: r.posterior for r in runs}
+    groups = {group.title: {r.name: r.posterior for r in group.runs} for group in _groups(runs)}
     return {
         "error_and_spread": _picture(error_and_spread(groups, truth, colours, time)),
         "ranks": _picture(rank_histograms(analyses, truth, first, colours=colours)),
@@ -329,7 +324,7 @@ def _diagnostics(runs: Sequence[_Run], first: int) -> dict[str, Any] | None:
 
 def _view(run: _Run) -> _View:
     """Choose between vorticity, a map, a field over time, and trajectories."""
-    truth, space = run.posterior.truth, run.posterior.space
+    truth, space = run.posterior.true_member, run.posterior.space
     states = len(run.time)
     # A run that was stopped has no states at later observations.
     steps = np.unique(run.observations["step"].values)
@@ -340,7 +335,7 @@ def _view(run: _Run) -> _View:
             "Vorticity",
             "Vorticity at observed steps",
             "Members share what is known of the flow and differ where the std is large.",
-            lambda run, _: panels(run.analysis, chosen.tolist(), truth, run.observations),
+            lambda run, _: panels(run.posterior, chosen.tolist(), truth, run.observations),
         )
     pieces = {name: space.piece_of(name) for name in space.variables}
     maps = [name for name, piece in pieces.items() if is_map(piece)][:MAPPED]
@@ -352,7 +347,7 @@ def _view(run: _Run) -> _View:
             f"Fields at step {step}",
             "Members share the large scales of the mean and differ where the spread is large; "
             "the spread is small near observations.",
-            lambda run, name: fields(run.analysis, step, truth, run.observations, name),
+            lambda run, name: fields(run.posterior, step, truth, run.observations, name),
             tuple(maps),
         )
     if lines:
@@ -360,7 +355,7 @@ def _view(run: _Run) -> _View:
             "Fields over time",
             "The field over time",
             "Where the error is large the spread should be large too.",
-            lambda run, name: hovmoller(run.analysis, truth, run.time, name),
+            lambda run, name: hovmoller(run.posterior, truth, run.time, name),
             tuple(lines),
         )
     last = (max(0, states - LAST), states)
@@ -371,7 +366,7 @@ def _view(run: _Run) -> _View:
         f"Last {LAST} steps of the trajectories" if states > LAST else "Trajectories",
         bands + ("." if truth is None else escape),
         lambda run, _: trajectories(
-            run.analysis, truth, run.observations, time=run.time, steps=last
+            run.posterior, truth, run.observations, time=run.time, steps=last
         ),
     )
 

@@ -10,22 +10,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from scorda.core.shapes import Float, Tensor
+from scorda.core.shapes import Tensor
 from scorda.core.space import StateSpace
-from scorda.observations.analysis import Analysis
 from scorda.observations.observations import Observations
 from scorda.report.base import (
     INK,
     Columns,
-    at_steps,
+    Source,
+    Truth,
     columns_of,
     label_time,
+    members_of,
     moments,
     style,
     subplots,
     times_of,
     with_unit,
 )
+from scorda.store.members import Members, blocks
+from scorda.store.sums import as_members
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,12 +37,14 @@ if TYPE_CHECKING:
 __all__ = ["fields", "hovmoller", "is_map"]
 
 STATE, ERROR, LAND = "cividis", "Purples", "#c4c4c4"
+# Points of a field over time: of more, only every n-th step is drawn.
+DRAWN = 2**21
 
 
 def fields(
-    analysis: Analysis,
+    analysis: Source,
     step: int,
-    truth: Float[Tensor, "time ..."] | None = None,
+    truth: Truth | None = None,
     observations: Sequence[Observations] | Columns | None = None,
     variable: str | None = None,
     members: int = 2,
@@ -59,7 +64,8 @@ def fields(
     Raises:
         ValueError: If the space does not have two coordinates.
     """
-    whole = analysis.space
+    source = members_of(analysis)
+    whole = source.space
     name = whole.variables[0] if variable is None else variable
     space = whole.only(name)
     if not is_map(space):
@@ -67,17 +73,15 @@ def fields(
             f"Got a space with the coordinates {list(space.position_names)}: fields need two; use "
             "`trajectories` or `hovmoller`."
         )
-    chosen = at_steps(analysis, [step])
-    states = whole.field(chosen.states, name).double()
-    (mean,), (spread,) = moments(states, chosen.weights)
+    mean, spread, states = _snapshot(source, step, name, members)
     panels: dict[str, Tensor | Columns] = {}
     if truth is not None:
-        panels["Truth"] = whole.field(truth[step], name)
+        panels["Truth"] = as_members(truth, source).read(name, slice(step, step + 1))[0, 0]
     table = columns_of(observations, whole)
     if table is not None:
         panels["Observations"] = _seen(table, step, name, whole)
     panels |= {"Mean": mean, "Spread": spread}
-    panels |= {f"Member {i}": states[i, 0] for i in range(min(members, len(states)))}
+    panels |= {f"Member {i}": state for i, state in enumerate(states)}
     shown = torch.stack([v for v in panels.values() if isinstance(v, Tensor) and v is not spread])
     low, high = map(float, shown[shown.isfinite()].aminmax())
     with style():
@@ -99,8 +103,8 @@ def fields(
 
 
 def hovmoller(
-    analysis: Analysis,
-    truth: Float[Tensor, "time ..."] | None = None,
+    analysis: Source,
+    truth: Truth | None = None,
     time: np.ndarray | None = None,
     variable: str | None = None,
 ) -> Figure:
@@ -115,21 +119,20 @@ def hovmoller(
     Raises:
         ValueError: If the space does not have one coordinate.
     """
-    whole = analysis.space
-    name = whole.variables[0] if variable is None else variable
-    space = whole.only(name)
+    source = members_of(analysis)
+    name = source.space.variables[0] if variable is None else variable
+    space = source.space.only(name)
     if len(space.axes) != 1:
         raise ValueError(
             f"Got a space with the coordinates {list(space.axes)}: this figure needs one."
         )
-    axis, sites = times_of(analysis, time), np.asarray((space.coordinates or {})[space.axes[0]])
-    states = whole.field(analysis.states, name)
-    mean, spread = moments(states, analysis.weights)
-    if analysis.weights is None and len(states) > 1:
-        spread = states.std(0)
+    sites = np.asarray((space.coordinates or {})[space.axes[0]])
+    every = math.ceil(source.shape[1] * len(sites) / DRAWN)
+    axis = times_of(source, time)[::every]
+    mean, spread = _over_time(source, name, every)
     fields, errors = {"Mean": mean}, {"Spread": spread}
     if truth is not None:
-        true = whole.field(truth, name)
+        true = _over_time(as_members(truth, source), name, every)[0]
         fields = {"Truth": true} | fields
         errors = {"|Mean − truth|": (mean - true).abs()} | errors
     shown = next(iter(fields.values()))
@@ -152,6 +155,35 @@ def hovmoller(
             bar = figure.colorbar(image, ax=axes, shrink=0.75, aspect=26, pad=0.02)
             bar.set_label(label)
     return figure
+
+
+def _snapshot(members: Members, step: int, name: str, shown: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mean, spread and the first members of a variable at a step, each on its grid."""
+    grid = members.space.piece_of(name).grid
+    parts: list[list[Tensor]] = [[], [], []]
+    for block in blocks(members, step, step + 1, [name]):
+        found = *moments(block.states, block.weights), block.states[:shown, 0]
+        for part, values in zip(parts, found, strict=True):
+            part.append(values)
+    mean, spread, states = (torch.cat(part, -1) for part in parts)
+    return mean.view(grid), spread.view(grid), states.view(-1, *grid)
+
+
+def _over_time(members: Members, name: str, every: int) -> tuple[Tensor, Tensor]:
+    """Return mean and spread of a variable on an axis at every n-th step, ``(time, axis)``."""
+    steps, number = range(0, members.shape[1], every), members.space.entries(name)
+    mean, spread = torch.full((2, len(steps), number.stop - number.start), torch.nan)
+    for block in blocks(members, names=[name]):
+        low, high = -(-block.steps.start // every), -(-block.steps.stop // every)
+        states = block.states[:, low * every - block.steps.start :: every]
+        weights = block.weights
+        if weights is not None:
+            weights = weights[:, low * every - block.steps.start :: every]
+        middle, wide = moments(states, weights)
+        if weights is None and len(states) > 1:
+            wide = states.std(0)
+        mean[low:high, block.entries], spread[low:high, block.entries] = middle, wide
+    return mean, spread
 
 
 def _seen(table: Columns, step: int, name: str, space: StateSpace) -> Columns:

@@ -10,21 +10,32 @@ import numpy as np
 import torch
 
 from scorda import metrics
-from scorda.core.shapes import Float, Tensor
 from scorda.metrics.series import as_series, variance
-from scorda.observations.analysis import Analysis
-from scorda.report.base import MUTED, at_steps, colours_of, log_ticks, style, subplots
-from scorda.store.scores import scale_of_units
+from scorda.report.base import (
+    MUTED,
+    Source,
+    Truth,
+    colours_of,
+    log_ticks,
+    members_of,
+    style,
+    subplots,
+)
+from scorda.store.members import Members, blocks
+from scorda.store.sums import as_members, scales
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["rank_histograms", "spread_skill"]
 
+# Error against spread is drawn of so many values, evenly taken from all.
+DRAWN = 2**22
+
 
 def rank_histograms(
-    analyses: Mapping[str, Analysis],
-    truth: Float[Tensor, "time ..."],
+    analyses: Mapping[str, Source],
+    truth: Truth,
     first: int = 0,
     bins: int = 16,
     colours: Mapping[str, str] | None = None,
@@ -46,12 +57,9 @@ def rank_histograms(
             rows, columns, 2.4 * columns + 0.4, 2.1 * rows + 0.3, sharey=True
         )
         for panel, (name, analysis) in zip(panels.flat, analyses.items(), strict=False):
-            part, y = at_steps(analysis, slice(first, None)), truth[first:].double()
-            number = min(bins, len(part.states) + 1)
-            generator = torch.Generator().manual_seed(0)
-            histogram = metrics.rank_histogram(
-                part.states.double(), y, part.weights, number, generator=generator
-            )
+            members = members_of(analysis)
+            number = min(bins, members.shape[0] + 1)
+            histogram = _ranks(members, as_members(truth, members), first, number)
             expected = float(histogram.counts.sum()) / number
             band = histogram.low / expected, histogram.high / expected
             panel.axhspan(*band, color="#d9d9d9", linewidth=0)
@@ -69,8 +77,8 @@ def rank_histograms(
 
 
 def spread_skill(
-    analyses: Mapping[str, Analysis],
-    truth: Float[Tensor, "time ..."],
+    analyses: Mapping[str, Source],
+    truth: Truth,
     first: int = 0,
     bins: int = 8,
     colours: Mapping[str, str] | None = None,
@@ -91,7 +99,8 @@ def spread_skill(
         figure, panels = subplots(1, 1, 3.9, 3.6)
         panel, ends = panels[0, 0], []
         for name, analysis in analyses.items():
-            spread, error = _binned(analysis, truth, first, bins)
+            members = members_of(analysis)
+            spread, error = _binned(members, as_members(truth, members), first, bins)
             marks = {"color": colours[name], "markersize": 4, "linewidth": 1}
             panel.plot(spread, error, "o-", label=name, **marks)
             ends += [*spread[spread > 0], *error[error > 0]]
@@ -101,7 +110,8 @@ def spread_skill(
         for axis in (panel.xaxis, panel.yaxis):
             log_ticks(axis)
         pooled = ""
-        if any(scale_of_units(a.space, truth) is not None for a in analyses.values()):
+        spaces = [members_of(analysis).space for analysis in analyses.values()]
+        if any(space.several_units for space in spaces):
             pooled = "\n(in standard deviations of the truth)"
         panel.set(xlabel=f"spread{pooled}", ylabel="RMSE at that spread")
         panel.text(0.97, 0.04, "overconfident above the line", transform=panel.transAxes,
@@ -110,18 +120,38 @@ def spread_skill(
     return figure
 
 
+def _ranks(members: Members, truth: Members, first: int, bins: int) -> metrics.RankHistogram:
+    """Count the ranks of the truth among the members, block by block."""
+    generator, counts = torch.Generator().manual_seed(0), torch.zeros(bins, dtype=torch.long)
+    for block in blocks(members, first):
+        (y,) = truth.flat(block.name, block.steps, block.rows)
+        if y.isnan().all():
+            # As many draws as where there is a truth: blocks of another size have the same.
+            torch.rand(y.shape, generator=generator, dtype=torch.float64)
+            continue
+        found = metrics.rank_histogram(block.states, y, block.weights, bins, generator=generator)
+        counts += found.counts
+    return metrics.RankHistogram.of(counts)
+
+
 def _binned(
-    analysis: Analysis, truth: Tensor, first: int, bins: int
+    members: Members, truth: Members, first: int, bins: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the roots of the mean variance and mean squared error, in bins of the variance."""
-    part = at_steps(analysis, slice(first, None))
-    scale = scale_of_units(part.space, truth[first:])
-    unit = 1.0 if scale is None else scale
-    states, true = part.states.double() / unit, truth[first:].double() / unit
-    x, y, w = as_series(states, true, part.weights)
-    # The error of a mean of N members exceeds the variance by 1/N of it; the spread gets it too.
-    spread = (1 + w.square().sum(0)) * variance(x, w)
-    pairs = torch.stack([spread, ((w * x).sum(0) - y).square()])[:, ~y.isnan()]
+    scale = scales(truth, first)
+    every = math.ceil((members.shape[1] - first) * members.space.size / DRAWN)
+    found = []
+    for block in blocks(members, first):
+        unit = 1.0 if scale is None else scale[block.name]
+        (y,) = truth.flat(block.name, block.steps, block.rows)
+        if y.isnan().all():
+            continue
+        x, y, w = as_series(block.states / unit, y / unit, block.weights)
+        # The error of a mean of N members exceeds the variance by 1/N; the spread gets it too.
+        spread = (1 + w.square().sum(0)) * variance(x, w)
+        pairs = torch.stack([spread, ((w * x).sum(0) - y).square()])
+        found.append(pairs[:, ~y.isnan()][:, ::every].clone())
+    pairs = torch.cat(found, 1)
     parts = pairs[:, pairs[0].argsort()].tensor_split(min(bins, pairs.shape[1]), 1)
     binned = torch.stack([part.mean(1).sqrt() for part in parts]).numpy()
     return binned[:, 0], binned[:, 1]

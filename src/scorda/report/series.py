@@ -6,27 +6,31 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from scorda import metrics
-from scorda.core.shapes import Float, Tensor
-from scorda.observations.analysis import Analysis
+from scorda.core.shapes import Tensor
 from scorda.observations.observations import Observations
 from scorda.report.base import (
     BLUE,
     OBSERVED,
     TRUTH,
     Columns,
-    at_steps,
+    Source,
+    Truth,
     colours_of,
     columns_of,
     component_name,
     label_time,
     log_ticks,
+    members_of,
     style,
     subplots,
     times_of,
 )
-from scorda.store.scores import scale_of_units
+from scorda.store.members import Members, blocks
+from scorda.store.posterior import Posterior
+from scorda.store.sums import Sums, as_members, rmse_and_spread, scales, state_sums
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,8 +40,8 @@ __all__ = ["error_and_spread", "trajectories"]
 
 
 def trajectories(
-    analysis: Analysis,
-    truth: Float[Tensor, "time ..."] | None = None,
+    analysis: Source,
+    truth: Truth | None = None,
     observations: Sequence[Observations] | Columns | None = None,
     components: Sequence[int] | None = None,
     members: int = 6,
@@ -58,22 +62,23 @@ def trajectories(
     """
     from matplotlib.ticker import MaxNLocator
 
-    first, last = steps or (0, analysis.states.shape[1])
-    space, chosen = analysis.space, at_steps(analysis, slice(first, last))
-    states = chosen.states.flatten(2)
+    source = members_of(analysis)
+    first, last = steps or (0, source.shape[1])
+    space, weights = source.space, source.weights(slice(first, last))
     if components is None:
         inside = space.inside.nonzero()[:, 0].tolist()
         shown = min(len(inside), 3)
         components = [inside[round(i * len(inside) / shown)] for i in range(shown)]
-    times = times_of(analysis, time)
+    times = times_of(source, time)
     axis = times[first:last]
     table = columns_of(observations, space)
     with style():
         figure, rows = subplots(len(components), 1, 5.6, 1.35 * len(components) + 0.6)
         for row, component in zip(rows[:, 0], components, strict=True):
-            _draw_members(row, axis, states[:, :, component], chosen.weights, members)
+            drawn = _component(source, component, first, last)
+            _draw_members(row, axis, drawn, weights, members)
             if truth is not None:
-                values = truth[first:last].flatten(1)[:, component]
+                (values,) = _component(as_members(truth, source), component, first, last)
                 row.plot(axis, values, color=TRUTH, lw=1.1, ls=(0, (4, 1.5)), label="truth")
             if table is not None:
                 where = np.asarray(table["step"])
@@ -90,8 +95,8 @@ def trajectories(
 
 
 def error_and_spread(
-    groups: Mapping[str, Mapping[str, Analysis]],
-    truth: Float[Tensor, "time ..."],
+    groups: Mapping[str, Mapping[str, Source]],
+    truth: Truth,
     colours: Mapping[str, str] | None = None,
     time: np.ndarray | None = None,
 ) -> Figure:
@@ -110,16 +115,14 @@ def error_and_spread(
         figure, panels = subplots(1, len(groups), 4.4 * len(groups) + 0.6, 3.1, sharey=True)
         for panel, (title, analyses) in zip(panels[0], groups.items(), strict=True):
             for name, analysis in analyses.items():
-                axis = times_of(analysis, time)
-                colour, scale = colours[name], scale_of_units(analysis.space, truth)
-                unit = 1.0 if scale is None else scale
-                y, states = truth.double() / unit, analysis.states.double() / unit
-                error = metrics.rmse(states, y, analysis.weights, per_step=True)
-                spread = metrics.spread(states, y, analysis.weights, per_step=True)
+                members = members_of(analysis)
+                axis, true = times_of(members, time), as_members(truth, members)
+                colour, scale = colours[name], scales(true)
+                error, spread = rmse_and_spread(_sums(analysis, members, true), scale)
                 panel.plot(axis, error, color=colour, linewidth=1.3, label=name)
                 panel.plot(axis, spread, color=colour, linewidth=1.1, linestyle=(0, (3, 1.5)))
             panel.set_title(title)
-            label_time(panel.xaxis, axis, analysis.space)
+            label_time(panel.xaxis, axis, members.space)
             panel.set_yscale("log")
             log_ticks(panel.yaxis)
             panel.margins(x=0.01)
@@ -129,6 +132,26 @@ def error_and_spread(
         pooled = "" if scale is None else "\nin standard deviations of the truth"
         panels[0, 0].set_ylabel(f"RMSE (solid), spread (dashed){pooled}")
     return figure
+
+
+def _sums(analysis: Source, members: Members, truth: Members) -> Sums:
+    """Return the sums of a posterior, which may be made already, or of an analysis."""
+    if isinstance(analysis, Posterior) and analysis.sums is not None:
+        return analysis.sums
+    return state_sums(members, truth)
+
+
+def _component(members: Members, component: int, first: int, last: int) -> Tensor:
+    """Return one component of the flattened state, ``(ensemble, last - first)``."""
+    space = members.space
+    name = space.variables[space.variable_of(np.array([component]))[0]]
+    entry = component - space.entries(name).start
+    found = [
+        block.states[:, :, entry - block.entries.start]
+        for block in blocks(members, first, last, [name])
+        if block.entries.start <= entry < block.entries.stop
+    ]
+    return torch.cat(found, 1)
 
 
 def _legend(figure: Figure, panels: Iterable[Any], **where: Any) -> None:
@@ -144,8 +167,7 @@ def _draw_members(
 ) -> None:
     """Draw the median, the central 90 % and some members of one component."""
     low, middle, high = (
-        metrics.quantile(states.double()[..., None], level, weights)[:, 0]
-        for level in (0.05, 0.5, 0.95)
+        metrics.quantile(states[..., None], level, weights)[:, 0] for level in (0.05, 0.5, 0.95)
     )
     row.fill_between(axis, low, high, color=BLUE, alpha=0.2, linewidth=0, label="90 %")
     chosen = np.linspace(0, len(states) - 1, min(members, len(states))).round().astype(int)

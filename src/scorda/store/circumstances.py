@@ -18,7 +18,11 @@ __all__ = ["circumstances"]
 
 
 def circumstances(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return time, memory and versions of a run, from the reports of its units."""
+    """Return time, memory and versions of a run, from the reports of its units.
+
+    The peak of memory is that of the process that ends the run: what workers of its forecasts or
+    units took, or a process before an interruption, is not in it.
+    """
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     versions = {"scorda": __version__, "python": platform.python_version()}
     versions |= {name: version(name) for name in ("torch", "numpy", "zarr", "xarray")}
@@ -26,7 +30,7 @@ def circumstances(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "seconds": sum(report["seconds"] for report in reports),
         "units": len(reports),
         # In bytes on macOS, in kilobytes elsewhere.
-        "peak_memory_mb": round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1),
+        "client_peak_memory_mb": round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1),
         "threads": torch.get_num_threads(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "versions": versions,

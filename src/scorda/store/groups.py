@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -14,12 +14,11 @@ from scorda.core.times import Start
 from scorda.observations.analysis import Analysis
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Operator
+from scorda.observations.present import present_values
 from scorda.store.layout import array, chunks_of, write_array
+from scorda.store.members import LARGEST
 
 __all__ = ["observation_table", "read_states", "write_table", "write_truth", "write_withheld"]
-
-# Rows of observations whose columns are held as pieces, which take more memory than when joined.
-PIECES = 2**10
 
 
 def write_truth(
@@ -55,14 +54,7 @@ def write_withheld(
     Returns:
         The names of the files of the group in the store.
     """
-    predicted = []
-    for instrument in withheld:
-        for k, entry in enumerate(instrument.steps):
-            y, model = instrument.at(k)
-            if len(y):
-                steps = entry if isinstance(entry, int) else list(entry)
-                states = read_states(root, space, steps)
-                predicted.append(model.operator(states).flatten(1).numpy())
+    predicted = [part for one in withheld for part in _predicted(root, space, one)]
     columns = observation_table(withheld, space)
     columns |= {"predicted": np.concatenate(predicted, 1)}
     write_table(root, "withheld", columns)
@@ -70,6 +62,30 @@ def write_withheld(
     return names + [
         file for name in columns for file in chunks_of(array(root, f"withheld/{name}"), ())
     ]
+
+
+def _predicted(
+    root: zarr.Group, space: StateSpace, instrument: Observations
+) -> Iterator[np.ndarray]:
+    """Yield what each member predicts of the present values of each row, ``(ensemble, present)``.
+
+    Steps that lie in the same chunks are read once for all their rows.
+    """
+    stored = array(root, space.variables[0])
+    together = max(LARGEST // (stored.shape[0] * space.size), 1)
+    together -= together % stored.chunks[1] if together > stored.chunks[1] else 0
+    first, last, states = 0, 0, torch.empty(0)
+    for k, entry in enumerate(instrument.steps):
+        if not instrument.observed(k):
+            continue
+        steps = [entry] if isinstance(entry, int) else list(entry)
+        if steps[0] < first or steps[-1] >= last:
+            first = steps[0] - steps[0] % together
+            last = min(max(first + together, steps[-1] + 1), stored.shape[1])
+            states = read_states(root, space, list(range(first, last)))
+        seen = states[:, [step - first for step in steps]]
+        operator = instrument.at(k)[1].operator
+        yield operator(seen[:, 0] if isinstance(entry, int) else seen).flatten(1).numpy()
 
 
 def read_states(root: zarr.Group, space: StateSpace, steps: int | list[int]) -> Tensor:
@@ -97,44 +113,38 @@ def observation_table(
     """
     parts: dict[str, list[np.ndarray]] = {}
     for number, instrument in enumerate(observations):
-        before: tuple[Operator, bool] | None = None
-        seen: dict[str, np.ndarray] = {}
-        for k, entry in enumerate(instrument.steps):
-            y, model = instrument.at(k)
-            if not len(y):
-                continue
-            step, single = (entry, True) if isinstance(entry, int) else (entry[-1], False)
-            # Most rows have the operator of the row before.
-            if before is None or before[0] is not model.operator or before[1] != single:
-                before = model.operator, single
-                seen = _seen(model.operator, space, len(y), single)
+        entries = instrument.steps
+        several = np.array([isinstance(entry, tuple) for entry in entries])
+        last = np.array([e[-1] if isinstance(e, tuple) else e for e in entries])
+        for piece in present_values(instrument):
+            joint = several[piece.row]
+            # What is of several steps is told by the last entry, which is unknown.
+            seen = _seen(piece.operator, space, instrument.flat.shape[1], not joint.all())
+            place = np.where(joint, -1, piece.entry)
             columns = {
-                "step": np.full(len(y), step),
-                "time": np.full(len(y), space.dt * step),
-                "value": y.double().numpy(),
-                "std": model.error_std(tuple(y.shape), y).double().numpy(),
-                "instrument": np.full(len(y), number),
-                **seen,
+                "step": last[piece.row],
+                "time": space.dt * last[piece.row],
+                "value": piece.value.double().numpy(),
+                "std": piece.std.double().numpy(),
+                "instrument": np.full(len(piece.row), number),
+                **{column: values[place] for column, values in seen.items()},
             }
             for column, values in columns.items():
-                pieces = parts.setdefault(column, [])
-                pieces.append(values)
-                if len(pieces) == PIECES:
-                    pieces[:] = [np.concatenate(pieces)]
+                parts.setdefault(column, []).append(values)
     return {column: np.concatenate(values) for column, values in parts.items()}
 
 
 def _seen(
-    operator: Operator, space: StateSpace, values: int, single: bool
+    operator: Operator, space: StateSpace, values: int, known: bool
 ) -> dict[str, np.ndarray]:
-    """Return the columns that tell what an operator observes, of one state or of several."""
-    positions = np.full((values, len(space.position_names)), np.nan)
-    component, variable = np.full(values, -1), np.full(values, "", dtype=object)
-    if single:
-        component = _components(operator, space)
-        variable = _variables(operator, space, component)
+    """Return columns that tell what an operator observes, with one unknown entry at their end."""
+    positions = np.full((values + 1, len(space.position_names)), np.nan)
+    component, variable = np.full(values + 1, -1), np.full(values + 1, "", dtype=object)
+    if known:
+        component[:-1] = _components(operator, space)
+        variable[:-1] = _variables(operator, space, component[:-1])
         try:
-            positions = operator.coordinates(space).numpy()
+            positions[:-1] = operator.coordinates(space).numpy()
         except ValueError:
             pass
     columns = {name: positions[:, i] for i, name in enumerate(space.position_names)}

@@ -20,9 +20,12 @@ from scorda.observations.analysis import Analysis
 from scorda.reading.opening import readable
 from scorda.store.damage import check_files, check_hashes, read_record, telling
 from scorda.store.headers import check_posterior, check_states, check_table, shape_of
+from scorda.store.members import Stored
 
 if TYPE_CHECKING:
     import xarray
+
+    from scorda.store.sums import Sums
 
 __all__ = [
     "Posterior",
@@ -141,6 +144,25 @@ class Posterior:
             with telling(self.path):
                 weights = torch.from_numpy(dataset["weight"].values)
         return Analysis(states, self.space, weights, info, self.method)
+
+    @property
+    def members(self) -> Stored:
+        """The members, which are read block by block (see `scorda.store.members`)."""
+        return Stored(self.to_xarray(), self.space, self.path)
+
+    @property
+    def true_member(self) -> Stored | None:
+        """The truth as a single member, or None where there is no truth."""
+        dataset = self.group("truth")
+        return None if dataset is None else Stored(self._made(dataset), self.space, self.path)
+
+    @cached_property
+    def sums(self) -> Sums | None:
+        """Sums of each step from which scores follow, made once; None where there is no truth."""
+        from scorda.store.sums import state_sums
+
+        truth = self.true_member
+        return None if truth is None else state_sums(self.members, truth)
 
     @property
     def truth(self) -> Float[Tensor, "time ..."] | None:

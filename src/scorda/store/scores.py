@@ -13,8 +13,7 @@ deviations, of the observation error or of the truth, and their names say so:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -22,23 +21,22 @@ import xarray
 
 from scorda import metrics
 from scorda.core.shapes import Float, Tensor
-from scorda.core.space import StateSpace
 from scorda.observations.analysis import Analysis
+from scorda.store.members import LARGEST, InMemory, Members
 from scorda.store.posterior import Posterior
+from scorda.store.sums import Sums, scales, scores_of
 
 __all__ = [
     "by_variable",
     "distance",
     "first_scored",
     "observation_scores",
-    "scale_of_units",
+    "observations_by_variable",
     "score_table",
     "scores",
-    "state_scores",
+    "states_by_variable",
 ]
 
-# The pairs of members are formed for so many observations at once (64 MB for 256 members).
-ROWS = 128
 # Names of the scores that pool variables: in standard deviations of the error, or of the truth.
 POOLED_ERRORS, POOLED_STATES = "error std", "std"
 # A distance to a reference matches so many members: 10 ms per step for three variables.
@@ -53,13 +51,13 @@ def scores(posterior: Posterior, spinup: int | None = None) -> dict[str, float]:
         spinup: Steps that do not count. Default: those before the first observation.
     """
     found: dict[str, float] = {}
-    truth = posterior.truth
-    if truth is not None:
+    truth = posterior.true_member
+    if posterior.sums is not None and truth is not None:
         first = first_scored(posterior, spinup)
-        found |= states_by_variable(posterior.analysis, truth, first)
+        found |= states_by_variable(posterior.sums, scales(truth, first), first)
     withheld = posterior.group("withheld")
     if withheld is not None:
-        found |= observations_by_variable(withheld, posterior.analysis.weights)
+        found |= observations_by_variable(withheld, posterior.members.weights(slice(None)))
     return found
 
 
@@ -80,29 +78,35 @@ def score_table(
         spinup: Steps that do not count (default: those before the first observation).
     """
     exact = {reference.smoother: reference for reference in references}
-    loaded = {kind: reference.analysis for kind, reference in exact.items()}
     table = {}
     for name, posterior in posteriors.items():
         row, info = scores(posterior, spinup), posterior.info
         reference = exact.get(posterior.smoother)
         if reference is not None:
-            analysis, draws = posterior.analysis, loaded[posterior.smoother]
-            size = min(len(analysis.states), len(draws.states) // 2, MATCHED)
-            parts = _shuffled(draws, 2 * size)
-            other = Analysis(parts.states[size:], parts.space)
-            if reference.path != posterior.path:
-                other = _shuffled(analysis, size)
-            first = Analysis(parts.states[:size], parts.space)
-            scale = scale_of_units(draws.space, draws.states.flatten(0, 1))
-            unit = 1.0 if scale is None else scale
-            pair = [replace(a, states=a.states / unit) for a in (other, first)]
-            score = "wasserstein" if scale is None else f"wasserstein[{POOLED_STATES}]"
-            row[score] = distance(pair[0], pair[1], first_scored(posterior, spinup))
+            row |= _to_reference(posterior, reference, first_scored(posterior, spinup))
         evaluations = info.get("report", {}).get("evaluations")
         if evaluations is not None:
             row["evaluations"] = float(np.max(evaluations))
         table[name] = row | {"seconds": info["seconds"]}
     return table
+
+
+def _to_reference(posterior: Posterior, reference: Posterior, first: int) -> dict[str, float]:
+    """Return the distance between draws of a posterior and of the one that is near exact."""
+    members, exact = posterior.members, reference.members
+    size = min(members.shape[0], exact.shape[0] // 2, MATCHED)
+    order = _shuffled(exact.shape[0])
+    if reference.path == posterior.path:
+        own = order[size : 2 * size]
+    else:
+        own = _shuffled(members.shape[0])[:size]
+    scale = scales(exact)
+    unit: float | Tensor = 1.0
+    if scale is not None:
+        values = torch.tensor([scale[name] for name in exact.space.variables])
+        unit = exact.space.constant(values.double())
+    name = "wasserstein" if scale is None else f"wasserstein[{POOLED_STATES}]"
+    return {name: _distance((members, own), (exact, order[:size]), first, unit)}
 
 
 def by_variable(scores: Mapping[str, float]) -> dict[str, dict[str, float]]:
@@ -138,49 +142,30 @@ def first_scored(posterior: Posterior, spinup: int | None = None) -> int:
     return int(steps.min()) if len(steps) else 0
 
 
-def state_scores(
-    analysis: Analysis, truth: Float[Tensor, "time ..."], first: int = 0
-) -> dict[str, float]:
-    """Compute the scores of `scorda.metrics` of the states at the steps from `first` on."""
-    states = analysis.states[:, first:].double()
-    weights = None if analysis.weights is None else analysis.weights[:, first:]
-    y, names = truth[first:].double(), ("rmse", "spread", "spread_skill", "crps", "coverage")
-    return {name: float(getattr(metrics, name)(states, y, weights)) for name in names}
-
-
 def states_by_variable(
-    analysis: Analysis, truth: Float[Tensor, "time ..."], first: int = 0
+    sums: Sums, scale: Mapping[str, float] | None, first: int = 0
 ) -> dict[str, float]:
-    """Compute `state_scores`: of all variables, or of each where their units differ.
+    """Compute the scores of `scorda.metrics` of the states at the steps from `first` on.
 
-    Then the scores of all together are in standard deviations of the truth.
+    They are those of all variables, or of each where their units differ. Then the scores of all
+    together are in standard deviations of the truth.
+
+    Arguments:
+        sums: Sums of all steps, as `state_sums` makes them.
+        scale: Standard deviation of the truth by variable, or None where units agree.
+        first: First step that counts.
     """
-    space = analysis.space
-    scale = scale_of_units(space, truth[first:])
+    counted = {
+        name: {quantity: values[first:] for quantity, values in own.items()}
+        for name, own in sums.items()
+    }
     if scale is None:
-        return state_scores(analysis, truth, first)
+        return scores_of(counted)
     found: dict[str, float] = {}
-    for name in space.variables:
-        part = replace(analysis, states=space.field(analysis.states, name), space=space.only(name))
-        scored = state_scores(part, space.field(truth, name), first)
-        found |= {f"{score}[{name}]": value for score, value in scored.items()}
-    pooled = replace(analysis, states=analysis.states / scale)
-    scored = state_scores(pooled, truth / scale, first)
-    return found | {f"{score}[{POOLED_STATES}]": value for score, value in scored.items()}
-
-
-def scale_of_units(
-    space: StateSpace, states: Float[Tensor, "sample ..."]
-) -> Float[Tensor, "..."] | None:
-    """Return the standard deviation of each variable, to divide states by; None where units agree.
-
-    A variable that is constant has 1.
-    """
-    if len({space.units.get(name, "") for name in space.variables}) < 2:
-        return None
-    each = [space.field(states, name).double().std(correction=0) for name in space.variables]
-    std = torch.stack(each)
-    return space.constant(torch.where(std > 0, std, 1.0))
+    for name, own in counted.items():
+        found |= {f"{score}[{name}]": value for score, value in scores_of({name: own}).items()}
+    pooled = scores_of(counted, scale)
+    return found | {f"{score}[{POOLED_STATES}]": value for score, value in pooled.items()}
 
 
 def observations_by_variable(
@@ -192,20 +177,21 @@ def observations_by_variable(
     """
     variable, instrument = (withheld[name].values for name in ("variable", "instrument"))
     kinds = sorted(set(zip(instrument.tolist(), map(str, variable), strict=True)))
+    rows = _of_rows(withheld, weights)
     if len(kinds) < 2:
-        return observation_scores(withheld, weights)
+        return _mean_scores(rows)
     names = [name for _, name in kinds]
     found: dict[str, float] = {}
     for number, name in kinds:
         label = name or "unnamed"
         if names.count(name) > 1:
             label += f", instrument {number + 1}"
-        part = withheld.isel(observation=(instrument == number) & (variable == name))
-        scored = observation_scores(part, weights)
+        here = torch.from_numpy((instrument == number) & (variable == name))
+        scored = _mean_scores({score: values[here] for score, values in rows.items()})
         found |= {f"{score}[{label}]": value for score, value in scored.items()}
-    unit = withheld["std"]
-    relative = withheld.assign({n: withheld[n] / unit for n in ("value", "std", "predicted")})
-    scored = observation_scores(relative, weights)
+    unit = torch.from_numpy(withheld["std"].values).double()
+    relative = {"square": rows["square"] / unit.square(), "crps": rows["crps"] / unit}
+    scored = _mean_scores(rows | relative)
     return found | {f"{score}[{POOLED_ERRORS}]": value for score, value in scored.items()}
 
 
@@ -219,9 +205,39 @@ def observation_scores(
     it for the sampling error of its N members); ``observation_crps``, fair; and
     ``observation_coverage``, the share of values in the central 90 % of the predictive mixture.
     """
-    y = torch.from_numpy(withheld["value"].values).double()
-    std = torch.from_numpy(withheld["std"].values).double()
-    predicted = torch.from_numpy(withheld["predicted"].values).double()
+    return _mean_scores(_of_rows(withheld, weights))
+
+
+def _mean_scores(rows: Mapping[str, Tensor]) -> dict[str, float]:
+    return {
+        "observation_rmse": float(rows["square"].mean().sqrt()),
+        "innovation_chi2": float(rows["chi2"].mean()),
+        "observation_crps": float(rows["crps"].mean()),
+        "observation_coverage": float(rows["inside"].mean()),
+    }
+
+
+def _of_rows(withheld: xarray.Dataset, weights: Tensor | None) -> dict[str, Tensor]:
+    """Return what the scores of each withheld value are means of, read block by block."""
+    members, number = withheld["predicted"].shape
+    # So that the pairs of members of a block take 16 MB.
+    together = max(LARGEST // members**2, 1)
+    found: dict[str, list[Tensor]] = {name: [] for name in ("square", "chi2", "crps", "inside")}
+    # What lies in one chunk is read once.
+    wide = together * max(LARGEST // (members * together), 1)
+    for low in range(0, number, wide):
+        part = withheld.isel(observation=slice(low, low + wide)).load()
+        for cut in torch.arange(part.sizes["observation"]).split(together):
+            scored = _scored(part.isel(observation=cut.numpy()), weights)
+            for name, values in scored.items():
+                found[name].append(values)
+    return {name: torch.cat(values) for name, values in found.items()}
+
+
+def _scored(withheld: xarray.Dataset, weights: Tensor | None) -> dict[str, Tensor]:
+    y, std, predicted = (
+        torch.from_numpy(withheld[name].values).double() for name in ("value", "std", "predicted")
+    )
     if weights is None:
         w = predicted.new_full(predicted.shape, 1 / len(predicted))
     else:
@@ -230,15 +246,12 @@ def observation_scores(
     free = 1 - w.square().sum(0)
     variance = (w * (predicted - mean).square()).sum(0) / free.clamp_min(1e-12)
     position = (w * torch.special.ndtr((y - predicted) / std)).sum(0)
-    crps = [
-        _mixture_crps(predicted[:, part], w[:, part], y[part], std[part])
-        for part in torch.arange(len(y)).split(ROWS)
-    ]
+    square = (y - mean).square()
     return {
-        "observation_rmse": float((mean - y).square().mean().sqrt()),
-        "innovation_chi2": float(((y - mean).square() / (variance + std.square())).mean()),
-        "observation_crps": float(torch.cat(crps).mean()),
-        "observation_coverage": float(((position > 0.05) & (position < 0.95)).double().mean()),
+        "square": square,
+        "chi2": square / (variance + std.square()),
+        "crps": _mixture_crps(predicted, w, y, std),
+        "inside": ((position > 0.05) & (position < 0.95)).double(),
     }
 
 
@@ -252,30 +265,45 @@ def distance(analysis: Analysis, reference: Analysis, first: int = 0) -> float:
         reference: The other, of the same number of times.
         first: First step that counts.
     """
-    clouds = [_equal(a)[:, first:].flatten(2) for a in (analysis, reference)]
-    steps = clouds[0].shape[1]
-    return float(np.mean([metrics.wasserstein(*(c[:, k] for c in clouds)) for k in range(steps)]))
+    one, other = ((InMemory(a), torch.arange(len(a.states))) for a in (analysis, reference))
+    return _distance(one, other, first, 1.0)
 
 
-def _shuffled(analysis: Analysis, size: int) -> Analysis:
-    """Return that many members with equal weights, at random but always the same ones."""
-    states = _equal(analysis)
-    order = torch.randperm(len(states), generator=torch.Generator().manual_seed(0))
-    return Analysis(states[order[:size]], analysis.space)
+def _distance(
+    one: tuple[Members, Tensor], other: tuple[Members, Tensor], first: int, unit: float | Tensor
+) -> float:
+    """Return the `distance` between some of the members of two ensembles, in a unit."""
+    found = [
+        float(metrics.wasserstein(x, y))
+        for x, y in zip(_clouds(*one, first, unit), _clouds(*other, first, unit), strict=True)
+    ]
+    return float(np.mean(found))
 
 
-def _equal(analysis: Analysis) -> Float[Tensor, "ensemble time ..."]:
-    states, weights = analysis.space.filled(analysis.states.double()), analysis.weights
-    if weights is None:
-        return states
-    members = len(states)
-    u = (torch.arange(members, dtype=torch.float64) + 0.5) / members
-    columns = []
-    for k in range(states.shape[1]):
-        total = weights[:, k].double().cumsum(0)
-        index = torch.searchsorted(total, u * total[-1], right=True).clamp_max(members - 1)
-        columns.append(states[index, k])
-    return torch.stack(columns, 1)
+def _shuffled(members: int) -> Tensor:
+    """Return the members in an order at random, which is always the same."""
+    return torch.randperm(members, generator=torch.Generator().manual_seed(0))
+
+
+def _clouds(
+    members: Members, chosen: Tensor, first: int, unit: float | Tensor
+) -> Iterator[Float[Tensor, "ensemble state"]]:
+    """Yield the states of chosen ones of equally weighted members at each step."""
+    number, times = members.shape
+    together = max(LARGEST // (number * members.space.size), 1)
+    for low in range(first, times, together):
+        steps = slice(low, min(low + together, times))
+        states = members.space.filled(members.states(steps).double()) / unit
+        if (weights := members.weights(steps)) is None:
+            states = states[chosen]
+        else:
+            u = (torch.arange(number, dtype=torch.float64) + 0.5) / number
+            total = weights.double().cumsum(0)
+            index = torch.searchsorted(
+                total.T.contiguous(), u * total[-1][:, None], right=True
+            ).clamp_max(number - 1)
+            states = torch.stack([states[i[chosen], k] for k, i in enumerate(index)], 1)
+        yield from states.flatten(2).movedim(1, 0)
 
 
 def _mixture_crps(x: Tensor, w: Tensor, y: Tensor, std: Tensor) -> Tensor:

@@ -1,0 +1,138 @@
+r"""Sums over the points of each variable at each step, from which the scores of states follow.
+
+They are additive over blocks of points, so a posterior of any size is scored in little memory, and
+all variables together are scored by the sums of each, divided by powers of its unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from scorda import metrics
+from scorda.core.shapes import Float, Tensor
+from scorda.metrics.calibration import quantiles
+from scorda.metrics.series import as_series, variance
+from scorda.observations.analysis import Analysis
+from scorda.store.members import Block, InMemory, Members, blocks
+
+__all__ = ["Sums", "as_members", "rmse_and_spread", "scales", "scores_of", "state_sums"]
+
+# By variable and quantity, one number per step.
+Sums = dict[str, dict[str, Tensor]]
+# The power of the unit of the state that each quantity has.
+POWERS = {"present": 0, "error": 2, "variance": 2, "fair": 2, "crps": 1, "inside": 0}
+
+
+def as_members(states: Any, members: Members) -> Members:
+    """Return a truth ``(time, *state)`` as a single member of the space of others."""
+    if isinstance(states, Members):
+        return states
+    return InMemory(Analysis(states[None], members.space))
+
+
+def state_sums(members: Members, truth: Members) -> Sums:
+    r"""Return sums over the present points of the truth, by variable and quantity, of each step.
+
+    ``present`` counts the points, ``error`` sums the squared errors of the mean, ``variance`` the
+    unbiased variances, ``fair`` these times :math:`1 + \sum_i w_i^2`, ``crps`` the fair CRPS, and
+    ``inside`` counts the points in the central 90 % (see `scorda.metrics`).
+    """
+    times = members.shape[1]
+    sums = {
+        name: {quantity: torch.zeros(times, dtype=torch.float64) for quantity in POWERS}
+        for name in members.space.variables
+    }
+    for block in blocks(members):
+        (y,) = truth.flat(block.name, block.steps, block.rows)
+        if y.isnan().all():
+            continue
+        for quantity, values in _sums(block, y).items():
+            sums[block.name][quantity][block.steps] += values
+    return sums
+
+
+def scores_of(sums: Sums, scale: Mapping[str, float] | None = None) -> dict[str, float]:
+    """Return the scores of states from sums of the steps that count.
+
+    Arguments:
+        sums: What `state_sums` returned, of some variables and steps.
+        scale: Unit by variable in which all are pooled; None: they have one in common.
+
+    Raises:
+        ValueError: If no value of the truth is present.
+    """
+    total = _pooled(sums, scale)
+    present = total["present"]
+    if not present.any():
+        raise ValueError("The truth is NaN everywhere: a score needs at least one value.")
+    steps = present > 0
+    root = {name: (total[name] / present)[steps].sqrt() for name in ("error", "variance")}
+    skill = (total["fair"].sum() / total["error"].sum()).sqrt()
+    return {
+        "rmse": float(root["error"].mean()),
+        "spread": float(root["variance"].mean()),
+        "spread_skill": float(skill),
+        "crps": float((total["crps"] / present)[steps].mean()),
+        "coverage": float(total["inside"].sum() / present.sum()),
+    }
+
+
+def rmse_and_spread(
+    sums: Sums, scale: Mapping[str, float] | None = None
+) -> tuple[Float[Tensor, "time"], Float[Tensor, "time"]]:
+    """Return the RMSE of the mean and the spread of each step, NaN where no truth is."""
+    total = _pooled(sums, scale)
+    return tuple((total[name] / total["present"]).sqrt() for name in ("error", "variance"))  # type: ignore[return-value]
+
+
+def scales(truth: Members, first: int = 0) -> dict[str, float] | None:
+    """Return the standard deviation of each variable, its unit in scores of all together.
+
+    It is None where the units of all variables agree. A variable that is constant has 1.
+    """
+    space = truth.space
+    if not space.several_units:
+        return None
+    found = {}
+    for name in space.variables:
+        number, total, squares, shift = 0, 0.0, 0.0, None
+        for block in blocks(truth, first, names=[name]):
+            values = block.states[~block.states.isnan()]
+            # Near the values, so that their squares do not hide the variance.
+            shift = float(values.mean()) if shift is None and len(values) else shift
+            values = values - (shift or 0.0)
+            number += len(values)
+            total, squares = total + float(values.sum()), squares + float(values.square().sum())
+        var = squares / number - (total / number) ** 2 if number else 0.0
+        found[name] = var**0.5 if var > 0 else 1.0
+    return found
+
+
+def _sums(block: Block, y: Tensor) -> dict[str, Tensor]:
+    """Return the sums of one block, whose truth is ``(steps, entries)``."""
+    x, y, w = as_series(block.states, y, block.weights)
+    present, spread = ~y.isnan(), variance(x, w)
+    low, high = quantiles(x, (0.05, 0.95), block.weights)
+    # A member that diverged must show, not count as a miss.
+    inside = torch.where(low.isnan(), torch.nan, ((low <= y) & (y <= high)).to(x))
+    found = {
+        "error": ((w * x).sum(0) - y).square(),
+        "variance": spread,
+        "fair": (1 + w.square().sum(0)) * spread,
+        "crps": metrics.pointwise_crps(x, y, block.weights),
+        "inside": inside,
+    }
+    sums = {name: torch.where(present, values, 0).sum(1) for name, values in found.items()}
+    return sums | {"present": present.sum(1).double()}
+
+
+def _pooled(sums: Sums, scale: Mapping[str, float] | None) -> dict[str, Tensor]:
+    """Return the sums over the variables in the unit of each."""
+    unit = {name: 1.0 if scale is None else scale[name] for name in sums}
+    return {
+        quantity: torch.stack([s[quantity] / unit[n] ** power for n, s in sums.items()]).sum(0)
+        for quantity, power in POWERS.items()
+    }
