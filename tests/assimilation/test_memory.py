@@ -26,6 +26,7 @@ from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Select
 from scorda.observations.problem import Problem
+from scorda.priors import mixture
 from scorda.priors.gaussian import Gaussian
 from scorda.priors.kernel import Kernel
 from scorda.priors.local import LocalGaussian
@@ -137,6 +138,21 @@ def test_no_prior_has_a_tensor_of_members_by_members_by_state(name, monkeypatch)
     monkeypatch.setattr(local, "BATCH", 2**12)
     first, second = (peak(FILTERS[name], 16, members) for members in (6, 24))
     assert second < 4.6 * first
+
+
+@pytest.mark.slow
+def test_weights_of_places_are_made_some_places_at_once(monkeypatch):
+    """Of a mixture whose modes have weights of their own; the same numbers with one at a time."""
+    method = MASF(Mixture(localization=TAPER, weight_localization=TAPER))
+    _, forecast, y, model = case(8, 6)
+    run = method.begin(case(8, 6)[0])
+    expected, _ = run.analyse(forecast, y, model, rng.seeded(4))
+    monkeypatch.setattr(mixture, "PLACES", 1)
+    analysis, _ = run.analyse(forecast, y, model, rng.seeded(4))
+    torch.testing.assert_close(analysis, expected, atol=1e-10, rtol=0)
+    # Eight times the members: the square of them, for each entry, would be 64 times as much.
+    first, second = (peak(method, 8, members) for members in (12, 96))
+    assert second < 10 * first
 
 
 def test_the_peak_sees_a_square():
