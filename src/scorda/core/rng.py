@@ -183,13 +183,19 @@ def _rows(
 ) -> Tensor:
     dtype = torch.get_default_dtype() if like is None else like.dtype
     size = math.prod(shape)
+    begin, count = first * size, (last - first) * size
+    if count <= PART:
+        rows = (
+            _drawn(_stream_at(key, draw, begin), law, count).to(dtype).view(last - first, *shape)
+        )
+        return rows if like is None else rows.to(like.device)
     rows = torch.empty(last - first, *shape, dtype=dtype)
-    numbers, begin = rows.view(-1), first * size
+    numbers = rows.view(-1)
 
     def fill(start: int) -> None:
         _fill(numbers[start : start + SHARE], law, key, draw, begin + start)
 
-    shares, threads = range(0, len(numbers), SHARE), torch.get_num_threads()
+    shares, threads = range(0, count, SHARE), torch.get_num_threads()
     if len(shares) < 2 or threads < 2:
         for start in shares:
             fill(start)
@@ -202,27 +208,36 @@ def _rows(
 def _fill(
     numbers: Tensor, law: Callable[[np.ndarray], None], key: Key, draw: int, position: int
 ) -> None:
-    """Write the numbers at a position of the stream; a step of the counter makes four words."""
-    block, skipped = divmod(position, 4)
-    stream = _stream_at(key, draw, block)
-    stream.random(skipped)
+    """Write the numbers of a draw from a position on."""
+    stream = _stream_at(key, draw, position)
     for part in numbers.split(PART):
-        drawn = stream.random(len(part))
-        law(drawn)
-        part.copy_(torch.from_numpy(drawn))
+        part.copy_(_drawn(stream, law, len(part)))
 
 
-def _stream_at(key: Key, draw: int, block: int) -> np.random.Generator:
+def _drawn(stream: np.random.Generator, law: Callable[[np.ndarray], None], count: int) -> Tensor:
+    # Memory of torch is aligned alike in every run, and products round by its alignment.
+    drawn = torch.empty(count, dtype=torch.float64)
+    stream.random(out=drawn.numpy())
+    law(drawn.numpy())
+    return drawn
+
+
+def _stream_at(key: Key, draw: int, position: int) -> np.random.Generator:
     """Return the generator of this thread, set to a place; a new one would draw a seed first."""
     if not hasattr(_of_thread, "stream"):
         _of_thread.stream = np.random.Generator(np.random.Philox(0))
+    # A step of the counter makes four words.
+    block, skipped = divmod(position, 4)
     # The draw is a high word of the counter: draws never overlap.
     place = {"counter": np.array((block, 0, draw, 0), np.uint64), "key": np.array(key, np.uint64)}
     _of_thread.stream.bit_generator.state = {
         "bit_generator": "Philox", "state": place, "buffer": np.zeros(4, np.uint64),
         "buffer_pos": 4, "has_uint32": 0, "uinteger": 0,
     }  # fmt: skip
-    return _of_thread.stream
+    if skipped:
+        _of_thread.stream.random(skipped)
+    stream: np.random.Generator = _of_thread.stream
+    return stream
 
 
 def _uniform(drawn: np.ndarray) -> None:
