@@ -61,6 +61,16 @@ def scorda(folder, *words, status=0):
     return done.stdout + done.stderr
 
 
+def sharing(folder, *words, processes=2):
+    """The same command in several processes of ``torchrun``."""
+    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    done = subprocess.run(
+        [sys.executable, *launch, "-m", "scorda", *words],
+        cwd=folder, env=ENVIRONMENT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
 def block_of(heading, language):
     """The first block of a language below a heading of the page."""
     return re.search(rf"## {heading}\n.*?```{language}\n(.*?)```", PAGE, re.DOTALL)[1]
@@ -74,6 +84,17 @@ def sda(tmp_path_factory):
     whole = ["--config", "run.toml", "--threads", "1", "--unit", "8", "--out", "a.zarr"]
     scorda(folder, "assimilate", *whole)
     return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_processes_of_torchrun_leave_the_bytes_of_one_run(processes, sda, tmp_path):
+    out = tmp_path / "b.zarr"
+    words = ["assimilate", "--config", "run.toml", "--threads", "1", "--unit", "8"]
+    sharing(sda, *words, "--out", str(out), processes=processes)
+    assert contents(out) == contents(sda / "a.zarr")
+    command = block_of("Several GPUs", "bash")
+    assert "--nproc-per-node" in command and " -m scorda assimilate --config run.toml" in command
 
 
 @pytest.mark.slow

@@ -147,10 +147,12 @@ class Assimilate:
     def check(self) -> None:
         """Refuse what makes no sense, and set up torch, before any code of a user is imported."""
         from scorda.cli.common import check_device, check_system, check_there, units_of, use_torch
-        from scorda.cli.workers import check_workers
+        from scorda.cli.workers import check_workers, launched
         from scorda.core.lock import check_unlocked
         from scorda.core.ownership import check_output
 
+        if self.shard is None and (ranks := launched()) is not None:
+            self.shard = f"{ranks[0]}/{ranks[1]}"
         if not self.observations:
             raise UserError("Give --observations, a file of observations.")
         if self.members is not None and self.members < 1:
@@ -283,12 +285,13 @@ def _system(given: Assimilate, method: Assimilator) -> Any:
 
 def _suited(given: Assimilate, method: Assimilator, steps: int) -> Assimilator:
     """Give a trained prior its device and its dates: of a daily cycle it has to know the begin."""
+    from scorda.cli.workers import device_of
     from scorda.priors.trajectory import Prior
 
     prior = getattr(method, "prior", None)
     if not isinstance(prior, Prior):
         return method
-    prior = prior.to(given.device)
+    prior = prior.to(device_of(given.device))
     if given.start is not None:
         prior = prior.starting(given.start, steps + 1)
     return replace(method, prior=prior)  # type: ignore[type-var]
@@ -301,6 +304,7 @@ def _initial(given: Assimilate, system: Any) -> tuple[Tensor | None, int]:
     """
     import torch
 
+    from scorda.cli.workers import device_of
     from scorda.core import rng
     from scorda.reading.ensembles import read_initial
 
@@ -320,7 +324,7 @@ def _initial(given: Assimilate, system: Any) -> tuple[Tensor | None, int]:
         initial = None if initial is None else initial[:members]
     if initial is None and given.system is not None and given.device != "cpu":
         initial = system.prior(members, rng.seeded(given.seed))
-    return None if initial is None else initial.to(given.device), members
+    return None if initial is None else initial.to(device_of(given.device)), members
 
 
 def _resolved(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,15 @@ if TYPE_CHECKING:
     from scorda.assimilation.base import Assimilator
     from scorda.cli.assimilate import Assimilate
 
-__all__ = ["check_workers", "engine", "over_workers", "shard_of", "tell_dropped"]
+__all__ = [
+    "check_workers",
+    "device_of",
+    "engine",
+    "launched",
+    "over_workers",
+    "shard_of",
+    "tell_dropped",
+]
 
 
 def engine(name: str | None) -> AbstractContextManager[Executor | None]:
@@ -22,6 +31,18 @@ def engine(name: str | None) -> AbstractContextManager[Executor | None]:
     from scorda.core.engines import opened
 
     return nullcontext() if name is None else opened(name)
+
+
+def launched() -> tuple[int, int] | None:
+    """Return rank and number of the processes that ``torchrun`` has started; None without it."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return None
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+
+
+def device_of(name: str) -> str:
+    """Return the device of this process: of several on one machine, each takes a GPU."""
+    return f"{name}:{os.environ.get('LOCAL_RANK', 0)}" if name == "cuda" else name
 
 
 def check_workers(given: Assimilate) -> None:
