@@ -118,4 +118,4 @@ def test_the_mean_of_a_block_of_points_has_its_position():
     found = Average((1, 2)).coordinates(space)
     expected = torch.tensor([[0.0, 0.0], [0.0, 4.0]])
     assert space.separation(found, expected).max() < 1e-6
-    assert Average((1, 2)).variables(space) == ("x", "x")
+    assert Average((1, 2)).variables(space) == ("field", "field")

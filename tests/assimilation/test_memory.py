@@ -41,7 +41,7 @@ class Still:
 
     def __init__(self, side):
         axes = {"y": np.arange(float(side)), "x": np.arange(float(side))}
-        self.space = StateSpace((side, side), 1.0, ("x",), axes, dict.fromkeys(axes, float(side)))
+        self.space = StateSpace((side, side), 1.0, ("field",), axes, dict.fromkeys(axes, float(side)))
 
     def prior(self, members, generator=None):
         return rng.normal(members, self.space.shape, generator)

@@ -187,22 +187,26 @@ class EnSF(Filter):
         noise = rng.Stream(rng.key(generator), 0, len(x), tuple(x.shape[1:]), x)
         z = noise()
         z = (z - z.mean(0)) / z.std(0)
-        for t, alpha, var, damping, drift, step, root in self._schedule(process, x):
+        for t, kept, pull, push, root in self._schedule(process, x):
             gradient = likelihood_score(z, mean, std, y, model)
             gradient = gradient if self.clip is None else gradient.clamp(-self.clip, self.clip)
             targets = x if kernel is None else process.denoise(kernel, z, t)
-            score = (alpha * targets - z) / var + damping * gradient
-            z = z - drift * z + step * score + root * noise()
+            # In place: most of the time of a large state is that of its memory.
+            z = z.mul(kept).add_(targets, alpha=pull).add_(gradient, alpha=push)
+            z.add_(noise(), alpha=root)
         return settled(mean + std * z, forecast), {"evaluations": self.euler_steps}
 
-    def _schedule(self, process: LinearProcess, like: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """Give t, alpha, beta^2, h, b / K, g^2 / K and the root of this at each Euler step."""
-        t = 1 - torch.arange(self.euler_steps).to(like) / self.euler_steps
+    def _schedule(self, process: LinearProcess, like: Tensor) -> Iterator[tuple[Any, ...]]:
+        """Give t and the factors of z, of x, of the likelihood's score and of the noise.
+
+        They are those of each Euler step, z - b z / K + (g^2 / K) score + (g / sqrt K) noise.
+        """
+        t = 1 - torch.arange(self.euler_steps, dtype=torch.float64) / self.euler_steps
         drift, step = process.drift(t) / self.euler_steps, process.diffusion(t) / self.euler_steps
-        damping = (1 - t) ** self.damping
-        columns = t, process.alpha(t), process.var(t), damping, drift, step, step.sqrt()
-        # At once: by themselves these scalars take as long as the states.
-        return zip(*(column.unbind() for column in columns), strict=True)
+        pull = step / process.var(t)
+        push, root = step * (1 - t) ** self.damping, step.sqrt()
+        columns = 1 - drift - pull, pull * process.alpha(t), push, root
+        return zip(t.to(like), *(column.tolist() for column in columns), strict=True)
 
     def _scaled(self, forecast: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scaled members, and mean and standard deviation that scale them."""
