@@ -40,8 +40,8 @@ class Still:
     """A system that never moves, on a periodic square."""
 
     def __init__(self, side):
-        axes = {"y": np.arange(float(side)), "x": np.arange(float(side))}
-        self.space = StateSpace((side, side), 1.0, ("field",), axes, dict.fromkeys(axes, float(side)))
+        axes, period = {name: np.arange(float(side)) for name in "yx"}, float(side)
+        self.space = StateSpace((side, side), 1.0, ("field",), axes, dict.fromkeys(axes, period))
 
     def prior(self, members, generator=None):
         return rng.normal(members, self.space.shape, generator)
