@@ -165,7 +165,7 @@ def test_a_prior_trains_with_its_weighting(base):
     """In a run and from many forecasts, over both kinds of Gaussians."""
     tuned, trained = [], []
     for weighting in ("noise", "state"):
-        prior = changed(SMALL, axis="site", base=base, training_steps=3, weighting=weighting)
+        prior = changed(SMALL, axis="site", base=base, training_steps=20, weighting=weighting)
         tuned.append(prior.fit(rings(1, 12)[0], None, RING).report["gaussian_loss"])
         weights = amortised(prior, rings(), RING).weights
         trained.append(torch.cat([w.flatten().double() for w in weights.values()]))
