@@ -19,9 +19,10 @@ from scorda.core.space import StateSpace
 from scorda.core.tapers import GaspariCohn
 from scorda.methods.enkf import EnKF
 from scorda.methods.gaussian_mixture import GaussianMixtureFilter
-from scorda.methods.kalman import KalmanFilter
+from scorda.methods.kalman import KalmanFilter, KalmanSmoother
 from scorda.methods.letkf import LETKF
 from scorda.methods.masf import MASF
+from scorda.methods.particle import ParticleSmoother
 from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Select
@@ -197,8 +198,21 @@ def test_the_matrices_of_a_kalman_filter_count(monkeypatch):
     model = ObservationModel(Select([0]), std=1.0)
     problem = Problem(system, Observations(model, [0], torch.zeros(1, 1)), 10)
     monkeypatch.setattr(memory, "available", lambda: 10**5)
-    with pytest.raises(ValueError, match=r"KalmanFilter needs about 762 kB .* 100 kB are free"):
+    refused = r"KalmanFilter needs about 762 kB .* 100 kB are free: take .*, or a smaller state\."
+    with pytest.raises(ValueError, match=refused):
         KalmanFilter().moments(problem)
+
+
+@pytest.mark.parametrize("method", [KalmanSmoother(), ParticleSmoother(particles=200)])
+def test_estimates_of_smoothers_are_those_of_their_runs(method):
+    """Also where what is held does not grow with the members."""
+    eye = torch.eye(50)
+    system = LinearGaussian(0.9 * eye, eye, torch.zeros(50), eye)
+    model = ObservationModel(Select([0, 5]), std=1.0)
+    problem = Problem(system, Observations(model, [4, 9], torch.zeros(2, 2)), 30)
+    with Peak() as seen:
+        method.assimilate(problem, 5, 1)
+    assert 0.8 < method.memory(problem, 5) / seen.most < 1.25
 
 
 def test_pairs_within_reach_are_estimated_from_some_points(monkeypatch):

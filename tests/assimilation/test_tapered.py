@@ -10,6 +10,7 @@ from scorda.core.errors import DivergenceError
 from scorda.core.space import StateSpace
 from scorda.core.tapers import GaspariCohn
 from scorda.methods.enkf import EnKF
+from scorda.methods.gaussian_mixture import GaussianMixtureFilter
 from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Select
@@ -76,6 +77,34 @@ def test_the_analysis_is_that_of_matrices(units, full, dense, monkeypatch):
         # Residuals of 1e-10 times the condition of S, some hundreds.
         torch.testing.assert_close(analysis, expected, atol=1e-7, rtol=0)
     assert (run.tapered._latest.cross is None) == (dense == 0)
+
+
+def test_all_variables_of_a_part_are_moved_whether_tapers_are_sparse_or_not(monkeypatch):
+    axes = {"y": np.arange(10.0), "x": np.arange(12.0)}
+    coarse = {"y": 2 * np.arange(5.0), "x": 2 * np.arange(6.0)}
+    air = StateSpace((2, 10, 12), 1.0, ("u", "v"), axes, {"x": 12.0})
+    sea = StateSpace((5, 6), 1.0, ("t",), coarse, {"x": 12.0})
+    space = StateSpace.of_parts({"air": air, "sea": sea})
+    indices = torch.randperm(space.size, generator=rng.seeded(0))[:40].tolist()
+    model = ObservationModel(Select(indices), std=0.5)
+    y = model.sample(rng.normal(1, space.shape, 2), 3)
+    problem = Problem(Still(space), Observations(model, [0], y), 0)
+    forecast, found = rng.normal(8, space.shape, 1), []
+    for dense in (0, 2**30):
+        monkeypatch.setattr(tapered, "DENSE", dense)
+        run = EnKF(localization=GaspariCohn(1.5)).begin(problem)
+        run.tapered._latest = None
+        found.append(run.analyse(forecast, y[0], model, rng.seeded(7))[0])
+    # Residuals of 1e-10 times the condition of S, some hundreds.
+    torch.testing.assert_close(*found, atol=1e-7, rtol=0)
+    # The members are moved where the observations reach, in each variable.
+    mixture = GaussianMixtureFilter(localization=GaspariCohn(1.5)).begin(problem)
+    moved, _ = mixture.analyse(forecast, y[0], model, rng.seeded(7))
+    for name in space.variables:
+        entries = space.entries(name)
+        for analysis in (found[0], moved):
+            change = (analysis - forecast)[:, entries].abs().amax(0)
+            assert (change > 1e-3).double().mean() > 0.9
 
 
 def test_tapers_are_kept_until_the_observations_move_and_for_all_runs_of_a_problem():

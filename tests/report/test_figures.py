@@ -13,7 +13,9 @@ from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Select
 from scorda.observations.problem import twin_experiment
+from scorda.report import maps
 from scorda.report.reliability import _binned
+from scorda.store import members
 from scorda.store.members import InMemory
 from scorda.store.sums import as_members
 from scorda.systems.lorenz import Lorenz63
@@ -103,6 +105,16 @@ def test_fields_have_one_panel_for_each_thing():
         plot.fields(*reliable()[:1], 0)
 
 
+def test_a_negative_step_counts_from_the_end():
+    space = StateSpace((6, 5), variables=("u",))
+    states, model = rng.normal(8, (3, 6, 5), 0), ObservationModel(Select([7, 20]), std=1.0)
+    seen = [Observations(model, [2], torch.tensor([[5.0, 6.0]]))]
+    pair = [plot.fields(Analysis(states, space), step, states[0], seen) for step in (2, -1)]
+    images = [[axes.collections[0].get_array() for axes in f.axes[:6]] for f in pair]
+    for first, second in zip(*images, strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
 def test_observations_of_another_variable_are_not_drawn():
     space = StateSpace((2, 6, 5), variables=("u", "v"))
     states = rng.normal(8, (3, 2, 6, 5), rng.seeded(0))
@@ -121,6 +133,19 @@ def test_a_line_of_sites_over_time_shows_error_beside_spread():
     assert titles[:4] == ["Truth", "Mean", "|Mean − truth|", "Spread"]
     with pytest.raises(ValueError, match="needs one"):
         plot.hovmoller(*reliable()[:1])
+
+
+@pytest.mark.filterwarnings("error")
+def test_of_many_steps_every_nth_is_drawn_whatever_the_blocks(monkeypatch):
+    monkeypatch.setattr(maps, "DRAWN", 60)
+    # Blocks of two steps: every other one has none that is drawn.
+    monkeypatch.setattr(members, "LARGEST", 2 * 30 * 12)
+    space = StateSpace((12,), variables=("x",))
+    states = rng.normal(30, (17, 12), rng.seeded(0))
+    figure = plot.hovmoller(Analysis(states, space), states[0])
+    panels = {axes.get_title(loc="left"): axes.collections[0] for axes in figure.axes[:4]}
+    for title, expected in (("Mean", states.mean(0)), ("Spread", states.std(0))):
+        np.testing.assert_allclose(panels[title].get_array(), expected[::4], rtol=1e-5, atol=1e-6)
 
 
 def test_figures_leave_the_settings_of_matplotlib_alone():

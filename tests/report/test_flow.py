@@ -45,6 +45,13 @@ def rows(figure):
     return table
 
 
+def test_a_negative_step_counts_from_the_end():
+    last = STATES.shape[1] - 1
+    pair = [rows(plot.panels(Analysis(STATES, SPACE), [k], TRUTH)) for k in (last, -1)]
+    for name, images in pair[0].items():
+        np.testing.assert_array_equal(images[0].get_array(), pair[1][name][0].get_array())
+
+
 def test_panels_show_the_vorticity_on_one_symmetric_scale():
     weights = torch.rand(4, 5, generator=seeded(1))
     weights = weights / weights.sum(0)

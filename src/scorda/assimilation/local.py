@@ -48,6 +48,21 @@ class Local:
             tuple(root.to(like) for root in self.root_weights),
         )
 
+    def columns(
+        self, states: Float[Tensor, "points ensemble variables"]
+    ) -> Float[Tensor, "blocks ensemble columns"]:
+        """Return the states of each block, with one column per point and variable."""
+        return states[self.points].transpose(1, 2).flatten(2)
+
+    def write(
+        self,
+        columns: Float[Tensor, "blocks ensemble columns"],
+        states: Float[Tensor, "points ensemble variables"],
+    ) -> None:
+        """Write what `columns` returned, or what became of it, into states."""
+        points = columns.unflatten(2, (self.points.shape[1], -1)).transpose(1, 2)
+        states[self.points[self.exists]] = points[self.exists].to(states)
+
 
 @dataclass(frozen=True)
 class NearBlocks:

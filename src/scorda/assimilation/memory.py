@@ -37,13 +37,13 @@ def check_memory(method: Assimilator, problem: Problem, members: int) -> None:
         for kind, other in _others(method, problem)
     )
     can = [(size, name) for _, size, name in others if size <= free]
-    advice = "take fewer members"
+    advice = "fewer members" if members > 1 else "a smaller state"
     if can:
-        advice = f"take {can[0][1]}, which needs about {in_words(can[0][0])}, or fewer members"
+        advice = f"{can[0][1]}, which needs about {in_words(can[0][0])}, or {advice}"
     raise ValueError(
         f"{method.name} needs about {in_words(needed)} of memory for "
         f"{members} member{'s' * (members > 1)} of {problem.space.size} numbers, "
-        f"and {in_words(free)} are free: {advice}."
+        f"and {in_words(free)} are free: take {advice}."
     )
 
 

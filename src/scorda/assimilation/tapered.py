@@ -127,10 +127,9 @@ class Tapered:
         Y, solved = (part.to(fields).contiguous() for part in (Y.mT, solved))
         for local in self.geometry.local(where, len(fields)):
             local = local.to(fields)
-            points = local.points[:, 0]
-            cross = Y[local.observations] @ states[points]
+            cross = Y[local.observations] @ local.columns(states)
             cross = cross * local.root_weights[0].square().unsqueeze(-1)
-            moved[points] = solved[local.observations].mT @ cross
+            local.write(solved[local.observations].mT @ cross, moved)
         return moved.permute(1, 2, 0)
 
 

@@ -64,7 +64,7 @@ class KalmanFilter(Assimilator):
     cost = Cost(0, note="d × d matrices, whatever N")
 
     def memory(self, problem: Problem, members: int) -> int:
-        return super().memory(problem, members) + _covariances(problem)
+        return super().memory(problem, members) + _covariances(problem, 3)
 
     def moments(self, problem: Problem) -> KalmanMoments:
         """Exact moments of the filter at every step."""
@@ -101,7 +101,8 @@ class KalmanSmoother(Assimilator):
     cost = Cost(0, note="d × d matrices, whatever N")
 
     def memory(self, problem: Problem, members: int) -> int:
-        return super().memory(problem, members) + _covariances(problem)
+        # Gains, what is left of the covariances, and the pseudo-inverses are of all steps at once.
+        return super().memory(problem, members) + _covariances(problem, 8)
 
     def moments(self, problem: Problem) -> KalmanMoments:
         """Exact moments of the smoother at every step, with lag-one covariances."""
@@ -183,9 +184,9 @@ def _analysis(
     return Analysis(states.to(problem.system.mean), problem.space, info=info, method=name)
 
 
-def _covariances(problem: Problem) -> int:
-    """Return the bytes of the covariances of all steps, and of what they are made of."""
-    return 8 * problem.space.size**2 * (3 * (problem.steps + 1) + 5)
+def _covariances(problem: Problem, each: int) -> int:
+    """Return the bytes of so many matrices of each step, and of what they are made of."""
+    return 8 * problem.space.size**2 * (each * (problem.steps + 1) + 5)
 
 
 def _check(method: Assimilator, problem: Problem) -> None:

@@ -157,6 +157,11 @@ class ParticleSmoother(Assimilator):
         if self.particles < 1:
             raise ValueError(f"Got {self.particles} particles: give at least 1.")
 
+    def memory(self, problem: Problem, members: int) -> int:
+        # The particles of all steps, some copies of those of one, and the paths once more.
+        steps = problem.steps + 1
+        return 8 * problem.space.size * (self.particles * (steps + 4) + members * steps)
+
     def assimilate(self, problem: Problem, members: int, generator: rng.Seed = None) -> Analysis:
         """Draw `members` paths, ``(members, steps + 1, *state)``, with replacement.
 

@@ -66,7 +66,8 @@ def panels(
     Raises:
         ValueError: If the states are not velocities on a periodic grid.
     """
-    source, steps = members_of(analysis), list(steps)
+    source = members_of(analysis)
+    steps = [range(source.shape[1])[step] for step in steps]
     space, curl = source.space, _vorticity(source.space)
     mean, std, states = _moments(source, steps, curl, members)
     true = None

@@ -55,7 +55,7 @@ def fields(
 
     Arguments:
         analysis: The posterior, of a space with two coordinates.
-        step: Which step.
+        step: Which step; negative ones count from the end.
         truth: True states, ``(time, *state)``.
         observations: What was observed, or the columns of a stored group ``observations``.
         variable: Which variable (default: the first).
@@ -65,7 +65,7 @@ def fields(
         ValueError: If the space does not have two coordinates.
     """
     source = members_of(analysis)
-    whole = source.space
+    whole, step = source.space, range(source.shape[1])[step]
     name = whole.variables[0] if variable is None else variable
     space = whole.only(name)
     if not is_map(space):
@@ -175,6 +175,8 @@ def _over_time(members: Members, name: str, every: int) -> tuple[Tensor, Tensor]
     mean, spread = torch.full((2, len(steps), number.stop - number.start), torch.nan)
     for block in blocks(members, names=[name]):
         low, high = -(-block.steps.start // every), -(-block.steps.stop // every)
+        if low == high:
+            continue
         states = block.states[:, low * every - block.steps.start :: every]
         weights = block.weights
         if weights is not None:

@@ -236,15 +236,14 @@ class _Local(Run):
         for local in geometry.local(model.operator.coordinates(geometry.space), members):
             posterior, judge = self._posteriors(both, local.to(both), members - 1)
             mean_weights, transform = _transform(posterior, judge)
-            points = local.points[:, 0]
-            x = states[points].to(both)
+            x = local.columns(states).to(both)
             mean = x.mean(1, keepdim=True)
             A = x - mean
             inverse_ess = judge.inverse_ess()
             factor = self.settings.inflation * _sampling(inverse_ess, members)[:, None, None]
-            analysis[points] = (mean + mean_weights @ A + factor * (transform @ A)).to(states)
+            local.write(mean + mean_weights @ A + factor * (transform @ A), analysis)
             sizes.append(1 / inverse_ess)
-            factors.append(posterior.factor.expand(len(points)))
+            factors.append(posterior.factor.expand(len(x)))
         # Nothing is seen anywhere: all members count, whatever the factor.
         ess = torch.cat(sizes).mean() if sizes else torch.tensor(float(members))
         factor = torch.cat(factors).mean() if factors else torch.tensor(1.0)
