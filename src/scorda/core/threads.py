@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import torch
 
-__all__ = ["SMALL", "few_threads"]
+__all__ = ["SMALL", "few_threads", "one_thread"]
 
 # Numbers below which a second thread does not pay.
 SMALL = 2**17
@@ -24,10 +24,18 @@ def few_threads(numbers: int) -> Iterator[None]:
 
     A number of threads that was set by `torch.set_num_threads` stays.
     """
-    before = torch.get_num_threads()
-    if before == 1 or before != _default or numbers >= SMALL:
+    threads = torch.get_num_threads()
+    if threads == 1 or threads != _default or numbers >= SMALL:
         yield
         return
+    with one_thread():
+        yield
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let each operation in the block take one thread, in this thread and in new ones."""
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         yield

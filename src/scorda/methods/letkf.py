@@ -19,6 +19,7 @@ from scorda.assimilation.local import Geometry, Local, NearBlocks
 from scorda.assimilation.memory import pairs_near
 from scorda.core.shapes import Float, Tensor
 from scorda.core.tapers import GaspariCohn
+from scorda.core.threads import one_thread
 from scorda.observations.model import ObservationModel
 from scorda.observations.problem import Problem
 
@@ -127,8 +128,13 @@ class _Local(Run):
 
         tiles = geometry.lists(model.operator.coordinates(geometry.space))
         workers = 1 if geometry.tiles is None else torch.get_num_threads()
-        with ThreadPoolExecutor(workers) as pool:
-            list(pool.map(analysed, tiles) if workers > 1 else map(analysed, tiles))
+        if workers > 1:
+            # A tile is the work of one thread.
+            with one_thread(), ThreadPoolExecutor(workers) as pool:
+                list(pool.map(analysed, tiles))
+        else:
+            for lists in tiles:
+                analysed(lists)
         analysis = analysis.permute(1, 2, 0).reshape(forecast.shape)
         return analysis, innovation_statistics(anomalies, innovation)
 
