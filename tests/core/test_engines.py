@@ -98,14 +98,12 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
             pass
 
 
-class Odd(Exception):
-    """It can be packed, but not unpacked."""
-
-    def __init__(self, reason, *, code):
-        super().__init__(f"{reason} {code}")
-
-
 def odd():
+    # Made here: Dask teaches pickle the classes that are there when it is imported.
+    class Odd(Exception):
+        def __init__(self, reason, *, code):
+            super().__init__(f"{reason} {code}")
+
     raise Odd("reason", code=3)
 
 

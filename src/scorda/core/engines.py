@@ -134,6 +134,7 @@ def _cluster(path: Path) -> Iterator[Any]:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no TOML file: {error}.") from error
+    kind: Any
     kind, workers, options = (content.get(key) for key in ("cluster", "workers", "options"))
     more = set(content) - {"cluster", "workers", "options"}
     counted = type(workers) is int and workers > 0
