@@ -193,6 +193,7 @@ def test_a_member_that_fails_is_dropped_and_told(tmp_path):
         (["--shard", "0/2", "--overwrite"], "output alone"),
         (["--on-failure", "skip"], "retry:3"),
         (["--member-timeout", "0"], "give seconds"),
+        (["--member-timeout", "inf"], "give seconds"),
         (["--members-per-task", "0"], "at least 1"),
     ],
 )

@@ -60,6 +60,7 @@ def test_a_function_that_does_not_say_what_it_returns_is_not_called(code):
         ("processes", "processes:4"),
         ("processes:0", "processes:4"),
         ("threads:x", "threads:4"),
+        ("processes:99999999999999999999", "processes:4"),
         ("dask:nothing.toml", r"no file 'nothing.toml'"),
         ("ray", "module:callable"),
         ("os:system -x", "module:callable"),
@@ -76,6 +77,9 @@ def test_what_names_no_engine_is_refused_before_anything_is_imported(name, said)
         "cluster = 1",
         'cluster = "pds"\nworkers = 2',
         'cluster = "slurm"\nworkers = 0',
+        'cluster = "local"\nworkers = true',
+        'cluster = "local"\nworkers = 1\noptions = 3',
+        'cluster = ["local"]\nworkers = 1',
         'cluster = "slurm"\nworkers = 2\njobs = 1',
     ],
 )
@@ -91,6 +95,28 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(ValueError, match=r"install Scorda with Dask, as scorda\[dask\]"):
         with opened("dask:tcp://127.0.0.1:1"):
+            pass
+
+
+def odd():
+    # Made here: Dask teaches pickle the classes that are there when it is imported.
+    class Odd(Exception):
+        def __init__(self, reason, *, code):
+            super().__init__(f"{reason} {code}")
+
+    raise Odd("reason", code=3)
+
+
+def test_an_error_that_cannot_travel_is_told_by_one_that_can():
+    with ThreadPoolExecutor(1) as engine:
+        with pytest.raises(RuntimeError, match="Odd: reason 3"):
+            executors.result(executors.submit(engine, odd))
+
+
+def test_a_scheduler_that_cannot_be_reached_is_told():
+    pytest.importorskip("distributed", reason="Dask's distributed is not installed")
+    with pytest.raises(ValueError, match="could not start or reach nowhere://x"):
+        with opened("dask:nowhere://x"):
             pass
 
 

@@ -115,6 +115,79 @@ def test_a_unit_that_a_worker_of_a_killed_client_still_does_is_waited_for(tmp_pa
     assert done
 
 
+class Counting(Packing):
+    """Keeps the calls, so that they can be made once more when the client has gone."""
+
+    def __init__(self):
+        super().__init__()
+        self.made = []
+
+    def submit(self, function, /, *args, **kwargs):
+        self.made.append(args[2:])
+        return super().submit(function, *args, **kwargs)
+
+
+def test_a_worker_of_a_client_that_has_gone_leaves_another_run_alone(tmp_path):
+    path, engine, failing = tmp_path / "b.zarr", Counting(), Drawing(fails=7)
+    with pytest.raises(FloatingPointError):
+        draw(path, failing, executor=engine)
+    folder = tmp_path / ".b.zarr.progress"
+    content = [p.read_bytes() for p in folder.glob("task-*.pickle")]
+    with pytest.raises(FloatingPointError):
+        draw(path, failing, resume=True)
+    assert len(content) == 1 and not list(folder.glob("task-*.pickle"))
+    with pytest.raises(FloatingPointError):
+        draw(path, Drawing(fails=8), overwrite=True)
+    file, digest, _ = engine.made[-1]
+    Path(file).write_bytes(content[0])
+    before = contents(path)
+    with pytest.raises(ValueError, match="differs in"):
+        do_unit(file, digest, 11)
+    assert contents(path) == before
+
+
+def test_a_run_that_replaces_another_waits_for_its_workers(tmp_path, serial):
+    path = tmp_path / "b.zarr"
+    with pytest.raises(FloatingPointError):
+        draw(path, Drawing(fails=7), executor=Packing())
+    anew = threading.Thread(target=lambda: draw(path, overwrite=True))
+    lock = tmp_path / ".b.zarr.progress" / "unit-000003.lock"
+    with held(lock):
+        before = lock.stat()
+        anew.start()
+        time.sleep(1)
+        assert os.path.samestat(lock.stat(), before)
+    anew.join(20)
+    assert contents(path) == serial
+
+
+def test_a_run_that_was_killed_while_states_were_exchanged_is_resumed(tmp_path, monkeypatch):
+    """Nothing else is in the folder of the run before its first unit is done."""
+    monkeypatch.setattr("scorda.systems.mapped.LARGE", 8)
+    path, plain = tmp_path / "b.zarr", tmp_path / "a.zarr"
+
+    class Killed(Exception):
+        pass
+
+    def kill(*arguments):
+        (folder,) = (tmp_path / ".b.zarr.progress" / "exchange").iterdir()
+        for file in folder.iterdir():
+            (kept / file.name).write_bytes(file.read_bytes())
+        raise Killed
+
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr("scorda.systems.mapped.executors.submit", kill)
+        run(EnKF(), problem(), 6, path, executor=Packing())
+    left = tmp_path / ".b.zarr.progress" / "exchange" / "left"
+    kept.rename(left)
+    assert list(left.iterdir()) and not path.exists()
+    run(EnKF(), problem(), 6, path, resume=True, executor=Packing())
+    run(EnKF(), problem(), 6, plain)
+    assert contents(path) == contents(plain)
+
+
 @pytest.mark.parametrize("engine", [Packing, lambda: ThreadPoolExecutor(2)])
 def test_a_filter_stays_in_order_with_its_forecasts_over_workers(tmp_path, engine):
     twin = problem()
@@ -201,6 +274,17 @@ def test_a_shard_alone_does_all_units_and_completes_the_store(tmp_path, serial, 
     assert sorted(p.name for p in tmp_path.glob(".b*")) == []
     # One that comes late finds nothing to do.
     assert draw(tmp_path / "b.zarr", shard=(0, 3)).complete
+
+
+def test_a_shard_that_comes_when_the_store_is_completed_leaves_no_lock(tmp_path):
+    path, found = tmp_path / "b.zarr", []
+    draw(path)
+    late = threading.Thread(target=lambda: found.append(draw(path, shard=(1, 2))))
+    with locked(path, sharing=True):
+        late.start()
+        time.sleep(0.5)
+    late.join(20)
+    assert found[0].complete and not list(tmp_path.glob(".b*"))
 
 
 def test_a_shard_leaves_units_that_another_does(tmp_path, serial):

@@ -1,3 +1,5 @@
+import copy
+import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,7 +13,8 @@ from scorda.core import executors, rng
 from scorda.core.errors import DegenerateEnsemble, ModelFailure
 from scorda.core.space import StateSpace
 from scorda.methods.enkf import ETKF, EnKF
-from scorda.methods.particle import ParticleFilter
+from scorda.methods.enks import EnKS
+from scorda.methods.particle import ParticleFilter, ParticleSmoother
 from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Select
@@ -127,13 +130,34 @@ def test_noise_is_that_of_the_number_of_a_member():
     assert torch.equal(Mapped(model).at(0, [1, 4]).step(x[[1, 4]], rng.seeded(1)), whole[[1, 4]])
 
 
+class Seasonal(Lorenz63):
+    """A model and an error that depend on the step, which `at` tells."""
+
+    season = 0
+
+    def at(self, step, members=None):
+        other = copy.copy(self)
+        vars(other).update(season=step, noise_std=0.1 * step)
+        return other
+
+    def advance(self, x):
+        return super().advance(x) + self.season
+
+
+def test_a_system_that_asks_for_the_step_is_told_it(engine):
+    system = Seasonal(spinup=0.5, noise_std=0.1)
+    x = system.prior(4, rng.seeded(0))
+    expected = system.trajectory(x, 3, rng.seeded(1))
+    assert torch.equal(Mapped(system, engine, 2).trajectory(x, 3, rng.seeded(1)), expected)
+
+
 def test_large_states_go_through_the_folder_of_exchange(tmp_path, monkeypatch):
     monkeypatch.setattr("scorda.systems.mapped.LARGE", 8)
     system, seen = SYSTEMS["lorenz96"], []
 
     class Watched(Packing):
         def submit(self, function, /, *args, **kwargs):
-            seen.extend(a for a in args if isinstance(a, str) and a.endswith(".npy"))
+            seen.extend(a for a in args if isinstance(a, str) and a.endswith(".partial"))
             assert not any(isinstance(a, np.ndarray) for a in args)
             return super().submit(function, *args, **kwargs)
 
@@ -243,6 +267,13 @@ def test_what_is_not_finite_or_takes_too_long_has_failed(how):
     assert list(mapped.system.dropped) == [2]
 
 
+@pytest.mark.parametrize("method", [EnKS(), ParticleSmoother(particles=8)])
+def test_a_smoother_does_not_go_on_without_members(method):
+    problem = dropping(problem_of(per_member(noise_std=0.1)))
+    with pytest.raises(ValueError, match="cannot go on without the members"):
+        method.assimilate(problem, 5, rng.seeded(0))
+
+
 def test_too_few_members_are_left():
     def fails(x, *, member, step, seed):
         if member:
@@ -289,6 +320,7 @@ def test_settings_that_make_no_sense_are_refused():
     for options, said in (
         ({"chunk": 0}, "at least 1"),
         ({"timeout": 0.0}, "seconds"),
+        ({"timeout": math.inf}, "seconds"),
         ({"on_failure": "retry"}, "retry:3"),
         ({"on_failure": "drop", "chunk": 2}, "chunk = 1"),
     ):

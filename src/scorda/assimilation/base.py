@@ -56,7 +56,8 @@ class Assimilator(ABC):
     `smoother` says whether states are conditioned on all observations (True) or on past ones
     (False); `needs` lists what the method asks of a problem, each a key of `REQUIREMENTS`;
     `least_members` is the smallest ensemble that it can work with; `exact` says for which problems
-    its posterior is exact, and in which limit (N members), and `cost` what it computes.
+    its posterior is exact, and in which limit (N members), `cost` what it computes, and `drops`
+    whether it goes on without members whose model fails.
     """
 
     smoother: bool = False
@@ -64,6 +65,7 @@ class Assimilator(ABC):
     least_members: int = 1
     exact: str = "no problem"
     cost: Cost = Cost()
+    drops: bool = False
 
     @property
     def name(self) -> str:
@@ -174,6 +176,11 @@ def check_needs(method: Assimilator, problem: Problem) -> None:
     Raises:
         ValueError: If not; the sentence names the method, the reason and the methods that can.
     """
+    if getattr(problem.system, "drops", False) and not method.drops:
+        raise ValueError(
+            f"{method.name} cannot go on without the members that on_failure = 'drop' leaves out: "
+            "stop or retry where the model fails, or use a filter."
+        )
     lacking = [need for need in method.needs if not REQUIREMENTS[need][0](problem)]
     if not lacking:
         return

@@ -139,6 +139,7 @@ class Filter(Assimilator, Run):
     needs: tuple[str, ...] = field(default=("simulator",), init=False, repr=False, compare=False)
 
     least_members = 2
+    drops = True
 
     def begin(self, problem: Problem, weights: Float[Tensor, "ensemble"] | None = None) -> Run:
         """Return what analyses the cycles of one run.

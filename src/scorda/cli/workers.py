@@ -47,6 +47,7 @@ def device_of(name: str) -> str:
 
 def check_workers(given: Assimilate) -> None:
     """Refuse settings of workers that make no sense; nothing is imported or started."""
+    from scorda.core.deadline import check_seconds
     from scorda.core.engines import check_engine
     from scorda.systems.mapped import policy
 
@@ -62,8 +63,8 @@ def check_workers(given: Assimilate) -> None:
     policy(given.on_failure or "stop")
     if given.members_per_task < 1:
         raise UserError(f"Got --members-per-task {given.members_per_task}: give at least 1.")
-    if given.member_timeout is not None and not given.member_timeout > 0:
-        raise UserError(f"Got --member-timeout {given.member_timeout}: give seconds.")
+    if given.member_timeout is not None:
+        check_seconds(given.member_timeout, "--member-timeout")
 
 
 def shard_of(text: str) -> tuple[int, int]:

@@ -10,9 +10,19 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from types import FrameType
 
-__all__ = ["limited", "seconds_left"]
+__all__ = ["check_seconds", "limited", "seconds_left"]
 
 _end: ContextVar[float | None] = ContextVar("end", default=None)
+
+
+def check_seconds(seconds: float, name: str) -> None:
+    """Check that a limit is one that a clock can keep.
+
+    Raises:
+        ValueError: If it is not positive, or longer than the system can wait (300 years).
+    """
+    if not 0 < seconds <= threading.TIMEOUT_MAX:
+        raise ValueError(f"Got {name} {seconds}: give seconds, or leave it out for no limit.")
 
 
 def seconds_left() -> float | None:

@@ -24,6 +24,8 @@ CLUSTERS = {
     "pbs": ("dask_jobqueue", "PBSCluster"),
     "local": ("distributed", "LocalCluster"),
 }
+# Digits of a number of workers: more than any machine has, and less than overflows.
+DIGITS = 5
 FORMS = "processes:4, threads:4, dask:tcp://host:8786, dask:cluster.toml, or module:callable"
 
 
@@ -70,7 +72,7 @@ def check_engine(name: str) -> None:
     """
     kind, _, rest = name.partition(":")
     if kind in ("processes", "threads"):
-        if not rest.isdecimal() or not int(rest):
+        if not rest.isdecimal() or len(rest) > DIGITS or not int(rest):
             raise ValueError(f"Got the executor {name!r}: give a number of workers, {kind}:4.")
     elif kind == "dask":
         if "://" not in rest and not Path(rest).is_file():
@@ -113,7 +115,7 @@ def _begin_worker() -> None:
 def _dask(where: str) -> Iterator[Executor]:
     distributed = _package("distributed")
     if "://" in where:
-        with distributed.Client(where) as client:
+        with _started(distributed.Client, where, where) as client:
             yield _engine(client)
         return
     with _cluster(Path(where)) as cluster, distributed.Client(cluster) as client:
@@ -132,9 +134,12 @@ def _cluster(path: Path) -> Iterator[Any]:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no TOML file: {error}.") from error
+    kind: Any
     kind, workers, options = (content.get(key) for key in ("cluster", "workers", "options"))
     more = set(content) - {"cluster", "workers", "options"}
-    if kind not in CLUSTERS or not isinstance(workers, int) or workers < 1 or more:
+    counted = type(workers) is int and workers > 0
+    known = isinstance(kind, str) and kind in CLUSTERS
+    if not known or not counted or not isinstance(options, dict | None) or more:
         raise ValueError(
             f"{path} has {content}: give cluster, one of {', '.join(CLUSTERS)}, workers, their "
             "number, and a table options with the arguments of the cluster."
@@ -142,10 +147,21 @@ def _cluster(path: Path) -> Iterator[Any]:
     package, name = CLUSTERS[kind]
     if kind == "local":
         options = {"n_workers": workers, "threads_per_worker": 1, **(options or {})}
-    with getattr(_package(package), name)(**(options or {})) as cluster:
+    with _started(getattr(_package(package), name), str(path), **(options or {})) as cluster:
         if kind != "local":
             cluster.scale(jobs=workers)
         yield cluster
+
+
+def _started(make: Any, source: str, *arguments: Any, **options: Any) -> Any:
+    """Return a client or a cluster, which fails in as many ways as there are options."""
+    try:
+        return make(*arguments, **options)
+    except Exception as error:
+        raise ValueError(
+            f"Dask could not start or reach {source} ({type(error).__name__}: {error}): check the "
+            "address or the options."
+        ) from error
 
 
 def _package(name: str) -> Any:

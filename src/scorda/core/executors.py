@@ -142,7 +142,24 @@ def finished(
 
 def _call(settings: Settings, function: Callable[..., Result], *arguments: Any) -> Result:
     settings.take_up()
-    return function(*arguments)
+    try:
+        return function(*arguments)
+    except Exception as error:
+        if _travels(error):
+            raise
+        # As it is, it would break the engine.
+        raise RuntimeError(f"{type(error).__name__}: {error}") from None
+
+
+def _travels(error: Exception) -> bool:
+    """Return whether an error can be brought from one process to another."""
+    import cloudpickle
+
+    try:
+        cloudpickle.loads(cloudpickle.dumps(error))
+    except Exception:
+        return False
+    return True
 
 
 def _raised_in(error: BaseException) -> str:

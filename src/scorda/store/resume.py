@@ -239,6 +239,7 @@ class Work:
         if self._gone.exists():
             erase(self._gone)
         if overwrite:
+            self._wait_for_workers()
             # The record first, which without its store would be that of a damaged one.
             info_path(self.path).unlink(missing_ok=True)
             self._remove(self.folder)
@@ -268,6 +269,12 @@ class Work:
         self._verify()
         return True
 
+    def _wait_for_workers(self) -> None:
+        """Wait for units that workers of a client that has gone still do."""
+        for lock in self.folder.glob("unit-*.lock"):
+            with held(lock):
+                pass
+
     def _check_unmade(self) -> None:
         """Check that there is no store whose progress is not known."""
         if self.path.exists():
@@ -279,7 +286,10 @@ class Work:
 
     def _verify(self) -> None:
         """Compare all files with their seals; make the store's own again, forget broken units."""
-        for leftover in [*self.path.rglob("*.partial"), *self.folder.glob(".*.partial")]:
+        work = (
+            file for name in (".*.partial", "task-*.pickle") for file in self.folder.glob(name)
+        )
+        for leftover in [*self.path.rglob("*.partial"), *work]:
             leftover.unlink(missing_ok=True)
         made = read_json(self.folder / "created.json", ANEW)
         assert made is not None

@@ -75,6 +75,8 @@ def do_unit(file: str, digest: str, unit: int) -> None:
 
 def _do(task: Task, unit: int) -> None:
     with held(task.work.lock(unit)):
+        # Another run may have taken the place of the one of a client that has gone.
+        task.work.check_begun(trust_code=True)
         if not task.work.done(unit):
             task.do(unit)
 
@@ -137,8 +139,8 @@ def do_shard(
         joined = True
         with shared(work.path), zarr.config.set({"array.write_empty_chunks": True}):
             if not work.folder.exists():
-                # Others have completed it in this moment.
-                return
+                # Others have completed it in this moment: see, and leave no lock behind.
+                continue
             work.check_begun(trust_code)
             while sum(_take(task, unit, told) for unit in order):
                 pass

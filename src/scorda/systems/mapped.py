@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from scorda.core import executors, rng
-from scorda.core.deadline import limited
+from scorda.core.deadline import check_seconds, limited
 from scorda.core.errors import ModelFailure
 from scorda.core.shapes import Float, Tensor
 from scorda.systems.base import AdditiveNoise, System
@@ -66,8 +66,8 @@ class Mapped(System):
     ) -> None:
         if chunk < 1:
             raise ValueError(f"Got chunk = {chunk}: give the members of a task, at least 1.")
-        if timeout is not None and not timeout > 0:
-            raise ValueError(f"Got timeout = {timeout}: give seconds, or None.")
+        if timeout is not None:
+            check_seconds(timeout, "timeout =")
         if system.stochastic and not isinstance(system, AdditiveNoise):
             raise TypeError(
                 f"{type(system).__name__} draws its model error inside of its step, where a "
@@ -134,7 +134,9 @@ class Mapped(System):
         moved = self._moved(flat, key).reshape(x.shape)
         if not isinstance(self.system, AdditiveNoise):
             return moved
-        return self.system.disturbed(moved, generator, self._members)
+        system = self.system.at(self._step, self._members)
+        assert isinstance(system, AdditiveNoise)
+        return system.disturbed(moved, generator, self._members)
 
     def _with(self, **changed: Any) -> Mapped:
         other = copy.copy(self)
@@ -245,6 +247,7 @@ def unmapped(system: Any) -> Any:
 def _advance(content: Any, task: _Task, states: Any, folder: str | None) -> Any:
     """Advance some members by the model, on a worker."""
     system = executors.unpacked(content) if isinstance(content, bytes) else content
+    system = system.at(task.step, task.members)
     x = torch.from_numpy(_received(states))
     with limited(task.timeout), torch.no_grad():
         if isinstance(system, FunctionSystem) and system.per_member:
@@ -266,7 +269,8 @@ def _sent(states: Tensor, folder: str | None) -> Any:
     values = np.ascontiguousarray(states.cpu().numpy())
     if folder is None or values.nbytes <= LARGE:
         return values
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=".npy", delete=False) as file:
+    # Named as what is no one's work: a run that is killed before its first unit can be resumed.
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=".partial", delete=False) as file:
         np.save(file, values)
     return file.name
 
