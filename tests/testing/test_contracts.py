@@ -153,7 +153,8 @@ FORMS = [
     ScoreFilter(Gaussian(GaspariCohn(2.0)), guidance=MMPS(1), sampler=FEW, coupled=False),
     ScoreFilter(Kernel(0.2), guidance=InflatedLikelihood(), sampler=FEW, inflation=1.1),
     EnSF("mixture", euler_steps=20, scale="spread"),
-    ClosedFormFilter("likelihood", "variances", observation_bandwidth=0.5, draw="coupled"),
+    # Kernels as wide as the likelihood of so few members wants them would change the variance.
+    ClosedFormFilter(0.3, "variances", observation_bandwidth=0.5, draw="coupled"),
     ClosedFormFilter(0.2, "isotropic", draw="mixture"),
     GaussianMixtureFilter(0.3),
     GaussianMixtureFilter(0.3, rotation=False),

@@ -84,6 +84,7 @@ def over_workers(
 ) -> Any:
     """Return the system with its members over workers, where a setting asks for that."""
     from scorda.store.units import MemberSampler
+    from scorda.systems.linear import LinearGaussian
     from scorda.systems.mapped import Mapped
 
     asked = given.on_failure is not None or given.member_timeout is not None
@@ -94,7 +95,8 @@ def over_workers(
                 "which makes no forecasts: leave them out."
             )
         return system
-    if executor is None and not asked:
+    # The Kalman methods take the matrices of a linear system, and its steps are no work.
+    if not asked and (executor is None or isinstance(system, LinearGaussian)):
         return system
     chunk, policy = given.members_per_task, given.on_failure or "stop"
     return Mapped(system, executor, chunk, policy, given.member_timeout)
