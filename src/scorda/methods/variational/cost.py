@@ -175,7 +175,8 @@ class TrajectoryCost:
         self.evaluations += len(rows)
         states = self.trajectory(controls, rows)
         white = controls[:, : len(self.inner)] * (self.inner / self.background.std)
-        total = 0.5 * (white - self.white[rows]).square().sum(1)
+        # Sums in double precision: close to the minimum the cost hardly changes.
+        total = 0.5 * (white - self.white[rows]).double().square().sum(1)
         if self.weak and states.shape[1] > 1:
             errors = self.errors[rows, : states.shape[1] - 1]
             log_density = self.system.log_transition(states[:, :-1], states[:, 1:] - errors)
@@ -250,13 +251,13 @@ class _Misfit:
             white = misfit / self.std
             if self.noise is not None:
                 white = white - self.noise[rows]
-            return 0.5 * white.square().masked_fill(~self.present, 0).sum((1, 2))
-        total = misfit.new_zeros(len(states))
+            return 0.5 * white.double().square().masked_fill(~self.present, 0).sum((1, 2))
+        total = misfit.new_zeros(len(states), dtype=torch.float64)
         for k, (model, present) in enumerate(zip(self.models, self.present, strict=True)):
             white = model.whiten(misfit[:, k, present])
             if self.noise is not None:
                 white = white - self.noise[rows, k][:, present]
-            total = total + 0.5 * white.square().sum(1)
+            total = total + 0.5 * white.double().square().sum(1)
         return total
 
 

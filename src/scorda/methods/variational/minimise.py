@@ -86,7 +86,7 @@ def lbfgs(
         direction = -pairs.product(state.gradients)
         moved, found, used = _search(cost, state, direction)
         evaluations += used
-        rounding = 4 * torch.finfo(start.dtype).eps * state.costs.abs()
+        rounding = 4 * torch.finfo(state.costs.dtype).eps * state.costs.abs()
         flat = state.costs - moved.costs <= rounding
         counts[state.rows] += 1
         stalls[state.rows] = torch.where(flat, stalls[state.rows] + 1, 0)
