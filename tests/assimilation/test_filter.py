@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from scorda.assimilation.base import check_needs
-from scorda.assimilation.filter import Filter, collect
+from scorda.assimilation.diagnostics import collect
+from scorda.assimilation.filter import Filter
 from scorda.assimilation.kalman_algebra import inflate
 from scorda.core import rng
 from scorda.core.errors import DivergenceError

@@ -53,21 +53,22 @@ def distribution(x, members, weights, width):
 @pytest.mark.parametrize("tolerance", [1e-2, 1e-3, 1e-6])
 def test_flow_in_one_dimension_keeps_every_quantile(tolerance):
     """An increasing map that carries the law of one level to that of the other."""
-    members = forecast(40, (1,))
+    # Two groups of members at even quantiles, so that no draw decides how far apart they are.
+    members = 1.6 * torch.special.ndtri((torch.arange(40) + 0.5) / 40)[:, None]
+    members[::3] += 2
     weights = weights_of(members)
     x = members.mean() + HIGH * torch.linspace(-2.5, 2.5, 41)[:, None]
     for end in (0.5, 0.1, 0.02):
         moved, evaluations = flow(denoiser(members, weights), x, HIGH, end, tolerance)
         error = distribution(moved, members, weights, end)
         error = error - distribution(x, members, weights, HIGH)
-        # The tolerance is of a step of six evaluations, in standard deviations: densities of 0.4.
-        bound = 0.4 * evaluations / 6 * tolerance
-        assert error.abs().max() < bound
+        # The tolerance is of a step, in standard deviations: ten steps, densities of about 0.4.
+        assert error.abs().max() < 4 * tolerance
         assert evaluations < 15 * (1 + tolerance**-0.2)
         back, _ = flow(denoiser(members, weights), moved, end, HIGH, tolerance)
         error = distribution(back, members, weights, HIGH)
         error = error - distribution(moved, members, weights, end)
-        assert error.abs().max() < bound
+        assert error.abs().max() < 4 * tolerance
 
 
 @pytest.mark.slow

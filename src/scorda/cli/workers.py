@@ -57,8 +57,8 @@ def check_workers(given: Assimilate) -> None:
         shard_of(given.shard)
         if given.executor is not None or given.netcdf is not None or given.overwrite:
             raise UserError(
-                "Got --shard with --executor, --netcdf or --overwrite, which are for a run that "
-                "has its output alone: leave them out."
+                "Got --shard, or several processes of torchrun, with --executor, --netcdf or "
+                "--overwrite, which are for a run that has its output alone: leave them out."
             )
     policy(given.on_failure or "stop")
     if given.members_per_task < 1:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from scorda.assimilation.base import Assimilator, Cost, check_needs
-from scorda.assimilation.filter import Filter, collect
+from scorda.assimilation.diagnostics import collect
+from scorda.assimilation.filter import Filter
 from scorda.assimilation.kalman_algebra import check_inflation, inflate, perturbed_transform
 from scorda.assimilation.memory import check_memory
 from scorda.core import rng

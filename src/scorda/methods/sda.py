@@ -58,7 +58,7 @@ class SDA(Assimilator):
             as many as have 2^18 numbers in all, at least one; where that is fewer than 16 it is
             always so many.
         precision: "float32", or "bfloat16" for the products and convolutions of the prior's
-            network, which is faster where the processor has it.
+            network, for a processor that has it.
     """
 
     prior: Prior

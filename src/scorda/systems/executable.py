@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -14,10 +15,12 @@ from typing import Any
 import numpy as np
 
 from scorda.core.deadline import seconds_left
+from scorda.core.files import atomic
+from scorda.core.ownership import SOURCE, made_by_scorda
 
 __all__ = ["Executable"]
 
-INPUT, OUTPUT, SAID = "state.npy", "forecast.npy", "output.txt"
+INPUT, OUTPUT, SAID, MARKED = "state.npy", "forecast.npy", "output.txt", "member.json"
 # Characters of what a program has said last that an error repeats.
 LAST = 300
 
@@ -31,8 +34,9 @@ class Executable:
     if there is one), in which the program is started, with the state that it is to advance in
     ``state.npy``. When it has ended, with the state after the step in ``forecast.npy``, the folder
     becomes ``step-000013``; before that it is ``step-000013.running``. A run that is resumed from
-    an earlier step thus finds the restart files of that step. What the program says is in
-    ``output.txt`` of that folder, also where it fails.
+    an earlier step thus finds the restart files of that step, and replaces those of later ones.
+    What the program says is in ``output.txt`` of that folder, also where it fails. The folder of a
+    member bears Scorda's mark, ``member.json``; one with files but without it is refused.
 
     The placeholders ``{member}``, ``{step}`` and ``{seed}`` of the command are replaced. The
     state is all that an analysis changes: where the restart files hold it too, `write` or the
@@ -49,6 +53,7 @@ class Executable:
             resumed from these alone: give more than there are in a unit of work of its store.
 
     Raises:
+        FileExistsError: When called, if the folder of a member is not Scorda's.
         RuntimeError: When called, if the program fails, with the last that it has said.
         TimeoutError: When called, if it takes longer than `Mapped` allows; it is killed, with all
             that it has started.
@@ -62,7 +67,7 @@ class Executable:
 
     def __call__(self, x: np.ndarray, *, member: int, step: int, seed: int) -> Any:
         """Return the state of a member after one step."""
-        home = Path(self.folder).absolute() / f"member-{member:06d}"
+        home = _marked(Path(self.folder).absolute() / f"member-{member:06d}")
         before = home / f"step-{step:06d}" if step else Path(self.folder) / "start"
         after = home / f"step-{step + 1:06d}"
         running = after.with_name(f"{after.name}.running")
@@ -114,6 +119,19 @@ class Executable:
             raise RuntimeError(
                 f"{command[0]} ended with the status {status} ({folder / SAID}): {said}"
             )
+
+
+def _marked(home: Path) -> Path:
+    """Return the folder of a member, made and marked where there is none, since parts of it go."""
+    if not made_by_scorda(home / MARKED):
+        if home.exists() and any(file.suffix != ".partial" for file in home.iterdir()):
+            raise FileExistsError(
+                f"{home} holds what Scorda did not write: give another folder for the members."
+            )
+        home.mkdir(parents=True, exist_ok=True)
+        with atomic(home / MARKED) as partial:
+            partial.write_text(json.dumps({"source": SOURCE}), encoding="utf-8")
+    return home
 
 
 def _filled(part: str, words: dict[str, str]) -> str:
