@@ -11,7 +11,7 @@ from typing import Any
 __all__ = ["main"]
 
 # Threads that wait for each other sleep: on a machine that is busy, threads that spin, which is
-# what they do unless they are told before torch is imported, take up to a hundred times as long.
+# what they do unless they are told before torch is imported, take ten times as long and more.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 COMMANDS = {

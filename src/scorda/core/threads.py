@@ -1,8 +1,8 @@
 """One thread for small states, whatever torch's default is.
 
 An operation on a few thousand numbers is over before a second thread has woken up. Where the cores
-are busy with other work, the threads then wait for each other at each of some hundred operations
-of a cycle, which takes 20 to 100 times as long.
+are busy with other work, the threads then wait for each other at each of the many operations of a
+cycle. `docs/reproducible.md` has figures.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ import torch
 
 __all__ = ["SMALL", "few_threads", "one_thread"]
 
-# Numbers below which a second thread does not pay.
+# Numbers below which a second thread saves little at best.
 SMALL = 2**17
 # Threads that torch began with: any other number is the user's choice.
 _default = torch.get_num_threads()

@@ -106,7 +106,7 @@ class Lorenz96(AdditiveNoise):
 
     def tendency(self, x: Float[Tensor, "... dim"]) -> Float[Tensor, "... dim"]:
         """Time derivative of the state."""
-        # One copy with the ends repeated is three times as fast as three rolls.
+        # One copy with the ends repeated: three rolls pass over a large state three times.
         ring = torch.cat((x[..., -2:], x, x[..., :1]), -1)
         ahead, behind, behind2 = ring[..., 3:], ring[..., 1:-2], ring[..., :-3]
         return (ahead - behind2) * behind - x + self.forcing
