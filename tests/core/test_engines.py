@@ -114,10 +114,13 @@ def test_an_error_that_cannot_travel_is_told_by_one_that_can():
 
 
 def test_a_scheduler_that_cannot_be_reached_is_told():
-    pytest.importorskip("distributed", reason="Dask's distributed is not installed")
+    distributed = pytest.importorskip("distributed", reason="Dask's distributed is not installed")
     with pytest.raises(ValueError, match="could not start or reach nowhere://x"):
         with opened("dask:nowhere://x"):
             pass
+    # What is left of it is no client of xarray's or of the user's arrays.
+    with pytest.raises(ValueError, match="No global client"):
+        distributed.get_client()
 
 
 def test_threads_and_precision_go_with_the_work():

@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -113,13 +114,14 @@ def _begin_worker() -> None:
 
 @contextmanager
 def _dask(where: str) -> Iterator[Executor]:
-    distributed = _package("distributed")
+    # Not the default of this process: Dask arrays and the locks of xarray stay as they were.
+    client = partial(_package("distributed").Client, set_as_default=False)
     if "://" in where:
-        with _started(distributed.Client, where, where) as client:
-            yield _engine(client)
+        with _started(client, where, where) as opened_client:
+            yield _engine(opened_client)
         return
-    with _cluster(Path(where)) as cluster, distributed.Client(cluster) as client:
-        yield _engine(client)
+    with _cluster(Path(where)) as cluster, client(cluster) as opened_client:
+        yield _engine(opened_client)
 
 
 def _engine(client: Any) -> Executor:
