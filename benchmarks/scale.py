@@ -37,7 +37,7 @@ class Still:
     def __init__(self, side: int) -> None:
         axis = np.arange(float(side))
         period = {"y": float(side), "x": float(side)}
-        self.space = StateSpace((side, side), 1.0, ("x",), {"y": axis, "x": axis}, period)
+        self.space = StateSpace((side, side), 1.0, ("field",), {"y": axis, "x": axis}, period)
 
     def prior(self, members: int, generator: Any = None) -> torch.Tensor:
         """Return smooth random fields."""
