@@ -1,6 +1,7 @@
 """Filters reach the scores that others published for the same set-ups."""
 
 from dataclasses import replace
+from statistics import fmean, median
 
 import pytest
 import torch
@@ -92,15 +93,21 @@ def single():
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["low", "high"])
 def test_sda_samples_the_posterior_of_the_particle_smoother(kind, single):
-    """The benchmark's first case; its goals are for the medians of eight."""
+    """The benchmark's eight cases, as its goals are.
+
+    W1 is the median, the spread and the misfit of the mean their means: single cases have a spread
+    of 0.85 to 1.07 at a W1 of exact draws, and a mean of eight the standard error 0.03.
+    """
     setup = PROBLEMS["lorenz63-sda"]()
     label = f"{kind}, ancestral 16, corrections 3"
-    entries = tuple(entry for entry in setup.entries if entry.label == label)
-    setup = replace(setup, entries=entries)
-    scores = setup.score(entries[0], setup.prepare(0), 0)
+    (entry,) = (entry for entry in setup.entries if entry.label == label)
+    setup = replace(setup, entries=(entry,))
+    cases = [setup.score(entry, setup.prepare(k), k) for k in range(setup.seeds)]
+    w1, spread, outlier = ([case[name] for case in cases] for name in ("w1", "spread", "outlier"))
     expected = expected_scores("lorenz63-sda")[label]
-    assert abs(scores["w1"] - expected["w1"]) <= expected["tolerance"]
-    assert 0.9 <= scores["spread"] <= 1.15 and scores["outlier"] < 2.5
+    assert abs(median(w1) - expected["w1"]) <= expected["tolerance"], w1
+    assert 0.9 <= fmean(spread) <= 1.15, spread
+    assert max(outlier) < 2.5, outlier
 
 
 @pytest.mark.slow

@@ -255,3 +255,15 @@ def test_blocks_on_the_globe_are_measured_in_km():
         LocalGaussian(GaspariCohn(20), block=2).begin(None).fit(ensemble, space=space)
     near = LocalGaussian(GaspariCohn(22), block=2).begin(None).fit(ensemble, space=space)
     assert {blocks.near.shape[1] for blocks in near.blocks} == {4}
+
+
+def test_states_in_single_precision_lose_only_their_rounding():
+    model = ObservationModel(Stride((2, 3)), std=0.05)
+    forecast = members(12, TORUS).float()
+    y = model.operator(forecast[:1].double()).flatten() + 0.05
+    local = MASF(LocalGaussian(GaspariCohn(2.0)))
+    run = local.prepared(local.prior.begin(None), TORUS)
+    single, _ = run.analyse(forecast[1:], y, model)
+    double, _ = run.analyse(forecast[1:].double(), y, model)
+    assert single.dtype == torch.float32
+    assert_close(single.double(), double, rtol=1e-6, atol=1e-6 * float(forecast.abs().max()))

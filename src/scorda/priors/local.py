@@ -77,8 +77,8 @@ class FittedLocal:
         var: v, shape ``(*shape)``, positive.
         diagonal: :math:`\eta`.
         blocks: Blocks that cover the state.
-        dtype: Precision of `denoise`. Double: near its end a sampler's levels span many orders of
-            magnitude.
+        dtype: Precision of what the entries near a block tell; the entries themselves, their mean
+            and what is returned are in that of u.
     """
 
     mean: Float[Tensor, "..."]
@@ -97,18 +97,18 @@ class FittedLocal:
             return torch.cat([self.denoise(*pair) for pair in pairs])
         Q = noise.to(self.dtype).expand(1, *self.mean.shape).flatten().square()
         mean, root, var = self.mean.double(), self.root.to(Q), self.var.to(Q).flatten()
-        rest = (u - mean).to(Q).flatten(1).mT.contiguous()
-        moved = torch.empty_like(rest)
+        exact = (u - mean).flatten(1).mT.contiguous()
+        rest, moved = exact.to(Q), torch.empty_like(exact)
         alone = (self.diagonal * var / (self.diagonal * var + Q))[:, None]
         for blocks, (W, factor) in zip(self.blocks, self._latest(Q, self._factors), strict=True):
             seen = _rows(root, blocks.near).mT @ (W[..., None] * _rows(rest, blocks.near))
             spanned = root[blocks.own] @ torch.cholesky_solve(seen, factor)
-            found = spanned + alone[blocks.own] * (rest[blocks.own] - spanned)
+            found = spanned + alone[blocks.own] * (exact[blocks.own] - spanned)
             moved[blocks.own[blocks.exists]] = found[blocks.exists]
         return (mean + moved.mT.view_as(u)).to(u)
 
     def single(self) -> FittedLocal:
-        """Return the same in single precision: enough for a loss, and several times faster."""
+        """Return the same in single precision, for u whose rounding is single: twice as fast."""
         return replace(self, root=self.root.float(), dtype=torch.float32)
 
     def _factors(self, Q: Float[Tensor, "size"]) -> list[tuple[Tensor, Tensor]]:

@@ -43,6 +43,7 @@ from scorda.observations.augmentation import AugmentedSpace, augment
 from scorda.observations.model import ObservationModel
 from scorda.priors.base import EnsemblePrior, PriorRun
 from scorda.priors.gaussian import Gaussian
+from scorda.priors.local import FittedLocal
 from scorda.priors.prior_filter import PriorFilter, PriorFilterRun
 
 __all__ = ["MASF"]
@@ -111,14 +112,16 @@ class _Run(PriorFilterRun):
         generator: torch.Generator | None = None,
     ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
         """Return the analysis, ``evaluations`` per member, and what the prior reports."""
-        # In double precision: precisions of modes span many orders of magnitude.
+        # In double precision: precisions of modes span many orders of magnitude. A prior that has
+        # a form for states in single precision, whose error is their rounding, is used in it.
         states, values = forecast.double(), y.double()
+        single = forecast.dtype == torch.float32
         report: dict[str, Any] = {}
         if model.operator.linear:
-            moved, report = self._linear(states, values, model, self.space, generator)
+            moved, report = self._linear(states, values, model, self.space, generator, single)
         elif joint := augment(states, values, model, self.space, self.settings.prior.of_entries):
             pairs, told, linear = joint.ensemble, joint.y, joint.model
-            moved, report = self._linear(pairs, told, linear, joint.space, generator)
+            moved, report = self._linear(pairs, told, linear, joint.space, generator, single)
             moved = joint.states(moved)
         else:
             moved = states
@@ -132,10 +135,13 @@ class _Run(PriorFilterRun):
         model: ObservationModel,
         space: StateSpace | AugmentedSpace | None,
         generator: torch.Generator | None,
+        single: bool,
     ) -> tuple[Tensor, dict[str, Any]]:
         """The analysis with a linear operator, and the report of the prior."""
         modes = model.modes(tuple(states.shape[1:]), self._unit(states, space))
         denoiser = self.prior.fit(states, modes, space)
+        if single and isinstance(denoiser, FittedLocal):
+            denoiser = denoiser.single()
         members = modes.forward(states)
         moved = self.settings.sampler.sample(
             denoiser, modes.precision.to(members), modes.information(y), members, generator
