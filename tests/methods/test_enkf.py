@@ -110,7 +110,10 @@ def test_both_sizes_of_the_symmetric_root_agree():
     )
     assert few.left.shape == (12, 7) and many.left.shape == (12, 12)
     torch.testing.assert_close(few_mean, mean, atol=1e-12, rtol=0)
-    torch.testing.assert_close(few.left @ few.right, many.left @ many.right, atol=1e-12, rtol=0)
+    whole = many.left @ many.right
+    one, eye = torch.eye(12, 1), torch.eye(12).repeat(1, 2)  # fewer columns than members, and more
+    torch.testing.assert_close(few.increment(one), whole @ one, atol=1e-12, rtol=0)
+    torch.testing.assert_close(few.increment(eye), whole @ eye, atol=1e-12, rtol=0)
 
 
 def test_enkf_tends_to_the_kalman_filter():

@@ -117,9 +117,9 @@ def innovation_statistics(
 
 @dataclass(frozen=True)
 class Transform:
-    r"""The linear map of anomalies in an analysis, as the product of two thin factors.
+    r"""The linear map of anomalies in an analysis, as the product of thin factors.
 
-    .. math:: X \mapsto X + L (M A)
+    .. math:: X \mapsto X + L C M A
 
     With few observations the factors are much smaller than their product, ``(ensemble,
     ensemble)``, which a large ensemble could not even store.
@@ -127,16 +127,24 @@ class Transform:
     Arguments:
         left: L.
         right: M, or None for the identity.
+        core: C, or None for the identity.
     """
 
     left: Float[Tensor, "*batch ensemble rank"]
     right: Float[Tensor, "*batch rank ensemble"] | None
+    core: Float[Tensor, "*batch rank rank"] | None = None
 
     def increment(
         self, anomalies: Float[Tensor, "*batch ensemble columns"]
     ) -> Float[Tensor, "*batch ensemble columns"]:
-        """Return L M A."""
-        return self.left @ (anomalies if self.right is None else self.right @ anomalies)
+        """Return L C M A."""
+        moved = anomalies if self.right is None else self.right @ anomalies
+        if self.core is None:
+            return self.left @ moved
+        # The core goes to the factor that has fewer numbers.
+        if anomalies.shape[-1] > self.left.shape[-2]:
+            return (self.left @ self.core) @ moved
+        return self.left @ (self.core @ moved)
 
     def __call__(self, ensemble: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble ..."]:
         """Return the members of the analysis, from those of this or of an earlier step."""
@@ -184,7 +192,7 @@ def perturbed_transform(
 def symmetric_transform(
     anomalies: Float[Tensor, "*batch ensemble obs"], innovation: Float[Tensor, "*batch obs"]
 ) -> tuple[Float[Tensor, "*batch 1 ensemble"], Transform]:
-    r"""Return the deterministic analysis: weights w of the mean, T = I + L M of the anomalies.
+    r"""Return the deterministic analysis: weights w of the mean, T of the anomalies.
 
     .. math:: w = d Y^T P_w, \quad T = \sqrt{N - 1} \, P_w^{1/2}, \quad
         P_w = (Y Y^T + (N - 1) I)^{-1}
@@ -204,8 +212,7 @@ def symmetric_transform(
     # (sqrt(rest / total) - 1) / values, written so that it is regular where a value is zero.
     factor = -1 / (total.sqrt() * (total.sqrt() + rest**0.5))
     if few:
-        basis = anomalies @ vectors
-        mean = (basis / total) @ (vectors.mT @ d)
-        return mean.mT, Transform(basis * factor, basis.mT)
+        mean = anomalies @ ((vectors / total) @ (vectors.mT @ d))
+        return mean.mT, Transform(anomalies, anomalies.mT, (vectors * factor) @ vectors.mT)
     mean = (vectors / total) @ (vectors.mT @ (anomalies @ d))
     return mean.mT, Transform(vectors * (factor * values), vectors.mT)
