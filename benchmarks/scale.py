@@ -153,6 +153,18 @@ def mixture_members(members: int = 1000) -> list[Clock]:
     return [clocked(lambda: run.analyse(x[1:], y[0], model, seed)) for _ in range(2)]
 
 
+def ensf(side: int = 1000, members: int = 20, steps: int = 5) -> list[Clock]:
+    """Some steps of EnSF, with all points observed: the difference of two analyses."""
+    problem, forecast, y, model = twin(side, side * side, members)
+
+    def analyse(steps: int) -> None:
+        run = sc.EnSF(euler_steps=steps).begin(problem)
+        run.analyse(forecast, y, model, torch.Generator().manual_seed(3))
+
+    short, long = clocked(lambda: analyse(steps)), clocked(lambda: analyse(2 * steps))
+    return [(long[0] - short[0], long[1] - short[1])]
+
+
 def masf(
     side: int = 256,
     observations: int = 4096,
@@ -165,7 +177,9 @@ def masf(
     return analysed(sc.MASF(prior), side, observations, members)
 
 
-ROWS = {row.__name__: row for row in (letkf, enkf, enkf_numpy, mixture, mixture_members, masf)}
+ROWS = {
+    row.__name__: row for row in (letkf, enkf, enkf_numpy, mixture, mixture_members, ensf, masf)
+}
 
 
 def peak() -> float:

@@ -37,6 +37,8 @@ __all__ = ["EnSF", "LinearProcess"]
 
 # Spread below which noise of unit variance leaves nothing of a forecast.
 SMALLEST = 1e-4
+# Numbers of a batch of members.
+BATCH = 2**18
 
 Form = Literal["paired", "mixture"]
 Scale = Literal["none", "spread"]
@@ -182,18 +184,25 @@ class EnSF(Filter):
     ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
         """Return the analysis, and ``evaluations`` (of the score, per member)."""
         x, mean, std = self._scaled(forecast)
-        process = LinearProcess(self.eps_alpha, self.eps_beta)
         kernel = KernelDenoiser(x, 0.0) if self.form == "mixture" else None
-        noise = rng.Stream(rng.key(generator), 0, len(x), tuple(x.shape[1:]), x)
-        z = noise()
+        process, key = LinearProcess(self.eps_alpha, self.eps_beta), rng.key(generator)
+        z = rng.normal_rows(key, 0, len(x), tuple(x.shape[1:]), x, draw=1)
         z = (z - z.mean(0)) / z.std(0)
-        for t, kept, pull, push, root in self._schedule(process, x):
-            gradient = likelihood_score(z, mean, std, y, model)
-            gradient = gradient if self.clip is None else gradient.clamp(-self.clip, self.clip)
-            targets = x if kernel is None else process.denoise(kernel, z, t)
-            # In place: most of the time of a large state is that of its memory.
-            z = z.mul(kept).add_(targets, alpha=pull).add_(gradient, alpha=push)
-            z.add_(noise(), alpha=root)
+        # Members go through all steps by themselves, a few at a time: most of the time of a large
+        # state is that of its memory, and theirs stays in the cache.
+        few = max(1, BATCH // x[0].numel())
+        for first in range(0, len(x), few):
+            rows = slice(first, first + few)
+            noise = rng.Stream(key, first, min(first + few, len(x)), tuple(x.shape[1:]), x)
+            noise()  # that of the start, which is here already
+            for t, kept, pull, push, root in self._schedule(process, x):
+                gradient = likelihood_score(z[rows], mean, std, y, model)
+                gradient = (
+                    gradient if self.clip is None else gradient.clamp_(-self.clip, self.clip)
+                )
+                targets = x[rows] if kernel is None else process.denoise(kernel, z[rows], t)
+                z[rows].mul_(kept).add_(targets, alpha=pull).add_(gradient, alpha=push)
+                z[rows].add_(noise(), alpha=root)
         return settled(mean + std * z, forecast), {"evaluations": self.euler_steps}
 
     def _schedule(self, process: LinearProcess, like: Tensor) -> Iterator[tuple[Any, ...]]:
