@@ -16,8 +16,10 @@ from __future__ import annotations
 import inspect
 import resource
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ import numpy as np
 import torch
 
 import scorda as sc
+from scorda import store
 from scorda.core.space import StateSpace
 from scorda.observations.operators import Select
 
@@ -97,6 +100,29 @@ def letkf(
     more = {"tile": tile} if tile else {}
     method = sc.LETKF(localization=sc.GaspariCohn(radius), block=block, **more)
     return analysed(method, side, observations, members)
+
+
+def stored(
+    side: int = 316,
+    observations: int = 10_000,
+    members: int = 1000,
+    radius: float = 6.0,
+    block: int = 1,
+) -> list[Clock]:
+    """A run of LETKF into a store: a step with an observation and its analysis, and one without."""
+    problem, forecast, _, model = twin(side, observations, members)
+    problem = replace(problem, initial=forecast)
+    method = sc.LETKF(localization=sc.GaspariCohn(radius), block=block)
+    clocks = []
+    with tempfile.TemporaryDirectory() as folder:
+        for steps in (0, 1):
+            path = Path(folder, f"{steps}.zarr")
+            posed = replace(problem, steps=steps)
+            clocks.append(clocked(lambda: store.run(method, posed, members, path, seed=0)))
+            written = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
+            print(f"{steps + 1} steps: {written / 1e6:.0f} MB")
+    (cpu, wall), (more, longer) = clocks
+    return [(cpu, wall), (more - cpu, longer - wall)]
 
 
 def enkf(
@@ -178,7 +204,8 @@ def masf(
 
 
 ROWS = {
-    row.__name__: row for row in (letkf, enkf, enkf_numpy, mixture, mixture_members, ensf, masf)
+    row.__name__: row
+    for row in (letkf, stored, enkf, enkf_numpy, mixture, mixture_members, ensf, masf)
 }
 
 
