@@ -181,7 +181,8 @@ class Filter(Assimilator, Run):
         observed = problem.observed()
         cycles = list(observed)
         generator = rng.as_generator(generator)
-        draw, error, analysis = (rng.key(generator) for _ in range(3))
+        draw, *keys = (rng.key(generator) for _ in range(3))
+        error, analysis = rng.Steps(keys[0], range(problem.steps + 1)), rng.Steps(keys[1], cycles)
         stochastic = getattr(problem.system, "stochastic", True)
         drops, roster = getattr(problem.system, "drops", False), Roster(members)
         if start is None:
@@ -201,7 +202,7 @@ class Filter(Assimilator, Run):
             place = _locating(self, step, bisect_left(cycles, step))
             with few_threads(ensemble.numel()), place:
                 if step > 0:
-                    stream = rng.at(error, step) if stochastic else None
+                    stream = error.at(step) if stochastic else None
                     ensemble = advanced(problem.system, ensemble, stream, step - 1, roster.left)
                     gone = ~present(problem.space, ensemble) if drops else None
                     if gone is not None and gone.any():
@@ -213,7 +214,7 @@ class Filter(Assimilator, Run):
                     forecast_seconds += time.perf_counter() - clock
                 if step in observed:
                     clock, forecast = time.perf_counter(), ensemble
-                    stream = rng.at(analysis, step)
+                    stream = analysis.at(step)
                     ensemble, info = self._observe(run, forecast, weights, *observed[step], stream)
                     ensemble = problem.space.filled(ensemble)
                 ensemble = laid_out(ensemble)
