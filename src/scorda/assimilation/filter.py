@@ -26,10 +26,10 @@ from typing import Any, final
 import torch
 
 from scorda.assimilation.base import Assimilator, check_members, check_needs
-from scorda.assimilation.diagnostics import collect, innovation_of, join_weights, spread_of
+from scorda.assimilation.diagnostics import Statistics, collect, innovation_of, join_weights
 from scorda.assimilation.dropped import Roster, normalised, present
 from scorda.assimilation.gross_errors import check_gross_errors, gross_errors
-from scorda.assimilation.kalman_algebra import innovation_statistics, white_innovation
+from scorda.assimilation.kalman_algebra import white_innovation
 from scorda.assimilation.memory import check_memory
 from scorda.core import rng
 from scorda.core.arrays import laid_out
@@ -62,19 +62,31 @@ class Cycle:
         step: Step of the ensemble.
         ensemble: ``(ensemble, *state)``: the analysis where observed, else the forecast.
         weights: Weights of the members, ``(ensemble,)``, or None where all are equal.
-        info: Report of the analysis; empty where nothing was observed.
         carried: Tensors that the method hands from one analysis to the next (the weights of a
             network), or None.
         forecast: Where observed, the ensemble before the analysis; else None. A run is
             continued without it.
+        report: Report of the analysis, which `statistics` complete.
+        statistics: Those of the run.
     """
 
     step: int
     ensemble: Float[Tensor, "ensemble ..."]
     weights: Float[Tensor, "ensemble"] | None = None
-    info: dict[str, Any] = field(default_factory=dict)
     carried: dict[str, Tensor] | None = None
     forecast: Float[Tensor, "ensemble ..."] | None = None
+    report: dict[str, Any] = field(default_factory=dict, repr=False)
+    statistics: Statistics = field(default_factory=Statistics, repr=False, compare=False)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Return the report of the analysis; empty where nothing was observed.
+
+        Statistics are computed for all cycles that a run has made when the first of them is asked
+        for its report, so that it is best read after some more cycles.
+        """
+        self.statistics.settle()
+        return self.report
 
 
 class Run(ABC):
@@ -99,7 +111,9 @@ class Run(ABC):
         Returns:
             Members, and a dictionary of numbers and tensors with the same keys in each cycle.
             The key ``weights`` holds the weights of the members from here on, ``carried`` the
-            tensors that `restore` needs to go on from here.
+            tensors that `restore` needs to go on from here, and ``white`` the white anomalies and
+            innovation, where the analysis has them (see `white_innovation`): the run reports their
+            ``innovation`` and ``chi2``.
         """
 
     def restore(self, carried: Mapping[str, Tensor]) -> None:  # noqa: B027 (most carry nothing)
@@ -194,9 +208,10 @@ class Filter(Assimilator, Run):
             roster, ensemble = roster.without(~there), laid_out(ensemble[there])
             weights = None if weights is None else weights[there]
         run = self._begun(problem, weights, carried)
-        forecast_seconds = 0.0
+        statistics, forecast_seconds = Statistics(), 0.0
         for step in range(start.step + 1, problem.steps + 1):
             info: dict[str, Any] = {}
+            report: dict[str, Any] = {}
             forecast = None
             clock = time.perf_counter()
             place = _locating(self, step, bisect_left(cycles, step))
@@ -220,14 +235,16 @@ class Filter(Assimilator, Run):
                 ensemble = laid_out(ensemble)
             if forecast is not None:
                 weights, carried = info.pop("weights", weights), info.pop("carried", carried)
-                info = {
-                    "step": step,
-                    "spread": spread_of(problem.space, ensemble, weights),
-                    **info,
-                }
-                info["seconds"] = time.perf_counter() - clock
-                info["forecast_seconds"], forecast_seconds = forecast_seconds, 0.0
-            yield _whole(roster, Cycle(step, ensemble, weights, info, carried, forecast))
+                white = info.pop("white", None)
+                report = {"step": step, "spread": None}
+                if white is not None:
+                    report |= {"innovation": None, "chi2": None}
+                report |= info
+                statistics.add(report, problem.space, ensemble, weights, white)
+                report["seconds"] = time.perf_counter() - clock
+                report["forecast_seconds"], forecast_seconds = forecast_seconds, 0.0
+            made = Cycle(step, ensemble, weights, carried, forecast, report, statistics)
+            yield _whole(roster, made)
 
     def _begun(
         self, problem: Problem, weights: Tensor | None, carried: Mapping[str, Tensor] | None
@@ -261,13 +278,17 @@ class Filter(Assimilator, Run):
         try:
             analysis, info = run.analyse(forecast, y, model, generator)
             check_finite(analysis, "analysis")
-            if "innovation" not in info:
+            if "white" not in info and "innovation" not in info:
                 weighted = weights is not None or "weights" in info
                 if weighted or self.least_members < 2:
                     info["innovation"] = innovation_of(forecast, weights, y, model)
                 else:
-                    info |= innovation_statistics(*white_innovation(forecast, y, model))
-            if not math.isfinite(info.get("innovation", 0.0)):
+                    info["white"] = white_innovation(forecast, y, model)
+            if "white" in info:
+                size = torch.linalg.vector_norm(info["white"][1])
+            else:
+                size = info["innovation"]
+            if not math.isfinite(size):
                 raise DivergenceError(
                     "The innovation is too large to square in standard deviations of the "
                     "observation error; check the observations and their `std`."
@@ -301,19 +322,20 @@ class Filter(Assimilator, Run):
             generator: Source of randomness.
             report: Called after each step with the step and the report of it.
         """
-        states, weights, infos = [], [], []
+        states, weights, reports = [], [], []
         for cycle in self.run(problem, members, generator):
             states.append(cycle.ensemble)
             weights.append(cycle.weights)
-            if cycle.info:
-                infos.append(cycle.info)
+            if cycle.forecast is not None:
+                reports.append(cycle.report)
             if report is not None:
                 report(cycle.step, cycle.info)
+        cycle.statistics.settle()
         return Analysis(
             torch.stack(states, 1),
             problem.space,
             join_weights(weights, states[0]),
-            collect(infos),
+            collect(reports),
             self.name,
         )
 
@@ -368,7 +390,7 @@ def _whole(roster: Roster, cycle: Cycle) -> Cycle:
         cycle,
         ensemble=roster.all(cycle.ensemble),
         weights=None if cycle.weights is None else roster.all(cycle.weights, 0.0),
-        info=cycle.info and {**cycle.info, "dropped": roster.dropped},
+        report=cycle.info and {**cycle.info, "dropped": roster.dropped},
         forecast=None if cycle.forecast is None else roster.all(cycle.forecast),
     )
 
