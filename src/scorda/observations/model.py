@@ -165,19 +165,29 @@ class ObservationModel:
 
         It is in double precision, as small differences of large numbers count.
         """
-        misfit = self.misfit(y, x)
+        return self.log_density(self.white_residuals(y, x))
+
+    def white_residuals(
+        self, y: Float[Tensor, "..."], x: Float[Tensor, "ensemble ..."]
+    ) -> Float[Tensor, "ensemble obs"]:
+        """Return what `whiten` makes of y - h(x), in double precision."""
+        return self.whiten(y.double() - self.predict(x, y).double())
+
+    def log_density(self, white: Float[Tensor, "ensemble obs"]) -> Float[Tensor, "ensemble"]:
+        """Return the log density of `white_residuals`, in double precision."""
+        observations = white.shape[1]
         if self.cov is None:
-            log_det = self.error_std(tuple(y.shape), misfit).log().sum()
+            log_det = self.error_std((observations,), white).log().sum()
         else:
-            log_det = self._root.to(misfit).diagonal().log().sum()
-        log_norm = log_det + 0.5 * y.numel() * math.log(2 * math.pi)
-        return -0.5 * misfit - log_norm
+            log_det = self._root.to(white).diagonal().log().sum()
+        log_norm = log_det + 0.5 * observations * math.log(2 * math.pi)
+        return -0.5 * white.square().sum(-1) - log_norm
 
     def misfit(
         self, y: Float[Tensor, "..."], x: Float[Tensor, "ensemble ..."]
     ) -> Float[Tensor, "ensemble"]:
         r"""Return :math:`(y - h(x))^T R^{-1} (y - h(x))` of each state, in double precision."""
-        return self.whiten(y.double() - self.predict(x, y).double()).square().sum(-1)
+        return self.white_residuals(y, x).square().sum(-1)
 
     @cached_property
     def _stds(self) -> dict[tuple[Any, ...], Tensor]:
