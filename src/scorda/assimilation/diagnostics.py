@@ -93,12 +93,12 @@ class Statistics:
             one.report["spread"] = value
         whites = [one.white for one in cycles if one.white is not None]
         if whites:
-            found = _innovation_statistics(*map(torch.stack, zip(*whites, strict=True)))
+            found = innovation_statistics(*map(torch.stack, zip(*whites, strict=True)))
             for one, innovation, chi2 in zip(cycles, *found, strict=True):
                 one.report.update(innovation=innovation, chi2=chi2)
 
 
-def _innovation_statistics(
+def innovation_statistics(
     anomalies: Float[Tensor, "cycle ensemble obs"], innovations: Float[Tensor, "cycle obs"]
 ) -> tuple[Float[Tensor, "cycle"], Float[Tensor, "cycle"]]:
     """Return the root mean square of innovations, and the mean of squares over expected ones.

@@ -92,11 +92,8 @@ def white_innovation(
 
     Both are in double precision.
     """
-    predicted = model.predict(forecast, y).double()
-    mean = predicted.mean(0)
-    if model.cov is None:
-        return model.whiten(predicted - mean), model.whiten((y - mean)[None])[0]
-    white = model.whiten(torch.cat((predicted - mean, (y - mean)[None])))
+    both = torch.cat((model.predict(forecast, y), y[None])).double()
+    white = model.whiten(both.sub_(both[:-1].mean(0)))
     return white[:-1], white[-1]
 
 

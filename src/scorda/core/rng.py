@@ -65,8 +65,8 @@ _of_thread = threading.local()
 
 Key = tuple[int, int]
 
-# Makes numbers of a law of uniform ones, in place, in a tensor and the array of its memory.
-Law = Callable[[Tensor, np.ndarray], None]
+# Makes numbers of a law of uniform ones, in place.
+Law = Callable[[np.ndarray], None]
 
 # A source of randomness: a generator, a seed, or None for the global generator of torch.
 Seed: TypeAlias = torch.Generator | SupportsIndex | None
@@ -192,7 +192,7 @@ class Steps:
         for row, one in zip(numbers, steps, strict=True):
             taken = key(self._generator.manual_seed(_seed_at(self._key, one)))
             _stream_at(taken, 0, 0).random(out=row[:size])
-        _normal(drawn, numbers)
+        _normal(numbers)
         rows = drawn.to(dtype)[:, :size]
         return dict(zip(steps, rows, strict=True))
 
@@ -295,9 +295,7 @@ def _rows(
     return rows if like is None else rows.to(like.device)
 
 
-def _fill(
-    numbers: Tensor, law: Law, key: Key, draw: int, position: int
-) -> None:
+def _fill(numbers: Tensor, law: Law, key: Key, draw: int, position: int) -> None:
     """Write the numbers of a draw from a position on."""
     stream = _stream_at(key, draw, position)
     for part in numbers.split(PART):
@@ -308,7 +306,7 @@ def _drawn(stream: np.random.Generator, law: Law, count: int) -> Tensor:
     # Memory of torch is aligned alike in every run, and products round by its alignment.
     drawn = torch.empty(count, dtype=torch.float64)
     stream.random(out=(numbers := drawn.numpy()))
-    law(drawn, numbers)
+    law(numbers)
     return drawn
 
 
@@ -329,15 +327,15 @@ def _stream_at(key: Key, draw: int, position: int) -> np.random.Generator:
     return stream
 
 
-def _uniform(drawn: Tensor, numbers: np.ndarray) -> None:
+def _uniform(drawn: np.ndarray) -> None:
     """Keep uniform numbers below 1 when they are rounded to single precision, in place."""
-    np.minimum(numbers, 1 - 2**-24, out=numbers)
+    np.minimum(drawn, 1 - 2**-24, out=drawn)
 
 
-def _normal(drawn: Tensor, numbers: np.ndarray) -> None:
+def _normal(drawn: np.ndarray) -> None:
     """Make normal numbers of uniform ones, in place."""
     # NumPy begins an operation sooner than torch does.
-    numbers *= 2
-    numbers -= 1 - 2**-53
-    drawn.erfinv_()
-    numbers *= ROOT2
+    drawn *= 2
+    drawn -= 1 - 2**-53
+    torch.from_numpy(drawn).erfinv_()
+    drawn *= ROOT2
