@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from scorda.assimilation.diagnostics import innovation_statistics
 from scorda.assimilation.kalman_algebra import (
     kalman_transform,
     perturbed_transform,

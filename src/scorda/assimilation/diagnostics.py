@@ -86,15 +86,16 @@ class Statistics:
         """Complete the reports of cycles that are alike."""
         space = cycles[0].space
         if cycles[0].weights is None:
-            spreads = list(spreads_of(space, torch.stack([one.ensemble for one in cycles])))
+            spreads = spreads_of(space, torch.stack([one.ensemble for one in cycles])).tolist()
         else:
-            spreads = [spread_of(space, one.ensemble, one.weights) for one in cycles]
+            spreads = [float(spread_of(space, one.ensemble, one.weights)) for one in cycles]
         for one, value in zip(cycles, spreads, strict=True):
             one.report["spread"] = value
         whites = [one.white for one in cycles if one.white is not None]
         if whites:
             found = innovation_statistics(*map(torch.stack, zip(*whites, strict=True)))
-            for one, innovation, chi2 in zip(cycles, *found, strict=True):
+            columns = (values.tolist() for values in found)
+            for one, innovation, chi2 in zip(cycles, *columns, strict=True):
                 one.report.update(innovation=innovation, chi2=chi2)
 
 
@@ -163,6 +164,9 @@ def collect(infos: list[dict[str, Any]]) -> dict[str, Any]:
     collected: dict[str, Any] = {}
     for key in dict.fromkeys(key for info in infos for key in info):
         values = [info[key] for info in infos if key in info]
+        if len(values) == len(infos) and {type(value) for value in values} == {float}:
+            collected[key] = torch.tensor(values, dtype=torch.float64)
+            continue
         numbers = [isinstance(v, Tensor | int | float) for v in values]
         if all(numbers) and len({tuple(torch.as_tensor(v).shape) for v in values}) == 1:
             stacked = [torch.as_tensor(v) for v in values]
