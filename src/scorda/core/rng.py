@@ -60,6 +60,10 @@ ALIGNED = 16
 EMPTY = (0, 0, 0, 0)
 ROOT2 = math.sqrt(2)
 
+# Bytes of the state of a generator of torch that tell its place, and those of one that is new.
+PLACE = slice(8, 24)
+NEW = torch.Generator().manual_seed(0).get_state().numpy()[PLACE].tobytes()
+
 # The generator of each thread.
 _of_thread = threading.local()
 
@@ -107,6 +111,11 @@ def _words(generator: torch.Generator | None) -> Tensor:
     device = "cpu" if generator is None else generator.device
     words = torch.empty(2, dtype=torch.int64, device=device)
     return words.random_(0, torch.iinfo(torch.int64).max, generator=generator)
+
+
+def _place(generator: torch.Generator) -> bytes:
+    """Return where in its sequence a generator is."""
+    return generator.get_state().numpy()[PLACE].tobytes()
 
 
 def spawn(generator: Seed, streams: int) -> list[torch.Generator]:
@@ -213,8 +222,9 @@ def normal(
     """
     if isinstance(generator, _OfStep) and generator.steps is not None:
         steps, generator.steps = generator.steps, None
-        _words(generator)
-        return steps.first(generator.step, members, shape, like)
+        if _place(generator) == NEW:
+            _words(generator)
+            return steps.first(generator.step, members, shape, like)
     return normal_rows(key(generator), 0, members, shape, like)
 
 
