@@ -1,6 +1,6 @@
 """Cost of a cycle of a small state beside bare loops, and of random numbers beside NumPy's.
 
-    OMP_NUM_THREADS=1 python benchmarks/cycle.py [--cycles 100] [--rounds 40]
+    OMP_NUM_THREADS=1 python benchmarks/cycle.py [--cycles 100] [--rounds 20]
 
 Lorenz-96 with 40 sites, all observed at every step, 40 members (the particle filter: 400). The
 loops do the mathematics of an analysis alone, in the same precision, without checks, diagnostics
@@ -129,9 +129,9 @@ def numpy_enkf(system: Lorenz96, start: torch.Tensor, values: torch.Tensor) -> N
         x = x.mean(0) + INFLATION * (x - x.mean(0))
 
 
-def cycled(method: Filter, problem: Problem) -> None:
+def cycled(method: Filter, problem: Problem, members: int) -> None:
     """Run a filter of Scorda."""
-    for _ in method.run(problem, len(problem.initial), 0):
+    for _ in method.run(problem, members, 0):
         pass
 
 
@@ -155,7 +155,9 @@ def cycles(count: int, rounds: int) -> None:
     x, particles = system.prior(MEMBERS, 1), system.prior(PARTICLES, 1)
     problem = replace(problem, initial=x)
     # With errors so large that the weights do not fall on one particle.
-    vague = Observations(ObservationModel(Select(range(DIM)), std=20.0), range(1, count + 1), values)
+    vague = Observations(
+        ObservationModel(Select(range(DIM)), std=20.0), range(1, count + 1), values
+    )
     local = _near(system)
     loops: dict[str, tuple[Filter, Problem, dict[str, Callable[[], object]]]] = {
         "EnKF": (
@@ -182,9 +184,10 @@ def cycles(count: int, rounds: int) -> None:
     print("| cycle, ms | " + " | ".join(columns) + " | run / torch | assimilate / torch |")
     print("|---" * (len(columns) + 3) + "|")
     for name, (method, posed, peers) in loops.items():
+        members = PARTICLES if isinstance(method, ParticleFilter) else MEMBERS
         calls: dict[str, Callable[[], object]] = {
-            "run": partial(cycled, method, posed),
-            "assimilate": partial(method.assimilate, posed, len(posed.initial), 0),
+            "run": partial(cycled, method, posed, members),
+            "assimilate": partial(method.assimilate, posed, members, 0),
             **peers,
         }
         took = {key: value / count * 1e3 for key, value in least(calls, rounds).items()}
@@ -225,7 +228,7 @@ def main() -> None:
     """Measure, and print two tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--cycles", type=int, default=100)
-    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=20)
     given = parser.parse_args()
     torch.set_num_threads(1)
     cycles(given.cycles, given.rounds)

@@ -51,18 +51,31 @@ class Statistics:
     _waiting: list[_Waiting] = field(default_factory=list, init=False, repr=False)
     _numbers: int = field(default=0, init=False, repr=False)
 
-    def add(
+    def report(
         self,
-        report: dict[str, Any],
+        step: int,
+        info: dict[str, Any],
         space: StateSpace,
-        ensemble: Tensor,
-        weights: Tensor | None,
-        white: White | None,
-    ) -> None:
-        """Take in a cycle, whose report `settle` completes in place.
+        ensemble: Float[Tensor, "ensemble ..."],
+        weights: Float[Tensor, "ensemble"] | None,
+    ) -> dict[str, Any]:
+        """Return the report of a cycle, which `settle` completes in place.
 
-        The report gets ``spread`` and, where `white` is given, ``innovation`` and ``chi2``.
+        It then has ``spread`` and, where the method reports ``white``, ``innovation`` and
+        ``chi2``.
+
+        Arguments:
+            step: Step of the cycle.
+            info: What the method reports.
+            space: Space of the states.
+            ensemble: The analysis.
+            weights: Weights of its members, or None where all are equal.
         """
+        white: White | None = info.get("white")
+        report = {"step": step, "spread": None, **info}
+        if white is not None:
+            del report["white"]
+            report |= {"innovation": None, "chi2": None}
         numbers = ensemble.numel() + (0 if white is None else white[0].numel())
         if self._numbers + numbers > WAITING:
             self.settle()
@@ -70,6 +83,7 @@ class Statistics:
         self._numbers += numbers
         if numbers > WAITING:
             self.settle()
+        return report
 
     def settle(self) -> None:
         """Complete all reports."""

@@ -82,8 +82,7 @@ class Cycle:
     def info(self) -> dict[str, Any]:
         """Return the report of the analysis; empty where nothing was observed.
 
-        Statistics are computed for all cycles that a run has made when the first of them is asked
-        for its report, so that it is best read after some more cycles.
+        It is best read late: whoever asks first has the statistics of all cycles so far computed.
         """
         self.statistics.settle()
         return self.report
@@ -111,9 +110,8 @@ class Run(ABC):
         Returns:
             Members, and a dictionary of numbers and tensors with the same keys in each cycle.
             The key ``weights`` holds the weights of the members from here on, ``carried`` the
-            tensors that `restore` needs to go on from here, and ``white`` the white anomalies and
-            innovation, where the analysis has them (see `white_innovation`): the run reports their
-            ``innovation`` and ``chi2``.
+            tensors that `restore` needs to go on from here. Of ``white``, the white anomalies and
+            innovation (`white_innovation`), the run reports ``innovation`` and ``chi2``.
         """
 
     def restore(self, carried: Mapping[str, Tensor]) -> None:  # noqa: B027 (most carry nothing)
@@ -208,9 +206,8 @@ class Filter(Assimilator, Run):
             roster, ensemble = roster.without(~there), laid_out(ensemble[there])
             weights = None if weights is None else weights[there]
         run = self._begun(problem, weights, carried)
-        statistics, forecast_seconds = Statistics(), 0.0
+        stats, forecast_seconds = Statistics(), 0.0
         for step in range(start.step + 1, problem.steps + 1):
-            info: dict[str, Any] = {}
             report: dict[str, Any] = {}
             forecast = None
             clock = time.perf_counter()
@@ -235,16 +232,10 @@ class Filter(Assimilator, Run):
                 ensemble = laid_out(ensemble)
             if forecast is not None:
                 weights, carried = info.pop("weights", weights), info.pop("carried", carried)
-                white = info.pop("white", None)
-                report = {"step": step, "spread": None}
-                if white is not None:
-                    report |= {"innovation": None, "chi2": None}
-                report |= info
-                statistics.add(report, problem.space, ensemble, weights, white)
+                report = stats.report(step, info, problem.space, ensemble, weights)
                 report["seconds"] = time.perf_counter() - clock
                 report["forecast_seconds"], forecast_seconds = forecast_seconds, 0.0
-            made = Cycle(step, ensemble, weights, carried, forecast, report, statistics)
-            yield _whole(roster, made)
+            yield _whole(roster, Cycle(step, ensemble, weights, carried, forecast, report, stats))
 
     def _begun(
         self, problem: Problem, weights: Tensor | None, carried: Mapping[str, Tensor] | None
@@ -284,11 +275,8 @@ class Filter(Assimilator, Run):
                     info["innovation"] = innovation_of(forecast, weights, y, model)
                 else:
                     info["white"] = white_innovation(forecast, y, model)
-            if "white" in info:
-                size = torch.linalg.vector_norm(info["white"][1])
-            else:
-                size = info["innovation"]
-            if not math.isfinite(size):
+            d = info["white"][1] if "white" in info else None
+            if not math.isfinite(info["innovation"] if d is None else torch.dot(d, d)):
                 raise DivergenceError(
                     "The innovation is too large to square in standard deviations of the "
                     "observation error; check the observations and their `std`."

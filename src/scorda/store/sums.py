@@ -22,9 +22,9 @@ __all__ = ["Sums", "as_members", "rmse_and_spread", "scales", "scores_of", "stat
 
 # By variable and quantity, one number per step.
 Sums = dict[str, dict[str, Tensor]]
-# The power of the unit of the state that each quantity has.
 # Numbers whose sums are computed at once: they stay in the processor's cache.
 TOGETHER = 2**17
+# The power of the unit of the state that each quantity has.
 POWERS = {"present": 0, "error": 2, "variance": 2, "fair": 2, "crps": 1, "inside": 0}
 
 
