@@ -163,3 +163,43 @@ def test_a_seed_stands_for_its_generator(seed):
 def test_other_sources_of_randomness_are_refused(unchecked):
     with pytest.raises(TypeError, match=r"give a torch\.Generator or a whole number\.$"):
         rng.as_generator(np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(1, (3,)), (4, (2, 3)), (40, (40,)), (2, ()), (300, (200,))])
+def test_draws_made_ahead_are_those_made_alone(shape, dtype):
+    """Of steps in order, left out, asked for again, and ones that were not announced."""
+    key, like = (5, 6), torch.zeros(0, dtype=dtype)
+    steps = rng.Steps(key, range(0, 120, 2))
+    for step in [*range(60), 7, 3, 100, 102, 104, 500, 90]:
+        found = rng.normal(*shape, steps.at(step), like=like)
+        assert torch.equal(found, rng.normal(*shape, rng.at(key, step), like=like))
+        # Products round by the alignment of the memory.
+        assert found.data_ptr() % 64 == 0 and found.is_contiguous()
+
+
+def test_draws_made_ahead_follow_a_change_of_shape():
+    steps = rng.Steps((1, 2), range(40))
+    for step in range(40):
+        members = 3 + step // 7
+        found = rng.normal(members, (5,), steps.at(step))
+        assert torch.equal(found, rng.normal(members, (5,), rng.at((1, 2), step)))
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda generator: rng.normal(4, (3,), generator),
+        lambda generator: rng.uniform(4, (3,), generator),
+        lambda generator: torch.rand(4, generator=generator),
+        lambda generator: torch.tensor(rng.key(generator)),
+        lambda generator: rng.normal(4, (3,), rng.spawn(generator, 2)[1]),
+    ],
+)
+def test_a_generator_that_draws_ahead_goes_on_as_any_other(draw):
+    """After a first draw of each kind, the further ones are those of a plain generator."""
+    first = [draw, lambda generator: rng.normal(4, (3,), generator)]
+    for kind in first:
+        ahead, plain = rng.Steps((8, 9), range(9)).at(4), rng.at((8, 9), 4)
+        for one in (kind, draw, first[1], draw):
+            assert torch.equal(one(ahead), one(plain))

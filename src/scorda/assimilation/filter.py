@@ -26,10 +26,10 @@ from typing import Any, final
 import torch
 
 from scorda.assimilation.base import Assimilator, check_members, check_needs
-from scorda.assimilation.diagnostics import collect, innovation_of, join_weights, spread_of
+from scorda.assimilation.diagnostics import Statistics, collect, innovation_of, join_weights
 from scorda.assimilation.dropped import Roster, normalised, present
 from scorda.assimilation.gross_errors import check_gross_errors, gross_errors
-from scorda.assimilation.kalman_algebra import innovation_statistics, white_innovation
+from scorda.assimilation.kalman_algebra import white_innovation
 from scorda.assimilation.memory import check_memory
 from scorda.core import rng
 from scorda.core.arrays import laid_out
@@ -62,19 +62,30 @@ class Cycle:
         step: Step of the ensemble.
         ensemble: ``(ensemble, *state)``: the analysis where observed, else the forecast.
         weights: Weights of the members, ``(ensemble,)``, or None where all are equal.
-        info: Report of the analysis; empty where nothing was observed.
         carried: Tensors that the method hands from one analysis to the next (the weights of a
             network), or None.
         forecast: Where observed, the ensemble before the analysis; else None. A run is
             continued without it.
+        report: Report of the analysis, which `statistics` complete.
+        statistics: Those of the run.
     """
 
     step: int
     ensemble: Float[Tensor, "ensemble ..."]
     weights: Float[Tensor, "ensemble"] | None = None
-    info: dict[str, Any] = field(default_factory=dict)
     carried: dict[str, Tensor] | None = None
     forecast: Float[Tensor, "ensemble ..."] | None = None
+    report: dict[str, Any] = field(default_factory=dict, repr=False)
+    statistics: Statistics = field(default_factory=Statistics, repr=False, compare=False)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Return the report of the analysis; empty where nothing was observed.
+
+        It is best read late: whoever asks first has the statistics of all cycles so far computed.
+        """
+        self.statistics.settle()
+        return self.report
 
 
 class Run(ABC):
@@ -99,7 +110,8 @@ class Run(ABC):
         Returns:
             Members, and a dictionary of numbers and tensors with the same keys in each cycle.
             The key ``weights`` holds the weights of the members from here on, ``carried`` the
-            tensors that `restore` needs to go on from here.
+            tensors that `restore` needs to go on from here. Of ``white``, the white anomalies and
+            innovation (`white_innovation`), the run reports ``innovation`` and ``chi2``.
         """
 
     def restore(self, carried: Mapping[str, Tensor]) -> None:  # noqa: B027 (most carry nothing)
@@ -181,7 +193,8 @@ class Filter(Assimilator, Run):
         observed = problem.observed()
         cycles = list(observed)
         generator = rng.as_generator(generator)
-        draw, error, analysis = (rng.key(generator) for _ in range(3))
+        draw, *keys = (rng.key(generator) for _ in range(3))
+        error, analysis = rng.Steps(keys[0], range(problem.steps + 1)), rng.Steps(keys[1], cycles)
         stochastic = getattr(problem.system, "stochastic", True)
         drops, roster = getattr(problem.system, "drops", False), Roster(members)
         if start is None:
@@ -193,15 +206,15 @@ class Filter(Assimilator, Run):
             roster, ensemble = roster.without(~there), laid_out(ensemble[there])
             weights = None if weights is None else weights[there]
         run = self._begun(problem, weights, carried)
-        forecast_seconds = 0.0
+        stats, forecast_seconds = Statistics(), 0.0
         for step in range(start.step + 1, problem.steps + 1):
-            info: dict[str, Any] = {}
+            report: dict[str, Any] = {}
             forecast = None
             clock = time.perf_counter()
             place = _locating(self, step, bisect_left(cycles, step))
             with few_threads(ensemble.numel()), place:
                 if step > 0:
-                    stream = rng.at(error, step) if stochastic else None
+                    stream = error.at(step) if stochastic else None
                     ensemble = advanced(problem.system, ensemble, stream, step - 1, roster.left)
                     gone = ~present(problem.space, ensemble) if drops else None
                     if gone is not None and gone.any():
@@ -213,20 +226,16 @@ class Filter(Assimilator, Run):
                     forecast_seconds += time.perf_counter() - clock
                 if step in observed:
                     clock, forecast = time.perf_counter(), ensemble
-                    stream = rng.at(analysis, step)
+                    stream = analysis.at(step)
                     ensemble, info = self._observe(run, forecast, weights, *observed[step], stream)
                     ensemble = problem.space.filled(ensemble)
                 ensemble = laid_out(ensemble)
             if forecast is not None:
                 weights, carried = info.pop("weights", weights), info.pop("carried", carried)
-                info = {
-                    "step": step,
-                    "spread": spread_of(problem.space, ensemble, weights),
-                    **info,
-                }
-                info["seconds"] = time.perf_counter() - clock
-                info["forecast_seconds"], forecast_seconds = forecast_seconds, 0.0
-            yield _whole(roster, Cycle(step, ensemble, weights, info, carried, forecast))
+                report = stats.report(step, info, problem.space, ensemble, weights)
+                report["seconds"] = time.perf_counter() - clock
+                report["forecast_seconds"], forecast_seconds = forecast_seconds, 0.0
+            yield _whole(roster, Cycle(step, ensemble, weights, carried, forecast, report, stats))
 
     def _begun(
         self, problem: Problem, weights: Tensor | None, carried: Mapping[str, Tensor] | None
@@ -260,13 +269,14 @@ class Filter(Assimilator, Run):
         try:
             analysis, info = run.analyse(forecast, y, model, generator)
             check_finite(analysis, "analysis")
-            if "innovation" not in info:
+            if "white" not in info and "innovation" not in info:
                 weighted = weights is not None or "weights" in info
                 if weighted or self.least_members < 2:
                     info["innovation"] = innovation_of(forecast, weights, y, model)
                 else:
-                    info |= innovation_statistics(*white_innovation(forecast, y, model))
-            if not math.isfinite(info.get("innovation", 0.0)):
+                    info["white"] = white_innovation(forecast, y, model)
+            d = info["white"][1] if "white" in info else None
+            if not math.isfinite(info["innovation"] if d is None else torch.dot(d, d)):
                 raise DivergenceError(
                     "The innovation is too large to square in standard deviations of the "
                     "observation error; check the observations and their `std`."
@@ -300,19 +310,20 @@ class Filter(Assimilator, Run):
             generator: Source of randomness.
             report: Called after each step with the step and the report of it.
         """
-        states, weights, infos = [], [], []
+        states, weights, reports = [], [], []
         for cycle in self.run(problem, members, generator):
             states.append(cycle.ensemble)
             weights.append(cycle.weights)
-            if cycle.info:
-                infos.append(cycle.info)
+            if cycle.forecast is not None:
+                reports.append(cycle.report)
             if report is not None:
                 report(cycle.step, cycle.info)
+        cycle.statistics.settle()
         return Analysis(
             torch.stack(states, 1),
             problem.space,
             join_weights(weights, states[0]),
-            collect(infos),
+            collect(reports),
             self.name,
         )
 
@@ -367,7 +378,7 @@ def _whole(roster: Roster, cycle: Cycle) -> Cycle:
         cycle,
         ensemble=roster.all(cycle.ensemble),
         weights=None if cycle.weights is None else roster.all(cycle.weights, 0.0),
-        info=cycle.info and {**cycle.info, "dropped": roster.dropped},
+        report=cycle.info and {**cycle.info, "dropped": roster.dropped},
         forecast=None if cycle.forecast is None else roster.all(cycle.forecast),
     )
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -32,7 +31,6 @@ __all__ = [
     "check_inflation",
     "in_double",
     "inflate",
-    "innovation_statistics",
     "kalman_transform",
     "perturbed_transform",
     "symmetric_transform",
@@ -62,7 +60,7 @@ def inflate(
     if factor == 1:
         return ensemble
     mean = ensemble.mean(0, keepdim=True)
-    return mean + factor * (ensemble - mean)
+    return (ensemble - mean).mul_(factor).add_(mean)
 
 
 def centred_basis(members: int, like: Tensor) -> Float[Tensor, "ensemble rest"]:
@@ -95,24 +93,9 @@ def white_innovation(
 
     Both are in double precision.
     """
-    predicted = model.predict(forecast, y).double()
-    mean = predicted.mean(0)
-    white = model.whiten(torch.cat((predicted - mean, (y - mean)[None])))
+    both = torch.cat((model.predict(forecast, y), y[None])).double()
+    white = model.whiten(both.sub_(both[:-1].mean(0)))
     return white[:-1], white[-1]
-
-
-def innovation_statistics(
-    anomalies: Float[Tensor, "ensemble obs"], innovation: Float[Tensor, "obs"]
-) -> dict[str, Any]:
-    """Return the statistics of an innovation that the ensemble Kalman methods report.
-
-    ``innovation``: its root mean square in standard deviations of the observation error;
-    ``chi2``: the mean of its squares over their expected values, about 1 if spread and R are
-    right.
-    """
-    square = innovation.square()
-    expected = 1 + torch.linalg.vecdot(anomalies, anomalies, dim=0) / (len(anomalies) - 1)
-    return {"innovation": square.mean().sqrt(), "chi2": (square / expected).mean()}
 
 
 @dataclass(frozen=True)
@@ -175,8 +158,8 @@ def perturbed_transform(
     y: Float[Tensor, "obs"],
     model: ObservationModel,
     generator: torch.Generator | None = None,
-) -> tuple[Transform, dict[str, Any]]:
-    r"""Return the stochastic analysis, and the statistics of its innovation.
+) -> tuple[Transform, tuple[Tensor, Tensor]]:
+    r"""Return the stochastic analysis, and what `white_innovation` returns.
 
     .. math:: x_i^a = x_i + K (y + \varepsilon_i - h(x_i)), \quad \varepsilon_i \sim N(0, R)
 
@@ -184,9 +167,8 @@ def perturbed_transform(
     """
     anomalies, innovation = white_innovation(forecast, y, model)
     noise = rng.normal(len(anomalies), tuple(innovation.shape), generator, like=anomalies)
-    residuals = innovation + (noise - noise.mean(0)) - anomalies
-    statistics = innovation_statistics(anomalies, innovation)
-    return kalman_transform(anomalies, residuals), statistics
+    residuals = (noise - noise.mean(0)).add_(innovation).sub_(anomalies)
+    return kalman_transform(anomalies, residuals), (anomalies, innovation)
 
 
 def symmetric_transform(

@@ -140,7 +140,7 @@ class Setup:
         try:
             for cycle in method.run(problem, entry.members, rng.at((seed, 2), 0)):
                 yield cycle
-                cycles += bool(cycle.info)
+                cycles += cycle.forecast is not None
         except (ValueError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
             if cycles == 0:
                 raise
@@ -194,7 +194,7 @@ class RunningScores:
         weights = None if cycle.weights is None else cycle.weights[:, None]
         error = float(rmse(x, y, weights))
         self._count("rmse_path", error)
-        if not cycle.info:
+        if cycle.forecast is None:
             return
         width = float(spread(x, weights=weights))
         share = 1 / len(x) if weights is None else float(weights.square().sum())
@@ -206,9 +206,9 @@ class RunningScores:
         self._count("coverage", float(coverage(x, y, weights, LEVEL)))
         for name, score in self._further.items():
             self._count(name, score(cycle.ensemble, truth))
-        self._count("cycle_seconds", float(cycle.info["seconds"]))
-        if "evaluations" in cycle.info:
-            self._count("evaluations", float(cycle.info["evaluations"]))
+        self._count("cycle_seconds", float(cycle.report["seconds"]))
+        if "evaluations" in cycle.report:
+            self._count("evaluations", float(cycle.report["evaluations"]))
 
     def result(self) -> dict[str, float]:
         """Return the means so far."""

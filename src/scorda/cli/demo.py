@@ -91,7 +91,8 @@ def demo(*, settings: Annotated[Demo | None, Parameter(name="*")] = None) -> Non
     table(None, *score_rows(groups), left=2)
     out.print("W1: distance to the particle filter (past data only) or smoother (all data);")
     out.print("in their own rows between two of their draws, the floor.")
-    page = write_report(posteriors, given.out / "report.html", references, "Lorenz-63")
+    file = given.out / "report.html"
+    page = write_report(posteriors, file, references, "Lorenz-63", scores=scores)
     out.print(f"report: {page}")
 
 

@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from operator import index
@@ -35,6 +36,7 @@ from scorda.core.shapes import Float, Tensor
 __all__ = [
     "Key",
     "Seed",
+    "Steps",
     "Stream",
     "as_generator",
     "at",
@@ -50,11 +52,25 @@ __all__ = [
 PART = 2**15
 # Numbers that are worth a thread of their own.
 SHARE = 8 * PART
+# Steps, and numbers of all of them, that are drawn at once ahead of time at most.
+AHEAD, NUMBERS = 16, 2**16
+# Numbers at whose multiples the draw of a step begins, so that its memory is aligned as ever.
+ALIGNED = 16
+# A generator of NumPy without left-over words.
+EMPTY = (0, 0, 0, 0)
+ROOT2 = math.sqrt(2)
+
+# Bytes of the state of a generator of torch that tell its place, and those of one that is new.
+PLACE = slice(8, 24)
+NEW = torch.Generator().manual_seed(0).get_state().numpy()[PLACE].tobytes()
 
 # The generator of each thread.
 _of_thread = threading.local()
 
 Key = tuple[int, int]
+
+# Makes numbers of a law of uniform ones, in place.
+Law = Callable[[np.ndarray], None]
 
 # A source of randomness: a generator, a seed, or None for the global generator of torch.
 Seed: TypeAlias = torch.Generator | SupportsIndex | None
@@ -84,10 +100,22 @@ def as_generator(source: Seed) -> torch.Generator | None:
 def key(generator: Seed = None) -> Key:
     """Take one 128-bit key from the generator (the global one of torch if None)."""
     generator = as_generator(generator)
+    if isinstance(generator, _OfStep):
+        generator.steps = None
+    high, low = _words(generator).tolist()
+    return high, low
+
+
+def _words(generator: torch.Generator | None) -> Tensor:
+    """Take the two words of a key from a generator."""
     device = "cpu" if generator is None else generator.device
-    high = torch.iinfo(torch.int64).max
-    words = torch.randint(0, high, (2,), generator=generator, device=device).tolist()
-    return words[0], words[1]
+    words = torch.empty(2, dtype=torch.int64, device=device)
+    return words.random_(0, torch.iinfo(torch.int64).max, generator=generator)
+
+
+def _place(generator: torch.Generator) -> bytes:
+    """Return where in its sequence a generator is."""
+    return generator.get_state().numpy()[PLACE].tobytes()
 
 
 def spawn(generator: Seed, streams: int) -> list[torch.Generator]:
@@ -106,8 +134,76 @@ def at(key: Key, step: int) -> torch.Generator:
     It is a function of (key, step) alone, so that a run continued from a stored step sees the
     noise of one that was never interrupted.
     """
+    return seeded(_seed_at(key, step))
+
+
+def _seed_at(key: Key, step: int) -> int:
     told = b"".join(number.to_bytes(8, "little") for number in (*key, step))
-    return seeded(int.from_bytes(blake2b(told, digest_size=8).digest(), "little") >> 1)
+    return int.from_bytes(blake2b(told, digest_size=8).digest(), "little") >> 1
+
+
+class _OfStep(torch.Generator):
+    """Generator of one of `Steps`, which it names until a key is taken from it."""
+
+    steps: Steps | None = None
+    step = 0
+
+
+class Steps:
+    """Generators of some steps of a stream, which draw for several steps at once.
+
+    Each returns the numbers that those of the generator of `at` are. A draw of few numbers is
+    mostly its preparation. So where the first that is taken from the generator of a step is a draw
+    of `normal`, it is made for the next steps as well, for twice as many each time, as long as
+    they ask for the same shape.
+
+    Arguments:
+        key: Key of the stream.
+        steps: Steps that may be asked for, increasing.
+    """
+
+    def __init__(self, key: Key, steps: Sequence[int]) -> None:
+        self._key, self._steps = key, steps
+        self._asked: tuple[int, tuple[int, ...], torch.dtype] | None = None
+        self._count, self._drawn = 1, dict[int, Tensor]()
+        self._generator = torch.Generator()
+
+    def at(self, step: int) -> torch.Generator:
+        """Return the generator of a step."""
+        generator = _OfStep()
+        generator.manual_seed(_seed_at(self._key, step))
+        generator.steps, generator.step = self, step
+        return generator
+
+    def first(
+        self, step: int, members: int, shape: tuple[int, ...], like: Tensor | None
+    ) -> Float[Tensor, "members ..."]:
+        """Return the first draw of `normal` from the generator of a step."""
+        dtype = torch.get_default_dtype() if like is None else like.dtype
+        asked = members, shape, dtype
+        if asked != self._asked:
+            self._asked, self._count, self._drawn = asked, 1, {}
+        if step not in self._drawn:
+            size = members * math.prod(shape)
+            if 2 * size > NUMBERS:
+                return normal(members, shape, at(self._key, step), like)
+            self._drawn = self._ahead(step, size, dtype)
+            self._count = min(2 * self._count, AHEAD, NUMBERS // max(size, 1))
+        rows = self._drawn.pop(step).view(members, *shape)
+        return rows if like is None else rows.to(like.device)
+
+    def _ahead(self, step: int, size: int, dtype: torch.dtype) -> dict[int, Tensor]:
+        """Draw for a step and those after it."""
+        first = bisect_left(self._steps, step)
+        steps = [step, *self._steps[first + 1 : first + self._count]]
+        drawn = torch.zeros(len(steps), -(-size // ALIGNED) * ALIGNED, dtype=torch.float64)
+        numbers = drawn.numpy()
+        for row, one in zip(numbers, steps, strict=True):
+            taken = key(self._generator.manual_seed(_seed_at(self._key, one)))
+            _stream_at(taken, 0, 0).random(out=row[:size])
+        _normal(numbers)
+        rows = drawn.to(dtype)[:, :size]
+        return dict(zip(steps, rows, strict=True))
 
 
 def normal(
@@ -124,6 +220,11 @@ def normal(
         generator: Source of the key; advanced by one key whatever the sizes.
         like: Tensor whose dtype and device the result takes (default: torch's default dtype, CPU).
     """
+    if isinstance(generator, _OfStep) and generator.steps is not None:
+        steps, generator.steps = generator.steps, None
+        if _place(generator) == NEW:
+            _words(generator)
+            return steps.first(generator.step, members, shape, like)
     return normal_rows(key(generator), 0, members, shape, like)
 
 
@@ -173,7 +274,7 @@ def uniform(
 
 
 def _rows(
-    law: Callable[[np.ndarray], None],
+    law: Law,
     key: Key,
     first: int,
     last: int,
@@ -185,10 +286,9 @@ def _rows(
     size = math.prod(shape)
     begin, count = first * size, (last - first) * size
     if count <= PART:
-        rows = (
-            _drawn(_stream_at(key, draw, begin), law, count).to(dtype).view(last - first, *shape)
-        )
-        return rows if like is None else rows.to(like.device)
+        drawn = _drawn(_stream_at(key, draw, begin), law, count)
+        device = "cpu" if like is None else like.device
+        return drawn.to(device, dtype).view(last - first, *shape)
     rows = torch.empty(last - first, *shape, dtype=dtype)
     numbers = rows.view(-1)
 
@@ -205,20 +305,18 @@ def _rows(
     return rows if like is None else rows.to(like.device)
 
 
-def _fill(
-    numbers: Tensor, law: Callable[[np.ndarray], None], key: Key, draw: int, position: int
-) -> None:
+def _fill(numbers: Tensor, law: Law, key: Key, draw: int, position: int) -> None:
     """Write the numbers of a draw from a position on."""
     stream = _stream_at(key, draw, position)
     for part in numbers.split(PART):
         part.copy_(_drawn(stream, law, len(part)))
 
 
-def _drawn(stream: np.random.Generator, law: Callable[[np.ndarray], None], count: int) -> Tensor:
+def _drawn(stream: np.random.Generator, law: Law, count: int) -> Tensor:
     # Memory of torch is aligned alike in every run, and products round by its alignment.
     drawn = torch.empty(count, dtype=torch.float64)
-    stream.random(out=drawn.numpy())
-    law(drawn.numpy())
+    stream.random(out=(numbers := drawn.numpy()))
+    law(numbers)
     return drawn
 
 
@@ -228,15 +326,14 @@ def _stream_at(key: Key, draw: int, position: int) -> np.random.Generator:
         _of_thread.stream = np.random.Generator(np.random.Philox(0))
     # A step of the counter makes four words.
     block, skipped = divmod(position, 4)
+    stream: np.random.Generator = _of_thread.stream
     # The draw is a high word of the counter: draws never overlap.
-    place = {"counter": np.array((block, 0, draw, 0), np.uint64), "key": np.array(key, np.uint64)}
-    _of_thread.stream.bit_generator.state = {
-        "bit_generator": "Philox", "state": place, "buffer": np.zeros(4, np.uint64),
-        "buffer_pos": 4, "has_uint32": 0, "uinteger": 0,
+    stream.bit_generator.state = {
+        "bit_generator": "Philox", "state": {"counter": (block, 0, draw, 0), "key": key},
+        "buffer": EMPTY, "buffer_pos": 4, "has_uint32": 0, "uinteger": 0,
     }  # fmt: skip
     if skipped:
-        _of_thread.stream.random(skipped)
-    stream: np.random.Generator = _of_thread.stream
+        stream.random(skipped)
     return stream
 
 
@@ -247,7 +344,8 @@ def _uniform(drawn: np.ndarray) -> None:
 
 def _normal(drawn: np.ndarray) -> None:
     """Make normal numbers of uniform ones, in place."""
+    # NumPy begins an operation sooner than torch does.
     drawn *= 2
     drawn -= 1 - 2**-53
     torch.from_numpy(drawn).erfinv_()
-    drawn *= math.sqrt(2)
+    drawn *= ROOT2

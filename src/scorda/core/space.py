@@ -24,6 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -223,7 +224,7 @@ class StateSpace(Layout):
             of.points,
         )
 
-    @property
+    @cached_property
     def has_land(self) -> bool:
         """Say whether some component does not belong to the state."""
         return any(piece.mask is not None for piece in self.pieces)

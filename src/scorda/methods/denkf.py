@@ -11,7 +11,6 @@ from scorda.assimilation.filter import Filter
 from scorda.assimilation.kalman_algebra import (
     check_inflation,
     inflate,
-    innovation_statistics,
     kalman_transform,
     white_innovation,
 )
@@ -58,4 +57,4 @@ class DEnKF(Filter):
         """Return the analysis, and ``innovation`` and ``chi2`` of this cycle."""
         Y, d = white_innovation(forecast, y, model)
         analysis = kalman_transform(Y, d - Y / 2)(forecast)
-        return inflate(analysis, self.inflation), innovation_statistics(Y, d)
+        return inflate(analysis, self.inflation), {"white": (Y, d)}

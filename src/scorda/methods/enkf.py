@@ -20,7 +20,6 @@ from scorda.assimilation.kalman_algebra import (
     check_inflation,
     in_double,
     inflate,
-    innovation_statistics,
     perturbed_transform,
     symmetric_transform,
     white_innovation,
@@ -104,8 +103,8 @@ class _Stochastic(Run):
         generator: torch.Generator | None = None,
     ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
         """Return the analysis, and ``innovation`` and ``chi2`` of this cycle."""
-        transform, info = perturbed_transform(forecast, y, model, generator)
-        return inflate(transform(forecast), self.inflation), info
+        transform, white = perturbed_transform(forecast, y, model, generator)
+        return inflate(transform(forecast), self.inflation), {"white": white}
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,7 @@ class _Localized(Run):
         A = forecast - forecast.mean(0)
         analysis = forecast + self.tapered.increment(A, Y, residuals, R, where)
         white = model.whiten(torch.cat((predicted - mean, (y - mean)[None])))
-        return inflate(analysis, self.inflation), innovation_statistics(white[:-1], white[-1])
+        return inflate(analysis, self.inflation), {"white": (white[:-1], white[-1])}
 
 
 @dataclass(frozen=True)
@@ -187,7 +186,7 @@ class ETKF(Filter):
             around = self.inflation * (A + transform.increment(A))
             return mean + (mean_weights @ A + (around if turn is None else turn @ around))
 
-        return in_double(moved, forecast), innovation_statistics(anomalies, innovation)
+        return in_double(moved, forecast), {"white": (anomalies, innovation)}
 
 
 def mean_preserving_rotation(

@@ -71,13 +71,14 @@ class EnKS(Assimilator):
                 shape = (members, problem.steps + 1, *problem.space.shape)
                 states = cycle.ensemble.new_empty(shape)
             states[:, k] = cycle.ensemble
-            if cycle.info:
-                transform = cycle.info.pop("transform")
+            if cycle.forecast is not None:
+                transform = cycle.report.pop("transform")
                 first = 0 if self.lag is None else max(0, k - self.lag)
                 if first < k:
                     states[:, first:k] = transform(states[:, first:k])
-                infos.append(cycle.info)
+                infos.append(cycle.report)
         assert states is not None
+        cycle.statistics.settle()
         return Analysis(states, problem.space, None, collect(infos), self.name)
 
 
@@ -94,5 +95,6 @@ class _EnKS(Filter):
         model: ObservationModel,
         generator: torch.Generator | None = None,
     ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
-        transform, info = perturbed_transform(forecast, y, model, generator)
-        return inflate(transform(forecast), self.inflation), {"transform": transform} | info
+        transform, white = perturbed_transform(forecast, y, model, generator)
+        info = {"transform": transform, "white": white}
+        return inflate(transform(forecast), self.inflation), info

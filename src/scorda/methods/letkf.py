@@ -11,7 +11,6 @@ import torch
 from scorda.assimilation.filter import PreparedFilter, Run
 from scorda.assimilation.kalman_algebra import (
     check_inflation,
-    innovation_statistics,
     symmetric_transform,
     white_innovation,
 )
@@ -136,7 +135,7 @@ class _Local(Run):
             for lists in tiles:
                 analysed(lists)
         analysis = analysis.permute(1, 2, 0).reshape(forecast.shape)
-        return analysis, innovation_statistics(anomalies, innovation)
+        return analysis, {"white": (anomalies, innovation)}
 
     def _moved(
         self,

@@ -16,6 +16,7 @@ Sequential Monte Carlo Methods in Practice, chapter 12 (regularisation).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,13 +99,17 @@ class _Weighted(Run):
     ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
         """Reweight, and resample where needed.
 
-        The report has ``weights`` (after), ``ess`` (before), ``resampled`` and ``log_evidence``.
+        The report has ``weights`` (after), ``ess`` (before), ``resampled``, ``log_evidence`` and
+        ``innovation``.
         """
         members, settings = len(forecast), self.settings
-        weights, ess, evidence = _reweighted(self.weights, model.log_likelihood(y, forecast))
-        resampled = bool(ess < settings.resample * members) or settings.resample == 1
-        analysis = forecast.clone()
-        if resampled:
+        white, before = model.white_residuals(y, forecast), self.weights
+        weights, ess, evidence = _reweighted(before, model.log_density(white))
+        innovation = white.mean(0) if before is None else before @ white
+        resampled = settings.resample == 1 or bool(ess < settings.resample * members)
+        if not resampled:
+            analysis = forecast.clone()
+        else:
             choice, kernel = rng.spawn(generator, 2)
             analysis = forecast[resample(weights, members, settings.scheme, choice)]
             if settings.jitter > 0:
@@ -112,7 +117,13 @@ class _Weighted(Run):
                 analysis = analysis + settings.jitter * noise
             weights = _equal(weights)
         self.weights = weights
-        info = {"weights": weights, "ess": ess, "resampled": resampled, "log_evidence": evidence}
+        info = {
+            "weights": weights,
+            "innovation": innovation.square().mean().sqrt(),
+            "ess": ess,
+            "resampled": resampled,
+            "log_evidence": evidence,
+        }
         return analysis, info
 
 
@@ -228,7 +239,7 @@ def _reweighted(
         )
     joint = weights.log() + log_likelihood
     evidence = joint.logsumexp(0)
-    if not torch.isfinite(evidence):
+    if not math.isfinite(evidence):
         raise DivergenceError(
             f"No member{'' if step is None else f' at step {step}'} has a finite likelihood of "
             "the observation: use more members, model error, or a larger observation error."

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from scorda.assimilation.base import Cost
-from scorda.assimilation.kalman_algebra import innovation_statistics, white_innovation
+from scorda.assimilation.kalman_algebra import white_innovation
 from scorda.assimilation.likelihood_score import settled, standardised
 from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
@@ -149,7 +149,7 @@ class _Run(PriorFilterRun):
         anomalies, innovation = white_innovation(states, values, model)
         logits = -0.5 * (innovation - anomalies).square().sum(1)
         info = {
-            **innovation_statistics(anomalies, innovation),
+            "white": (anomalies, innovation),
             "ess": 1 / logits.softmax(0).square().sum(),
             "evaluations": settings.evaluations,
             **getattr(fitted, "report", {}),

@@ -135,10 +135,11 @@ class _Observed(Mapping[int, tuple[Tensor, ObservationModel]]):
     steps: list[int]
 
     def __getitem__(self, step: int) -> tuple[Tensor, ObservationModel]:
-        if step not in self:
-            raise KeyError(step)
         rows = [(instrument, _place(instrument.steps, step)) for instrument in self.instruments]
-        return stack([one.at(k) for one, k in rows if k is not None and one.observed(k)])
+        parts = [one.at(k) for one, k in rows if k is not None and one.observed(k)]
+        if not parts:
+            raise KeyError(step)
+        return stack(parts)
 
     def __contains__(self, step: object) -> bool:
         return _place(self.steps, step) is not None

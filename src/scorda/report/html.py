@@ -156,6 +156,7 @@ def write_report(
     references: Sequence[Posterior] = (),
     title: str | None = None,
     spinup: int | None = None,
+    scores: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Path:
     """Write one self-contained HTML page about posteriors of one problem, and return its path.
 
@@ -165,6 +166,7 @@ def write_report(
         references: Posteriors that are near exact, as in `score_table`.
         title: Title of the page (default: the name of the system).
         spinup: Steps that do not count, as in `score_table`.
+        scores: What `score_table` returned for the same arguments (default: it is called).
 
     Raises:
         ValueError: If a posterior is incomplete, or they are of different problems, or a file is
@@ -172,7 +174,8 @@ def write_report(
     """
     check_output(path, overwrite=True, make_parents=True)
     _check(list(posteriors.values()))
-    table, colours = score_table(posteriors, references, spinup), colours_of(list(posteriors))
+    table = score_table(posteriors, references, spinup) if scores is None else scores
+    colours = colours_of(list(posteriors))
     floors = {reference.path for reference in references}
     runs = [
         _Run(name, posterior, colours[name], by_variable(table[name]), posterior.path in floors)

@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from scorda.assimilation.base import Assimilator
+from scorda.assimilation.diagnostics import Statistics
 from scorda.assimilation.filter import Cycle, Filter
 from scorda.core import rng
 from scorda.core.errors import RunError
@@ -56,6 +57,7 @@ class Part:
         entries: Reports, one per cycle or one for all.
         carried: What a filter hands to the next unit.
         stopped: Error that stopped a filter.
+        statistics: Those that complete the reports of a filter.
     """
 
     axis: int
@@ -64,6 +66,7 @@ class Part:
     entries: list[dict[str, Any]] = field(default_factory=list)
     carried: dict[str, Tensor] | None = None
     stopped: RunError | None = None
+    statistics: Statistics = field(default_factory=Statistics)
 
     @property
     def made(self) -> int:
@@ -73,7 +76,13 @@ class Part:
     @property
     def report(self) -> dict[str, Any]:
         """Report of the unit, as its marker holds it."""
-        return columns_of(self.entries) | {"weighted": bool(self.weights)}
+        return columns_of(self.settled()) | {"weighted": bool(self.weights)}
+
+    def settled(self) -> list[dict[str, Any]]:
+        """Return the reports complete, as JSON holds them."""
+        self.statistics.settle()
+        self.entries = [scalars(entry) for entry in self.entries]
+        return self.entries
 
     def joined(self) -> tuple[Tensor | None, Tensor | None]:
         """Return states and weights as one tensor each, and keep them so."""
@@ -95,7 +104,7 @@ class Part:
         assert states is not None
         tensors = {"states": states} | ({} if weights is None else {"weights": weights})
         tensors |= {f"carried.{name}": tensor for name, tensor in (self.carried or {}).items()}
-        saved.save(tensors, {"entries": self.entries, "carries": self.carried is not None})
+        saved.save(tensors, {"entries": self.settled(), "carries": self.carried is not None})
 
     def load(self, saved: Checkpoint, device: torch.device | None) -> None:
         """Go on from what was saved, if there is something."""
@@ -169,8 +178,9 @@ class Computation:
                 if cycle.weights is not None:
                     part.weights.append(cycle.weights[:, None])
                 part.carried = cycle.carried
-                if cycle.info:
-                    part.entries.append(scalars(cycle.info))
+                if cycle.forecast is not None:
+                    part.entries.append(cycle.report)
+                    part.statistics = cycle.statistics
                 if cycle.step + 1 < last and saved.due:
                     part.save(saved)
                 self._tell(cycle.step + 1)

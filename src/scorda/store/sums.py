@@ -16,12 +16,14 @@ from scorda.core.shapes import Float, Tensor
 from scorda.metrics.calibration import quantiles
 from scorda.metrics.series import as_series, variance
 from scorda.observations.analysis import Analysis
-from scorda.store.members import Block, InMemory, Members, blocks
+from scorda.store.members import InMemory, Members, blocks
 
 __all__ = ["Sums", "as_members", "rmse_and_spread", "scales", "scores_of", "state_sums"]
 
 # By variable and quantity, one number per step.
 Sums = dict[str, dict[str, Tensor]]
+# Numbers whose sums are computed at once: they stay in the processor's cache.
+TOGETHER = 2**17
 # The power of the unit of the state that each quantity has.
 POWERS = {"present": 0, "error": 2, "variance": 2, "fair": 2, "crps": 1, "inside": 0}
 
@@ -49,8 +51,12 @@ def state_sums(members: Members, truth: Members) -> Sums:
         (y,) = truth.flat(block.name, block.steps, block.rows)
         if y.isnan().all():
             continue
-        for quantity, values in _sums(block, y).items():
-            sums[block.name][quantity][block.steps] += values
+        steps = max(TOGETHER // block.states[:, 0].numel(), 1)
+        for cut in torch.arange(block.steps.start, block.steps.stop).split(steps):
+            here = cut - block.steps.start
+            weights = None if block.weights is None else block.weights[:, here]
+            for quantity, values in _sums(block.states[:, here], y[here], weights).items():
+                sums[block.name][quantity][cut] += values
     return sums
 
 
@@ -111,18 +117,18 @@ def scales(truth: Members, first: int = 0) -> dict[str, float] | None:
     return found
 
 
-def _sums(block: Block, y: Tensor) -> dict[str, Tensor]:
-    """Return the sums of one block, whose truth is ``(steps, entries)``."""
-    x, y, w = as_series(block.states, y, block.weights)
+def _sums(states: Tensor, truth: Tensor, weights: Tensor | None) -> dict[str, Tensor]:
+    """Return the sums of some steps, from ``(ensemble, steps, entries)``."""
+    x, y, w = as_series(states, truth, weights)
     present, spread = ~y.isnan(), variance(x, w)
-    low, high = quantiles(x, (0.05, 0.95), block.weights)
+    low, high = quantiles(x, (0.05, 0.95), weights)
     # A member that diverged must show, not count as a miss.
     inside = torch.where(low.isnan(), torch.nan, ((low <= y) & (y <= high)).to(x))
     found = {
         "error": ((w * x).sum(0) - y).square(),
         "variance": spread,
         "fair": (1 + w.square().sum(0)) * spread,
-        "crps": metrics.pointwise_crps(x, y, block.weights),
+        "crps": metrics.pointwise_crps(x, y, weights),
         "inside": inside,
     }
     sums = {name: torch.where(present, values, 0).sum(1) for name, values in found.items()}

@@ -17,7 +17,6 @@ import torch
 from scorda.assimilation.filter import PreparedFilter, Run
 from scorda.assimilation.kalman_algebra import (
     check_inflation,
-    innovation_statistics,
     white_innovation,
 )
 from scorda.assimilation.local import Geometry, Local
@@ -169,7 +168,7 @@ class _Whole(Run):
         posterior = self.settings.posterior(prior, rank)
         analysis = self._drawn(forecast, posterior, generator)
         info = {"kernel_factor": posterior.factor, "ess": 1 / posterior.inverse_ess()}
-        return analysis, {**innovation_statistics(*white), **info}
+        return analysis, {"white": white, **info}
 
     def _drawn(
         self, forecast: Tensor, posterior: MixturePosterior, generator: torch.Generator | None
@@ -247,7 +246,7 @@ class _Local(Run):
         # Nothing is seen anywhere: all members count, whatever the factor.
         ess = torch.cat(sizes).mean() if sizes else torch.tensor(float(members))
         factor = torch.cat(factors).mean() if factors else torch.tensor(1.0)
-        info = {**innovation_statistics(*white), "kernel_factor": factor, "ess": ess}
+        info = {"white": white, "kernel_factor": factor, "ess": ess}
         return analysis.permute(1, 2, 0).reshape(forecast.shape), info
 
     def _posteriors(
