@@ -109,8 +109,8 @@ def stored(
     radius: float = 6.0,
     block: int = 1,
 ) -> list[Clock]:
-    """A run of LETKF into a store: a step with an observation and its analysis, and one without."""
-    problem, forecast, _, model = twin(side, observations, members)
+    """A run of LETKF into a store: the step that is observed, and one that is not."""
+    problem, forecast, *_ = twin(side, observations, members)
     problem = replace(problem, initial=forecast)
     method = sc.LETKF(localization=sc.GaspariCohn(radius), block=block)
     clocks = []
