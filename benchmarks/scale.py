@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def stored(
         for steps in (0, 1):
             path = Path(folder, f"{steps}.zarr")
             posed = replace(problem, steps=steps)
-            clocks.append(clocked(lambda: store.run(method, posed, members, path, seed=0)))
+            clocks.append(clocked(partial(store.run, method, posed, members, path)))
             written = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
             print(f"{steps + 1} steps: {written / 1e6:.0f} MB")
     (cpu, wall), (more, longer) = clocks
