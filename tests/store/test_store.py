@@ -21,7 +21,7 @@ from scorda.observations.observations import Observations
 from scorda.observations.operators import Linear, Pointwise, Select
 from scorda.observations.problem import Problem, twin_experiment
 from scorda.priors.network.online import OnlineNetwork
-from scorda.store import groups, layout, scores, units
+from scorda.store import groups, layout, records, scores
 from scorda.systems.lorenz import Lorenz63, Lorenz96
 
 
@@ -310,6 +310,6 @@ def test_references_give_distances_and_their_own_floor(twin, tmp_path):
 
 def test_settings_of_a_method_are_plain():
     expected = {"inflation": 1.05, "localization": None, "gross_error_check": None}
-    assert units.settings_of(EnKF(1.05)) == expected
-    json.dumps(units.settings_of(ParticleFilter()))
-    assert units.settings_of(OnlineNetwork(("y", "x")))["axis"] == ["y", "x"]
+    assert records.settings_of(EnKF(1.05)) == expected
+    json.dumps(records.settings_of(ParticleFilter()))
+    assert records.settings_of(OnlineNetwork(("y", "x")))["axis"] == ["y", "x"]

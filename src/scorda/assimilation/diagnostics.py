@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from scorda.assimilation.dropped import equal_weights
 from scorda.core.shapes import Tensor
 from scorda.core.space import StateSpace
 from scorda.observations.model import ObservationModel
@@ -41,12 +42,18 @@ def spread_of(space: StateSpace, ensemble: Tensor, weights: Tensor | None) -> Te
     return (square / rest.clamp_min(torch.finfo(rest.dtype).eps)).sqrt()
 
 
-def join_weights(weights: list[Tensor | None], like: Tensor) -> Tensor | None:
-    """Return the weights of all steps, ``(ensemble, time)``; None where they are always equal."""
-    if all(w is None for w in weights):
+def join_weights(weights: list[Tensor | None], states: Tensor) -> Tensor | None:
+    """Return the weights of all steps, ``(ensemble, time)``; None where they are always equal.
+
+    Arguments:
+        weights: Weights of each step; None: those that are left count alike.
+        states: States ``(ensemble, time, *state)``.
+    """
+    known = next((w for w in weights if w is not None), None)
+    if known is None:
         return None
-    equal = torch.full_like(next(w for w in weights if w is not None), 1 / len(like))
-    return torch.stack([equal if w is None else w for w in weights], 1)
+    equal = equal_weights(states, known.dtype).unbind(1)
+    return torch.stack([e if w is None else w for e, w in zip(equal, weights, strict=True)], 1)
 
 
 def collect(infos: list[dict[str, Any]]) -> dict[str, Any]:

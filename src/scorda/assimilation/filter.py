@@ -27,7 +27,7 @@ import torch
 
 from scorda.assimilation.base import Assimilator, check_members, check_needs
 from scorda.assimilation.diagnostics import collect, innovation_of, join_weights, spread_of
-from scorda.assimilation.dropped import Roster, normalised, present
+from scorda.assimilation.dropped import Roster, dropped, normalised, present
 from scorda.assimilation.gross_errors import check_gross_errors, gross_errors
 from scorda.assimilation.kalman_algebra import innovation_statistics, white_innovation
 from scorda.assimilation.memory import check_memory
@@ -308,12 +308,15 @@ class Filter(Assimilator, Run):
                 infos.append(cycle.info)
             if report is not None:
                 report(cycle.step, cycle.info)
+        made = torch.stack(states, 1)
+        drops = getattr(problem.system, "drops", False)
         return Analysis(
-            torch.stack(states, 1),
+            made,
             problem.space,
-            join_weights(weights, states[0]),
+            join_weights(weights, made),
             collect(infos),
             self.name,
+            dropped(made) if drops else {},
         )
 
 

@@ -174,12 +174,13 @@ class Assimilate:
 
 def assimilate(given: Assimilate, method: Any, prior: str | None) -> None:
     """Assimilate observations and store the posterior."""
-    from scorda.cli.workers import engine
+    from scorda.cli.workers import engine, tell_dropped
 
     given.check()
     with engine(given.executor) as executor:
         posterior = _run(given, method, prior, executor)
     if posterior.complete:
+        tell_dropped(posterior)
         _tell(given, posterior)
     else:
         console().print(f"{given.out}: other processes are at work on the units that are left.")
@@ -191,7 +192,7 @@ def _run(
     """Run the method on what the files say, and write the settings beside the store."""
     from scorda import store
     from scorda.cli import common
-    from scorda.cli.workers import over_workers, shard_of, tell_dropped
+    from scorda.cli.workers import over_workers, shard_of
     from scorda.core.errors import RunError
     from scorda.observations.problem import Problem
     from scorda.store.units import MemberSampler
@@ -238,7 +239,6 @@ def _run(
             raise
     if posterior.complete:
         common.write_settings(settings, configuration)
-    tell_dropped(system)
     return posterior
 
 
@@ -336,7 +336,7 @@ def _resolved(
     from scorda.cli.common import fingerprints
     from scorda.priors.network.amortised import AmortisedNetwork
     from scorda.priors.trajectory import Prior
-    from scorda.store.units import settings_of
+    from scorda.store.records import settings_of
 
     record = {
         key: plain(value) for key, value in vars(given).items() if key not in PLACE + WORKERS

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from scorda.assimilation.base import Assimilator
     from scorda.cli.assimilate import Assimilate
+    from scorda.store.posterior import Posterior
 
 __all__ = [
     "check_workers",
@@ -102,7 +103,7 @@ def over_workers(
     return Mapped(system, executor, chunk, policy, given.member_timeout)
 
 
-def tell_dropped(system: Any) -> None:
-    """Say which members were dropped, when and why."""
-    for member, reason in getattr(system, "dropped", {}).items():
-        console().print(f"dropped: member {member} at {reason}", markup=False)
+def tell_dropped(posterior: Posterior) -> None:
+    """Say which members were dropped, when and why, in this session or in one before."""
+    for member, told in posterior.info.get("dropped", {}).items():
+        console().print(f"dropped: member {member} at {told['reason']}")

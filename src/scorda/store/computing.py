@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from scorda.assimilation.base import Assimilator
+from scorda.assimilation.dropped import equal_weights
 from scorda.assimilation.filter import Cycle, Filter
 from scorda.core import rng
 from scorda.core.errors import RunError
@@ -85,7 +86,7 @@ class Part:
         # Members count alike until the first analysis that weighs them.
         weights = torch.cat(self.weights, 1)
         before = self.states[0].shape[1] - weights.shape[1]
-        equal = weights.new_full((len(weights), before), 1 / len(weights))
+        equal = equal_weights(self.states[0][:, :before], weights.dtype).to(weights.device)
         self.weights = [torch.cat([equal, weights], 1)]
         return self.states[0], self.weights[0]
 

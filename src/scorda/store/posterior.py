@@ -21,6 +21,7 @@ from scorda.reading.opening import readable
 from scorda.store.damage import check_files, check_hashes, read_record, telling
 from scorda.store.headers import check_posterior, check_states, check_table, shape_of
 from scorda.store.members import Stored
+from scorda.store.reports import dropped
 
 if TYPE_CHECKING:
     import xarray
@@ -105,6 +106,11 @@ class Posterior:
         return None if self._stop is None else str(self._stop["reason"])
 
     @property
+    def dropped(self) -> dict[int, int]:
+        """First step without each member whose model failed, by its number (see `info`)."""
+        return dropped(self.info)
+
+    @property
     def method(self) -> str:
         """Name of the method."""
         return str(self._attributes["method"])
@@ -131,24 +137,22 @@ class Posterior:
         They are in ``run.zarr.json`` beside ``run.zarr``, and empty where that has been removed.
 
         A run that was stopped has ``stopped`` (error, reason, step, cycle, members, and the number
-        of states that were made) and the report so far.
+        of states that were made) and the report so far. One that went on without members has
+        ``dropped``: for the number of each the first step without it, and the reason.
         """
         return read_record(self.path)
 
     @property
     def analysis(self) -> Analysis:
         """The ensemble as tensors, read in full."""
-        dataset, info = self.to_xarray(), self.info.get("report", {})
-        states, weights = self._states(dataset), None
-        if "weight" in dataset:
-            with telling(self.path):
-                weights = torch.from_numpy(dataset["weight"].values)
-        return Analysis(states, self.space, weights, info, self.method)
+        states, weights = self._states(self.to_xarray()), self.members.weights(slice(None))
+        info = self.info.get("report", {})
+        return Analysis(states, self.space, weights, info, self.method, self.dropped)
 
     @property
     def members(self) -> Stored:
         """The members, which are read block by block (see `scorda.store.members`)."""
-        return Stored(self.to_xarray(), self.space, self.path)
+        return Stored(self.to_xarray(), self.space, self.path, self.dropped)
 
     @property
     def true_member(self) -> Stored | None:
