@@ -211,7 +211,7 @@ def _run(
     system = over_workers(given, system, method, executor)
     problem = Problem(system, observations, steps, initial)
     configuration = _resolved(given, method, steps, members, prior)
-    settings = common.settings_file(given.out)
+    settings, written = common.settings_file(given.out), configuration | _workers(given)
     unit = "member" if isinstance(method, MemberSampler) else "step"
     with progress(f"{given.method}, {members} members", unit) as report:
         try:
@@ -235,10 +235,10 @@ def _run(
             )
         except RunError:
             if given.out.exists():
-                common.write_settings(settings, configuration)
+                common.write_settings(settings, written)
             raise
     if posterior.complete:
-        common.write_settings(settings, configuration)
+        common.write_settings(settings, written)
     return posterior
 
 
@@ -353,6 +353,17 @@ def _resolved(
     record["method"] = {"name": given.method, **options}
     record["sha256"] = fingerprints(files)
     return plain(record)
+
+
+def _workers(given: Assimilate) -> dict[str, Any]:
+    """Return the settings of workers that are given, but for the shard, of which each has its own.
+
+    They are not part of the store: they decide nothing unless a model fails.
+    """
+    usual = Assimilate()
+    return {
+        n: v for n in WORKERS if n != "shard" and (v := getattr(given, n)) != getattr(usual, n)
+    }
 
 
 def _tell(given: Assimilate, posterior: Posterior) -> None:

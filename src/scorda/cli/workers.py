@@ -62,10 +62,21 @@ def check_workers(given: Assimilate) -> None:
                 "--overwrite, which are for a run that has its output alone: leave them out."
             )
     policy(given.on_failure or "stop")
-    if given.members_per_task < 1:
-        raise UserError(f"Got --members-per-task {given.members_per_task}: give at least 1.")
     if given.member_timeout is not None:
         check_seconds(given.member_timeout, "--member-timeout")
+    if given.members_per_task < 1:
+        raise UserError(f"Got --members-per-task {given.members_per_task}: give at least 1.")
+    if given.members_per_task > 1:
+        if given.executor is None:
+            raise UserError(
+                "Got --members-per-task without --executor, whose tasks it cuts: give one, or "
+                "leave it out."
+            )
+        if given.on_failure == "drop" or given.member_timeout is not None:
+            raise UserError(
+                "Got --members-per-task with --member-timeout or --on-failure drop: members fail "
+                "one by one, so leave it out."
+            )
 
 
 def shard_of(text: str) -> tuple[int, int]:
@@ -84,23 +95,21 @@ def over_workers(
     given: Assimilate, system: Any, method: Assimilator, executor: Executor | None
 ) -> Any:
     """Return the system with its members over workers, where a setting asks for that."""
-    from scorda.store.units import MemberSampler
-    from scorda.systems.linear import LinearGaussian
+    from scorda.store.units import forecasts_members
     from scorda.systems.mapped import Mapped
 
     asked = given.on_failure is not None or given.member_timeout is not None
-    if isinstance(method, MemberSampler):
-        if asked or given.members_per_task > 1:
-            raise UserError(
-                f"Got --on-failure, --member-timeout or --members-per-task for {given.method}, "
-                "which makes no forecasts: leave them out."
-            )
-        return system
-    # The Kalman methods take the matrices of a linear system, and its steps are no work.
-    if not asked and (executor is None or isinstance(system, LinearGaussian)):
-        return system
-    chunk, policy = given.members_per_task, given.on_failure or "stop"
-    return Mapped(system, executor, chunk, policy, given.member_timeout)
+    if forecasts_members(method):
+        if executor is None and not asked:
+            return system
+        chunk, policy = given.members_per_task, given.on_failure or "stop"
+        return Mapped(system, executor, chunk, policy, given.member_timeout)
+    if asked or given.members_per_task > 1:
+        raise UserError(
+            f"Got --on-failure, --member-timeout or --members-per-task for {given.method}, which "
+            "makes no forecasts of single members: leave them out."
+        )
+    return system
 
 
 def tell_dropped(posterior: Posterior) -> None:

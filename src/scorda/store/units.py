@@ -50,7 +50,7 @@ from scorda.store.workers import Task, do_shard, do_units
 from scorda.systems.base import System
 from scorda.systems.mapped import Mapped, unmapped
 
-__all__ = ["MemberSampler", "run"]
+__all__ = ["MemberSampler", "forecasts_members", "run"]
 
 
 def run(
@@ -336,6 +336,15 @@ class _Counted:
             self.progress(self.done, self.plan.total)
 
 
+def forecasts_members(method: Assimilator) -> bool:
+    """Return whether a method makes steps of single members, which workers can do.
+
+    Those that take the matrices of a system, or differentiate through it, advance it themselves.
+    """
+    apart = {"linear_system", "differentiable_system"}
+    return not isinstance(method, MemberSampler) and not apart & set(method.needs)
+
+
 def _over_workers(
     method: Assimilator, problem: Problem, executor: Executor | None, work: Work
 ) -> Problem:
@@ -344,7 +353,7 @@ def _over_workers(
     if isinstance(method, MemberSampler):
         return replace(problem, system=unmapped(system))
     if executor is not None and not isinstance(system, Mapped):
-        if not isinstance(system, System):
+        if not isinstance(system, System) or not forecasts_members(method):
             raise ValueError(
                 f"Got an executor for {method.name}, which has neither independent units nor "
                 "forecasts of a System: leave it out."
