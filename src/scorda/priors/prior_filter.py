@@ -40,7 +40,9 @@ class PriorFilter(PreparedFilter):
         object.__setattr__(self, "least_members", self.prior.least_members)
 
     def memory(self, problem: Problem, members: int) -> int:
-        return super().memory(problem, members) + self.prior.memory(problem.space, members)
+        # The prior is fitted in the precision of the method.
+        fit = self.prior.memory(problem.space, members) * self.bytes_each(problem) // 8
+        return super().memory(problem, members) + fit
 
     @final
     def begin(
