@@ -23,7 +23,7 @@ from scorda.report.reliability import rank_histograms, spread_skill
 from scorda.report.series import error_and_spread, trajectories
 from scorda.store.members import InMemory
 from scorda.store.posterior import open_posterior
-from scorda.store.scores import distance, observation_scores, scores
+from scorda.store.scores import distance, observation_scores, score_table, scores
 from scorda.store.sums import as_members, state_sums
 from scorda.systems.function import FunctionSystem
 from scorda.systems.kolmogorov import KolmogorovFlow
@@ -226,3 +226,10 @@ def test_a_record_names_the_members_of_a_run_that_was_stopped(tmp_path, problem,
         store.run(ETKF(), problem, MEMBERS, tmp_path / "a.zarr", 1)
     posterior = open_posterior(tmp_path / "a.zarr")
     assert posterior.stopped and posterior.dropped == {0: 3, 3: 8, 5: 11}
+
+
+def test_a_store_without_its_record_has_scores_but_no_cost(tmp_path, problem, truth):
+    posterior = store.run(ETKF(), problem, MEMBERS, tmp_path / "a.zarr", 1, truth=truth)
+    (tmp_path / "a.zarr.json").unlink()
+    alone = score_table({"ETKF": open_posterior(posterior.path)})["ETKF"]
+    assert "seconds" not in alone and math.isnan(alone["rmse"])

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scorda.cli.console import reached
+from scorda.cli.escapes import escaped
 from scorda.cli.signals import asked, word_of
 
 __all__ = ["Command", "ended", "is_meant"]
@@ -93,7 +94,7 @@ def ended(error: BaseException, command: Command) -> int:
     if isinstance(error, BrokenPipeError | SystemExit):
         return PIPE_CLOSED
     if command.debug:
-        traceback.print_exception(error)
+        print(escaped("".join(traceback.format_exception(error))), file=sys.stderr)
     sentence = _foreseen(error, command)
     if sentence is None:
         _tell_unforeseen(error, command)
@@ -219,7 +220,7 @@ def _report(error: BaseException, command: Command) -> str:
 
     lines = traceback.format_exception(error)
     head = f"scorda {__version__}, Python {platform.python_version()}, {platform.platform()}\n"
-    return f"{head}scorda {shlex.join(command.tokens)}\n\n{''.join(lines)}"
+    return escaped(f"{head}scorda {shlex.join(command.tokens)}\n\n{''.join(lines)}")
 
 
 def _kept(report: str, command: Command) -> Path | None:
@@ -267,7 +268,7 @@ def _line(error: BaseException) -> str:
 def _say(sentence: str) -> None:
     # Values that a user gave may be of any length.
     text = re.sub(r"\S{300,}", lambda found: f"{found[0][:100]}...", sentence)
-    text = text if text.endswith((".", "?", "!")) else f"{text}."
+    text = escaped(text if text.endswith((".", "?", "!")) else f"{text}.")
     # Where standard error takes nothing, the status says it alone.
     with contextlib.suppress(OSError, ValueError):
         print(f"scorda: {text}", file=sys.stderr, flush=True)

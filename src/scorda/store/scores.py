@@ -87,7 +87,8 @@ def score_table(
         evaluations = info.get("report", {}).get("evaluations")
         if evaluations is not None:
             row["evaluations"] = float(np.max(evaluations))
-        table[name] = row | {"seconds": info["seconds"]}
+        # A store that was moved without its record has none.
+        table[name] = row | {n: info[n] for n in ("seconds",) if n in info}
     return table
 
 
