@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from scorda.store.identity import UNKNOWN
+from scorda.store.code import UNKNOWN
 
 __all__ = ["check_same", "plain", "settings_of"]
 
