@@ -177,7 +177,7 @@ def _learn(
     """Train the network and write it; the checkpoint is there meanwhile."""
     from scorda.priors.network.amortised import AmortisedNetwork
 
-    if not given.resume:
+    if given.overwrite or not given.resume:
         files.checkpoint.remove()
     with progress("training") as update:
 

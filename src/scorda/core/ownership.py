@@ -66,7 +66,7 @@ def check_output(path: str | Path, overwrite: bool, make_parents: bool = False) 
     if not made_by_scorda(real):
         raise ValueError(
             f"{path} is {_described(real)}, and only what Scorda wrote is replaced: choose "
-            "another name."
+            "another name, or move it away."
         )
     if not overwrite:
         raise ValueError(
