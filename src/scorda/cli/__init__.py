@@ -56,9 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (Exception, BaseExceptionGroup, KeyboardInterrupt, SystemExit) as error:
             signals.deaf()
             status = endings.ended(error, command)
-    if process and status > 128:
-        # Threads that still compute, and the end of the interpreter, are not waited for.
-        os._exit(status)
+            if process and (status > 128 or endings.left_open(error)):
+                # Threads that still compute are not waited for, nor is what they left freed.
+                os._exit(status)
     if process and status:
         streams.silenced()
     return status

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from scorda.core.files import atomic
+from scorda.core.files import write_netcdf
 from scorda.core.headers import parsed
-from scorda.core.ownership import check_output
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.observations.analysis import Analysis
@@ -235,8 +234,8 @@ class Posterior:
 
         groups = {"/": self.to_xarray()}
         groups |= {f"/{n}": d for n in GROUPS if (d := self.group(n)) is not None}
-        with atomic(check_output(path, overwrite=True)) as partial, telling(self.path):
-            xarray.DataTree.from_dict(groups).to_netcdf(partial, engine="h5netcdf")
+        with telling(self.path):
+            write_netcdf(xarray.DataTree.from_dict(groups), path)
 
     @property
     def _stop(self) -> dict[str, Any] | None:
