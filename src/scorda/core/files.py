@@ -159,8 +159,15 @@ def check_finite_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> Non
             )
 
 
-def write_columns(path: str | Path, columns: Mapping[str, np.ndarray]) -> None:
+def write_columns(
+    path: str | Path, columns: Mapping[str, np.ndarray], overwrite: bool = False
+) -> None:
     """Write columns as a table, CSV (``*.csv``) or NetCDF (``*.nc``), atomically.
+
+    Arguments:
+        path: File to write.
+        columns: The columns.
+        overwrite: Replace a CSV of the same columns, which has no place for Scorda's mark.
 
     Raises:
         ValueError: If the name has another ending, or a file is there that Scorda did not write.
@@ -177,11 +184,31 @@ def write_columns(path: str | Path, columns: Mapping[str, np.ndarray]) -> None:
         dataset.attrs = {"Conventions": "CF-1.11", "source": SOURCE}
         write_netcdf(dataset, path)
         return
-    with atomic(check_output(path, overwrite=True)) as partial:
+    same = _begins(path, ",".join(columns))
+    try:
+        check_output(path, overwrite=True)
+    except ValueError as error:
+        if same and not overwrite:
+            raise ValueError(
+                f"{path} is already there, a table of the same columns: give overwrite=True to "
+                "replace it, or choose another name."
+            ) from error
+        if not same:
+            raise
+    with atomic(path) as partial:
         # Numbers have the fewest digits that read back as the same number.
         pandas.DataFrame(dict(columns)).to_csv(
             partial, index=False, lineterminator="\n", date_format="%Y-%m-%dT%H:%M:%S.%f"
         )
+
+
+def _begins(path: Path, line: str) -> bool:
+    """Return whether there is a file with this first line."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            return file.readline(len(line) + 2).rstrip("\r\n") == line
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def _reserve(path: Path, size: int) -> None:

@@ -31,6 +31,7 @@ from scorda.assimilation.filter import Cycle, Filter
 from scorda.assimilation.memory import check_memory
 from scorda.core.errors import RunError
 from scorda.core.files import read_tensors
+from scorda.core.ownership import named_as_given
 from scorda.core.shapes import Float, Tensor
 from scorda.core.times import Start, iso, parse_start, time_axis
 from scorda.observations.analysis import left
@@ -142,12 +143,13 @@ def run(
         _check_shard(method, shard, overwrite)
         task = _Run(layer, work, replace(computation, progress=None), save_every)
         told = _Counted(plan, progress)
-        do_shard(task, plan.units, shard, lambda: task.finish(withheld), trust_code, told)
-        return Posterior(work.path)
-    with work.writing(resume, overwrite, trust_code) as left:
-        if left:
+        with named_as_given(path):
+            do_shard(task, plan.units, shard, lambda: task.finish(withheld), trust_code, told)
+        return Posterior(Path(path))
+    with named_as_given(path), work.writing(resume, overwrite, trust_code) as unfinished:
+        if unfinished:
             _Run(layer, work, computation, save_every).compute(withheld, executor)
-    return Posterior(work.path)
+    return Posterior(Path(path))
 
 
 @dataclass(frozen=True)
