@@ -3,6 +3,7 @@
 import importlib
 import weakref
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -176,6 +177,39 @@ def test_estimates_are_those_of_an_analysis_or_more(name):
     assert FILTERS[name].memory(problem, 40) > 0.9 * most or "localized" in name
 
 
+@pytest.fixture
+def in_single():
+    """A function that calls another in single precision."""
+
+    def call(function, *arguments):
+        torch.set_default_dtype(torch.float32)
+        try:
+            return function(*arguments)
+        finally:
+            torch.set_default_dtype(torch.float64)
+
+    return call
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FILTERS)
+def test_estimates_in_single_precision_are_smaller_as_the_memory_is(name, in_single):
+    """Many analyses are computed in double precision all the same."""
+    method = FILTERS[name]
+
+    def estimate():
+        return method.memory(case(16, 20)[0], 20)
+
+    measured = in_single(peak, method, 16, 20) / peak(method, 16, 20)
+    assert abs(in_single(estimate) / estimate() - measured) < 0.25
+
+
+def test_the_precision_is_that_of_the_members_that_are_given(in_single):
+    problem, forecast, *_ = case(8, 6)
+    given = replace(problem, initial=forecast)
+    assert in_single(lambda: (problem.dtype, given.dtype)) == (torch.float32, torch.float64)
+
+
 def test_what_does_not_fit_is_refused_before_the_start_with_the_method_that_can(monkeypatch):
     problem, *_ = case(64, 20, share=2)
     monkeypatch.setattr(memory, "available", lambda: 100 * 10**6)
@@ -213,6 +247,19 @@ def test_estimates_of_smoothers_are_those_of_their_runs(method):
     with Peak() as seen:
         method.assimilate(problem, 5, 1)
     assert 0.8 < method.memory(problem, 5) / seen.most < 1.25
+
+
+def test_the_estimate_of_a_particle_smoother_is_of_its_precision(in_single):
+    def run():
+        eye = torch.eye(50)
+        system = LinearGaussian(0.9 * eye, eye, torch.zeros(50), eye)
+        model = ObservationModel(Select([0, 5]), std=1.0)
+        problem = Problem(system, Observations(model, [4, 9], torch.zeros(2, 2)), 30)
+        with Peak() as seen:
+            ParticleSmoother(particles=200).assimilate(problem, 5, 1)
+        return ParticleSmoother(particles=200).memory(problem, 5) / seen.most
+
+    assert 0.8 < in_single(run) < 1.25
 
 
 def test_pairs_within_reach_are_estimated_from_some_points(monkeypatch):

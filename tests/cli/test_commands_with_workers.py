@@ -5,6 +5,7 @@ import re
 import stat
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,15 @@ def make() -> FunctionSystem:
     space = StateSpace((3,), 0.1, ("a", "b", "c"))
     return FunctionSystem(step, first, space, per_member=True)
 """
+LINEAR = """
+import torch
+from scorda.core.space import StateSpace
+from scorda.systems.linear import LinearGaussian
+
+eye, space = torch.eye(1), StateSpace((1,), 0.1, ("x",))
+system = LinearGaussian(0.5 * eye, eye, torch.zeros(1), eye, space)
+"""
+TASKS = ["--executor", "threads:2", "--members-per-task", "2"]
 RUN = """
 observations = ["sim/observations.csv"]
 members = 16
@@ -195,6 +205,10 @@ def test_a_member_that_fails_is_dropped_and_told(tmp_path):
         (["--member-timeout", "0"], "give seconds"),
         (["--member-timeout", "inf"], "give seconds"),
         (["--members-per-task", "0"], "at least 1"),
+        (["--members-per-task", "2"], "without --executor"),
+        ([*TASKS, "--on-failure", "drop"], "fail one by one"),
+        ([*TASKS, "--member-timeout", "9"], "fail one by one"),
+        (["--shard", "0/2", *TASKS], "output alone"),
     ],
 )
 def test_settings_of_workers_that_make_no_sense_are_refused(flags, said, capsys):
@@ -202,3 +216,55 @@ def test_settings_of_workers_that_make_no_sense_are_refused(flags, said, capsys)
 
     assert main(["assimilate", "--observations", "o.csv", "--system", "lorenz63", *flags]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.fixture
+def values(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "rows.csv").write_text("time,variable,value,std\n0.1,x,1,1\n0.2,x,1,1\n")
+    (tmp_path / "linear.py").write_text(LINEAR)
+    return ["assimilate", "--observations", "rows.csv", "--members", "4", "--threads", "1"]
+
+
+def filtering(*flags):
+    return ["--system", "lorenz63", "--system.dt", "0.1", "--gross-error-check", "off", *flags]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (filtering("--method", "fourdvar", "--on-failure", "retry:2"), "no forecasts of single"),
+        (filtering("--method", "fourdvar", "--member-timeout", "9"), "no forecasts of single"),
+        (filtering("--method", "fourdvar", *TASKS), "no forecasts of single"),
+        (filtering("--method", "fourdvar", "--executor", "threads:2"), "leave it out"),
+        (["--system", "linear:system", "--method", "kalman-filter", *TASKS], "no forecasts of"),
+        (
+            ["--system", "linear:system", "--method", "kalman-filter", "--executor", "threads:2"],
+            "leave it out",
+        ),
+    ],
+)
+def test_workers_that_would_have_nothing_to_do_are_refused(values, flags, said, capsys):
+    from scorda.cli import main
+
+    assert main([*values, *flags]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_settings_of_workers_are_written_for_a_run_that_is_made_again(values, capsys):
+    """Not into the store, whose bytes they do not decide."""
+    from scorda.cli import main
+    from scorda.store import open_posterior
+
+    flags = filtering("--on-failure", "retry:2", "--executor", "threads:2")
+    assert main([*values, *flags, "--members-per-task", "2", "--out", "a.zarr"]) == 0
+    written = tomllib.loads(Path("a.zarr.toml").read_text())
+    assert written["on_failure"] == "retry:2" and written["executor"] == "threads:2"
+    assert written["members_per_task"] == 2 and "member_timeout" not in written
+    assert main("assimilate --config a.zarr.toml --out b.zarr".split()) == 0
+    assert Path("b.zarr.toml").read_text() == Path("a.zarr.toml").read_text()
+    assert main([*values, *filtering("--member-timeout", "99"), "--out", "c.zarr"]) == 0
+    assert tomllib.loads(Path("c.zarr.toml").read_text())["member_timeout"] == 99
+    assert contents(Path("a.zarr")) == contents(Path("b.zarr")) == contents(Path("c.zarr"))
+    assert "on_failure" not in open_posterior("a.zarr").configuration

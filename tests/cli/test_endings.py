@@ -64,6 +64,9 @@ def said(capsys, command, status):
         (OSError(errno.EDQUOT, "Quota", "/d/.a.nc.00ff.partial"), ["/d/a.nc", "no room"]),
         (PermissionError(errno.EACCES, "Permission denied", "w.nc"), ["w.nc", "may not be"]),
         (OSError("Unable to write (errno = 28, error message = 'No space')"), ["no room"]),
+        (RuntimeError("Can't decrement id ref count (errno = 27, 'File too large')"), ["no room"]),
+        (ImportError("libx.so: failed to map segment from shared object"), ["does not hold"]),
+        (RuntimeError("can't start new thread"), ["ulimit -u"]),
     ],
 )  # fmt: skip
 def test_what_a_user_can_mend_is_one_sentence(folder, monkeypatch, capsys, error, words):

@@ -214,3 +214,44 @@ def test_one_output_has_one_writer(capsys, command, out):
     with locked(out):
         assert "is being written by" in failed(capsys, command)
     assert listed() == []
+
+
+DAMAGES = {
+    "cut": lambda whole: whole[: len(whole) // 2],
+    "flipped": lambda whole: whole[:-99] + bytes([whole[-99] ^ 1]) + whole[-98:],
+    "header": lambda whole: whole.replace(b'"step', b'"stop', 1),
+    # Nothing says any more that these are Scorda's.
+    "mark": lambda whole: b"\xff" + whole[9:],
+    "beginning": lambda whole: whole[:20],
+    "empty": lambda whole: b"",
+    "foreign": lambda whole: b"my thesis",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("command", "name"), [(TRAIN, "prior"), (NETWORK, "network")])
+def test_a_damaged_checkpoint_is_told_and_replaced_where_it_is_ours(
+    capsys, monkeypatch, command, name
+):
+    assert main(f"{command} --out whole/w.safetensors".split()) == 0
+    expected = Path("whole/w.safetensors").read_bytes()
+    with monkeypatch.context() as patch:
+        stop_after(patch, 7)
+        with pytest.raises(Killed):
+            main(f"{command} --out part/w.safetensors".split())
+    path = Path("part/w.checkpoint")
+    whole = path.read_bytes()
+    for kind, damage in DAMAGES.items():
+        path.write_bytes(damage(whole))
+        said = failed(capsys, f"{command} --out part/w.safetensors --resume")
+        if kind in ("cut", "flipped", "header"):
+            assert "part/w.checkpoint is " in said and "delete it, or use --overwrite" in said
+            flags = "--resume --overwrite" if kind == "cut" else "--overwrite"
+            assert main(f"{command} --out part/w.safetensors {flags}".split()) == 0
+            assert Path("part/w.safetensors").read_bytes() == expected
+            assert not path.exists()
+            Path("part/w.safetensors").unlink()
+        else:
+            assert "only what Scorda wrote is replaced" in said and "or move it away" in said
+            failed(capsys, f"{command} --out part/w.safetensors --overwrite")
+            assert path.read_bytes() == damage(whole)

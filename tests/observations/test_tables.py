@@ -549,3 +549,26 @@ def test_numbers_are_ordered_by_all_their_bits(scale):
     code, found = tables._coded(column)
     expected, index = np.unique(column, return_inverse=True)
     assert (found == expected).all() and (code == index).all()
+
+
+def test_a_table_that_is_there_is_replaced_where_that_is_said(tmp_path):
+    """A CSV has no place for a mark: only its user knows whose it is."""
+    given = Observations(ObservationModel(Select([0]), std=1.0), [1, 2], torch.ones(2, 1))
+    path, thesis = tmp_path / "a.csv", tmp_path / "thesis.csv"
+    given.to_table(path, LORENZ)
+    before = path.read_bytes()
+    other = Observations(given.model, [1, 2], 2 * torch.ones(2, 1))
+    with pytest.raises(ValueError, match=r"a\.csv is already there.*overwrite=True"):
+        other.to_table(path, LORENZ)
+    assert path.read_bytes() == before
+    other.to_table(path, LORENZ, overwrite=True)
+    assert path.read_bytes() != before
+    given.to_table(path, LORENZ, overwrite=True)
+    assert path.read_bytes() == before
+    thesis.write_text("year,words\n1,90000\n")
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match="only what Scorda wrote is replaced"):
+            given.to_table(thesis, LORENZ, overwrite=overwrite)
+    # A file with a mark is replaced as by all other writers.
+    for _ in range(2):
+        given.to_table(tmp_path / "a.nc", LORENZ)

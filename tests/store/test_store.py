@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from scorda.observations.observations import Observations
 from scorda.observations.operators import Linear, Pointwise, Select
 from scorda.observations.problem import Problem, twin_experiment
 from scorda.priors.network.online import OnlineNetwork
-from scorda.store import groups, layout, scores, units
+from scorda.store import groups, layout, records, scores
 from scorda.systems.lorenz import Lorenz63, Lorenz96
 
 
@@ -310,6 +311,32 @@ def test_references_give_distances_and_their_own_floor(twin, tmp_path):
 
 def test_settings_of_a_method_are_plain():
     expected = {"inflation": 1.05, "localization": None, "gross_error_check": None}
-    assert units.settings_of(EnKF(1.05)) == expected
-    json.dumps(units.settings_of(ParticleFilter()))
-    assert units.settings_of(OnlineNetwork(("y", "x")))["axis"] == ["y", "x"]
+    assert records.settings_of(EnKF(1.05)) == expected
+    json.dumps(records.settings_of(ParticleFilter()))
+    assert records.settings_of(OnlineNetwork(("y", "x")))["axis"] == ["y", "x"]
+
+
+def test_sentences_name_a_store_as_the_user_does(tmp_path, monkeypatch):
+    """Work goes on at the real path, also through a link to the folder."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    monkeypatch.chdir(tmp_path / "link")
+    problem = twin_experiment(
+        Lorenz63(spinup=0.1), ObservationModel(Select([0]), std=0.5), 8, 2, 0
+    )[1]
+    posterior = store.run(EnKF(), problem, 4, "a.zarr", 1, block=2)
+    assert str(posterior.path) == "a.zarr"
+    with pytest.raises(ValueError, match=r"^a\.zarr is already there"):
+        store.run(EnKF(), problem, 4, "a.zarr", 1)
+    with pytest.raises(ValueError, match=r"^\.\./real/a\.zarr is already there"):
+        store.run(EnKF(), problem, 4, "../real/a.zarr", 1)
+    absolute = tmp_path / "real" / "a.zarr"
+    with pytest.raises(ValueError, match=f"^{absolute} is already there"):
+        store.run(EnKF(), problem, 4, absolute, 1)
+    Path("a.zarr.json").unlink()
+    with pytest.raises(ValueError, match=r"^a\.zarr cannot be resumed, because a\.zarr\.json is"):
+        store.run(EnKF(), problem, 4, "a.zarr", 1, resume=True)
+    Path("b.zarr").mkdir()
+    Path("b.zarr", "thesis.txt").write_text("years")
+    with pytest.raises(ValueError, match=r"^b\.zarr is no store of Scorda"):
+        store.run(EnKF(), problem, 4, "b.zarr", 1)

@@ -1,3 +1,4 @@
+import pickle
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Select
 from scorda.observations.problem import Problem
+from scorda.store.identity import identity
 from scorda.systems.executable import Executable
 from scorda.systems.function import FunctionSystem
 from scorda.systems.mapped import Mapped
@@ -108,6 +110,61 @@ def test_a_program_that_takes_too_long_is_killed_with_what_it_has_started(tmp_pa
     time.sleep(0.1)
     found = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
     assert "sleep 61.7" not in found
+
+
+CLIENT = """
+import numpy as np
+from scorda.systems.executable import Executable
+
+Executable(["sh", "-c", "sleep 62.3 & sleep 62.3; wait"], "members")(
+    np.zeros(3), member=0, step=0, seed=0
+)
+"""
+
+
+def sleeping(seconds):
+    found = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+    return found.splitlines().count(f"sleep {seconds}")
+
+
+def wait_for(happened):
+    end = time.monotonic() + 60
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_a_program_ends_with_a_client_that_is_killed(tmp_path):
+    client = subprocess.Popen([sys.executable, "-c", CLIENT], cwd=tmp_path)
+    wait_for(lambda: sleeping(62.3) == 2)
+    client.kill()
+    client.wait()
+    wait_for(lambda: sleeping(62.3) == 0)
+
+
+def test_a_relative_folder_is_that_of_the_client(tmp_path, monkeypatch):
+    """A worker may run elsewhere."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "members" / "start").mkdir(parents=True)
+    (tmp_path / "members" / "start" / "grid").write_text("g")
+    monkeypatch.chdir(tmp_path)
+    packed = pickle.dumps(Executable(["cp", "state.npy", "forecast.npy"], "members"))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    step = pickle.loads(packed)
+    step(np.zeros(3), member=0, step=0, seed=0)
+    assert not list((tmp_path / "elsewhere").iterdir())
+    assert (tmp_path / "members" / "member-000000" / "step-000001" / "grid").exists()
+
+
+def test_a_run_may_be_moved_with_its_folder_of_members(tmp_path, monkeypatch):
+    found = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        monkeypatch.chdir(tmp_path / folder)
+        found.append(identity(system=Executable(["true"], "members"))["sha256"])
+    assert found[0] == found[1]
+    assert identity(system=Executable(["true"], "others"))["sha256"] != found[0]
 
 
 def test_restart_files_begin_with_those_of_start_and_old_ones_go(tmp_path):

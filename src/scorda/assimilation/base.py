@@ -6,6 +6,7 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import final
 
 import torch
 
@@ -18,7 +19,7 @@ from scorda.systems.linear import LinearGaussian
 
 __all__ = ["REQUIREMENTS", "Assimilator", "Cost", "check_members", "check_needs"]
 
-# Ensembles in double precision that an analysis is taken to hold at once.
+# Ensembles that an analysis is taken to hold at once.
 ENSEMBLES = 5
 
 
@@ -56,8 +57,9 @@ class Assimilator(ABC):
     `smoother` says whether states are conditioned on all observations (True) or on past ones
     (False); `needs` lists what the method asks of a problem, each a key of `REQUIREMENTS`;
     `least_members` is the smallest ensemble that it can work with; `exact` says for which problems
-    its posterior is exact, and in which limit (N members), `cost` what it computes, and `drops`
-    whether it goes on without members whose model fails.
+    its posterior is exact, and in which limit (N members), `cost` what it computes, `drops`
+    whether it goes on without members whose model fails, and `in_double` whether it computes in
+    double precision whatever that of the states.
     """
 
     smoother: bool = False
@@ -66,6 +68,7 @@ class Assimilator(ABC):
     exact: str = "no problem"
     cost: Cost = Cost()
     drops: bool = False
+    in_double: bool = True
 
     @property
     def name(self) -> str:
@@ -83,14 +86,19 @@ class Assimilator(ABC):
     def memory(self, problem: Problem, members: int) -> int:
         """Return about how many bytes the method holds at once, beside what is handed out.
 
-        By default those of a few ensembles in double precision, which a smoother has of all steps.
+        By default those of a few ensembles, which a smoother has of all steps.
 
         Arguments:
             problem: What is to be assimilated.
             members: Number of members.
         """
         steps = problem.steps + 1 if self.smoother else 1
-        return ENSEMBLES * 8 * members * problem.space.size * steps
+        return ENSEMBLES * self.bytes_each(problem) * members * problem.space.size * steps
+
+    @final
+    def bytes_each(self, problem: Problem) -> int:
+        """Return the bytes of a number that the method computes with [final]."""
+        return 8 if self.in_double else problem.dtype.itemsize
 
     @abstractmethod
     def assimilate(

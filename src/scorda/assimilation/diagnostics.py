@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from scorda.assimilation.dropped import equal_weights
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.core.threads import one_thread
@@ -165,12 +166,18 @@ def spreads_of(
     return torch.linalg.vector_norm(anomalies.flatten(1), dim=1) / freedom**0.5
 
 
-def join_weights(weights: list[Tensor | None], like: Tensor) -> Tensor | None:
-    """Return the weights of all steps, ``(ensemble, time)``; None where they are always equal."""
-    if all(w is None for w in weights):
+def join_weights(weights: list[Tensor | None], states: Tensor) -> Tensor | None:
+    """Return the weights of all steps, ``(ensemble, time)``; None where they are always equal.
+
+    Arguments:
+        weights: Weights of each step; None: those that are left count alike.
+        states: States ``(ensemble, time, *state)``.
+    """
+    known = next((w for w in weights if w is not None), None)
+    if known is None:
         return None
-    equal = torch.full_like(next(w for w in weights if w is not None), 1 / len(like))
-    return torch.stack([equal if w is None else w for w in weights], 1)
+    equal = equal_weights(states, known.dtype).unbind(1)
+    return torch.stack([e if w is None else w for e, w in zip(equal, weights, strict=True)], 1)
 
 
 def collect(infos: list[dict[str, Any]]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 
-__all__ = ["Roster", "normalised", "present"]
+__all__ = ["Roster", "dropped", "equal_weights", "normalised", "present"]
 
 
 @dataclass(frozen=True)
@@ -63,3 +63,27 @@ def normalised(weights: Float[Tensor, "ensemble"] | None, left: Tensor) -> Tenso
         return None
     kept = weights[left]
     return kept / kept.sum() if kept.sum() > 0 else torch.full_like(kept, 1 / len(kept))
+
+
+def dropped(states: Float[Tensor, "ensemble time ..."], first: int = 0) -> dict[int, int]:
+    """Return the first step without each member that was dropped, by the number of the member.
+
+    Arguments:
+        states: States of a run that may drop members; it has stopped if another is NaN.
+        first: Their first step.
+    """
+    absent = _absent(states)
+    found = absent[:, -1].nonzero()[:, 0].tolist()
+    return {number: first + int(absent[number].int().argmax()) for number in found}
+
+
+def equal_weights(
+    states: Float[Tensor, "ensemble time ..."], dtype: torch.dtype
+) -> Float[Tensor, "ensemble time"]:
+    """Return the weights of members that count alike: those that were dropped weigh 0."""
+    left = (~_absent(states)).to(dtype)
+    return left / left.sum(0)
+
+
+def _absent(states: Tensor) -> Tensor:
+    return states.flatten(2).isnan().all(2)

@@ -27,7 +27,7 @@ import torch
 
 from scorda.assimilation.base import Assimilator, check_members, check_needs
 from scorda.assimilation.diagnostics import Statistics, collect, innovation_of, join_weights
-from scorda.assimilation.dropped import Roster, normalised, present
+from scorda.assimilation.dropped import Roster, dropped, normalised, present
 from scorda.assimilation.gross_errors import check_gross_errors, gross_errors
 from scorda.assimilation.kalman_algebra import white_innovation
 from scorda.assimilation.memory import check_memory
@@ -319,12 +319,15 @@ class Filter(Assimilator, Run):
             if report is not None:
                 report(cycle.step, cycle.info)
         cycle.statistics.settle()
+        made = torch.stack(states, 1)
+        drops = getattr(problem.system, "drops", False)
         return Analysis(
-            torch.stack(states, 1),
+            made,
             problem.space,
-            join_weights(weights, states[0]),
+            join_weights(weights, made),
             collect(reports),
             self.name,
+            dropped(made) if drops else {},
         )
 
 

@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     status, process = 0, arguments is None
     with signals.heard(to_the_end=process):
-        from scorda.cli import console, endings, streams
+        from scorda.cli import console, endings, escapes, streams
 
         words = list(sys.argv[1:] if arguments is None else arguments)
         command = endings.Command([w for w in words if w != "--debug"], debug="--debug" in words)
@@ -49,15 +49,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.begin()
         try:
             try:
-                _run(command)
+                with escapes.escaped_warnings():
+                    _run(command)
             finally:
                 streams.flushed()
         except (Exception, BaseExceptionGroup, KeyboardInterrupt, SystemExit) as error:
             signals.deaf()
             status = endings.ended(error, command)
-    if process and status > 128:
-        # Threads that still compute, and the end of the interpreter, are not waited for.
-        os._exit(status)
+            if process and (status > 128 or endings.left_open(error)):
+                # Threads that still compute are not waited for, nor is what they left freed.
+                os._exit(status)
     if process and status:
         streams.silenced()
     return status

@@ -85,8 +85,7 @@ def analyse(given: Analyse, method: Any, prior: str | None) -> None:
     """Condition the ensemble of another program on observations."""
     from scorda.assimilation.one_analysis import analyse as analysed
     from scorda.core import rng
-    from scorda.core.files import atomic
-    from scorda.core.ownership import check_output
+    from scorda.core.files import write_netcdf
     from scorda.reading.columns import read_columns
     from scorda.reading.ensembles import read_members, read_predicted
 
@@ -115,8 +114,7 @@ def analyse(given: Analyse, method: Any, prior: str | None) -> None:
     dataset = found.to_xarray().isel(time=0, drop=True)
     if labels is not None:
         dataset = dataset.assign_coords(ensemble=("ensemble", labels, dataset["ensemble"].attrs))
-    with atomic(check_output(given.out, given.overwrite)) as partial:
-        dataset.to_netcdf(partial, engine="h5netcdf")
+    write_netcdf(dataset, given.out, given.overwrite)
     console().print(f"analysis: {given.out}")
 
 

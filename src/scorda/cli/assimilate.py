@@ -174,12 +174,13 @@ class Assimilate:
 
 def assimilate(given: Assimilate, method: Any, prior: str | None) -> None:
     """Assimilate observations and store the posterior."""
-    from scorda.cli.workers import engine
+    from scorda.cli.workers import engine, tell_dropped
 
     given.check()
     with engine(given.executor) as executor:
         posterior = _run(given, method, prior, executor)
     if posterior.complete:
+        tell_dropped(posterior)
         _tell(given, posterior)
     else:
         console().print(f"{given.out}: other processes are at work on the units that are left.")
@@ -191,7 +192,7 @@ def _run(
     """Run the method on what the files say, and write the settings beside the store."""
     from scorda import store
     from scorda.cli import common
-    from scorda.cli.workers import over_workers, shard_of, tell_dropped
+    from scorda.cli.workers import over_workers, shard_of
     from scorda.core.errors import RunError
     from scorda.observations.problem import Problem
     from scorda.store.units import MemberSampler
@@ -210,7 +211,7 @@ def _run(
     system = over_workers(given, system, method, executor)
     problem = Problem(system, observations, steps, initial)
     configuration = _resolved(given, method, steps, members, prior)
-    settings = common.settings_file(given.out)
+    settings, written = common.settings_file(given.out), configuration | _workers(given)
     unit = "member" if isinstance(method, MemberSampler) else "step"
     with progress(f"{given.method}, {members} members", unit) as report:
         try:
@@ -234,11 +235,10 @@ def _run(
             )
         except RunError:
             if given.out.exists():
-                common.write_settings(settings, configuration)
+                common.write_settings(settings, written)
             raise
     if posterior.complete:
-        common.write_settings(settings, configuration)
-    tell_dropped(system)
+        common.write_settings(settings, written)
     return posterior
 
 
@@ -336,7 +336,7 @@ def _resolved(
     from scorda.cli.common import fingerprints
     from scorda.priors.network.amortised import AmortisedNetwork
     from scorda.priors.trajectory import Prior
-    from scorda.store.units import settings_of
+    from scorda.store.records import settings_of
 
     record = {
         key: plain(value) for key, value in vars(given).items() if key not in PLACE + WORKERS
@@ -353,6 +353,17 @@ def _resolved(
     record["method"] = {"name": given.method, **options}
     record["sha256"] = fingerprints(files)
     return plain(record)
+
+
+def _workers(given: Assimilate) -> dict[str, Any]:
+    """Return the settings of workers that are given, but for the shard, of which each has its own.
+
+    They are not part of the store: they decide nothing unless a model fails.
+    """
+    usual = Assimilate()
+    return {
+        n: v for n in WORKERS if n != "shard" and (v := getattr(given, n)) != getattr(usual, n)
+    }
 
 
 def _tell(given: Assimilate, posterior: Posterior) -> None:

@@ -13,9 +13,9 @@ import torch
 from scorda.cli.endings import is_meant
 from scorda.cli.settings import UserError, to_toml
 from scorda.core import rng
-from scorda.core.files import atomic
+from scorda.core.files import atomic, write_netcdf
 from scorda.core.fingerprint import fingerprint
-from scorda.core.ownership import check_output, made_by_scorda, real_path, toml_mark
+from scorda.core.ownership import made_by_scorda, real_path, toml_mark
 from scorda.core.plugins import is_code
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
@@ -241,8 +241,7 @@ def write_states(
     dataset = Analysis(states[None], space).to_xarray(start=start)
     dataset = dataset.isel(ensemble=0, drop=True)
     dataset.attrs.pop("method", None)
-    with atomic(check_output(path, overwrite=True)) as partial:
-        dataset.to_netcdf(partial, engine="h5netcdf")
+    write_netcdf(dataset, path)
 
 
 def withhold(

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from scorda.cli.escapes import escaped
 from scorda.cli.signals import raise_if_asked
 
 if TYPE_CHECKING:
@@ -50,12 +51,13 @@ def console() -> Console:
     """Return a console on standard output, wide enough for tables if that is no terminal.
 
     It prints texts and cells of tables as they are: what looks like markup comes from data.
+    Control characters are shown as escapes.
     """
-    from rich.console import Console
+    from scorda.cli.screen import Screen
 
     plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
-    made = Console(**plain)
-    return made if made.is_terminal else Console(**plain, width=140)
+    made = Screen(**plain)
+    return made if made.is_terminal else Screen(**plain, width=140)
 
 
 @contextmanager
@@ -80,7 +82,7 @@ def progress(label: str, unit: str = "step") -> Iterator[Callable[[int, int], No
         transient=True,
     )
     with bar:
-        task = bar.add_task(label, total=None)
+        task = bar.add_task(escaped(label), total=None)
         _now.unit, _now.done, _now.total = unit, 0, 0
 
         def update(done: int, total: int) -> None:

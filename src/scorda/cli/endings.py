@@ -25,9 +25,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scorda.cli.console import reached
+from scorda.cli.escapes import escaped
 from scorda.cli.signals import asked, word_of
 
-__all__ = ["Command", "ended", "is_meant"]
+__all__ = ["Command", "ended", "is_meant", "left_open"]
 
 PIPE_CLOSED = 128 + 13
 # Exceptions that tell a user's mistake where Scorda, or a user's own code, raises them.
@@ -37,11 +38,16 @@ PACKAGE = str(Path(__file__).parents[1])
 LONGEST = 300
 MEMORY = re.compile(
     r"can't allocate memory|out of memory|bad_alloc|Unable to allocate|Storage size calculation "
-    r"overflowed|Cannot allocate memory",
+    r"overflowed|Cannot allocate memory|failed to map segment",
     re.IGNORECASE,
 )
 SIZE = re.compile(r"(?:allocate|allocate:?) ([\d.]+ ?(?:[KMGTPE]i?B|bytes))")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+OPEN = (errno.EMFILE, errno.ENFILE)
+# What Python says where the system starts no more threads, or processes.
+STARTED = "can't start new thread"
+# The library of HDF5 has the number of an error in its text alone.
+NUMBER = re.compile(r"errno = (\d+)")
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 SMALLER = {
     "assimilate": "give fewer --members, a smaller --unit, a method with --localization, or "
@@ -93,7 +99,7 @@ def ended(error: BaseException, command: Command) -> int:
     if isinstance(error, BrokenPipeError | SystemExit):
         return PIPE_CLOSED
     if command.debug:
-        traceback.print_exception(error)
+        print(escaped("".join(traceback.format_exception(error))), file=sys.stderr)
     sentence = _foreseen(error, command)
     if sentence is None:
         _tell_unforeseen(error, command)
@@ -111,12 +117,17 @@ def _foreseen(error: BaseException, command: Command) -> str | None:
 
     text = _line(error)
     if isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError | OSError) and MEMORY.search(text)
+        isinstance(error, RuntimeError | OSError | ImportError) and MEMORY.search(text)
     ):
         size = SIZE.search(text)
         needed = f"{_readable(size[1])} more" if size else "what the computation needs"
         return f"The memory does not hold {needed}: {command.smaller}."
-    if isinstance(error, OSError):
+    if STARTED in text or (isinstance(error, OSError) and error.errno == errno.EAGAIN):
+        return (
+            "The system starts no more threads or processes for this user: give fewer --threads "
+            "or workers, or raise the limit (ulimit -u)."
+        )
+    if isinstance(error, OSError) or left_open(error):
         return _of_system(error, command)
     if isinstance(error, ImportError) and not str(error.name).startswith("scorda."):
         return f"{text}: install it in the environment of Scorda, or repair it there."
@@ -126,12 +137,20 @@ def _foreseen(error: BaseException, command: Command) -> str | None:
     return text if told and is_meant(error) else None
 
 
-def _of_system(error: OSError, command: Command) -> str:
+def left_open(error: BaseException) -> bool:
+    """Return whether the library of HDF5 could not write a file, which it then cannot close.
+
+    The end of the interpreter, which closes all files, would crash.
+    """
+    return isinstance(error, RuntimeError | OSError) and bool(NUMBER.search(_line(error)))
+
+
+def _of_system(error: BaseException, command: Command) -> str:
     """Return the sentence of an error of files, which names the file."""
     text = _line(error)
-    # The library of HDF5 has the number in its text alone.
-    number = error.errno or next(map(int, re.findall(r"errno = (\d+)", text)), None)
-    named = error.filename if error.filename is not None else command.out
+    told = error if isinstance(error, OSError) else OSError()
+    number = told.errno or next(map(int, NUMBER.findall(text)), None)
+    named = told.filename if told.filename is not None else command.out
     file = "the output" if named is None else _target(os.fsdecode(named))
     if number in FULL:
         more = "; then --resume goes on" if reached().resumable else ""
@@ -141,12 +160,17 @@ def _of_system(error: OSError, command: Command) -> str:
             f"{file} may not be read or written here ({os.strerror(number or 0)}): choose "
             "another place, or ask for the right."
         )
-    if error.strerror is None:
+    if number in OPEN:
+        return (
+            f"This process may not open more files ({file} is one too many): raise the limit "
+            "(ulimit -n)."
+        )
+    if told.strerror is None:
         return text
-    known = "" if error.filename is None else f"{file}: "
+    known = "" if told.filename is None else f"{file}: "
     if isinstance(error, FileNotFoundError):
         return f"{known}there is no such file or folder; check the path."
-    return f"{known}{error.strerror}; check the path."
+    return f"{known}{told.strerror}; check the path."
 
 
 def _target(name: str) -> str:
@@ -219,7 +243,7 @@ def _report(error: BaseException, command: Command) -> str:
 
     lines = traceback.format_exception(error)
     head = f"scorda {__version__}, Python {platform.python_version()}, {platform.platform()}\n"
-    return f"{head}scorda {shlex.join(command.tokens)}\n\n{''.join(lines)}"
+    return escaped(f"{head}scorda {shlex.join(command.tokens)}\n\n{''.join(lines)}")
 
 
 def _kept(report: str, command: Command) -> Path | None:
@@ -267,7 +291,7 @@ def _line(error: BaseException) -> str:
 def _say(sentence: str) -> None:
     # Values that a user gave may be of any length.
     text = re.sub(r"\S{300,}", lambda found: f"{found[0][:100]}...", sentence)
-    text = text if text.endswith((".", "?", "!")) else f"{text}."
+    text = escaped(text if text.endswith((".", "?", "!")) else f"{text}.")
     # Where standard error takes nothing, the status says it alone.
     with contextlib.suppress(OSError, ValueError):
         print(f"scorda: {text}", file=sys.stderr, flush=True)

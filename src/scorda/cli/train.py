@@ -196,7 +196,7 @@ def _train(given: Train, device: torch.device) -> None:
         if parallel.agree(first and files.complete()):
             _say(f"prior: {given.out} is complete")
             return
-        if first and not given.resume:
+        if first and (given.overwrite or not given.resume):
             files.checkpoint.remove()
         parallel.wait()
         with progress("training") as update:

@@ -177,7 +177,7 @@ def _learn(
     """Train the network and write it; the checkpoint is there meanwhile."""
     from scorda.priors.network.amortised import AmortisedNetwork
 
-    if not given.resume:
+    if given.overwrite or not given.resume:
         files.checkpoint.remove()
     with progress("training") as update:
 
@@ -251,7 +251,9 @@ def _stored(given: TrainNetwork) -> tuple[Tensor, StateSpace]:
     system = make_system(name, options)
     observed = sorted({int(step) for step in posterior.observations["step"].values} - {0})
     generator = rng.seeded(given.seed)
-    states = analysis.states
+    # Members that were dropped have no forecasts.
+    staying = [i for i in range(len(analysis.states)) if i not in analysis.dropped]
+    states = analysis.states[staying]
     forecasts = [system.step(states[:, step - 1], generator) for step in observed]
     if not forecasts:
         raise UserError(f"{given.data} has no observation after step 0: give a longer run.")

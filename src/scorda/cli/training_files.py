@@ -47,7 +47,7 @@ class TrainingFiles:
             UserError: If weights or a checkpoint are there, and the user did not say what then.
         """
         check_output(self.out, overwrite=True, make_parents=True)
-        self.checkpoint.check_place()
+        self.checkpoint.check_place(self.overwrite)
         taken = self.out.exists() or self.checkpoint.exists()
         if taken and not (self.resume or self.overwrite):
             raise UserError(

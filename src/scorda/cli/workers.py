@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from scorda.assimilation.base import Assimilator
     from scorda.cli.assimilate import Assimilate
+    from scorda.store.posterior import Posterior
 
 __all__ = [
     "check_workers",
@@ -61,10 +62,21 @@ def check_workers(given: Assimilate) -> None:
                 "--overwrite, which are for a run that has its output alone: leave them out."
             )
     policy(given.on_failure or "stop")
-    if given.members_per_task < 1:
-        raise UserError(f"Got --members-per-task {given.members_per_task}: give at least 1.")
     if given.member_timeout is not None:
         check_seconds(given.member_timeout, "--member-timeout")
+    if given.members_per_task < 1:
+        raise UserError(f"Got --members-per-task {given.members_per_task}: give at least 1.")
+    if given.members_per_task > 1:
+        if given.executor is None:
+            raise UserError(
+                "Got --members-per-task without --executor, whose tasks it cuts: give one, or "
+                "leave it out."
+            )
+        if given.on_failure == "drop" or given.member_timeout is not None:
+            raise UserError(
+                "Got --members-per-task with --member-timeout or --on-failure drop: members fail "
+                "one by one, so leave it out."
+            )
 
 
 def shard_of(text: str) -> tuple[int, int]:
@@ -83,26 +95,24 @@ def over_workers(
     given: Assimilate, system: Any, method: Assimilator, executor: Executor | None
 ) -> Any:
     """Return the system with its members over workers, where a setting asks for that."""
-    from scorda.store.units import MemberSampler
-    from scorda.systems.linear import LinearGaussian
+    from scorda.store.units import forecasts_members
     from scorda.systems.mapped import Mapped
 
     asked = given.on_failure is not None or given.member_timeout is not None
-    if isinstance(method, MemberSampler):
-        if asked or given.members_per_task > 1:
-            raise UserError(
-                f"Got --on-failure, --member-timeout or --members-per-task for {given.method}, "
-                "which makes no forecasts: leave them out."
-            )
-        return system
-    # The Kalman methods take the matrices of a linear system, and its steps are no work.
-    if not asked and (executor is None or isinstance(system, LinearGaussian)):
-        return system
-    chunk, policy = given.members_per_task, given.on_failure or "stop"
-    return Mapped(system, executor, chunk, policy, given.member_timeout)
+    if forecasts_members(method):
+        if executor is None and not asked:
+            return system
+        chunk, policy = given.members_per_task, given.on_failure or "stop"
+        return Mapped(system, executor, chunk, policy, given.member_timeout)
+    if asked or given.members_per_task > 1:
+        raise UserError(
+            f"Got --on-failure, --member-timeout or --members-per-task for {given.method}, which "
+            "makes no forecasts of single members: leave them out."
+        )
+    return system
 
 
-def tell_dropped(system: Any) -> None:
-    """Say which members were dropped, when and why."""
-    for member, reason in getattr(system, "dropped", {}).items():
-        console().print(f"dropped: member {member} at {reason}", markup=False)
+def tell_dropped(posterior: Posterior) -> None:
+    """Say which members were dropped, when and why, in this session or in one before."""
+    for member, told in posterior.info.get("dropped", {}).items():
+        console().print(f"dropped: member {member} at {told['reason']}")

@@ -8,6 +8,7 @@ hold numbers only: nothing is ever unpickled.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -23,7 +24,7 @@ import numpy as np
 from scorda.core.ownership import MARK, SOURCE, check_output, real_path
 from scorda.core.shapes import Tensor
 
-__all__ = ["atomic", "read_tensors", "sync", "write_columns", "write_tensors"]
+__all__ = ["atomic", "read_tensors", "sync", "write_columns", "write_netcdf", "write_tensors"]
 
 # The one key of the safetensors metadata that holds our header.
 HEADER = MARK
@@ -31,6 +32,8 @@ HEADER = MARK
 # the file, after the eight bytes of its length.
 CHECKSUM, UNKNOWN = "checksum", "0" * 64
 BEGIN = f'{{"__metadata__":{{"{HEADER}":"{{\\"{CHECKSUM}\\": \\"'.encode()
+# Bytes that a NetCDF file has beside its arrays, or more.
+LAYOUT = 2**16
 # Temporary files that this process is writing.
 _open: set[Path] = set()
 
@@ -63,6 +66,18 @@ def atomic(path: str | Path) -> Iterator[Path]:
     finally:
         _open.discard(partial)
     sync(path.parent)
+
+
+def write_netcdf(data: Any, path: str | Path, overwrite: bool = True) -> None:
+    """Write a dataset, or a tree of them, of xarray as NetCDF, atomically.
+
+    Raises:
+        ValueError: If a file is there that Scorda did not write, or that may not be replaced.
+        OSError: If the disk has no room.
+    """
+    with atomic(check_output(path, overwrite)) as partial:
+        _reserve(partial, data.nbytes + LAYOUT)
+        data.to_netcdf(partial, engine="h5netcdf")
 
 
 def write_tensors(
@@ -144,8 +159,15 @@ def check_finite_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> Non
             )
 
 
-def write_columns(path: str | Path, columns: Mapping[str, np.ndarray]) -> None:
+def write_columns(
+    path: str | Path, columns: Mapping[str, np.ndarray], overwrite: bool = False
+) -> None:
     """Write columns as a table, CSV (``*.csv``) or NetCDF (``*.nc``), atomically.
+
+    Arguments:
+        path: File to write.
+        columns: The columns.
+        overwrite: Replace a CSV of the same columns, which has no place for Scorda's mark.
 
     Raises:
         ValueError: If the name has another ending, or a file is there that Scorda did not write.
@@ -156,17 +178,50 @@ def write_columns(path: str | Path, columns: Mapping[str, np.ndarray]) -> None:
     path = Path(path)
     if path.suffix.lower() not in {".csv", ".nc"}:
         raise ValueError(f"Got the table {path}: its name must end in .csv or .nc.")
-    with atomic(check_output(path, overwrite=True)) as partial:
-        if path.suffix.lower() == ".csv":
-            # Numbers have the fewest digits that read back as the same number.
-            pandas.DataFrame(dict(columns)).to_csv(
-                partial, index=False, lineterminator="\n", date_format="%Y-%m-%dT%H:%M:%S.%f"
-            )
-        else:
-            plain = {n: c.astype(str) if c.dtype.kind == "O" else c for n, c in columns.items()}
-            dataset = xarray.Dataset({n: ("row", c) for n, c in plain.items()})
-            dataset.attrs = {"Conventions": "CF-1.11", "source": SOURCE}
-            dataset.to_netcdf(partial, engine="h5netcdf")
+    if path.suffix.lower() == ".nc":
+        plain = {n: c.astype(str) if c.dtype.kind == "O" else c for n, c in columns.items()}
+        dataset = xarray.Dataset({n: ("row", c) for n, c in plain.items()})
+        dataset.attrs = {"Conventions": "CF-1.11", "source": SOURCE}
+        write_netcdf(dataset, path)
+        return
+    same = _begins(path, ",".join(columns))
+    try:
+        check_output(path, overwrite=True)
+    except ValueError as error:
+        if same and not overwrite:
+            raise ValueError(
+                f"{path} is already there, a table of the same columns: give overwrite=True to "
+                "replace it, or choose another name."
+            ) from error
+        if not same:
+            raise
+    with atomic(path) as partial:
+        # Numbers have the fewest digits that read back as the same number.
+        pandas.DataFrame(dict(columns)).to_csv(
+            partial, index=False, lineterminator="\n", date_format="%Y-%m-%dT%H:%M:%S.%f"
+        )
+
+
+def _begins(path: Path, line: str) -> bool:
+    """Return whether there is a file with this first line."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            return file.readline(len(line) + 2).rstrip("\r\n") == line
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Make a file of a size: the library of HDF5 crashes where a disk becomes full."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with path.open("wb") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno in (errno.EOPNOTSUPP, errno.EINVAL):
+                return
+            raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _checksum(content: bytes) -> str:

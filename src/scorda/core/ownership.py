@@ -12,13 +12,23 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from scorda.core.version import __version__
 
-__all__ = ["MARK", "PICTURE", "SOURCE", "check_output", "made_by_scorda", "real_path", "toml_mark"]
+__all__ = [
+    "MARK",
+    "PICTURE",
+    "SOURCE",
+    "check_output",
+    "made_by_scorda",
+    "named_as_given",
+    "real_path",
+    "toml_mark",
+]
 
 # What each mark begins with; also the key of our header in a safetensors file.
 MARK = "scorda"
@@ -66,7 +76,7 @@ def check_output(path: str | Path, overwrite: bool, make_parents: bool = False) 
     if not made_by_scorda(real):
         raise ValueError(
             f"{path} is {_described(real)}, and only what Scorda wrote is replaced: choose "
-            "another name."
+            "another name, or move it away."
         )
     if not overwrite:
         raise ValueError(
@@ -85,6 +95,30 @@ def real_path(path: str | Path) -> Path:
     if real.is_symlink():
         raise ValueError(f"{path} is a symbolic link that leads to itself: choose another name.")
     return real
+
+
+@contextmanager
+def named_as_given(path: str | Path) -> Iterator[None]:
+    """Let the errors of a block name an output, and what is beside it, as the caller does.
+
+    Work goes on at the real path, which a relative one is not told by.
+
+    Arguments:
+        path: The output; where it is absolute, or a link, errors stay as they are.
+    """
+    given = Path(path)
+    try:
+        yield
+    except Exception as error:
+        if not given.is_absolute() and not given.is_symlink():
+            before = str(real_path(given).parent / "x")[:-1]
+            after = str(given.parent / "x")[:-1]
+            error.args = tuple(
+                part.replace(before, after) if isinstance(part, str) else part
+                for part in error.args
+            )
+            error.__notes__ = [n.replace(before, after) for n in getattr(error, "__notes__", [])]
+        raise
 
 
 def made_by_scorda(path: str | Path) -> bool:

@@ -14,6 +14,7 @@ from scorda.core.shapes import Tensor
 __all__ = ["Checkpoint"]
 
 KIND = "checkpoint"
+ADVICE = "delete it, or use --overwrite, to train from the beginning"
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,17 @@ class Checkpoint:
         """Return whether the file is there."""
         return self.path.exists()
 
-    def check_place(self) -> None:
+    def check_place(self, overwrite: bool = False) -> None:
         """Check that nothing is at the path but a checkpoint.
 
+        Arguments:
+            overwrite: Whether one that is damaged, but bears our mark, is to be replaced.
+
         Raises:
-            ValueError: If something else is there.
+            ValueError: If something else is there, or a checkpoint that is damaged.
         """
         check_output(self.path, overwrite=True, make_parents=True)
-        if self.exists():
+        if self.exists() and not (overwrite and self._damaged()):
             self.read()
 
     def write(self, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
@@ -64,13 +68,20 @@ class Checkpoint:
         Raises:
             ValueError: If the file is damaged or no checkpoint.
         """
-        tensors, header = read_tensors(self.path, "delete it, to train from the beginning")
+        tensors, header = read_tensors(self.path, ADVICE)
         if header.get("kind") != KIND:
             raise ValueError(
                 f"{self.path} is no checkpoint of a training: rename it, or choose another name."
             )
         check_finite_tensors(self.path, tensors)
         return tensors, header
+
+    def _damaged(self) -> bool:
+        try:
+            read_tensors(self.path)
+        except ValueError:
+            return True
+        return False
 
     def remove(self) -> None:
         """Delete the file, if it is there."""

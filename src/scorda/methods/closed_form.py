@@ -129,6 +129,7 @@ class ClosedFormFilter(PreparedFilter):
     flow_tolerance: float = 1e-3
 
     needs = ("simulator", "density")
+    in_double = False
     exact = "any problem, N → ∞, relative_bandwidth → 0"
     cost = Cost(1, None)
 

@@ -153,6 +153,7 @@ class EnSF(Filter):
     clip: float | None = 1000.0
 
     needs = ("simulator", "density", "differentiable_operator")
+    in_double = False
     exact = "no problem"
     cost = Cost(500, 500, "gradient of h each")
 

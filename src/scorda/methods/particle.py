@@ -68,6 +68,7 @@ class ParticleFilter(PreparedFilter):
     jitter: float = 0.0
 
     needs = ("simulator", "density")
+    in_double = False
     exact = "any problem, N → ∞"
 
     def __post_init__(self) -> None:
@@ -155,6 +156,7 @@ class ParticleSmoother(Assimilator):
 
     smoother = True
     needs = ("simulator", "density")
+    in_double = False
     exact = "any problem, particles → ∞"
     cost = Cost(0, note="2^16 particles, whatever N")
 
@@ -170,8 +172,9 @@ class ParticleSmoother(Assimilator):
 
     def memory(self, problem: Problem, members: int) -> int:
         # The particles of all steps, some copies of those of one, and the paths once more.
-        steps = problem.steps + 1
-        return 8 * problem.space.size * (self.particles * (steps + 4) + members * steps)
+        steps, size = problem.steps + 1, problem.space.size
+        numbers = size * (self.particles * (steps + 4) + members * steps)
+        return self.bytes_each(problem) * numbers
 
     def assimilate(self, problem: Problem, members: int, generator: rng.Seed = None) -> Analysis:
         """Draw `members` paths, ``(members, steps + 1, *state)``, with replacement.

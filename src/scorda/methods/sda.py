@@ -68,6 +68,7 @@ class SDA(Assimilator):
     precision: str = "float32"
     smoother = True
     needs = ("differentiable_operator",)
+    in_double = False
     exact = "Gaussian prior with MMPS, steps → ∞"
     cost = Cost(0, note="a network per step of its sampler")
 

@@ -126,6 +126,7 @@ class SF(PriorFilter):
     standardise: bool = True
 
     needs = ("simulator", "density", "differentiable_operator")
+    in_double = False
     exact = "no problem"
     cost = Cost(249, 500, "a network trained per cycle")
     least_members = OnlineNetwork.least_members

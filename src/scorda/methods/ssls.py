@@ -101,6 +101,7 @@ class SSLS(PriorFilter):
     clip: float | None = 10.0
 
     needs = ("simulator", "density", "differentiable_operator")
+    in_double = False
     exact = "no problem"
     cost = Cost(524, 500, "a network trained per cycle")
     least_members = OnlineNetwork.least_members

@@ -9,14 +9,26 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from scorda.core.ownership import SOURCE
-from scorda.core.shapes import Float, Tensor
+from scorda.core.shapes import Bool, Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.core.times import Start, time_axis
 
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["Analysis"]
+__all__ = ["Analysis", "left"]
+
+
+def left(members: int, steps: range, dropped: Mapping[int, int]) -> Bool[Tensor, "ensemble steps"]:
+    """Return which members are left at some steps.
+
+    Arguments:
+        members: Number of members at the beginning.
+        steps: The steps.
+        dropped: First step without each member that was dropped.
+    """
+    ends = [dropped.get(member, steps.stop) for member in range(members)]
+    return torch.tensor(steps) < torch.tensor(ends)[:, None]
 
 
 @dataclass
@@ -30,6 +42,8 @@ class Analysis:
         weights: Weights of the members, ``(ensemble, time)``, or None where all are equal.
         info: What the method reports; tensors have one entry per cycle.
         method: Name of the method.
+        dropped: First step without each member whose model failed, by its number; the member is
+            NaN from there on, and is left out of means, scores and figures.
     """
 
     states: Float[Tensor, "ensemble time ..."]
@@ -37,6 +51,7 @@ class Analysis:
     weights: Float[Tensor, "ensemble time"] | None = None
     info: dict[str, Any] = field(default_factory=dict)
     method: str = ""
+    dropped: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.states = self.space.masked(self.states)
@@ -44,9 +59,16 @@ class Analysis:
     @property
     def mean(self) -> Float[Tensor, "time ..."]:
         """Return the posterior mean, ``(time, *state)``."""
-        if self.weights is None:
-            return self.states.mean(0)
-        return torch.einsum("et,et...->t...", self.weights.to(self.states), self.states)
+        states, weights = self.states, self.weights
+        if self.dropped:
+            there = left(len(states), range(states.shape[1]), self.dropped).to(states.device)
+            if weights is None:
+                weights = there / there.sum(0)
+            # Their weight is 0, which times NaN is none.
+            states = states.masked_fill(~there.view(*there.shape, *[1] * (states.ndim - 2)), 0.0)
+        if weights is None:
+            return states.mean(0)
+        return torch.einsum("et,et...->t...", weights.to(states), states)
 
     def to_xarray(
         self, attrs: Mapping[str, Any] | None = None, start: Start | None = None

@@ -185,7 +185,13 @@ class Observations:
             + ((f"{averaged} reports of one place and step averaged",) if averaged else ()),
         )
 
-    def to_table(self, path: str | Path, space: StateSpace, start: Start | None = None) -> None:
+    def to_table(
+        self,
+        path: str | Path,
+        space: StateSpace,
+        start: Start | None = None,
+        overwrite: bool = False,
+    ) -> None:
         """Write the present values as a table, CSV (``*.csv``) or NetCDF (``*.nc``), atomically.
 
         Times are datetimes if `start` is given, else model time. `from_table` reads it.
@@ -194,10 +200,12 @@ class Observations:
             path: File to write.
             space: Space of the states.
             start: Datetime of step 0.
+            overwrite: Replace a CSV of the same columns, which has no place for Scorda's mark.
 
         Raises:
-            ValueError: If a table cannot hold the observations: it takes values of single
-                variables at single steps, with independent errors.
+            ValueError: If a file is there that may not be replaced, or a table cannot hold the
+                observations: it takes values of single variables at single steps, with
+                independent errors.
         """
         if self.model.cov is not None and self.std is None:
             raise ValueError(
@@ -224,7 +232,7 @@ class Observations:
             "value": values.numpy(force=True),
             "std": std.numpy(force=True),
         }
-        write_columns(path, columns)
+        write_columns(path, columns, overwrite)
 
     def summary(self) -> str:
         """Say in a sentence how many values there are, and which rows are not used and why."""

@@ -87,6 +87,11 @@ class Problem:
             self.space.check(self.initial, "the initial ensemble")
             object.__setattr__(self, "initial", self.space.filled(self.initial))
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the states: that of `initial`, or torch's, in which systems draw theirs."""
+        return torch.get_default_dtype() if self.initial is None else self.initial.dtype
+
     def members_at_start(
         self, members: int, generator: rng.Seed = None
     ) -> Float[Tensor, "ensemble *state"]:

@@ -71,7 +71,10 @@ class EnsemblePrior(PriorRun):
         """
 
     def memory(self, space: StateSpace, members: int) -> int:
-        """Return about how many bytes a fit holds at once: by default, those of 15 ensembles."""
+        """Return about how many bytes a fit in double precision holds at once.
+
+        By default those of 15 ensembles.
+        """
         return 15 * 8 * members * space.size
 
     def begin(self, problem: Problem | None) -> PriorRun:

@@ -40,7 +40,12 @@ class PriorFilter(PreparedFilter):
         object.__setattr__(self, "least_members", self.prior.least_members)
 
     def memory(self, problem: Problem, members: int) -> int:
-        return super().memory(problem, members) + self.prior.memory(problem.space, members)
+        fit = self.prior.memory(problem.space, members) * self.bytes_of_prior(problem) // 8
+        return super().memory(problem, members) + fit
+
+    def bytes_of_prior(self, problem: Problem) -> int:
+        """Return the bytes of a number of the prior: by default, of one of the method."""
+        return self.bytes_each(problem)
 
     @final
     def begin(

@@ -22,7 +22,7 @@ from scorda.observations.fluid import Vorticity
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Chain, Gather, Operator, Pointwise, Select
 from scorda.report.base import Columns, Source, Truth, members_of, style, subplots
-from scorda.store.members import LARGEST, Members
+from scorda.store.members import LARGEST, InMemory, Members
 from scorda.store.sums import as_members
 
 if TYPE_CHECKING:
@@ -69,17 +69,18 @@ def panels(
     source = members_of(analysis)
     steps = [range(source.shape[1])[step] for step in steps]
     space, curl = source.space, _vorticity(source.space)
-    mean, std, states = _moments(source, steps, curl, members)
+    numbers = _first_left(source, max(steps), members)
+    mean, std, states = _moments(source, steps, curl, numbers)
     true = None
     if truth is not None:
-        (true,) = _moments(as_members(truth, source), steps, curl, 1)[2]
+        (true,) = _moments(as_members(truth, source), steps, curl, [0])[2]
     rows: dict[str, list[_Field | None]] = {}
     if true is not None:
         rows["Truth"] = _fields(true)
     if observations is not None:
         observed = [_observed(observations, step, space) for step in steps]
         rows |= {"Observed": observed} if any(observed) else {}
-    rows |= {f"Member {i}": _fields(state) for i, state in enumerate(states)}
+    rows |= {f"Member {i}": _fields(v) for i, v in zip(numbers, states, strict=True)}
     rows |= {"Mean": _fields(mean), "Std": _fields(std, STD)}
     limits = {VORTICITY: _limit(states if true is None else true), STD: float(std.max())}
     others = [f for f in rows.get("Observed", []) if f is not None and f.kind not in limits]
@@ -137,7 +138,8 @@ def animate(
     steps = list(range(analysis.states.shape[1]) if steps is None else steps)
     shown = {} if truth is None else {"Truth": truth}
     shown["Mean"] = analysis.mean
-    shown |= {f"Member {i}": analysis.states[i] for i in range(min(members, len(analysis.states)))}
+    numbers = _first_left(InMemory(analysis), max(steps), members)
+    shown |= {f"Member {i}": analysis.states[i] for i in numbers}
     series = {name: curl(states[steps].double()) for name, states in shown.items()}
     limit = _limit(next(iter(series.values())))
     # A writer knows the format by the end of the name, which an unfinished file has not.
@@ -172,16 +174,24 @@ def is_flow(space: StateSpace) -> bool:
     return True
 
 
+def _first_left(members: Members, step: int, number: int) -> list[int]:
+    """Return the numbers of the first members that are left at a step."""
+    there: list[int] = members.left(slice(step, step + 1))[:, 0].nonzero()[:, 0].tolist()
+    return there[:number]
+
+
 def _moments(
-    members: Members, steps: Sequence[int], curl: Vorticity, shown: int
+    members: Members, steps: Sequence[int], curl: Vorticity, shown: list[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return mean, std and some members of the vorticity at each step, a batch at a time."""
     mean, std, first = [], [], []
-    number, size = members.shape[0], members.space.size
+    size = members.space.size
     for step in steps:
         cut = slice(step, step + 1)
-        states, weights = members.states(cut)[:, 0], members.weights(cut)
-        w = torch.full((number,), 1 / number) if weights is None else weights[:, 0]
+        every, weights = members.states(cut)[:, 0], members.weights(cut)
+        there = members.left(cut)[:, 0]
+        states, number = every[there], int(there.sum())
+        w = torch.full((number,), 1 / number) if weights is None else weights[there, 0]
         shift = curl(states[:1].double())
         one, two = torch.zeros_like(shift[0]), torch.zeros_like(shift[0])
         for batch in torch.arange(number).split(max(LARGEST // size, 1)):
@@ -191,7 +201,7 @@ def _moments(
             two += torch.tensordot(w[batch].double(), fields.square(), 1)
         mean.append(shift[0] + one)
         std.append((two - one.square()).clamp_min(0).sqrt())
-        first.append(curl(states[:shown].double()))
+        first.append(curl(every[shown].double()))
     return torch.stack(mean), torch.stack(std), torch.stack(first, 1)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -76,8 +77,14 @@ class _Run:
         return np.asarray(self.dataset["time"].values)
 
     @property
-    def members(self) -> int:
-        return self.dataset.sizes["ensemble"]
+    def members(self) -> str:
+        """The number of members, and from which steps on there are fewer."""
+        left = self.dataset.sizes["ensemble"]
+        parts = [str(left)]
+        for step, gone in sorted(Counter(self.posterior.dropped.values()).items()):
+            left -= gone
+            parts.append(f"{left} from step {step} on")
+        return ", ".join(parts)
 
     @property
     def provenance(self) -> str:

@@ -73,7 +73,7 @@ def fields(
             f"Got a space with the coordinates {list(space.position_names)}: fields need two; use "
             "`trajectories` or `hovmoller`."
         )
-    mean, spread, states = _snapshot(source, step, name, members)
+    mean, spread, shown = _snapshot(source, step, name, members)
     panels: dict[str, Tensor | Columns] = {}
     if truth is not None:
         panels["Truth"] = as_members(truth, source).read(name, slice(step, step + 1))[0, 0]
@@ -81,9 +81,9 @@ def fields(
     if table is not None:
         panels["Observations"] = _seen(table, step, name, whole)
     panels |= {"Mean": mean, "Spread": spread}
-    panels |= {f"Member {i}": state for i, state in enumerate(states)}
-    shown = torch.stack([v for v in panels.values() if isinstance(v, Tensor) and v is not spread])
-    low, high = map(float, shown[shown.isfinite()].aminmax())
+    panels |= {f"Member {i}": state for i, state in shown.items()}
+    drawn = torch.stack([v for v in panels.values() if isinstance(v, Tensor) and v is not spread])
+    low, high = map(float, drawn[drawn.isfinite()].aminmax())
     with style():
         figure, axes = _canvas(list(panels), space)
         places = figure.axes
@@ -157,8 +157,10 @@ def hovmoller(
     return figure
 
 
-def _snapshot(members: Members, step: int, name: str, shown: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return mean, spread and the first members of a variable at a step, each on its grid."""
+def _snapshot(
+    members: Members, step: int, name: str, shown: int
+) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
+    """Return mean, spread and the first members, by number, of a variable at a step."""
     grid = members.space.piece_of(name).grid
     parts: list[list[Tensor]] = [[], [], []]
     for block in blocks(members, step, step + 1, [name]):
@@ -166,7 +168,8 @@ def _snapshot(members: Members, step: int, name: str, shown: int) -> tuple[Tenso
         for part, values in zip(parts, found, strict=True):
             part.append(values)
     mean, spread, states = (torch.cat(part, -1) for part in parts)
-    return mean.view(grid), spread.view(grid), states.view(-1, *grid)
+    first = dict(zip(block.numbers, states.view(-1, *grid), strict=False))
+    return mean.view(grid), spread.view(grid), first
 
 
 def _over_time(members: Members, name: str, every: int) -> tuple[Tensor, Tensor]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from scorda import metrics
-from scorda.core.shapes import Tensor
+from scorda.metrics.calibration import quantiles
 from scorda.observations.observations import Observations
 from scorda.report.base import (
     BLUE,
@@ -28,7 +27,7 @@ from scorda.report.base import (
     subplots,
     times_of,
 )
-from scorda.store.members import Members, blocks
+from scorda.store.members import Block, Members, blocks
 from scorda.store.posterior import Posterior
 from scorda.store.sums import Sums, as_members, rmse_and_spread, scales, state_sums
 
@@ -64,7 +63,7 @@ def trajectories(
 
     source = members_of(analysis)
     first, last = steps or (0, source.shape[1])
-    space, weights = source.space, source.weights(slice(first, last))
+    space = source.space
     if components is None:
         inside = space.inside.nonzero()[:, 0].tolist()
         shown = min(len(inside), 3)
@@ -75,10 +74,10 @@ def trajectories(
     with style():
         figure, rows = subplots(len(components), 1, 5.6, 1.35 * len(components) + 0.6)
         for row, component in zip(rows[:, 0], components, strict=True):
-            drawn = _component(source, component, first, last)
-            _draw_members(row, axis, drawn, weights, members)
+            _draw_members(row, axis, source, component, first, members)
             if truth is not None:
-                (values,) = _component(as_members(truth, source), component, first, last)
+                parts = _parts(as_members(truth, source), component, first, last)
+                values = torch.cat([part.states[0, :, 0] for part in parts])
                 row.plot(axis, values, color=TRUTH, lw=1.1, ls=(0, (4, 1.5)), label="truth")
             if table is not None:
                 where = np.asarray(table["step"])
@@ -141,17 +140,15 @@ def _sums(analysis: Source, members: Members, truth: Members) -> Sums:
     return state_sums(members, truth)
 
 
-def _component(members: Members, component: int, first: int, last: int) -> Tensor:
-    """Return one component of the flattened state, ``(ensemble, last - first)``."""
+def _parts(members: Members, component: int, first: int, last: int) -> Iterator[Block]:
+    """Yield blocks of one component of the flattened state alone."""
     space = members.space
     name = space.variables[space.variable_of(np.array([component]))[0]]
     entry = component - space.entries(name).start
-    found = [
-        block.states[:, :, entry - block.entries.start]
-        for block in blocks(members, first, last, [name])
-        if block.entries.start <= entry < block.entries.stop
-    ]
-    return torch.cat(found, 1)
+    for block in blocks(members, first, last, [name]):
+        if block.entries.start <= entry < block.entries.stop:
+            at = entry - block.entries.start
+            yield block._replace(states=block.states[:, :, at : at + 1])
 
 
 def _legend(figure: Figure, panels: Iterable[Any], **where: Any) -> None:
@@ -163,12 +160,15 @@ def _legend(figure: Figure, panels: Iterable[Any], **where: Any) -> None:
 
 
 def _draw_members(
-    row: Axes, axis: np.ndarray, states: Tensor, weights: Tensor | None, members: int
+    row: Axes, axis: np.ndarray, source: Members, component: int, first: int, members: int
 ) -> None:
     """Draw the median, the central 90 % and some members of one component."""
-    low, middle, high = (
-        metrics.quantile(states[..., None], level, weights)[:, 0] for level in (0.05, 0.5, 0.95)
-    )
+    bands, states = [], torch.full((source.shape[0], len(axis)), torch.nan).double()
+    for part in _parts(source, component, first, first + len(axis)):
+        bands.append(torch.stack(quantiles(part.states, (0.05, 0.5, 0.95), part.weights))[..., 0])
+        here = slice(part.steps.start - first, part.steps.stop - first)
+        states[part.numbers, here] = part.states[..., 0]
+    low, middle, high = torch.cat(bands, 1)
     row.fill_between(axis, low, high, color=BLUE, alpha=0.2, linewidth=0, label="90 %")
     chosen = np.linspace(0, len(states) - 1, min(members, len(states))).round().astype(int)
     lines = row.plot(axis, states[chosen].T, color=BLUE, alpha=0.45, linewidth=0.6)

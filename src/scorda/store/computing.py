@@ -15,6 +15,7 @@ import torch
 
 from scorda.assimilation.base import Assimilator
 from scorda.assimilation.diagnostics import Statistics
+from scorda.assimilation.dropped import equal_weights
 from scorda.assimilation.filter import Cycle, Filter
 from scorda.core import rng
 from scorda.core.errors import RunError
@@ -94,7 +95,7 @@ class Part:
         # Members count alike until the first analysis that weighs them.
         weights = torch.cat(self.weights, 1)
         before = self.states[0].shape[1] - weights.shape[1]
-        equal = weights.new_full((len(weights), before), 1 / len(weights))
+        equal = equal_weights(self.states[0][:, :before], weights.dtype).to(weights.device)
         self.weights = [torch.cat([equal, weights], 1)]
         return self.states[0], self.weights[0]
 

@@ -2,8 +2,8 @@
 
 Two runs whose records are equal have the same bits on the same machine with the same number of
 threads. The parts have hashes of their own, so that a refusal says what differs. Of the code of a
-user the file of each module is hashed whose classes and functions are reached from the arguments;
-what these modules import is not.
+user the file of each module is hashed whose classes and functions are reached from the arguments,
+with what it imports from its own folder (see `scorda.store.code`).
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from scorda.core.fingerprint import fingerprint
 from scorda.core.version import __version__
+from scorda.store.code import code_of
 
-__all__ = ["UNKNOWN", "identity"]
+__all__ = ["identity"]
 
-UNKNOWN = "unknown"
 # What has a version of its own, or none that a run depends on.
 KNOWN = {"scorda", "torch", "numpy", "builtins", *sys.stdlib_module_names} - {"__main__"}
 
@@ -38,8 +37,7 @@ def identity(**parts: Any) -> dict[str, Any]:
     """
     modules: set[str] = set()
     hashes = {name: _digest(part, modules) for name, part in parts.items() if part is not None}
-    code = {name: _code_of(name) for name in sorted(modules)}
-    return {"scorda": __version__, "code": code, "sha256": hashes}
+    return {"scorda": __version__, "code": code_of(modules), "sha256": hashes}
 
 
 def _digest(value: Any, modules: set[str]) -> str:
@@ -129,8 +127,3 @@ def _name(value: Any, modules: set[str]) -> str:
     if module.partition(".")[0] not in KNOWN:
         modules.add(module)
     return f"{module}.{getattr(value, '__qualname__', '')}"
-
-
-def _code_of(module: str) -> str:
-    file = getattr(sys.modules.get(module), "__file__", None)
-    return fingerprint(file) if file and Path(file).is_file() else UNKNOWN

@@ -142,12 +142,10 @@ def create_weights(root: zarr.Group, members: int, plan: Plan) -> None:
     _create_array(root, "weight", shape, kind, plan, ("ensemble", "time"), attrs, equal)
 
 
-def write_weights(
-    root: zarr.Group, weights: np.ndarray | None, first: int, last: int
-) -> list[str]:
-    """Write weights ``(ensemble, steps)`` of some steps, None: equal; return their files."""
+def write_weights(root: zarr.Group, weights: np.ndarray, first: int, last: int) -> list[str]:
+    """Write weights ``(ensemble, steps)`` of some steps; return their files."""
     stored, region = array(root, "weight"), (slice(None), slice(first, last))
-    stored[region] = 1 / stored.shape[0] if weights is None else weights
+    stored[region] = weights
     return chunks_of(stored, region)
 
 

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from scorda.core.shapes import Float, Tensor
+from scorda.core.shapes import Bool, Float, Tensor
 from scorda.core.space import StateSpace
-from scorda.observations.analysis import Analysis
+from scorda.observations.analysis import Analysis, left
 from scorda.reading.opening import readable
 from scorda.store.damage import telling
 
@@ -35,9 +36,11 @@ class Members(ABC):
 
     Arguments:
         space: Space of the states.
+        dropped: First step without each member that was dropped, by its number.
     """
 
     space: StateSpace
+    dropped: Mapping[int, int]
 
     @property
     @abstractmethod
@@ -60,6 +63,11 @@ class Members(ABC):
     @abstractmethod
     def chunk(self, name: str) -> int:
         """Return how many steps of a variable are best read at once."""
+
+    def left(self, steps: slice) -> Bool[Tensor, "ensemble steps"]:
+        """Return which members are left at some steps."""
+        members, times = self.shape
+        return left(members, range(*steps.indices(times)), self.dropped)
 
     def flat(
         self, name: str, steps: slice, rows: slice
@@ -85,12 +93,16 @@ class InMemory(Members):
         return self.analysis.space
 
     @property
+    def dropped(self) -> Mapping[int, int]:  # type: ignore[override]
+        return self.analysis.dropped
+
+    @property
     def shape(self) -> tuple[int, int]:
         return self.analysis.states.shape[0], self.analysis.states.shape[1]
 
     def read(self, name: str, steps: slice, rows: slice = slice(None)) -> Tensor:
-        field = self.space.field(self.analysis.states[:, steps], name)
-        return field[:, :, rows] if field.ndim > 2 else field
+        values = self.space.field(self.analysis.states[:, steps], name)
+        return values[:, :, rows] if values.ndim > 2 else values
 
     def weights(self, steps: slice) -> Tensor | None:
         return None if self.analysis.weights is None else self.analysis.weights[:, steps]
@@ -107,11 +119,13 @@ class Stored(Members):
         dataset: What the store holds, with dims ``(ensemble, time, ...)`` or ``(time, ...)``.
         space: Space of the states.
         path: The store, for sentences on what is damaged.
+        dropped: First step without each member that was dropped, by its number.
     """
 
     dataset: xarray.Dataset
     space: StateSpace
     path: Path
+    dropped: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -119,35 +133,41 @@ class Stored(Members):
         return sizes.get("ensemble", 1), sizes["time"]
 
     def read(self, name: str, steps: slice, rows: slice = slice(None)) -> Tensor:
-        field = self.dataset[name]
+        stored = self.dataset[name]
         cut = {"time": steps}
         if axes := self.space.piece_of(name).axes:
             cut[axes[0]] = rows
         with telling(self.path), readable(self.path, "a posterior"):
-            values = torch.from_numpy(field.isel(cut).values)
-        return values if "ensemble" in field.dims else values[None]
+            values = torch.from_numpy(stored.isel(cut).values)
+        return values if "ensemble" in stored.dims else values[None]
 
     def weights(self, steps: slice) -> Tensor | None:
         if "weight" not in self.dataset:
             return None
         with telling(self.path), readable(self.path, "a posterior"):
-            return torch.from_numpy(self.dataset["weight"].isel(time=steps).values)
+            found = torch.from_numpy(self.dataset["weight"].isel(time=steps).values)
+        if not self.dropped:
+            return found
+        # A run that was stopped has not written equal weights, so that all have the same.
+        found = torch.where(self.left(steps), found, 0.0)
+        return found / found.sum(0)
 
     def chunk(self, name: str) -> int:
-        field = self.dataset[name]
-        return int(field.encoding["chunks"][field.dims.index("time")])
+        stored = self.dataset[name]
+        return int(stored.encoding["chunks"][stored.dims.index("time")])
 
 
 class Block(NamedTuple):
-    """All members of a variable at some steps and at some points of its grid.
+    """The members that are left of a variable at some steps and at some points of its grid.
 
     Arguments:
         name: The variable.
         steps: The steps.
         rows: The rows of the first axis of its grid.
         entries: The entries of the flattened field.
-        states: ``(ensemble, steps, entries)``, in double precision.
-        weights: ``(ensemble, steps)``, or None where all are equal.
+        states: ``(left, steps, entries)``, in double precision.
+        weights: ``(left, steps)``, or None where all are equal.
+        numbers: Numbers of these members.
     """
 
     name: str
@@ -156,12 +176,15 @@ class Block(NamedTuple):
     entries: slice
     states: Tensor
     weights: Tensor | None
+    numbers: Sequence[int]
 
 
 def blocks(
     members: Members, first: int = 0, last: int | None = None, names: Sequence[str] | None = None
 ) -> Iterator[Block]:
     """Yield the members in blocks of at most 2^21 numbers, or of one row of one step.
+
+    A block ends where a member is dropped: all its members are there at all its steps.
 
     Arguments:
         members: The members.
@@ -180,11 +203,17 @@ def blocks(
         rows, width = grid[0] if grid else 1, math.prod(grid[1:])
         deep = rows if size <= LARGEST else max(LARGEST // (number * width), 1)
         # Where a chunk begins before the first step, so does the first block.
-        for low in range(first - first % together, last, together):
-            steps = slice(max(low, first), min(low + together, last))
+        begins = range(first - first % together, last, together)
+        cuts = sorted({*begins, first, last, *members.dropped.values()})
+        for low, high in pairwise(step for step in cuts if first <= step <= last):
+            steps = slice(low, high)
+            there = members.left(steps)[:, 0]
             weights = members.weights(steps)
+            weights = None if weights is None else weights[there]
             for top in range(0, rows, deep):
                 cut = slice(top, min(top + deep, rows))
                 states = members.flat(name, steps, cut)
+                states = states if there.all() else states[there]
                 entries = slice(cut.start * width, cut.stop * width)
-                yield Block(name, steps, cut, entries, states, weights)
+                numbers = there.nonzero()[:, 0].tolist()
+                yield Block(name, steps, cut, entries, states, weights, numbers)

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from scorda.core.files import atomic
+from scorda.core.files import write_netcdf
 from scorda.core.headers import parsed
-from scorda.core.ownership import check_output
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.observations.analysis import Analysis
@@ -21,6 +20,7 @@ from scorda.reading.opening import readable
 from scorda.store.damage import check_files, check_hashes, read_record, telling
 from scorda.store.headers import check_posterior, check_states, check_table, shape_of
 from scorda.store.members import Stored
+from scorda.store.reports import dropped
 
 if TYPE_CHECKING:
     import xarray
@@ -105,6 +105,11 @@ class Posterior:
         return None if self._stop is None else str(self._stop["reason"])
 
     @property
+    def dropped(self) -> dict[int, int]:
+        """First step without each member whose model failed, by its number (see `info`)."""
+        return dropped(self.info)
+
+    @property
     def method(self) -> str:
         """Name of the method."""
         return str(self._attributes["method"])
@@ -131,24 +136,22 @@ class Posterior:
         They are in ``run.zarr.json`` beside ``run.zarr``, and empty where that has been removed.
 
         A run that was stopped has ``stopped`` (error, reason, step, cycle, members, and the number
-        of states that were made) and the report so far.
+        of states that were made) and the report so far. One that went on without members has
+        ``dropped``: for the number of each the first step without it, and the reason.
         """
         return read_record(self.path)
 
     @property
     def analysis(self) -> Analysis:
         """The ensemble as tensors, read in full."""
-        dataset, info = self.to_xarray(), self.info.get("report", {})
-        states, weights = self._states(dataset), None
-        if "weight" in dataset:
-            with telling(self.path):
-                weights = torch.from_numpy(dataset["weight"].values)
-        return Analysis(states, self.space, weights, info, self.method)
+        states, weights = self._states(self.to_xarray()), self.members.weights(slice(None))
+        info = self.info.get("report", {})
+        return Analysis(states, self.space, weights, info, self.method, self.dropped)
 
     @property
     def members(self) -> Stored:
         """The members, which are read block by block (see `scorda.store.members`)."""
-        return Stored(self.to_xarray(), self.space, self.path)
+        return Stored(self.to_xarray(), self.space, self.path, self.dropped)
 
     @property
     def true_member(self) -> Stored | None:
@@ -231,8 +234,8 @@ class Posterior:
 
         groups = {"/": self.to_xarray()}
         groups |= {f"/{n}": d for n in GROUPS if (d := self.group(n)) is not None}
-        with atomic(check_output(path, overwrite=True)) as partial, telling(self.path):
-            xarray.DataTree.from_dict(groups).to_netcdf(partial, engine="h5netcdf")
+        with telling(self.path):
+            write_netcdf(xarray.DataTree.from_dict(groups), path)
 
     @property
     def _stop(self) -> dict[str, Any] | None:

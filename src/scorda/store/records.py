@@ -4,16 +4,33 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
-from scorda.store.identity import UNKNOWN
+from scorda.store.code import UNKNOWN
 
-__all__ = ["check_same", "plain"]
+__all__ = ["check_same", "plain", "settings_of"]
 
 
 def plain(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return a record as it is read back from JSON."""
     return json.loads(json.dumps(record))
+
+
+def settings_of(made: Any) -> dict[str, Any]:
+    """Return the settings of a method or of its parts, as far as they are plain."""
+    kept: dict[str, Any] = {}
+    for field in fields(made) if is_dataclass(made) else ():
+        value = getattr(made, field.name)
+        if not field.init:
+            continue
+        if is_dataclass(value) and not isinstance(value, type):
+            kept[field.name] = {"name": type(value).__name__, **settings_of(value)}
+        elif value is None or isinstance(value, str | int | float):
+            kept[field.name] = value
+        elif isinstance(value, tuple) and all(isinstance(v, str | int | float) for v in value):
+            kept[field.name] = list(value)
+    return kept
 
 
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any], trust_code: bool) -> None:

@@ -15,7 +15,16 @@ import torch
 from scorda.store.damage import seals_by_unit
 from scorda.store.seals import Seals
 
-__all__ = ["columns_of", "gathered", "restored", "scalars", "seals_of"]
+__all__ = [
+    "columns_of",
+    "dropped",
+    "gathered",
+    "joined_names",
+    "naming",
+    "restored",
+    "scalars",
+    "seals_of",
+]
 
 
 def scalars(info: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,6 +71,37 @@ def restored(manifest: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         whole = {n: c for n, c in columns.items() if any(value is not None for value in c)}
         yield {**part, "columns": whole}
         first = last
+
+
+def naming(steps: Mapping[int, int], reasons: Mapping[int, str]) -> dict[str, Any]:
+    """Return the part of a marker that names the members that have been dropped.
+
+    Arguments:
+        steps: First step without each member, by its number.
+        reasons: Reasons of those that this process has dropped.
+    """
+    return {
+        "dropped": {
+            str(member): {"step": step, "reason": reasons.get(member, f"step {step - 1}")}
+            for member, step in steps.items()
+        }
+    }
+
+
+def dropped(content: Mapping[str, Any]) -> dict[int, int]:
+    """Return the first step without each member that a marker or a record names."""
+    return {int(member): int(told["step"]) for member, told in content.get("dropped", {}).items()}
+
+
+def joined_names(markers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the part of a record that names the members that have been dropped, if there are any.
+
+    The first unit that names a member counts: all later ones are without it too.
+    """
+    found: dict[str, Any] = {}
+    for marker in markers:
+        found = {**marker.get("dropped", {}), **found}
+    return {"dropped": found} if found else {}
 
 
 def seals_of(manifest: Mapping[str, Any]) -> Seals:

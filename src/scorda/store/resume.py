@@ -217,7 +217,7 @@ class Work:
         columns, parts = reports.gathered(self.report(unit) for unit in range(units))
         record = {"created": made, "parts": parts, "closing": sealed, "record": self.record}
         report = {name: column[0] for name, column in columns.items()} if single else columns
-        more = {"single": single, "report": report}
+        more = {"single": single, "report": report, **reports.joined_names(parts)}
         write_json(info_path(self.path), circumstances(parts) | record | more)
         layout.write_text(self.path / "zarr.json", closed)
         self._remove(self.folder)

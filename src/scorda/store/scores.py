@@ -57,7 +57,7 @@ def scores(posterior: Posterior, spinup: int | None = None) -> dict[str, float]:
         found |= states_by_variable(posterior.sums, scales(truth, first), first)
     withheld = posterior.group("withheld")
     if withheld is not None:
-        found |= observations_by_variable(withheld, posterior.members.weights(slice(None)))
+        found |= observations_by_variable(withheld, _weights(posterior.members))
     return found
 
 
@@ -87,26 +87,34 @@ def score_table(
         evaluations = info.get("report", {}).get("evaluations")
         if evaluations is not None:
             row["evaluations"] = float(np.max(evaluations))
-        table[name] = row | {"seconds": info["seconds"]}
+        # A store that was moved without its record has none.
+        table[name] = row | {n: info[n] for n in ("seconds",) if n in info}
     return table
 
 
 def _to_reference(posterior: Posterior, reference: Posterior, first: int) -> dict[str, float]:
     """Return the distance between draws of a posterior and of the one that is near exact."""
     members, exact = posterior.members, reference.members
-    size = min(members.shape[0], exact.shape[0] // 2, MATCHED)
-    order = _shuffled(exact.shape[0])
+    order, own = _shuffled(exact), _shuffled(members)
+    size = min(len(own), len(order) // 2, MATCHED)
     if reference.path == posterior.path:
-        own = order[size : 2 * size]
-    else:
-        own = _shuffled(members.shape[0])[:size]
+        own = order[size:]
     scale = scales(exact)
     unit: float | Tensor = 1.0
     if scale is not None:
         values = torch.tensor([scale[name] for name in exact.space.variables])
         unit = exact.space.constant(values.double())
     name = "wasserstein" if scale is None else f"wasserstein[{POOLED_STATES}]"
-    return {name: _distance((members, own), (exact, order[:size]), first, unit)}
+    return {name: _distance((members, own[:size]), (exact, order[:size]), first, unit)}
+
+
+def _weights(members: Members) -> Float[Tensor, "ensemble time"] | None:
+    """Return the weights of all members, 0 of those that were dropped; None: all are equal."""
+    weights = members.weights(slice(None))
+    if weights is not None or not members.dropped:
+        return weights
+    there = members.left(slice(None)).double()
+    return there / there.sum(0)
 
 
 def by_variable(scores: Mapping[str, float]) -> dict[str, dict[str, float]]:
@@ -242,6 +250,7 @@ def _scored(withheld: xarray.Dataset, weights: Tensor | None) -> dict[str, Tenso
         w = predicted.new_full(predicted.shape, 1 / len(predicted))
     else:
         w = weights.double()[:, torch.from_numpy(withheld["step"].values)]
+        predicted = torch.where(w > 0, predicted, 0.0)
     mean = (w * predicted).sum(0)
     free = 1 - w.square().sum(0)
     variance = (w * (predicted - mean).square()).sum(0) / free.clamp_min(1e-12)
@@ -258,14 +267,15 @@ def _scored(withheld: xarray.Dataset, weights: Tensor | None) -> dict[str, Tenso
 def distance(analysis: Analysis, reference: Analysis, first: int = 0) -> float:
     """Return the mean over the steps of the exact W1 distance between the states of two ensembles.
 
-    Weighted members are first resampled systematically to equal weights.
+    Weighted members are first resampled systematically to equal weights. Members that were dropped
+    at some step are left out of all.
 
     Arguments:
         analysis: One ensemble.
         reference: The other, of the same number of times.
         first: First step that counts.
     """
-    one, other = ((InMemory(a), torch.arange(len(a.states))) for a in (analysis, reference))
+    one, other = ((m := InMemory(a), _staying(m)) for a in (analysis, reference))
     return _distance(one, other, first, 1.0)
 
 
@@ -280,9 +290,15 @@ def _distance(
     return float(np.mean(found))
 
 
-def _shuffled(members: int) -> Tensor:
-    """Return the members in an order at random, which is always the same."""
-    return torch.randperm(members, generator=torch.Generator().manual_seed(0))
+def _staying(members: Members) -> Tensor:
+    """Return the numbers of the members that are there to the end."""
+    return members.left(slice(-1, None))[:, 0].nonzero()[:, 0]
+
+
+def _shuffled(members: Members) -> Tensor:
+    """Return the members that stay in an order at random, which is always the same."""
+    staying = _staying(members)
+    return staying[torch.randperm(len(staying), generator=torch.Generator().manual_seed(0))]
 
 
 def _clouds(

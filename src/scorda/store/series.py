@@ -22,6 +22,7 @@ import zarr
 from zarr.codecs import Crc32cCodec
 
 from scorda.core import rng
+from scorda.core.ownership import named_as_given
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.reading.opening import readable
@@ -99,7 +100,7 @@ def simulate_series(
     }
     layer = _Layer(system.space, plain(record))
     work = Work(Path(path), record | identity(simulated=system, space=system.space), layer.make)
-    with work.writing(resume, overwrite, trust_code) as left:
+    with named_as_given(path), work.writing(resume, overwrite, trust_code) as left:
         if not left:
             return
         if not work.created:

@@ -17,7 +17,7 @@ import json
 import time
 from collections.abc import Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,15 @@ import torch
 import zarr
 
 from scorda.assimilation.base import Assimilator, check_needs
+from scorda.assimilation.dropped import dropped
 from scorda.assimilation.filter import Cycle, Filter
 from scorda.assimilation.memory import check_memory
 from scorda.core.errors import RunError
 from scorda.core.files import read_tensors
+from scorda.core.ownership import named_as_given
 from scorda.core.shapes import Float, Tensor
 from scorda.core.times import Start, iso, parse_start, time_axis
+from scorda.observations.analysis import left
 from scorda.observations.observations import Observations
 from scorda.observations.problem import Problem
 from scorda.store import groups, layout, reports
@@ -41,13 +44,14 @@ from scorda.store.computing import Computation, MemberSampler, Progress
 from scorda.store.damage import info_path
 from scorda.store.identity import identity
 from scorda.store.posterior import Posterior
+from scorda.store.records import settings_of
 from scorda.store.resume import Work
 from scorda.store.seals import write_json
 from scorda.store.workers import Task, do_shard, do_units
 from scorda.systems.base import System
 from scorda.systems.mapped import Mapped, unmapped
 
-__all__ = ["MemberSampler", "run", "settings_of"]
+__all__ = ["MemberSampler", "forecasts_members", "run"]
 
 
 def run(
@@ -139,12 +143,13 @@ def run(
         _check_shard(method, shard, overwrite)
         task = _Run(layer, work, replace(computation, progress=None), save_every)
         told = _Counted(plan, progress)
-        do_shard(task, plan.units, shard, lambda: task.finish(withheld), trust_code, told)
-        return Posterior(work.path)
-    with work.writing(resume, overwrite, trust_code) as left:
-        if left:
+        with named_as_given(path):
+            do_shard(task, plan.units, shard, lambda: task.finish(withheld), trust_code, told)
+        return Posterior(Path(path))
+    with named_as_given(path), work.writing(resume, overwrite, trust_code) as unfinished:
+        if unfinished:
             _Run(layer, work, computation, save_every).compute(withheld, executor)
-    return Posterior(work.path)
+    return Posterior(Path(path))
 
 
 @dataclass(frozen=True)
@@ -231,6 +236,9 @@ class _Run(Task):
             self._prepare(states)
             names = self._write(first, states, weights)
         report = {"seconds": time.perf_counter() - begin, **part.report}
+        system = self.computation.problem.system
+        if states is not None and getattr(system, "drops", False):
+            report |= reports.naming(dropped(states, first), system.dropped)
         if part.stopped is not None:
             self._record_stop(unit, report, first + part.made, part.stopped)
             raise part.stopped
@@ -246,9 +254,15 @@ class _Run(Task):
         root, plan = zarr.open_group(self.work.path, mode="r+"), self.layer.plan
         names: list[str] = []
         if "weight" in root:
+            lost: dict[int, int] = {}
             for unit in range(plan.units):
-                if not self.work.report(unit)["weighted"]:
-                    names += layout.write_weights(root, None, *plan.bounds(unit))
+                report = self.work.report(unit)
+                lost = reports.dropped(report) | lost
+                if not report["weighted"]:
+                    first, last = plan.bounds(unit)
+                    there = left(self.layer.members, range(first, last), lost).double()
+                    equal = (there / there.sum(0)).numpy()
+                    names += layout.write_weights(root, equal, first, last)
         return names
 
     def _record_stop(self, unit: int, report: dict[str, Any], made: int, error: RunError) -> None:
@@ -266,6 +280,7 @@ class _Run(Task):
             "states": made,
         }
         info = circumstances(parts) | {"stopped": stopped, "report": columns}
+        info |= reports.joined_names(parts)
         write_json(info_path(self.work.path), info)
         error.add_note(f"Steps 0 to {made - 1} are in {self.work.path}.")
 
@@ -323,6 +338,15 @@ class _Counted:
             self.progress(self.done, self.plan.total)
 
 
+def forecasts_members(method: Assimilator) -> bool:
+    """Return whether a method makes steps of single members, which workers can do.
+
+    Those that take the matrices of a system, or differentiate through it, advance it themselves.
+    """
+    apart = {"linear_system", "differentiable_system"}
+    return not isinstance(method, MemberSampler) and not apart & set(method.needs)
+
+
 def _over_workers(
     method: Assimilator, problem: Problem, executor: Executor | None, work: Work
 ) -> Problem:
@@ -331,7 +355,7 @@ def _over_workers(
     if isinstance(method, MemberSampler):
         return replace(problem, system=unmapped(system))
     if executor is not None and not isinstance(system, Mapped):
-        if not isinstance(system, System):
+        if not isinstance(system, System) or not forecasts_members(method):
             raise ValueError(
                 f"Got an executor for {method.name}, which has neither independent units nor "
                 "forecasts of a System: leave it out."
@@ -377,19 +401,3 @@ def _plan(method: Assimilator, problem: Problem, members: int, block: int | None
     if isinstance(method, MemberSampler):
         return layout.plan_members(members, block)
     return layout.plan_steps(problem.space, members, problem.steps, problem.steps + 1)
-
-
-def settings_of(made: Any) -> dict[str, Any]:
-    """Return the settings of a method or of its parts, as far as they are plain."""
-    kept: dict[str, Any] = {}
-    for field in fields(made) if is_dataclass(made) else ():
-        value = getattr(made, field.name)
-        if not field.init:
-            continue
-        if is_dataclass(value) and not isinstance(value, type):
-            kept[field.name] = {"name": type(value).__name__, **settings_of(value)}
-        elif value is None or isinstance(value, str | int | float):
-            kept[field.name] = value
-        elif isinstance(value, tuple) and all(isinstance(v, str | int | float) for v in value):
-            kept[field.name] = list(value)
-    return kept

@@ -7,10 +7,11 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -35,8 +36,10 @@ class Executable:
     ``state.npy``. When it has ended, with the state after the step in ``forecast.npy``, the folder
     becomes ``step-000013``; before that it is ``step-000013.running``. A run that is resumed from
     an earlier step thus finds the restart files of that step, and replaces those of later ones.
-    What the program says is in ``output.txt`` of that folder, also where it fails. The folder of a
-    member bears Scorda's mark, ``member.json``; one with files but without it is refused.
+    What the program says is in ``output.txt`` of that folder, also where it fails. It ends, with
+    all that it has started, when the process that started it ends, also where that is killed. The
+    folder of a member bears Scorda's mark, ``member.json``; one with files but without it is
+    refused.
 
     The placeholders ``{member}``, ``{step}`` and ``{seed}`` of the command are replaced. The
     state is all that an analysis changes: where the restart files hold it too, `write` or the
@@ -44,7 +47,8 @@ class Executable:
 
     Arguments:
         command: The program and its arguments; no shell reads them.
-        folder: Folder of all members, on a file system that all workers see.
+        folder: Folder of all members, on a file system that all workers see; a relative one
+            begins where this object is made, not where a worker runs.
         write: Function of the folder and the state ``(*state)`` that writes what the program
             reads; default: ``state.npy``, of NumPy.
         read: Function of the folder that returns the state after the step; default: that in
@@ -64,11 +68,16 @@ class Executable:
     write: Callable[[Path, np.ndarray], Any] | None = None
     read: Callable[[Path], Any] | None = None
     keep: int | None = None
+    # Not one of the arguments, which tell a run from others: a folder may be moved with its run.
+    _folder: Path = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_folder", Path(self.folder).absolute())
 
     def __call__(self, x: np.ndarray, *, member: int, step: int, seed: int) -> Any:
         """Return the state of a member after one step."""
-        home = _marked(Path(self.folder).absolute() / f"member-{member:06d}")
-        before = home / f"step-{step:06d}" if step else Path(self.folder) / "start"
+        home = _marked(self._folder / f"member-{member:06d}")
+        before = home / f"step-{step:06d}" if step else self._folder / "start"
         after = home / f"step-{step + 1:06d}"
         running = after.with_name(f"{after.name}.running")
         if running.exists():
@@ -96,7 +105,7 @@ class Executable:
 
     @staticmethod
     def _run(command: list[str], folder: Path) -> None:
-        with (folder / SAID).open("wb") as output:
+        with (folder / SAID).open("wb") as output, _follower() as follower:
             process = subprocess.Popen(
                 command,
                 cwd=folder,
@@ -107,6 +116,7 @@ class Executable:
                 start_new_session=True,
             )
             try:
+                follower.write(f"{process.pid}\n".encode())
                 status = process.wait(seconds_left())
             except BaseException as error:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -119,6 +129,24 @@ class Executable:
             raise RuntimeError(
                 f"{command[0]} ended with the status {status} ({folder / SAID}): {said}"
             )
+
+
+@contextmanager
+def _follower() -> Iterator[IO[bytes]]:
+    """Give a pipe; a group of processes whose number is written to it ends with this process.
+
+    A shell reads from it, until it is closed because this process is gone, however that came.
+    """
+    shell = ["sh", "-c", 'read group && ! read _ && kill -9 "-$group"']
+    pipe, none = subprocess.PIPE, subprocess.DEVNULL
+    with subprocess.Popen(
+        shell, 0, stdin=pipe, stdout=none, stderr=none, start_new_session=True
+    ) as watch:
+        assert watch.stdin is not None
+        try:
+            yield watch.stdin
+        finally:
+            watch.kill()
 
 
 def _marked(home: Path) -> Path:

@@ -41,9 +41,10 @@ from scorda.core.space import StateSpace, variable_std
 from scorda.diffusion.bridge import BridgeODE, BridgeSampler
 from scorda.observations.augmentation import AugmentedSpace, augment
 from scorda.observations.model import ObservationModel
+from scorda.observations.problem import Problem
 from scorda.priors.base import EnsemblePrior, PriorRun
 from scorda.priors.gaussian import Gaussian
-from scorda.priors.local import FittedLocal
+from scorda.priors.local import FittedLocal, LocalGaussian
 from scorda.priors.prior_filter import PriorFilter, PriorFilterRun
 
 __all__ = ["MASF"]
@@ -93,6 +94,10 @@ class MASF(PriorFilter):
         elif getattr(self.prior, "localization", None) is not None:
             needs += ["nonlinear_positions"]
         object.__setattr__(self, "needs", tuple(needs))
+
+    def bytes_of_prior(self, problem: Problem) -> int:
+        # Its denoiser is used in single precision for states of it.
+        return problem.dtype.itemsize if isinstance(self.prior, LocalGaussian) else 8
 
     def prepared(self, prior: PriorRun, space: StateSpace | None) -> PriorFilterRun:
         return _Run(prior, space, self)

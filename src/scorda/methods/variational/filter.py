@@ -77,6 +77,7 @@ class FourDVar(Assimilator):
 
     smoother = True
     needs = ("simulator", "differentiable_system", "differentiable_operator")
+    in_double = False
     exact = "linear-Gaussian"
     cost = Cost(0, note="a gradient of the run per iteration")
 
