@@ -72,7 +72,7 @@ def panels(
     mean, std, states = _moments(source, steps, curl, members)
     true = None
     if truth is not None:
-        (true,) = _moments(as_members(truth, source), steps, curl, 1)[2]
+        (true,) = _moments(as_members(truth, source.space), steps, curl, 1)[2]
     rows: dict[str, list[_Field | None]] = {}
     if true is not None:
         rows["Truth"] = _fields(true)
