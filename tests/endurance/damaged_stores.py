@@ -34,7 +34,7 @@ from scorda.systems.lorenz import Lorenz63, Lorenz96
 
 STEPS, MEMBERS = 23, 6
 # Steps, members or series after which runs are stopped, in the middle of a unit.
-AFTER = {"members": 36, "series": 16}
+AFTER = {"members": 36, "series": 16, "kept-members": 36}
 
 
 class Memory(Run):
@@ -80,6 +80,8 @@ METHODS: dict[str, tuple[Assimilator, int]] = {
     "weighted": (ParticleFilter(0.5), 5),
     "carried": (Carrying(), 5),
     "members": (Members(), 20),
+    "kept": (ParticleFilter(0.5), 5),
+    "kept-members": (Members(), 20),
 }
 KINDS = [*METHODS, "series"]
 DAMAGE: dict[str, Callable[[bytes], bytes | None]] = {
@@ -116,7 +118,10 @@ def act(kind: str, path: Path, after: float = float("inf"), **options) -> None:
     truth, problem = twin_experiment(Lorenz63(spinup=0.1), model, STEPS, 2, rng.seeded(0))
     withheld = (Observations(model, [3], torch.zeros(1, 1)),)
     options |= {"block": block, "truth": truth, "withheld": withheld}
-    store.run(method, problem, 40 if kind == "members" else MEMBERS, path, 1, **options)
+    members = 40 if "members" in kind else MEMBERS
+    if "kept" in kind:
+        options |= {"keep": store.Keep(members=members, statistics=("mean", "q05"))}
+    store.run(method, problem, members, path, 1, **options)
 
 
 def read(kind: str, path: Path) -> bytes:
@@ -128,6 +133,8 @@ def read(kind: str, path: Path) -> bytes:
     made = [analysis.states, analysis.weights, posterior.truth]
     posterior.check()
     table = posterior.observations["value"].values.tobytes()
+    for name in ("last", "scores") if posterior.kept else ():
+        table += repr(posterior.group(name).load().to_dict()).encode()
     return table + b"".join(t.numpy().tobytes() for t in made if t is not None)
 
 

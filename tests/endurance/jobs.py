@@ -73,6 +73,18 @@ JOBS = [
         "--sampler ancestral --sampler.noise-levels 8",
         (LORENZ63,),
     ),
+    Job(
+        "keep",
+        MINE + "--method particle-filter --resample 0.5 --unit 6 --out run.zarr "
+        "--keep mean,std,q05 --keep.members 2 --keep.steps 3",
+        (TWIN,),
+    ),
+    Job(
+        "keep-members",
+        ASSIMILATE + "--method sda --prior lorenz63 --members 8 --unit 2 --out run.zarr "
+        "--sampler ancestral --sampler.noise-levels 8 --keep mean,std",
+        (LORENZ63,),
+    ),
     Job("smoother", MINE + "--method enks --out run.zarr", (TWIN,)),
     Job("twin", TWIN + " --out twin", again="--overwrite"),
     Job("series", "simulate --system mymodel:make " + SERIES),

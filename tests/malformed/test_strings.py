@@ -16,7 +16,7 @@ from malformed.headers import changed, entries, opened, tell, whole
 from scorda.cli import main
 from scorda.cli.settings import to_toml
 from scorda.core.files import read_tensors, write_tensors
-from scorda.report.html import Record, add_record, write_gallery
+from scorda.report.gallery import Record, add_record, write_gallery
 
 PROBES = [
     "os:system", "builtins:eval", "subprocess:run", "../../etc/passwd", "[/nope]",

@@ -71,7 +71,7 @@ def test_bars_of_a_rank_histogram_have_mean_one():
 
 def binned(analysis, truth):
     members = InMemory(analysis)
-    return _binned(members, as_members(truth, members), 0, 5)
+    return _binned(members, as_members(truth, members.space), 0, 5)
 
 
 def test_a_reliable_ensemble_is_on_the_line():

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from scorda.report.html import Record, add_record, write_gallery
+from scorda.report.gallery import Record, add_record, write_gallery
 
 RECORD = Record("b", "What <b> is.", "scorda bench b", {"seeds": "0 to 2"}, {"b.png": "A & B"})
 

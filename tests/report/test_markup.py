@@ -15,7 +15,8 @@ from scorda.methods.enkf import EnKF
 from scorda.observations.model import ObservationModel
 from scorda.observations.operators import Select
 from scorda.observations.problem import twin_experiment
-from scorda.report.html import Record, add_record, write_report
+from scorda.report.gallery import Record, add_record
+from scorda.report.html import write_report
 from scorda.systems.function import FunctionSystem
 
 SCRIPT = "<script>document.title='ran'<!script>"

@@ -10,7 +10,7 @@ from scorda.core import rng
 from scorda.core.space import StateSpace
 from scorda.observations.analysis import Analysis
 from scorda.report import maps, reliability, series
-from scorda.store import members as parts, scores, sums
+from scorda.store import members as parts, scores, sums, withheld as withheld_scores
 from scorda.store.members import InMemory, Stored, blocks
 
 PLANE = {"y": np.arange(5.0), "x": np.arange(4.0)}
@@ -54,8 +54,9 @@ def test_sums_over_blocks_of_any_size_give_the_scores_of_the_whole(
     space = SPACES[kind]
     analysis, truth = drawn(space, weighted)
     monkeypatch.setattr(parts, "LARGEST", largest)
+    monkeypatch.setattr(sums, "TOGETHER", largest)
     for members in (InMemory(analysis), stored(analysis, tmp_path)):
-        true = sums.as_members(truth, members)
+        true = sums.as_members(truth, members.space)
         scale = sums.scales(true, 3)
         found = scores.states_by_variable(sums.state_sums(members, true), scale, 3)
         for name in NAMES:
@@ -100,7 +101,7 @@ def test_a_member_that_diverged_shows_in_every_score():
     analysis, truth = drawn(SPACES["line"], False)
     analysis.states[2, 5, 3] = torch.nan
     members = InMemory(analysis)
-    found = scores.scores_of(sums.state_sums(members, sums.as_members(truth, members)))
+    found = scores.scores_of(sums.state_sums(members, sums.as_members(truth, members.space)))
     assert all(np.isnan(value) for value in found.values())
 
 
@@ -110,11 +111,12 @@ def test_figures_do_not_depend_on_the_size_of_blocks(monkeypatch):
 
     def made():
         one, other = InMemory(line[0]), InMemory(plane[0])
-        true = sums.as_members(plane[1], other)
+        true = sums.as_members(plane[1], other.space)
         yield from maps._snapshot(other, 5, "u", 2)
         yield from maps._over_time(one, "t", 1)
-        yield series._component(one, 4, 2, 9)
-        yield reliability._ranks(one, sums.as_members(line[1], one), 1, 4).counts
+        states, band = series._shown(one, 4, 2, 9)
+        yield from (states, band.low, band.middle, band.high)
+        yield reliability._ranks(one, sums.as_members(line[1], one.space), 1, 4).counts
         yield from map(torch.as_tensor, reliability._binned(other, true, 1, 3))
 
     whole = list(made())
@@ -146,9 +148,10 @@ def test_distances_and_scores_of_observations_do_not_depend_on_the_size_of_block
     )
 
     def made():
-        found = scores.observations_by_variable(held, weighted.weights)
+        found = withheld_scores.observations_by_variable(held, weighted.weights)
         return [*found.values(), scores.distance(weighted, equal, 2)]
 
     whole = made()
-    monkeypatch.setattr(scores, "LARGEST", 100)
+    for module in (scores, withheld_scores):
+        monkeypatch.setattr(module, "LARGEST", 100)
     assert made() == pytest.approx(whole, rel=1e-12)

@@ -23,7 +23,8 @@ from scorda.report.reliability import rank_histograms, spread_skill
 from scorda.report.series import error_and_spread, trajectories
 from scorda.store.members import InMemory
 from scorda.store.posterior import open_posterior
-from scorda.store.scores import distance, observation_scores, score_table, scores
+from scorda.store.scores import distance, score_table, scores
+from scorda.store.withheld import observation_scores
 from scorda.store.sums import as_members, state_sums
 from scorda.systems.function import FunctionSystem
 from scorda.systems.kolmogorov import KolmogorovFlow

@@ -22,8 +22,10 @@ from scorda.observations.observations import Observations
 from scorda.observations.operators import Linear, Pointwise, Select
 from scorda.observations.problem import Problem, twin_experiment
 from scorda.priors.network.online import OnlineNetwork
-from scorda.store import groups, layout, records, scores
+from scorda.store import groups, layout, records, scores, withheld as withheld_scores
 from scorda.systems.lorenz import Lorenz63, Lorenz96
+
+DIMS = ["ensemble", "time", "y", "x"]
 
 
 @pytest.fixture
@@ -192,7 +194,8 @@ def test_chunks_are_small_and_lie_in_one_unit(axis, shape):
     for size in (1, 6, shape[along]):
         if size > shape[along]:
             continue
-        chunks = layout._chunks(shape, 8, layout.Plan(axis, size, shape[along]))
+        plan = layout.Plan(axis, size, shape[along])
+        chunks = layout._chunks(shape, 8, plan, DIMS[: len(shape)])
         assert size % chunks[along] == 0
         assert 8 * math.prod(chunks) <= layout.LARGEST_CHUNK
 
@@ -200,7 +203,7 @@ def test_chunks_are_small_and_lie_in_one_unit(axis, shape):
 def test_default_blocks_of_a_large_run_have_one_to_eight_megabytes():
     space = StateSpace((100, 100))
     plan = layout.plan_steps(space, 40, 2000)
-    chunk = math.prod(layout._chunks((40, 2001, 100, 100), 8, plan)) * 8
+    chunk = math.prod(layout._chunks((40, 2001, 100, 100), 8, plan, DIMS)) * 8
     assert 2**20 <= chunk <= 2**23
     assert plan.bounds(plan.units - 1)[1] == 2001
 
@@ -247,9 +250,9 @@ def test_crps_with_error_is_that_of_members_with_noise():
     grid = torch.linspace(-6, 7, 20001)
     below = torch.searchsorted(cloud.sort().values, grid) / len(cloud)
     whole = torch.trapezoid((below - (grid >= y).double()).square(), grid)
-    own = scores._expected_norm(torch.zeros(1), math.sqrt(2) * std)
-    pair = scores._expected_norm(x - x.T, math.sqrt(2) * std)
-    fair = scores._mixture_crps(x, w, y, std)
+    own = withheld_scores.expected_norm(torch.zeros(1), math.sqrt(2) * std)
+    pair = withheld_scores.expected_norm(x - x.T, math.sqrt(2) * std)
+    fair = withheld_scores.mixture_crps(x, w, y, std)
     # From the fair score to the ordinary one: other weights of the same sums of pairs.
     off = pair.sum() - 3 * own
     ordinary = fair + off / 9 / (2 * (1 - 1 / 3)) - (off + 3 * own) / 9 / 2
@@ -261,7 +264,7 @@ def test_small_error_gives_the_fair_crps_of_the_members():
     generator = rng.seeded(2)
     x, y = rng.normal(12, (5,), generator), rng.normal(1, (5,), generator)[0]
     w = torch.full((12, 5), 1 / 12)
-    got = scores._mixture_crps(x, w, y, torch.full((5,), 1e-6)).mean()
+    got = withheld_scores.mixture_crps(x, w, y, torch.full((5,), 1e-6)).mean()
     # An error of 1e-6 changes the score by about as much.
     torch.testing.assert_close(got, metrics.crps(x, y), atol=1e-5, rtol=0)
 
@@ -279,7 +282,7 @@ def test_reliable_predictions_have_chi2_one_and_nominal_coverage():
             "step": ("observation", np.zeros(20_000, int)),
         }
     )
-    got = scores.observation_scores(withheld.isel(observation=slice(4000)))
+    got = withheld_scores.observation_scores(withheld.isel(observation=slice(4000)))
     # Members are independent of the truth here, both N(0, 1): the prediction is right. 4000
     # values: standard error of chi2 0.022, of the coverage 0.005; 2 % for 60 members.
     assert abs(got["innovation_chi2"] - 1) < 0.09

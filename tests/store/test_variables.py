@@ -20,7 +20,7 @@ from scorda.observations.operators import Linear
 from scorda.observations.problem import Problem
 from scorda.report.html import write_report
 from scorda.report.maps import fields
-from scorda.store import groups, scores
+from scorda.store import groups, scores, withheld as withheld_scores
 from scorda.store.members import InMemory
 from scorda.store.sums import as_members, scales, state_sums
 from scorda.systems.function import FunctionSystem
@@ -113,7 +113,10 @@ def test_pooled_scores_do_not_depend_on_the_units(run):
     held = run.group("withheld").load()
     unit = np.where(held["variable"].values == "wind", 3.6, 1.0)
     other = held.assign({name: held[name] * unit for name in ("value", "std", "predicted")})
-    one, two = scores.observations_by_variable(held), scores.observations_by_variable(other)
+    one, two = (
+        withheld_scores.observations_by_variable(held),
+        withheld_scores.observations_by_variable(other),
+    )
     for name in one:
         factor = 3.6 if name in ("observation_rmse[wind]", "observation_crps[wind]") else 1.0
         assert two[name] == pytest.approx(factor * one[name], rel=1e-9)
@@ -123,7 +126,7 @@ def test_variables_of_one_unit_are_scored_together(run):
     states, truth = run.analysis.states, run.truth
     bare = StateSpace(SPACE.shape, 1.0, SPACE.variables, SPACE.coordinates)
     members = InMemory(Analysis(states, bare))
-    true = as_members(truth, members)
+    true = as_members(truth, members.space)
     assert scales(true) is None
     found = scores.states_by_variable(state_sums(members, true), None)
     for name in ("rmse", "spread", "spread_skill", "crps", "coverage"):
@@ -135,7 +138,9 @@ def test_two_instruments_of_one_variable_are_scored_apart(run):
     held = run.group("withheld").load()
     wind = held.isel(observation=held["variable"].values == "wind")
     number = np.arange(wind.sizes["observation"]) % 2
-    found = scores.observations_by_variable(wind.assign(instrument=("observation", number)))
+    found = withheld_scores.observations_by_variable(
+        wind.assign(instrument=("observation", number))
+    )
     assert {"observation_rmse[wind, instrument 1]", "observation_rmse[error std]"} <= set(found)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
 
 from scorda.cli.console import console, progress, score_rows, table
+from scorda.cli.keep import KeepFlags, keep_of
 from scorda.cli.observed import limit_of, observed
 from scorda.cli.settings import SystemOptions, UserError, plain
 
@@ -101,6 +104,8 @@ class Assimilate:
     unit: int | None = None
     """Steps (filters) or members (smoothers) per unit of work (default: from their size)."""
 
+    keep: Annotated[KeepFlags | None, Parameter(name="--keep")] = None
+
     quick: bool = False
     """Try the settings: at most 16 members and the first tenth of the observed steps."""
 
@@ -159,6 +164,7 @@ class Assimilate:
             raise UserError(f"Got --members {self.members}: give at least 1.")
         if self.withhold is not None and not 0 < self.withhold < 1:
             raise UserError(f"Got --withhold {self.withhold}: give a share between 0 and 1.")
+        keep_of(self.keep)
         if self.netcdf is not None:
             check_output(self.netcdf, overwrite=True)
         if self.shard is None:
@@ -232,6 +238,7 @@ def _run(
                 progress=report,
                 executor=executor,
                 shard=None if given.shard is None else shard_of(given.shard),
+                keep=keep_of(given.keep),
             )
         except RunError:
             if given.out.exists():
@@ -342,6 +349,8 @@ def _resolved(
         key: plain(value) for key, value in vars(given).items() if key not in PLACE + WORKERS
     }
     record |= {"steps": steps, "members": members, "threads": torch.get_num_threads()}
+    keep = keep_of(given.keep)
+    record["keep"] = None if keep is None else asdict(keep)
     record["system"] = {"name": given.system, **given.system_options} if given.system else None
     options = settings_of(method)
     files = [*given.observations, *filter(None, (given.truth, given.initial))]

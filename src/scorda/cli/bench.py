@@ -233,7 +233,7 @@ def _record(
 
     import torch
 
-    from scorda.report.html import Record, add_record
+    from scorda.report.gallery import Record, add_record
 
     flags = {"seeds": given.seeds, "prior": given.prior}
     words = [f"--{flag} {value}" for flag, value in flags.items() if value is not None]

@@ -24,7 +24,15 @@ import numpy as np
 from scorda.core.ownership import MARK, SOURCE, check_output, real_path
 from scorda.core.shapes import Tensor
 
-__all__ = ["atomic", "read_tensors", "sync", "write_columns", "write_netcdf", "write_tensors"]
+__all__ = [
+    "atomic",
+    "read_tensor",
+    "read_tensors",
+    "sync",
+    "write_columns",
+    "write_netcdf",
+    "write_tensors",
+]
 
 # The one key of the safetensors metadata that holds our header.
 HEADER = MARK
@@ -143,6 +151,15 @@ def read_tensors(
             f"{path} has a checksum that fits, but another program wrote it ({error}): give a "
             "file that Scorda has written."
         ) from error
+
+
+def read_tensor(path: str | Path, name: str) -> Tensor:
+    """Read one tensor of a file that this run has written or checked, and nothing else of it."""
+    from safetensors import safe_open
+
+    with safe_open(str(path), framework="pt") as file:
+        found: Tensor = file.get_tensor(name)
+    return found
 
 
 def check_finite_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> None:

@@ -10,7 +10,8 @@ colour per method where there are several. Times are in the units of the space.
 from scorda.report.base import colours_of, component_name, style
 from scorda.report.comparison import comparison, means, sweep
 from scorda.report.flow import animate, is_flow, panels
-from scorda.report.html import Record, add_record, write_gallery, write_report
+from scorda.report.gallery import Record, add_record, write_gallery
+from scorda.report.html import write_report
 from scorda.report.maps import fields, hovmoller
 from scorda.report.reliability import rank_histograms, spread_skill
 from scorda.report.series import error_and_spread, trajectories

@@ -143,9 +143,9 @@ def members_of(source: Source) -> Members:
     return source.members if isinstance(source, Posterior) else InMemory(source)
 
 
-def times_of(members: Members, time: np.ndarray | None) -> np.ndarray:
+def times_of(space: StateSpace, states: int, time: np.ndarray | None) -> np.ndarray:
     """Return the times on the axis: those given, or model times."""
-    return members.space.dt * np.arange(members.shape[1]) if time is None else np.asarray(time)
+    return space.dt * np.arange(states) if time is None else np.asarray(time)
 
 
 def moments(

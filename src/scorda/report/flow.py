@@ -73,7 +73,7 @@ def panels(
     mean, std, states = _moments(source, steps, curl, numbers)
     true = None
     if truth is not None:
-        (true,) = _moments(as_members(truth, source), steps, curl, [0])[2]
+        (true,) = _moments(as_members(truth, source.space), steps, curl, [0])[2]
     rows: dict[str, list[_Field | None]] = {}
     if true is not None:
         rows["Truth"] = _fields(true)

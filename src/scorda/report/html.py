@@ -1,9 +1,8 @@
-"""HTML pages: a report on stored posteriors, and a gallery of the figures in a folder.
+"""HTML pages: a report on stored posteriors.
 
-This file computes the values that the pages show; their text and layout are the templates in
-``templates``. The pages load nothing from anywhere and need no JavaScript. The figures of a report
-are images inside it, and the report says which observations each method used. A gallery links its
-pictures, so it belongs to its folder.
+This file computes the values that the page shows; its text and layout are a template in
+``templates``. The page loads nothing from anywhere and needs no JavaScript. The figures are images
+inside it, and it says which observations each method used.
 """
 
 from __future__ import annotations
@@ -13,23 +12,24 @@ import io
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scorda.core.files import atomic
-from scorda.core.ownership import SOURCE, check_output
+from scorda.core.ownership import check_output
 from scorda.core.space import StateSpace
 from scorda.report.base import colours_of, component_name
 from scorda.report.flow import is_flow, panels
 from scorda.report.maps import fields, hovmoller, is_map
 from scorda.report.pages import write_page
+from scorda.report.partial import Partial, partial_of
 from scorda.report.reliability import rank_histograms, spread_skill
 from scorda.report.score_columns import COLUMNS, Column
 from scorda.report.series import error_and_spread, trajectories
+from scorda.store.members import Members
 from scorda.store.posterior import Posterior
 from scorda.store.scores import by_variable, first_scored, score_table
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import xarray
     from matplotlib.figure import Figure
 
-__all__ = ["Record", "add_record", "write_gallery", "write_report"]
+__all__ = ["write_report"]
 
 # A figure of trajectories shows at most so many steps legibly.
 LAST = 400
@@ -47,8 +47,6 @@ MAPPED = 4
 FLOWS = 5
 # A figure may be shown so much larger than its size in inches, at 96 pixels each.
 LARGEST = 1.3
-# A record of figures lies beside them under its name and this ending.
-ENDING = ".gallery.json"
 
 
 @dataclass(frozen=True)
@@ -79,12 +77,36 @@ class _Run:
     @property
     def members(self) -> str:
         """The number of members, and from which steps on there are fewer."""
-        left = self.dataset.sizes["ensemble"]
+        left = int(self.dataset.attrs["members"])
         parts = [str(left)]
         for step, gone in sorted(Counter(self.posterior.dropped.values()).items()):
             left -= gone
             parts.append(f"{left} from step {step} on")
         return ", ".join(parts)
+
+    @cached_property
+    def truth(self) -> Members | None:
+        """The truth at the steps of the store."""
+        return self.posterior.true_member
+
+    @cached_property
+    def partial(self) -> Partial | None:
+        """What the store keeps, where that is not the whole ensemble."""
+        return partial_of(self.posterior)
+
+    @property
+    def steps(self) -> range:
+        """The steps of its states."""
+        return range(self.posterior.states) if self.partial is None else self.partial.steps
+
+    def shows(self, name: str | None, step: int | None) -> bool:
+        """Return whether there is what a figure shows of a variable at a step, or of all."""
+        if self.partial is None:
+            return True
+        if name is None:
+            return self.partial.has_band and len(self.steps) > 1
+        here = len(self.steps) > 1 if step is None else step in self.steps
+        return self.partial.has_moments(name) and here
 
     @property
     def provenance(self) -> str:
@@ -128,7 +150,8 @@ class _Group:
 class _View:
     """The figures of the states that suit their space, and a sentence on what to look for.
 
-    `draw` makes one for each of the `variables`, or of all at once where that is None.
+    `draw` makes one for each of the `variables`, or of all at once where that is None, at a step
+    or over all.
     """
 
     heading: str
@@ -136,25 +159,12 @@ class _View:
     see: str
     draw: Callable[[_Run, str | None], Figure]
     variables: tuple[str | None, ...] = (None,)
+    step: int | None = None
 
-
-@dataclass(frozen=True)
-class Record:
-    """Figures that one command made.
-
-    Arguments:
-        name: Name of what was run; records of the same name replace each other.
-        title: One sentence that says what the figures show.
-        command: The command.
-        facts: What else a reader should know: seeds, seconds, machine.
-        pictures: Captions by file name, in the folder of the record.
-    """
-
-    name: str
-    title: str
-    command: str
-    facts: Mapping[str, str]
-    pictures: Mapping[str, str]
+    def pictures(self, run: _Run) -> list[tuple[str | None, dict[str, Any]]]:
+        """Return the figures of a run, as far as its store has what they show."""
+        shown = [name for name in self.variables if run.shows(name, self.step)]
+        return [(name, _picture(self.draw(run, name))) for name in shown]
 
 
 def write_report(
@@ -205,60 +215,17 @@ def write_report(
         first=first,
         has_reference=bool(references),
         view=view,
-        pictures={
-            run.name: [_picture(view.draw(run, name)) for name in view.variables] for run in runs
-        },
+        pictures={run.name: view.pictures(run) for run in runs},
+        partial={run.name: run.partial.kept.words for run in runs if run.partial},
         diagnostics=_diagnostics(runs, first),
         version=posterior.info.get("versions", {}).get("scorda", "unknown"),
     )
 
 
-def add_record(folder: str | Path, record: Record) -> Path:
-    """Write a record of figures, write the gallery of its folder anew, and return its path.
-
-    Raises:
-        FileNotFoundError: If a picture of the record is not in the folder.
-    """
-    folder = Path(folder)
-    for name in record.pictures:
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"There is no {folder / name}: save the picture first.")
-    text = json.dumps({"source": SOURCE} | asdict(record), indent=2) + "\n"
-    with atomic(check_output(folder / f"{record.name}{ENDING}", overwrite=True)) as partial:
-        partial.write_text(text, encoding="utf-8")
-    return write_gallery(folder)
-
-
-def write_gallery(folder: str | Path) -> Path:
-    """Write one HTML page of all records in a folder, with the pictures that are still there.
-
-    Raises:
-        FileNotFoundError: If there are no records.
-        ValueError: If a record cannot be read.
-    """
-    folder = Path(folder)
-    records = [_read(path) for path in sorted(folder.glob(f"*{ENDING}"))]
-    if not records:
-        raise FileNotFoundError(f"There are no records (*{ENDING}) in {folder}: run a benchmark.")
-    return write_page(folder / "gallery.html", "gallery.html.j2", records=records)
-
-
-def _read(path: Path) -> Record:
-    """Read a record without the pictures that are gone."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        content.pop("source")
-        record = Record(**content)
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
-        raise ValueError(f"{path} is not a record of figures ({error}): remove it.") from error
-    there = {n: text for n, text in record.pictures.items() if (path.parent / n).is_file()}
-    return replace(record, pictures=there)
-
-
 def _check(posteriors: Sequence[Posterior]) -> None:
     if not posteriors:
         raise ValueError("Got no posterior: name at least one store, such as run.zarr.")
-    shapes = [(p.space.shape, p.to_xarray().sizes["time"]) for p in posteriors]
+    shapes = [(p.space.shape, p.states) for p in posteriors]
     for posterior, shape in zip(posteriors, shapes, strict=True):
         if shape != shapes[0]:
             raise ValueError(
@@ -285,7 +252,7 @@ def _observed(run: _Run) -> dict[str, Any]:
 
 def _facts(runs: Sequence[_Run]) -> dict[str, str]:
     dataset, space = runs[0].dataset, runs[0].posterior.space
-    steps, unit = dataset.sizes["time"] - 1, space.units.get("time", "")
+    steps, unit = runs[0].posterior.states - 1, space.units.get("time", "")
     return {
         "System": dataset.attrs["system"],
         "State": f"{' × '.join(map(str, space.shape))} numbers",
@@ -320,32 +287,36 @@ def _groups(runs: Sequence[_Run]) -> list[_Group]:
 
 def _diagnostics(runs: Sequence[_Run], first: int) -> dict[str, Any] | None:
     """Draw the figures that compare the ensembles with the truth, where there is one."""
-    truth, time = runs[0].posterior.true_member, runs[0].time
+    truth = runs[0].posterior.true_member
     if truth is None:
         return None
-    colours, analyses = {r.name: r.colour for r in runs}, {r.name: r.posterior for r in runs}
+    time, colours = runs[0].posterior.times, {r.name: r.colour for r in runs}
+    analyses = {r.name: r.posterior for r in runs if r.partial is None}
     groups = {group.title: {r.name: r.posterior for r in group.runs} for group in _groups(runs)}
-    return {
-        "error_and_spread": _picture(error_and_spread(groups, truth, colours, time)),
-        "ranks": _picture(rank_histograms(analyses, truth, first, colours=colours)),
-        "spread_skill": _picture(spread_skill(analyses, truth, first, colours=colours)),
+    error = {"error_and_spread": _picture(error_and_spread(groups, truth, colours, time))}
+    whole = next((p.true_member for p in analyses.values()), None)
+    if whole is None:
+        return error
+    return error | {
+        "ranks": _picture(rank_histograms(analyses, whole, first, colours=colours)),
+        "spread_skill": _picture(spread_skill(analyses, whole, first, colours=colours)),
     }
 
 
 def _view(run: _Run) -> _View:
     """Choose between vorticity, a map, a field over time, and trajectories."""
-    truth, space = run.posterior.true_member, run.posterior.space
-    states = len(run.time)
-    # A run that was stopped has no states at later observations.
+    space = run.posterior.space
+    # A run that was stopped has no states at later observations, and a part of one not all.
     steps = np.unique(run.observations["step"].values)
-    steps = steps[steps < states] if (steps < states).any() else np.array([states - 1])
-    if is_flow(space):
+    steps = steps[np.isin(steps, run.steps)]
+    steps = steps if len(steps) else np.array(run.steps[-1:])
+    if is_flow(space) and run.partial is None:
         chosen = steps[np.linspace(0, len(steps) - 1, min(FLOWS, len(steps))).round().astype(int)]
         return _View(
             "Vorticity",
             "Vorticity at observed steps",
             "Members share what is known of the flow and differ where the std is large.",
-            lambda run, _: panels(run.posterior, chosen.tolist(), truth, run.observations),
+            lambda run, _: panels(run.posterior, chosen.tolist(), run.truth, run.observations),
         )
     pieces = {name: space.piece_of(name) for name in space.variables}
     maps = [name for name, piece in pieces.items() if is_map(piece)][:MAPPED]
@@ -357,26 +328,30 @@ def _view(run: _Run) -> _View:
             f"Fields at step {step}",
             "Members share the large scales of the mean and differ where the spread is large; "
             "the spread is small near observations.",
-            lambda run, name: fields(run.posterior, step, truth, run.observations, name),
+            lambda run, name: fields(run.posterior, step, run.truth, run.observations, name),
             tuple(maps),
+            step,
         )
     if lines:
         return _View(
             "Fields over time",
             "The field over time",
             "Where the error is large the spread should be large too.",
-            lambda run, name: hovmoller(run.posterior, truth, run.time, name),
+            lambda run, name: hovmoller(run.posterior, run.truth, run.time, name),
             tuple(lines),
         )
+    states = len(run.steps)
     last = (max(0, states - LAST), states)
     bands = "Bands hold the central 90 % of the members"
+    if run.partial is not None and not run.partial.has_quantiles:
+        bands = "Bands would hold the central 90 % of Gaussian members"
     escape = "; the truth (dashed) should leave them one time in ten."
     return _View(
         "Trajectories",
         f"Last {LAST} steps of the trajectories" if states > LAST else "Trajectories",
-        bands + ("." if truth is None else escape),
+        bands + ("." if run.truth is None else escape),
         lambda run, _: trajectories(
-            run.posterior, truth, run.observations, time=run.time, steps=last
+            run.posterior, run.truth, run.observations, time=run.time, steps=last
         ),
     )
 

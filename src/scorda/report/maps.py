@@ -20,13 +20,13 @@ from scorda.report.base import (
     Truth,
     columns_of,
     label_time,
-    members_of,
     moments,
     style,
     subplots,
     times_of,
     with_unit,
 )
+from scorda.report.partial import Partial, drawn_of, states_of
 from scorda.store.members import Members, blocks
 from scorda.store.sums import as_members
 
@@ -56,7 +56,7 @@ def fields(
     Arguments:
         analysis: The posterior, of a space with two coordinates.
         step: Which step; negative ones count from the end.
-        truth: True states, ``(time, *state)``.
+        truth: True states, ``(time, *state)``, at the steps that the store keeps.
         observations: What was observed, or the columns of a stored group ``observations``.
         variable: Which variable (default: the first).
         members: How many members to show.
@@ -64,8 +64,8 @@ def fields(
     Raises:
         ValueError: If the space does not have two coordinates.
     """
-    source = members_of(analysis)
-    whole, step = source.space, range(source.shape[1])[step]
+    source = drawn_of(analysis)
+    whole, step = source.space, range(states_of(analysis))[step]
     name = whole.variables[0] if variable is None else variable
     space = whole.only(name)
     if not is_map(space):
@@ -73,10 +73,16 @@ def fields(
             f"Got a space with the coordinates {list(space.position_names)}: fields need two; use "
             "`trajectories` or `hovmoller`."
         )
-    mean, spread, shown = _snapshot(source, step, name, members)
+    place = source.steps.index(step) if isinstance(source, Partial) else step
+    cut = slice(place, place + 1)
+    if isinstance(source, Partial):
+        mean, spread = (values[0] for values in source.moments(name, cut))
+        shown = dict(enumerate(source.members(name, cut, members)[:, 0]))
+    else:
+        mean, spread, shown = _snapshot(source, step, name, members)
     panels: dict[str, Tensor | Columns] = {}
     if truth is not None:
-        panels["Truth"] = as_members(truth, source).read(name, slice(step, step + 1))[0, 0]
+        panels["Truth"] = as_members(truth, whole).read(name, cut)[0, 0]
     table = columns_of(observations, whole)
     if table is not None:
         panels["Observations"] = _seen(table, step, name, whole)
@@ -112,14 +118,14 @@ def hovmoller(
 
     Arguments:
         analysis: The posterior, of a space with one coordinate.
-        truth: True states, ``(time, *state)``.
+        truth: True states, ``(time, *state)``, at the steps that the store keeps.
         time: Times on the axis.
         variable: Which variable (default: the first).
 
     Raises:
         ValueError: If the space does not have one coordinate.
     """
-    source = members_of(analysis)
+    source = drawn_of(analysis)
     name = source.space.variables[0] if variable is None else variable
     space = source.space.only(name)
     if len(space.axes) != 1:
@@ -128,11 +134,14 @@ def hovmoller(
         )
     sites = np.asarray((space.coordinates or {})[space.axes[0]])
     every = math.ceil(source.shape[1] * len(sites) / DRAWN)
-    axis = times_of(source, time)[::every]
-    mean, spread = _over_time(source, name, every)
+    axis = times_of(source.space, source.shape[1], time)[::every]
+    if isinstance(source, Partial):
+        mean, spread = source.moments(name, slice(None, None, every))
+    else:
+        mean, spread = _over_time(source, name, every)
     fields, errors = {"Mean": mean}, {"Spread": spread}
     if truth is not None:
-        true = _over_time(as_members(truth, source), name, every)[0]
+        true = _over_time(as_members(truth, source.space), name, every)[0]
         fields = {"Truth": true} | fields
         errors = {"|Mean − truth|": (mean - true).abs()} | errors
     shown = next(iter(fields.values()))

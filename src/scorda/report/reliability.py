@@ -59,7 +59,7 @@ def rank_histograms(
         for panel, (name, analysis) in zip(panels.flat, analyses.items(), strict=False):
             members = members_of(analysis)
             number = min(bins, members.shape[0] + 1)
-            histogram = _ranks(members, as_members(truth, members), first, number)
+            histogram = _ranks(members, as_members(truth, members.space), first, number)
             expected = float(histogram.counts.sum()) / number
             band = histogram.low / expected, histogram.high / expected
             panel.axhspan(*band, color="#d9d9d9", linewidth=0)
@@ -100,7 +100,7 @@ def spread_skill(
         panel, ends = panels[0, 0], []
         for name, analysis in analyses.items():
             members = members_of(analysis)
-            spread, error = _binned(members, as_members(truth, members), first, bins)
+            spread, error = _binned(members, as_members(truth, members.space), first, bins)
             marks = {"color": colours[name], "markersize": 4, "linewidth": 1}
             panel.plot(spread, error, "o-", label=name, **marks)
             ends += [*spread[spread > 0], *error[error > 0]]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from scorda.core.shapes import Tensor
 from scorda.metrics.calibration import quantiles
 from scorda.observations.observations import Observations
 from scorda.report.base import (
@@ -27,9 +28,10 @@ from scorda.report.base import (
     subplots,
     times_of,
 )
+from scorda.report.partial import Band, Partial, drawn_of, states_of
 from scorda.store.members import Block, Members, blocks
 from scorda.store.posterior import Posterior
-from scorda.store.sums import Sums, as_members, rmse_and_spread, scales, state_sums
+from scorda.store.sums import as_members, rmse_and_spread, scales, state_sums
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,40 +53,47 @@ def trajectories(
 
     Arguments:
         analysis: The posterior.
-        truth: True states, ``(time, *state)``.
+        truth: True states, ``(time, *state)``, at the steps that the store keeps.
         observations: What was observed, or the columns of a stored group ``observations``. Values
             that are one component of the state are drawn, with two standard deviations.
         components: Indices into the flattened state (default: three at most, spread evenly).
         members: How many members to draw as lines.
         time: Times of all steps, for the axis (default: those of the space).
-        steps: First step to show and the one after the last (default: all).
+        steps: First step to show and the one after the last, counted among those that a store
+            keeps (default: all).
     """
     from matplotlib.ticker import MaxNLocator
 
-    source = members_of(analysis)
+    source = drawn_of(analysis)
     first, last = steps or (0, source.shape[1])
-    space = source.space
+    space, kept = source.space, range(first, last)
+    if isinstance(source, Partial):
+        kept = source.steps[first:last]
     if components is None:
         inside = space.inside.nonzero()[:, 0].tolist()
+        if isinstance(source, Partial):
+            names = [space.variables[i] for i in space.variable_of(np.array(inside))]
+            inside = [i for i, n in zip(inside, names, strict=True) if n in source.kept.variables]
         shown = min(len(inside), 3)
         components = [inside[round(i * len(inside) / shown)] for i in range(shown)]
-    times = times_of(source, time)
+    times = times_of(space, source.shape[1], time)
     axis = times[first:last]
     table = columns_of(observations, space)
     with style():
         figure, rows = subplots(len(components), 1, 5.6, 1.35 * len(components) + 0.6)
         for row, component in zip(rows[:, 0], components, strict=True):
-            _draw_members(row, axis, source, component, first, members)
+            states, band = _shown(source, component, first, last)
+            _draw_members(row, axis, states, band, members)
             if truth is not None:
-                parts = _parts(as_members(truth, source), component, first, last)
+                parts = _parts(as_members(truth, space), component, first, last)
                 values = torch.cat([part.states[0, :, 0] for part in parts])
                 row.plot(axis, values, color=TRUTH, lw=1.1, ls=(0, (4, 1.5)), label="truth")
             if table is not None:
-                where = np.asarray(table["step"])
+                where, std = np.asarray(table["step"]), np.asarray(table["std"])
                 here = np.asarray(table["component"]) == component
-                here &= (first <= where) & (where < last)
-                values, std = (np.asarray(table[name])[here] for name in ("value", "std"))
-                _draw_observations(row, times[where[here]], values, std)
+                here &= np.isin(where, kept)
+                at = first + (where[here] - kept.start) // kept.step
+                _draw_observations(row, times[at], np.asarray(table["value"])[here], std[here])
             row.set_ylabel(component_name(space, component), rotation=0, ha="right", va="center")
             row.yaxis.set_major_locator(MaxNLocator(4))
             row.margins(x=0.01)
@@ -105,7 +114,7 @@ def error_and_spread(
 
     Arguments:
         groups: Title of a panel to its analyses by name, such as "Past data only".
-        truth: True states, ``(time, *state)``.
+        truth: True states, ``(time, *state)``; a store with a truth has what is needed of it.
         colours: Colour per name.
         time: Times on the axis.
     """
@@ -114,14 +123,19 @@ def error_and_spread(
         figure, panels = subplots(1, len(groups), 4.4 * len(groups) + 0.6, 3.1, sharey=True)
         for panel, (title, analyses) in zip(panels[0], groups.items(), strict=True):
             for name, analysis in analyses.items():
-                members = members_of(analysis)
-                axis, true = times_of(members, time), as_members(truth, members)
-                colour, scale = colours[name], scales(true)
-                error, spread = rmse_and_spread(_sums(analysis, members, true), scale)
+                space = analysis.space
+                axis = times_of(space, states_of(analysis), time)
+                colour = colours[name]
+                if isinstance(analysis, Posterior) and analysis.sums is not None:
+                    sums, scale = analysis.sums, analysis.scales()
+                else:
+                    true = as_members(truth, space)
+                    sums, scale = state_sums(members_of(analysis), true), scales(true)
+                error, spread = rmse_and_spread(sums, scale)
                 panel.plot(axis, error, color=colour, linewidth=1.3, label=name)
                 panel.plot(axis, spread, color=colour, linewidth=1.1, linestyle=(0, (3, 1.5)))
             panel.set_title(title)
-            label_time(panel.xaxis, axis, members.space)
+            label_time(panel.xaxis, axis, space)
             panel.set_yscale("log")
             log_ticks(panel.yaxis)
             panel.margins(x=0.01)
@@ -133,11 +147,22 @@ def error_and_spread(
     return figure
 
 
-def _sums(analysis: Source, members: Members, truth: Members) -> Sums:
-    """Return the sums of a posterior, which may be made already, or of an analysis."""
-    if isinstance(analysis, Posterior) and analysis.sums is not None:
-        return analysis.sums
-    return state_sums(members, truth)
+def _shown(
+    source: Members | Partial, component: int, first: int, last: int
+) -> tuple[Tensor, Band]:
+    """Return members of one component, and the band around them."""
+    if isinstance(source, Partial):
+        space = source.space
+        name = space.variables[space.variable_of(np.array([component]))[0]]
+        entry, cut = component - space.entries(name).start, slice(first, last)
+        return source.lines(name, entry, cut), source.band(name, entry, cut)
+    bands, states = [], torch.full((source.shape[0], last - first), torch.nan).double()
+    for part in _parts(source, component, first, last):
+        bands.append(torch.stack(quantiles(part.states, (0.05, 0.5, 0.95), part.weights))[..., 0])
+        here = slice(part.steps.start - first, part.steps.stop - first)
+        states[part.numbers, here] = part.states[..., 0]
+    low, middle, high = torch.cat(bands, 1)
+    return states, Band(low, middle, high, "90 %", "median")
 
 
 def _parts(members: Members, component: int, first: int, last: int) -> Iterator[Block]:
@@ -159,22 +184,15 @@ def _legend(figure: Figure, panels: Iterable[Any], **where: Any) -> None:
     figure.legend(handles.values(), handles.keys(), handlelength=1.2, columnspacing=1.2, **where)
 
 
-def _draw_members(
-    row: Axes, axis: np.ndarray, source: Members, component: int, first: int, members: int
-) -> None:
-    """Draw the median, the central 90 % and some members of one component."""
-    bands, states = [], torch.full((source.shape[0], len(axis)), torch.nan).double()
-    for part in _parts(source, component, first, first + len(axis)):
-        bands.append(torch.stack(quantiles(part.states, (0.05, 0.5, 0.95), part.weights))[..., 0])
-        here = slice(part.steps.start - first, part.steps.stop - first)
-        states[part.numbers, here] = part.states[..., 0]
-    low, middle, high = torch.cat(bands, 1)
-    row.fill_between(axis, low, high, color=BLUE, alpha=0.2, linewidth=0, label="90 %")
+def _draw_members(row: Axes, axis: np.ndarray, states: Tensor, band: Band, members: int) -> None:
+    """Draw the middle, the band and some members of one component."""
+    low, high = band.low, band.high
+    row.fill_between(axis, low, high, color=BLUE, alpha=0.2, linewidth=0, label=band.words)
     chosen = np.linspace(0, len(states) - 1, min(members, len(states))).round().astype(int)
     lines = row.plot(axis, states[chosen].T, color=BLUE, alpha=0.45, linewidth=0.6)
     for line in lines[:1]:
         line.set_label("members")
-    row.plot(axis, middle, color=BLUE, linewidth=1.3, label="median")
+    row.plot(axis, band.middle, color=BLUE, linewidth=1.3, label=band.middle_words)
 
 
 def _draw_observations(row: Axes, times: np.ndarray, values: np.ndarray, std: np.ndarray) -> None:

@@ -11,19 +11,21 @@ damaged on disk is never read as if it were whole, and ``resume=True`` does it a
 a smoother that draws members one by one (SDA), lose a minute of work in a kill. Any other smoother
 is one computation, and begins anew.
 
-`run` makes a store from a method and a problem, and `open_posterior` reads it.
+`run` makes a store from a method and a problem, and `open_posterior` reads it. `Keep` says what to
+store of large ensembles.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from scorda.store.keep import Keep
 from scorda.store.posterior import Posterior, open_posterior
 
 if TYPE_CHECKING:
     from scorda.store.units import MemberSampler, run
 
-__all__ = ["MemberSampler", "Posterior", "open_posterior", "run"]
+__all__ = ["Keep", "MemberSampler", "Posterior", "open_posterior", "run"]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from scorda.core.ownership import real_path
 from scorda.store.seals import broken, files_in, read_json
 
@@ -28,6 +30,8 @@ __all__ = [
 
 # Chunks of an array: far more than a file system takes in one folder.
 MOST = 10**7
+# Length of a chunk that a shard does not have.
+ABSENT = 2**64 - 1
 
 
 def info_path(path: Path) -> Path:
@@ -64,8 +68,7 @@ def check_files(path: Path, record: Mapping[str, Any]) -> None:
         metadata = {n: entry for n, entry in sealed.items() if n.endswith("zarr.json")}
         lost = itertools.chain(broken(path, sealed, hashes=False), broken(path, metadata))
     stopped = record.get("stopped")
-    states = None if stopped is None else int(stopped["states"])
-    for name in itertools.chain(lost, _missing(path, states)):
+    for name in itertools.chain(lost, _missing(path, stopped)):
         raise ValueError(_sentence(path, record, name))
 
 
@@ -79,7 +82,7 @@ def check_hashes(path: Path) -> None:
     if "parts" in record:
         lost = iter(broken(path, {n: entry for n, (entry, _) in seals_by_unit(record).items()}))
     else:
-        lost = (name for name in files_in(path) if not _is_whole(path / name))
+        lost = (name for name in files_in(path) if not _is_whole(path, name))
     for name in lost:
         raise ValueError(_sentence(path, record, name))
 
@@ -112,40 +115,72 @@ def _sentence(path: Path, record: Mapping[str, Any], name: str) -> str:
     )
 
 
-def _missing(path: Path, states: int | None) -> Iterator[str]:
-    """Yield metadata that cannot be read, and chunks that are not there."""
+def _missing(path: Path, stopped: Mapping[str, Any] | None) -> Iterator[str]:
+    """Yield metadata that cannot be read, and chunks that are not there.
+
+    Of a run that was stopped there are those of the steps before, and none of the last step.
+    """
     names = set(files_in(path))
     for name in sorted(n for n in names if n.endswith("zarr.json")):
         try:
             metadata = json.loads((path / name).read_bytes())
-            if metadata["node_type"] == "array":
-                chunks = _chunks(metadata, states)
-                folder = name.removesuffix("zarr.json")
-                # Of a run that was stopped, units without weights have none yet.
-                if states is None or folder != "weight/":
-                    yield from (folder + chunk for chunk in chunks if folder + chunk not in names)
+            folder = name.removesuffix("zarr.json")
+            # Of a run that was stopped, units without weights have none yet.
+            absent = stopped is not None and folder.startswith(("weight/", "last/"))
+            if metadata["node_type"] == "array" and not absent:
+                chunks = _chunks(metadata, stopped)
+                yield from (folder + chunk for chunk in chunks if folder + chunk not in names)
         except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError):
             yield name
 
 
-def _chunks(metadata: Mapping[str, Any], states: int | None) -> Iterator[str]:
+def _chunks(metadata: Mapping[str, Any], stopped: Mapping[str, Any] | None) -> Iterator[str]:
     """Yield the names of the chunks that the shape of an array implies."""
-    cuts = []
+    made, cuts = {}, []
+    if stopped is not None:
+        # Of the steps some may be kept.
+        states = int(stopped["states"])
+        made = {"step": states, "time": int(stopped.get("kept", states))}
     lengths = metadata["chunk_grid"]["configuration"]["chunk_shape"]
     names = metadata.get("dimension_names") or [None] * len(lengths)
     for axis, length, chunk in zip(names, metadata["shape"], lengths, strict=True):
-        made = min(length, states) if axis == "time" and states is not None else length
-        cuts.append(range(-(-made // chunk)))
+        cuts.append(range(-(-min(length, made.get(axis, length)) // chunk)))
     if math.prod(map(len, cuts)) > MOST:
         raise ValueError("more chunks than a folder holds")
     return ("/".join(map(str, ("c", *place))) for place in itertools.product(*cuts))
 
 
-def _is_whole(file: Path) -> bool:
-    """Return whether a chunk ends with its checksum; metadata have none."""
+def _is_whole(path: Path, name: str) -> bool:
+    """Return whether a chunk, or each chunk of a shard, ends with its checksum.
+
+    Metadata have none. A shard ends with the places of its chunks, an offset and a length each,
+    and the checksum of these.
+    """
+    if name.endswith("zarr.json"):
+        return True
+    content, folder = (path / name).read_bytes(), path / name.split("/c/")[0]
+    if not _sums_up(content):
+        number = _chunks_in_shard(folder / "zarr.json") if folder.is_dir() else 0
+        places = content[-16 * number - 4 :]
+        if not number or len(places) < 16 * number + 4 or not _sums_up(places):
+            return False
+        pairs = np.frombuffer(places[:-4], "<u8").reshape(-1, 2).tolist()
+        # Chunks beyond the end of the array have no place.
+        return all(_sums_up(content[a : a + n]) for a, n in pairs if n != ABSENT)
+    return True
+
+
+def _chunks_in_shard(metadata: Path) -> int:
+    """Return how many chunks a file of an array holds, 0 where it has no shards."""
+    content = json.loads(metadata.read_bytes())
+    inner = [c["configuration"] for c in content["codecs"] if c["name"] == "sharding_indexed"]
+    outer = content["chunk_grid"]["configuration"]["chunk_shape"]
+    pieces = (zip(outer, c["chunk_shape"], strict=True) for c in inner)
+    return sum(math.prod(n // chunk for n, chunk in pairs) for pairs in pieces)
+
+
+def _sums_up(content: bytes) -> bool:
+    """Return whether bytes end with their checksum."""
     import google_crc32c
 
-    if file.name == "zarr.json":
-        return True
-    content = file.read_bytes()
     return google_crc32c.value(content[:-4]).to_bytes(4, "little") == content[-4:]

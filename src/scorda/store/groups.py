@@ -26,10 +26,12 @@ def write_truth(
     truth: Float[Tensor, "time ..."],
     space: StateSpace,
     start: Start | None = None,
+    steps: slice = slice(None),
 ) -> None:
-    """Write the group ``truth``, one array per variable, dims ``(time, ...)``, as the ensemble."""
+    """Write the group ``truth`` at some steps, one array per variable, dims ``(time, ...)``."""
     group = root.create_group("truth", overwrite=True)
     dataset = Analysis(truth[None], space).to_xarray(start=start).isel(ensemble=0, drop=True)
+    dataset = dataset.isel(time=steps)
     for name, variable in dataset.variables.items():
         dims = [str(d) for d in variable.dims]
         write_array(group, str(name), np.asarray(variable.values), dims, variable.attrs)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from scorda.core.headers import check_fields, parsed
 from scorda.core.space import StateSpace
+from scorda.store.keep import LAST, Kept, array_name
 
-__all__ = ["check_posterior", "check_record", "check_states", "check_table", "shape_of"]
+__all__ = [
+    "check_kept",
+    "check_posterior",
+    "check_record",
+    "check_states",
+    "check_table",
+    "shape_of",
+]
 
 POSTERIOR: dict[str, Any] = {
     "complete": int,
@@ -20,6 +29,7 @@ POSTERIOR: dict[str, Any] = {
     "seed": int,
     "system": str,
     "configuration": str,
+    "keep": str,
     "space": str,
 }
 SERIES: dict[str, Any] = {"complete": int, "kind": str, "record": str, "space": str}
@@ -37,8 +47,27 @@ ARRAY: dict[str, Any] = {
     "chunk_grid": dict[str, Any],
 }
 CHUNKS: dict[str, Any] = {"chunk_shape": list[int]}
-# A chunk is no longer along an axis than the array, or than this.
+# A chunk is no longer along an axis than the array, or than this; a shard of whole chunks is less
+# than a chunk longer.
 CHUNK = 64
+
+
+def store_attributes(path: Path) -> dict[str, Any]:
+    """Read the attributes of a store; there are none where there is no store.
+
+    Raises:
+        ValueError: If its metadata are damaged.
+    """
+    metadata = path / "zarr.json"
+    if not metadata.is_file():
+        return {}
+    try:
+        return dict(json.loads(metadata.read_bytes()).get("attributes", {}))
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"{metadata} is damaged ({error}): the command that made the store does it again with "
+            "--resume."
+        ) from error
 
 
 def check_posterior(path: Path, attributes: Mapping[str, Any]) -> None:
@@ -48,7 +77,11 @@ def check_posterior(path: Path, attributes: Mapping[str, Any]) -> None:
         ValueError: If one is missing, of another type or out of range.
     """
     check_fields(
-        attributes, POSTERIOR, f"{path}", ("settings", "configuration", "seed"), others=True
+        attributes,
+        POSTERIOR,
+        f"{path}",
+        ("settings", "configuration", "seed", "keep"),
+        others=True,
     )
     for name in ("settings", "configuration"):
         found = parsed(attributes.get(name, "{}"), f"{name} of {path}")
@@ -85,6 +118,35 @@ def check_states(path: Path, space: StateSpace, leading: tuple[int, ...], group:
         _check_shape(path / group / "weight", leading)
 
 
+def check_kept(path: Path, space: StateSpace, kept: Kept, members: int) -> None:
+    """Check that the arrays of what a store keeps are of the shapes that it says.
+
+    Arguments:
+        path: The store.
+        space: Space of its states.
+        kept: What it says that it keeps.
+        members: Number of members of the run.
+
+    Raises:
+        ValueError: If one is missing, or of another shape.
+    """
+    steps, grids = len(kept.steps), {n: space.piece_of(n).grid for n in kept.variables}
+    _check_shape(path / "time", (steps,))
+    for name, grid in grids.items():
+        for statistic in kept.statistics:
+            _check_shape(path / array_name(name, statistic), (steps, *grid))
+        if kept.members:
+            _check_shape(path / name, (kept.members, steps, *grid))
+    if kept.members and (path / "weight").is_dir():
+        _check_shape(path / "weight", (kept.members, steps))
+    if (path / "scores").is_dir():
+        for name in ("states", "observations"):
+            if (path / "scores" / name).is_dir():
+                found = shape_of(path / "scores" / name)
+                _check_shape(path / "scores" / name, (*found[:2], kept.states))
+    check_states(path, space, (members,), LAST)
+
+
 def check_table(path: Path, members: int) -> None:
     """Check that the columns of a table are of one length.
 
@@ -110,7 +172,7 @@ def shape_of(folder: Path) -> tuple[int, ...]:
     chunks = content["chunk_grid"].get("configuration")
     check_fields(chunks, CHUNKS, f"chunk_grid.configuration of {metadata}", others=True)
     shape, pieces = tuple(content["shape"]), chunks["chunk_shape"]
-    fits = [0 < n <= max(length, CHUNK) for n, length in zip(pieces, shape, strict=False)]
+    fits = [0 < n <= max(2 * length, CHUNK) for n, length in zip(pieces, shape, strict=False)]
     if len(pieces) != len(shape) or not all(fits):
         raise ValueError(
             f"{metadata} has chunks of {pieces} for the shape {shape}: make the store anew with "

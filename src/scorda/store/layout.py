@@ -3,7 +3,8 @@
 Chunks follow what is written at once, so that a unit of work owns whole chunks: a filter writes
 blocks of steps for all members, a smoother blocks of members for all steps. Each chunk ends with
 its own checksum (the codec ``crc32c``), and is written even where it is empty, so that a missing
-or damaged chunk is never read as if it were whole.
+or damaged chunk is never read as if it were whole. Where an array would have more than 200 files,
+all chunks of a unit are one file, a shard, so that a shard has one writer, who writes it whole.
 
 The stores are written with zarr, not with ``xarray.Dataset.to_zarr(region=...)``, for two reasons.
 xarray makes the empty arrays of a large store (``compute=False``) with dask only, which nothing
@@ -31,27 +32,34 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 from scorda.core.files import atomic
 from scorda.core.ownership import SOURCE
 from scorda.core.space import StateSpace
-from scorda.core.times import Start, time_axis
 from scorda.observations.analysis import Analysis
 from scorda.store.posterior import space_to_json
 
 __all__ = [
     "Plan",
     "array",
+    "attributes_of",
     "chunks_of",
     "closed",
-    "create",
-    "create_weights",
+    "conventions",
+    "create_array",
+    "create_states",
     "new_store",
     "plan_members",
     "plan_steps",
     "write_array",
+    "write_coordinates",
+    "write_region",
     "write_text",
-    "write_weights",
 ]
 
 # Bounds of one chunk in bytes, before compression, and the number of units that a run aims at.
 SMALLEST_CHUNK, LARGEST_CHUNK, UNITS = 2**20, 2**23, 20
+# Bound of one unit of steps in bytes, in double precision.
+LARGEST_UNIT = 2**29
+# Files of chunks of an array at most, as long as units are not larger than that and nobody asks
+# for smaller ones; one more is of its metadata.
+FILES = 199
 
 
 @dataclass(frozen=True)
@@ -79,10 +87,16 @@ class Plan:
 
 
 def plan_steps(space: StateSpace, members: int, steps: int, size: int | None = None) -> Plan:
-    """Plan blocks of steps of 1 to 8 MB per variable, about 20 of them, or of the size given."""
+    """Plan blocks of steps of 1 to 8 MB per variable, about 20 of them, or of the size given.
+
+    There are at most 199 of them, of more than 8 MB where the states of all steps take more than
+    1.6 GB, as long as one has at most half a gigabyte: a run holds a block in memory.
+    """
     per_step = members * _variable_size(space) * 8
     wanted = min(max(per_step * (steps + 1) // UNITS, SMALLEST_CHUNK), LARGEST_CHUNK)
-    return Plan("time", min(size or max(wanted // per_step, 1), steps + 1), steps + 1)
+    few = min(-(-(steps + 1) // FILES), LARGEST_UNIT // per_step)
+    usual = max(wanted // per_step, few)
+    return Plan("time", min(size or usual, steps + 1), steps + 1)
 
 
 def plan_members(members: int, size: int | None = None) -> Plan:
@@ -90,42 +104,69 @@ def plan_members(members: int, size: int | None = None) -> Plan:
     return Plan("ensemble", min(size or 64, members), members)
 
 
-def create(
-    path: Path,
+def conventions() -> dict[str, Any]:
+    """Return attributes of a store that say which conventions it follows."""
+    return Analysis(torch.zeros(1, 1, 1), StateSpace((1,))).to_xarray().attrs
+
+
+def create_states(
+    group: zarr.Group,
     space: StateSpace,
-    shape: tuple[int, int],
+    variables: Iterable[str],
+    leading: Mapping[str, int],
     dtype: np.dtype,
     plan: Plan,
-    attributes: Mapping[str, Any],
-    start: Start | None = None,
+    places: str = "",
 ) -> None:
-    """Make the empty arrays of a posterior, with their coordinates and CF attributes.
+    """Make the empty arrays of members, with their CF attributes.
 
     Arguments:
-        path: Directory to make.
+        group: Group to make them in.
         space: Space of the states.
-        shape: Members and times.
+        variables: Those to make.
+        leading: Lengths of the axes before those of the states, by name.
         dtype: Type of the numbers.
         plan: Units of work, which own whole chunks.
-        attributes: Attributes of the root; ``complete`` is set to 0.
-        start: Datetime of step 0, where the times are to be datetimes.
+        places: Coordinates that are no axes, beside those of the points of the space.
     """
-    sample = Analysis(torch.zeros(1, 1, *space.shape), space).to_xarray()
-    root = new_store(path, space, {**sample.attrs, **attributes})
-    # What is a coordinate without being an axis is named by the variables that have it.
-    points = " ".join(name for name in space.position_names if name not in space.axes)
-    places = {"coordinates": points} if space.points and points else {}
-    for name, variable in sample.data_vars.items():
-        full = (*shape, *variable.shape[2:])
-        _create_array(root, str(name), full, dtype, plan, variable.dims, variable.attrs | places)
-    times, attributes = time_axis(space, shape[1], start)
-    made = {
-        "ensemble": (np.arange(shape[0]), sample["ensemble"].attrs),
-        "time": (times, attributes),
-    }
-    for name, coordinate in sample.coords.items():
-        values, attrs = made.get(str(name), (np.asarray(coordinate.values), coordinate.attrs))
-        write_array(root, str(name), values, list(map(str, coordinate.dims)), attrs)
+    for name in variables:
+        piece = space.piece_of(name)
+        full, dims = (*leading.values(), *piece.grid), (*leading, *piece.axes)
+        attributes = attributes_of(space, name, places)
+        create_array(group, name, full, dtype, plan, dims, attributes)
+
+
+def attributes_of(space: StateSpace, name: str, places: str = "") -> dict[str, str]:
+    """Return the unit of a variable, and the coordinates it has without their being axes."""
+    units = {"units": space.units[name]} if name in space.units else {}
+    points = [n for n in space.position_names if n not in space.axes] if space.points else []
+    found = " ".join([*points, *([places] if places else [])])
+    return units | ({"coordinates": found} if found else {})
+
+
+def write_coordinates(
+    group: zarr.Group,
+    space: StateSpace,
+    members: tuple[str, int],
+    times: tuple[str, np.ndarray, Mapping[str, Any]],
+) -> None:
+    """Write the coordinates of arrays of states: members, times, and positions.
+
+    Arguments:
+        group: Group of the arrays.
+        space: Space of the states.
+        members: Name of the axis of members and their number; none of 0.
+        times: Name of the times, their values, and attributes; a single number is no axis.
+    """
+    sample = Analysis(torch.zeros(1, 1, *space.shape), space).to_xarray().drop_vars("time")
+    (axis, number), (name, values, attrs) = members, times
+    numbering = sample.coords["ensemble"].attrs
+    if number:
+        write_array(group, axis, np.arange(number), [axis], numbering)
+    write_array(group, name, values, [name] * values.ndim, attrs)
+    for key, coordinate in sample.drop_vars("ensemble").coords.items():
+        dims = list(map(str, coordinate.dims))
+        write_array(group, str(key), np.asarray(coordinate.values), dims, coordinate.attrs)
 
 
 def new_store(path: Path, space: StateSpace, attributes: Mapping[str, Any]) -> zarr.Group:
@@ -135,25 +176,26 @@ def new_store(path: Path, space: StateSpace, attributes: Mapping[str, Any]) -> z
     return zarr.create_group(path, zarr_format=3, attributes=marked)
 
 
-def create_weights(root: zarr.Group, members: int, plan: Plan) -> None:
-    """Make the array of weights."""
-    attrs = {"long_name": "weight of the member", "units": "1"}
-    shape, kind, equal = (members, plan.total), np.dtype("float64"), 1 / members
-    _create_array(root, "weight", shape, kind, plan, ("ensemble", "time"), attrs, equal)
+def write_region(
+    stored: zarr.Array, region: tuple[slice, ...], values: np.ndarray | float
+) -> list[str]:
+    """Write whole chunks of an array, and return the names of their files in the store.
 
-
-def write_weights(root: zarr.Group, weights: np.ndarray, first: int, last: int) -> list[str]:
-    """Write weights ``(ensemble, steps)`` of some steps; return their files."""
-    stored, region = array(root, "weight"), (slice(None), slice(first, last))
-    stored[region] = weights
-    return chunks_of(stored, region)
+    A shard that is there already is removed before, since zarr would read it and change it.
+    """
+    names = chunks_of(stored, region)
+    if stored.shards is not None:
+        for name in names:
+            (Path(stored.store.root) / name).unlink(missing_ok=True)  # type: ignore[attr-defined]
+    stored[region] = values
+    return names
 
 
 def chunks_of(stored: zarr.Array, region: tuple[slice, ...]) -> list[str]:
     """Return the files in the store that hold a region of an array; later axes may be left out."""
     cuts = [*region, *[slice(None)] * (stored.ndim - len(region))]
     ranges = []
-    for cut, length, chunk in zip(cuts, stored.shape, stored.chunks, strict=True):
+    for cut, length, chunk in zip(cuts, stored.shape, stored.shards or stored.chunks, strict=True):
         first, last, _ = cut.indices(length)
         ranges.append(range(first // chunk, -(-last // chunk)))
     return ["/".join(map(str, (stored.path, "c", *place))) for place in itertools.product(*ranges)]
@@ -191,17 +233,23 @@ def write_array(
     group: zarr.Group, name: str, values: np.ndarray, dims: list[str], attrs: Mapping
 ) -> None:
     """Make an array and write it at once."""
-    group.create_array(
+    made = group.create_array(
         name,
         data=values,
         compressors=[ZstdCodec(), Crc32cCodec()],
         dimension_names=dims,
         attributes=dict(attrs),
     )
+    if len(chunks_of(made, ())) > FILES:
+        plan = Plan(dims[0], -(-len(values) // FILES), len(values))
+        create_array(group, name, values.shape, values.dtype, plan, dims, attrs, overwrite=True)
+        stored = array(group, name)
+        for first, last in map(plan.bounds, range(plan.units)):
+            write_region(stored, (slice(first, last),), values[first:last])
 
 
-def _create_array(
-    root: zarr.Group,
+def create_array(
+    group: zarr.Group,
     name: str,
     shape: tuple[int, ...],
     dtype: np.dtype,
@@ -209,28 +257,51 @@ def _create_array(
     dims: Iterable[Hashable],
     attrs: Mapping[Any, Any],
     fill: float = np.nan,
+    overwrite: bool = False,
 ) -> None:
-    root.create_array(
+    """Make an empty array of which each unit of a plan owns whole files.
+
+    Arguments:
+        group: Group to make it in.
+        name: Its name.
+        shape: Its shape.
+        dtype: Type of the numbers.
+        plan: The units; its axis is one of `dims`.
+        dims: Names of the axes.
+        attrs: Attributes.
+        fill: Value of what is not written.
+        overwrite: Replace one of that name.
+    """
+    names = list(map(str, dims))
+    chunks = _chunks(shape, dtype.itemsize, plan, names)
+    files = math.prod(-(-n // chunk) for n, chunk in zip(shape, chunks, strict=True))
+    own = [plan.size if axis == plan.axis else n for axis, n in zip(names, shape, strict=True)]
+    shard = tuple(-(-n // chunk) * chunk for n, chunk in zip(own, chunks, strict=True))
+    group.create_array(
         name,
         shape=shape,
-        chunks=_chunks(shape, dtype.itemsize, plan),
+        chunks=chunks,
+        shards=shard if files > FILES else None,
         dtype=dtype,
         fill_value=fill,
         compressors=[ZstdCodec(), Crc32cCodec()],
-        dimension_names=list(map(str, dims)),
+        dimension_names=names,
         attributes=dict(attrs),
+        overwrite=overwrite,
     )
 
 
-def _chunks(shape: tuple[int, ...], itemsize: int, plan: Plan) -> tuple[int, ...]:
-    """Return chunks of at most 8 MB inside one unit, which is cut along the other axis first.
+def _chunks(shape: tuple[int, ...], itemsize: int, plan: Plan, dims: list[str]) -> tuple[int, ...]:
+    """Return chunks of at most 8 MB inside one unit, which is cut along its members first.
 
-    The axis of the units is cut into equal parts, so that no chunk lies in two units.
+    The axis of the units is cut into equal parts, so that no chunk lies in two units. Where the
+    units are of members, these are cut after the steps.
     """
-    along = 1 if plan.axis == "time" else 0
+    along = dims.index(plan.axis)
     block = [max(n, 1) for n in shape]
     block[along] = plan.size
-    for axis in (1 - along, along, *range(2, len(block))):
+    order = sorted(range(len(block)), key=lambda axis: (axis > 1, axis == along))
+    for axis in order:
         size = math.prod(block) * itemsize
         if size <= LARGEST_CHUNK:
             break

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from scorda.core.files import write_netcdf
@@ -18,7 +19,15 @@ from scorda.core.space import StateSpace
 from scorda.observations.analysis import Analysis
 from scorda.reading.opening import readable
 from scorda.store.damage import check_files, check_hashes, read_record, telling
-from scorda.store.headers import check_posterior, check_states, check_table, shape_of
+from scorda.store.headers import (
+    check_kept,
+    check_posterior,
+    check_states,
+    check_table,
+    shape_of,
+    store_attributes,
+)
+from scorda.store.keep import LAST, TIME, Kept
 from scorda.store.members import Stored
 from scorda.store.reports import dropped
 
@@ -32,28 +41,10 @@ __all__ = [
     "open_posterior",
     "space_from_json",
     "space_to_json",
-    "store_attributes",
 ]
 
-GROUPS = ("observations", "withheld", "truth")
-
-
-def store_attributes(path: Path) -> dict[str, Any]:
-    """Read the attributes of a store; there are none where there is no store.
-
-    Raises:
-        ValueError: If its metadata are damaged.
-    """
-    metadata = path / "zarr.json"
-    if not metadata.is_file():
-        return {}
-    try:
-        return dict(json.loads(metadata.read_bytes()).get("attributes", {}))
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(
-            f"{metadata} is damaged ({error}): the command that made the store does it again with "
-            "--resume."
-        ) from error
+KEPT_GROUPS = (LAST, "scores")
+GROUPS = ("observations", "withheld", "truth", *KEPT_GROUPS)
 
 
 @dataclass(frozen=True)
@@ -129,6 +120,34 @@ class Posterior:
         """Space of the states."""
         return space_from_json(self._attributes["space"], self.path)
 
+    @cached_property
+    def kept(self) -> Kept | None:
+        """What the store keeps of the ensemble, None where it has all of it.
+
+        Raises:
+            ValueError: If it says that it keeps what there cannot be.
+        """
+        if "keep" not in self._attributes:
+            return None
+        where = f"keep of {self.path}"
+        kept = Kept.from_json(parsed(self._attributes["keep"], where), where)
+        if not set(kept.variables) <= set(self.space.variables):
+            raise ValueError(f"{where} names variables that the state has not: make it anew.")
+        return kept
+
+    @property
+    def holds_all(self) -> bool:
+        """Whether all members of all variables are stored, at every step."""
+        members = int(self._attributes["members"])
+        return self.kept is None or self.kept.whole(members, self.space.variables)
+
+    @property
+    def states(self) -> int:
+        """Number of states of the run; if it was stopped, of those before."""
+        if (stop := self._stop) is not None:
+            return int(stop["states"])
+        return shape_of(self.path / "time")[0] if self.kept is None else self.kept.states
+
     @property
     def info(self) -> dict[str, Any]:
         """Timings, memory, versions, seals and the report of the method; empty while incomplete.
@@ -143,35 +162,79 @@ class Posterior:
 
     @property
     def analysis(self) -> Analysis:
-        """The ensemble as tensors, read in full."""
+        """The ensemble as tensors, read in full.
+
+        Raises:
+            ValueError: If the store does not keep all of it.
+        """
+        self._check_whole()
         states, weights = self._states(self.to_xarray()), self.members.weights(slice(None))
         info = self.info.get("report", {})
         return Analysis(states, self.space, weights, info, self.method, self.dropped)
 
     @property
     def members(self) -> Stored:
-        """The members, which are read block by block (see `scorda.store.members`)."""
+        """The members, which are read block by block (see `scorda.store.members`).
+
+        Raises:
+            ValueError: If the store does not keep all of them.
+        """
+        self._check_whole()
         return Stored(self.to_xarray(), self.space, self.path, self.dropped)
 
     @property
     def true_member(self) -> Stored | None:
         """The truth as a single member, or None where there is no truth."""
         dataset = self.group("truth")
-        return None if dataset is None else Stored(self._made(dataset), self.space, self.path)
+        return None if dataset is None else Stored(dataset, self.space, self.path)
 
     @cached_property
     def sums(self) -> Sums | None:
-        """Sums of each step from which scores follow, made once; None where there is no truth."""
-        from scorda.store.sums import state_sums
+        """Sums of each step from which scores follow, made once; None where there is no truth.
 
-        truth = self.true_member
-        return None if truth is None else state_sums(self.members, truth)
+        A store that keeps part of the ensemble has them of all of it.
+        """
+        from scorda.store.sums import SUMMED, state_sums
+
+        truth, names = self.true_member, self.space.variables
+        if truth is None or self.kept is None:
+            return None if truth is None else state_sums(self.members, truth)
+        found = zip(names, self._summed("states", (len(names), len(SUMMED))), strict=True)
+        return {name: dict(zip(SUMMED, own, strict=True)) for name, own in found}
 
     @property
     def truth(self) -> Float[Tensor, "time ..."] | None:
-        """True states ``(time, *state)``, or None where there is no truth."""
+        """True states ``(time, *state)``, or None where there is no truth.
+
+        A store that keeps some steps has those of these.
+        """
         dataset = self.group("truth")
-        return None if dataset is None else self._states(self._made(dataset))
+        return None if dataset is None else self._states(dataset)
+
+    def scales(self, first: int = 0) -> dict[str, float] | None:
+        """Return the standard deviation of the truth by variable, from a step on.
+
+        It is None where the units of all variables agree, or where there is no truth.
+        """
+        from scorda.store.sums import scales, scales_of
+
+        truth, sums = self.true_member, self.sums
+        if truth is None or sums is None:
+            return None
+        return scales(truth, first) if self.kept is None else scales_of(sums, self.space, first)
+
+    @cached_property
+    def times(self) -> np.ndarray:
+        """Times of all states of the run, also of those that are not kept."""
+        if self.kept is None or not (self.path / "scores").is_dir():
+            return np.asarray(self.to_xarray()["time"].values)
+        return np.asarray(self._scores[TIME].values)
+
+    def observation_sums(self, kinds: int) -> Float[Tensor, "quantities kinds"]:
+        """Return sums over the values kept back, of a store that keeps part of the ensemble."""
+        from scorda.store.withheld import QUANTITIES
+
+        return self._summed("observations", (len(QUANTITIES), kinds)).sum(2)
 
     @property
     def observations(self) -> xarray.Dataset:
@@ -181,32 +244,44 @@ class Posterior:
         return dataset
 
     def group(self, name: str) -> xarray.Dataset | None:
-        """Open the group "observations", "withheld" or "truth"; None where it is absent.
+        """Open a group; None where it is absent.
+
+        Each store has "observations", and "truth" and "withheld" where there are such. One that
+        keeps part of the ensemble has "last" (of a run that came to its end) and "scores". Of a
+        run that was stopped they have the steps before.
 
         Raises:
             ValueError: If observations do not say their variables.
         """
         import xarray
 
-        if not (self.path / name).is_dir():
+        # Elsewhere a variable may have these names; a run that was stopped has no last step.
+        absent = name in KEPT_GROUPS and (self.kept is None or (name == LAST and self._stop))
+        if absent or not (self.path / name).is_dir():
             return None
+        if self.kept is not None:
+            check_kept(self.path, self.space, self.kept, int(self._attributes["members"]))
         if name == "truth":
-            check_states(self.path, self.space, shape_of(self.path / "time"), name)
+            check_states(self.path, self.space, shape_of(self.path / name / "time"), name)
         elif (self.path / name / "value").is_dir():
             check_table(self.path / name, int(self._attributes["members"]))
         with telling(self.path), readable(self.path, f"a posterior with {name}"):
             dataset = xarray.open_zarr(self.path, group=name, chunks=None, consolidated=False)
-        if name != "truth" and "variable" not in dataset:
+        if name in ("observations", "withheld") and "variable" not in dataset:
             raise ValueError(
                 f"The {name} of {self.path} do not say their variables, as a version of Scorda "
                 "before wrote them: make the store anew."
             )
-        return _ordered(dataset, self.space.variables)
+        dataset = _ordered(dataset, self.space.variables)
+        if name == "scores":
+            return dataset.isel(step=slice(0, self.states))
+        return self._made(dataset) if name == "truth" else dataset
 
     def to_xarray(self) -> xarray.Dataset:
-        """Open the ensemble as a dataset that is read lazily, with dims (ensemble, time, ...).
+        """Open what is stored as a dataset that is read lazily, with dims (ensemble, time, ...).
 
-        A run that was stopped has the steps before.
+        A run that was stopped has the steps before. A store that keeps part of the ensemble has
+        this part, and the statistics under names such as ``x_mean``, with dims (time, ...).
 
         Raises:
             ValueError: If the run has not yet come to its end.
@@ -217,8 +292,11 @@ class Posterior:
             raise ValueError(
                 f"{self.path} is incomplete: continue the run with `scorda assimilate --resume`."
             )
-        leading = (int(self._attributes["members"]), *shape_of(self.path / "time"))
-        check_states(self.path, self.space, leading)
+        members = int(self._attributes["members"])
+        if self.kept is not None:
+            check_kept(self.path, self.space, self.kept, members)
+        else:
+            check_states(self.path, self.space, (members, *shape_of(self.path / "time")))
         with telling(self.path), readable(self.path, "a posterior"):
             dataset = xarray.open_zarr(self.path, chunks=None, consolidated=False)
         return self._made(_ordered(dataset, self.space.variables))
@@ -245,10 +323,36 @@ class Posterior:
     def _attributes(self) -> dict[str, Any]:
         return store_attributes(self.path)
 
+    @property
+    def _scores(self) -> xarray.Dataset:
+        dataset = self.group("scores")
+        assert dataset is not None
+        with telling(self.path), readable(self.path, "a posterior with scores"):
+            return dataset.load()
+
+    def _summed(self, name: str, leading: tuple[int, int]) -> Tensor:
+        """Read the sums of an array of scores, with a row for each step of the run."""
+        found = self._scores
+        if name not in found or found[name].shape[:2] != leading:
+            raise ValueError(
+                f"{self.path / 'scores'} has no {name} of shape {leading} at each step: make the "
+                "store anew with --overwrite."
+            )
+        return torch.from_numpy(found[name].values)
+
+    def _check_whole(self) -> None:
+        if self.kept is not None and not self.holds_all:
+            raise ValueError(
+                f"{self.path} keeps {self.kept.words}: this needs all members of all variables at "
+                "each step, which a run without --keep stores."
+            )
+
     def _made(self, dataset: xarray.Dataset) -> xarray.Dataset:
         """Return the steps that were made before a run was stopped; all if it was not."""
-        stop = self._stop
-        return dataset if stop is None else dataset.isel(time=slice(0, int(stop["states"])))
+        if self._stop is None:
+            return dataset
+        made = self.states if self.kept is None else self.kept.before(self.states)
+        return dataset.isel(time=slice(0, made))
 
     def _states(self, dataset: xarray.Dataset) -> Tensor:
         with telling(self.path), readable(self.path, "a posterior"):

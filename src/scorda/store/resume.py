@@ -44,6 +44,7 @@ __all__ = ["Make", "Work"]
 Make = Callable[[Path, str, bool], None]
 
 ANEW = "make the store anew with --overwrite."
+# Arrays of weights are made by the first unit that has some.
 WEIGHT = "weight/zarr.json"
 
 
@@ -202,6 +203,9 @@ class Work:
         write_json(marker, report | more)
         _was(marker).unlink(missing_ok=True)
         self.checkpoint(unit).unlink(missing_ok=True)
+        if self.chained and self.record.get("keep") is not None:
+            # The ensemble before, which may be large.
+            self.carried(unit - 1).unlink(missing_ok=True)
 
     def finish(self, units: int, names: Iterable[str] = (), single: bool = False) -> None:
         """Write the record of the run beside the store, and mark the store complete.
@@ -298,9 +302,10 @@ class Work:
         markers = self._whole_markers()
         own = dict(made["files"])
         for marker in markers.values():
-            own |= {n: s for n, s in marker["files"].items() if n == WEIGHT}
+            own |= {n: s for n, s in marker["files"].items() if n.endswith(WEIGHT)}
         if lost := broken(self.path, own):
-            self._make_again(lost, own, made["dtype"], WEIGHT in own)
+            weighted = len(own) > len(made["files"])
+            self._make_again(lost, own, made["dtype"], weighted)
         for file, marker in markers.items():
             if broken(self.path, marker["files"]):
                 file.rename(_was(file))
@@ -321,15 +326,14 @@ class Work:
         return found
 
     def _forget_before_lost(self, files: list[Path]) -> None:
-        """Forget a unit as well where the next is to be done and cannot start from it.
+        """Forget a unit as well whose carried files are needed, and are damaged or gone.
 
-        That is where what it carried is damaged, or, of a complete store, was removed.
+        The next unit of a chain needs them where it is to be done; else the end of the run does.
+        They go with the end of the run, and where the last step is carried, with the next unit.
         """
-        if not self.chained:
-            return
         for file in reversed(files):
             number = int(file.stem.removeprefix("unit-"))
-            if not file.exists() or self.done(number + 1):
+            if not file.exists() or (self.chained and self.done(number + 1)):
                 continue
             if broken(self.folder, self.report(number)["carried"]):
                 file.rename(_was(file))

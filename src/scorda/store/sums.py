@@ -13,12 +13,23 @@ import torch
 
 from scorda import metrics
 from scorda.core.shapes import Float, Tensor
+from scorda.core.space import StateSpace
 from scorda.metrics.calibration import quantiles
 from scorda.metrics.series import as_series, variance
 from scorda.observations.analysis import Analysis
 from scorda.store.members import InMemory, Members, blocks
 
-__all__ = ["Sums", "as_members", "rmse_and_spread", "scales", "scores_of", "state_sums"]
+__all__ = [
+    "SUMMED",
+    "Sums",
+    "as_members",
+    "rmse_and_spread",
+    "scales",
+    "scales_of",
+    "scores_of",
+    "state_sums",
+    "truth_sums",
+]
 
 # By variable and quantity, one number per step.
 Sums = dict[str, dict[str, Tensor]]
@@ -26,13 +37,16 @@ Sums = dict[str, dict[str, Tensor]]
 TOGETHER = 2**17
 # The power of the unit of the state that each quantity has.
 POWERS = {"present": 0, "error": 2, "variance": 2, "fair": 2, "crps": 1, "inside": 0}
+# The sums of `truth_sums`, and all that are kept of a run: its scores follow from these.
+TRUE = ("truth", "truth_square")
+SUMMED = (*POWERS, *TRUE)
 
 
-def as_members(states: Any, members: Members) -> Members:
-    """Return a truth ``(time, *state)`` as a single member of the space of others."""
+def as_members(states: Any, space: StateSpace) -> Members:
+    """Return a truth ``(time, *state)`` as a single member."""
     if isinstance(states, Members):
         return states
-    return InMemory(Analysis(states[None], members.space))
+    return InMemory(Analysis(states[None], space))
 
 
 def state_sums(members: Members, truth: Members) -> Sums:
@@ -49,11 +63,11 @@ def state_sums(members: Members, truth: Members) -> Sums:
     }
     for block in blocks(members):
         (y,) = truth.flat(block.name, block.steps, block.rows)
-        if y.isnan().all():
-            continue
         steps = max(TOGETHER // block.states[:, 0].numel(), 1)
         for cut in torch.arange(block.steps.start, block.steps.stop).split(steps):
             here = cut - block.steps.start
+            if y[here].isnan().all():
+                continue
             weights = None if block.weights is None else block.weights[:, here]
             for quantity, values in _sums(block.states[:, here], y[here], weights).items():
                 sums[block.name][quantity][cut] += values
@@ -113,6 +127,32 @@ def scales(truth: Members, first: int = 0) -> dict[str, float] | None:
             number += len(values)
             total, squares = total + float(values.sum()), squares + float(values.square().sum())
         var = squares / number - (total / number) ** 2 if number else 0.0
+        found[name] = var**0.5 if var > 0 else 1.0
+    return found
+
+
+def truth_sums(truth: Members) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return the sum of a truth by variable at each step, and that of squares around its mean."""
+    found = {}
+    for name in truth.space.variables:
+        (y,) = truth.flat(name, slice(None), slice(None))
+        present = ~y.isnan()
+        total, number = torch.where(present, y, 0).sum(1), present.sum(1).clamp_min(1)
+        away = torch.where(present, y - (total / number)[:, None], 0)
+        found[name] = total, away.square().sum(1)
+    return found
+
+
+def scales_of(sums: Sums, space: StateSpace, first: int = 0) -> dict[str, float] | None:
+    """Return what `scales` does, from sums of each step with those of `truth_sums`."""
+    if not space.several_units:
+        return None
+    found = {}
+    for name, own in sums.items():
+        number, total, squares = (own[q][first:] for q in ("present", *TRUE))
+        mean = total.sum() / number.sum()
+        between = (number * (total / number.clamp_min(1) - mean).square()).sum()
+        var = float((squares.sum() + between) / number.sum())
         found[name] = var**0.5 if var > 0 else 1.0
     return found
 

@@ -13,7 +13,6 @@ with the steps so far.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from concurrent.futures import Executor
@@ -21,7 +20,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import zarr
 
@@ -30,7 +28,7 @@ from scorda.assimilation.dropped import dropped
 from scorda.assimilation.filter import Cycle, Filter
 from scorda.assimilation.memory import check_memory
 from scorda.core.errors import RunError
-from scorda.core.files import read_tensors
+from scorda.core.files import read_tensor
 from scorda.core.ownership import named_as_given
 from scorda.core.shapes import Float, Tensor
 from scorda.core.times import Start, iso, parse_start, time_axis
@@ -43,10 +41,14 @@ from scorda.store.circumstances import circumstances
 from scorda.store.computing import Computation, MemberSampler, Progress
 from scorda.store.damage import info_path
 from scorda.store.identity import identity
+from scorda.store.keep import LAST, Keep, Kept
+from scorda.store.layer import Layer
+from scorda.store.outputs import Output, Whole
 from scorda.store.posterior import Posterior
 from scorda.store.records import settings_of
 from scorda.store.resume import Work
 from scorda.store.seals import write_json
+from scorda.store.selection import Selection
 from scorda.store.workers import Task, do_shard, do_units
 from scorda.systems.base import System
 from scorda.systems.mapped import Mapped, unmapped
@@ -73,6 +75,7 @@ def run(
     save_every: float = MINUTE,
     executor: Executor | None = None,
     shard: tuple[int, int] | None = None,
+    keep: Keep | None = None,
 ) -> Posterior:
     """Assimilate and store the posterior, and return it once it is complete.
 
@@ -103,16 +106,19 @@ def run(
             of any other method, whose units follow from each other. The bytes do not depend on it.
         shard: Number of this process, from 0, and of all that do units of this store at the same
             time, with the same arguments. Whoever is the last completes it; `resume` is implied.
+        keep: What to store of the ensemble, beside its last step (default: all of it).
 
     Raises:
         ValueError: If `path` is taken, or another run writes there, or the run to resume differs
-            in anything that decides its numbers; or a method has no independent units to share.
+            in anything that decides its numbers; or a method has no independent units to share; or
+            there is not what is to be kept.
         WorkersLost: If the engine has lost workers; `resume` goes on.
         DivergenceError: If a filter diverges; the steps before are stored and can be read.
         DegenerateEnsemble: Likewise, if its ensemble has no spread.
     """
     calendar = problem.space.calendar
     _check(method, problem, members, truth, block)
+    kept = None if keep is None else _kept(keep, problem, members, withheld)
     # A wrong one is told before anything is computed.
     time_axis(problem.space, problem.steps + 1, start)
     alone = replace(problem, system=unmapped(problem.system))
@@ -122,6 +128,7 @@ def run(
         "members": members,
         "seed": seed,
         "block": block,
+        "keep": None if kept is None else kept.as_json(),
         "start": None if start is None else iso(parse_start(start, calendar), calendar),
         **identity(
             method=method,
@@ -134,8 +141,12 @@ def run(
         ),
         "steps": problem.steps,
     }
-    plan = _plan(method, problem, members, block)
-    layer = _Layer(method, alone, members, seed, start, plan, truth, record)
+    plan = _plan(method, problem, members, block, kept)
+    output: Output = Whole(problem.space, members, problem.steps + 1, plan, start)
+    if kept is not None:
+        steps = _step_plan(problem, members, None, kept) if plan.axis == "ensemble" else plan
+        output = Selection(kept, problem.space, members, steps, start, truth, withheld)
+    layer = Layer(method, alone, members, seed, start, plan, truth, record, withheld, output, kept)
     work = Work(Path(path), record, layer.make, isinstance(method, Filter))
     problem = _over_workers(method, problem, executor, work)
     computation = Computation(method, problem, members, seed, plan.total, progress)
@@ -144,59 +155,22 @@ def run(
         task = _Run(layer, work, replace(computation, progress=None), save_every)
         told = _Counted(plan, progress)
         with named_as_given(path):
-            do_shard(task, plan.units, shard, lambda: task.finish(withheld), trust_code, told)
+            do_shard(task, plan.units, shard, task.finish, trust_code, told)
         return Posterior(Path(path))
     with named_as_given(path), work.writing(resume, overwrite, trust_code) as unfinished:
         if unfinished:
-            _Run(layer, work, computation, save_every).compute(withheld, executor)
+            _Run(layer, work, computation, save_every).compute(executor)
     return Posterior(Path(path))
 
 
 @dataclass(frozen=True)
-class _Layer:
-    """The store of a run without its ensemble."""
-
-    method: Assimilator
-    problem: Problem
-    members: int
-    seed: int
-    start: Start | None
-    plan: layout.Plan
-    truth: Tensor | None
-    record: Mapping[str, Any]
-
-    def make(self, path: Path, dtype: str, weighted: bool) -> None:
-        """Make the store at a path, which is a function of the record alone."""
-        problem, system = self.problem, self.problem.system
-        attributes = {
-            "method": type(self.method).__name__,
-            "conditioned_on": "all data" if self.method.smoother else "past data only",
-            "settings": json.dumps(settings_of(self.method)),
-            "members": self.members,
-            "seed": self.seed,
-            "system": str(getattr(system, "name", type(system).__name__)),
-            "configuration": json.dumps(self.record["configuration"]),
-        }
-        shape = (self.members, problem.steps + 1)
-        kind = np.dtype(dtype)
-        layout.create(path, problem.space, shape, kind, self.plan, attributes, self.start)
-        root = zarr.open_group(path, mode="r+")
-        table = groups.observation_table(problem.instruments, problem.space)
-        groups.write_table(root, "observations", table)
-        if self.truth is not None:
-            groups.write_truth(root, self.truth, problem.space, self.start)
-        if weighted:
-            layout.create_weights(root, self.members, self.plan)
-
-
-@dataclass(frozen=True)
 class _Run(Task):
-    layer: _Layer
+    layer: Layer
     work: Work
     computation: Computation
     save_every: float
 
-    def compute(self, withheld: tuple[Observations, ...], executor: Executor | None) -> None:
+    def compute(self, executor: Executor | None) -> None:
         """Do every unit that is not done yet, and complete the store."""
         plan, progress = self.layer.plan, self.computation.progress
         left = [unit for unit in range(plan.units) if not self.work.done(unit)]
@@ -212,15 +186,15 @@ class _Run(Task):
             task = replace(self, computation=replace(self.computation, progress=None))
             for unit in do_units(task, left, executor):
                 told(unit)
-        self.finish(withheld)
+        self.finish()
 
-    def finish(self, withheld: tuple[Observations, ...]) -> None:
+    def finish(self) -> None:
         """Complete the store, once all units are done."""
-        plan, work = self.layer.plan, self.work
-        names = self._equal_weights()
-        if withheld:
+        plan, work, layer = self.layer.plan, self.work, self.layer
+        names = self._gather() if self._gathers else self._equal_weights()
+        if layer.withheld and layer.kept is None:
             root = zarr.open_group(work.path, mode="r+")
-            names += groups.write_withheld(root, self.layer.problem.space, withheld)
+            names += groups.write_withheld(root, layer.problem.space, layer.withheld)
         single = plan.units == 1 and not isinstance(self.layer.method, Filter)
         work.finish(plan.units, names, single)
 
@@ -231,10 +205,12 @@ class _Run(Task):
         saved = Checkpoint(work.checkpoint(unit), self.save_every, self._prepare)
         part = self.computation.unit(first, last, lambda: self._stored(unit - 1), saved)
         states, weights = part.joined()
-        names = []
+        names: list[str] = []
         if states is not None:
             self._prepare(states)
-            names = self._write(first, states, weights)
+            if not self._gathers:
+                root = zarr.open_group(work.path, mode="r+")
+                names = self.layer.output.write(root, first, states, weights)
         report = {"seconds": time.perf_counter() - begin, **part.report}
         system = self.computation.problem.system
         if states is not None and getattr(system, "drops", False):
@@ -242,7 +218,24 @@ class _Run(Task):
         if part.stopped is not None:
             self._record_stop(unit, report, first + part.made, part.stopped)
             raise part.stopped
-        work.finish_unit(unit, names, report, part.carried)
+        output, end = self.layer.output, unit + 1 == self.layer.plan.units
+        work.finish_unit(unit, names, report, output.carried(part, end))
+
+    @property
+    def _gathers(self) -> bool:
+        """Whether the end of the run makes the store, of what units of members have carried."""
+        return self.layer.kept is not None and self.layer.plan.axis == "ensemble"
+
+    def _gather(self) -> list[str]:
+        """Write blocks of steps with all members, and return the names of their files."""
+        names, root = [], zarr.open_group(self.work.path, mode="r+")
+        output, units = self.layer.output, range(self.layer.plan.units)
+        assert isinstance(output, Selection)
+        for block in range(output.plan.units):
+            parts = [read_tensor(self.work.carried(u), f"block.{block}") for u in units]
+            first, _ = output.plan.bounds(block)
+            names += output.write(root, first, torch.cat(parts), None)
+        return names
 
     def _prepare(self, states: Tensor) -> None:
         """Make the store once there are states, whose type of number it has."""
@@ -253,7 +246,7 @@ class _Run(Task):
         """Write the weights of units in which all members count alike, if others have weights."""
         root, plan = zarr.open_group(self.work.path, mode="r+"), self.layer.plan
         names: list[str] = []
-        if "weight" in root:
+        if "weight" in root or f"{LAST}/weight" in root:
             lost: dict[int, int] = {}
             for unit in range(plan.units):
                 report = self.work.report(unit)
@@ -262,7 +255,7 @@ class _Run(Task):
                     first, last = plan.bounds(unit)
                     there = left(self.layer.members, range(first, last), lost).double()
                     equal = (there / there.sum(0)).numpy()
-                    names += layout.write_weights(root, equal, first, last)
+                    names += self.layer.output.write_weights(root, equal, first)
         return names
 
     def _record_stop(self, unit: int, report: dict[str, Any], made: int, error: RunError) -> None:
@@ -279,6 +272,8 @@ class _Run(Task):
             "members": list(error.members),
             "states": made,
         }
+        if self.layer.kept is not None:
+            stopped["kept"] = self.layer.kept.before(made)
         info = circumstances(parts) | {"stopped": stopped, "report": columns}
         info |= reports.joined_names(parts)
         write_json(info_path(self.work.path), info)
@@ -289,38 +284,15 @@ class _Run(Task):
         if unit < 0:
             return None
         step = self.layer.plan.bounds(unit)[1] - 1
-        root, problem = zarr.open_group(self.work.path, mode="r"), self.layer.problem
-        ensemble = groups.read_states(root, problem.space, step)
-        if problem.initial is not None:
-            ensemble = ensemble.to(problem.initial.device)
-        marker = self.work.report(unit)
-        weights, carried = None, None
-        if marker["weighted"]:
-            weights = torch.from_numpy(np.asarray(layout.array(root, "weight")[:, step]))
-        if marker["carried"]:
-            carried = read_tensors(self.work.carried(unit))[0]
-        return Cycle(step, ensemble, weights, carried=carried)
-
-    def _write(self, first: int, states: Tensor, weights: Tensor | None) -> list[str]:
-        """Write the states of a unit, and return the names of their files."""
-        plan, space = self.layer.plan, self.layer.problem.space
-        root = zarr.open_group(self.work.path, mode="r+")
-        values = space.masked(states).detach().cpu().numpy()
-        # A run that was stopped in a block of steps has fewer than the block.
-        along = 1 if plan.axis == "time" else 0
-        cut = slice(first, first + values.shape[along])
-        region = (slice(None), cut) if along else (cut,)
-        names = []
-        for name in space.variables:
-            stored = layout.array(root, name)
-            stored[region] = space.field(values, name)
-            names += layout.chunks_of(stored, region)
-        if weights is not None:
-            if "weight" not in root:
-                layout.create_weights(root, self.layer.members, plan)
-            made = weights.detach().cpu().numpy()
-            names += ["weight/zarr.json", *layout.write_weights(root, made, first, cut.stop)]
-        return names
+        root, problem, work = (
+            zarr.open_group(self.work.path, mode="r"),
+            self.layer.problem,
+            self.work,
+        )
+        cycle = self.layer.output.before(root, step, work.report(unit), work.carried(unit))
+        if problem.initial is None:
+            return cycle
+        return replace(cycle, ensemble=cycle.ensemble.to(problem.initial.device))
 
 
 @dataclass
@@ -395,9 +367,31 @@ def _check(
         )
 
 
-def _plan(method: Assimilator, problem: Problem, members: int, block: int | None) -> layout.Plan:
+def _kept(keep: Keep, problem: Problem, members: int, withheld: tuple[Observations, ...]) -> Kept:
+    if any(isinstance(step, tuple) for instrument in withheld for step in instrument.steps):
+        raise ValueError(
+            "Got observations of several steps that were kept back, which need all steps at once: "
+            "leave them out, or keep all of the ensemble."
+        )
+    return keep.of(problem.space, members, problem.steps + 1)
+
+
+def _plan(
+    method: Assimilator, problem: Problem, members: int, block: int | None, kept: Kept | None
+) -> layout.Plan:
     if isinstance(method, Filter):
-        return layout.plan_steps(problem.space, members, problem.steps, block)
+        return _step_plan(problem, members, block, kept)
     if isinstance(method, MemberSampler):
         return layout.plan_members(members, block)
     return layout.plan_steps(problem.space, members, problem.steps, problem.steps + 1)
+
+
+def _step_plan(
+    problem: Problem, members: int, block: int | None, kept: Kept | None
+) -> layout.Plan:
+    """Return blocks of steps; those that nobody asked for hold whole numbers of kept steps."""
+    plan = layout.plan_steps(problem.space, members, problem.steps, block)
+    every = 1 if kept is None else kept.steps.step
+    if block is not None or plan.size <= every:
+        return plan
+    return replace(plan, size=min(-(-plan.size // every) * every, plan.total))
