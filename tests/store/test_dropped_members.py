@@ -24,8 +24,8 @@ from scorda.report.series import error_and_spread, trajectories
 from scorda.store.members import InMemory
 from scorda.store.posterior import open_posterior
 from scorda.store.scores import distance, score_table, scores
-from scorda.store.withheld import observation_scores
 from scorda.store.sums import as_members, state_sums
+from scorda.store.withheld import observation_scores
 from scorda.systems.function import FunctionSystem
 from scorda.systems.kolmogorov import KolmogorovFlow
 from scorda.systems.mapped import Mapped
@@ -127,7 +127,7 @@ def test_a_member_that_is_nan_and_not_named_stays_nan(truth):
     unnamed = InMemory(Analysis(states, StateSpace((3,), 0.1)))
     named = InMemory(Analysis(states, StateSpace((3,), 0.1), dropped={2: 6}))
     for members, whole in ((unnamed, False), (named, True)):
-        error = state_sums(members, as_members(truth, members))["x1"]["error"]
+        error = state_sums(members, as_members(truth, members.space))["x1"]["error"]
         assert error[:6].isfinite().all()
         assert error[6:].isfinite().all() == whole
 

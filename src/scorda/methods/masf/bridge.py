@@ -140,7 +140,7 @@ class _Run(PriorFilterRun):
         model: ObservationModel,
         space: StateSpace | AugmentedSpace | None,
         generator: torch.Generator | None,
-        single: bool,
+        single: bool = False,
     ) -> tuple[Tensor, dict[str, Any]]:
         """The analysis with a linear operator, and the report of the prior."""
         modes = model.modes(tuple(states.shape[1:]), self._unit(states, space))
