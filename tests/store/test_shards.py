@@ -107,3 +107,8 @@ def test_small_stores_have_no_shards(tmp_path):
     _, problem = twin_experiment(Lorenz96(dim=20, spinup=0.2), model, 40, 4, rng.seeded(0))
     store.run(EnKF(), problem, 9, tmp_path / "a.zarr")
     assert zarr.open_group(tmp_path / "a.zarr", mode="r")["x"].shards is None
+
+
+def test_a_step_that_is_larger_than_a_unit_may_be_is_a_unit():
+    space = StateSpace((1000, 1000), 1.0, ("t",))
+    assert layout.plan_steps(space, 1000, 3).size == 1

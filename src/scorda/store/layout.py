@@ -95,7 +95,7 @@ def plan_steps(space: StateSpace, members: int, steps: int, size: int | None = N
     per_step = members * _variable_size(space) * 8
     wanted = min(max(per_step * (steps + 1) // UNITS, SMALLEST_CHUNK), LARGEST_CHUNK)
     few = min(-(-(steps + 1) // FILES), LARGEST_UNIT // per_step)
-    usual = max(wanted // per_step, few)
+    usual = max(wanted // per_step, few, 1)
     return Plan("time", min(size or usual, steps + 1), steps + 1)
 
 
