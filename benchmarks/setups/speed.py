@@ -1,28 +1,28 @@
 """Cost of a cycle of a small state beside bare loops, and of random numbers beside NumPy's.
 
-    OMP_NUM_THREADS=1 python benchmarks/cycle.py [--cycles 100] [--rounds 20]
-
 Lorenz-96 with 40 sites, all observed at every step, 40 members (the particle filter: 400). The
 loops do the mathematics of an analysis alone, in the same precision, without checks, diagnostics
 or streams of random numbers: in torch with the model of Scorda, and in NumPy with one of its own.
-All take turns in one process; the numbers are processor milliseconds of a cycle, the least of all
-rounds, and their ratio to Scorda's. A run that is kept as well (`assimilate`) has its statistics.
+DAPPER, where it is installed, runs with the statistics that it computes, as `assimilate` does.
+All take turns in one process.
 """
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
+from importlib import import_module
 
 import numpy as np
 import torch
 
 from scorda.assimilation.filter import Filter
+from scorda.bench.entry import Entry
 from scorda.core import rng
 from scorda.core.tapers import GaspariCohn
+from scorda.core.threads import one_thread
 from scorda.methods.enkf import ETKF, EnKF
 from scorda.methods.letkf import LETKF
 from scorda.methods.particle import ParticleFilter
@@ -32,9 +32,75 @@ from scorda.observations.operators import Select
 from scorda.observations.problem import Problem, twin_experiment
 from scorda.systems.lorenz import Lorenz96
 
+__all__ = ["speed"]
+
 DIM, MEMBERS, PARTICLES = 40, 40, 400
 INFLATION, JITTER, TAPER = 1.05, 0.1, GaspariCohn(4.0)
 SHAPES = ((16384, 3), (40, 40), (1, 3), (20, 50_000))
+
+Call = Callable[[], object]
+
+
+def speed() -> Speed:
+    """Return the benchmark."""
+    filters = (
+        EnKF(INFLATION),
+        ETKF(INFLATION),
+        LETKF(INFLATION, localization=TAPER),
+        ParticleFilter(resample=1.0, jitter=JITTER),
+    )
+    entries = [
+        Entry(m.name, m, PARTICLES if isinstance(m, ParticleFilter) else MEMBERS) for m in filters
+    ]
+    entries += [Entry(f"normal numbers {n} x {size}", (n, size), n) for n, size in SHAPES]
+    return Speed(tuple(entries))
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Times of filters and of random numbers, and their ratios to those of others.
+
+    Arguments:
+        entries: Filters, and shapes of random numbers.
+        cycles: Cycles of a run.
+        rounds: Runs of each, of which the least time counts.
+    """
+
+    entries: tuple[Entry, ...]
+    cycles: int = 100
+    rounds: int = 20
+    seeds: int = 1
+    statistic: str = "mean"
+    source: str = "processor time beside bare loops"
+    shown = ("milliseconds", "over_torch", "over_numpy", "assimilate_over_dapper")
+
+    def prepare(self, seed: int) -> None:
+        """Prepare nothing: each entry has a problem of its own."""
+
+    def score(self, entry: Entry, prepared: None, seed: int) -> dict[str, float]:
+        """Return the scores of an entry.
+
+        ``milliseconds`` of processor time of a cycle, or of a draw; ``over_torch`` and
+        ``over_numpy``: the same over that of a bare loop; ``assimilate``: of a cycle whose states
+        and statistics are kept, ``assimilate_over_torch`` and ``assimilate_over_dapper`` likewise.
+        """
+        numbers = isinstance(entry.method, tuple)
+        calls = _draws(*entry.method) if numbers else _runs(entry, self.cycles, seed)
+        count = _repeats(*entry.method) if numbers else self.cycles
+        with one_thread():
+            took = least(calls, self.rounds)
+        scores = {"milliseconds": took["scorda"] / count * 1e3}
+        for name in took.keys() & {"torch", "numpy"}:
+            scores[f"over_{name}"] = took["scorda"] / took[name]
+        if "assimilate" in took:
+            scores["assimilate"] = took["assimilate"] / count * 1e3
+            for name in took.keys() & {"torch", "dapper"}:
+                scores[f"assimilate_over_{name}"] = took["assimilate"] / took[name]
+        return scores
+
+    def shortened(self) -> Speed:
+        """Return the benchmark with few cycles, to test that it runs."""
+        return replace(self, cycles=2, rounds=1)
 
 
 def inflated(x: torch.Tensor) -> torch.Tensor:
@@ -146,54 +212,49 @@ def least(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, floa
     return found
 
 
-def cycles(count: int, rounds: int) -> None:
-    """Print the cost of a cycle."""
-    system = Lorenz96(dim=DIM, spinup=1.0)
+def _runs(entry: Entry, count: int, seed: int) -> dict[str, Call]:
+    """Return runs of a filter and of what it is compared with."""
+    system, method = Lorenz96(dim=DIM, spinup=1.0), entry.method
     model = ObservationModel(Select(range(DIM)), std=1.0)
-    _, problem = twin_experiment(system, model, count, 1, 0)
-    values = problem.instruments[0].values
-    x, particles = system.prior(MEMBERS, 1), system.prior(PARTICLES, 1)
+    _, problem = twin_experiment(system, model, count, 1, seed)
+    values, x = problem.instruments[0].values, system.prior(entry.members, 1)
+    if isinstance(method, ParticleFilter):
+        # With errors so large that the weights do not fall on one particle.
+        vague = ObservationModel(Select(range(DIM)), std=20.0)
+        problem = Problem(system, Observations(vague, range(1, count + 1), values), count)
     problem = replace(problem, initial=x)
-    # With errors so large that the weights do not fall on one particle.
-    vague = Observations(
-        ObservationModel(Select(range(DIM)), std=20.0), range(1, count + 1), values
-    )
-    local = _near(system)
-    loops: dict[str, tuple[Filter, Problem, dict[str, Callable[[], object]]]] = {
-        "EnKF": (
-            EnKF(INFLATION),
-            problem,
-            {
-                "torch": lambda: torch_enkf(system, x, values),
-                "NumPy": lambda: numpy_enkf(system, x, values),
-            },
-        ),
-        "ETKF": (ETKF(INFLATION), problem, {"torch": lambda: torch_etkf(system, x, values)}),
-        "LETKF": (
-            LETKF(INFLATION, localization=TAPER),
-            problem,
-            {"torch": lambda: torch_letkf(system, x, values, *local)},
-        ),
-        "ParticleFilter": (
-            ParticleFilter(resample=1.0, jitter=JITTER),
-            Problem(system, vague, count, particles),
-            {"torch": lambda: torch_particles(system, particles, values)},
-        ),
+    loops: dict[str, dict[str, Call]] = {
+        "EnKF": {
+            "torch": lambda: torch_enkf(system, x, values),
+            "numpy": lambda: numpy_enkf(system, x, values),
+        },
+        "ETKF": {"torch": lambda: torch_etkf(system, x, values)},
+        "LETKF": {"torch": partial(torch_letkf, system, x, values, *_near(system))},
+        "ParticleFilter": {"torch": lambda: torch_particles(system, x, values)},
     }
-    columns = ("run", "assimilate", "torch", "NumPy")
-    print("| cycle, ms | " + " | ".join(columns) + " | run / torch | assimilate / torch |")
-    print("|---" * (len(columns) + 3) + "|")
-    for name, (method, posed, peers) in loops.items():
-        members = PARTICLES if isinstance(method, ParticleFilter) else MEMBERS
-        calls: dict[str, Callable[[], object]] = {
-            "run": partial(cycled, method, posed, members),
-            "assimilate": partial(method.assimilate, posed, members, 0),
-            **peers,
-        }
-        took = {key: value / count * 1e3 for key, value in least(calls, rounds).items()}
-        cells = [f"{took[key]:.3f}" if key in took else "" for key in columns]
-        cells += [f"{took[key] / took['torch']:.2f}" for key in ("run", "assimilate")]
-        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+    return {
+        "scorda": partial(cycled, method, problem, entry.members),
+        "assimilate": partial(method.assimilate, problem, entry.members, 0),
+        **loops[type(method).__name__],
+        **_dapper(method, count),
+    }
+
+
+def _dapper(method: Filter, count: int) -> dict[str, Call]:
+    """Return the run of DAPPER, if it is installed and has the method."""
+    kinds = {EnKF: "PertObs", ETKF: "Sqrt"}
+    if type(method) not in kinds:
+        return {}
+    names = "da_methods", "tools.progressbar", "mods.Lorenz96.sakov2008"
+    try:
+        methods, bar, twin = (import_module(f"dapper.{name}") for name in names)
+    except ImportError:
+        return {}
+    vars(bar)["disable_progbar"] = True
+    twin.HMM.tseq.K, twin.HMM.tseq.BurnIn = count, 0
+    states, values = twin.HMM.simulate()
+    found = methods.EnKF(kinds[type(method)], N=MEMBERS, infl=INFLATION)
+    return {"dapper": lambda: found.assimilate(twin.HMM, states, values, liveplots=False)}
 
 
 def _near(system: Lorenz96) -> tuple[torch.Tensor, torch.Tensor]:
@@ -204,36 +265,21 @@ def _near(system: Lorenz96) -> tuple[torch.Tensor, torch.Tensor]:
     return near, weights.gather(1, near).sqrt().unsqueeze(-1)
 
 
-def random_numbers(rounds: int) -> None:
-    """Print the cost of normal numbers, from row 63 on."""
-    like, draw = torch.zeros(0), np.random.default_rng(0)
-    print("\n| normal numbers | scorda, ms | NumPy, ms | ratio |\n|---|---|---|---|")
-    for rows, size in SHAPES:
-        repeats = max(3, 300_000 // (rows * size))
-
-        def ours(rows: int = rows, size: int = size, repeats: int = repeats) -> None:
-            for _ in range(repeats):
-                rng.normal_rows((1, 2), 63, 63 + rows, (size,), like)
-
-        def theirs(rows: int = rows, size: int = size, repeats: int = repeats) -> None:
-            for _ in range(repeats):
-                draw.standard_normal((rows, size))
-
-        took = least({"ours": ours, "theirs": theirs}, rounds)
-        mine, other = (took[name] / repeats * 1e3 for name in ("ours", "theirs"))
-        print(f"| {rows} x {size} | {mine:.4f} | {other:.4f} | {mine / other:.2f} |", flush=True)
+def _repeats(rows: int, size: int) -> int:
+    """Return how many draws are timed together."""
+    return max(3, 30_000 // (rows * size))
 
 
-def main() -> None:
-    """Measure, and print two tables."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--cycles", type=int, default=100)
-    parser.add_argument("--rounds", type=int, default=20)
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    cycles(given.cycles, given.rounds)
-    random_numbers(given.rounds)
+def _draws(rows: int, size: int) -> dict[str, Call]:
+    """Return draws of normal numbers, from row 63 on, and those of NumPy."""
+    like, draw, repeats = torch.zeros(0), np.random.default_rng(0), _repeats(rows, size)
 
+    def ours() -> None:
+        for _ in range(repeats):
+            rng.normal_rows((1, 2), 63, 63 + rows, (size,), like)
 
-if __name__ == "__main__":
-    main()
+    def theirs() -> None:
+        for _ in range(repeats):
+            draw.standard_normal((rows, size))
+
+    return {"scorda": ours, "numpy": theirs}
