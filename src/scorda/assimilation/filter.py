@@ -108,10 +108,11 @@ class Run(ABC):
             generator: Source of randomness.
 
         Returns:
-            Members, and a dictionary of numbers and tensors with the same keys in each cycle.
-            The key ``weights`` holds the weights of the members from here on, ``carried`` the
-            tensors that `restore` needs to go on from here. Of ``white``, the white anomalies and
-            innovation (`white_innovation`), the run reports ``innovation`` and ``chi2``.
+            Members, in memory that no later call changes, and a dictionary of numbers and tensors
+            with the same keys in each cycle. The key ``weights`` holds the weights of the members
+            from here on, ``carried`` the tensors that `restore` needs to go on from here. Of
+            ``white``, the white anomalies and innovation (`white_innovation`), the run reports
+            ``innovation`` and ``chi2``.
         """
 
     def restore(self, carried: Mapping[str, Tensor]) -> None:  # noqa: B027 (most carry nothing)
@@ -267,7 +268,8 @@ class Filter(Assimilator, Run):
         if self.least_members > 1:
             check_spread(forecast)
         try:
-            analysis, info = run.analyse(forecast, y, model, generator)
+            analysis, told = run.analyse(forecast, y, model, generator)
+            info = {**screened, **told}
             check_finite(analysis, "analysis")
             if "white" not in info and "innovation" not in info:
                 weighted = weights is not None or "weights" in info
@@ -285,7 +287,7 @@ class Filter(Assimilator, Run):
             # Where the operator is to blame, say so.
             check_predicted(model.operator(forecast))
             raise
-        return analysis, {**screened, **info}
+        return analysis, info
 
     @final
     def assimilate(

@@ -122,7 +122,7 @@ def _foreseen(error: BaseException, command: Command) -> str | None:
         size = SIZE.search(text)
         needed = f"{_readable(size[1])} more" if size else "what the computation needs"
         return f"The memory does not hold {needed}: {command.smaller}."
-    # A file that is locked, and a stream that takes nothing now, have this number and another text.
+    # A locked file, and a stream that takes nothing now, have this number and another text.
     if STARTED in text or (isinstance(error, OSError) and error.strerror == FEW):
         return (
             "The system starts no more threads or processes for this user: give fewer --threads "
