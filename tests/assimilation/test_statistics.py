@@ -1,13 +1,14 @@
 """The statistics of a run: the same bits for a cycle alone and with others, and in time."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
 
 from scorda import metrics
 from scorda.assimilation.diagnostics import WAITING, Statistics
+from scorda.assimilation.filter import Filter
 from scorda.core import rng
 from scorda.core.errors import DivergenceError
 from scorda.core.space import StateSpace
@@ -78,6 +79,25 @@ def test_a_report_is_the_same_whenever_it_is_read():
             assert cycle.info[name] == known[name]
     analysis = EnKF().assimilate(problem(), 7, 3)
     assert analysis.info["chi2"].tolist() == [report["chi2"] for report in at_once[1:]]
+
+
+@dataclass(frozen=True)
+class Constant(Filter):
+    """A filter of a user, which returns one and the same report."""
+
+    told: dict[str, float] = field(default_factory=dict)
+
+    def analyse(self, forecast, y, model, generator=None):
+        return forecast.clone(), self.told
+
+
+def test_a_report_of_a_method_is_not_changed_and_each_cycle_has_its_innovation():
+    method = Constant()
+    own = Constant({"spread": 7.0, "mine": 1.0})
+    found, told = (one.assimilate(problem(), 7, 3).info for one in (method, own))
+    assert method.told == {} and len(set(found["innovation"].tolist())) == 40
+    assert set(told["spread"].tolist()) == {7.0}
+    assert torch.equal(told["innovation"], found["innovation"])
 
 
 class Breaking(Lorenz63):

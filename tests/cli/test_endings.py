@@ -67,6 +67,8 @@ def said(capsys, command, status):
         (RuntimeError("Can't decrement id ref count (errno = 27, 'File too large')"), ["no room"]),
         (ImportError("libx.so: failed to map segment from shared object"), ["does not hold"]),
         (RuntimeError("can't start new thread"), ["ulimit -u"]),
+        (BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)), ["ulimit -u"]),
+        (BlockingIOError(errno.EAGAIN, "unable to lock file, errno = 11"), ["to lock file"]),
     ],
 )  # fmt: skip
 def test_what_a_user_can_mend_is_one_sentence(folder, monkeypatch, capsys, error, words):

@@ -12,7 +12,14 @@ import zarr
 from safetensors.torch import save_file
 
 from scorda.core.fingerprint import fingerprint
-from scorda.core.ownership import SOURCE, check_output, made_by_scorda, real_path, toml_mark
+from scorda.core.ownership import (
+    SOURCE,
+    check_output,
+    made_by_scorda,
+    named_as_given,
+    real_path,
+    toml_mark,
+)
 
 
 def netcdf(path, **attributes):
@@ -155,3 +162,19 @@ def test_the_fingerprint_is_that_of_all_bytes_and_names(tmp_path):
     assert fingerprint(folder) in found
     with pytest.raises(FileNotFoundError):
         fingerprint(tmp_path / "none")
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_an_output_and_what_is_beside_it_are_named_as_given_and_nothing_else(
+    tmp_path, monkeypatch, inside
+):
+    """Also in the root of all folders, with which every path begins."""
+    folder = tmp_path if inside else Path("/")
+    monkeypatch.chdir(folder)
+    text = "{0}a.zarr/x, '{0}a.zarr.json' and {0}.a.zarr.progress, not /data/a.zarr or {0}in.nc"
+    before, kept = f"{folder}/" if inside else "/", "not /data/a.zarr or "
+    with pytest.raises(ValueError) as caught, named_as_given("a.zarr"):
+        raise ValueError(text.format(before))
+    assert str(caught.value) == (
+        f"a.zarr/x, 'a.zarr.json' and .a.zarr.progress, {kept}{before}in.nc"
+    )

@@ -203,3 +203,17 @@ def test_a_generator_that_draws_ahead_goes_on_as_any_other(draw):
         ahead, plain = rng.Steps((8, 9), range(9)).at(4), rng.at((8, 9), 4)
         for one in (kind, draw, first[1], draw):
             assert torch.equal(one(ahead), one(plain))
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        lambda generator: generator.manual_seed(5),
+        lambda generator: generator.set_state(rng.seeded(5).get_state()),
+    ],
+)
+def test_a_generator_that_draws_ahead_can_be_seeded_anew(again):
+    """As a method does that takes the same noise at each step."""
+    ahead = rng.Steps((8, 9), range(9)).at(4)
+    again(ahead)
+    assert torch.equal(rng.normal(4, (3,), ahead), rng.normal(4, (3,), 5))

@@ -2,6 +2,7 @@
 
 import math
 import time
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -37,6 +38,31 @@ def test_log_likelihood_is_the_density_of_torch(kind):
     expected = MultivariateNormal(x[:, :3], cov).log_prob(y)
     torch.testing.assert_close(model.log_likelihood(y, x), expected, atol=1e-12, rtol=0)
     torch.testing.assert_close(model.error_std((3,), y), cov.diagonal().sqrt())
+
+
+def test_log_likelihood_of_a_field_takes_the_error_of_each_place():
+    """1e-12: rounding."""
+    std, x, y = torch.rand(3, 4) + 1, normal(5, (3, 4), seeded(0)), normal(3, (4,), seeded(1))
+    found = ObservationModel(Pointwise(torch.sin), std=std).log_likelihood(y, x)
+    expected = Normal(x.sin(), std).log_prob(y).sum((1, 2))
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+
+
+def test_a_model_that_was_used_without_gradients_has_them_later():
+    # Its std is converted to double precision.
+    model = ObservationModel(Select([0, 2]), std=torch.tensor([1, 2], dtype=torch.float32))
+    x, y = torch.ones(4, 3), torch.zeros(2)
+    with torch.inference_mode():
+        model.misfit(y, x)
+    x.requires_grad_()
+    model.misfit(y, x).sum().backward()
+    torch.testing.assert_close(x.grad, torch.tensor([2.0, 0.0, 0.5]).expand(4, 3))
+
+
+def test_a_model_is_copied_after_a_derivative():
+    model, y = ObservationModel(Select([0, 2]), std=[1.0, 2.0]), torch.zeros(2)
+    torch.func.grad(lambda x: model.misfit(y, x).sum())(torch.ones(4, 3))
+    assert torch.equal(deepcopy(model).std, model.std)
 
 
 @pytest.mark.parametrize("kind", models())

@@ -267,3 +267,16 @@ def test_states_in_single_precision_lose_only_their_rounding():
     double, _ = run.analyse(forecast[1:].double(), y, model)
     assert single.dtype == torch.float32
     assert_close(single.double(), double, rtol=1e-6, atol=1e-6 * float(forecast.abs().max()))
+
+
+@pytest.mark.parametrize("unit", [1e-20, 1e17])
+def test_single_precision_has_the_analysis_of_double_in_units_whose_squares_it_lacks(unit):
+    """Single precision ends at 1e-38 and 3e38."""
+    model = ObservationModel(Stride((2, 3)), std=unit)
+    forecast = (members(12, TORUS) * unit).float()
+    y = model.operator(forecast[:1].double()).flatten() + unit
+    local = MASF(LocalGaussian(GaspariCohn(2.0)))
+    run = local.prepared(local.prior.begin(None), TORUS)
+    single, _ = run.analyse(forecast[1:], y, model)
+    double, _ = run.analyse(forecast[1:].double(), y, model)
+    assert_close(single.double(), double, rtol=1e-6, atol=1e-6 * float(forecast.abs().max()))

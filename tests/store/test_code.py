@@ -92,6 +92,15 @@ def test_a_circle_and_a_broken_module_end(folder):
     assert {"ownmodel", "ownhelper", "ownlate"} <= set(code_of(["ownmodel"]))
 
 
+def test_a_folder_without_init_in_a_package_that_is_not_imported_yet_is_followed(folder):
+    (folder / "ownhelper.py").write_text("def late():\n    from ownother.folder import module\n")
+    (folder / "ownother" / "folder").mkdir(parents=True)
+    (folder / "ownother" / "__init__.py").write_text("")
+    (folder / "ownother" / "folder" / "module.py").write_text("")
+    found = code_of(["ownhelper"])
+    assert set(found) == {"ownhelper", "ownother", "ownother.folder.module"}
+
+
 def test_the_number_of_modules_is_bounded(folder, monkeypatch):
     monkeypatch.setattr(code, "MOST", 3)
     assert len(code_of(["ownmodel"])) < len(REACHED)

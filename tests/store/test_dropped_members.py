@@ -132,6 +132,16 @@ def test_a_member_that_is_nan_and_not_named_stays_nan(truth):
         assert error[6:].isfinite().all() == whole
 
 
+def test_the_mean_of_the_members_left_is_of_the_precision_of_the_states():
+    """Where numbers of torch are single by default, as outside of tests."""
+    torch.set_default_dtype(torch.float32)
+    states = torch.full((4, 2, 3), 1e5, dtype=torch.float64)
+    states[1, 1] = torch.nan
+    mean = Analysis(states, StateSpace((3,), 0.1), dropped={1: 1}).mean
+    # Three products and their sum are rounded.
+    torch.testing.assert_close(mean, torch.full_like(mean, 1e5), rtol=1e-15, atol=0)
+
+
 def test_withheld_values_are_predicted_by_the_members_that_are_left(tmp_path, problem):
     """A score of a value after a loss is that of an ensemble without the member."""
     model = problem.instruments[0].model

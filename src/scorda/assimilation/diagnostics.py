@@ -105,7 +105,8 @@ class Statistics:
         else:
             spreads = [float(spread_of(space, one.ensemble, one.weights)) for one in cycles]
         for one, value in zip(cycles, spreads, strict=True):
-            one.report["spread"] = value
+            if one.report["spread"] is None:
+                one.report["spread"] = value
         whites = [one.white for one in cycles if one.white is not None]
         if whites:
             found = innovation_statistics(*map(torch.stack, zip(*whites, strict=True)))

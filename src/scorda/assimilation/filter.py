@@ -19,7 +19,6 @@ import time
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, final
 
@@ -34,11 +33,12 @@ from scorda.assimilation.memory import check_memory
 from scorda.core import rng
 from scorda.core.arrays import laid_out
 from scorda.core.errors import (
+    OVERFLOW,
     DivergenceError,
-    RunError,
     check_finite,
     check_predicted,
     check_spread,
+    locating,
 )
 from scorda.core.shapes import Float, Tensor
 from scorda.core.threads import few_threads
@@ -48,10 +48,6 @@ from scorda.observations.problem import Problem
 from scorda.systems.base import forecast as advanced
 
 __all__ = ["Cycle", "Filter", "PreparedFilter", "Run"]
-
-# What an analysis of numbers that overflow may raise.
-LinAlgError = torch.linalg.LinAlgError  # type: ignore[attr-defined]
-FAILURES = (FloatingPointError, LinAlgError)
 
 
 @dataclass(frozen=True)
@@ -108,10 +104,11 @@ class Run(ABC):
             generator: Source of randomness.
 
         Returns:
-            Members, and a dictionary of numbers and tensors with the same keys in each cycle.
-            The key ``weights`` holds the weights of the members from here on, ``carried`` the
-            tensors that `restore` needs to go on from here. Of ``white``, the white anomalies and
-            innovation (`white_innovation`), the run reports ``innovation`` and ``chi2``.
+            Members, in memory that no later call changes, and a dictionary of numbers and tensors
+            with the same keys in each cycle. The key ``weights`` holds the weights of the members
+            from here on, ``carried`` the tensors that `restore` needs to go on from here. Of
+            ``white``, the white anomalies and innovation (`white_innovation`), the run reports
+            ``innovation`` and ``chi2``.
         """
 
     def restore(self, carried: Mapping[str, Tensor]) -> None:  # noqa: B027 (most carry nothing)
@@ -211,7 +208,7 @@ class Filter(Assimilator, Run):
             report: dict[str, Any] = {}
             forecast = None
             clock = time.perf_counter()
-            place = _locating(self, step, bisect_left(cycles, step))
+            place = locating(self.name, step, bisect_left(cycles, step))
             with few_threads(ensemble.numel()), place:
                 if step > 0:
                     stream = error.at(step) if stochastic else None
@@ -267,7 +264,8 @@ class Filter(Assimilator, Run):
         if self.least_members > 1:
             check_spread(forecast)
         try:
-            analysis, info = run.analyse(forecast, y, model, generator)
+            analysis, told = run.analyse(forecast, y, model, generator)
+            info = {**screened, **told}
             check_finite(analysis, "analysis")
             if "white" not in info and "innovation" not in info:
                 weighted = weights is not None or "weights" in info
@@ -281,11 +279,11 @@ class Filter(Assimilator, Run):
                     "The innovation is too large to square in standard deviations of the "
                     "observation error; check the observations and their `std`."
                 )
-        except FAILURES:
+        except OVERFLOW:
             # Where the operator is to blame, say so.
             check_predicted(model.operator(forecast))
             raise
-        return analysis, {**screened, **info}
+        return analysis, info
 
     @final
     def assimilate(
@@ -384,20 +382,3 @@ def _whole(roster: Roster, cycle: Cycle) -> Cycle:
         report=cycle.info and {**cycle.info, "dropped": roster.dropped},
         forecast=None if cycle.forecast is None else roster.all(cycle.forecast),
     )
-
-
-@contextmanager
-def _locating(method: Assimilator, step: int, cycle: int) -> Iterator[None]:
-    """Add step and cycle to an error that stops a run."""
-    try:
-        yield
-    except RunError as error:
-        raise error.located(method.name, step, cycle) from error
-    except FloatingPointError as error:
-        raise DivergenceError(str(error)).located(method.name, step, cycle) from error
-    except LinAlgError as error:
-        reason = (
-            f"A matrix could not be factorised ({error}); check the scale of the observations and "
-            "of their `std`."
-        )
-        raise DivergenceError(reason).located(method.name, step, cycle) from error

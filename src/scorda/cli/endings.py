@@ -45,7 +45,7 @@ SIZE = re.compile(r"(?:allocate|allocate:?) ([\d.]+ ?(?:[KMGTPE]i?B|bytes))")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 OPEN = (errno.EMFILE, errno.ENFILE)
 # What Python says where the system starts no more threads, or processes.
-STARTED = "can't start new thread"
+STARTED, FEW = "can't start new thread", os.strerror(errno.EAGAIN)
 # The library of HDF5 has the number of an error in its text alone.
 NUMBER = re.compile(r"errno = (\d+)")
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -122,7 +122,8 @@ def _foreseen(error: BaseException, command: Command) -> str | None:
         size = SIZE.search(text)
         needed = f"{_readable(size[1])} more" if size else "what the computation needs"
         return f"The memory does not hold {needed}: {command.smaller}."
-    if STARTED in text or (isinstance(error, OSError) and error.errno == errno.EAGAIN):
+    # A locked file, and a stream that takes nothing now, have this number and another text.
+    if STARTED in text or (isinstance(error, OSError) and error.strerror == FEW):
         return (
             "The system starts no more threads or processes for this user: give fewer --threads "
             "or workers, or raise the limit (ulimit -u)."

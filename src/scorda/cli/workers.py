@@ -113,6 +113,6 @@ def over_workers(
 
 
 def tell_dropped(posterior: Posterior) -> None:
-    """Say which members were dropped, when and why, in this session or in one before."""
+    """Say which members were dropped, when and why, those from before a resume too."""
     for member, told in posterior.info.get("dropped", {}).items():
         console().print(f"dropped: member {member} at {told['reason']}")

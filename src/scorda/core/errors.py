@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from scorda.core.shapes import Float, Tensor
 
 __all__ = [
+    "OVERFLOW",
     "DegenerateEnsemble",
     "DivergenceError",
     "ModelFailure",
@@ -15,7 +19,12 @@ __all__ = [
     "check_finite",
     "check_predicted",
     "check_spread",
+    "locating",
 ]
+
+LinAlgError = torch.linalg.LinAlgError  # type: ignore[attr-defined]
+# What an analysis of numbers that overflow may raise.
+OVERFLOW = (FloatingPointError, LinAlgError)
 
 
 class RunError(Exception):
@@ -125,3 +134,20 @@ def check_spread(ensemble: Float[Tensor, "ensemble ..."]) -> None:
         "they have become equal.",
         members=tuple(range(len(ensemble))),
     )
+
+
+@contextmanager
+def locating(name: str, step: int, cycle: int) -> Iterator[None]:
+    """Add the name of a method, step and cycle to an error that stops a run."""
+    try:
+        yield
+    except RunError as error:
+        raise error.located(name, step, cycle) from error
+    except FloatingPointError as error:
+        raise DivergenceError(str(error)).located(name, step, cycle) from error
+    except LinAlgError as error:
+        reason = (
+            f"A matrix could not be factorised ({error}); check the scale of the observations and "
+            "of their `std`."
+        )
+        raise DivergenceError(reason).located(name, step, cycle) from error

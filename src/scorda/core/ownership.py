@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -111,13 +112,17 @@ def named_as_given(path: str | Path) -> Iterator[None]:
         yield
     except Exception as error:
         if not given.is_absolute() and not given.is_symlink():
-            before = str(real_path(given).parent / "x")[:-1]
-            after = str(given.parent / "x")[:-1]
+            real = real_path(given)
+            before, after = (str(path.parent / "x")[:-1] for path in (real, given))
+            # Not the end of another path, nor the beginning of one: the folder may be the root.
+            named = re.compile(rf"(?<![\w./-]){re.escape(before)}(?=\.?{re.escape(real.name)})")
             error.args = tuple(
-                part.replace(before, after) if isinstance(part, str) else part
+                named.sub(lambda _: after, part) if isinstance(part, str) else part
                 for part in error.args
             )
-            error.__notes__ = [n.replace(before, after) for n in getattr(error, "__notes__", [])]
+            error.__notes__ = [
+                named.sub(lambda _: after, note) for note in getattr(error, "__notes__", [])
+            ]
         raise
 
 

@@ -146,7 +146,7 @@ class _OfStep(torch.Generator):
     """Generator of one of `Steps`, which it names until a key is taken from it."""
 
     steps: Steps | None = None
-    step = 0
+    step = seed_of_step = 0
 
 
 class Steps:
@@ -171,7 +171,8 @@ class Steps:
     def at(self, step: int) -> torch.Generator:
         """Return the generator of a step."""
         generator = _OfStep()
-        generator.manual_seed(_seed_at(self._key, step))
+        generator.seed_of_step = _seed_at(self._key, step)
+        generator.manual_seed(generator.seed_of_step)
         generator.steps, generator.step = self, step
         return generator
 
@@ -222,7 +223,8 @@ def normal(
     """
     if isinstance(generator, _OfStep) and generator.steps is not None:
         steps, generator.steps = generator.steps, None
-        if _place(generator) == NEW:
+        # Unless it was used, or seeded anew.
+        if _place(generator) == NEW and generator.initial_seed() == generator.seed_of_step:
             _words(generator)
             return steps.first(generator.step, members, shape, like)
     return normal_rows(key(generator), 0, members, shape, like)

@@ -105,7 +105,7 @@ class _Weighted(Run):
         """
         members, settings = len(forecast), self.settings
         white, before = model.white_residuals(y, forecast), self.weights
-        weights, ess, evidence = _reweighted(before, model.log_density(white))
+        weights, ess, evidence = _reweighted(before, model.log_density(white, tuple(y.shape)))
         innovation = white.mean(0) if before is None else before @ white
         resampled = settings.resample == 1 or bool(ess < settings.resample * members)
         if not resampled:

@@ -63,7 +63,7 @@ class Analysis:
         if self.dropped:
             there = left(len(states), range(states.shape[1]), self.dropped).to(states.device)
             if weights is None:
-                weights = there / there.sum(0)
+                weights = there.to(states) / there.sum(0)
             # Their weight is 0, which times NaN is none.
             states = states.masked_fill(~there.view(*there.shape, *[1] * (states.ndim - 2)), 0.0)
         if weights is None:

@@ -11,7 +11,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from scipy.sparse import csr_array, vstack
@@ -72,18 +71,14 @@ class ObservationModel:
         if self.cov is not None:
             self._check_size(math.prod(shape))
             return self.cov.to(like).diagonal().sqrt()
-        kind = shape, like.dtype, like.device
-        # Each analysis asks for the same one.
-        if kind not in self._stds:
-            std = torch.as_tensor(self.std).to(like)
-            try:
-                self._stds[kind] = std.expand(shape).flatten()
-            except RuntimeError as error:
-                raise ValueError(
-                    f"Got an observation error std of shape {tuple(std.shape)} for observations "
-                    f"of shape {tuple(shape)}: it must be one number or broadcast to that shape."
-                ) from error
-        return self._stds[kind]
+        std = torch.as_tensor(self.std).to(like)
+        try:
+            return std.expand(shape).flatten()
+        except RuntimeError as error:
+            raise ValueError(
+                f"Got an observation error std of shape {tuple(std.shape)} for observations of "
+                f"shape {tuple(shape)}: it must be one number or broadcast to that shape."
+            ) from error
 
     def error_cov(self, shape: tuple[int, ...], like: Tensor) -> Float[Tensor, "obs obs"]:
         """Return R of the flattened observation."""
@@ -165,7 +160,7 @@ class ObservationModel:
 
         It is in double precision, as small differences of large numbers count.
         """
-        return self.log_density(self.white_residuals(y, x))
+        return self.log_density(self.white_residuals(y, x), tuple(y.shape))
 
     def white_residuals(
         self, y: Float[Tensor, "..."], x: Float[Tensor, "ensemble ..."]
@@ -173,14 +168,15 @@ class ObservationModel:
         """Return what `whiten` makes of y - h(x), in double precision."""
         return self.whiten(y.double() - self.predict(x, y).double())
 
-    def log_density(self, white: Float[Tensor, "ensemble obs"]) -> Float[Tensor, "ensemble"]:
-        """Return the log density of `white_residuals`, in double precision."""
-        observations = white.shape[1]
+    def log_density(
+        self, white: Float[Tensor, "ensemble obs"], shape: tuple[int, ...]
+    ) -> Float[Tensor, "ensemble"]:
+        """Return the log density of `white_residuals` of observations of a shape, in double."""
         if self.cov is None:
-            log_det = self.error_std((observations,), white).log().sum()
+            log_det = self.error_std(shape, white).log().sum()
         else:
             log_det = self._root.to(white).diagonal().log().sum()
-        log_norm = log_det + 0.5 * observations * math.log(2 * math.pi)
+        log_norm = log_det + 0.5 * white.shape[1] * math.log(2 * math.pi)
         return -0.5 * white.square().sum(-1) - log_norm
 
     def misfit(
@@ -188,10 +184,6 @@ class ObservationModel:
     ) -> Float[Tensor, "ensemble"]:
         r"""Return :math:`(y - h(x))^T R^{-1} (y - h(x))` of each state, in double precision."""
         return self.white_residuals(y, x).square().sum(-1)
-
-    @cached_property
-    def _stds(self) -> dict[tuple[Any, ...], Tensor]:
-        return {}
 
     @cached_property
     def _root(self) -> Tensor:

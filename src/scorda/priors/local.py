@@ -73,7 +73,8 @@ class FittedLocal:
 
     Arguments:
         mean: m, shape ``(*shape)``.
-        root: Y, ``(size, members)``.
+        root: Y, ``(size, members)``, in standard deviations of the entries: squares in the units
+            of a caller may not be numbers in single precision.
         var: v, shape ``(*shape)``, positive.
         diagonal: :math:`\eta`.
         blocks: Blocks that cover the state.
@@ -95,17 +96,17 @@ class FittedLocal:
         if noise.ndim == u.ndim and len(noise) > 1:
             pairs = zip(u.split(1), noise.split(1), strict=True)
             return torch.cat([self.denoise(*pair) for pair in pairs])
-        Q = noise.to(self.dtype).expand(1, *self.mean.shape).flatten().square()
-        mean, root, var = self.mean.double(), self.root.to(Q), self.var.to(Q).flatten()
-        exact = (u - mean).flatten(1).mT.contiguous()
+        mean, std = self.mean.double(), self.var.double().sqrt()
+        Q = (noise / std).expand(1, *std.shape).flatten().square().to(self.dtype)
+        root, exact = self.root.to(Q), ((u - mean) / std).flatten(1).mT.contiguous()
         rest, moved = exact.to(Q), torch.empty_like(exact)
-        alone = (self.diagonal * var / (self.diagonal * var + Q))[:, None]
+        alone = (self.diagonal / (self.diagonal + Q))[:, None]
         for blocks, (W, factor) in zip(self.blocks, self._latest(Q, self._factors), strict=True):
             seen = _rows(root, blocks.near).mT @ (W[..., None] * _rows(rest, blocks.near))
             spanned = root[blocks.own] @ torch.cholesky_solve(seen, factor)
             found = spanned + alone[blocks.own] * (exact[blocks.own] - spanned)
             moved[blocks.own[blocks.exists]] = found[blocks.exists]
-        return (mean + moved.mT.view_as(u)).to(u)
+        return (mean + std * moved.mT.view_as(u)).to(u)
 
     def single(self) -> FittedLocal:
         """Return the same in single precision, for u whose rounding is single: twice as fast."""
@@ -114,10 +115,9 @@ class FittedLocal:
     def _factors(self, Q: Float[Tensor, "size"]) -> list[tuple[Tensor, Tensor]]:
         """W near each block and the Cholesky factor of 1 + Y^T W Y, a batch of blocks each."""
         found, root = [], self.root.to(Q)
-        v = self.diagonal * self.var.to(Q).flatten()
         for blocks in self.blocks:
             rho = blocks.taper.to(Q)
-            W = rho / (Q[blocks.near] + rho * v[blocks.near])
+            W = rho / (Q[blocks.near] + rho * self.diagonal)
             Y = _rows(root, blocks.near)
             G = (Y * W[..., None]).mT @ Y
             G.diagonal(dim1=-2, dim2=-1).add_(1)
@@ -220,9 +220,9 @@ class LocalRun(PriorRun):
         where = where.repeat(space.size // len(where), 1)
         blocks = self._latest(where, lambda where: self._blocks(where, space, ensemble))
         mean, diagonal = ensemble.mean(0), self.settings.diagonal
-        scale = ((1 - diagonal) / (len(ensemble) - 1)) ** 0.5
-        root = scale * (ensemble - mean).flatten(1).mT.contiguous()
-        return FittedLocal(mean, root, positive(ensemble.var(0)), diagonal, blocks)
+        scale, var = ((1 - diagonal) / (len(ensemble) - 1)) ** 0.5, positive(ensemble.var(0))
+        root = scale * ((ensemble - mean) / var.sqrt()).flatten(1).mT.contiguous()
+        return FittedLocal(mean, root, var, diagonal, blocks)
 
     def _blocks(
         self, where: Tensor, space: StateSpace | AugmentedSpace, ensemble: Tensor

@@ -76,7 +76,8 @@ def _places(name: str, root: Path) -> Iterator[tuple[str, Path]]:
     folders, parts = [str(root)], name.split(".")
     for depth in range(1, len(parts) + 1):
         inner = ".".join(parts[:depth])
-        spec = None if inner == "scorda" else PathFinder.find_spec(inner, folders)
+        # By its last name: of a whole one Python would look up what holds it among the imported.
+        spec = None if inner == "scorda" else PathFinder.find_spec(parts[depth - 1], folders)
         if spec is None:
             return
         if spec.has_location and spec.origin is not None:
