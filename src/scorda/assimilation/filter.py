@@ -196,10 +196,12 @@ class Filter(Assimilator, Run):
         drops, roster = getattr(problem.system, "drops", False), Roster(members)
         if start is None:
             start = Cycle(-1, problem.members_at_start(members, rng.at(draw, 0)))
+            with locating(self.name, 0, 0):
+                check_finite(start.ensemble, "draw of the start")
         else:
             _check_start(start, members, problem)
         ensemble, weights, carried = laid_out(start.ensemble), start.weights, start.carried
-        if not (there := present(problem.space, ensemble)).all():
+        if drops and not (there := present(problem.space, ensemble)).all():
             roster, ensemble = roster.without(~there), laid_out(ensemble[there])
             weights = None if weights is None else weights[there]
         run = self._begun(problem, weights, carried)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from glob import glob
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -85,7 +85,17 @@ def make_system(name: str, options: Mapping[str, Any]) -> System:
         number = isinstance(usual.get(key), int | float) and not isinstance(usual[key], bool)
         if number and (not isinstance(value, int | float) or value != value):
             raise UserError(f"Got --system.{key} {value}: give a number.")
-    return system
+    changed, made = _as_floats(given, usual), cast(Any, system)
+    return replace(made, **changed) if changed else system
+
+
+def _as_floats(given: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, float]:
+    """Return the whole numbers that stand for others: some are too large for a tensor."""
+    whole = {key: value for key, value in given.items() if type(value) is int}
+    try:
+        return {key: float(v) for key, v in whole.items() if type(usual.get(key)) is float}
+    except OverflowError as error:
+        raise UserError(f"Got {whole}: give numbers below 1e308.") from error
 
 
 def settings_file(out: Path) -> Path:

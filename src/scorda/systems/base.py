@@ -224,12 +224,15 @@ def check_step(dt: float, noise_std: float) -> None:
     """Check the length of a step and its model error.
 
     Raises:
-        ValueError: If the length is not positive or the standard deviation is negative.
+        ValueError: If the length is not positive, the standard deviation is negative, or one is
+            infinite.
     """
-    if not dt > 0:
-        raise ValueError(f"Got dt = {dt}: the time step must be positive.")
-    if noise_std < 0:
-        raise ValueError(f"Got noise_std = {noise_std}: a standard deviation is not negative.")
+    if not 0 < dt < math.inf:
+        raise ValueError(f"Got dt = {dt}: the time step must be positive, and finite.")
+    if not 0 <= noise_std < math.inf:
+        raise ValueError(
+            f"Got noise_std = {noise_std}: a standard deviation is not negative, and finite."
+        )
 
 
 def plain_settings(system: System) -> dict[str, int | float | str | bool]:
