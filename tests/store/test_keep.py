@@ -354,6 +354,7 @@ def test_a_run_killed_between_its_two_arrays_of_weights_goes_on(case, tmp_path, 
         ({"steps": 0}, "n for every n-th"),
         ({"steps": "first"}, "n for every n-th"),
         ({"variables": ("w",)}, "choose x, y, z"),
+        ({"variables": ()}, "name one at least"),
     ],
 )
 def test_what_cannot_be_kept_is_refused_before_the_run(case, tmp_path, given, said):
@@ -361,6 +362,20 @@ def test_what_cannot_be_kept_is_refused_before_the_run(case, tmp_path, given, sa
     with pytest.raises(ValueError, match=said):
         store.run(EnKF(), problem, 20, tmp_path / "a.zarr", keep=Keep(**given))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", ["last", 3, 500])
+@pytest.mark.parametrize("method", [EnKF(1.05), EnKS(1.05)])
+def test_steps_of_one_unit_are_one_block(tmp_path, method, steps):
+    """Also of a long run, of which a store has few steps."""
+    model = ObservationModel(Select([0]), std=0.5)
+    _, problem = twin_experiment(Lorenz63(spinup=0.1), model, 199, 20, rng.seeded(0))
+    keep = Keep(steps=steps, members=2, statistics=("mean",))
+    posterior = store.run(method, problem, 4, tmp_path / "a.zarr", keep=keep)
+    states = method.assimilate(problem, 4, rng.seeded(0)).states[:2, posterior.kept.steps, 0]
+    np.testing.assert_array_equal(posterior.to_xarray()["x"], states)
+    assert len(list((posterior.path / "x_mean" / "c").iterdir())) == 1
 
 
 @pytest.mark.parametrize("name", ["u_mean", "last", "scores", "member", "valid_time"])

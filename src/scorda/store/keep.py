@@ -74,6 +74,8 @@ class Keep:
                 object.__setattr__(self, name, value)
                 if len(set(value)) < len(value):
                     raise ValueError(f"Got {', '.join(value)} to keep: give each name once.")
+        if self.variables == ():
+            raise ValueError("Got no variables to keep: name one at least, or leave them out.")
         for name in self.statistics:
             level_of(name)
         steps = self.steps

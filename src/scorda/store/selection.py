@@ -141,9 +141,10 @@ class Selection(Output):
     @cached_property
     def _kept_plan(self) -> layout.Plan:
         """Blocks of kept steps, none of which lies in two blocks of steps."""
-        every, size = self.kept.steps.step, self.plan.size
-        return layout.Plan("time", max(size // every, 1) if size % every == 0 else 1,
-                           len(self.kept.steps))  # fmt: skip
+        size, every = len(self.kept.steps), self.kept.steps.step
+        if self.plan.units > 1:
+            size = min(size, self.plan.size // every) if self.plan.size % every == 0 else 1
+        return layout.Plan("time", size, len(self.kept.steps))
 
     @property
     def _last_plan(self) -> layout.Plan:
