@@ -8,7 +8,6 @@ which the end of the run makes the store, block by block of steps.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 import zarr
 
-from scorda.assimilation.dropped import present
+from scorda.assimilation.dropped import present, stretches
 from scorda.assimilation.filter import Cycle
 from scorda.core.files import read_tensors
 from scorda.core.shapes import Tensor
@@ -283,11 +282,7 @@ class Selection(Output):
     def _present(self, states: Tensor, weights: Tensor | None) -> Iterator[tuple[slice, InMemory]]:
         """Yield blocks of steps at which the same members are left, with these alone."""
         left = torch.stack([present(self.space, x) for x in states.unbind(1)], 1)
-        changes = (left[:, 1:] != left[:, :-1]).any(0).nonzero()[:, 0] + 1
-        ends = [0, *changes.tolist(), states.shape[1]]
-        for low, high in itertools.pairwise(ends):
-            some, of, cut = left[:, low], None, slice(low, high)
+        for cut, some in stretches(left):
             x = states[:, cut] if some.all() else states[some][:, cut]
-            if weights is not None:
-                of = weights[some][:, cut]
+            of = None if weights is None else weights[some][:, cut]
             yield cut, InMemory(Analysis(x, self.space, of))
