@@ -1,6 +1,6 @@
 """A store that keeps a part of an ensemble has the statistics, scores and last step of all."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from scorda.reading.ensembles import read_initial
 from scorda.store import Keep, layout, scores, selection, sums
 from scorda.store.members import InMemory
 from scorda.store.selection import Selection
+from scorda.systems.function import FunctionSystem
 from scorda.systems.lorenz import Lorenz63, Lorenz96
 
 STATISTICS = ("mean", "std", "q05", "q50", "q95")
@@ -305,7 +306,7 @@ def test_members_that_were_dropped_do_not_count(tmp_path):
     made = []
     for number, weights in enumerate((None, torch.full((6, 7), 1 / 6))):
         plan = layout.Plan("time", 7, 7)
-        output = Selection(keep, space, 6, plan, None, truth, withheld)
+        output = Selection(keep, space, 6, plan, None, truth, withheld, True)
         root = zarr.create_group(tmp_path / f"{number}.zarr")
         output.make(root, np.dtype("float64"), False)
         output.write(root, 0, states, weights)
@@ -320,6 +321,29 @@ def test_members_that_were_dropped_do_not_count(tmp_path):
     for name, values in made[0].items():
         # Weighted sums run in another order.
         np.testing.assert_allclose(made[1][name], values, rtol=1e-12)
+
+
+@dataclass(frozen=True)
+class Broken(Assimilator):
+    """A smoother with a member that is not finite."""
+
+    smoother = True
+
+    def assimilate(self, problem, members, generator=None):
+        states = rng.normal(members, (problem.steps + 1, *problem.space.shape), generator)
+        states[1, 3:] = torch.nan
+        return Analysis(states, problem.space, method="Broken")
+
+
+def test_a_member_that_is_nan_and_was_not_dropped_shows(case, tmp_path):
+    """As in a store of all members."""
+    problem, more = case
+    keep = Keep(statistics=("mean",))
+    posterior = store.run(Broken(), problem, 4, tmp_path / "a.zarr", keep=keep, **more)
+    mean = posterior.to_xarray()["x_mean"]
+    assert mean[:3].notnull().all() and mean[3:].isnull().all()
+    found = scores.scores(posterior)
+    assert np.isnan(found["rmse"]) and np.isnan(found["observation_rmse[y]"])
 
 
 @pytest.mark.slow
@@ -383,6 +407,29 @@ def test_names_that_the_store_needs_are_refused(name):
     space = StateSpace((2,), variables=("u", name))
     with pytest.raises(ValueError, match=f"{name}.*rename it"):
         Keep(variables=("u",), statistics=("mean",)).of(space, 4, 3)
+
+
+@pytest.mark.parametrize("name", ["quantity", "observed_quantity", "kind"])
+def test_axes_of_scores_are_refused_as_axes_of_the_space(name):
+    with pytest.raises(ValueError, match=f"{name}.*rename it"):
+        Keep(steps=2).of(StateSpace((2,), coordinates={name: np.arange(2.0)}), 4, 3)
+    assert Keep(steps=2).of(StateSpace((2,), variables=("u", name)), 4, 3).variables[1] == name
+
+
+def test_a_variable_called_last_of_a_run_that_was_stopped_is_checked(case, tmp_path):
+    """In a store of all members it is a variable as any other."""
+    problem, _ = case
+    space = StateSpace((2,), variables=("first", "last"))
+    system = FunctionSystem(lambda x: x, torch.randn(4, 2), space, noise_std=0.1)
+    problem = replace(problem, system=system)
+    method = Diverging(float(problem.instruments[0].values[4, 0]))
+    with pytest.raises(DivergenceError):
+        store.run(method, problem, 4, tmp_path / "a.zarr", 3, block=7)
+    assert store.open_posterior(tmp_path / "a.zarr").states == 20
+    chunk = tmp_path / "a.zarr" / "last" / "c" / "0" / "1"
+    chunk.unlink()
+    with pytest.raises(ValueError, match="last/c/0/1 is missing"):
+        store.open_posterior(tmp_path / "a.zarr")
 
 
 def test_values_kept_back_of_several_steps_are_refused(case, tmp_path):

@@ -53,6 +53,7 @@ class Selection(Output):
         start: Datetime of step 0, where the times are to be datetimes.
         truth: True states, ``(time, *state)``, or None.
         withheld: Observations that were kept back, of single steps.
+        drops: Whether the run may drop members; else one that is NaN makes what is kept NaN.
     """
 
     kept: Kept
@@ -62,6 +63,7 @@ class Selection(Output):
     start: Start | None
     truth: Tensor | None
     withheld: tuple[Observations, ...]
+    drops: bool
 
     def make(self, root: zarr.Group, dtype: np.dtype, weighted: bool) -> None:
         space, kept, plan = self.space, self.kept, self._kept_plan
@@ -281,7 +283,9 @@ class Selection(Output):
 
     def _present(self, states: Tensor, weights: Tensor | None) -> Iterator[tuple[slice, InMemory]]:
         """Yield blocks of steps at which the same members are left, with these alone."""
-        left = torch.stack([present(self.space, x) for x in states.unbind(1)], 1)
+        left = torch.ones(states.shape[:2], dtype=torch.bool)
+        if self.drops:
+            left = torch.stack([present(self.space, x) for x in states.unbind(1)], 1)
         for cut, some in stretches(left):
             x = states[:, cut] if some.all() else states[some][:, cut]
             of = None if weights is None else weights[some][:, cut]

@@ -145,7 +145,8 @@ def run(
     output: Output = Whole(problem.space, members, problem.steps + 1, plan, start)
     if kept is not None:
         steps = _step_plan(problem, members, None, kept) if plan.axis == "ensemble" else plan
-        output = Selection(kept, problem.space, members, steps, start, truth, withheld)
+        drops = getattr(problem.system, "drops", False)
+        output = Selection(kept, problem.space, members, steps, start, truth, withheld, drops)
     layer = Layer(method, alone, members, seed, start, plan, truth, record, withheld, output, kept)
     work = Work(Path(path), record, layer.make, isinstance(method, Filter))
     problem = _over_workers(method, problem, executor, work)
