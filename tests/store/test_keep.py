@@ -275,6 +275,38 @@ def test_a_damaged_store_is_told_and_mended(case, tmp_path, kind, name):
     assert not list(tmp_path.glob(".*"))
 
 
+SHIFT = {"by": 0.0}
+
+
+@dataclass(frozen=True)
+class Shifted(PreparedFilter):
+    """A filter whose numbers depend on what is no setting, as on a processor."""
+
+    def begin(self, problem, weights=None):
+        return Shifting()
+
+
+class Shifting(Run):
+    def analyse(self, forecast, y, model, generator=None):
+        return forecast + SHIFT["by"], {}
+
+
+def test_units_after_one_that_hands_on_other_numbers_are_done_again(case, tmp_path, monkeypatch):
+    """Also where what is kept of that unit, the initial state, is the same."""
+    problem, _ = case
+
+    def run(path, **options):
+        keep = Keep(members=3, steps=20)
+        store.run(Shifted(), problem, 5, path, 3, block=7, keep=keep, **options)
+
+    run(tmp_path / "a.zarr")
+    monkeypatch.setitem(SHIFT, "by", 1e-3)
+    run(tmp_path / "b.zarr")
+    (tmp_path / "a.zarr" / "x" / "c" / "0" / "0").unlink()
+    run(tmp_path / "a.zarr", resume=True)
+    assert contents(tmp_path / "a.zarr") == contents(tmp_path / "b.zarr")
+
+
 def test_a_filter_that_diverges_leaves_what_was_kept_before(case, tmp_path):
     problem, more = case
     path = tmp_path / "a.zarr"

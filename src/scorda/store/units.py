@@ -174,14 +174,17 @@ class _Run(Task):
     def compute(self, executor: Executor | None) -> None:
         """Do every unit that is not done yet, and complete the store."""
         plan, progress = self.layer.plan, self.computation.progress
-        left = [unit for unit in range(plan.units) if not self.work.done(unit)]
         if executor is None or not isinstance(self.layer.method, MemberSampler):
-            for unit in left:
+            for unit in range(plan.units):
+                # A unit that is done again may have those after it done again.
+                if self.work.done(unit):
+                    continue
                 self.do(unit)
                 if progress is not None:
                     progress(plan.bounds(unit)[1], plan.total)
         else:
             told = _Counted(plan, progress)
+            left = [unit for unit in range(plan.units) if not self.work.done(unit)]
             for unit in set(range(plan.units)) - set(left):
                 told(unit)
             task = replace(self, computation=replace(self.computation, progress=None))
