@@ -97,14 +97,14 @@ def test_an_array_that_is_written_at_once_has_few_files(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("steps", [10, 2_000, 100_000])
-@pytest.mark.parametrize("size", [3, 40_000, 2_000_000])
+@pytest.mark.parametrize("size", [3, 40_000])
 def test_a_run_has_at_most_200_files_for_a_variable(steps, size):
-    """As long as a unit of work is at most half a gigabyte in double precision, or one step."""
+    """As long as a unit of work is at most half a gigabyte in double precision."""
     space = StateSpace((size,), variables=("x",))
     plan = layout.plan_steps(space, 40, steps)
     held = plan.size * 40 * size * 8
     assert plan.units <= layout.FILES or held > layout.LARGEST_UNIT - 40 * size * 8
-    assert plan.size == 1 or held <= layout.LARGEST_UNIT
+    assert held <= layout.LARGEST_UNIT
 
 
 def test_small_stores_have_no_shards(tmp_path):
