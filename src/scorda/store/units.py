@@ -288,11 +288,8 @@ class _Run(Task):
         if unit < 0:
             return None
         step = self.layer.plan.bounds(unit)[1] - 1
-        root, problem, work = (
-            zarr.open_group(self.work.path, mode="r"),
-            self.layer.problem,
-            self.work,
-        )
+        problem, work = self.layer.problem, self.work
+        root = zarr.open_group(work.path, mode="r")
         cycle = self.layer.output.before(root, step, work.report(unit), work.carried(unit))
         if problem.initial is None:
             return cycle
