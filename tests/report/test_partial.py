@@ -9,16 +9,19 @@ import torch
 
 from scorda import metrics, store
 from scorda.core import rng
+from scorda.core.errors import DivergenceError
 from scorda.core.space import StateSpace
 from scorda.methods.enkf import EnKF
 from scorda.observations.model import ObservationModel
+from scorda.observations.observations import Observations
 from scorda.observations.operators import Select
-from scorda.observations.problem import twin_experiment
+from scorda.observations.problem import Problem, twin_experiment
 from scorda.report import fields, hovmoller, trajectories
 from scorda.report.html import write_report
 from scorda.report.partial import Partial, partial_of
 from scorda.store import Keep
 from scorda.systems.function import FunctionSystem
+from scorda.systems.kolmogorov import KolmogorovFlow
 from scorda.systems.lorenz import Lorenz63, Lorenz96
 
 
@@ -69,6 +72,55 @@ def test_a_page_shows_what_there_is_and_says_what_is_kept(runs, tmp_path, name):
     assert {"some", "all"} <= set(re.findall(r"</span>(\w+)</td>", both))
     for text in re.findall(r"base64,([^\"]+)", page):
         assert b"<svg" in base64.b64decode(text)
+
+
+@pytest.mark.slow
+def test_a_page_shows_runs_of_different_parts(tmp_path):
+    """Also where one of them has no truth, and more steps than a figure shows."""
+    model = ObservationModel(Select([0]), std=0.5)
+    truth, problem = twin_experiment(Lorenz63(spinup=1.0), model, 450, 50, rng.seeded(0))
+
+    def run(name, keep, truth=truth):
+        return store.run(EnKF(1.05), problem, 5, tmp_path / name, truth=truth, keep=keep)
+
+    full, some = run("full.zarr", None), run("some.zarr", Keep(steps=9))
+    blind = run("blind.zarr", Keep(statistics=("mean", "std")), None)
+    whole = run("whole.zarr", None, None)
+    for kinds in ([full, some], [some, full], [blind, full], [some, whole], [full, blind]):
+        named = {f"run {number}": posterior for number, posterior in enumerate(kinds)}
+        page = write_report(named, tmp_path / "a.html").read_text()
+        assert page.count('alt="Last steps (400 at most) of the trajectories of run') == 2
+        assert "Error and spread over time" in page
+        assert ("Rank of the truth" in page) == (full in kinds)
+
+
+@pytest.mark.slow
+def test_a_page_of_a_flow_shows_maps_where_a_run_is_a_part(tmp_path):
+    model = ObservationModel(Select([0]), std=0.5)
+    truth, problem = twin_experiment(KolmogorovFlow(16), model, 2, 1, rng.seeded(0))
+    pair = {
+        name: store.run(EnKF(), problem, 3, tmp_path / f"{name}.zarr", truth=truth, keep=keep)
+        for name, keep in (("full", None), ("some", Keep(statistics=("mean", "std"))))
+    }
+    page = write_report(pair, tmp_path / "a.html").read_text()
+    assert re.search(r"Fields at step \d of u, full", page)
+    assert re.search(r"Fields at step \d of u, some", page)
+
+
+def test_a_page_of_a_run_that_stopped_before_what_it_keeps_has_its_scores(tmp_path):
+    axes = {"y": np.arange(3.0), "x": np.arange(4.0)}
+    space = StateSpace((1, 3, 4), variables=("t",), coordinates=axes)
+    start = rng.normal(10, (1, 3, 4), rng.seeded(1))
+    system = FunctionSystem(lambda x: 10.0**40 * x, start, space, noise_std=0.5)
+    problem = Problem(
+        system, Observations(ObservationModel(Select([0]), std=1.0), [0, 5], torch.zeros(2, 1)), 9
+    )
+    truth = torch.zeros(10, 1, 3, 4)
+    with pytest.raises(DivergenceError):
+        store.run(EnKF(), problem, 10, tmp_path / "a.zarr", truth=truth, keep=Keep(steps="last"))
+    posterior = store.open_posterior(tmp_path / "a.zarr")
+    page = write_report({"a": posterior}, tmp_path / "a.html").read_text()
+    assert "Error and spread over time" in page
 
 
 def test_the_band_is_that_of_the_members(runs):

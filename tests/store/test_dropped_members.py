@@ -19,6 +19,7 @@ from scorda.observations.problem import Problem
 from scorda.report.flow import panels
 from scorda.report.html import write_report
 from scorda.report.maps import fields, hovmoller
+from scorda.report.partial import partial_of
 from scorda.report.reliability import rank_histograms, spread_skill
 from scorda.report.series import error_and_spread, trajectories
 from scorda.store.members import InMemory
@@ -228,6 +229,26 @@ def test_maps_are_of_the_members_that_are_left():
         titles = " ".join(t for p in one.axes for t in (p.get_title("left"), p.get_ylabel()))
         assert "Member 0" not in titles
         assert space is line or "Member 1" in titles
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [ETKF(), ParticleFilter(resample=0.0)])
+def test_figures_of_all_members_at_some_steps_are_of_those_that_are_left(
+    tmp_path, problem, method
+):
+    full = store.run(method, problem, MEMBERS, tmp_path / "a.zarr", 1, block=5)
+    keep = store.Keep(steps=2)
+    partial = partial_of(
+        store.run(method, problem, MEMBERS, tmp_path / "b.zarr", 1, block=5, keep=keep)
+    )
+    mean, _ = partial.moments("x1", slice(1, None, 2))
+    torch.testing.assert_close(mean, full.analysis.mean[2::4, 1].double())
+    *_, median = lines_of(trajectories(full, components=[1]))
+    torch.testing.assert_close(
+        partial.band("x1", 0, slice(None)).middle, torch.from_numpy(median[::2])
+    )
+    # Step 12.
+    assert list(partial.first_left("x1", 6, 2)) == [1, 2]
 
 
 def test_a_record_names_the_members_of_a_run_that_was_stopped(tmp_path, problem, monkeypatch):

@@ -1,6 +1,6 @@
 """A store that keeps a part of an ensemble has the statistics, scores and last step of all."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from scorda.reading.ensembles import read_initial
 from scorda.store import Keep, layout, scores, selection, sums
 from scorda.store.members import InMemory
 from scorda.store.selection import Selection
+from scorda.systems.function import FunctionSystem
 from scorda.systems.lorenz import Lorenz63, Lorenz96
 
 STATISTICS = ("mean", "std", "q05", "q50", "q95")
@@ -274,6 +275,38 @@ def test_a_damaged_store_is_told_and_mended(case, tmp_path, kind, name):
     assert not list(tmp_path.glob(".*"))
 
 
+SHIFT = {"by": 0.0}
+
+
+@dataclass(frozen=True)
+class Shifted(PreparedFilter):
+    """A filter whose numbers depend on what is no setting, as on a processor."""
+
+    def begin(self, problem, weights=None):
+        return Shifting()
+
+
+class Shifting(Run):
+    def analyse(self, forecast, y, model, generator=None):
+        return forecast + SHIFT["by"], {}
+
+
+def test_units_after_one_that_hands_on_other_numbers_are_done_again(case, tmp_path, monkeypatch):
+    """Also where what is kept of that unit, the initial state, is the same."""
+    problem, _ = case
+
+    def run(path, **options):
+        keep = Keep(members=3, steps=20)
+        store.run(Shifted(), problem, 5, path, 3, block=7, keep=keep, **options)
+
+    run(tmp_path / "a.zarr")
+    monkeypatch.setitem(SHIFT, "by", 1e-3)
+    run(tmp_path / "b.zarr")
+    (tmp_path / "a.zarr" / "x" / "c" / "0" / "0").unlink()
+    run(tmp_path / "a.zarr", resume=True)
+    assert contents(tmp_path / "a.zarr") == contents(tmp_path / "b.zarr")
+
+
 def test_a_filter_that_diverges_leaves_what_was_kept_before(case, tmp_path):
     problem, more = case
     path = tmp_path / "a.zarr"
@@ -305,7 +338,7 @@ def test_members_that_were_dropped_do_not_count(tmp_path):
     made = []
     for number, weights in enumerate((None, torch.full((6, 7), 1 / 6))):
         plan = layout.Plan("time", 7, 7)
-        output = Selection(keep, space, 6, plan, None, truth, withheld)
+        output = Selection(keep, space, 6, plan, None, truth, withheld, True)
         root = zarr.create_group(tmp_path / f"{number}.zarr")
         output.make(root, np.dtype("float64"), False)
         output.write(root, 0, states, weights)
@@ -320,6 +353,29 @@ def test_members_that_were_dropped_do_not_count(tmp_path):
     for name, values in made[0].items():
         # Weighted sums run in another order.
         np.testing.assert_allclose(made[1][name], values, rtol=1e-12)
+
+
+@dataclass(frozen=True)
+class Broken(Assimilator):
+    """A smoother with a member that is not finite."""
+
+    smoother = True
+
+    def assimilate(self, problem, members, generator=None):
+        states = rng.normal(members, (problem.steps + 1, *problem.space.shape), generator)
+        states[1, 3:] = torch.nan
+        return Analysis(states, problem.space, method="Broken")
+
+
+def test_a_member_that_is_nan_and_was_not_dropped_shows(case, tmp_path):
+    """As in a store of all members."""
+    problem, more = case
+    keep = Keep(statistics=("mean",))
+    posterior = store.run(Broken(), problem, 4, tmp_path / "a.zarr", keep=keep, **more)
+    mean = posterior.to_xarray()["x_mean"]
+    assert mean[:3].notnull().all() and mean[3:].isnull().all()
+    found = scores.scores(posterior)
+    assert np.isnan(found["rmse"]) and np.isnan(found["observation_rmse[y]"])
 
 
 @pytest.mark.slow
@@ -354,6 +410,7 @@ def test_a_run_killed_between_its_two_arrays_of_weights_goes_on(case, tmp_path, 
         ({"steps": 0}, "n for every n-th"),
         ({"steps": "first"}, "n for every n-th"),
         ({"variables": ("w",)}, "choose x, y, z"),
+        ({"variables": ()}, "name one at least"),
     ],
 )
 def test_what_cannot_be_kept_is_refused_before_the_run(case, tmp_path, given, said):
@@ -363,11 +420,48 @@ def test_what_cannot_be_kept_is_refused_before_the_run(case, tmp_path, given, sa
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", ["last", 3, 500])
+@pytest.mark.parametrize("method", [EnKF(1.05), EnKS(1.05)])
+def test_steps_of_one_unit_are_one_block(tmp_path, method, steps):
+    """Also of a long run, of which a store has few steps."""
+    model = ObservationModel(Select([0]), std=0.5)
+    _, problem = twin_experiment(Lorenz63(spinup=0.1), model, 199, 20, rng.seeded(0))
+    keep = Keep(steps=steps, members=2, statistics=("mean",))
+    posterior = store.run(method, problem, 4, tmp_path / "a.zarr", keep=keep)
+    states = method.assimilate(problem, 4, rng.seeded(0)).states[:2, posterior.kept.steps, 0]
+    np.testing.assert_array_equal(posterior.to_xarray()["x"], states)
+    assert len(list((posterior.path / "x_mean" / "c").iterdir())) == 1
+
+
 @pytest.mark.parametrize("name", ["u_mean", "last", "scores", "member", "valid_time"])
 def test_names_that_the_store_needs_are_refused(name):
     space = StateSpace((2,), variables=("u", name))
     with pytest.raises(ValueError, match=f"{name}.*rename it"):
         Keep(variables=("u",), statistics=("mean",)).of(space, 4, 3)
+
+
+@pytest.mark.parametrize("name", ["quantity", "observed_quantity", "kind"])
+def test_axes_of_scores_are_refused_as_axes_of_the_space(name):
+    with pytest.raises(ValueError, match=f"{name}.*rename it"):
+        Keep(steps=2).of(StateSpace((2,), coordinates={name: np.arange(2.0)}), 4, 3)
+    assert Keep(steps=2).of(StateSpace((2,), variables=("u", name)), 4, 3).variables[1] == name
+
+
+def test_a_variable_called_last_of_a_run_that_was_stopped_is_checked(case, tmp_path):
+    """In a store of all members it is a variable as any other."""
+    problem, _ = case
+    space = StateSpace((2,), variables=("first", "last"))
+    system = FunctionSystem(lambda x: x, torch.randn(4, 2), space, noise_std=0.1)
+    problem = replace(problem, system=system)
+    method = Diverging(float(problem.instruments[0].values[4, 0]))
+    with pytest.raises(DivergenceError):
+        store.run(method, problem, 4, tmp_path / "a.zarr", 3, block=7)
+    assert store.open_posterior(tmp_path / "a.zarr").states == 20
+    chunk = tmp_path / "a.zarr" / "last" / "c" / "0" / "1"
+    chunk.unlink()
+    with pytest.raises(ValueError, match="last/c/0/1 is missing"):
+        store.open_posterior(tmp_path / "a.zarr")
 
 
 def test_values_kept_back_of_several_steps_are_refused(case, tmp_path):

@@ -83,6 +83,11 @@ def test_a_damaged_shard_is_told_without_a_record(small, tmp_path, place):
 def test_an_array_that_is_written_at_once_has_few_files(monkeypatch, tmp_path):
     monkeypatch.setattr(layout, "FILES", 3)
     group = zarr.create_group(tmp_path / "a.zarr")
+    for column in (np.arange(1_000_000), np.array(["x"] * 10**6, np.dtypes.StringDType())):
+        layout.write_array(group, "column", column, ["observation"], {})
+        assert len(layout.chunks_of(group["column"], ())) == 3
+        np.testing.assert_array_equal(group["column"][:], column)
+        del group["column"]
     values = np.arange(500_000.0).reshape(500, 1000)
     group.create_array("many", data=values)
     assert len(layout.chunks_of(group["many"], ())) > 3

@@ -5,15 +5,17 @@ A member that was dropped is NaN in all entries from then on. Methods see the ot
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
-from scorda.core.shapes import Float, Tensor
+from scorda.core.shapes import Bool, Float, Tensor
 from scorda.core.space import StateSpace
 
-__all__ = ["Roster", "dropped", "equal_weights", "normalised", "present"]
+__all__ = ["Roster", "dropped", "equal_weights", "normalised", "present", "stretches"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,13 @@ def equal_weights(
     """Return the weights of members that count alike: those that were dropped weigh 0."""
     left = (~_absent(states)).to(dtype)
     return left / left.sum(0)
+
+
+def stretches(left: Bool[Tensor, "ensemble steps"]) -> Iterator[tuple[slice, Tensor]]:
+    """Yield stretches of steps at which the same members are left, and which members these are."""
+    changes = (left[:, 1:] != left[:, :-1]).any(0).nonzero()[:, 0] + 1
+    for low, high in itertools.pairwise([0, *changes.tolist(), left.shape[1]]):
+        yield slice(low, high), left[:, low]
 
 
 def _absent(states: Tensor) -> Tensor:

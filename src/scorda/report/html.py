@@ -99,6 +99,11 @@ class _Run:
         """The steps of its states."""
         return range(self.posterior.states) if self.partial is None else self.partial.steps
 
+    @property
+    def last(self) -> tuple[int, int]:
+        """The last of these steps that a figure of trajectories shows, counted among them."""
+        return max(0, len(self.steps) - LAST), len(self.steps)
+
     def shows(self, name: str | None, step: int | None) -> bool:
         """Return whether there is what a figure shows of a variable at a step, or of all."""
         if self.partial is None:
@@ -198,7 +203,7 @@ def write_report(
         _Run(name, posterior, colours[name], by_variable(table[name]), posterior.path in floors)
         for name, posterior in posteriors.items()
     ]
-    posterior, view = runs[0].posterior, _view(runs[0])
+    posterior, view = runs[0].posterior, _view(runs)
     rows = [row for run in runs for row in run.scores.values()]
     first = first_scored(posterior, spinup)
     return write_page(
@@ -287,30 +292,35 @@ def _groups(runs: Sequence[_Run]) -> list[_Group]:
 
 def _diagnostics(runs: Sequence[_Run], first: int) -> dict[str, Any] | None:
     """Draw the figures that compare the ensembles with the truth, where there is one."""
-    truth = runs[0].posterior.true_member
-    if truth is None:
+    whole = [run for run in runs if run.partial is None]
+    truth = next((run.truth for run in whole if run.truth is not None), None)
+    # A part of an ensemble is compared with a truth of its own alone, where it was made.
+    scored = [run for run in runs if run.truth or (truth and run.partial is None)]
+    if not scored:
         return None
-    time, colours = runs[0].posterior.times, {r.name: r.colour for r in runs}
-    analyses = {r.name: r.posterior for r in runs if r.partial is None}
-    groups = {group.title: {r.name: r.posterior for r in group.runs} for group in _groups(runs)}
-    error = {"error_and_spread": _picture(error_and_spread(groups, truth, colours, time))}
-    whole = next((p.true_member for p in analyses.values()), None)
-    if whole is None:
+    time, colours = scored[0].posterior.times, {run.name: run.colour for run in runs}
+    groups = {group.title: {r.name: r.posterior for r in group.runs} for group in _groups(scored)}
+    some = truth or scored[0].truth
+    assert some is not None
+    error = {"error_and_spread": _picture(error_and_spread(groups, some, colours, time))}
+    if truth is None:
         return error
+    analyses = {run.name: run.posterior for run in whole}
     return error | {
-        "ranks": _picture(rank_histograms(analyses, whole, first, colours=colours)),
-        "spread_skill": _picture(spread_skill(analyses, whole, first, colours=colours)),
+        "ranks": _picture(rank_histograms(analyses, truth, first, colours=colours)),
+        "spread_skill": _picture(spread_skill(analyses, truth, first, colours=colours)),
     }
 
 
-def _view(run: _Run) -> _View:
+def _view(runs: Sequence[_Run]) -> _View:
     """Choose between vorticity, a map, a field over time, and trajectories."""
-    space = run.posterior.space
+    run, space = runs[0], runs[0].posterior.space
     # A run that was stopped has no states at later observations, and a part of one not all.
     steps = np.unique(run.observations["step"].values)
     steps = steps[np.isin(steps, run.steps)]
-    steps = steps if len(steps) else np.array(run.steps[-1:])
-    if is_flow(space) and run.partial is None:
+    # One that was stopped before the first step that it keeps has none.
+    steps = steps if len(steps) else np.array(run.steps[-1:] or [0])
+    if is_flow(space) and all(run.partial is None for run in runs):
         chosen = steps[np.linspace(0, len(steps) - 1, min(FLOWS, len(steps))).round().astype(int)]
         return _View(
             "Vorticity",
@@ -340,18 +350,17 @@ def _view(run: _Run) -> _View:
             lambda run, name: hovmoller(run.posterior, run.truth, run.time, name),
             tuple(lines),
         )
-    states = len(run.steps)
-    last = (max(0, states - LAST), states)
+    long = any(len(run.steps) > LAST for run in runs)
     bands = "Bands hold the central 90 % of the members"
     if run.partial is not None and not run.partial.has_quantiles:
         bands = "Bands would hold the central 90 % of Gaussian members"
     escape = "; the truth (dashed) should leave them one time in ten."
     return _View(
         "Trajectories",
-        f"Last {LAST} steps of the trajectories" if states > LAST else "Trajectories",
+        f"Last steps ({LAST} at most) of the trajectories" if long else "Trajectories",
         bands + ("." if run.truth is None else escape),
         lambda run, _: trajectories(
-            run.posterior, run.truth, run.observations, time=run.time, steps=last
+            run.posterior, run.truth, run.observations, time=run.time, steps=run.last
         ),
     )
 

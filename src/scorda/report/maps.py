@@ -77,7 +77,7 @@ def fields(
     cut = slice(place, place + 1)
     if isinstance(source, Partial):
         mean, spread = (values[0] for values in source.moments(name, cut))
-        shown = dict(enumerate(source.members(name, cut, members)[:, 0]))
+        shown = source.first_left(name, place, members)
     else:
         mean, spread, shown = _snapshot(source, step, name, members)
     panels: dict[str, Tensor | Columns] = {}

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from scorda.core.shapes import Float, Tensor
+from scorda.assimilation.dropped import stretches
+from scorda.core.shapes import Bool, Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.metrics.calibration import quantiles
+from scorda.observations.analysis import left
 from scorda.reading.opening import readable
 from scorda.report.base import Source, members_of, moments
 from scorda.store.damage import telling
@@ -26,6 +29,8 @@ __all__ = ["Band", "Partial", "drawn_of", "partial_of", "states_of"]
 
 # Standard deviations on both sides of the mean of a Gaussian that hold 90 %.
 GAUSSIAN = 1.645
+# Levels of the ends and the middle of a band.
+LEVELS = (0.05, 0.5, 0.95)
 
 
 class Band(NamedTuple):
@@ -82,7 +87,8 @@ class Partial:
     def moments(self, name: str, cut: slice) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation at some of the kept steps, ``(steps, *grid)``."""
         if not self._has("mean", "std"):
-            return moments(self.members(name, cut, self.kept.members), self._weights(cut))
+            made = [moments(x, w) for x, w in self._left(name, cut)]
+            return torch.cat([mean for mean, _ in made]), torch.cat([std for _, std in made])
         mean, std = (self._read(array_name(name, s), cut) for s in ("mean", "std"))
         return mean, std
 
@@ -107,9 +113,11 @@ class Partial:
             return values.reshape(len(values), -1)[:, entry]
 
         if self.complete:
-            x = self.lines(name, entry, cut)[..., None]
-            found = quantiles(x, (0.05, 0.5, 0.95), self._weights(cut))
-            low, middle, high = (values[:, 0] for values in found)
+            found = [
+                torch.stack(quantiles(x.reshape(*x.shape[:2], -1)[..., [entry]], LEVELS, w))
+                for x, w in self._left(name, cut)
+            ]
+            low, middle, high = torch.cat(found, 1)[..., 0]
             return Band(low, middle, high, "90 %", "median")
         if self._has("q05", "q95"):
             low, high = of("q05"), of("q95")
@@ -120,6 +128,28 @@ class Partial:
             return Band(low, (low + high) / 2, high, "90 %", "middle of the band")
         mean, std = of("mean"), GAUSSIAN * of("std")
         return Band(mean - std, mean, mean + std, f"mean ± {GAUSSIAN:g} std", "mean")
+
+    def first_left(self, name: str, place: int, number: int) -> dict[int, Tensor]:
+        """Return the first members that are left at a kept step, by number, as far as kept."""
+        there = self._there(slice(place, place + 1))[:, 0].nonzero()[:number, 0].tolist()
+        found = self.members(name, slice(place, place + 1), 1 + max(there, default=-1))
+        return {member: found[member, 0] for member in there}
+
+    def _there(self, cut: slice) -> Bool[Tensor, "ensemble steps"]:
+        """Return which of the kept members are left at some of the kept steps."""
+        return left(self.kept.members, self.steps[cut], self.posterior.dropped)
+
+    def _left(self, name: str, cut: slice) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Yield the members that are left, and their weights, at one stretch of steps by another.
+
+        All members are kept.
+        """
+        states = self.members(name, cut, self.kept.members)
+        weights = self._read("weight", cut) if "weight" in self._dataset else None
+        for steps, there in stretches(self._there(cut)):
+            w = None if weights is None else weights[there, steps]
+            # A run that was stopped has not written equal weights.
+            yield states[there][:, steps], None if w is None else w / w.sum(0)
 
     @cached_property
     def _dataset(self) -> xarray.Dataset:
@@ -133,9 +163,6 @@ class Partial:
         field = field.isel(ensemble=slice(members)) if "ensemble" in field.dims else field
         with telling(self.posterior.path), readable(self.posterior.path, "a posterior"):
             return torch.from_numpy(field.values).double()
-
-    def _weights(self, cut: slice) -> Tensor | None:
-        return self._read("weight", cut) if "weight" in self._dataset else None
 
 
 def partial_of(source: Source) -> Partial | None:

@@ -125,8 +125,10 @@ def _missing(path: Path, stopped: Mapping[str, Any] | None) -> Iterator[str]:
         try:
             metadata = json.loads((path / name).read_bytes())
             folder = name.removesuffix("zarr.json")
-            # Of a run that was stopped, units without weights have none yet.
-            absent = stopped is not None and folder.startswith(("weight/", "last/"))
+            # Of a run that was stopped, units without weights have none yet; elsewhere than in a
+            # store of a part, "last" is a variable.
+            late = ("weight/", "last/") if "kept" in (stopped or {}) else ("weight/",)
+            absent = stopped is not None and folder.startswith(late)
             if metadata["node_type"] == "array" and not absent:
                 chunks = _chunks(metadata, stopped)
                 yield from (folder + chunk for chunk in chunks if folder + chunk not in names)

@@ -24,6 +24,7 @@ QUANTILE = re.compile(r"q\d{2,6}")
 MEMBER, TIME = "member", "valid_time"
 # What it has beside what every store has.
 OWN = (LAST, "scores", MEMBER, TIME)
+AXES_OF_SCORES = ("quantity", "observed_quantity", "kind")
 RECORD: dict[str, Any] = {
     "variables": list[str],
     "steps": int | Literal["last"],
@@ -74,6 +75,8 @@ class Keep:
                 object.__setattr__(self, name, value)
                 if len(set(value)) < len(value):
                     raise ValueError(f"Got {', '.join(value)} to keep: give each name once.")
+        if self.variables == ():
+            raise ValueError("Got no variables to keep: name one at least, or leave them out.")
         for name in self.statistics:
             level_of(name)
         steps = self.steps
@@ -109,17 +112,14 @@ class Keep:
             raise ValueError(f"Got {number} members to keep of {members}: give {members} at most.")
         ordered = tuple(name for name in space.variables if name in variables)
         kept = Kept(ordered, self.steps, number, self.statistics, states)
-        taken = {
-            *space.variables,
-            *space.position_names,
-            *(a for p in space.pieces for a in p.axes),
-        }
-        for made in (*OWN, *(array_name(n, s) for n in ordered for s in self.statistics)):
-            if made in taken:
-                raise ValueError(
-                    f"Got the variable or axis {made!r}, a name that the store of this run has "
-                    "for itself: rename it."
-                )
+        axes = {*space.position_names, *(a for p in space.pieces for a in p.axes)}
+        arrays = [array_name(n, s) for n in ordered for s in self.statistics]
+        taken = [made for made in (*OWN, *arrays) if made in axes | {*space.variables}]
+        for name in [*taken, *(made for made in AXES_OF_SCORES if made in axes)]:
+            raise ValueError(
+                f"Got the variable or axis {name!r}, a name that the store of this run has for "
+                "itself: rename it."
+            )
         return kept
 
 

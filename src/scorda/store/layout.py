@@ -90,7 +90,8 @@ def plan_steps(space: StateSpace, members: int, steps: int, size: int | None = N
     """Plan blocks of steps of 1 to 8 MB per variable, about 20 of them, or of the size given.
 
     There are at most 199 of them, of more than 8 MB where the states of all steps take more than
-    1.6 GB, as long as one has at most half a gigabyte: a run holds a block in memory.
+    1.6 GB, as long as one has at most half a gigabyte: a run holds a block in memory. A block has
+    one step at least.
     """
     per_step = members * _variable_size(space) * 8
     wanted = min(max(per_step * (steps + 1) // UNITS, SMALLEST_CHUNK), LARGEST_CHUNK)
@@ -242,7 +243,8 @@ def write_array(
     )
     if len(chunks_of(made, ())) > FILES:
         plan = Plan(dims[0], -(-len(values) // FILES), len(values))
-        create_array(group, name, values.shape, values.dtype, plan, dims, attrs, overwrite=True)
+        fill = made.fill_value
+        create_array(group, name, values.shape, values.dtype, plan, dims, attrs, fill, True)
         stored = array(group, name)
         for first, last in map(plan.bounds, range(plan.units)):
             write_region(stored, (slice(first, last),), values[first:last])
@@ -256,7 +258,7 @@ def create_array(
     plan: Plan,
     dims: Iterable[Hashable],
     attrs: Mapping[Any, Any],
-    fill: float = np.nan,
+    fill: Any = np.nan,
     overwrite: bool = False,
 ) -> None:
     """Make an empty array of which each unit of a plan owns whole files.

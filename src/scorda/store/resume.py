@@ -195,7 +195,7 @@ class Work:
             more["carried"] = seal(self.folder, [file.name])
         marker = self.marker(unit)
         before = read_json(_was(marker), ANEW)
-        if self.chained and before is not None and before["files"] != more["files"]:
+        if self.chained and before is not None and any(before[n] != more[n] for n in more):
             # What followed from other bits follows from these no more.
             for later in self.folder.glob("unit-*.json"):
                 if later.name > marker.name:

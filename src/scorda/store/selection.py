@@ -8,7 +8,6 @@ which the end of the run makes the store, block by block of steps.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 import zarr
 
-from scorda.assimilation.dropped import present
+from scorda.assimilation.dropped import present, stretches
 from scorda.assimilation.filter import Cycle
 from scorda.core.files import read_tensors
 from scorda.core.shapes import Tensor
@@ -54,6 +53,7 @@ class Selection(Output):
         start: Datetime of step 0, where the times are to be datetimes.
         truth: True states, ``(time, *state)``, or None.
         withheld: Observations that were kept back, of single steps.
+        drops: Whether the run may drop members; else one that is NaN makes what is kept NaN.
     """
 
     kept: Kept
@@ -63,6 +63,7 @@ class Selection(Output):
     start: Start | None
     truth: Tensor | None
     withheld: tuple[Observations, ...]
+    drops: bool
 
     def make(self, root: zarr.Group, dtype: np.dtype, weighted: bool) -> None:
         space, kept, plan = self.space, self.kept, self._kept_plan
@@ -141,9 +142,10 @@ class Selection(Output):
     @cached_property
     def _kept_plan(self) -> layout.Plan:
         """Blocks of kept steps, none of which lies in two blocks of steps."""
-        every, size = self.kept.steps.step, self.plan.size
-        return layout.Plan("time", max(size // every, 1) if size % every == 0 else 1,
-                           len(self.kept.steps))  # fmt: skip
+        size, every = len(self.kept.steps), self.kept.steps.step
+        if self.plan.units > 1:
+            size = min(size, self.plan.size // every) if self.plan.size % every == 0 else 1
+        return layout.Plan("time", size, len(self.kept.steps))
 
     @property
     def _last_plan(self) -> layout.Plan:
@@ -281,12 +283,10 @@ class Selection(Output):
 
     def _present(self, states: Tensor, weights: Tensor | None) -> Iterator[tuple[slice, InMemory]]:
         """Yield blocks of steps at which the same members are left, with these alone."""
-        left = torch.stack([present(self.space, x) for x in states.unbind(1)], 1)
-        changes = (left[:, 1:] != left[:, :-1]).any(0).nonzero()[:, 0] + 1
-        ends = [0, *changes.tolist(), states.shape[1]]
-        for low, high in itertools.pairwise(ends):
-            some, of, cut = left[:, low], None, slice(low, high)
+        left = torch.ones(states.shape[:2], dtype=torch.bool)
+        if self.drops:
+            left = torch.stack([present(self.space, x) for x in states.unbind(1)], 1)
+        for cut, some in stretches(left):
             x = states[:, cut] if some.all() else states[some][:, cut]
-            if weights is not None:
-                of = weights[some][:, cut]
+            of = None if weights is None else weights[some][:, cut]
             yield cut, InMemory(Analysis(x, self.space, of))

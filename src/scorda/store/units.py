@@ -145,7 +145,8 @@ def run(
     output: Output = Whole(problem.space, members, problem.steps + 1, plan, start)
     if kept is not None:
         steps = _step_plan(problem, members, None, kept) if plan.axis == "ensemble" else plan
-        output = Selection(kept, problem.space, members, steps, start, truth, withheld)
+        drops = getattr(problem.system, "drops", False)
+        output = Selection(kept, problem.space, members, steps, start, truth, withheld, drops)
     layer = Layer(method, alone, members, seed, start, plan, truth, record, withheld, output, kept)
     work = Work(Path(path), record, layer.make, isinstance(method, Filter))
     problem = _over_workers(method, problem, executor, work)
@@ -173,14 +174,17 @@ class _Run(Task):
     def compute(self, executor: Executor | None) -> None:
         """Do every unit that is not done yet, and complete the store."""
         plan, progress = self.layer.plan, self.computation.progress
-        left = [unit for unit in range(plan.units) if not self.work.done(unit)]
         if executor is None or not isinstance(self.layer.method, MemberSampler):
-            for unit in left:
+            for unit in range(plan.units):
+                # A unit that is done again may have those after it done again.
+                if self.work.done(unit):
+                    continue
                 self.do(unit)
                 if progress is not None:
                     progress(plan.bounds(unit)[1], plan.total)
         else:
             told = _Counted(plan, progress)
+            left = [unit for unit in range(plan.units) if not self.work.done(unit)]
             for unit in set(range(plan.units)) - set(left):
                 told(unit)
             task = replace(self, computation=replace(self.computation, progress=None))
@@ -284,11 +288,8 @@ class _Run(Task):
         if unit < 0:
             return None
         step = self.layer.plan.bounds(unit)[1] - 1
-        root, problem, work = (
-            zarr.open_group(self.work.path, mode="r"),
-            self.layer.problem,
-            self.work,
-        )
+        problem, work = self.layer.problem, self.work
+        root = zarr.open_group(work.path, mode="r")
         cycle = self.layer.output.before(root, step, work.report(unit), work.carried(unit))
         if problem.initial is None:
             return cycle
