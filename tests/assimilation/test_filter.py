@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -260,3 +261,14 @@ def test_nonlinear_black_box_operators_work_without_gradients():
     for method in (EnKF(), ETKF()):
         states = method.assimilate(problem, 6, rng.seeded(0)).states
         assert torch.isfinite(states).all()
+
+
+def test_a_start_that_is_not_finite_stops_a_run():
+    """No member is left out that no model has dropped."""
+    _, problem = twin_experiment(
+        Lorenz63(spinup=0.1), ObservationModel(Select([0]), std=1.0), 4, 2, 0
+    )
+    broken = Lorenz63(spinup=0.1)
+    object.__setattr__(broken, "rho", math.inf)
+    with pytest.raises(DivergenceError, match=r"5 of 5 members.*after the draw of the start"):
+        EnKF().assimilate(replace(problem, system=broken), 5, 0)

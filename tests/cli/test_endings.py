@@ -104,6 +104,7 @@ def test_debug_shows_where_a_mistake_was_found(folder, capsys):
         ("--netcdf no/a.nc", "make its folder first"),
         ("--out o.csv/run.zarr", "no folder"),
         ("--system.sigma x", "give a number"),
+        ("--system.sigma 1" + 400 * "0", "below 1e308"),
     ],
 )
 def test_settings_that_cannot_work_fail_before_the_run(folder, capsys, unchecked, flags, words):

@@ -127,8 +127,11 @@ def test_deterministic_systems_have_no_transition_density():
 def test_bad_settings_are_refused():
     with pytest.raises(ValueError, match="time step"):
         Lorenz63(dt=0)
-    with pytest.raises(ValueError, match="standard deviation"):
-        Lorenz96(noise_std=-1)
+    for std in (-1, math.inf):
+        with pytest.raises(ValueError, match="standard deviation"):
+            Lorenz96(noise_std=std)
+    with pytest.raises(ValueError, match="time step"):
+        Lorenz96(dt=math.inf)
     with pytest.raises(ValueError, match="at least 4"):
         Lorenz96(dim=3)
     with pytest.raises(ValueError, match="not finite"):

@@ -195,9 +195,7 @@ class Filter(Assimilator, Run):
         stochastic = getattr(problem.system, "stochastic", True)
         drops, roster = getattr(problem.system, "drops", False), Roster(members)
         if start is None:
-            start = Cycle(-1, problem.members_at_start(members, rng.at(draw, 0)))
-            with locating(self.name, 0, 0):
-                check_finite(start.ensemble, "draw of the start")
+            start = self._start(problem, members, draw)
         else:
             _check_start(start, members, problem)
         ensemble, weights, carried = laid_out(start.ensemble), start.weights, start.carried
@@ -235,6 +233,14 @@ class Filter(Assimilator, Run):
                 report["seconds"] = time.perf_counter() - clock
                 report["forecast_seconds"], forecast_seconds = forecast_seconds, 0.0
             yield _whole(roster, Cycle(step, ensemble, weights, carried, forecast, report, stats))
+
+    def _start(self, problem: Problem, members: int, key: rng.Key) -> Cycle:
+        """Return the ensemble before the first step."""
+        with locating(self.name, 0, 0):
+            ensemble = problem.members_at_start(members, rng.at(key, 0))
+            if not ensemble.isfinite().all():
+                check_finite(ensemble, "draw of the start")
+        return Cycle(-1, ensemble)
 
     def _begun(
         self, problem: Problem, weights: Tensor | None, carried: Mapping[str, Tensor] | None
