@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -49,6 +51,7 @@ def demo(*, settings: Annotated[Demo | None, Parameter(name="*")] = None) -> Non
     from scorda import store
     from scorda.cli.common import read_observations, use_torch
     from scorda.core.ownership import check_output
+    from scorda.core.threads import one_thread
     from scorda.observations.problem import Problem
     from scorda.reading.fields import read_states
     from scorda.report.html import write_report
@@ -57,7 +60,7 @@ def demo(*, settings: Annotated[Demo | None, Parameter(name="*")] = None) -> Non
 
     given = settings or Demo()
     check_output(given.out / "report.html", overwrite=True, make_parents=True)
-    use_torch("float32", given.threads)
+    threads = use_torch("float32", given.threads)
     out, system = console(), Lorenz63()
     with as_file(files("scorda").joinpath("data", "lorenz63")) as folder:
         observations = read_observations([str(folder / "observations.csv")], system.space)
@@ -69,7 +72,10 @@ def demo(*, settings: Annotated[Demo | None, Parameter(name="*")] = None) -> Non
     given.out.mkdir(parents=True, exist_ok=True)
     for name, (method, members) in _methods(given).items():
         path = given.out / f"{name.lower().replace(' ', '-')}.zarr"
-        with progress(name) as report:
+        # Two threads on one small network would mostly wait for each other.
+        alone = isinstance(method, store.MemberSampler)
+        cores = ThreadPoolExecutor(threads) if alone and threads > 1 else None
+        with progress(name) as report, cores or nullcontext(), one_thread():
             posteriors[name] = store.run(
                 method,
                 problem,
@@ -81,6 +87,7 @@ def demo(*, settings: Annotated[Demo | None, Parameter(name="*")] = None) -> Non
                 resume=given.resume,
                 overwrite=not given.resume,
                 progress=report,
+                executor=cores,
             )
     references = [posteriors["Particle filter"], posteriors["Particle smoother"]]
     scores = score_table(posteriors, references)

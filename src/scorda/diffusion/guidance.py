@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 import torch
 
+from scorda.core.forward_mode import directional
 from scorda.core.shapes import Float, Tensor
 from scorda.diffusion.denoisers import Denoiser, align
 from scorda.observations.model import ObservationModel
@@ -350,7 +351,7 @@ def _linearise(
 ) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
     """Products with the operator's Jacobian at x and with its transpose."""
     pull = torch.func.vjp(operator, x)[1]
-    return (lambda v: torch.func.jvp(operator, (x,), (v,))[1]), (lambda q: pull(q)[0])
+    return (lambda v: directional(operator, x, v)), (lambda q: pull(q)[0])
 
 
 def _times_cov(model: ObservationModel, q: Tensor) -> Tensor:
