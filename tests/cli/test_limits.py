@@ -20,7 +20,7 @@ LIGHT = (
     "--system lorenz63 --system.dt 0.1"
 )
 # Of so many members some would leave the attractor at a step of 0.1.
-STEADY = ("8 --system lorenz63 --system.dt 0.1", "900 --system lorenz63 --system.dt 0.05")
+STEADY = ("8 --system lorenz63 --system.dt 0.1", "450 --system lorenz63 --system.dt 0.05")
 SIMULATE = "simulate lorenz96 --system.dim 4000 --steps 400 --threads 1"
 SERIES = "simulate lorenz96 --series 64 --length 200 --threads 1"
 TRAIN = "train --system lorenz63 --quick --threads 1"
