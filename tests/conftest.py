@@ -48,6 +48,12 @@ def double_precision():
     torch.set_num_threads(threads)
 
 
+@pytest.fixture
+def single(double_precision):
+    """Single precision, as in the commands and the benchmarks."""
+    torch.set_default_dtype(torch.float32)
+
+
 @pytest.fixture(autouse=True)
 def shape_checks(request):
     """Slow tests run without shape checks, which would double their time; fast tests have them."""

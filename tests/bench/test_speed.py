@@ -1,19 +1,9 @@
 """The benchmark of speed runs, and says what it compares."""
 
 import pytest
-import torch
 
 from scorda.bench.problems import PROBLEMS
 from scorda.bench.run import run_benchmark
-
-
-@pytest.fixture
-def single():
-    """Single precision, as in the benchmark."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    yield
-    torch.set_default_dtype(before)
 
 
 @pytest.mark.slow

@@ -657,7 +657,7 @@ def test_a_benchmark_is_short_when_quick_and_is_resumed(tmp_path, monkeypatch, c
 @pytest.mark.slow
 def test_the_demo_writes_its_report(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(["demo", "--quick", "--threads", "1"]) == 0
+    assert main(["demo", "--quick", "--threads", "2"]) == 0
     out = capsys.readouterr().out
     assert "past data only" in out and "all data" in out and "W1" in out
     assert "report: demo/report.html" in out

@@ -13,6 +13,7 @@ import h5py
 import pytest
 
 from scorda.cli import main
+from scorda.cli.common import make_system
 
 SOURCE = Path(__file__).parents[2] / "src"
 TABLE = "time,variable,value,std\n0.1,x,1,1\n0.2,x,1,1\n"
@@ -197,3 +198,9 @@ def test_a_signal_is_heard_at_any_moment(tmp_path, number):
     word = "interrupted" if number == signal.SIGINT else "terminated"
     assert process.returncode == 128 + number
     assert err.startswith(f"scorda: {word} at step ") and err.endswith("`--resume` continues.\n")
+
+
+def test_whole_numbers_stand_for_others_of_any_size():
+    assert type(make_system("lorenz96", {"forcing": "9", "dim": "6"}).forcing) is float
+    assert make_system("lorenz96", {"forcing": 10**25}).forcing == 1e25
+    assert make_system("lorenz96", {"dim": "6"}).dim == 6

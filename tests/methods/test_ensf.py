@@ -239,3 +239,16 @@ def test_memory_is_a_few_copies_of_the_ensemble():
 def test_a_setting_out_of_range_is_refused(unchecked, options, words):
     with pytest.raises(ValueError, match=words):
         EnSF(**options)
+
+
+@pytest.mark.parametrize("form", ["paired", "mixture"])
+def test_members_in_batches_have_the_bits_of_all_at_once(form, monkeypatch):
+    """Batches of two and of one member; the mixture's products round by their rows, to 1e-12."""
+    x = rng.normal(5, (6,), rng.seeded(0))
+    model, y = ObservationModel(Select([0, 3]), std=0.5), torch.tensor([0.4, -1.0])
+    method = EnSF(form, euler_steps=7)
+    whole, _ = method.analyse(x, y, model, rng.seeded(1))
+    for numbers in (12, 1):
+        monkeypatch.setattr("scorda.methods.ensf.BATCH", numbers)
+        found, _ = method.analyse(x, y, model, rng.seeded(1))
+        assert_close(found, whole, rtol=0, atol=0 if form == "paired" else 1e-12)

@@ -81,15 +81,6 @@ def test_measured_score_holds_with_the_options_chosen(name, entry, twin, single)
     assert abs(mean - expected["crps"]) <= expected["tolerance"], f"{mean:.3f} from {scores}"
 
 
-@pytest.fixture
-def single():
-    """Single precision, as in the benchmark: its cases are those of the default precision."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    yield
-    torch.set_default_dtype(before)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["low", "high"])
 def test_sda_samples_the_posterior_of_the_particle_smoother(kind, single):

@@ -25,6 +25,7 @@ from scorda.observations.operators import Select
 from scorda.observations.problem import Problem, twin_experiment
 from scorda.reading.ensembles import read_initial
 from scorda.store import Keep, layout, scores, selection, sums
+from scorda.store.keep import level_of
 from scorda.store.members import InMemory
 from scorda.store.selection import Selection
 from scorda.systems.function import FunctionSystem
@@ -537,3 +538,23 @@ def test_scales_of_variables_are_those_of_the_truth(steps):
     }
     # Squares of 300 in double precision.
     assert sums.scales_of(made, space, steps) == pytest.approx(sums.scales(true, steps), rel=1e-9)
+
+
+def test_names_of_quantiles_are_their_decimals():
+    levels = {"q05": 0.05, "q50": 0.5, "q95": 0.95, "q975": 0.975, "q0025": 0.0025}
+    assert {name: level_of(name) for name in levels} == levels
+    assert level_of("mean") is None
+
+
+def test_weights_of_a_unit_without_such_are_those_of_its_kept_steps(tmp_path):
+    """Five of six members are kept at each third of nine steps; units of four steps."""
+    space = StateSpace((3,))
+    kept, plan = Keep(steps=3, members=5).of(space, 6, 9), layout.plan_steps(space, 6, 8, 4)
+    output = Selection(kept, space, 6, plan, None, None, (), True)
+    root = layout.new_store(tmp_path / "a.zarr", space, {})
+    output.make(root, np.dtype("float64"), True)
+    weights = np.random.default_rng(0).random((6, 9))
+    for first, last in map(plan.bounds, range(plan.units)):
+        output.write_weights(root, weights[:, first:last], first)
+    np.testing.assert_array_equal(root["weight"][:], weights[:5, ::3])
+    np.testing.assert_array_equal(root["last/weight"][:], weights[:, -1])

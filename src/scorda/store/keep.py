@@ -115,10 +115,11 @@ class Keep:
         axes = {*space.position_names, *(a for p in space.pieces for a in p.axes)}
         arrays = [array_name(n, s) for n in ordered for s in self.statistics]
         taken = [made for made in (*OWN, *arrays) if made in axes | {*space.variables}]
-        for name in [*taken, *(made for made in AXES_OF_SCORES if made in axes)]:
+        taken += [made for made in AXES_OF_SCORES if made in axes]
+        if taken:
             raise ValueError(
-                f"Got the variable or axis {name!r}, a name that the store of this run has for "
-                "itself: rename it."
+                f"Got the variable or axis {taken[0]!r}, a name that the store of this run has "
+                "for itself: rename it."
             )
         return kept
 

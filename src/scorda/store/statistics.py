@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,8 +28,7 @@ def statistics(
     Their definitions are those of `scorda.store.keep.Keep`. They are NaN where a member is.
     """
     grid, times = members.space.piece_of(variable).grid, members.shape[1]
-    size = int(torch.tensor(grid).prod()) if grid else 1
-    found = {name: torch.empty(times, size, dtype=torch.float64) for name in names}
+    found = {name: torch.empty(times, math.prod(grid), dtype=torch.float64) for name in names}
     levels = {name: level for name in names if (level := level_of(name)) is not None}
     for block in blocks(members, names=[variable]):
         x, _, w = as_series(block.states, block.states.new_zeros(()), block.weights)
