@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from scorda.core.lock import check_unlocked, locked
+from scorda.core.lock import check_unlocked, claimed, locked
 
 HOLDER = """
 import sys, time
@@ -132,3 +132,32 @@ def test_a_lock_that_was_left_on_a_disk_to_read_from_stays(reason, tmp_path, mon
             check_unlocked(tmp_path / "run.zarr")
     else:
         check_unlocked(tmp_path / "run.zarr")
+
+
+def test_a_lock_that_a_block_has_is_not_asked_for_again_but_by_other_threads(tmp_path):
+    path, said = tmp_path / "run.zarr", []
+
+    def other():
+        try:
+            with locked(path):
+                said.append("has it")
+        except ValueError as error:
+            said.append(str(error))
+
+    with claimed(path):
+        with locked(path):
+            pass
+        # The inner block has not released it.
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+    assert "being written by another run" in said[0]
+    other()
+    assert said[1] == "has it"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_claim_in_a_folder_that_is_not_there_makes_nothing(tmp_path):
+    with claimed(tmp_path / "new" / "run.zarr"):
+        pass
+    assert not list(tmp_path.iterdir())

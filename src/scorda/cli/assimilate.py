@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -153,7 +154,6 @@ class Assimilate:
         """Refuse what makes no sense, and set up torch, before any code of a user is imported."""
         from scorda.cli.common import check_device, check_system, check_there, units_of, use_torch
         from scorda.cli.workers import check_workers, launched
-        from scorda.core.lock import check_unlocked
         from scorda.core.ownership import check_output
 
         if self.shard is None and (ranks := launched()) is not None:
@@ -167,8 +167,6 @@ class Assimilate:
         keep_of(self.keep)
         if self.netcdf is not None:
             check_output(self.netcdf, overwrite=True)
-        if self.shard is None:
-            check_unlocked(self.out)
         check_workers(self)
         use_torch(self.dtype, self.threads)
         units_of(self.units)
@@ -180,11 +178,14 @@ class Assimilate:
 
 def assimilate(given: Assimilate, method: Any, prior: str | None) -> None:
     """Assimilate observations and store the posterior."""
-    from scorda.cli.workers import engine, tell_dropped
+    from scorda.cli.workers import engine, launched, tell_dropped
+    from scorda.core.lock import claimed
 
-    given.check()
-    with engine(given.executor) as executor:
-        posterior = _run(given, method, prior, executor)
+    alone = given.shard is None and launched() is None
+    with claimed(given.out) if alone else nullcontext():
+        given.check()
+        with engine(given.executor) as executor:
+            posterior = _run(given, method, prior, executor)
     if posterior.complete:
         tell_dropped(posterior)
         _tell(given, posterior)

@@ -94,6 +94,7 @@ def simulate(
     """
     from scorda.cli.common import make_system, use_torch
     from scorda.core.engines import check_engine
+    from scorda.core.lock import claimed
 
     given = settings or Simulate()
     threads = use_torch(given.dtype, given.threads)
@@ -104,7 +105,8 @@ def simulate(
     if given.series is None:
         refuse(given, ("length", "resume", "trust_code", "executor"), "goes with --series only")
         reached().resumable = False
-        _simulate_twin(given, model, named)
+        with claimed(given.out):
+            _simulate_twin(given, model, named)
         return
     unused = ("steps", "every", "std", "observe", "stride", "stations", "start")
     refuse(given, unused, "--series has no use for: leave it out")

@@ -165,9 +165,8 @@ def train(*, settings: Annotated[Train | None, Parameter(name="*")] = None) -> N
 
 
 def _train(given: Train, device: torch.device) -> None:
-    from scorda.cli.common import use_torch
     from scorda.cli.training_files import TrainingFiles
-    from scorda.core.lock import check_unlocked, locked
+    from scorda.core.lock import claimed
     from scorda.core.ownership import check_output
     from scorda.diffusion import parallel
 
@@ -176,6 +175,17 @@ def _train(given: Train, device: torch.device) -> None:
     check_output(given.out.with_suffix(".toml"), overwrite=True, make_parents=True)
     TrainingFiles(given.out, {}, given.resume, given.overwrite).check_free()
     first = parallel.rank() == 0
+    with claimed(given.out) if first else nullcontext():
+        _train_alone(given, device, first)
+
+
+def _train_alone(given: Train, device: torch.device, first: bool) -> None:
+    """Train while no other run has the output, which the first process has locked."""
+    from scorda.cli.common import use_torch
+    from scorda.cli.training_files import TrainingFiles
+    from scorda.core.lock import locked
+    from scorda.diffusion import parallel
+
     if given.quick:
         given.training_steps, given.every = QUICK_STEPS, QUICK_STEPS // 2
         if given.data is None:
@@ -185,17 +195,11 @@ def _train(given: Train, device: torch.device) -> None:
     record = _record(given, system)
     files = TrainingFiles(given.out, record, given.resume, given.overwrite, given.trust_code)
     if files.complete():
-        if first:
-            check_unlocked(given.out)
         _say(f"prior: {given.out} is complete")
         return
     # All processes have looked at what is there.
     parallel.wait()
     with locked(given.out) if first else nullcontext():
-        # Another run may have come to its end since.
-        if parallel.agree(first and files.complete()):
-            _say(f"prior: {given.out} is complete")
-            return
         if first and (given.overwrite or not given.resume):
             files.checkpoint.remove()
         parallel.wait()

@@ -141,14 +141,21 @@ def train_network(tokens: list[str], content: Mapping[str, Any]) -> Callable[...
 
 
 def _train(given: TrainNetwork, wanted: Network) -> None:
+    from scorda.core.lock import claimed
+
+    given.check()
+    with claimed(given.out):
+        _train_alone(given, wanted)
+
+
+def _train_alone(given: TrainNetwork, wanted: Network) -> None:
     import torch
 
     from scorda.cli.training_files import TrainingFiles
-    from scorda.core.lock import check_unlocked, locked
+    from scorda.core.lock import locked
     from scorda.store import records
     from scorda.store.identity import identity
 
-    given.check()
     training = wanted.training
     if given.quick:
         training = replace(training, training_steps=QUICK_STEPS, validation_interval=QUICK_STEPS)
@@ -158,13 +165,10 @@ def _train(given: TrainNetwork, wanted: Network) -> None:
     record = records.plain(record | {"threads": torch.get_num_threads()})
     files = TrainingFiles(given.out, record, given.resume, given.overwrite)
     if files.complete():
-        check_unlocked(given.out)
         console().print(f"network: {given.out} is complete")
         return
     with locked(given.out):
-        # Another run may have come to its end since.
-        if not files.complete():
-            _learn(given, wanted, forecasts, space, files)
+        _learn(given, wanted, forecasts, space, files)
 
 
 def _learn(

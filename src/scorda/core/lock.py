@@ -16,10 +16,14 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
-__all__ = ["Shared", "check_unlocked", "held", "locked", "shared"]
+__all__ = ["Shared", "check_unlocked", "claimed", "held", "locked", "shared"]
+
+# Locks of the blocks around, of this thread alone.
+_OURS: ContextVar[frozenset[Path]] = ContextVar("locks", default=frozenset())
 
 # What the file of a lock begins with: any other file of its name is somebody's own.
 MARK = b'{"made_by": "scorda"'
@@ -36,7 +40,7 @@ def locked(path: str | Path, sharing: bool = False) -> Iterator[None]:
     """Keep every other writer, of this process or another, from an output during the block.
 
     The folder of the output is made where there is none. A link is followed: the lock is of what
-    it names.
+    it names. Within a block that has the lock it is not asked for again.
 
     Arguments:
         path: The output.
@@ -49,14 +53,39 @@ def locked(path: str | Path, sharing: bool = False) -> Iterator[None]:
         OSError: If the folder cannot be written to.
     """
     file = _file(path)
+    if file in _OURS.get():
+        yield
+        return
     file.parent.mkdir(parents=True, exist_ok=True)
     descriptor = _taken(file, path, fcntl.LOCK_EX, sharing)
+    before = _OURS.set(_OURS.get() | {file})
     try:
         yield
     finally:
+        _OURS.reset(before)
         # Removed before it is released: who opened it meanwhile sees that it names nothing.
         file.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+@contextmanager
+def claimed(path: str | Path) -> Iterator[None]:
+    """Lock an output while its input is read already, so that other writers are refused at once.
+
+    Where the lock cannot be made, because the folder is yet to be made or the disk is read-only,
+    the block goes on without: whoever writes there asks again (`locked`).
+
+    Raises:
+        ValueError: As `locked`.
+    """
+    with ExitStack() as stack:
+        if _file(path).parent.is_dir():
+            try:
+                stack.enter_context(locked(path))
+            except OSError as error:
+                if error.errno not in (errno.EROFS, errno.EACCES):
+                    raise
+        yield
 
 
 @contextmanager
