@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from scorda.assimilation.filter import Cycle
+from scorda.assimilation.cycle import Cycle
 from scorda.core.errors import ModelFailure
 from scorda.core.space import StateSpace
 from scorda.methods.enkf import EnKF

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from engines import Packing, processes
-from scorda.assimilation.filter import Cycle
+from scorda.assimilation.cycle import Cycle
 from scorda.core import executors, rng
 from scorda.core.errors import DegenerateEnsemble, ModelFailure
 from scorda.core.space import StateSpace

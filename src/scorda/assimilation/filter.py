@@ -14,74 +14,28 @@ from a stored step has the same bits as one that was never interrupted.
 
 from __future__ import annotations
 
-import math
-import time
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, final
 
 import torch
 
 from scorda.assimilation.base import Assimilator, check_members, check_needs
-from scorda.assimilation.diagnostics import Statistics, collect, innovation_of, join_weights
-from scorda.assimilation.dropped import Roster, dropped, normalised, present
-from scorda.assimilation.gross_errors import check_gross_errors, gross_errors
-from scorda.assimilation.kalman_algebra import white_innovation
+from scorda.assimilation.cycle import Cycle, Stepper
+from scorda.assimilation.diagnostics import collect, join_weights
+from scorda.assimilation.dropped import dropped, present
+from scorda.assimilation.gross_errors import check_gross_errors
 from scorda.assimilation.memory import check_memory
 from scorda.core import rng
-from scorda.core.arrays import laid_out
-from scorda.core.errors import (
-    OVERFLOW,
-    DivergenceError,
-    check_finite,
-    check_predicted,
-    check_spread,
-    locating,
-)
+from scorda.core.errors import check_finite, locating
 from scorda.core.shapes import Float, Tensor
-from scorda.core.threads import few_threads
 from scorda.observations.analysis import Analysis
 from scorda.observations.model import ObservationModel
 from scorda.observations.problem import Problem
-from scorda.systems.base import forecast as advanced
 
-__all__ = ["Cycle", "Filter", "PreparedFilter", "Run"]
-
-
-@dataclass(frozen=True)
-class Cycle:
-    """One step of a run of a filter, with all that is needed to continue from there.
-
-    Arguments:
-        step: Step of the ensemble.
-        ensemble: ``(ensemble, *state)``: the analysis where observed, else the forecast.
-        weights: Weights of the members, ``(ensemble,)``, or None where all are equal.
-        carried: Tensors that the method hands from one analysis to the next (the weights of a
-            network), or None.
-        forecast: Where observed, the ensemble before the analysis; else None. A run is
-            continued without it.
-        report: Report of the analysis, which `statistics` complete.
-        statistics: Those of the run.
-    """
-
-    step: int
-    ensemble: Float[Tensor, "ensemble ..."]
-    weights: Float[Tensor, "ensemble"] | None = None
-    carried: dict[str, Tensor] | None = None
-    forecast: Float[Tensor, "ensemble ..."] | None = None
-    report: dict[str, Any] = field(default_factory=dict, repr=False)
-    statistics: Statistics = field(default_factory=Statistics, repr=False, compare=False)
-
-    @property
-    def info(self) -> dict[str, Any]:
-        """Return the report of the analysis; empty where nothing was observed.
-
-        It is best read late: whoever asks first has the statistics of all cycles so far computed.
-        """
-        self.statistics.settle()
-        return self.report
+__all__ = ["Filter", "PreparedFilter", "Run"]
 
 
 class Run(ABC):
@@ -192,47 +146,17 @@ class Filter(Assimilator, Run):
         generator = rng.as_generator(generator)
         draw, *keys = (rng.key(generator) for _ in range(3))
         error, analysis = rng.Steps(keys[0], range(problem.steps + 1)), rng.Steps(keys[1], cycles)
-        stochastic = getattr(problem.system, "stochastic", True)
-        drops, roster = getattr(problem.system, "drops", False), Roster(members)
         if start is None:
             start = self._start(problem, members, draw)
         else:
             _check_start(start, members, problem)
-        ensemble, weights, carried = laid_out(start.ensemble), start.weights, start.carried
-        if drops and not (there := present(problem.space, ensemble)).all():
-            roster, ensemble = roster.without(~there), laid_out(ensemble[there])
-            weights = None if weights is None else weights[there]
-        run = self._begun(problem, weights, carried)
-        stats, forecast_seconds = Statistics(), 0.0
+        before = bisect_left(cycles, start.step + 1)
+        stepper = Stepper(self, problem, start, error, analysis, before)
         for step in range(start.step + 1, problem.steps + 1):
-            report: dict[str, Any] = {}
-            forecast = None
-            clock = time.perf_counter()
-            place = locating(self.name, step, bisect_left(cycles, step))
-            with few_threads(ensemble.numel()), place:
-                if step > 0:
-                    stream = error.at(step) if stochastic else None
-                    ensemble = advanced(problem.system, ensemble, stream, step - 1, roster.left)
-                    gone = ~present(problem.space, ensemble) if drops else None
-                    if gone is not None and gone.any():
-                        check_members(self, int((~gone).sum()))
-                        roster, ensemble = roster.without(gone), ensemble[~gone]
-                        weights = normalised(weights, ~gone)
-                        run = self._begun(problem, weights, carried)
-                    check_finite(ensemble, "forecast")
-                    forecast_seconds += time.perf_counter() - clock
-                if step in observed:
-                    clock, forecast = time.perf_counter(), ensemble
-                    stream = analysis.at(step)
-                    ensemble, info = self._observe(run, forecast, weights, *observed[step], stream)
-                    ensemble = problem.space.filled(ensemble)
-                ensemble = laid_out(ensemble)
-            if forecast is not None:
-                weights, carried = info.pop("weights", weights), info.pop("carried", carried)
-                report = stats.report(step, info, problem.space, ensemble, weights)
-                report["seconds"] = time.perf_counter() - clock
-                report["forecast_seconds"], forecast_seconds = forecast_seconds, 0.0
-            yield _whole(roster, Cycle(step, ensemble, weights, carried, forecast, report, stats))
+            stepper.forecast()
+            if step in observed:
+                stepper.observe(*observed[step])
+            yield stepper.cycle()
 
     def _start(self, problem: Problem, members: int, key: rng.Key) -> Cycle:
         """Return the ensemble before the first step."""
@@ -241,57 +165,6 @@ class Filter(Assimilator, Run):
             if not ensemble.isfinite().all():
                 check_finite(ensemble, "draw of the start")
         return Cycle(-1, ensemble)
-
-    def _begun(
-        self, problem: Problem, weights: Tensor | None, carried: Mapping[str, Tensor] | None
-    ) -> Run:
-        """Return what analyses the cycles from here on."""
-        run = self.begin(problem, weights)
-        if carried is not None:
-            run.restore(carried)
-        return run
-
-    def _observe(
-        self,
-        run: Run,
-        forecast: Tensor,
-        weights: Tensor | None,
-        y: Tensor,
-        model: ObservationModel,
-        generator: torch.Generator,
-    ) -> tuple[Tensor, dict[str, Any]]:
-        """Leave out gross errors, analyse one cycle, check the analysis, report its innovation."""
-        y, screened = y.to(forecast), {}
-        if self.gross_error_check is not None:
-            gross = gross_errors(forecast, weights, y, model, self.gross_error_check)
-            screened = {"rejected": int(gross.sum())}
-            if gross.all():
-                return forecast, screened
-            if gross.any():
-                y, model = y[~gross], model.only(~gross, y)
-        if self.least_members > 1:
-            check_spread(forecast)
-        try:
-            analysis, told = run.analyse(forecast, y, model, generator)
-            info = {**screened, **told}
-            check_finite(analysis, "analysis")
-            if "white" not in info and "innovation" not in info:
-                weighted = weights is not None or "weights" in info
-                if weighted or self.least_members < 2:
-                    info["innovation"] = innovation_of(forecast, weights, y, model)
-                else:
-                    info["white"] = white_innovation(forecast, y, model)
-            d = info["white"][1] if "white" in info else None
-            if not math.isfinite(info["innovation"] if d is None else torch.dot(d, d)):
-                raise DivergenceError(
-                    "The innovation is too large to square in standard deviations of the "
-                    "observation error; check the observations and their `std`."
-                )
-        except OVERFLOW:
-            # Where the operator is to blame, say so.
-            check_predicted(model.operator(forecast))
-            raise
-        return analysis, info
 
     @final
     def assimilate(
@@ -377,16 +250,3 @@ def _check_start(start: Cycle, members: int, problem: Problem) -> None:
     if getattr(problem.system, "drops", False):
         ensemble = ensemble[present(problem.space, ensemble)]
     problem.space.check(ensemble, "the ensemble to continue from")
-
-
-def _whole(roster: Roster, cycle: Cycle) -> Cycle:
-    """Return a step with all members, of which those that were dropped are NaN and weigh 0."""
-    if roster.left is None:
-        return cycle
-    return replace(
-        cycle,
-        ensemble=roster.all(cycle.ensemble),
-        weights=None if cycle.weights is None else roster.all(cycle.weights, 0.0),
-        report=cycle.info and {**cycle.info, "dropped": roster.dropped},
-        forecast=None if cycle.forecast is None else roster.all(cycle.forecast),
-    )

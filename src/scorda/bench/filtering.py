@@ -23,7 +23,8 @@ from typing import ClassVar
 
 import torch
 
-from scorda.assimilation.filter import Cycle, Filter
+from scorda.assimilation.cycle import Cycle
+from scorda.assimilation.filter import Filter
 from scorda.bench.entry import Entry
 from scorda.bench.tuning import Length, Tuning
 from scorda.core import rng

@@ -14,9 +14,10 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from scorda.assimilation.base import Assimilator
+from scorda.assimilation.cycle import Cycle
 from scorda.assimilation.diagnostics import Statistics
 from scorda.assimilation.dropped import equal_weights
-from scorda.assimilation.filter import Cycle, Filter
+from scorda.assimilation.filter import Filter
 from scorda.core import rng
 from scorda.core.errors import RunError
 from scorda.core.shapes import Tensor

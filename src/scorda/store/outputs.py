@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import zarr
 
-from scorda.assimilation.filter import Cycle
+from scorda.assimilation.cycle import Cycle
 from scorda.core.files import read_tensors
 from scorda.core.shapes import Tensor
 from scorda.core.space import StateSpace

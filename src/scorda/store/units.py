@@ -24,8 +24,9 @@ import torch
 import zarr
 
 from scorda.assimilation.base import Assimilator, check_needs
+from scorda.assimilation.cycle import Cycle
 from scorda.assimilation.dropped import dropped
-from scorda.assimilation.filter import Cycle, Filter
+from scorda.assimilation.filter import Filter
 from scorda.assimilation.memory import check_memory
 from scorda.core.errors import RunError
 from scorda.core.files import read_tensor

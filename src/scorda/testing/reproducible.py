@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from scorda.assimilation.base import Assimilator
-from scorda.assimilation.filter import Cycle, Filter
+from scorda.assimilation.cycle import Cycle
+from scorda.assimilation.filter import Filter
 from scorda.core import rng
 from scorda.core.shapes import Tensor
 from scorda.core.space import StateSpace
