@@ -207,6 +207,7 @@ class Filter(Assimilator, Run):
             collect(reports),
             self.name,
             dropped(made) if drops else {},
+            problem.start,
         )
 
 

@@ -11,11 +11,15 @@ import numpy as np
 import torch
 
 from scorda.core.shapes import Float, Tensor
+from scorda.core.shown import as_html
 
 if TYPE_CHECKING:
     from scorda.core.space import StateSpace
 
 __all__ = ["Layout"]
+
+# Variables that a notebook lists.
+SHOWN = 8
 
 Array = TypeVar("Array", Tensor, np.ndarray)
 
@@ -30,6 +34,20 @@ class Layout(ABC):
     variables: tuple[str, ...]
     units: Mapping[str, str]
     parts: Mapping[str, StateSpace] | None
+    dt: float
+    period: Mapping[str, float]
+
+    def _repr_html_(self) -> str:
+        names = [f"{n} ({u})" if (u := self.units.get(n)) else n for n in self.variables]
+        shown = ", ".join(names[:SHOWN]) + (" ..." if len(names) > SHOWN else "")
+        facts = {"shape": str(self.shape), "variables": shown}
+        facts["step"] = f"{self.dt:g} {self.units.get('time', '')}".strip()
+        for name, (low, high) in self.ranges.items():
+            unit = self.units.get(name, "")
+            facts[name] = f"{low:g} to {high:g} {unit}".strip()
+            facts[name] += f", period {self.period[name]:g}" if name in self.period else ""
+        parts = {name: part._repr_html_() for name, part in (self.parts or {}).items()}
+        return as_html("StateSpace", facts, parts)
 
     @property
     def size(self) -> int:
@@ -45,6 +63,11 @@ class Layout(ABC):
     @abstractmethod
     def grid(self) -> tuple[int, ...]:
         """Return the shape of the spatial axes."""
+
+    @property
+    @abstractmethod
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """Return the smallest and the largest position by the name of its column."""
 
     @property
     @abstractmethod

@@ -79,7 +79,8 @@ class EnKS(Assimilator):
                 infos.append(cycle.report)
         assert states is not None
         cycle.statistics.settle()
-        return Analysis(states, problem.space, None, collect(infos), self.name)
+        info = collect(infos)
+        return Analysis(states, problem.space, None, info, self.name, start=problem.start)
 
 
 @dataclass(frozen=True)

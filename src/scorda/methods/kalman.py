@@ -181,7 +181,8 @@ def _analysis(
 ) -> Analysis:
     name = type(method).__name__
     info = {"log_evidence": moments.log_evidence}
-    return Analysis(states.to(problem.system.mean), problem.space, info=info, method=name)
+    states = states.to(problem.system.mean)
+    return Analysis(states, problem.space, None, info, name, start=problem.start)
 
 
 def _covariances(problem: Problem, each: int) -> int:

@@ -216,7 +216,8 @@ class ParticleSmoother(Assimilator):
             "ancestors": len(line.unique()),
         }
         drawn = torch.stack(paths[::-1], 1)
-        return Analysis(drawn, problem.space, info=info, method=type(self).__name__)
+        name = type(self).__name__
+        return Analysis(drawn, problem.space, None, info, name, start=problem.start)
 
     def _start(self, problem: Problem, generator: torch.Generator) -> Tensor:
         if problem.initial is None:

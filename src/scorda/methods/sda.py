@@ -148,7 +148,9 @@ class SDA(Assimilator):
             "evaluations": sampler.evaluations * (1 + products),
             "seconds": clock.perf_counter() - began,
         }
-        return Analysis(self.prior.standardisation.inverse(z), space, None, info, "SDA")
+        return Analysis(
+            self.prior.standardisation.inverse(z), space, None, info, "SDA", start=problem.start
+        )
 
     def _posterior(self, problem: Problem, shape: tuple[int, ...]) -> Denoiser:
         """Denoiser of standardised trajectories given everything observed."""

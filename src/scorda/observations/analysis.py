@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from scorda.core.ownership import SOURCE
 from scorda.core.shapes import Bool, Float, Tensor
+from scorda.core.shown import as_html
 from scorda.core.space import StateSpace
 from scorda.core.times import Start, time_axis
+from scorda.metrics.calibration import quantile
 
 if TYPE_CHECKING:
     import xarray
@@ -44,6 +48,7 @@ class Analysis:
         method: Name of the method.
         dropped: First step without each member whose model failed, by its number; the member is
             NaN from there on, and is left out of means, scores and figures.
+        start: Datetime of step 0, where there is one; axes of figures then have dates.
     """
 
     states: Float[Tensor, "ensemble time ..."]
@@ -52,6 +57,7 @@ class Analysis:
     info: dict[str, Any] = field(default_factory=dict)
     method: str = ""
     dropped: dict[int, int] = field(default_factory=dict)
+    start: Start | None = None
 
     def __post_init__(self) -> None:
         self.states = self.space.masked(self.states)
@@ -70,6 +76,83 @@ class Analysis:
             return states.mean(0)
         return torch.einsum("et,et...->t...", weights.to(states), states)
 
+    def quantile(self, level: float) -> Float[Tensor, "time ..."]:
+        r"""Return a quantile of the members at each step, ``(time, *state)``.
+
+        Of N equal members it lies at the place :math:`p (N + 1)` of the sorted ones, between the
+        first and the last (see `scorda.metrics.quantile`). Dropped members are left out.
+
+        Arguments:
+            level: Probability p of a smaller value, between 0 and 1.
+
+        Raises:
+            ValueError: If the level is no probability.
+        """
+        members, times = self.states.shape[:2]
+        bounds = sorted({0, times, *(k for k in self.dropped.values() if k < times)})
+        found = []
+        for first, last in pairwise(bounds):
+            stay = [i for i in range(members) if self.dropped.get(i, times) > first]
+            weights = None if self.weights is None else self.weights[stay, first:last]
+            found.append(quantile(self.states[stay, first:last], level, weights))
+        return torch.cat(found)
+
+    def sel(
+        self, variable: str | None = None, method: str | None = None, **labels: Any
+    ) -> xarray.Dataset | xarray.DataArray:
+        """Return members at labels, such as ``sel("t2m", time="2019-03-21", ensemble=0)``.
+
+        Times are those of the space, or dates where `start` is known.
+
+        Arguments:
+            variable: One variable of the space (default: all).
+            method: What is done where there is no such label, as xarray's ``"nearest"``.
+            labels: Label, list or slice of labels by dimension.
+
+        Raises:
+            KeyError: If there is no such variable or label.
+        """
+        import xarray
+
+        whole = self.to_xarray()
+        dataset = whole if self.start is None else xarray.decode_cf(whole)
+        chosen = dataset if variable is None else dataset[variable]
+        return chosen.sel(labels, method=method)
+
+    def plot(self, truth: Any = None, observations: Any = None, **options: Any) -> Any:
+        """Draw the figure that suits the space, with dates on the axis where `start` is known.
+
+        Arguments:
+            truth: True states, ``(time, *state)``.
+            observations: What was observed, such as ``problem.observations``.
+            options: Those of `scorda.report.plot`.
+
+        Returns:
+            The figure of matplotlib, which a notebook shows.
+        """
+        # By name, because figures stand on a higher floor.
+        return importlib.import_module("scorda.report").plot(self, truth, observations, **options)
+
+    def __repr__(self) -> str:
+        return f"<Analysis: {', '.join(f'{n} {v}' for n, v in self._facts.items() if v)}>"
+
+    def _repr_html_(self) -> str:
+        return as_html("Analysis", self._facts, {"space": self.space._repr_html_()})
+
+    @property
+    def _facts(self) -> dict[str, object]:
+        members, times = self.states.shape[:2]
+        return {
+            "method": self.method,
+            "members": members,
+            "states": times,
+            "shape": self.space.shape,
+            "step 0": self.start,
+            "weighted": "" if self.weights is None else "yes",
+            "dropped": len(self.dropped),
+            "reports": ", ".join(self.info),
+        }
+
     def to_xarray(
         self, attrs: Mapping[str, Any] | None = None, start: Start | None = None
     ) -> xarray.Dataset:
@@ -80,7 +163,8 @@ class Analysis:
 
         Arguments:
             attrs: Further attributes of the dataset.
-            start: Datetime of step 0, which needs a unit of time in the space.
+            start: Datetime of step 0, which needs a unit of time in the space (default: that of
+                the analysis).
         """
         import numpy as np
         import xarray
@@ -98,7 +182,7 @@ class Analysis:
             variables["weight"] = (("ensemble", "time"), self.weights.detach().cpu().numpy(), {})
         coordinates: dict[str, Any] = {
             "ensemble": ("ensemble", np.arange(states.shape[0]), {"standard_name": "realization"}),
-            "time": ("time", *time_axis(space, states.shape[1], start)),
+            "time": ("time", *time_axis(space, states.shape[1], start or self.start)),
         }
         for piece in space.pieces:
             for name, values in (piece.coordinates or {}).items():

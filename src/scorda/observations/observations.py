@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from operator import index
@@ -31,6 +31,7 @@ from scorda.observations.moving import MovingInterpolate
 from scorda.observations.operators import Operator, Select
 from scorda.observations.present import present_values
 from scorda.observations.rows import How, UnusedRow
+from scorda.observations.shown import observations_html
 from scorda.observations.spatial import Interpolate
 from scorda.reading.opening import Source
 
@@ -50,6 +51,7 @@ class Observations:
             ``(cycle, 1)``), instead of the model's.
         unused: Rows of a table that could not be used, with the reasons.
         notes: What was converted or put together when they were read, in phrases.
+        start: Datetime of step 0, where the times were datetimes; axes of figures then have dates.
 
     Raises:
         ValueError: If steps and values do not fit, steps are out of order, or a value is infinite.
@@ -61,6 +63,8 @@ class Observations:
     std: float | Float[Tensor, "..."] | ArrayLike | None = None
     unused: tuple[UnusedRow, ...] = ()
     notes: tuple[str, ...] = ()
+    # What is observed does not depend on the name of its days.
+    start: Start | None = field(default=None, metadata={"decides": False})
 
     def __post_init__(self) -> None:
         steps = tuple(_entry(s) for s in self.steps)
@@ -121,7 +125,7 @@ class Observations:
                 datetimes lack `start` or ``space.units["time"]``.
         """
         reading = How(start, tolerance, std, steps, **how)
-        return cls._arranged(tables.usable_rows(table, space, reading), space)
+        return cls._arranged(tables.usable_rows(table, space, reading), space, start)
 
     @classmethod
     def from_array(
@@ -159,10 +163,12 @@ class Observations:
         """
         reading = How(start, tolerance, std, steps, **how)
         rows = tables.usable_fields(array, space, std, variable, times, reading)
-        return cls._arranged(rows, space)
+        return cls._arranged(rows, space, start)
 
     @classmethod
-    def _arranged(cls, rows: tables.UsableRows, space: StateSpace) -> Observations:
+    def _arranged(
+        cls, rows: tables.UsableRows, space: StateSpace, start: Start | None
+    ) -> Observations:
         places, steps, values, std, averaged = tables.arrange(rows)
         operator: Operator
         if places.ndim == 3:
@@ -183,6 +189,7 @@ class Observations:
             rows.unused,
             rows.notes
             + ((f"{averaged} reports of one place and step averaged",) if averaged else ()),
+            start,
         )
 
     def to_table(
@@ -250,6 +257,12 @@ class Observations:
 
     def __len__(self) -> int:
         return len(self.steps)
+
+    def __repr__(self) -> str:
+        return f"<Observations: {self.summary()}>"
+
+    def _repr_html_(self) -> str:
+        return observations_html(self)
 
     def at(self, k: int) -> tuple[Float[Tensor, "present"], ObservationModel]:
         """Return observation and model of row k, flattened, without absent entries."""

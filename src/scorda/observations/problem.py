@@ -16,9 +16,11 @@ from scorda.core.arrays import ArrayLike, as_tensor
 from scorda.core.errors import ShapeError
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
+from scorda.core.times import Start
 from scorda.observations.model import ObservationModel, stack
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Operator, Pointwise
+from scorda.observations.shown import problem_html, problem_title
 from scorda.reading.ensembles import read_initial
 from scorda.reading.opening import is_labelled
 from scorda.systems.base import System
@@ -86,6 +88,18 @@ class Problem:
                 )
             self.space.check(self.initial, "the initial ensemble")
             object.__setattr__(self, "initial", self.space.filled(self.initial))
+
+    def __repr__(self) -> str:
+        return f"<Problem: {problem_title(self)}>"
+
+    def _repr_html_(self) -> str:
+        return problem_html(self)
+
+    @property
+    def start(self) -> Start | None:
+        """Datetime of step 0, where observations were read with one."""
+        known = (instrument.start for instrument in self.instruments)
+        return next((start for start in known if start is not None), None)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -40,6 +40,7 @@ from scorda.diffusion.samplers import (
 from scorda.diffusion.variance_preserving import VariancePreserving
 from scorda.nn import build
 from scorda.priors import kept
+from scorda.priors.shown import prior_html
 from scorda.systems.linear import LinearGaussian
 
 __all__ = [
@@ -116,6 +117,9 @@ class Prior(ABC):
     @abstractmethod
     def to(self, device: torch.device | str) -> Prior:
         """Return the same prior on a device."""
+
+    def _repr_html_(self) -> str:
+        return prior_html(self)
 
     def starting(self, start: Start, states: int) -> Prior:
         """The prior of so many states from a datetime on, without a daily cycle itself [final]."""

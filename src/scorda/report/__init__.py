@@ -8,6 +8,7 @@ colour per method where there are several. Times are in the units of the space.
 """
 
 from scorda.report.base import colours_of, component_name, style
+from scorda.report.choice import plot
 from scorda.report.comparison import comparison, means, sweep
 from scorda.report.flow import animate, is_flow, panels
 from scorda.report.gallery import Record, add_record, write_gallery
@@ -30,6 +31,7 @@ __all__ = [
     "is_flow",
     "means",
     "panels",
+    "plot",
     "rank_histograms",
     "spread_skill",
     "style",

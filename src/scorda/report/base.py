@@ -14,6 +14,7 @@ import torch
 
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
+from scorda.core.times import dates_after
 from scorda.observations.analysis import Analysis
 from scorda.observations.observations import Observations
 from scorda.store.members import InMemory, Members
@@ -143,9 +144,16 @@ def members_of(source: Source) -> Members:
     return source.members if isinstance(source, Posterior) else InMemory(source)
 
 
-def times_of(space: StateSpace, states: int, time: np.ndarray | None) -> np.ndarray:
-    """Return the times on the axis: those given, or model times."""
-    return space.dt * np.arange(states) if time is None else np.asarray(time)
+def times_of(source: Source, states: int, time: np.ndarray | None = None) -> np.ndarray:
+    """Return the times on the axis: those given; else dates where they are known; else numbers."""
+    if time is not None:
+        return np.asarray(time)
+    if isinstance(source, Posterior):
+        # Of a store that keeps part of the steps a figure has these, or all of the run.
+        whole = source.times
+        return whole if len(whole) == states else source.to_xarray()["time"].values
+    elapsed = source.space.dt * np.arange(states)
+    return elapsed if source.start is None else dates_after(source.start, elapsed, source.space)
 
 
 def moments(
@@ -181,9 +189,9 @@ def subplots(
 ) -> tuple[Figure, np.ndarray]:
     """Make a figure and its axes ``(rows, columns)``."""
     # Not pyplot: it would keep each figure alive and choose a window system.
-    from matplotlib.figure import Figure
+    from scorda.report.notebook import ShownFigure
 
-    figure = Figure(figsize=(width, height))
+    figure = ShownFigure(figsize=(width, height))
     axes: np.ndarray[Any, np.dtype[Any]] | Axes = figure.subplots(
         rows, columns, squeeze=False, sharex=rows > 1 and columns == 1, sharey=sharey
     )

@@ -21,7 +21,16 @@ from scorda.observations.analysis import Analysis
 from scorda.observations.fluid import Vorticity
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Chain, Gather, Operator, Pointwise, Select
-from scorda.report.base import Columns, Source, Truth, members_of, style, subplots
+from scorda.report.base import (
+    Columns,
+    Source,
+    Truth,
+    members_of,
+    style,
+    subplots,
+    times_of,
+)
+from scorda.report.partial import states_of
 from scorda.store.members import LARGEST, InMemory, Members
 from scorda.store.sums import as_members
 
@@ -91,7 +100,7 @@ def panels(
         width = SIDE * len(steps) + LABEL + 0.9
         figure, axes = subplots(len(rows), len(steps), width, SIDE * len(rows) + LABEL)
         for step, panel in zip(steps, axes[0], strict=True):
-            panel.set_title(_when(space, step), fontsize=9, fontweight="normal", loc="center")
+            panel.set_title(_when(analysis, step), fontsize=9, fontweight="normal", loc="center")
         for name, line in zip(rows, axes[:, 0], strict=True):
             line.set_ylabel(name, fontsize=9)
         drawn = _draw_rows(rows, axes, limits, space)
@@ -157,7 +166,7 @@ def animate(
             for k, step in enumerate(steps):
                 for image, frames in zip(images, series.values(), strict=True):
                     image.set_data(frames[k].numpy(force=True))
-                axes[0, 0].set_ylabel(_when(space, step), fontsize=10)
+                axes[0, 0].set_ylabel(_when(analysis, step), fontsize=10)
                 writer.grab_frame()
         shutil.copyfile(made, partial)
         if path.suffix == ".gif":
@@ -332,7 +341,10 @@ def _aspect(space: StateSpace) -> float:
     return y / x
 
 
-def _when(space: StateSpace, step: int) -> str:
+def _when(source: Source, step: int) -> str:
+    space, times = source.space, times_of(source, states_of(source))
+    if times.dtype.kind == "M":
+        return str(times[step].astype("M8[m]")).replace("T", " ")
     return f"t = {step * space.dt:.4g} {space.units.get('time', '')}".strip()
 
 

@@ -134,7 +134,7 @@ def hovmoller(
         )
     sites = np.asarray((space.coordinates or {})[space.axes[0]])
     every = math.ceil(source.shape[1] * len(sites) / DRAWN)
-    axis = times_of(source.space, source.shape[1], time)[::every]
+    axis = times_of(analysis, source.shape[1], time)[::every]
     if isinstance(source, Partial):
         mean, spread = source.moments(name, slice(None, None, every))
     else:

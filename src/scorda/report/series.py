@@ -58,7 +58,7 @@ def trajectories(
             that are one component of the state are drawn, with two standard deviations.
         components: Indices into the flattened state (default: three at most, spread evenly).
         members: How many members to draw as lines.
-        time: Times of all steps, for the axis (default: those of the space).
+        time: Times of all steps, for the axis (default: dates where they are known, else times).
         steps: First step to show and the one after the last, counted among those that a store
             keeps (default: all).
     """
@@ -76,7 +76,7 @@ def trajectories(
             inside = [i for i, n in zip(inside, names, strict=True) if n in source.kept.variables]
         shown = min(len(inside), 3)
         components = [inside[round(i * len(inside) / shown)] for i in range(shown)]
-    times = times_of(space, source.shape[1], time)
+    times = times_of(analysis, source.shape[1], time)
     axis = times[first:last]
     table = columns_of(observations, space)
     with style():
@@ -124,7 +124,7 @@ def error_and_spread(
         for panel, (title, analyses) in zip(panels[0], groups.items(), strict=True):
             for name, analysis in analyses.items():
                 space = analysis.space
-                axis = times_of(space, states_of(analysis), time)
+                axis = times_of(analysis, states_of(analysis), time)
                 colour = colours[name]
                 if isinstance(analysis, Posterior) and analysis.sums is not None:
                     sums, scale = analysis.sums, analysis.scales()

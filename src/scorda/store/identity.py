@@ -12,7 +12,7 @@ import functools
 import hashlib
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from pathlib import Path
 from types import BuiltinFunctionType, CellType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -89,11 +89,15 @@ def _contents(value: Any, modules: set[str]) -> Iterator[tuple[str, Any]]:
         cells = [_content(cell) for cell in value.__closure__ or ()]
         yield _name(value, modules), [value.__code__.co_code.hex(), value.__defaults__, cells]
     elif is_dataclass(value):
-        yield from ((f.name, getattr(value, f.name)) for f in fields(value) if f.init)
+        yield from ((f.name, getattr(value, f.name)) for f in fields(value) if _decides(f))
     else:
         cached = {n for n in dir(type(value)) if _is_cached(type(value), n)}
         kept = getattr(value, "__dict__", {})
         yield from ((key, kept[key]) for key in sorted(kept) if key not in cached)
+
+
+def _decides(field: Field[Any]) -> bool:
+    return field.init and bool(field.metadata.get("decides", True))
 
 
 def _array(value: torch.Tensor | np.ndarray) -> Iterator[str | bytes]:

@@ -169,8 +169,9 @@ class Posterior:
         """
         self._check_whole()
         states, weights = self._states(self.to_xarray()), self.members.weights(slice(None))
-        info = self.info.get("report", {})
-        return Analysis(states, self.space, weights, info, self.method, self.dropped)
+        info, times = self.info.get("report", {}), self.times
+        start = None if times.dtype.kind in "fiu" else times[0]
+        return Analysis(states, self.space, weights, info, self.method, self.dropped, start)
 
     @property
     def members(self) -> Stored:

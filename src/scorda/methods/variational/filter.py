@@ -144,7 +144,7 @@ class FourDVar(Assimilator):
         number = sum(int((~part.values.isnan()).sum()) for part in problem.instruments)
         if members == 1 and number:
             info["chi2"] = 2 * float(minimum.costs[0]) / number
-        return Analysis(states, problem.space, None, info, self.name)
+        return Analysis(states, problem.space, None, info, self.name, start=problem.start)
 
     def _mode(self, cost: TrajectoryCost, problem: Problem) -> tuple[Minimum, Tensor]:
         """The mode, in windows that grow."""

@@ -1,0 +1,29 @@
+"""Priors of trajectories as HTML for notebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from scorda.core.shown import as_html
+
+if TYPE_CHECKING:
+    from scorda.priors.trajectory import Prior
+
+__all__ = ["prior_html"]
+
+
+def prior_html(prior: Prior) -> str:
+    """Return a summary of a prior as HTML, with its space."""
+    facts: dict[str, object] = {
+        "name": getattr(prior, "name", ""),
+        "process": repr(prior.process),
+        "sampler": repr(prior.sampler),
+        "guidance": repr(prior.guidance) if prior.guidance is not None else "",
+        "daily cycle": "" if prior.diurnal_mean is None else "yes",
+        "device": prior.device,
+    }
+    architecture = getattr(prior, "architecture", {})
+    if isinstance(architecture, Mapping):
+        facts["network"] = ", ".join(f"{key} {value}" for key, value in architecture.items())
+    return as_html(type(prior).__name__, facts, {"space": prior.space._repr_html_()})
