@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import stat
 import subprocess
 import sys
@@ -140,6 +141,11 @@ def test_the_command_for_mpi_of_the_page_leaves_the_bytes_of_one_run(sda):
     words[words.index("run.zarr")] = "mpi.zarr"
     scorda(sda, *words, "--unit", "8")
     assert contents(sda / "mpi.zarr") == contents(sda / "a.zarr")
+
+
+def test_workers_of_mpi_import_the_command_and_do_not_run_it():
+    """They run the module of the client under another name."""
+    assert "main" not in runpy.run_module("scorda", run_name="__worker__", alter_sys=True)
 
 
 @pytest.mark.slow
