@@ -50,3 +50,4 @@ from .observations import (
 from .priors import load as load
 from .reading.inspection import inspect as inspect
 from .store import open_posterior as open_posterior
+from .store.online import resume as resume

@@ -35,7 +35,7 @@ from scorda.observations.problem import Problem
 from scorda.systems.base import forecast as advanced
 
 if TYPE_CHECKING:
-    from scorda.assimilation.filter import Filter, Run
+    from scorda.assimilation.filter import Filter
 
 __all__ = ["Cycle", "Stepper"]
 
@@ -95,7 +95,7 @@ class Stepper:
         analysis: rng.Steps,
         cycles: int = 0,
     ) -> None:
-        self._method, self._problem = method, problem
+        self._method = method
         self._error, self._analysis, self._cycles = error, analysis, cycles
         self._step, self._ensemble = start.step, laid_out(start.ensemble)
         self._weights, self._carried = start.weights, start.carried
@@ -107,7 +107,13 @@ class Stepper:
         self._statistics, self._forecast_seconds = Statistics(), 0.0
         self._before: Tensor | None = None
         self._report: dict[str, Any] = {}
-        self._begin()
+        self.begin(problem)
+
+    def begin(self, problem: Problem) -> None:
+        """Make what analyses the observations of a problem from here on."""
+        self._problem, self._run = problem, self._method.begin(problem, self._weights)
+        if self._carried is not None:
+            self._run.restore(self._carried)
 
     def forecast(self) -> None:
         """Advance the ensemble to the next step; from before step 0, that is the ensemble itself.
@@ -131,7 +137,7 @@ class Stepper:
                 check_members(self._method, int((~gone).sum()))
                 self._weights = normalised(self._weights, ~gone)
                 self._leave_out(gone)
-                self._begin()
+                self.begin(self._problem)
             check_finite(self._ensemble, "forecast")
             self._ensemble = laid_out(self._ensemble)
         self._forecast_seconds += time.perf_counter() - clock
@@ -179,12 +185,6 @@ class Stepper:
     @property
     def _place(self) -> AbstractContextManager[None]:
         return locating(self._method.name, self._step, self._cycles)
-
-    def _begin(self) -> None:
-        """Make what analyses the cycles from here on."""
-        self._run: Run = self._method.begin(self._problem, self._weights)
-        if self._carried is not None:
-            self._run.restore(self._carried)
 
     def _leave_out(self, gone: Tensor) -> None:
         self._roster, self._ensemble = self._roster.without(gone), laid_out(self._ensemble[~gone])

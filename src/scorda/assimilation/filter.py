@@ -14,11 +14,12 @@ from a stored step has the same bits as one that was never interrupted.
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 
@@ -35,7 +36,11 @@ from scorda.observations.analysis import Analysis
 from scorda.observations.model import ObservationModel
 from scorda.observations.problem import Problem
 
-__all__ = ["Filter", "PreparedFilter", "Run"]
+if TYPE_CHECKING:
+    from scorda.core.arrays import ArrayLike
+    from scorda.store.online import Online
+
+__all__ = ["Filter", "PreparedFilter", "Run", "check_start"]
 
 
 class Run(ABC):
@@ -147,9 +152,9 @@ class Filter(Assimilator, Run):
         draw, *keys = (rng.key(generator) for _ in range(3))
         error, analysis = rng.Steps(keys[0], range(problem.steps + 1)), rng.Steps(keys[1], cycles)
         if start is None:
-            start = self._start(problem, members, draw)
+            start = self.drawn(problem, members, draw)
         else:
-            _check_start(start, members, problem)
+            check_start(start, members, problem)
         before = bisect_left(cycles, start.step + 1)
         stepper = Stepper(self, problem, start, error, analysis, before)
         for step in range(start.step + 1, problem.steps + 1):
@@ -158,8 +163,34 @@ class Filter(Assimilator, Run):
                 stepper.observe(*observed[step])
             yield stepper.cycle()
 
-    def _start(self, problem: Problem, members: int, key: rng.Key) -> Cycle:
-        """Return the ensemble before the first step."""
+    @final
+    def start(
+        self,
+        system: Any,
+        ensemble: int | Float[Tensor, "ensemble ..."] | ArrayLike,
+        generator: rng.Seed = None,
+    ) -> Online:
+        """Return a run that waits for its data, at step 0 [final].
+
+        With the same generator and data it has the bits of `assimilate`.
+
+        Arguments:
+            system: What makes the forecasts.
+            ensemble: Members at step 0, ``(ensemble, *state)``, or how many to draw of the system.
+            generator: Source of randomness.
+
+        Raises:
+            ValueError: If the system lacks what the method needs, or the members do not fit it.
+            DegenerateEnsemble: If there are too few members.
+        """
+        # By name, because what is saved stands on a higher floor.
+        store = importlib.import_module("scorda.store.online")
+        made: Online = store.begun(self, system, ensemble, generator)
+        return made
+
+    @final
+    def drawn(self, problem: Problem, members: int, key: rng.Key) -> Cycle:
+        """Return the ensemble before the first step [final]."""
         with locating(self.name, 0, 0):
             ensemble = problem.members_at_start(members, rng.at(key, 0))
             if not ensemble.isfinite().all():
@@ -241,7 +272,12 @@ class PreparedFilter(Filter):
         return self.begin(None).analyse(forecast, y, model, generator)
 
 
-def _check_start(start: Cycle, members: int, problem: Problem) -> None:
+def check_start(start: Cycle, members: int, problem: Problem) -> None:
+    """Check that a run of a problem can go on after a step.
+
+    Raises:
+        ValueError: If number of members or step are others, or states do not fit the space.
+    """
     if len(start.ensemble) != members or not 0 <= start.step <= problem.steps:
         raise ValueError(
             f"Got a start at step {start.step} with {len(start.ensemble)} members for a run of "

@@ -59,6 +59,8 @@ def pairs_near(problem: Problem, taper: GaspariCohn, points: int | None = None) 
     """
     space = problem.space
     models = [instrument.model for instrument in problem.instruments]
+    if not models:
+        return 0
     where = torch.cat([model.operator.coordinates(space) for model in models]).nan_to_num()
     positions = space.positions().nan_to_num()
     points = len(positions) if points is None else points

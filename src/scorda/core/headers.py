@@ -30,6 +30,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "context": (0, 1024),
     "corrected": (1, 2**20),
     "corrections": (0, 10**4),
+    "cycles": (0, 2**40),
     "depth": (0, 256),
     "differences": (0, 1e30),
     "dilation": (1, 64),
