@@ -6,13 +6,14 @@ import torch
 from scorda.assimilation.diagnostics import innovation_statistics
 from scorda.assimilation.kalman_algebra import (
     kalman_transform,
+    mean_preserving_rotation,
     perturbed_transform,
     symmetric_transform,
 )
 from scorda.core import rng
 from scorda.core.gaussian import gaussian_condition
 from scorda.core.tapers import GaspariCohn
-from scorda.methods.enkf import ETKF, EnKF, mean_preserving_rotation
+from scorda.methods.enkf import ETKF, EnKF
 from scorda.methods.enks import EnKS
 from scorda.methods.kalman import KalmanFilter, KalmanSmoother
 from scorda.observations.model import ObservationModel

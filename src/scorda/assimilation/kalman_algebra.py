@@ -32,7 +32,9 @@ __all__ = [
     "in_double",
     "inflate",
     "kalman_transform",
+    "mean_preserving_rotation",
     "perturbed_transform",
+    "rotated",
     "symmetric_transform",
     "white_innovation",
 ]
@@ -71,6 +73,33 @@ def centred_basis(members: int, like: Tensor) -> Float[Tensor, "ensemble rest"]:
     v = like.new_full((members,), members**-0.5)
     v[0] += 1
     return (torch.eye(members).to(like) - 2 * torch.outer(v, v) / v.square().sum())[:, 1:]
+
+
+def mean_preserving_rotation(
+    members: int, like: Tensor, generator: torch.Generator | None = None
+) -> Float[Tensor, "ensemble ensemble"]:
+    r"""Draw an orthogonal matrix Q with :math:`Q 1 = 1`, uniform among those.
+
+    .. math:: Q = 1 1^T / N + B O B^T
+
+    with O uniform (Haar) in N - 1 dimensions, and B an orthonormal basis of what is
+    orthogonal to 1.
+    """
+    basis = centred_basis(members, like)
+    noise = rng.normal(members - 1, (members - 1,), generator, like=like)
+    q, r = torch.linalg.qr(noise)
+    # The signs make the distribution uniform: QR alone depends on its convention.
+    q = q * r.diagonal().sign()
+    return 1 / members + basis @ q @ basis.mT
+
+
+def rotated(
+    ensemble: Float[Tensor, "ensemble ..."], generator: torch.Generator | None = None
+) -> Float[Tensor, "ensemble ..."]:
+    """Multiply anomalies about the mean by a `mean_preserving_rotation`."""
+    like = ensemble.new_empty(0, dtype=torch.float64)
+    turn = mean_preserving_rotation(len(ensemble), like, generator)
+    return in_double(lambda x: turn @ x, ensemble)
 
 
 def check_inflation(factor: float) -> None:

@@ -16,17 +16,16 @@ import torch
 
 from scorda.assimilation.filter import Filter, PreparedFilter, Run
 from scorda.assimilation.kalman_algebra import (
-    centred_basis,
     check_inflation,
     in_double,
     inflate,
+    mean_preserving_rotation,
     perturbed_transform,
     symmetric_transform,
     white_innovation,
 )
 from scorda.assimilation.memory import pairs_near
 from scorda.assimilation.tapered import Tapered
-from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.core.tapers import GaspariCohn
@@ -187,21 +186,3 @@ class ETKF(Filter):
             return mean + (mean_weights @ A + (around if turn is None else turn @ around))
 
         return in_double(moved, forecast), {"white": (anomalies, innovation)}
-
-
-def mean_preserving_rotation(
-    members: int, like: Tensor, generator: torch.Generator | None = None
-) -> Float[Tensor, "ensemble ensemble"]:
-    r"""Draw an orthogonal matrix Q with :math:`Q 1 = 1`, uniform among those.
-
-    .. math:: Q = 1 1^T / N + B O B^T
-
-    with O uniform (Haar) in N - 1 dimensions, and B an orthonormal basis of what is
-    orthogonal to 1.
-    """
-    basis = centred_basis(members, like)
-    noise = rng.normal(members - 1, (members - 1,), generator, like=like)
-    q, r = torch.linalg.qr(noise)
-    # The signs make the distribution uniform: QR alone depends on its convention.
-    q = q * r.diagonal().sign()
-    return 1 / members + basis @ q @ basis.mT
