@@ -1,4 +1,4 @@
-"""Set-ups with published scores: Lorenz-63 and Lorenz-96 of Sakov, and Lorenz-96 of EnSF."""
+"""Set-ups with published scores: of Sakov, of Anderson, and Lorenz-96 of EnSF."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from scorda.core.tapers import GaspariCohn
 from scorda.methods.denkf import DEnKF
 from scorda.methods.enkf import ETKF, EnKF
 from scorda.methods.ensf import EnSF
+from scorda.methods.ensrf import EnSRF
 from scorda.methods.gaussian_mixture.filter import GaussianMixtureFilter
 from scorda.methods.letkf import LETKF
 from scorda.methods.particle import ParticleFilter
@@ -18,7 +19,7 @@ from scorda.observations.model import ObservationModel
 from scorda.observations.operators import Pointwise, Select
 from scorda.systems.lorenz import Lorenz63, Lorenz96
 
-__all__ = ["lorenz63_sakov", "lorenz96_arctan", "lorenz96_sakov"]
+__all__ = ["lorenz63_anderson", "lorenz63_sakov", "lorenz96_arctan", "lorenz96_sakov"]
 
 
 def lorenz96_sakov() -> Setup:
@@ -39,6 +40,12 @@ def lorenz96_sakov() -> Setup:
             Entry(
                 "LETKF, N=7, inflation 1.04, radius 4",
                 LETKF(1.04, localization=GaspariCohn(4.0)),
+                7,
+            ),
+            Entry("EnSRF, N=28, inflation 1.02, rotation", EnSRF(1.02, rotation=True), 28),
+            Entry(
+                "EnSRF, N=7, inflation 1.07, radius 6, rotation",
+                EnSRF(1.07, GaspariCohn(6.0), rotation=True),
                 7,
             ),
         ),
@@ -67,6 +74,22 @@ def lorenz63_sakov() -> Setup:
             Entry("mixture, N=800", GaussianMixtureFilter(), 800),
         ),
         source="Sakov, Oliver & Bertino (2012), Mon. Wea. Rev. 140, 1988-2004",
+    )
+
+
+def lorenz63_anderson() -> Setup:
+    """Lorenz-63 without model error, all observed every 0.12 time units with variance 8.
+
+    Source: Anderson (2010), Mon. Wea. Rev. 138, 4186-4198. 1000 cycles after 16 time units.
+    """
+    return Setup(
+        system=Lorenz63(dt=0.01, noise_std=0.0),
+        model=ObservationModel(Select(range(3)), std=8.0**0.5),
+        every=12,
+        length=Length(1000, spinup=134),
+        start=Start(0.001**0.5),
+        entries=(Entry("EnSRF, N=20, inflation 1.01, rotation", EnSRF(1.01, rotation=True), 20),),
+        source="Anderson (2010), Mon. Wea. Rev. 138, 4186-4198",
     )
 
 

@@ -24,6 +24,7 @@ from .methods.denkf import DEnKF as DEnKF
 from .methods.enkf import ETKF as ETKF, EnKF as EnKF
 from .methods.enks import EnKS as EnKS
 from .methods.ensf import EnSF as EnSF
+from .methods.ensrf import EnSRF as EnSRF
 from .methods.gaussian_mixture.filter import GaussianMixtureFilter as GaussianMixtureFilter
 from .methods.kalman import KalmanFilter as KalmanFilter, KalmanSmoother as KalmanSmoother
 from .methods.letkf import LETKF as LETKF

@@ -10,6 +10,7 @@ from scorda.core.tapers import GaspariCohn
 from scorda.methods.denkf import DEnKF
 from scorda.methods.enkf import ETKF, EnKF
 from scorda.methods.enks import EnKS
+from scorda.methods.ensrf import EnSRF
 from scorda.methods.gaussian_mixture import GaussianMixtureFilter
 from scorda.methods.letkf import LETKF
 from scorda.observations.model import ObservationModel
@@ -27,6 +28,8 @@ METHODS = [
     ETKF(),
     ETKF(rotation=True),
     DEnKF(),
+    EnSRF(),
+    EnSRF(localization=TAPER),
     LETKF(localization=TAPER),
     GaussianMixtureFilter(),
     GaussianMixtureFilter(localization=TAPER),

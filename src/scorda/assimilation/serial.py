@@ -161,13 +161,13 @@ class SerialLocal:
         latest = self._latest
         if latest is None or not torch.equal(latest.where, where):
             tree = Near(where.numpy(force=True), self.space)
-            i, j = tree.pairs(tree, self.taper.reach)
-            after = j > i
-            order = np.lexsort((j[after], i[after]))
-            i, j = (torch.from_numpy(index[after][order]).long() for index in (i, j))
-            starts = torch.searchsorted(i, torch.arange(len(where) + 1)).tolist()
-            weights = self.taper(self.space.separation(where[i], where[j]))
-            self._latest = latest = _Between(where, starts, j, weights)
+            pairs = np.stack(tree.pairs(tree, self.taper.reach))
+            pairs = pairs[:, pairs[0] < pairs[1]]
+            pairs = pairs[:, np.lexsort(pairs[::-1])]
+            starts = np.searchsorted(pairs[0], np.arange(len(where) + 1)).tolist()
+            one, later = torch.from_numpy(pairs).long()
+            weights = self.taper(self.space.separation(where[one], where[later]))
+            self._latest = latest = _Between(where, starts, later, weights)
         return latest
 
 
