@@ -11,7 +11,13 @@ from . import (
     systems as systems,
     testing as testing,
 )
-from .assimilation import Filter as Filter, analyse as analyse
+from .assimilation import (
+    RTPP as RTPP,
+    RTPS as RTPS,
+    Filter as Filter,
+    Multiplicative as Multiplicative,
+    analyse as analyse,
+)
 from .core import (
     GaspariCohn as GaspariCohn,
     RunError as RunError,

@@ -4,15 +4,26 @@ from scorda.assimilation.base import REQUIREMENTS, Assimilator, Cost, check_memb
 from scorda.assimilation.cycle import Cycle
 from scorda.assimilation.diagnostics import collect
 from scorda.assimilation.filter import Filter, PreparedFilter, Run
-from scorda.assimilation.kalman_algebra import check_inflation, inflate
+from scorda.assimilation.inflation import (
+    RTPP,
+    RTPS,
+    Inflation,
+    Multiplicative,
+    check_inflation,
+)
+from scorda.assimilation.kalman_algebra import inflate
 from scorda.assimilation.one_analysis import Predicted, analyse
 
 __all__ = [
     "REQUIREMENTS",
+    "RTPP",
+    "RTPS",
     "Assimilator",
     "Cost",
     "Cycle",
     "Filter",
+    "Inflation",
+    "Multiplicative",
     "Predicted",
     "PreparedFilter",
     "Run",

@@ -17,6 +17,7 @@ from scorda.assimilation.base import check_members
 from scorda.assimilation.diagnostics import Statistics, innovation_of
 from scorda.assimilation.dropped import Roster, normalised, present
 from scorda.assimilation.gross_errors import gross_errors
+from scorda.assimilation.inflation import PREFIX, parted
 from scorda.assimilation.kalman_algebra import white_innovation
 from scorda.core import rng
 from scorda.core.arrays import laid_out
@@ -49,7 +50,7 @@ class Cycle:
         ensemble: ``(ensemble, *state)``: the analysis where observed, else the forecast.
         weights: Weights of the members, ``(ensemble,)``, or None where all are equal.
         carried: Tensors that the method hands from one analysis to the next (the weights of a
-            network), or None.
+            network), and its inflation (names that begin with ``inflation.``), or None.
         forecast: Where observed, the ensemble before the analysis; else None. A run is
             continued without it.
         report: Report of the analysis, which `statistics` complete.
@@ -112,8 +113,12 @@ class Stepper:
     def begin(self, problem: Problem) -> None:
         """Make what analyses the observations of a problem from here on."""
         self._problem, self._run = problem, self._method.begin(problem, self._weights)
-        if self._carried is not None:
-            self._run.restore(self._carried)
+        self._inflation = self._method.inflation_beside.begin(problem)
+        of_run, of_inflation = parted(self._carried)
+        if of_run:
+            self._run.restore(of_run)
+        if of_inflation:
+            self._inflation.restore(of_inflation)
 
     def forecast(self) -> None:
         """Advance the ensemble to the next step; from before step 0, that is the ensemble itself.
@@ -192,7 +197,10 @@ class Stepper:
     def _analysed(
         self, y: Tensor, model: ObservationModel, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Any]]:
-        """Leave out gross errors, analyse one cycle, check the analysis, report its innovation."""
+        """Leave out gross errors, analyse and inflate, check the analysis, report its innovation.
+
+        The innovation is that of the forecast that is analysed, after an inflation before it.
+        """
         forecast, weights, method = self._ensemble, self._weights, self._method
         y, screened = y.to(forecast), {}
         if method.gross_error_check is not None:
@@ -205,6 +213,7 @@ class Stepper:
         if method.least_members > 1:
             check_spread(forecast)
         try:
+            forecast = self._inflation.before(forecast, y, model, generator)
             analysis, told = self._run.analyse(forecast, y, model, generator)
             info = {**screened, **told}
             check_finite(analysis, "analysis")
@@ -224,4 +233,21 @@ class Stepper:
             # Where the operator is to blame, say so.
             check_predicted(model.operator(forecast))
             raise
-        return analysis, info
+        return self._inflated(forecast, analysis, generator, info), info
+
+    def _inflated(
+        self, forecast: Tensor, analysis: Tensor, generator: torch.Generator, info: dict[str, Any]
+    ) -> Tensor:
+        """Return the inflated analysis, and add to the report what the inflation has to tell."""
+        if "weights" in info and self._method.inflation != 1:
+            raise ValueError(
+                f"{self._method.name} weighs its members, and inflation would move them from "
+                "where their weights belong: leave `inflation` out."
+            )
+        inflated = self._inflation.after(forecast, laid_out(analysis), generator)
+        check_finite(inflated, "inflated analysis")
+        info |= self._inflation.report()
+        if carried := self._inflation.carried:
+            own = {f"{PREFIX}{name}": tensor for name, tensor in carried.items()}
+            info["carried"] = (info.get("carried") or {}) | own
+        return inflated

@@ -28,6 +28,12 @@ from scorda.assimilation.cycle import Cycle, Stepper
 from scorda.assimilation.diagnostics import collect, join_weights
 from scorda.assimilation.dropped import dropped, present
 from scorda.assimilation.gross_errors import check_gross_errors
+from scorda.assimilation.inflation import (
+    Inflation,
+    Multiplicative,
+    check_inflation,
+    factor_of,
+)
 from scorda.assimilation.memory import check_memory
 from scorda.core import rng
 from scorda.core.errors import check_finite, locating
@@ -65,7 +71,8 @@ class Run(ABC):
         Returns:
             Members, in memory that no later call changes, and a dictionary of numbers and tensors
             with the same keys in each cycle. The key ``weights`` holds the weights of the members
-            from here on, ``carried`` the tensors that `restore` needs to go on from here. Of
+            from here on, ``carried`` the tensors that `restore` needs to go on from here, under
+            names that do not begin with ``inflation.``. Of
             ``white``, the white anomalies and innovation (`white_innovation`), the run reports
             ``innovation`` and ``chi2``.
         """
@@ -99,15 +106,33 @@ class Filter(Assimilator, Run):
         gross_error_check: Standard deviations of an innovation beyond which an observed value is
             left out as a gross error (see `scorda.assimilation.gross_errors`); None uses all
             values. The number of values left out is reported as ``rejected``, one per cycle.
+        inflation: Factor of the analysis anomalies, at least 1, or an inflation such as
+            ``RTPS(0.9)``. It acts in a run, not in `analyse`. A subclass that declares the
+            setting again multiplies by `inflation_factor` within `analyse`; the run does the rest.
     """
 
     _: KW_ONLY
     gross_error_check: float | None = None
+    inflation: float | Inflation = 1.0
 
     needs: tuple[str, ...] = field(default=("simulator",), init=False, repr=False, compare=False)
 
     least_members = 2
     drops = True
+
+    @property
+    def inflation_factor(self) -> float:
+        """Return the factor of the analysis anomalies, or 1 where the inflation is another."""
+        return factor_of(self.inflation)
+
+    @property
+    def inflation_beside(self) -> Inflation:
+        """Return what is left of the inflation for the run, beside `analyse`."""
+        own = type(self).__dataclass_fields__["inflation"]
+        if own is not Filter.__dataclass_fields__["inflation"] and self.inflation_factor != 1:
+            return Multiplicative(1.0)
+        given = self.inflation
+        return given if isinstance(given, Inflation) else Multiplicative(given)
 
     def begin(self, problem: Problem, weights: Float[Tensor, "ensemble"] | None = None) -> Run:
         """Return what analyses the cycles of one run.
@@ -142,10 +167,7 @@ class Filter(Assimilator, Run):
             DegenerateEnsemble: If there are too few members, or all are equal. Both errors name
                 step, cycle and members; what was yielded before stays usable.
         """
-        check_needs(self, problem)
-        check_members(self, members)
-        check_memory(self, problem, members)
-        check_gross_errors(self.gross_error_check)
+        self.check(problem, members)
         observed = problem.observed()
         cycles = list(observed)
         generator = rng.as_generator(generator)
@@ -162,6 +184,20 @@ class Filter(Assimilator, Run):
             if step in observed:
                 stepper.observe(*observed[step])
             yield stepper.cycle()
+
+    @final
+    def check(self, problem: Problem, members: int) -> None:
+        """Check settings, problem and members before a run [final].
+
+        Raises:
+            ValueError: If a setting is out of range, or the problem lacks what the method needs.
+            DegenerateEnsemble: If there are too few members.
+        """
+        check_needs(self, problem)
+        check_members(self, members)
+        check_memory(self, problem, members)
+        check_gross_errors(self.gross_error_check)
+        check_inflation(self.inflation)
 
     @final
     def start(

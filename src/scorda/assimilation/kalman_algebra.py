@@ -28,7 +28,6 @@ from scorda.observations.model import ObservationModel
 __all__ = [
     "Transform",
     "centred_basis",
-    "check_inflation",
     "in_double",
     "inflate",
     "kalman_transform",
@@ -100,19 +99,6 @@ def rotated(
     like = ensemble.new_empty(0, dtype=torch.float64)
     turn = mean_preserving_rotation(len(ensemble), like, generator)
     return in_double(lambda x: turn @ x, ensemble)
-
-
-def check_inflation(factor: float) -> None:
-    """Check the setting `inflation` of a filter.
-
-    Raises:
-        ValueError: If it is below 1 or not finite.
-    """
-    if not 1 <= factor < float("inf"):
-        raise ValueError(
-            f"Got inflation = {factor}: it multiplies the anomalies of the analysis, so give a "
-            "number of at least 1."
-        )
 
 
 def white_innovation(

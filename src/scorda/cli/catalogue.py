@@ -6,6 +6,7 @@ import ast
 import inspect
 import re
 import types
+from abc import ABC
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, make_dataclass
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
@@ -126,6 +127,7 @@ def settings_class(
     taken: Collection[str] = (),
     where: str = "",
     like: Any = None,
+    first: float | None = None,
 ) -> tuple[type, Callable[[Any], Any]]:
     """Return a dataclass of the settings of a class, for cyclopts, and what makes the class of it.
 
@@ -137,6 +139,7 @@ def settings_class(
         taken: Names that mean something else on the command line; ``method.`` goes before them.
         where: Flag of the part, such as ``prior``; empty for the method.
         like: An instance whose settings are the defaults, instead of those of the class.
+        first: Default of the first setting, instead.
     """
     hints, words = get_type_hints(kind), help_of(kind)
     rows: list[tuple[str, Any, Any]] = []
@@ -145,6 +148,7 @@ def settings_class(
         flag, about = name.replace("_", "-"), words.get(name, "")
         shown = f"method.{flag}" if name in taken else flag
         default = default_of(field) if like is None else getattr(like, name)
+        default, first = (default, None) if first is None else (first, None)
         parts = parts_of(hints[name])
         if not parts:
             hint, how, makers[name] = _plain(name, hints[name], default)
@@ -152,8 +156,9 @@ def settings_class(
             rows.append((name, Annotated[hint, how], None if default is MISSING else default))
             continue
         file = ", or a .safetensors file" if in_files(hints[name]) else ""
-        about = f"{about} One of {', '.join(parts)}{file}.".strip()
-        usual = None if default in (None, MISSING) else shell_name(type(default))
+        number = "A number, or one" if float in get_args(hints[name]) else "One"
+        about = f"{about} {number} of {', '.join(parts)}{file}.".strip()
+        usual = None if default in (None, MISSING) else _shown(default)
         rows.append((name, Annotated[str | None, Parameter(name=shown, help=about)], usual))
         at = f"{where}.{flag}".removeprefix(".")
         inner, makers[name] = _part(name, hints[name], parts, chosen, at, default)
@@ -213,30 +218,46 @@ def _part(
     default: Any,
 ) -> tuple[type | None, Callable[[Any], Any]]:
     """Return the settings of the part that is chosen, if any, and the maker of that part."""
-    word, like, kind = chosen.get(at), None, None
+    word, like, kind, first = chosen.get(at), None, None, None
     if word is None:
-        like = None if default in (None, MISSING) else default
+        like = None if default in (None, MISSING) or isinstance(default, float) else default
         only = next(iter(parts.values())) if len(parts) == 1 else None
         kind = only if like is None else type(like)
     elif word.lower() in NOTHING and types.NoneType in get_args(hint):
         return None, lambda given: None
-    elif len(parts) == 1 and re.fullmatch(r"[-+.\deE]+", word):
+    elif (number := _number(word)) is not None and float in get_args(hint):
+        return None, lambda given: number
+    elif number is not None and len(parts) == 1:
         (kind,) = parts.values()
-        first = next(iter(options_of(kind)))
-        return None, lambda given: kind(**{first: float(word)})
+        return None, lambda given: kind(**{next(iter(options_of(kind))): number})
     elif word.endswith(".safetensors") and (kept := in_files(hint)):
         return None, lambda given: kept[0].load(word)  # type: ignore[attr-defined]
     else:
-        kind = _choose(word, hint, parts, at)
+        named, _, value = word.partition(":")
+        first = _number(value)
+        kind = _choose(word if first is None else named, hint, parts, at)
     if kind is None:
         return None, lambda given: default
-    inner, make = settings_class(kind, chosen, where=at, like=like)
+    inner, make = settings_class(kind, chosen, where=at, like=like, first=first)
 
     def part(given: Any) -> Any:
         settings = getattr(given, f"{name}_")
         return default if settings is None and word is None else make(settings)
 
     return inner, part
+
+
+def _number(word: str) -> float | None:
+    """Return the number that a word is, or None."""
+    try:
+        return float(word)
+    except ValueError:
+        return None
+
+
+def _shown(default: Any) -> str:
+    """Return a default as the command line takes it."""
+    return str(default) if isinstance(default, float) else shell_name(type(default))
 
 
 def _choose(word: str, hint: Any, parts: Mapping[str, type], at: str) -> type:
@@ -304,5 +325,5 @@ def _concrete(kind: type) -> list[type]:
     """Return a class and all below it, as far as they can be made and are public."""
     children: list[type] = kind.__subclasses__()
     below = [sub for child in children for sub in _concrete(child)]
-    hidden = inspect.isabstract(kind) or kind.__name__.startswith("_")
+    hidden = ABC in kind.__bases__ or inspect.isabstract(kind) or kind.__name__.startswith("_")
     return below if hidden else [kind, *below]

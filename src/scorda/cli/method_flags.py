@@ -35,10 +35,17 @@ def with_method(
         tokens: Those of the command line.
         content: That of the file of settings.
     """
-    chosen = strings_of(content) | flags_of(tokens)
     check_before_code(kind, tokens, content)
-    name = str(chosen.get("method", kind.method))  # type: ignore[attr-defined]
     taken = [setting.name for setting in fields(kind)]
+    tokens = [
+        token.replace("method.", "", 1)
+        if token.startswith("--method.")
+        and token[len("--method.") :].split("=")[0].replace("-", "_") not in taken
+        else token
+        for token in tokens
+    ]
+    chosen = strings_of(content) | flags_of(tokens)
+    name = str(chosen.get("method", kind.method))  # type: ignore[attr-defined]
     options, make = settings_class(find_method(name), chosen, taken)
 
     def command(*, settings: Any = None, method: Any = None) -> None:
@@ -48,13 +55,6 @@ def with_method(
     command.__doc__ = act.__doc__
     command.__annotations__["settings"] = Annotated[kind | None, Parameter(name="*")]
     command.__annotations__["method"] = Annotated[options | None, Parameter(name="*", group=group)]
-    tokens = [
-        token.replace("method.", "", 1)
-        if token.startswith("--method.")
-        and token[len("--method.") :].split("=")[0].replace("-", "_") not in taken
-        else token
-        for token in tokens
-    ]
     table = {f"method.{k}" if k in taken else k: v for k, v in content.get("method", {}).items()}
     return command, tokens, {k: v for k, v in content.items() if k != "method"} | table
 

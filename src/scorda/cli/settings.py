@@ -14,7 +14,7 @@ a flag with dots on the command line; its ``name`` is the flag itself::
 
     [method]
     name = "masf"               # --method masf
-    inflation = 1.06            # --inflation 1.06
+    inflation = 1.06            # --inflation 1.06, or "rtps:0.9"
 
     [method.prior]
     name = "local-gaussian"     # --prior local-gaussian
@@ -97,8 +97,12 @@ def flags_of(tokens: Iterable[str]) -> dict[str, str]:
 
 
 def strings_of(content: Mapping[str, Any]) -> dict[str, str]:
-    """Return the texts of a file by the flags that they stand for."""
-    found = {key: value for key, value in content.items() if isinstance(value, str)}
+    """Return the texts and numbers of a file by the flags that they stand for."""
+    found = {
+        key: str(value)
+        for key, value in content.items()
+        if isinstance(value, str | int | float) and not isinstance(value, bool)
+    }
     for key, table in content.items():
         if isinstance(table, Mapping):
             for inner, value in strings_of(table).items():

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from scorda.assimilation.filter import Filter
+from scorda.assimilation.inflation import Inflation, check_inflation
 from scorda.assimilation.kalman_algebra import (
-    check_inflation,
     inflate,
     kalman_transform,
     white_innovation,
@@ -37,10 +37,10 @@ class DEnKF(Filter):
     https://doi.org/10.1111/j.1600-0870.2007.00299.x
 
     Arguments:
-        inflation: Factor of the analysis anomalies, at least 1.
+        inflation: Factor of the analysis anomalies, at least 1, or an inflation (`RTPS`, ...).
     """
 
-    inflation: float = 1.0
+    inflation: float | Inflation = 1.0
 
     exact = "mean: linear-Gaussian, one analysis, N → ∞"
 
@@ -57,4 +57,4 @@ class DEnKF(Filter):
         """Return the analysis, and ``innovation`` and ``chi2`` of this cycle."""
         Y, d = white_innovation(forecast, y, model)
         analysis = kalman_transform(Y, d - Y / 2)(forecast)
-        return inflate(analysis, self.inflation), {"white": (Y, d)}
+        return inflate(analysis, self.inflation_factor), {"white": (Y, d)}

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from scorda.assimilation.filter import Filter, PreparedFilter, Run
+from scorda.assimilation.inflation import Inflation, check_inflation
 from scorda.assimilation.kalman_algebra import (
-    check_inflation,
     in_double,
     inflate,
     mean_preserving_rotation,
@@ -52,11 +52,11 @@ class EnKF(PreparedFilter):
     tapering: Houtekamer & Mitchell (2001), Mon. Wea. Rev. 129, 123-137.
 
     Arguments:
-        inflation: Factor of the analysis anomalies, at least 1.
+        inflation: Factor of the analysis anomalies, at least 1, or an inflation (`RTPS`, ...).
         localization: Taper of the covariances by distance, or None.
     """
 
-    inflation: float = 1.0
+    inflation: float | Inflation = 1.0
     localization: GaspariCohn | None = None
 
     exact = "linear-Gaussian, N → ∞"
@@ -82,10 +82,11 @@ class EnKF(PreparedFilter):
         self, problem: Problem | None, weights: Float[Tensor, "ensemble"] | None = None
     ) -> Run:
         if self.localization is None:
-            return _Stochastic(self.inflation)
+            return _Stochastic(self.inflation_factor)
         if problem is None:
             raise ValueError("EnKF with localization needs a space: call `begin(problem)` first.")
-        return _Localized(self.inflation, Tapered.of(problem, self.localization), problem.space)
+        tapered = Tapered.of(problem, self.localization)
+        return _Localized(self.inflation_factor, tapered, problem.space)
 
 
 @dataclass(frozen=True)
@@ -152,12 +153,12 @@ class ETKF(Filter):
     (2008), Mon. Wea. Rev. 136, 1042-1053.
 
     Arguments:
-        inflation: Factor of the analysis anomalies, at least 1.
+        inflation: Factor of the analysis anomalies, at least 1, or an inflation (`RTPS`, ...).
         rotation: Whether the anomalies are multiplied in each cycle by a random orthogonal matrix
             that keeps mean and covariance; it prevents outliers that deterministic filters grow.
     """
 
-    inflation: float = 1.0
+    inflation: float | Inflation = 1.0
     rotation: bool = False
 
     exact = "linear-Gaussian, N → ∞"
@@ -182,7 +183,7 @@ class ETKF(Filter):
         def moved(x: Tensor) -> Tensor:
             mean = x.mean(0, keepdim=True)
             A = x - mean
-            around = self.inflation * (A + transform.increment(A))
+            around = self.inflation_factor * (A + transform.increment(A))
             return mean + (mean_weights @ A + (around if turn is None else turn @ around))
 
         return in_double(moved, forecast), {"white": (anomalies, innovation)}

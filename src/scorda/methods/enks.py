@@ -10,7 +10,8 @@ import torch
 from scorda.assimilation.base import Assimilator, Cost, check_needs
 from scorda.assimilation.diagnostics import collect
 from scorda.assimilation.filter import Filter
-from scorda.assimilation.kalman_algebra import check_inflation, inflate, perturbed_transform
+from scorda.assimilation.inflation import Inflation, check_inflation
+from scorda.assimilation.kalman_algebra import inflate, perturbed_transform
 from scorda.assimilation.memory import check_memory
 from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
@@ -37,13 +38,14 @@ class EnKS(Assimilator):
     Source: Evensen & van Leeuwen (2000), Mon. Wea. Rev. 128, 1852-1867.
 
     Arguments:
-        inflation: Factor of the analysis anomalies of the current step, at least 1.
+        inflation: Factor of the analysis anomalies of the current step, at least 1, or an
+            inflation (`RTPS`, ...) of this step.
         lag: Number of past steps that an observation updates; None: all. With few members a lag
             keeps sampling errors of long correlations out; 0 is the EnKF.
         gross_error_check: Limit of the check of gross errors, as for a filter; None: no check.
     """
 
-    inflation: float = 1.0
+    inflation: float | Inflation = 1.0
     lag: int | None = None
     gross_error_check: float | None = None
 
@@ -87,7 +89,7 @@ class EnKS(Assimilator):
 class _EnKS(Filter):
     """The stochastic EnKF, which also reports the transform of its analysis."""
 
-    inflation: float
+    inflation: float | Inflation
 
     def analyse(
         self,
@@ -98,4 +100,4 @@ class _EnKS(Filter):
     ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
         transform, white = perturbed_transform(forecast, y, model, generator)
         info = {"transform": transform, "white": white}
-        return inflate(transform(forecast), self.inflation), info
+        return inflate(transform(forecast), self.inflation_factor), info

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from scorda.assimilation.filter import PreparedFilter, Run
+from scorda.assimilation.inflation import Inflation, check_inflation
 from scorda.assimilation.kalman_algebra import (
-    check_inflation,
     inflate,
     rotated,
     white_innovation,
@@ -49,13 +49,13 @@ class EnSRF(PreparedFilter):
     https://doi.org/10.1175/1520-0493(2003)131<0634:ALLSFF>2.0.CO;2
 
     Arguments:
-        inflation: Factor of the analysis anomalies, at least 1.
+        inflation: Factor of the analysis anomalies, at least 1, or an inflation (`RTPS`, ...).
         localization: Taper of the regressions by distance, or None.
         rotation: Whether the anomalies are multiplied in each cycle by a random orthogonal matrix
             that keeps mean and covariance.
     """
 
-    inflation: float = 1.0
+    inflation: float | Inflation = 1.0
     localization: GaspariCohn | None = None
     rotation: bool = False
 
@@ -116,4 +116,6 @@ class _Serial(Run):
             analysis = self.local.analysis(forecast, anomalies, scalar, where)
         if self.settings.rotation:
             analysis = rotated(analysis, generator)
-        return inflate(analysis, self.settings.inflation), {"white": (anomalies, innovation)}
+        return inflate(analysis, self.settings.inflation_factor), {
+            "white": (anomalies, innovation)
+        }

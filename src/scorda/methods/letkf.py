@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from scorda.assimilation.filter import PreparedFilter, Run
+from scorda.assimilation.inflation import Inflation, check_inflation
 from scorda.assimilation.kalman_algebra import (
-    check_inflation,
     symmetric_transform,
     white_innovation,
 )
@@ -41,7 +41,7 @@ class LETKF(PreparedFilter):
     Source: Hunt, Kostelich & Szunyogh (2007), Physica D 230, section 2.3 and equations 20-25.
 
     Arguments:
-        inflation: Factor of the analysis anomalies, at least 1.
+        inflation: Factor of the analysis anomalies, at least 1, or an inflation (`RTPS`, ...).
         localization: Taper of the inverse error variances by distance.
         block: Grid points along each axis that share one analysis, made at the centre of their
             block. 1 is exact; 2 is an approximation for a quarter of the cost in two dimensions,
@@ -52,7 +52,7 @@ class LETKF(PreparedFilter):
             but not on how many are analysed at once.
     """
 
-    inflation: float = 1.0
+    inflation: float | Inflation = 1.0
     _: KW_ONLY
     localization: GaspariCohn
     block: int = 1
@@ -89,7 +89,7 @@ class LETKF(PreparedFilter):
         if problem is None:
             raise ValueError("LETKF needs the geometry of the space: call `begin(problem)` first.")
         geometry = Geometry.of(problem, (self.localization,), self.block, self.tile)
-        return _Local(self.inflation, geometry)
+        return _Local(self.inflation_factor, geometry)
 
 
 @dataclass(frozen=True)

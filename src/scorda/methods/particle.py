@@ -73,6 +73,11 @@ class ParticleFilter(PreparedFilter):
 
     def __post_init__(self) -> None:
         _check_scheme(self.scheme)
+        if self.inflation != 1:
+            raise ValueError(
+                f"Got inflation = {self.inflation!r}: it would move members from where their "
+                "weights belong, so ParticleFilter takes none: use `jitter`, or model error."
+            )
         if not 0 <= self.resample <= 1:
             raise ValueError(f"Got resample = {self.resample}: give a fraction between 0 and 1.")
         if self.jitter < 0:

@@ -63,7 +63,7 @@ class ScoreFilter(PriorFilter):
             the forecast, and must be among those of the process.
         coupled: Whether each start comes from a member, by a sampler that is deterministic (no
             corrections, not `Ancestral`); otherwise from the generator, with a sampling error.
-        inflation: Factor of the analysis anomalies, at least 1.
+        inflation: Factor of the analysis anomalies, at least 1, or an inflation (`RTPS`, ...).
 
     Raises:
         ValueError: If the sampler draws noise though it is coupled, or has noise levels that the

@@ -114,7 +114,7 @@ class SF(PriorFilter):
         end: Last time.
         clip: Largest root mean square of the score of a member, or None.
         standardise: Whether to standardise the members.
-        inflation: Factor of the analysis anomalies, at least 1.
+        inflation: Factor of the analysis anomalies, at least 1, or an inflation (`RTPS`, ...).
     """
 
     prior: EnsemblePrior = field(default_factory=OnlineNetwork)

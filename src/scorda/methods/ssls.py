@@ -88,7 +88,7 @@ class SSLS(PriorFilter):
         confinement: lambda of the first stage, at least 0; it confines to the forecast mean.
         decay: Factor of lambda from stage to stage.
         clip: Largest root mean square of the score of a member, or None.
-        inflation: Factor of the analysis anomalies, at least 1.
+        inflation: Factor of the analysis anomalies, at least 1, or an inflation (`RTPS`, ...).
     """
 
     prior: EnsemblePrior = field(default_factory=OnlineNetwork)

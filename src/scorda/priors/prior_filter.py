@@ -10,7 +10,8 @@ from typing import Any, final
 import torch
 
 from scorda.assimilation.filter import PreparedFilter, Run
-from scorda.assimilation.kalman_algebra import check_inflation, inflate
+from scorda.assimilation.inflation import Inflation, check_inflation
+from scorda.assimilation.kalman_algebra import inflate
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.observations.model import ObservationModel
@@ -28,12 +29,12 @@ class PriorFilter(PreparedFilter):
 
     Arguments:
         prior: Kind of the prior that is fitted; it says how many members are needed.
-        inflation: Factor of the analysis anomalies, at least 1.
+        inflation: Factor of the analysis anomalies, at least 1, or an inflation (`RTPS`, ...).
     """
 
     prior: EnsemblePrior
     _: KW_ONLY
-    inflation: float = 1.0
+    inflation: float | Inflation = 1.0
 
     def __post_init__(self) -> None:
         check_inflation(self.inflation)
@@ -60,7 +61,7 @@ class PriorFilter(PreparedFilter):
         if space is not None:
             self.prior.check(space)
         run = self.prepared(self.prior.begin(problem), space)
-        return run if self.inflation == 1 else _Inflated(run, self.inflation)
+        return run if self.inflation_factor == 1 else _Inflated(run, self.inflation_factor)
 
     @abstractmethod
     def prepared(self, prior: PriorRun, space: StateSpace | None) -> PriorFilterRun:

@@ -15,11 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from scorda.assimilation.base import check_members, check_needs
+from scorda.assimilation.base import check_needs
 from scorda.assimilation.cycle import Cycle, Stepper
 from scorda.assimilation.filter import Filter, check_start
-from scorda.assimilation.gross_errors import check_gross_errors
-from scorda.assimilation.memory import check_memory
 from scorda.core import rng
 from scorda.core.arrays import ArrayLike, as_tensor
 from scorda.core.files import read_tensors, write_tensors
@@ -205,10 +203,7 @@ def begun(
     """Return a run at step 0; see `Filter.start`."""
     problem = Problem(system, (), 0, None if isinstance(ensemble, int) else ensemble)
     members = ensemble if isinstance(ensemble, int) else len(cast(Tensor, problem.initial))
-    check_needs(method, problem)
-    check_members(method, members)
-    check_memory(method, problem, members)
-    check_gross_errors(method.gross_error_check)
+    method.check(problem, members)
     generator = rng.as_generator(generator)
     draw, *streams = (rng.key(generator) for _ in range(3))
     start = method.drawn(problem, members, draw)

@@ -15,8 +15,8 @@ from typing import Any, Literal
 import torch
 
 from scorda.assimilation.filter import PreparedFilter, Run
+from scorda.assimilation.inflation import Inflation, check_inflation
 from scorda.assimilation.kalman_algebra import (
-    check_inflation,
     white_innovation,
 )
 from scorda.assimilation.local import Geometry, Local
@@ -95,7 +95,7 @@ class GaussianMixtureFilter(PreparedFilter):
         rotation: Whether kernels are spread by new random numbers (with as many members as
             dimensions, or fewer: by a random rotation); else by the members' own anomalies. It
             prevents the outliers that deterministic filters grow. Not used with localization.
-        inflation: Factor of the analysis anomalies, at least 1.
+        inflation: Factor of the analysis anomalies, at least 1, or an inflation (`RTPS`, ...).
 
     Raises:
         ValueError: If a setting is out of range, or the forecast has no spread.
@@ -107,7 +107,7 @@ class GaussianMixtureFilter(PreparedFilter):
     weight_localization: GaspariCohn | None = None
     rotation: bool = True
     _: KW_ONLY
-    inflation: float = 1.0
+    inflation: float | Inflation = 1.0
 
     exact = "linear-Gaussian, N → ∞ (any problem: kernel_factor, gaussian_weight → 0)"
 
@@ -203,7 +203,7 @@ class _Whole(Run):
         spread = centres[drawn] + own
         spread = spread - spread.mean(0)
         spread = spread @ symmetric_map(_cov(spread), cov)
-        factor = self.settings.inflation * _sampling(posterior.inverse_ess(), members)
+        factor = self.settings.inflation_factor * _sampling(posterior.inverse_ess(), members)
         moved = mean + (centre + factor * spread) @ back
         return moved.to(forecast).reshape(forecast.shape)
 
@@ -239,7 +239,9 @@ class _Local(Run):
             mean = x.mean(1, keepdim=True)
             A = x - mean
             inverse_ess = judge.inverse_ess()
-            factor = self.settings.inflation * _sampling(inverse_ess, members)[:, None, None]
+            factor = (
+                self.settings.inflation_factor * _sampling(inverse_ess, members)[:, None, None]
+            )
             local.write(mean + mean_weights @ A + factor * (transform @ A), analysis)
             sizes.append(1 / inverse_ess)
             factors.append(posterior.factor.expand(len(x)))

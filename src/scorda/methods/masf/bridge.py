@@ -70,7 +70,7 @@ class MASF(PriorFilter):
     Arguments:
         prior: Kind of the prior that is fitted to the forecast ensemble.
         sampler: Walk from the observation to the analysis.
-        inflation: Factor of the analysis anomalies, at least 1.
+        inflation: Factor of the analysis anomalies, at least 1, or an inflation (`RTPS`, ...).
     """
 
     prior: EnsemblePrior = field(default_factory=Gaussian)

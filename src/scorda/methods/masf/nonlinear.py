@@ -141,7 +141,7 @@ class NonlinearMASF(PriorFilter):
     Arguments:
         prior: Prior of the pairs: `Gaussian`, `Kernel` or an `OnlineNetwork` without axis.
         sampler: Reverse SDE of the projection.
-        inflation: Factor of the analysis anomalies, at least 1.
+        inflation: Factor of the analysis anomalies, at least 1, or an inflation (`RTPS`, ...).
     """
 
     prior: EnsemblePrior = field(default_factory=Gaussian)

@@ -153,7 +153,7 @@ class PublishedMASF(PriorFilter):
     Arguments:
         prior: Kind of the prior that is fitted to the forecast ensemble.
         sampler: Reverse SDE with its factors of the two scores.
-        inflation: Factor of the analysis anomalies, at least 1.
+        inflation: Factor of the analysis anomalies, at least 1, or an inflation (`RTPS`, ...).
     """
 
     prior: EnsemblePrior = field(default_factory=Gaussian)
