@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from scorda.bench.entry import Entry
@@ -13,13 +15,20 @@ from scorda.methods.enkf import ETKF, EnKF
 from scorda.methods.ensf import EnSF
 from scorda.methods.ensrf import EnSRF
 from scorda.methods.gaussian_mixture.filter import GaussianMixtureFilter
+from scorda.methods.ienks import IEnKS
 from scorda.methods.letkf import LETKF
 from scorda.methods.particle import ParticleFilter
 from scorda.observations.model import ObservationModel
 from scorda.observations.operators import Pointwise, Select
 from scorda.systems.lorenz import Lorenz63, Lorenz96
 
-__all__ = ["lorenz63_anderson", "lorenz63_sakov", "lorenz96_arctan", "lorenz96_sakov"]
+__all__ = [
+    "lorenz63_anderson",
+    "lorenz63_sakov",
+    "lorenz96_arctan",
+    "lorenz96_long_gap",
+    "lorenz96_sakov",
+]
 
 
 def lorenz96_sakov() -> Setup:
@@ -48,8 +57,24 @@ def lorenz96_sakov() -> Setup:
                 EnSRF(1.07, GaspariCohn(6.0), rotation=True),
                 7,
             ),
+            Entry("IEnKS, N=40, inflation 1.01, rotation", IEnKS(1.01, rotation=True), 40),
         ),
         source="Sakov & Oke (2008), Tellus A 60, 361-371",
+    )
+
+
+def lorenz96_long_gap() -> Setup:
+    """Lorenz-96 as that of Sakov & Oke, but observed every 0.6 time units: far from linear.
+
+    Source: Sakov, Oliver & Bertino (2012), Mon. Wea. Rev. 140, 1988-2004, table 3. 1000 cycles
+    after 20 time units.
+    """
+    return replace(
+        lorenz96_sakov(),
+        every=12,
+        length=Length(1000, spinup=34),
+        entries=(Entry("IEnKS, N=25, inflation 1.2, rotation", IEnKS(1.2, rotation=True), 25),),
+        source="Sakov, Oliver & Bertino (2012), Mon. Wea. Rev. 140, 1988-2004",
     )
 
 
@@ -72,6 +97,7 @@ def lorenz63_sakov() -> Setup:
             Entry("ParticleFilter, N=800, resample 0.2, jitter 0.35", particles, 800),
             Entry("mixture, N=100", GaussianMixtureFilter(), 100),
             Entry("mixture, N=800", GaussianMixtureFilter(), 800),
+            Entry("IEnKS, N=10, inflation 1.02, rotation", IEnKS(1.02, rotation=True), 10),
         ),
         source="Sakov, Oliver & Bertino (2012), Mon. Wea. Rev. 140, 1988-2004",
     )

@@ -31,7 +31,9 @@ from .methods.enkf import ETKF as ETKF, EnKF as EnKF
 from .methods.enks import EnKS as EnKS
 from .methods.ensf import EnSF as EnSF
 from .methods.ensrf import EnSRF as EnSRF
+from .methods.esmda import ESMDA as ESMDA
 from .methods.gaussian_mixture.filter import GaussianMixtureFilter as GaussianMixtureFilter
+from .methods.ienks import IEnKS as IEnKS
 from .methods.kalman import KalmanFilter as KalmanFilter, KalmanSmoother as KalmanSmoother
 from .methods.letkf import LETKF as LETKF
 from .methods.masf.bridge import MASF as MASF

@@ -128,7 +128,7 @@ class ESMDA(Assimilator):
             "misfit": torch.stack(misfits),
             "seconds": time.perf_counter() - clock,
         }
-        return Analysis(states, problem.space, None, info, self.name)
+        return Analysis(states, problem.space, None, info, self.name, start=problem.start)
 
 
 def _white(

@@ -16,10 +16,10 @@ import torch
 
 from scorda.assimilation.base import Assimilator, Cost, check_members, check_needs
 from scorda.assimilation.controls import ControlledModel
+from scorda.assimilation.cycle import Cycle
 from scorda.assimilation.diagnostics import Statistics, White, collect
-from scorda.assimilation.filter import Cycle
+from scorda.assimilation.inflation import Inflation, check_inflation
 from scorda.assimilation.kalman_algebra import (
-    check_inflation,
     in_double,
     mean_preserving_rotation,
     white_innovation,
@@ -109,6 +109,11 @@ class IEnKS(Assimilator):
     cost = Cost(1, note="and the model through the window, per cycle and iteration")
 
     def __post_init__(self) -> None:
+        if isinstance(self.inflation, Inflation):
+            raise ValueError(
+                f"Got inflation = {self.inflation}: IEnKS multiplies the anomalies with which its "
+                "next window begins, so give a number of at least 1."
+            )
         check_inflation(self.inflation)
         if self.lag < 0:
             raise ValueError(f"Got lag = {self.lag}: give a number of observed steps, >= 0.")
@@ -136,7 +141,8 @@ class IEnKS(Assimilator):
                 reports.append(stage.report)
         assert states is not None
         stats.settle()
-        return Analysis(states, problem.space, None, collect(reports), self.name)
+        info = collect(reports)
+        return Analysis(states, problem.space, None, info, self.name, start=problem.start)
 
     def run(self, problem: Problem, members: int, generator: rng.Seed = None) -> Iterator[Cycle]:
         """Yield the estimates of a filter, each step given the observations up to it.
