@@ -12,6 +12,7 @@ from scorda.bench.tuning import Length
 from scorda.core.tapers import GaspariCohn
 from scorda.methods.denkf import DEnKF
 from scorda.methods.enkf import ETKF, EnKF
+from scorda.methods.enkf_n import EnKFN
 from scorda.methods.ensf import EnSF
 from scorda.methods.ensrf import EnSRF
 from scorda.methods.gaussian_mixture.filter import GaussianMixtureFilter
@@ -58,6 +59,8 @@ def lorenz96_sakov() -> Setup:
                 7,
             ),
             Entry("IEnKS, N=40, inflation 1.01, rotation", IEnKS(1.01, rotation=True), 40),
+            Entry("EnKF-N, N=24, rotation", EnKFN(rotation=True), 24),
+            Entry("EnKF-N, N=24, certainty 2, rotation", EnKFN(2.0, rotation=True), 24),
         ),
         source="Sakov & Oke (2008), Tellus A 60, 361-371",
     )
@@ -93,6 +96,8 @@ def lorenz63_sakov() -> Setup:
         start=Start(0.001**0.5),
         entries=(
             Entry("ETKF, N=10, inflation 1.02, rotation", ETKF(1.02, rotation=True), 10),
+            Entry("EnKF-N, N=10, rotation", EnKFN(rotation=True), 10),
+            Entry("EnKF-N, N=3", EnKFN(), 3),
             Entry("EnKF, N=100, inflation 1.01", EnKF(inflation=1.01), 100),
             Entry("ParticleFilter, N=800, resample 0.2, jitter 0.35", particles, 800),
             Entry("mixture, N=100", GaussianMixtureFilter(), 100),
@@ -114,7 +119,10 @@ def lorenz63_anderson() -> Setup:
         every=12,
         length=Length(1000, spinup=134),
         start=Start(0.001**0.5),
-        entries=(Entry("EnSRF, N=20, inflation 1.01, rotation", EnSRF(1.01, rotation=True), 20),),
+        entries=(
+            Entry("EnSRF, N=20, inflation 1.01, rotation", EnSRF(1.01, rotation=True), 20),
+            Entry("EnKF-N, N=20, rotation", EnKFN(rotation=True), 20),
+        ),
         source="Anderson (2010), Mon. Wea. Rev. 138, 4186-4198",
     )
 

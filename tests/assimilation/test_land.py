@@ -51,6 +51,7 @@ def twin(steps=4, mask=SEA, every=2):
         DEnKF(),
         sc.EnKF(),
         sc.EnKF(localization=sc.GaspariCohn(150)),
+        sc.EnKFN(),
         sc.EnSRF(1.1),
         sc.EnSRF(localization=sc.GaspariCohn(150)),
         sc.LETKF(1.1, localization=sc.GaspariCohn(150)),

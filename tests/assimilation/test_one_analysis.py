@@ -16,6 +16,7 @@ FILTERS = [
     sc.ETKF(inflation=1.1, rotation=True),
     sc.LETKF(localization=sc.GaspariCohn(2.0)),
     sc.DEnKF(),
+    sc.EnKFN(rotation=True),
     sc.EnSRF(localization=sc.GaspariCohn(2.0)),
     sc.GaussianMixtureFilter(),
     sc.ParticleFilter(),

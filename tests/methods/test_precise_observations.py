@@ -9,6 +9,7 @@ from scorda.core.space import StateSpace
 from scorda.core.tapers import GaspariCohn
 from scorda.methods.denkf import DEnKF
 from scorda.methods.enkf import ETKF, EnKF
+from scorda.methods.enkf_n import EnKFN
 from scorda.methods.enks import EnKS
 from scorda.methods.ensrf import EnSRF
 from scorda.methods.gaussian_mixture import GaussianMixtureFilter
@@ -28,6 +29,7 @@ METHODS = [
     ETKF(),
     ETKF(rotation=True),
     DEnKF(),
+    EnKFN(),
     EnSRF(),
     EnSRF(localization=TAPER),
     LETKF(localization=TAPER),
