@@ -85,6 +85,7 @@ class Stepper:
         error: Streams of the model error, by step.
         analysis: Streams of the analyses, by step.
         cycles: Number of analyses before.
+        first: Number of step 0 in the whole run, by which the streams and the system count.
     """
 
     def __init__(
@@ -95,9 +96,11 @@ class Stepper:
         error: rng.Steps,
         analysis: rng.Steps,
         cycles: int = 0,
+        first: int = 0,
     ) -> None:
         self._method = method
         self._error, self._analysis, self._cycles = error, analysis, cycles
+        self._first = first
         self._step, self._ensemble = start.step, laid_out(start.ensemble)
         self._weights, self._carried = start.weights, start.carried
         self._roster = Roster(len(start.ensemble))
@@ -132,7 +135,7 @@ class Stepper:
         self._before, self._report = None, {}
         if self._step == 0:
             return
-        system, step, place = self._problem.system, self._step, self._place
+        system, step, place = self._problem.system, self._first + self._step, self._place
         with few_threads(self._ensemble.numel()), place:
             stochastic = getattr(system, "stochastic", True)
             stream = self._error.at(step) if stochastic else None
@@ -160,7 +163,7 @@ class Stepper:
         """
         clock, space = time.perf_counter(), self._problem.space
         with few_threads(self._ensemble.numel()), self._place:
-            analysis, info = self._analysed(y, model, self._analysis.at(self._step))
+            analysis, info = self._analysed(y, model, self._analysis.at(self._first + self._step))
             self._before, self._ensemble = self._ensemble, laid_out(space.filled(analysis))
         self._cycles += 1
         self._weights = info.pop("weights", self._weights)

@@ -152,6 +152,7 @@ class Filter(Assimilator, Run):
         members: int,
         generator: rng.Seed = None,
         start: Cycle | None = None,
+        first: int = 0,
     ) -> Iterator[Cycle]:
         """Yield the steps of a run one after another, from step 0 or after `start` [final].
 
@@ -159,7 +160,9 @@ class Filter(Assimilator, Run):
             problem: What is to be assimilated.
             members: Number of members.
             generator: Source of randomness or its seed; to continue, that of the run of `start`.
-            start: Step of an equal run (problem, members, seed) to go on after, without `info`.
+            start: Step of an equal run (problem, members, seed) to go on after, without `info`;
+                -1: the ensemble of step 0 before its analysis.
+            first: Number of step 0 in the whole run, of which this is a later part.
 
         Raises:
             ValueError: If the problem lacks what the method needs.
@@ -172,13 +175,14 @@ class Filter(Assimilator, Run):
         cycles = list(observed)
         generator = rng.as_generator(generator)
         draw, *keys = (rng.key(generator) for _ in range(3))
-        error, analysis = rng.Steps(keys[0], range(problem.steps + 1)), rng.Steps(keys[1], cycles)
+        steps = range(first, first + problem.steps + 1), [first + step for step in cycles]
+        error, analysis = (rng.Steps(key, each) for key, each in zip(keys, steps, strict=True))
         if start is None:
             start = self.drawn(problem, members, draw)
         else:
             check_start(start, members, problem)
         before = bisect_left(cycles, start.step + 1)
-        stepper = Stepper(self, problem, start, error, analysis, before)
+        stepper = Stepper(self, problem, start, error, analysis, before, first)
         for step in range(start.step + 1, problem.steps + 1):
             stepper.forecast()
             if step in observed:
@@ -314,7 +318,7 @@ def check_start(start: Cycle, members: int, problem: Problem) -> None:
     Raises:
         ValueError: If number of members or step are others, or states do not fit the space.
     """
-    if len(start.ensemble) != members or not 0 <= start.step <= problem.steps:
+    if len(start.ensemble) != members or not -1 <= start.step <= problem.steps:
         raise ValueError(
             f"Got a start at step {start.step} with {len(start.ensemble)} members for a run of "
             f"{problem.steps} steps and {members} members: continue the run that it came from."

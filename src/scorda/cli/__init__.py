@@ -70,6 +70,7 @@ def _run(command: Any) -> None:
     from cyclopts.config import Dict
 
     from scorda.cli.allocator import keep_freed_memory
+    from scorda.cli.continuing import continued
     from scorda.cli.keep import spelled_out
     from scorda.cli.settings import configured, flags_of
     from scorda.cli.values import check_values
@@ -90,6 +91,7 @@ def _run(command: Any) -> None:
     )
     tokens = list(command.tokens) or ["--help"]
     tokens, content, path = configured(tokens)
+    tokens, content = continued(tokens, content)
     tokens = spelled_out(tokens, content)
     command.out = flags_of(tokens).get("out") or content.get("out")
     for name, summary in COMMANDS.items():

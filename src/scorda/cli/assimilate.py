@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from scorda.cli.console import console, progress, score_rows, table
+from scorda.cli.continuing import check_continued, ending_of
 from scorda.cli.keep import KeepFlags, keep_of
 from scorda.cli.observed import limit_of, observed
 from scorda.cli.settings import SystemOptions, UserError, plain
@@ -50,6 +51,11 @@ class Assimilate:
     initial: str | None = None
     """Members at step 0 instead of draws of the system: fields with an axis of members (NetCDF or
     zarr), also a posterior, at the datetime of --start or at step 0."""
+
+    continued: Annotated[str | None, Parameter(name="--continue")] = None
+    """Store of a run of a filter to go on from: its last members, weights and what the method
+    carries are those of step 0. System, method, seed and what was said of the observations are
+    those of that run."""
 
     steps: int | None = None
     """Number of model steps (default: up to the last observation)."""
@@ -164,6 +170,7 @@ class Assimilate:
             raise UserError(f"Got --members {self.members}: give at least 1.")
         if self.withhold is not None and not 0 < self.withhold < 1:
             raise UserError(f"Got --withhold {self.withhold}: give a share between 0 and 1.")
+        check_continued(self)
         keep_of(self.keep)
         if self.netcdf is not None:
             check_output(self.netcdf, overwrite=True)
@@ -173,7 +180,8 @@ class Assimilate:
         limit_of(self)
         check_device(self.device)
         check_system(self.system)
-        check_there([*self.observations, *filter(None, [self.truth, self.initial])])
+        more = [self.truth, self.initial, self.continued]
+        check_there([*self.observations, *filter(None, more)])
 
 
 def assimilate(given: Assimilate, method: Any, prior: str | None) -> None:
@@ -205,7 +213,7 @@ def _run(
     from scorda.store.units import MemberSampler
     from scorda.systems.base import System
 
-    system = _system(given, method)
+    system, after = _system(given, method), ending_of(given)
     observations, steps = observed(given, system)
     withheld: list[Observations] = []
     if given.withhold is not None:
@@ -214,7 +222,7 @@ def _run(
     if truth is not None and isinstance(system, System):
         system = system.apart_from(truth[0])
     method = _suited(given, method, steps)
-    initial, members = _initial(given, system)
+    initial, members = _initial(given, system) if after is None else (None, len(after.ensemble))
     system = over_workers(given, system, method, executor)
     problem = Problem(system, observations, steps, initial)
     configuration = _resolved(given, method, steps, members, prior)
@@ -240,6 +248,7 @@ def _run(
                 executor=executor,
                 shard=None if given.shard is None else shard_of(given.shard),
                 keep=keep_of(given.keep),
+                after=after,
             )
         except RunError:
             if given.out.exists():
@@ -351,6 +360,8 @@ def _resolved(
     }
     record |= {"steps": steps, "members": members, "threads": torch.get_num_threads()}
     keep = keep_of(given.keep)
+    if (before := record.pop("continued")) is not None:
+        record |= {"continue": before, "start": None}
     record["keep"] = None if keep is None else asdict(keep)
     record["system"] = {"name": given.system, **given.system_options} if given.system else None
     options = settings_of(method)

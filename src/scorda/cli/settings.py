@@ -46,10 +46,12 @@ __all__ = [
     "check_keys",
     "configured",
     "flags_of",
+    "hyphenated",
     "letters",
     "plain",
     "refuse",
     "strings_of",
+    "taken",
     "to_toml",
 ]
 
@@ -79,14 +81,18 @@ def configured(tokens: list[str]) -> tuple[list[str], dict[str, Any], str]:
     if at + 1 == len(tokens):
         raise UserError("--config needs the name of a TOML file.")
     path, tokens = tokens[at + 1], tokens[:at] + tokens[at + 2 :]
-    content = _read(Path(path))
+    return (*taken(tokens, _read(Path(path))), path)
+
+
+def taken(tokens: list[str], content: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
+    """Return tokens with the names of tables, and the rest of the content of a file."""
     given = flags_of(tokens)
     names = _take_names(content, given)
     # cyclopts would read a table as the text of --system.
     if isinstance(content.get("system"), dict):
         options = {f"system.{key}": str(value) for key, value in content.pop("system").items()}
         names += [f"--{key}={value}" for key, value in options.items() if key not in given]
-    return [*tokens, *names], content, path
+    return [*tokens, *names], content
 
 
 def flags_of(tokens: Iterable[str]) -> dict[str, str]:
@@ -176,7 +182,7 @@ def _split(token: str, flags: Collection[str] | None = None) -> list[str]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = _hyphenated(tomllib.loads(path.read_text(encoding="utf-8")))
+        content = hyphenated(tomllib.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
         raise UserError(f"There is no file {path}: check the name after --config.") from error
     except RecursionError as error:
@@ -190,10 +196,11 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _hyphenated(content: dict[str, Any]) -> dict[str, Any]:
+def hyphenated(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with the names that flags have."""
     return {
         # The options of a system are arguments of its function, which keep their names.
-        key.replace("_", "-"): _hyphenated(value)
+        key.replace("_", "-"): hyphenated(value)
         if isinstance(value, dict) and key != "system"
         else value
         for key, value in content.items()

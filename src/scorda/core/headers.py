@@ -35,6 +35,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "differences": (0, 1e30),
     "dilation": (1, 64),
     "dt": (1e-30, 1e30),
+    "first_step": (0, 2**40),
     "grid": (1, 2**14),
     "handover": (0, 1e30),
     "iterations": (1, 10**5),

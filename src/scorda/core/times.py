@@ -38,7 +38,8 @@ __all__ = [
 ]
 
 # A datetime as text or an object; also one of cftime, whose calendar then has to be the space's.
-Start = str | datetime.datetime | np.datetime64 | Any
+# A number is the model time of step 0, of a run that goes on after another.
+Start = str | datetime.datetime | np.datetime64 | float | Any
 
 SECONDS = {"seconds": 1.0, "minutes": 60.0, "hours": 3600.0, "days": 86400.0}
 # Units of a calendar, which are no fixed number of seconds.
@@ -197,6 +198,10 @@ def time_axis(
     """
     elapsed = space.dt * np.arange(states)
     attributes = {"axis": "T", "long_name": "time since step 0"}
+    if isinstance(start, float):
+        # Whole steps, so that the times are those of one run.
+        elapsed, start = space.dt * (np.arange(states) + round(start / space.dt, 6)), None
+        attributes["long_name"] = "time"
     if start is None:
         if "time" in space.units:
             attributes["units"] = space.units["time"]
@@ -269,7 +274,7 @@ def _elapsed(
     reason = np.full(len(elapsed), "", dtype=object)
     reason[~np.isfinite(elapsed)] = "missing time"
     if not text.any():
-        return elapsed, reason
+        return elapsed - (start if isinstance(start, float) else 0.0), reason
     found = ~np.isnat(dates)
     reason[found] = ""
     # A number beside datetimes is no model time.
@@ -279,7 +284,7 @@ def _elapsed(
         reason[i] = f"time {str(given).strip()!r} is no ISO 8601 datetime"
     if not found.any():
         return elapsed, reason
-    if start is None:
+    if start is None or isinstance(start, float):
         raise ValueError(
             f"Got datetimes, such as {iso(dates[found][0], space.calendar)}, without `start`: "
             "give it (--start in the shell), the datetime of step 0."

@@ -25,6 +25,7 @@ from scorda.diffusion.batches import at_once
 from scorda.observations.analysis import Analysis
 from scorda.observations.problem import Problem
 from scorda.store.checkpoints import Checkpoint
+from scorda.store.ending import Ending
 from scorda.store.reports import columns_of, scalars
 
 __all__ = ["Computation", "MemberSampler", "Part", "Progress"]
@@ -133,6 +134,7 @@ class Computation:
         seed: Seed of the run.
         total: Steps or members in all, for `progress`.
         progress: Called with the steps or members done so far and their total.
+        after: End of the run that a filter goes on from.
     """
 
     method: Assimilator
@@ -141,6 +143,19 @@ class Computation:
     seed: int
     total: int
     progress: Progress | None = None
+    after: Ending | None = None
+
+    @property
+    def start(self) -> Cycle | None:
+        """What the first unit of a filter starts from; None: from draws, or initial members."""
+        return None if self.after is None else self.after.cycle
+
+    @property
+    def device(self) -> torch.device | None:
+        """Device of the states, as far as it is given."""
+        if self.after is not None:
+            return self.after.ensemble.device
+        return None if self.problem.initial is None else self.problem.initial.device
 
     def unit(
         self, first: int, last: int, start: Callable[[], Cycle | None], saved: Checkpoint
@@ -172,10 +187,12 @@ class Computation:
     ) -> Part:
         """Run a filter up to the step before `last`, or to the one before it stops."""
         part = Part(1)
-        part.load(saved, self._device)
+        part.load(saved, self.device)
+        first_step = 0 if self.after is None else self.after.step
         before = _last_of(part, first) if part.states else start()
         try:
-            for cycle in method.run(self.problem, self.members, rng.seeded(self.seed), before):
+            generator = rng.seeded(self.seed)
+            for cycle in method.run(self.problem, self.members, generator, before, first_step):
                 part.states.append(cycle.ensemble[:, None])
                 if cycle.weights is not None:
                     part.weights.append(cycle.weights[:, None])
@@ -195,7 +212,7 @@ class Computation:
     def _members(self, method: MemberSampler, first: int, last: int, saved: Checkpoint) -> Part:
         """Draw members in batches of some seconds each: their bits do not depend on the batch."""
         part = Part(0)
-        part.load(saved, self._device)
+        part.load(saved, self.device)
         batch = min(BATCH, at_once((self.problem.steps + 1, *self.problem.space.shape)))
         while (low := first + part.made) < last:
             begin, high = time.monotonic(), min(low + batch, last)
@@ -214,10 +231,6 @@ class Computation:
     def _tell(self, done: int) -> None:
         if self.progress is not None:
             self.progress(done, self.total)
-
-    @property
-    def _device(self) -> torch.device | None:
-        return None if self.problem.initial is None else self.problem.initial.device
 
 
 def _last_of(part: Part, first: int) -> Cycle:

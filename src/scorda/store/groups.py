@@ -18,7 +18,19 @@ from scorda.observations.present import present_values
 from scorda.store.layout import array, chunks_of, write_array
 from scorda.store.members import LARGEST
 
-__all__ = ["observation_table", "read_states", "write_table", "write_truth", "write_withheld"]
+__all__ = [
+    "CARRIED",
+    "observation_table",
+    "read_carried",
+    "read_states",
+    "write_carried",
+    "write_table",
+    "write_truth",
+    "write_withheld",
+]
+
+# Group of what a filter carries from its last analysis to a run that goes on from there.
+CARRIED = "carried"
 
 
 def write_truth(
@@ -101,6 +113,27 @@ def read_states(root: zarr.Group, space: StateSpace, steps: int | list[int]) -> 
     fields = {n: np.asarray(array(root, n)[:, low:high])[:, offsets] for n in space.variables}
     states = space.joined(fields)
     return space.filled(torch.from_numpy(states[:, 0] if isinstance(steps, int) else states))
+
+
+def write_carried(root: zarr.Group, carried: Mapping[str, Tensor]) -> list[str]:
+    """Write what a filter carries, numbered: a name may have any letters. Returns the files."""
+    group = root.create_group(CARRIED, overwrite=True)
+    names = [f"{CARRIED}/zarr.json"]
+    for number, (name, tensor) in enumerate(sorted(carried.items())):
+        values, at = tensor.detach().cpu().numpy(), f"{number:04d}"
+        write_array(group, at, values, [f"axis_{n}" for n in values.shape], {"name": name})
+        names += [f"{CARRIED}/{at}/zarr.json", *chunks_of(array(group, at), ())]
+    return names
+
+
+def read_carried(root: zarr.Group) -> dict[str, Tensor] | None:
+    """Read what a filter carries, None where it carries nothing."""
+    if CARRIED not in root:
+        return None
+    group = root[CARRIED]
+    assert isinstance(group, zarr.Group)
+    arrays = [array(group, name) for name in sorted(group.array_keys())]
+    return {str(a.attrs["name"]): torch.from_numpy(np.asarray(a[...])) for a in arrays}
 
 
 def observation_table(

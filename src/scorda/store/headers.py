@@ -18,6 +18,8 @@ __all__ = [
     "check_states",
     "check_table",
     "shape_of",
+    "space_from_json",
+    "space_to_json",
 ]
 
 POSTERIOR: dict[str, Any] = {
@@ -30,6 +32,7 @@ POSTERIOR: dict[str, Any] = {
     "system": str,
     "configuration": str,
     "keep": str,
+    "first_step": int,
     "space": str,
 }
 SERIES: dict[str, Any] = {"complete": int, "kind": str, "record": str, "space": str}
@@ -70,6 +73,24 @@ def store_attributes(path: Path) -> dict[str, Any]:
         ) from error
 
 
+def space_to_json(space: StateSpace) -> str:
+    """Return all settings of a space as JSON."""
+    return json.dumps(space.as_json())
+
+
+def space_from_json(text: str, path: Path) -> StateSpace:
+    """Return the space that `space_to_json` wrote.
+
+    Raises:
+        ValueError: If the text is none; the sentence names the file.
+    """
+    content = parsed(text, f"space of {path}")
+    try:
+        return StateSpace.from_json(content)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
 def check_posterior(path: Path, attributes: Mapping[str, Any]) -> None:
     """Check the attributes of a posterior.
 
@@ -80,7 +101,7 @@ def check_posterior(path: Path, attributes: Mapping[str, Any]) -> None:
         attributes,
         POSTERIOR,
         f"{path}",
-        ("settings", "configuration", "seed", "keep"),
+        ("settings", "configuration", "seed", "keep", "first_step"),
         others=True,
     )
     for name in ("settings", "configuration"):

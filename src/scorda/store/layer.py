@@ -39,6 +39,7 @@ class Layer:
         withheld: Observations that were kept back.
         output: What is written of the states.
         kept: What is kept of them; None: all.
+        first: Number of step 0 in the runs that this one goes on from.
     """
 
     method: Assimilator
@@ -52,6 +53,7 @@ class Layer:
     withheld: tuple[Observations, ...]
     output: Output
     kept: Kept | None
+    first: int = 0
 
     def make(self, path: Path, dtype: str, weighted: bool) -> None:
         """Make the store at a path, which is a function of the record alone."""
@@ -65,6 +67,8 @@ class Layer:
             "system": str(getattr(system, "name", type(system).__name__)),
             "configuration": json.dumps(self.record["configuration"]),
         }
+        if self.first:
+            attributes["first_step"] = self.first
         if self.kept is not None:
             attributes["keep"] = json.dumps(self.kept.as_json())
         root = layout.new_store(path, problem.space, layout.conventions() | attributes)

@@ -33,7 +33,7 @@ from scorda.core.files import atomic
 from scorda.core.ownership import SOURCE
 from scorda.core.space import StateSpace
 from scorda.observations.analysis import Analysis
-from scorda.store.posterior import space_to_json
+from scorda.store.headers import space_to_json
 
 __all__ = [
     "Plan",

@@ -25,6 +25,7 @@ from scorda.store.headers import (
     check_states,
     check_table,
     shape_of,
+    space_from_json,
     store_attributes,
 )
 from scorda.store.keep import LAST, TIME, Kept
@@ -36,12 +37,7 @@ if TYPE_CHECKING:
 
     from scorda.store.sums import Sums
 
-__all__ = [
-    "Posterior",
-    "open_posterior",
-    "space_from_json",
-    "space_to_json",
-]
+__all__ = ["Posterior", "open_posterior"]
 
 KEPT_GROUPS = (LAST, "scores")
 GROUPS = ("observations", "withheld", "truth", *KEPT_GROUPS)
@@ -104,6 +100,16 @@ class Posterior:
     def method(self) -> str:
         """Name of the method."""
         return str(self._attributes["method"])
+
+    @property
+    def seed(self) -> int:
+        """Seed of the run."""
+        return int(self._attributes["seed"])
+
+    @property
+    def first_step(self) -> int:
+        """Number of step 0 in the runs that this one goes on from; 0 of one that goes on alone."""
+        return int(self._attributes.get("first_step", 0))
 
     @property
     def smoother(self) -> bool:
@@ -382,21 +388,3 @@ def open_posterior(path: str | Path) -> Posterior:
         ValueError: If there is none at that path.
     """
     return Posterior(Path(path))
-
-
-def space_to_json(space: StateSpace) -> str:
-    """Return all settings of a space as JSON."""
-    return json.dumps(space.as_json())
-
-
-def space_from_json(text: str, path: Path) -> StateSpace:
-    """Return the space that `space_to_json` wrote.
-
-    Raises:
-        ValueError: If the text is none; the sentence names the file.
-    """
-    content = parsed(text, f"space of {path}")
-    try:
-        return StateSpace.from_json(content)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from scorda.core.times import Start, iso, parse_start
 from scorda.store.code import UNKNOWN
 
-__all__ = ["check_same", "plain", "settings_of"]
+__all__ = ["check_same", "plain", "settings_of", "start_of"]
 
 
 def plain(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,6 +32,13 @@ def settings_of(made: Any) -> dict[str, Any]:
         elif isinstance(value, tuple) and all(isinstance(v, str | int | float) for v in value):
             kept[field.name] = list(value)
     return kept
+
+
+def start_of(start: Start | None, calendar: str) -> str | float | None:
+    """Return the time of step 0 as JSON has it."""
+    if start is None or isinstance(start, float):
+        return start
+    return iso(parse_start(start, calendar), calendar)
 
 
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any], trust_code: bool) -> None:

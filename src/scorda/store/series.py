@@ -29,9 +29,8 @@ from scorda.reading.opening import readable
 from scorda.store import layout
 from scorda.store.checkpoints import MINUTE, Checkpoint
 from scorda.store.damage import check_files, read_record, telling
-from scorda.store.headers import check_record, shape_of, store_attributes
+from scorda.store.headers import check_record, shape_of, space_from_json, store_attributes
 from scorda.store.identity import identity
-from scorda.store.posterior import space_from_json
 from scorda.store.records import plain
 from scorda.store.resume import Work
 from scorda.store.workers import Task, do_units

@@ -32,7 +32,7 @@ from scorda.core.errors import RunError
 from scorda.core.files import read_tensor
 from scorda.core.ownership import named_as_given
 from scorda.core.shapes import Float, Tensor
-from scorda.core.times import Start, iso, parse_start, time_axis
+from scorda.core.times import Start, time_axis
 from scorda.observations.analysis import left
 from scorda.observations.observations import Observations
 from scorda.observations.problem import Problem
@@ -41,16 +41,17 @@ from scorda.store.checkpoints import MINUTE, Checkpoint
 from scorda.store.circumstances import circumstances
 from scorda.store.computing import Computation, MemberSampler, Progress
 from scorda.store.damage import info_path
+from scorda.store.ending import Ending
 from scorda.store.identity import identity
 from scorda.store.keep import LAST, Keep, Kept
 from scorda.store.layer import Layer
 from scorda.store.outputs import Output, Whole
 from scorda.store.posterior import Posterior
-from scorda.store.records import settings_of
+from scorda.store.records import settings_of, start_of
 from scorda.store.resume import Work
 from scorda.store.seals import write_json
 from scorda.store.selection import Selection
-from scorda.store.workers import Task, do_shard, do_units
+from scorda.store.workers import Task, check_shard, do_shard, do_units
 from scorda.systems.base import System
 from scorda.systems.mapped import Mapped, unmapped
 
@@ -77,6 +78,7 @@ def run(
     executor: Executor | None = None,
     shard: tuple[int, int] | None = None,
     keep: Keep | None = None,
+    after: Ending | None = None,
 ) -> Posterior:
     """Assimilate and store the posterior, and return it once it is complete.
 
@@ -108,6 +110,8 @@ def run(
         shard: Number of this process, from 0, and of all that do units of this store at the same
             time, with the same arguments. Whoever is the last completes it; `resume` is implied.
         keep: What to store of the ensemble, beside its last step (default: all of it).
+        after: End of the stored run of this filter, of the same seed, to go on from: step 0 is
+            that end, and the bytes are those of one run over both.
 
     Raises:
         ValueError: If `path` is taken, or another run writes there, or the run to resume differs
@@ -119,6 +123,8 @@ def run(
     """
     calendar = problem.space.calendar
     _check(method, problem, members, truth, block)
+    if after is not None:
+        after.check(method, problem, members, seed)
     kept = None if keep is None else _kept(keep, problem, members, withheld)
     # A wrong one is told before anything is computed.
     time_axis(problem.space, problem.steps + 1, start)
@@ -130,7 +136,7 @@ def run(
         "seed": seed,
         "block": block,
         "keep": None if kept is None else kept.as_json(),
-        "start": None if start is None else iso(parse_start(start, calendar), calendar),
+        "start": start_of(start, calendar),
         **identity(
             method=method,
             system=alone.system,
@@ -142,18 +148,23 @@ def run(
         ),
         "steps": problem.steps,
     }
+    if after is not None:
+        record["after"] = {"step": after.step, **identity(end=after.tensors)["sha256"]}
     plan = _plan(method, problem, members, block, kept)
     output: Output = Whole(problem.space, members, problem.steps + 1, plan, start)
     if kept is not None:
         steps = _step_plan(problem, members, None, kept) if plan.axis == "ensemble" else plan
         drops = getattr(problem.system, "drops", False)
         output = Selection(kept, problem.space, members, steps, start, truth, withheld, drops)
-    layer = Layer(method, alone, members, seed, start, plan, truth, record, withheld, output, kept)
+    first = 0 if after is None else after.step
+    layer = Layer(
+        method, alone, members, seed, start, plan, truth, record, withheld, output, kept, first
+    )
     work = Work(Path(path), record, layer.make, isinstance(method, Filter))
     problem = _over_workers(method, problem, executor, work)
-    computation = Computation(method, problem, members, seed, plan.total, progress)
+    computation = Computation(method, problem, members, seed, plan.total, progress, after)
     if shard is not None:
-        _check_shard(method, shard, overwrite)
+        check_shard(method, shard, overwrite)
         task = _Run(layer, work, replace(computation, progress=None), save_every)
         told = _Counted(plan, progress)
         with named_as_given(path):
@@ -216,6 +227,9 @@ class _Run(Task):
             if not self._gathers:
                 root = zarr.open_group(work.path, mode="r+")
                 names = self.layer.output.write(root, first, states, weights)
+        end = unit + 1 == self.layer.plan.units
+        if end and part.carried and part.stopped is None:
+            names += groups.write_carried(zarr.open_group(work.path, mode="r+"), part.carried)
         report = {"seconds": time.perf_counter() - begin, **part.report}
         system = self.computation.problem.system
         if states is not None and getattr(system, "drops", False):
@@ -223,8 +237,7 @@ class _Run(Task):
         if part.stopped is not None:
             self._record_stop(unit, report, first + part.made, part.stopped)
             raise part.stopped
-        output, end = self.layer.output, unit + 1 == self.layer.plan.units
-        work.finish_unit(unit, names, report, output.carried(part, end))
+        work.finish_unit(unit, names, report, self.layer.output.carried(part, end))
 
     @property
     def _gathers(self) -> bool:
@@ -287,14 +300,12 @@ class _Run(Task):
     def _stored(self, unit: int) -> Cycle | None:
         """Read the last step of a finished block, from which the next one starts."""
         if unit < 0:
-            return None
+            return self.computation.start
         step = self.layer.plan.bounds(unit)[1] - 1
-        problem, work = self.layer.problem, self.work
+        work = self.work
         root = zarr.open_group(work.path, mode="r")
         cycle = self.layer.output.before(root, step, work.report(unit), work.carried(unit))
-        if problem.initial is None:
-            return cycle
-        return replace(cycle, ensemble=cycle.ensemble.to(problem.initial.device))
+        return replace(cycle, ensemble=cycle.ensemble.to(self.computation.device))
 
 
 @dataclass
@@ -338,21 +349,6 @@ def _over_workers(
     if isinstance(system, Mapped):
         return replace(problem, system=system.through(work.folder / "exchange"))
     return problem
-
-
-def _check_shard(method: Assimilator, shard: tuple[int, int], overwrite: bool) -> None:
-    index, count = shard
-    if not 0 <= index <= count or count < 1:
-        raise ValueError(f"Got the shard {index}/{count}: count from 0/n to n-1/n, or 1/n to n/n.")
-    if not isinstance(method, MemberSampler):
-        raise ValueError(
-            f"The units of {method.name} follow from each other, so that processes cannot share "
-            "them: give the forecasts workers with an executor instead of a shard."
-        )
-    if overwrite:
-        raise ValueError(
-            "Got overwrite with a shard, of which each would remove the others' work."
-        )
 
 
 def _check(

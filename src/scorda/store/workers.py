@@ -22,12 +22,14 @@ from pathlib import Path
 
 import zarr
 
+from scorda.assimilation.base import Assimilator
 from scorda.core import executors
 from scorda.core.files import atomic
 from scorda.core.lock import Shared, held, shared
+from scorda.store.computing import MemberSampler
 from scorda.store.resume import Work
 
-__all__ = ["Task", "do_shard", "do_unit", "do_units"]
+__all__ = ["Task", "check_shard", "do_shard", "do_unit", "do_units"]
 
 
 class Task(ABC):
@@ -156,3 +158,23 @@ def _take(task: Task, unit: int, told: Callable[[int], None]) -> bool:
         task.do(unit)
     told(unit)
     return True
+
+
+def check_shard(method: Assimilator, shard: tuple[int, int], overwrite: bool) -> None:
+    """Check that processes can share the units of a method.
+
+    Raises:
+        ValueError: If not, or there is no such shard.
+    """
+    index, count = shard
+    if not 0 <= index <= count or count < 1:
+        raise ValueError(f"Got the shard {index}/{count}: count from 0/n to n-1/n, or 1/n to n/n.")
+    if not isinstance(method, MemberSampler):
+        raise ValueError(
+            f"The units of {method.name} follow from each other, so that processes cannot share "
+            "them: give the forecasts workers with an executor instead of a shard."
+        )
+    if overwrite:
+        raise ValueError(
+            "Got overwrite with a shard, of which each would remove the others' work."
+        )
