@@ -14,6 +14,8 @@ from . import (
 from .assimilation import (
     RTPP as RTPP,
     RTPS as RTPS,
+    Adaptive as Adaptive,
+    Additive as Additive,
     Filter as Filter,
     Multiplicative as Multiplicative,
     analyse as analyse,

@@ -231,3 +231,4 @@ def test_settings_out_of_range_are_refused(make, words):
 
 def test_inflations_are_public_names():
     assert (sc.RTPS, sc.RTPP, sc.Multiplicative) == (RTPS, RTPP, Multiplicative)
+    assert issubclass(sc.Adaptive, Inflation) and issubclass(sc.Additive, Inflation)

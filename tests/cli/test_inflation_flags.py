@@ -30,6 +30,16 @@ def simulated(tmp_path, monkeypatch):
             "--method.inflation multiplicative:1.1 --method.inflation.stage forecast",
             {"name": "Multiplicative", "factor": 1.1, "stage": "forecast"},
         ),
+        ("--inflation additive:0.1", {"name": "Additive", "std": 0.1, "stage": "analysis"}),
+        (
+            "--inflation additive --inflation.std 0.1 0.2 0.3",
+            {"name": "Additive", "std": [0.1, 0.2, 0.3], "stage": "analysis"},
+        ),
+        (
+            "--inflation adaptive --inflation.law gaussian --inflation.damping 0.8",
+            {"name": "Adaptive", "law": "gaussian", "start": 1.0}
+            | {"std": 0.6, "least_std": 0.6, "damping": 0.8},
+        ),
     ],
 )
 def test_an_inflation_is_named_in_the_shell_and_found_in_the_store(simulated, flags, kept):

@@ -1,5 +1,7 @@
 """The forecast/analysis cycle, and the algebra that methods share."""
 
+from scorda.assimilation.adaptive_inflation import Adaptive
+from scorda.assimilation.additive_inflation import Additive
 from scorda.assimilation.base import REQUIREMENTS, Assimilator, Cost, check_members, check_needs
 from scorda.assimilation.cycle import Cycle
 from scorda.assimilation.diagnostics import collect
@@ -18,6 +20,8 @@ __all__ = [
     "REQUIREMENTS",
     "RTPP",
     "RTPS",
+    "Adaptive",
+    "Additive",
     "Assimilator",
     "Cost",
     "Cycle",

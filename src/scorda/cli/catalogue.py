@@ -99,7 +99,9 @@ def options_of(kind: type) -> dict[str, Field[Any]]:
     return {
         f.name: f
         for f in fields(kind)
-        if f.init and not f.name.startswith("_") and "Mapping" not in str(hints[f.name])
+        if f.init
+        and not f.name.startswith("_")
+        and not any(kind in str(hints[f.name]) for kind in ("Mapping", "Tensor"))
     }
 
 
@@ -196,7 +198,7 @@ def _plain(name: str, hint: Any, default: Any) -> tuple[Any, Parameter, Callable
 
         def several(given: Any) -> Any:
             values = getattr(given, name)
-            return values[0] if values is not None and len(values) == 1 else values
+            return values[0] if isinstance(values, tuple) and len(values) == 1 else values
 
         return hint, Parameter(consume_multiple=True), several
 
