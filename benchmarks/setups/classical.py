@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 
+from scorda.assimilation.climatology import Climatology
 from scorda.bench.entry import Entry
 from scorda.bench.filtering import Setup, Start
 from scorda.bench.tuning import Length
@@ -17,8 +18,10 @@ from scorda.methods.ensf import EnSF
 from scorda.methods.ensrf import EnSRF
 from scorda.methods.gaussian_mixture.filter import GaussianMixtureFilter
 from scorda.methods.ienks import IEnKS
+from scorda.methods.interpolation import OptimalInterpolation
 from scorda.methods.letkf import LETKF
 from scorda.methods.particle import ParticleFilter
+from scorda.methods.variational import ThreeDVar
 from scorda.observations.model import ObservationModel
 from scorda.observations.operators import Pointwise, Select
 from scorda.systems.lorenz import Lorenz63, Lorenz96
@@ -61,6 +64,8 @@ def lorenz96_sakov() -> Setup:
             Entry("IEnKS, N=40, inflation 1.01, rotation", IEnKS(1.01, rotation=True), 40),
             Entry("EnKF-N, N=24, rotation", EnKFN(rotation=True), 24),
             Entry("EnKF-N, N=24, certainty 2, rotation", EnKFN(2.0, rotation=True), 24),
+            Entry("ThreeDVar, N=20, covariance times 0.02", ThreeDVar(Climatology(0.02)), 20),
+            Entry("OptimalInterpolation, N=20", OptimalInterpolation(), 20),
         ),
         source="Sakov & Oke (2008), Tellus A 60, 361-371",
     )

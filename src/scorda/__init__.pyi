@@ -16,6 +16,7 @@ from .assimilation import (
     RTPS as RTPS,
     Adaptive as Adaptive,
     Additive as Additive,
+    Climatology as Climatology,
     Filter as Filter,
     Multiplicative as Multiplicative,
     analyse as analyse,
@@ -37,6 +38,7 @@ from .methods.ensrf import EnSRF as EnSRF
 from .methods.esmda import ESMDA as ESMDA
 from .methods.gaussian_mixture.filter import GaussianMixtureFilter as GaussianMixtureFilter
 from .methods.ienks import IEnKS as IEnKS
+from .methods.interpolation import OptimalInterpolation as OptimalInterpolation
 from .methods.kalman import KalmanFilter as KalmanFilter, KalmanSmoother as KalmanSmoother
 from .methods.letkf import LETKF as LETKF
 from .methods.masf.bridge import MASF as MASF
@@ -51,6 +53,7 @@ from .methods.sda import SDA as SDA
 from .methods.sf import SF as SF
 from .methods.ssls import SSLS as SSLS
 from .methods.variational.filter import FourDVar as FourDVar
+from .methods.variational.threedvar import ThreeDVar as ThreeDVar
 from .observations import (
     Analysis as Analysis,
     ObservationModel as ObservationModel,

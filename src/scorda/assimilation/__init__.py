@@ -3,6 +3,7 @@
 from scorda.assimilation.adaptive_inflation import Adaptive
 from scorda.assimilation.additive_inflation import Additive
 from scorda.assimilation.base import REQUIREMENTS, Assimilator, Cost, check_members, check_needs
+from scorda.assimilation.climatology import Climatology
 from scorda.assimilation.cycle import Cycle
 from scorda.assimilation.diagnostics import collect
 from scorda.assimilation.filter import Filter, PreparedFilter, Run
@@ -23,6 +24,7 @@ __all__ = [
     "Adaptive",
     "Additive",
     "Assimilator",
+    "Climatology",
     "Cost",
     "Cycle",
     "Filter",

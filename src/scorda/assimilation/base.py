@@ -34,13 +34,14 @@ class Cost:
     `scorda.testing.check_declaration` to what the method does.
 
     Arguments:
-        operator: Evaluations of the observation operator.
+        operator: Evaluations of the observation operator; None: not a number per member, `note`
+            says how many.
         denoiser: Evaluations of a score or denoiser that is made of the ensemble, without a
             network: a sum over the members each; None: as many as its tolerance asks for.
         note: Words for what these numbers leave out.
     """
 
-    operator: int = 1
+    operator: int | None = 1
     denoiser: int | None = 0
     note: str = ""
 
@@ -58,8 +59,9 @@ class Assimilator(ABC):
     (False); `needs` lists what the method asks of a problem, each a key of `REQUIREMENTS`;
     `least_members` is the smallest ensemble that it can work with; `exact` says for which problems
     its posterior is exact, and in which limit (N members), `cost` what it computes, `drops`
-    whether it goes on without members whose model fails, and `in_double` whether it computes in
-    double precision whatever that of the states.
+    whether it goes on without members whose model fails, `forgets` whether its analysis makes no
+    use of the forecast, and `in_double` whether it computes in double precision whatever that of
+    the states.
     """
 
     smoother: bool = False
@@ -68,6 +70,7 @@ class Assimilator(ABC):
     exact: str = "no problem"
     cost: Cost = Cost()
     drops: bool = False
+    forgets: bool = False
     in_double: bool = True
 
     @property
@@ -131,6 +134,10 @@ REQUIREMENTS: dict[str, tuple[Callable[[Problem], bool], str]] = {
     "simulator": (
         _has_simulator,
         "a system that makes steps, and either its `prior` or an `initial` ensemble",
+    ),
+    "prior": (
+        lambda problem: hasattr(problem.system, "prior"),
+        "a system whose `prior` draws the states of its climatology",
     ),
     "linear_system": (
         lambda problem: isinstance(problem.system, LinearGaussian),

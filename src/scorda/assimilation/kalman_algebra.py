@@ -45,13 +45,16 @@ COLUMNS = 2**16
 
 def in_double(
     change: Callable[[Tensor], Tensor], ensemble: Float[Tensor, "ensemble ..."]
-) -> Float[Tensor, "ensemble ..."]:
-    """Return members changed in double precision, some columns at a time, in their own."""
+) -> Float[Tensor, "rows ..."]:
+    """Return members changed in double precision, some columns at a time, in their own.
+
+    The change may return more or fewer rows, of as many columns.
+    """
     flat = ensemble.flatten(1)
     if flat.shape[1] <= COLUMNS:
-        return change(flat.double()).to(flat).reshape(ensemble.shape)
+        return change(flat.double()).to(flat).reshape(-1, *ensemble.shape[1:])
     moved = [change(part.double()).to(part) for part in flat.split(COLUMNS, 1)]
-    return torch.cat(moved, 1).reshape(ensemble.shape)
+    return torch.cat(moved, 1).reshape(-1, *ensemble.shape[1:])
 
 
 def inflate(
@@ -128,13 +131,13 @@ class Transform:
         core: C, or None for the identity.
     """
 
-    left: Float[Tensor, "*batch ensemble rank"]
+    left: Float[Tensor, "*batch rows rank"]
     right: Float[Tensor, "*batch rank ensemble"] | None
     core: Float[Tensor, "*batch rank rank"] | None = None
 
     def increment(
         self, anomalies: Float[Tensor, "*batch ensemble columns"]
-    ) -> Float[Tensor, "*batch ensemble columns"]:
+    ) -> Float[Tensor, "*batch rows columns"]:
         """Return L C M A."""
         moved = anomalies if self.right is None else self.right @ anomalies
         if self.core is None:
@@ -150,9 +153,9 @@ class Transform:
 
 
 def kalman_transform(
-    anomalies: Float[Tensor, "ensemble obs"], residuals: Float[Tensor, "ensemble obs"]
+    anomalies: Float[Tensor, "ensemble obs"], residuals: Float[Tensor, "rows obs"]
 ) -> Transform:
-    r"""Return the Kalman increments of white residuals D.
+    r"""Return the Kalman increments of white residuals D, of the members or of other states.
 
     .. math:: D (Y^T Y + (N - 1) I)^{-1} Y^T A = D Y^T (Y Y^T + (N - 1) I)^{-1} A,
 

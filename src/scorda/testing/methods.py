@@ -34,7 +34,8 @@ def check_assimilator(method: Assimilator, problem: Problem, members: int = 40) 
     states; weights that sum to one at each step; the same result for the same seed; the problem
     untouched; a row of NaN alone changes no bit; observations with a huge error leave the law of
     the states as it is without any: means and variances within 4 standard errors (skipped for a
-    method whose `inflation` is not 1 or whose `jitter` is not 0, which then change it).
+    method whose `inflation` is not 1 or whose `jitter` is not 0, which then change it, and for
+    one that `forgets` its forecast).
 
     Arguments:
         method: The method.
@@ -150,6 +151,8 @@ def _check_analyse(method: Filter, problem: Problem) -> None:
 
 
 def _is_neutral(method: Assimilator) -> bool:
+    if method.forgets:
+        return False
     return getattr(method, "inflation", 1.0) == 1 and getattr(method, "jitter", 0.0) == 0
 
 

@@ -25,7 +25,9 @@ def promise(kept: bool | Tensor, subject: object, broken: str) -> None:
 def is_slow(method: Assimilator) -> bool:
     """Whether the class of a method declares a `cost` for which its contracts are kept small."""
     cost = method.cost
-    return cost.denoiser is None or max(cost.operator, cost.denoiser) > MANY
+    if cost.denoiser is None or cost.operator is None:
+        return True
+    return max(cost.operator, cost.denoiser) > MANY
 
 
 def draw(
