@@ -3,6 +3,8 @@ r"""The climatological covariance B of a system, from draws of its prior.
 B is that of states long apart, :math:`B = s \, A^T A / (n - 1)`, with the anomalies A of n draws
 and a factor s. It is never made: a gain is a combination of anomalies, as in an ensemble Kalman
 filter, so that memory grows with n states. The draws are the same in each run.
+
+A climatology of your own is given as the states that a `FunctionSystem` draws its prior from.
 """
 
 from __future__ import annotations
