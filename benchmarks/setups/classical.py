@@ -22,6 +22,7 @@ from scorda.methods.interpolation import OptimalInterpolation
 from scorda.methods.letkf import LETKF
 from scorda.methods.particle import ParticleFilter
 from scorda.methods.variational import ThreeDVar
+from scorda.methods.rank_histogram import RankHistogramFilter
 from scorda.observations.model import ObservationModel
 from scorda.observations.operators import Pointwise, Select
 from scorda.systems.lorenz import Lorenz63, Lorenz96
@@ -127,6 +128,12 @@ def lorenz63_anderson() -> Setup:
         entries=(
             Entry("EnSRF, N=20, inflation 1.01, rotation", EnSRF(1.01, rotation=True), 20),
             Entry("EnKF-N, N=20, rotation", EnKFN(rotation=True), 20),
+            Entry(
+                "rank histogram filter, N=50, inflation 1.10",
+                RankHistogramFilter(inflation=1.1),
+                50,
+            ),
+            Entry("rank histogram filter, N=50, rotation", RankHistogramFilter(rotation=True), 50),
         ),
         source="Anderson (2010), Mon. Wea. Rev. 138, 4186-4198",
     )

@@ -48,6 +48,7 @@ from .methods.particle import (
     ParticleFilter as ParticleFilter,
     ParticleSmoother as ParticleSmoother,
 )
+from .methods.rank_histogram import RankHistogramFilter as RankHistogramFilter
 from .methods.score_filter import ScoreFilter as ScoreFilter
 from .methods.sda import SDA as SDA
 from .methods.sf import SF as SF

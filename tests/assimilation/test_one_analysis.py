@@ -17,6 +17,7 @@ FILTERS = [
     sc.LETKF(localization=sc.GaspariCohn(2.0)),
     sc.DEnKF(),
     sc.EnKFN(rotation=True),
+    sc.RankHistogramFilter(),
     sc.EnSRF(localization=sc.GaspariCohn(2.0)),
     sc.GaussianMixtureFilter(),
     sc.ParticleFilter(),

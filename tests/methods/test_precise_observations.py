@@ -14,6 +14,7 @@ from scorda.methods.enks import EnKS
 from scorda.methods.ensrf import EnSRF
 from scorda.methods.gaussian_mixture import GaussianMixtureFilter
 from scorda.methods.letkf import LETKF
+from scorda.methods.rank_histogram import RankHistogramFilter
 from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Select
@@ -32,6 +33,7 @@ METHODS = [
     EnKFN(),
     EnSRF(),
     EnSRF(localization=TAPER),
+    RankHistogramFilter(),
     LETKF(localization=TAPER),
     GaussianMixtureFilter(),
     GaussianMixtureFilter(localization=TAPER),
