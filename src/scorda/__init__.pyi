@@ -21,6 +21,8 @@ from .assimilation import (
     Multiplicative as Multiplicative,
     analyse as analyse,
 )
+from .bench.compare import compare as compare
+from .bench.without_truth import tune as tune
 from .core import (
     GaspariCohn as GaspariCohn,
     RunError as RunError,

@@ -18,7 +18,7 @@ from scorda.bench.tuning import Trials, Tunable, attempts, check_effort, tune
 from scorda.core.files import atomic
 from scorda.core.ownership import check_output
 
-__all__ = ["Row", "run_benchmark", "write_table"]
+__all__ = ["Row", "Run", "row_of", "run_benchmark", "write_table"]
 
 Progress = Callable[[int, int], None]
 # Columns of the file of runs before and after those of the scores.
@@ -68,8 +68,8 @@ class Row:
 
 
 @dataclass(frozen=True)
-class _Run:
-    """One finished run."""
+class Run:
+    """One finished run: options in words, how it diverged, scores, seconds."""
 
     options: str
     failure: str
@@ -77,7 +77,7 @@ class _Run:
     seconds: float
 
 
-_Runs = dict[tuple[str, int], _Run]
+Runs = dict[tuple[str, int], Run]
 
 
 def run_benchmark(
@@ -132,7 +132,7 @@ def run_benchmark(
         for _ in range(len(keys) - len(left)):
             count()
         for key, (scores, seconds, failure) in attempts(setup, left, prepared, executor):
-            done[key] = _Run(options, failure, scores, seconds)
+            done[key] = Run(options, failure, scores, seconds)
             if path is not None:
                 _write(path, done)
             count()
@@ -143,7 +143,7 @@ def run_benchmark(
                 _write(path, done)
     expected = expected_scores(name)
     typical = np.median if setup.statistic == "median" else np.mean
-    return [_row(entry, seeds, done, expected.get(entry.label, {}), typical) for entry in chosen]
+    return [row_of(entry, seeds, done, expected.get(entry.label, {}), typical) for entry in chosen]
 
 
 def write_table(rows: Sequence[Row], path: str | Path, name: str) -> None:
@@ -207,13 +207,15 @@ def _chooser(
     return lambda entry: tune(setup, entry, trials, prepared, count, executor)
 
 
-def _row(
+def row_of(
     entry: Entry,
     seeds: Sequence[int],
-    done: _Runs,
-    expected: Mapping[str, Any],
-    typical: Callable[..., Any],
+    done: Runs,
+    expected: Mapping[str, Any] | None = None,
+    typical: Callable[..., Any] = np.mean,
 ) -> Row:
+    """Return the row of an entry: the typical scores of its runs, and their errors."""
+    expected = expected or {}
     runs = {seed: done[entry.label, seed] for seed in seeds}
     names = list(dict.fromkeys(name for run in runs.values() for name in run.scores))
     values = {
@@ -237,21 +239,21 @@ def _row(
     )
 
 
-def _read(path: Path) -> _Runs:
+def _read(path: Path) -> Runs:
     if not path.is_file():
         return {}
-    runs: _Runs = {}
+    runs: Runs = {}
     with path.open(newline="", encoding="utf-8") as file:
         for line in csv.DictReader(file):
             key = line.pop("entry"), int(line.pop("seed"))
             options, failure = line.pop("options", ""), line.pop("failure", "")
             seconds = float(line.pop("seconds"))
             scores = {name: float(value) for name, value in line.items() if value}
-            runs[key] = _Run(options, failure, scores, seconds)
+            runs[key] = Run(options, failure, scores, seconds)
     return runs
 
 
-def _write(path: Path, done: _Runs) -> None:
+def _write(path: Path, done: Runs) -> None:
     names = list(dict.fromkeys(name for run in done.values() for name in run.scores))
     real = check_output(path, overwrite=True)
     with atomic(real) as partial, partial.open("w", newline="", encoding="utf-8") as file:

@@ -19,6 +19,8 @@ COMMANDS = {
     "simulate": "Simulate a truth and observations of it.",
     "train": "Train a prior on trajectories, or with --prior on the forecasts of a filter.",
     "assimilate": "Assimilate observations and store the posterior.",
+    "compare": "Run methods side by side on your own files: one table, one page.",
+    "tune": "Choose settings of a method without a truth, by the observations.",
     "analyse": "Condition the ensemble of another program on observations, once.",
     "report": "Write one HTML page about stored posteriors.",
     "bench": "Run a benchmark and compare it with the expected scores.",
@@ -110,7 +112,7 @@ def _chosen(
     from scorda.cli.settings import flags_of
 
     name = tokens[0]
-    if name in ("assimilate", "analyse"):
+    if name in ("assimilate", "analyse", "tune"):
         from scorda.cli.method_flags import with_method
 
         module = import_module(f"scorda.cli.{name}")

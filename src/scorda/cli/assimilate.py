@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,101 +12,31 @@ from cyclopts import Parameter
 from scorda.cli.console import console, progress, score_rows, table
 from scorda.cli.continuing import check_continued, ending_of
 from scorda.cli.keep import KeepFlags, keep_of
-from scorda.cli.observed import limit_of, observed
-from scorda.cli.settings import SystemOptions, UserError, plain
+from scorda.cli.pose import pose, suited
+from scorda.cli.posed import Posed
+from scorda.cli.settings import plain
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from scorda.assimilation.base import Assimilator
-    from scorda.core.shapes import Tensor
-    from scorda.observations.observations import Observations
     from scorda.store.posterior import Posterior
 
-__all__ = ["Assimilate", "assimilate"]
+__all__ = ["Assimilate", "assimilate", "resolved"]
 
 # Settings that say where and how, not what: they leave the posterior as it is.
 PLACE = ("out", "resume", "overwrite", "trust_code", "config", "system_options", "netcdf")
 WORKERS = ("executor", "shard", "members_per_task", "on_failure", "member_timeout")
-MEMBERS, QUICK_MEMBERS = 40, 16
 
 
 @dataclass
-class Assimilate:
+class Assimilate(Posed):
     """Settings of a run."""
-
-    observations: list[str] = field(default_factory=list)
-    """Tables (CSV or NetCDF), or fields with NaN (NetCDF or zarr); repeat the flag for several."""
-
-    system: str | None = None
-    """Built-in system, or your own as module:object; a trained prior needs none."""
-
-    method: str = "enkf"
-    """Method: one that `scorda methods` lists, or your own as module:Class. Its settings, which
-    `scorda methods NAME` explains, are flags too."""
-
-    members: int | None = None
-    """Number of members (default: those of --initial, or 40)."""
-
-    initial: str | None = None
-    """Members at step 0 instead of draws of the system: fields with an axis of members (NetCDF or
-    zarr), also a posterior, at the datetime of --start or at step 0."""
 
     continued: Annotated[str | None, Parameter(name="--continue")] = None
     """Store of a run of a filter to go on from: its last members, weights and what the method
     carries are those of step 0. System, method, seed and what was said of the observations are
     those of that run."""
-
-    steps: int | None = None
-    """Number of model steps (default: up to the last observation)."""
-
-    start: str | None = None
-    """Datetime of step 0 (ISO 8601), where the observations have datetimes."""
-
-    tolerance: float | None = None
-    """Largest distance of an observation from its step in time (default: half a step)."""
-
-    std: float | None = None
-    """Error of observations that have none in their file."""
-
-    variable: str | None = None
-    """Variable that fields of observations hold, where the system has several."""
-
-    units: list[str] = field(default_factory=list)
-    """Unit of a variable in tables that do not say, as t2m=degC; repeat the flag for several."""
-
-    missing: list[float] = field(default_factory=list)
-    """Value that stands for a missing one, as -9999; repeat the flag for several."""
-
-    nearest: float | None = None
-    """Observe the nearest point of the grid to a position of a table, up to this distance (km on
-    the globe), instead of interpolating."""
-
-    gross_error_check: str = "10"
-    """Standard deviations of its variable's climate beyond which a value is left out, or "off";
-    the climate is that of the prior, or of first states. A filter's own check of innovations is
-    --method.gross-error-check."""
-
-    truth: str | None = None
-    """NetCDF file of the truth, where there is one, for scores."""
-
-    withhold: float | None = None
-    """Share of the observations to keep back, and to score with."""
-
-    withhold_seed: int = 0
-    """Seed of which observations are kept back."""
-
-    seed: int = 0
-    """Seed of the run."""
-
-    dtype: str = "float32"
-    """Precision: float32 or float64."""
-
-    device: str = "cpu"
-    """Device of the computation, such as cuda."""
-
-    threads: int | None = None
-    """Number of threads (default: all cores); part of what determines the last bits."""
 
     unit: int | None = None
     """Steps (filters) or members (smoothers) per unit of work (default: from their size)."""
@@ -150,38 +80,21 @@ class Assimilate:
     member_timeout: float | None = None
     """Seconds that the model may take for one member and step; then it has failed."""
 
-    system_options: SystemOptions = field(default_factory=dict)
-    """Options of the system, as --system.NAME VALUE."""
-
-    config: Path | None = None
-    """TOML file with these settings; flags win."""
-
     def check(self) -> None:
         """Refuse what makes no sense, and set up torch, before any code of a user is imported."""
-        from scorda.cli.common import check_device, check_system, check_there, units_of, use_torch
+        from scorda.cli.common import check_there
         from scorda.cli.workers import check_workers, launched
         from scorda.core.ownership import check_output
 
         if self.shard is None and (ranks := launched()) is not None:
             self.shard = f"{ranks[0]}/{ranks[1]}"
-        if not self.observations:
-            raise UserError("Give --observations, a file of observations.")
-        if self.members is not None and self.members < 1:
-            raise UserError(f"Got --members {self.members}: give at least 1.")
-        if self.withhold is not None and not 0 < self.withhold < 1:
-            raise UserError(f"Got --withhold {self.withhold}: give a share between 0 and 1.")
         check_continued(self)
         keep_of(self.keep)
         if self.netcdf is not None:
             check_output(self.netcdf, overwrite=True)
         check_workers(self)
-        use_torch(self.dtype, self.threads)
-        units_of(self.units)
-        limit_of(self)
-        check_device(self.device)
-        check_system(self.system)
-        more = [self.truth, self.initial, self.continued]
-        check_there([*self.observations, *filter(None, more)])
+        super().check()
+        check_there([self.continued] if self.continued else [])
 
 
 def assimilate(given: Assimilate, method: Any, prior: str | None) -> None:
@@ -209,23 +122,16 @@ def _run(
     from scorda.cli import common
     from scorda.cli.workers import over_workers, shard_of
     from scorda.core.errors import RunError
-    from scorda.observations.problem import Problem
     from scorda.store.units import MemberSampler
-    from scorda.systems.base import System
 
-    system, after = _system(given, method), ending_of(given)
-    observations, steps = observed(given, system)
-    withheld: list[Observations] = []
-    if given.withhold is not None:
-        observations, withheld = common.withhold(observations, given.withhold, given.withhold_seed)
-    truth = _truth(given, system, steps)
-    if truth is not None and isinstance(system, System):
-        system = system.apart_from(truth[0])
-    method = _suited(given, method, steps)
-    initial, members = _initial(given, system) if after is None else (None, len(after.ensemble))
-    system = over_workers(given, system, method, executor)
-    problem = Problem(system, observations, steps, initial)
-    configuration = _resolved(given, method, steps, members, prior)
+    after = ending_of(given)
+    posed = pose(given, method, None if after is None else len(after.ensemble))
+    problem, truth, withheld, members = posed
+    steps = problem.steps
+    method = suited(given, method, steps)
+    system = over_workers(given, problem.system, method, executor)
+    problem = replace(problem, system=system)
+    configuration = resolved(given, method, steps, members, prior)
     settings, written = common.settings_file(given.out), configuration | _workers(given)
     unit = "member" if isinstance(method, MemberSampler) else "step"
     with progress(f"{given.method}, {members} members", unit) as report:
@@ -237,7 +143,7 @@ def _run(
                 given.out,
                 given.seed,
                 truth=truth,
-                withheld=tuple(withheld),
+                withheld=withheld,
                 configuration=configuration,
                 resume=given.resume,
                 overwrite=given.overwrite,
@@ -259,92 +165,7 @@ def _run(
     return posterior
 
 
-def _truth(given: Assimilate, system: Any, steps: int) -> Tensor | None:
-    """Return the true states, aligned by their labels, where there are some."""
-    from scorda.reading.fields import read_states
-
-    if given.truth is None:
-        return None
-    truth, notes = read_states(given.truth, system.space, steps, given.start)
-    for note in notes:
-        console().print(f"truth: {note}")
-    limit = limit_of(given)
-    if limit is not None and given.system is None:
-        _check_truth(truth, system, given.truth, limit)
-    return truth
-
-
-def _check_truth(truth: Tensor, system: Any, path: str, limit: float) -> None:
-    """Refuse a truth of which a variable is, in the median, far from the climate of the prior."""
-    from scorda.cli.common import climate_of
-
-    for name, (mean, std) in climate_of(system).items():
-        median = float(system.space.field(truth, name).nanmedian())
-        if abs(median - mean) > limit * std:
-            raise UserError(
-                f"{path} has {name} of {median:.4g} in the median, far from {mean:.4g} of the "
-                f"prior: give it in {system.space.units.get(name, 'its unit')}, and say so."
-            )
-
-
-def _system(given: Assimilate, method: Assimilator) -> Any:
-    """Return the system, or the trained prior in its place."""
-    from scorda.cli.common import make_system
-    from scorda.priors.trajectory import Prior
-
-    if given.system is not None:
-        return make_system(given.system, given.system_options)
-    prior = getattr(method, "prior", None)
-    if not isinstance(prior, Prior):
-        raise UserError(f"Give --system, the model: the method {given.method!r} needs one.")
-    return prior
-
-
-def _suited(given: Assimilate, method: Assimilator, steps: int) -> Assimilator:
-    """Give a trained prior its device and its dates: of a daily cycle it has to know the begin."""
-    from scorda.cli.workers import device_of
-    from scorda.priors.trajectory import Prior
-
-    prior = getattr(method, "prior", None)
-    if not isinstance(prior, Prior):
-        return method
-    prior = prior.to(device_of(given.device))
-    if given.start is not None:
-        prior = prior.starting(given.start, steps + 1)
-    return replace(method, prior=prior)  # type: ignore[type-var]
-
-
-def _initial(given: Assimilate, system: Any) -> tuple[Tensor | None, int]:
-    """Return the members at step 0, None where the system draws them, and their number.
-
-    They are on the device that is given, where the run then stays.
-    """
-    import torch
-
-    from scorda.cli.workers import device_of
-    from scorda.core import rng
-    from scorda.reading.ensembles import read_initial
-
-    initial, found = None, MEMBERS
-    if given.initial is not None:
-        if given.system is None:
-            raise UserError(
-                "Got --initial for a trained prior, which draws the first state itself."
-            )
-        initial, notes = read_initial(given.initial, system.space, given.start)
-        initial, found = initial.to(torch.get_default_dtype()), len(initial)
-        for note in (*notes, f"{found} members"):
-            console().print(f"initial: {note}")
-    members = found if given.members is None else given.members
-    if given.quick:
-        members = min(members, QUICK_MEMBERS)
-        initial = None if initial is None else initial[:members]
-    if initial is None and given.system is not None and given.device != "cpu":
-        initial = system.prior(members, rng.seeded(given.seed))
-    return None if initial is None else initial.to(device_of(given.device)), members
-
-
-def _resolved(
+def resolved(
     given: Assimilate, method: Assimilator, steps: int, members: int, prior: str | None
 ) -> dict[str, Any]:
     """Return all settings that determine the posterior, defaults included."""

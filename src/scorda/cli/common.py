@@ -41,7 +41,6 @@ __all__ = [
     "system_of",
     "units_of",
     "use_torch",
-    "withhold",
     "write_settings",
     "write_states",
 ]
@@ -252,22 +251,6 @@ def write_states(
     dataset = dataset.isel(ensemble=0, drop=True)
     dataset.attrs.pop("method", None)
     write_netcdf(dataset, path)
-
-
-def withhold(
-    observations: Sequence[Observations], share: float, seed: int
-) -> tuple[list[Observations], list[Observations]]:
-    """Split the present values at random into those to assimilate and those to score with."""
-    generator = rng.seeded(seed)
-    kept, held = [], []
-    for instrument in observations:
-        draw = torch.rand(instrument.values.shape, generator=generator) < share
-        nothing = torch.full_like(instrument.values, float("nan"))
-        kept.append(replace(instrument, values=torch.where(draw, nothing, instrument.values)))
-        held.append(replace(instrument, values=torch.where(draw, instrument.values, nothing)))
-    if all(bool(o.values.isnan().all()) for o in held):
-        raise UserError(f"--withhold {share} keeps back nothing of so few values: raise it.")
-    return kept, held
 
 
 def open_all(paths: Sequence[Path]) -> dict[str, Any]:

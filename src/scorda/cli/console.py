@@ -68,27 +68,15 @@ def progress(label: str, unit: str = "step") -> Iterator[Callable[[int, int], No
         label: Text beside the bar.
         unit: What is counted.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from scorda.core.progress import bar
 
-    screen = Console(stderr=True)
-    bar = Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-        TimeRemainingColumn(),
-        console=screen,
-        disable=not screen.is_terminal,
-        transient=True,
-    )
-    with bar:
-        task = bar.add_task(escaped(label), total=None)
+    with bar(escaped(label)) as move:
         _now.unit, _now.done, _now.total = unit, 0, 0
 
         def update(done: int, total: int) -> None:
             raise_if_asked()
             _now.done, _now.total = done, total
-            bar.update(task, completed=done, total=total)
+            move(done, total)
 
         yield update
 

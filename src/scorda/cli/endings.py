@@ -52,6 +52,8 @@ REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 SMALLER = {
     "assimilate": "give fewer --members, a smaller --unit, a method with --localization, or "
     "--dtype float32",
+    "compare": "give fewer --members, methods with --localization, or --dtype float32",
+    "tune": "give fewer --members, a method with --localization, or --dtype float32",
     "analyse": "give fewer members or observations, or a method with --localization",
     "train": "give a smaller --batch, --segment or --width",
     "simulate": "give a smaller system, or fewer --steps",

@@ -10,7 +10,7 @@ from scorda.cli.console import console
 from scorda.cli.settings import UserError
 
 if TYPE_CHECKING:
-    from scorda.cli.assimilate import Assimilate
+    from scorda.cli.posed import Posed
     from scorda.observations.observations import Observations
 
 __all__ = ["limit_of", "observed"]
@@ -21,7 +21,7 @@ LATE = 100
 LONG_GAP, TIMES = 10_000, 100
 
 
-def observed(given: Assimilate, system: Any) -> tuple[list[Observations], int]:
+def observed(given: Posed, system: Any) -> tuple[list[Observations], int]:
     """Return the observations of the steps to run, and the number of these steps."""
     from scorda.cli.common import climate_of, read_observations, units_of
 
@@ -66,7 +66,7 @@ def _check_gap(observed: Sequence[int], dt: float) -> None:
             )
 
 
-def limit_of(given: Assimilate) -> float | None:
+def limit_of(given: Posed) -> float | None:
     """Return the limit of the check of gross errors; None where it is off."""
     if given.gross_error_check.strip().lower() == "off":
         return None

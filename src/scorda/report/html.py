@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import xarray
     from matplotlib.figure import Figure
 
-__all__ = ["write_report"]
+__all__ = ["picture_of", "write_report"]
 
 # A figure of trajectories shows at most so many steps legibly.
 LAST = 400
@@ -169,7 +169,7 @@ class _View:
     def pictures(self, run: _Run) -> list[tuple[str | None, dict[str, Any]]]:
         """Return the figures of a run, as far as its store has what they show."""
         shown = [name for name in self.variables if run.shows(name, self.step)]
-        return [(name, _picture(self.draw(run, name))) for name in shown]
+        return [(name, picture_of(self.draw(run, name))) for name in shown]
 
 
 def write_report(
@@ -302,13 +302,13 @@ def _diagnostics(runs: Sequence[_Run], first: int) -> dict[str, Any] | None:
     groups = {group.title: {r.name: r.posterior for r in group.runs} for group in _groups(scored)}
     some = truth or scored[0].truth
     assert some is not None
-    error = {"error_and_spread": _picture(error_and_spread(groups, some, colours, time))}
+    error = {"error_and_spread": picture_of(error_and_spread(groups, some, colours, time))}
     if truth is None:
         return error
     analyses = {run.name: run.posterior for run in whole}
     return error | {
-        "ranks": _picture(rank_histograms(analyses, truth, first, colours=colours)),
-        "spread_skill": _picture(spread_skill(analyses, truth, first, colours=colours)),
+        "ranks": picture_of(rank_histograms(analyses, truth, first, colours=colours)),
+        "spread_skill": picture_of(spread_skill(analyses, truth, first, colours=colours)),
     }
 
 
@@ -365,7 +365,7 @@ def _view(runs: Sequence[_Run]) -> _View:
     )
 
 
-def _picture(figure: Figure) -> dict[str, Any]:
+def picture_of(figure: Figure) -> dict[str, Any]:
     """Return a figure as SVG in base64, and the largest width in pixels that suits it."""
     import matplotlib
 

@@ -27,6 +27,7 @@ __all__ = [
     "by_variable",
     "distance",
     "first_scored",
+    "member_weights",
     "score_table",
     "scores",
     "states_by_variable",
@@ -51,7 +52,7 @@ def scores(posterior: Posterior, spinup: int | None = None) -> dict[str, float]:
         found |= states_by_variable(posterior.sums, posterior.scales(first), first)
     withheld = posterior.group("withheld")
     if withheld is not None and posterior.kept is None:
-        found |= observations_by_variable(withheld, _weights(posterior.members))
+        found |= observations_by_variable(withheld, member_weights(posterior.members))
     elif withheld is not None:
         kinds, _ = kinds_of(withheld)
         found |= scores_by_kind(kinds, posterior.observation_sums(len(kinds)))
@@ -106,7 +107,7 @@ def _to_reference(posterior: Posterior, reference: Posterior, first: int) -> dic
     return {name: _distance((members, own[:size]), (exact, order[:size]), first, unit)}
 
 
-def _weights(members: Members) -> Float[Tensor, "ensemble time"] | None:
+def member_weights(members: Members) -> Float[Tensor, "ensemble time"] | None:
     """Return the weights of all members, 0 of those that were dropped; None: all are equal."""
     weights = members.weights(slice(None))
     if weights is not None or not members.dropped:

@@ -1,0 +1,190 @@
+"""Settings are chosen without a truth, by what the members predict of observations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from scorda.assimilation.base import Assimilator
+from scorda.assimilation.filter import Filter
+from scorda.bench.compare import KEPT_BACK, as_frame, members_of
+from scorda.bench.entry import Entry, in_words
+from scorda.bench.own import (
+    Grid,
+    OwnProblem,
+    observed_after,
+    seeds_of,
+    setting_words,
+    settings_in,
+)
+from scorda.bench.predictive import SCORES, Predictive, predict
+from scorda.bench.run import Row, Run, row_of
+from scorda.bench.tuning import Trials, tune as choose
+from scorda.core import rng
+from scorda.core.progress import Progress, told
+from scorda.observations.observations import Observations
+from scorda.observations.problem import Problem
+from scorda.observations.withholding import withhold
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+__all__ = ["Tuned", "tune"]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What was tried, and the best of it.
+
+    Arguments:
+        method: The method with the chosen settings.
+        settings: These.
+        score: Name of the score that was minimised.
+        rows: A row for each combination of settings, with the mean of the score over the seeds.
+    """
+
+    method: Assimilator
+    settings: Mapping[str, Any]
+    score: str
+    rows: Sequence[Row]
+
+    @property
+    def table(self) -> pandas.DataFrame:
+        """A line for each combination of settings, the best first, diverged ones last."""
+        frame = as_frame(self.rows).rename(columns={self.score: f"{self.score} (predicted)"})
+        return frame.sort_values(f"{self.score} (predicted)", kind="stable", ignore_index=True)
+
+    def plot(self) -> Figure:
+        """Draw the score over the first setting, a line for each value of the others."""
+        from scorda.report.comparison import comparison, sweep
+
+        first = next(iter(self.settings))
+        if all(_is_number(row.label.partition(f"{first}=")[2].split(",")[0]) for row in self.rows):
+            name = self.rows[0].label.split(", ")[0]
+            swept = [replace(r, label=_swept(r.label, name)) for r in self.rows]
+            return sweep(swept, [self.score])
+        return comparison(self.rows, [self.score])
+
+    def __repr__(self) -> str:
+        words, tried = setting_words(self.settings), len(self.rows)
+        return f"<Tuned: {self.method.name} with {words}, the least {self.score} of {tried}>"
+
+
+def tune(
+    method: Assimilator,
+    problem: Problem,
+    grid: Grid,
+    members: int | None = None,
+    seeds: int | Sequence[int] = 2,
+    score: str = "crps",
+    spinup: float = 0.2,
+    withheld: float | Sequence[Observations] | None = None,
+    progress: Progress | bool = True,
+    executor: Executor | None = None,
+) -> Tuned:
+    """Choose settings of a method by the observations alone: no truth is needed.
+
+    Every combination of values assimilates all of the problem. A filter is scored by what its
+    members predict of each observation before it is used, a smoother by what they tell of
+    observations that are kept back (see `scorda.bench.predictive`). The smallest mean score over
+    the seeds wins. A run that diverges loses, and does not end the choice.
+
+    The score is one of forecasts, so the choice is that of the best forecast; where the next
+    observation comes soon, this is near that of the best analysis.
+
+    Arguments:
+        method: The method with the settings that stay.
+        problem: What is to be assimilated.
+        grid: Values to try by name of the setting, such as ``{"inflation": [1.0, 1.02, 1.05]}``.
+        members: Number of members (default: 40, or those of ``problem.initial``).
+        seeds: Number of seeds of each combination, from 0 on, or the seeds.
+        score: "crps", or "log", which punishes overconfidence harder.
+        spinup: Share of the observed steps before the first that counts.
+        withheld: Share of the observations to keep back for the score, or observations that
+            `problem` does not have; None: 0.2 for a smoother, and each observation before it is
+            used for a filter.
+        progress: Whether to show a bar, or a function of the runs done and their total.
+        executor: Engine for the runs; the choice does not depend on it.
+
+    Raises:
+        ValueError: If there is no such score or setting, or the method refuses a value.
+        FloatingPointError: If every combination diverged.
+    """
+    if score not in SCORES:
+        raise ValueError(f"Got score = {score!r}: choose one of {', '.join(SCORES)}.")
+    options = settings_in(method, grid)
+    if unknown := [name for name in grid if name not in (options or [{}])[0]]:
+        raise ValueError(f"{method.name} has no setting {unknown[0]!r}, or no value for it.")
+    if withheld is None:
+        withheld = () if isinstance(method, Filter) else KEPT_BACK
+    if isinstance(withheld, float | int):
+        kept, withheld = withhold(problem.instruments, withheld)
+        problem = replace(problem, observations=kept)
+    trials = seeds_of(seeds)
+    entry = Entry(method.name, method, members_of(problem, members), options)
+    first = observed_after(problem, spinup)
+    own = OwnProblem(problem, (entry,), _scores, None, withheld, first, trials, score)
+    done, total = Trials(), len(options) * len(trials)
+    with told(progress, f"tune {method.name}") as update:
+        best, chosen = choose(
+            own, entry, done, {}, lambda: update(len(done.rows), total), executor
+        )
+    rows = [_row(own, entry, point, done) for point in range(len(options))]
+    if all(row.failures for row in rows):
+        raise FloatingPointError(
+            f"{method.name} diverged with every combination of settings: {rows[0].failures[0]}"
+        )
+    settings = next(found for found in options if in_words(found) == chosen)
+    return Tuned(best.method, settings, score, rows)
+
+
+def _scores(
+    own: OwnProblem, method: Assimilator, members: int, generator: rng.Seed
+) -> dict[str, float]:
+    """Run a method, and score what it tells of observations that it has not used."""
+    if not own.withheld:
+        return predict(method, own.problem, members, generator, own.first)
+    from scorda.store.in_memory import predictions
+
+    analysis = method.assimilate(own.problem, members, rng.as_generator(generator))
+    found = Predictive()
+    for one in own.withheld:
+        rows = [k for k in range(len(one)) if one.observed(k)]
+        for k, predicted in zip(rows, predictions(analysis, one), strict=True):
+            entry = one.steps[k]
+            step = entry[-1] if isinstance(entry, tuple) else entry
+            if step >= own.first:
+                y, model = one.at(k)
+                w = None if analysis.weights is None else analysis.weights[:, step]
+                found.add(predicted, w, y, model.error_std(tuple(y.shape), y))
+    return found.result()
+
+
+def _row(own: OwnProblem, entry: Entry, point: int, trials: Trials) -> Row:
+    """Return the row of one combination of settings."""
+    options, score = entry.grid[point], own.chosen_by
+    label = f"{entry.label}, {setting_words(options)}"
+    runs = {}
+    for seed in own.trials:
+        line = trials.rows[entry.label, in_words(options), seed]
+        runs[label, seed] = Run(
+            "", line["failure"], {score: float(line["value"])}, float(line["seconds"])
+        )
+    return row_of(replace(entry.at(point), label=label), own.trials, runs)
+
+
+def _swept(label: str, method: str) -> str:
+    """Return a label as `sweep` reads it, the first setting before all others."""
+    first, _, rest = label.removeprefix(f"{method}, ").partition(", ")
+    return f"{first}, {rest or method}"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
