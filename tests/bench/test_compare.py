@@ -24,6 +24,7 @@ def quiet(*args, **how):
     return sc.compare(*args, **how, progress=False)
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_each_method_alone(twin):
     truth, problem = twin
     grid = {"inflation": [1.0, 1.1]}
@@ -62,6 +63,7 @@ def test_a_method_that_diverged_has_no_score(twin):
     assert math.isnan(table["rmse"][1]) and table["rmse"][0] > 0
 
 
+@pytest.mark.slow
 def test_workers_change_no_score_and_progress_is_told(twin):
     truth, problem = twin
     methods, said = [sc.ETKF(), sc.EnKF(1.05)], []

@@ -61,6 +61,7 @@ def test_members_that_were_dropped_or_weigh_nothing_do_not_count():
         assert other.result() == pytest.approx(few.result())
 
 
+@pytest.mark.slow
 def test_each_observation_is_predicted_before_it_is_used():
     """A filter that copies the observation into its members gains nothing by that."""
 
@@ -87,6 +88,7 @@ def lorenz(cycles, every=1, observed=range(40), seed=0):
     return sc.twin_experiment(Lorenz96(), model, cycles * every, every, seed)
 
 
+@pytest.mark.slow
 def test_the_smallest_score_is_chosen_and_a_run_that_diverges_loses():
     _, problem = lorenz(20)
     values = [1.0, 1.1, 1e30]
@@ -119,6 +121,7 @@ def test_what_cannot_be_chosen_is_told(grid, how, words):
         tune(sc.ETKF(), lorenz(3)[1], grid, 5, **({"seeds": 1} | how), progress=False)
 
 
+@pytest.mark.slow
 def test_a_smoother_is_tuned_by_observations_that_are_kept_back():
     _, problem = linear(20)
     found = tune(sc.EnKS(), problem, {"lag": [0, 5]}, 60, 1, progress=False)
@@ -162,3 +165,20 @@ def test_lorenz96_is_tuned_as_well_as_with_the_truth(name):
     rmse = {row.label.partition(", ")[2]: row.mean.get("rmse", math.inf) for row in rows}
     found = tune(method, problem, values, members, 1, progress=False)
     assert rmse[setting_words(found.settings)] <= 1.03 * min(rmse.values())
+
+
+@pytest.mark.slow
+def test_the_score_is_drawn_over_the_first_setting_if_that_is_a_number():
+    _, problem = lorenz(6)
+    values = {"localization": [GaspariCohn(2.0), GaspariCohn(4.0)], "inflation": [1.0, 1.1]}
+    found = tune(
+        sc.LETKF(localization=GaspariCohn(2.0)), problem, values, 6, 1, spinup=0, progress=False
+    )
+    (axes,) = found.plot().axes
+    assert axes.get_xlabel() == "localization"
+    drawn = [container.get_label() for container in axes.containers]
+    assert drawn == ["inflation=1", "inflation=1.1"]
+    laws = {"inflation": [sc.RTPS(0.5), sc.Multiplicative(1.05)]}
+    shown = tune(sc.ETKF(), problem, laws, 6, 1, spinup=0, progress=False)
+    assert shown.rows[0].label == "ETKF, inflation=RTPS(0.5)"
+    assert shown.plot().axes

@@ -14,6 +14,7 @@ from scorda.assimilation.inflation import (
     Multiplicative,
     check_inflation,
 )
+from scorda.assimilation.innovations import Consistency, desroziers
 from scorda.assimilation.kalman_algebra import inflate
 from scorda.assimilation.one_analysis import Predicted, analyse
 
@@ -25,6 +26,7 @@ __all__ = [
     "Additive",
     "Assimilator",
     "Climatology",
+    "Consistency",
     "Cost",
     "Cycle",
     "Filter",
@@ -38,5 +40,6 @@ __all__ = [
     "check_members",
     "check_needs",
     "collect",
+    "desroziers",
     "inflate",
 ]

@@ -129,15 +129,15 @@ def settings_in(method: Assimilator, values: Grid) -> tuple[dict[str, Any], ...]
 
 
 def setting_words(options: Mapping[str, Any]) -> str:
-    """Write settings as text, such as ``inflation=1.05, localization=4``."""
+    """Write settings as text, such as ``inflation=1.05, rotation=True``."""
     return ", ".join(f"{name}={_word(value)}" for name, value in options.items())
 
 
 def _word(value: Any) -> str:
-    """Write a value; what is made of one number, such as a taper, as this number."""
+    """Write a value; what is made of others, such as a taper, as ``GaspariCohn(4)``."""
     if isinstance(value, float):
         return f"{value:g}"
     if is_dataclass(value) and not isinstance(value, type):
-        inner = [getattr(value, f.name) for f in fields(value) if f.init]
-        return _word(inner[0]) if len(inner) == 1 else f"{type(value).__name__}"
+        inner = [_word(getattr(value, f.name)) for f in fields(value) if f.init]
+        return f"{type(value).__name__}({' '.join(inner)})"
     return str(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
@@ -61,12 +62,11 @@ class Tuned:
         """Draw the score over the first setting, a line for each value of the others."""
         from scorda.report.comparison import comparison, sweep
 
-        first = next(iter(self.settings))
-        if all(_is_number(row.label.partition(f"{first}=")[2].split(",")[0]) for row in self.rows):
-            name = self.rows[0].label.split(", ")[0]
-            swept = [replace(r, label=_swept(r.label, name)) for r in self.rows]
-            return sweep(swept, [self.score])
-        return comparison(self.rows, [self.score])
+        swept = [_swept(row.label) for row in self.rows]
+        if None in swept:
+            return comparison(self.rows, [self.score])
+        pairs = zip(self.rows, swept, strict=True)
+        return sweep([replace(row, label=str(label)) for row, label in pairs], [self.score])
 
     def __repr__(self) -> str:
         words, tried = setting_words(self.settings), len(self.rows)
@@ -176,15 +176,8 @@ def _row(own: OwnProblem, entry: Entry, point: int, trials: Trials) -> Row:
     return row_of(replace(entry.at(point), label=label), own.trials, runs)
 
 
-def _swept(label: str, method: str) -> str:
-    """Return a label as `sweep` reads it, the first setting before all others."""
-    first, _, rest = label.removeprefix(f"{method}, ").partition(", ")
-    return f"{first}, {rest or method}"
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+def _swept(label: str) -> str | None:
+    """Return a label as `sweep` reads it: the first setting, if it is one number, and the rest."""
+    method, first, *rest = label.split(", ")
+    found = re.fullmatch(r"(\w+)=(?:\w+\()?([-+.\de]+)\)?", first)
+    return None if found is None else f"{found[1]}={found[2]}, {', '.join(rest) or method}"

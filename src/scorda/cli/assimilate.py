@@ -80,6 +80,10 @@ class Assimilate(Posed):
     member_timeout: float | None = None
     """Seconds that the model may take for one member and step; then it has failed."""
 
+    desroziers: bool | None = None
+    """Also estimate the errors of each instrument, and of the forecast, from the innovations of a
+    filter (Desroziers et al. 2005); the report draws them."""
+
     def check(self) -> None:
         """Refuse what makes no sense, and set up torch, before any code of a user is imported."""
         from scorda.cli.common import check_there
@@ -155,6 +159,7 @@ def _run(
                 shard=None if given.shard is None else shard_of(given.shard),
                 keep=keep_of(given.keep),
                 after=after,
+                desroziers=bool(given.desroziers),
             )
         except RunError:
             if given.out.exists():
@@ -209,6 +214,8 @@ def _workers(given: Assimilate) -> dict[str, Any]:
 
 
 def _tell(given: Assimilate, posterior: Posterior) -> None:
+    from scorda.assimilation.innovations import sentences
+    from scorda.store.consistency import errors_of
     from scorda.store.scores import score_table
 
     if given.netcdf is not None:
@@ -216,4 +223,7 @@ def _tell(given: Assimilate, posterior: Posterior) -> None:
     scores = score_table({posterior.method: posterior})
     uses = "all data" if posterior.smoother else "past data only"
     table(None, *score_rows({uses: scores}), left=2)
+    if given.desroziers:
+        for sentence in sentences(errors_of(posterior)):
+            console().print(sentence)
     console().print(f"posterior: {given.out}\nreport:    scorda report {given.out}")

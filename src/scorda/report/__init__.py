@@ -10,6 +10,7 @@ colour per method where there are several. Times are in the units of the space.
 from scorda.report.base import colours_of, component_name, style
 from scorda.report.choice import plot
 from scorda.report.comparison import comparison, means, sweep
+from scorda.report.errors import errors
 from scorda.report.flow import animate, is_flow, panels
 from scorda.report.gallery import Record, add_record, write_gallery
 from scorda.report.html import write_report
@@ -26,6 +27,7 @@ __all__ = [
     "comparison",
     "component_name",
     "error_and_spread",
+    "errors",
     "fields",
     "hovmoller",
     "is_flow",

@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scorda.assimilation.innovations import sentences
 from scorda.core.ownership import check_output
 from scorda.core.space import StateSpace
 from scorda.report.base import colours_of, component_name
+from scorda.report.errors import errors
 from scorda.report.flow import is_flow, panels
 from scorda.report.maps import fields, hovmoller, is_map
 from scorda.report.pages import write_page
@@ -29,6 +31,7 @@ from scorda.report.partial import Partial, partial_of
 from scorda.report.reliability import rank_histograms, spread_skill
 from scorda.report.score_columns import COLUMNS, Column
 from scorda.report.series import error_and_spread, trajectories
+from scorda.store.consistency import errors_of
 from scorda.store.members import Members
 from scorda.store.posterior import Posterior
 from scorda.store.scores import by_variable, first_scored, score_table
@@ -223,6 +226,7 @@ def write_report(
         pictures={run.name: view.pictures(run) for run in runs},
         partial={run.name: run.partial.kept.words for run in runs if run.partial},
         diagnostics=_diagnostics(runs, first),
+        errors=_errors_found(runs, first),
         version=posterior.info.get("versions", {}).get("scorda", "unknown"),
     )
 
@@ -309,6 +313,16 @@ def _diagnostics(runs: Sequence[_Run], first: int) -> dict[str, Any] | None:
     return error | {
         "ranks": picture_of(rank_histograms(analyses, truth, first, colours=colours)),
         "spread_skill": picture_of(spread_skill(analyses, truth, first, colours=colours)),
+    }
+
+
+def _errors_found(runs: Sequence[_Run], first: int) -> dict[str, Any]:
+    """Draw what runs tell of the errors of instruments, with sentences, by the name of the run."""
+    told = {run.name: errors_of(run.posterior, first) for run in runs}
+    return {
+        name: {"picture": picture_of(errors(found)), "sentences": sentences(found)}
+        for name, found in told.items()
+        if found
     }
 
 

@@ -18,6 +18,7 @@ from scorda.assimilation.cycle import Cycle
 from scorda.assimilation.diagnostics import Statistics
 from scorda.assimilation.dropped import equal_weights
 from scorda.assimilation.filter import Filter
+from scorda.assimilation.innovations import Innovations
 from scorda.core import rng
 from scorda.core.errors import RunError
 from scorda.core.shapes import Tensor
@@ -135,6 +136,7 @@ class Computation:
         total: Steps or members in all, for `progress`.
         progress: Called with the steps or members done so far and their total.
         after: End of the run that a filter goes on from.
+        desroziers: Whether a filter reports the sums of `Innovations`.
     """
 
     method: Assimilator
@@ -144,6 +146,7 @@ class Computation:
     total: int
     progress: Progress | None = None
     after: Ending | None = None
+    desroziers: bool = False
 
     @property
     def start(self) -> Cycle | None:
@@ -156,6 +159,12 @@ class Computation:
         if self.after is not None:
             return self.after.ensemble.device
         return None if self.problem.initial is None else self.problem.initial.device
+
+    def __post_init__(self) -> None:
+        if self.desroziers and not isinstance(self.method, Filter):
+            raise ValueError(
+                f"Got desroziers for {self.method.name}, which is no filter: leave it out."
+            )
 
     def unit(
         self, first: int, last: int, start: Callable[[], Cycle | None], saved: Checkpoint
@@ -190,6 +199,8 @@ class Computation:
         part.load(saved, self.device)
         first_step = 0 if self.after is None else self.after.step
         before = _last_of(part, first) if part.states else start()
+        weights = None if before is None else before.weights
+        sums = Innovations(method, self.problem, weights) if self.desroziers else None
         try:
             generator = rng.seeded(self.seed)
             for cycle in method.run(self.problem, self.members, generator, before, first_step):
@@ -197,6 +208,8 @@ class Computation:
                 if cycle.weights is not None:
                     part.weights.append(cycle.weights[:, None])
                 part.carried = cycle.carried
+                if sums is not None:
+                    cycle.report.update(sums.of(cycle))
                 if cycle.forecast is not None:
                     part.entries.append(cycle.report)
                     part.statistics = cycle.statistics

@@ -79,6 +79,7 @@ def run(
     shard: tuple[int, int] | None = None,
     keep: Keep | None = None,
     after: Ending | None = None,
+    desroziers: bool = False,
 ) -> Posterior:
     """Assimilate and store the posterior, and return it once it is complete.
 
@@ -112,6 +113,7 @@ def run(
         keep: What to store of the ensemble, beside its last step (default: all of it).
         after: End of the stored run of this filter, of the same seed, to go on from: step 0 is
             that end, and the bytes are those of one run over both.
+        desroziers: Whether a filter also reports what `scorda.assimilation.desroziers` needs.
 
     Raises:
         ValueError: If `path` is taken, or another run writes there, or the run to resume differs
@@ -147,7 +149,7 @@ def run(
             withheld=withheld or None,
         ),
         "steps": problem.steps,
-    }
+    } | ({"desroziers": True} if desroziers else {})
     if after is not None:
         record["after"] = {"step": after.step, **identity(end=after.tensors)["sha256"]}
     plan = _plan(method, problem, members, block, kept)
@@ -162,7 +164,9 @@ def run(
     )
     work = Work(Path(path), record, layer.make, isinstance(method, Filter))
     problem = _over_workers(method, problem, executor, work)
-    computation = Computation(method, problem, members, seed, plan.total, progress, after)
+    computation = Computation(
+        method, problem, members, seed, plan.total, progress, after, desroziers
+    )
     if shard is not None:
         check_shard(method, shard, overwrite)
         task = _Run(layer, work, replace(computation, progress=None), save_every)
