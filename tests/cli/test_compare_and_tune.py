@@ -65,7 +65,7 @@ def test_tune_writes_settings_that_assimilate_runs(folder, capsys):
         (["compare", *FLAGS, "--seeds", "0"], "at least 1"),
         (["tune", *FLAGS], "Give --grid"),
         (["tune", *FLAGS, "--grid", "inflatoin=1"], "did you mean 'inflation'"),
-        (["tune", *FLAGS, "--grid", "inflation=a"], "unable to convert"),
+        (["tune", *FLAGS, "--grid", "inflation=a"], "Unknown value of --inflation"),
         (["tune", *FLAGS, "--grid", "inflation=1", "--score", "rmse"], "choose one of"),
         (["tune", *FLAGS, "--grid", "inflation=1", "--out", "a.txt"], "end in .toml"),
     ],
