@@ -18,6 +18,7 @@ from .assimilation import (
     Additive as Additive,
     Climatology as Climatology,
     Filter as Filter,
+    Hybrid as Hybrid,
     Multiplicative as Multiplicative,
     analyse as analyse,
 )

@@ -16,6 +16,7 @@ from networks import online
 from scorda import metrics, priors
 from scorda.assimilation.base import Assimilator
 from scorda.assimilation.filter import Filter
+from scorda.assimilation.hybrid import Hybrid
 from scorda.cli import catalogue
 from scorda.core import rng
 from scorda.core.space import StateSpace
@@ -26,7 +27,7 @@ from scorda.diffusion.guidance import DPS, MMPS, InflatedLikelihood
 from scorda.diffusion.samplers import Ancestral, Multistep, PredictorCorrector, VarianceExploding
 from scorda.diffusion.variance_preserving import VariancePreserving
 from scorda.methods.closed_form import ClosedFormFilter
-from scorda.methods.enkf import ETKF
+from scorda.methods.enkf import ETKF, EnKF
 from scorda.methods.ensf import EnSF
 from scorda.methods.gaussian_mixture.filter import GaussianMixtureFilter
 from scorda.methods.kalman import KalmanSmoother
@@ -135,6 +136,8 @@ EXAMPLES = [kind.example(linear_problem()) for kind in catalogue.methods().value
 # Forms of some filters beside their examples.
 FORMS = [
     ETKF(rotation=True),
+    ETKF(hybrid=Hybrid(0.5)),
+    EnKF(hybrid=Hybrid(0.5)),
     ParticleFilter(resample=1.0, scheme="multinomial"),
     ParticleFilter(jitter=0.3),
     MASF(sampler=BridgeODE(coupled=False)),

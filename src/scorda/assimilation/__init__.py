@@ -7,6 +7,7 @@ from scorda.assimilation.climatology import Climatology
 from scorda.assimilation.cycle import Cycle
 from scorda.assimilation.diagnostics import collect
 from scorda.assimilation.filter import Filter, PreparedFilter, Run
+from scorda.assimilation.hybrid import Hybrid
 from scorda.assimilation.inflation import (
     RTPP,
     RTPS,
@@ -30,6 +31,7 @@ __all__ = [
     "Cost",
     "Cycle",
     "Filter",
+    "Hybrid",
     "Inflation",
     "Multiplicative",
     "Predicted",

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from scorda.assimilation.filter import Filter, PreparedFilter, Run
+from scorda.assimilation.hybrid import Hybrid, HybridEnKF, HybridETKF
 from scorda.assimilation.inflation import Inflation, check_inflation
 from scorda.assimilation.kalman_algebra import (
     in_double,
@@ -54,20 +55,28 @@ class EnKF(PreparedFilter):
     Arguments:
         inflation: Factor of the analysis anomalies, at least 1, or an inflation (`RTPS`, ...).
         localization: Taper of the covariances by distance, or None.
+        hybrid: Share of the climatological covariance in the gain, or None; without localization.
     """
 
     inflation: float | Inflation = 1.0
     localization: GaspariCohn | None = None
+    hybrid: Hybrid | None = None
 
     exact = "linear-Gaussian, N → ∞"
 
     def __post_init__(self) -> None:
         check_inflation(self.inflation)
+        if self.hybrid is not None and self.localization is not None:
+            raise ValueError("Got `hybrid` and `localization`: EnKF takes one of them.")
+        if self.hybrid is not None and self.hybrid.weight:
+            object.__setattr__(self, "needs", ("simulator", "prior"))
         if self.localization is not None:
             object.__setattr__(self, "needs", ("simulator", "positions"))
 
     def memory(self, problem: Problem, members: int) -> int:
         needed = super().memory(problem, members)
+        if self.hybrid is not None:
+            needed += self.hybrid.climatology.memory(problem)
         if self.localization is None:
             return needed
         observations = sum(
@@ -81,6 +90,8 @@ class EnKF(PreparedFilter):
     def begin(
         self, problem: Problem | None, weights: Float[Tensor, "ensemble"] | None = None
     ) -> Run:
+        if self.hybrid is not None and self.hybrid.weight:
+            return HybridEnKF.of(self.inflation_factor, self.hybrid, problem)
         if self.localization is None:
             return _Stochastic(self.inflation_factor)
         if problem is None:
@@ -156,15 +167,32 @@ class ETKF(Filter):
         inflation: Factor of the analysis anomalies, at least 1, or an inflation (`RTPS`, ...).
         rotation: Whether the anomalies are multiplied in each cycle by a random orthogonal matrix
             that keeps mean and covariance; it prevents outliers that deterministic filters grow.
+        hybrid: Share of the climatological covariance in the gains of the mean and, by square
+            root, of the anomalies (see `scorda.assimilation.hybrid`), or None.
     """
 
     inflation: float | Inflation = 1.0
     rotation: bool = False
+    hybrid: Hybrid | None = None
 
     exact = "linear-Gaussian, N → ∞"
 
     def __post_init__(self) -> None:
         check_inflation(self.inflation)
+        if self.hybrid is not None and self.hybrid.weight:
+            object.__setattr__(self, "needs", ("simulator", "prior"))
+
+    def memory(self, problem: Problem, members: int) -> int:
+        needed = super().memory(problem, members)
+        return needed + (self.hybrid.climatology.memory(problem) if self.hybrid else 0)
+
+    def begin(
+        self, problem: Problem | None, weights: Float[Tensor, "ensemble"] | None = None
+    ) -> Run:
+        if self.hybrid is None or not self.hybrid.weight:
+            return self
+        factor, turned = self.inflation_factor, self.rotation
+        return HybridETKF.of(factor, self.hybrid, problem, rotation=turned)
 
     def analyse(
         self,
@@ -174,6 +202,8 @@ class ETKF(Filter):
         generator: torch.Generator | None = None,
     ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
         """Return the analysis, and ``innovation`` and ``chi2`` of this cycle."""
+        if (run := self.begin(None)) is not self:
+            return run.analyse(forecast, y, model, generator)
         anomalies, innovation = white_innovation(forecast, y, model)
         mean_weights, transform = symmetric_transform(anomalies, innovation)
         turn = None

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from scorda.assimilation.base import Assimilator, Cost, check_members, check_needs
+from scorda.assimilation.hybrid import Hybrid
 from scorda.assimilation.memory import check_memory
 from scorda.core import rng
 from scorda.core.gaussian import component_std
@@ -62,6 +63,7 @@ class FourDVar(Assimilator):
         localization: Taper of the background covariance by distance, for few `initial` members;
             makes a covariance matrix, so for states of up to some thousands of entries.
         climatology: Draws of the prior for a background that is given by neither.
+        hybrid: Share of the climatological covariance in that of the `initial` ensemble, or None.
 
     Raises:
         ValueError: Before the run, if system or operators have no gradient, the model error has no
@@ -74,6 +76,7 @@ class FourDVar(Assimilator):
     growth: int | None = 1
     localization: GaspariCohn | None = None
     climatology: int = 1000
+    hybrid: Hybrid | None = None
 
     smoother = True
     needs = ("simulator", "differentiable_system", "differentiable_operator")
@@ -90,6 +93,10 @@ class FourDVar(Assimilator):
             raise ValueError(f"Got growth = {self.growth}: give at least 1, or None.")
         if self.climatology < 2:
             raise ValueError(f"Got climatology = {self.climatology}: a spread needs at least 2.")
+        if self.hybrid is not None and self.localization is not None:
+            raise ValueError("Got `hybrid` and `localization`: FourDVar takes one of them.")
+        if self.hybrid is not None and self.hybrid.weight:
+            object.__setattr__(self, "needs", (*type(self).needs, "prior"))
 
     def assimilate(
         self,
@@ -168,6 +175,12 @@ class FourDVar(Assimilator):
 
     def _background(self, problem: Problem) -> Background:
         system, space = problem.system, problem.space
+        hybrid = self.hybrid if self.hybrid is not None and self.hybrid.weight else None
+        if hybrid is not None and problem.initial is None:
+            raise ValueError(
+                "FourDVar weighs the covariance of `initial` members with that of the "
+                "climatology, and there are none: give some, or leave `hybrid` out."
+            )
         if problem.initial is None and isinstance(system, LinearGaussian):
             return Background.of(system.mean, system.cov)
         ensemble = problem.initial
@@ -180,6 +193,13 @@ class FourDVar(Assimilator):
                 f"FourDVar needs a background with spread: {len(ensemble)} initial members "
                 "without any give none."
             )
+        if hybrid is not None:
+            static = hybrid.climatology.of(problem).anomalies.flatten(1)
+            joint = hybrid.joint((ensemble - mean).flatten(1), static)
+            std = joint.std(0)
+            unit = torch.where(std > 0, std, 1.0)
+            _, std, modes = torch.linalg.svd(joint / unit, full_matrices=False)
+            return Background.kept(mean, std / math.sqrt(len(joint) - 1), modes, unit)
         if self.localization is None:
             std = component_std(ensemble).flatten()
             unit = torch.where(std > 0, std, 1.0)
