@@ -21,8 +21,8 @@ from scorda.methods.ienks import IEnKS
 from scorda.methods.interpolation import OptimalInterpolation
 from scorda.methods.letkf import LETKF
 from scorda.methods.particle import ParticleFilter
-from scorda.methods.variational import ThreeDVar
 from scorda.methods.rank_histogram import RankHistogramFilter
+from scorda.methods.variational import ThreeDVar
 from scorda.observations.model import ObservationModel
 from scorda.observations.operators import Pointwise, Select
 from scorda.systems.lorenz import Lorenz63, Lorenz96
