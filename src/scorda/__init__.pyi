@@ -69,4 +69,6 @@ from .observations import (
 from .priors import load as load
 from .reading.inspection import inspect as inspect
 from .store import open_posterior as open_posterior
+from .store.forecasting import forecast as forecast
 from .store.online import resume as resume
+from .store.verification import verify as verify

@@ -21,6 +21,8 @@ COMMANDS = {
     "assimilate": "Assimilate observations and store the posterior.",
     "compare": "Run methods side by side on your own files: one table, one page.",
     "tune": "Choose settings of a method without a truth, by the observations.",
+    "forecast": "Advance the last members of a stored run without observations.",
+    "verify": "Score a forecast by its lead time against observations that came later.",
     "analyse": "Condition the ensemble of another program on observations, once.",
     "report": "Write one HTML page about stored posteriors.",
     "bench": "Run a benchmark and compare it with the expected scores.",

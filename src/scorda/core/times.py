@@ -32,6 +32,7 @@ __all__ = [
     "parse_start",
     "phases",
     "phases_of",
+    "start_text",
     "time_axis",
     "time_unit",
     "total_months",
@@ -159,6 +160,13 @@ def parse_start(start: Start, calendar: str = "proleptic_gregorian") -> np.timed
             f"Got start = {start!r}: give an ISO 8601 datetime{of} such as '2019-03-21T00:00'."
         )
     return parsed
+
+
+def start_text(start: Start, calendar: str = "proleptic_gregorian") -> str:
+    """Return the time of step 0 as text: ISO 8601, or a model time."""
+    if isinstance(start, float):
+        return f"{start:g}"
+    return iso(parse_start(start, calendar), calendar)
 
 
 def iso(instant: np.timedelta64, calendar: str = "proleptic_gregorian") -> str:

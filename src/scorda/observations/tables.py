@@ -21,7 +21,7 @@ import numpy as np
 
 from scorda.core.columns import distinct
 from scorda.core.space import StateSpace
-from scorda.core.times import iso, match_times, parse_start
+from scorda.core.times import match_times, start_text
 from scorda.observations.rows import How, Rows, UnusedRow, position_columns, unused_rows
 from scorda.reading.blocks import NUMBERS, time_blocks
 from scorda.reading.columns import read_columns
@@ -319,7 +319,7 @@ def _expected(space: StateSpace, how: How) -> str:
         for n, (low, high) in piece.ranges.items()
     ]
     calendar = space.calendar
-    begin = "0" if how.start is None else iso(parse_start(how.start, calendar), calendar)
+    begin = "0" if how.start is None else start_text(how.start, calendar)
     times = f"times from {begin}" + ("" if how.steps is None else f" to step {how.steps}")
     words = [f"one of the variables {list(space.variables)}", times, *places]
     return f"a row needs {', '.join(words)}, a value and a positive std"

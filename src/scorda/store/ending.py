@@ -17,6 +17,7 @@ import torch
 from scorda.assimilation.base import Assimilator
 from scorda.assimilation.cycle import Cycle
 from scorda.assimilation.filter import Filter
+from scorda.assimilation.free import Forecast
 from scorda.core.shapes import Float, Tensor
 from scorda.core.times import Start
 from scorda.observations.problem import Problem
@@ -118,7 +119,8 @@ class Ending:
         Raises:
             ValueError: If not.
         """
-        if not isinstance(method, Filter) or type(method).__name__ != self.method:
+        same = type(method).__name__ == self.method or isinstance(method, Forecast)
+        if not isinstance(method, Filter) or not same:
             raise ValueError(
                 f"{self.path} is a run of {self.method}, which {method.name} cannot go on with."
             )

@@ -274,6 +274,8 @@ class Posterior:
             check_table(self.path / name, int(self._attributes["members"]))
         with telling(self.path), readable(self.path, f"a posterior with {name}"):
             dataset = xarray.open_zarr(self.path, group=name, chunks=None, consolidated=False)
+        if name == "observations" and not dataset.data_vars:
+            return _no_observations(self.space)
         if name in ("observations", "withheld") and "variable" not in dataset:
             raise ValueError(
                 f"The {name} of {self.path} do not say their variables, as a version of Scorda "
@@ -365,6 +367,15 @@ class Posterior:
         with telling(self.path), readable(self.path, "a posterior"):
             fields = {name: dataset[name].values for name in self.space.variables}
         return torch.from_numpy(self.space.joined(fields))
+
+
+def _no_observations(space: StateSpace) -> xarray.Dataset:
+    """Return the table of observations of a run without any, whose group holds no columns."""
+    import xarray
+
+    columns = {"step": int, "time": float, "value": float, "std": float, "instrument": int}
+    columns |= {"variable": str, "component": int} | dict.fromkeys(space.position_names, float)
+    return xarray.Dataset({n: ("observation", np.zeros(0, kind)) for n, kind in columns.items()})
 
 
 def _ordered(dataset: xarray.Dataset, first: Sequence[str]) -> xarray.Dataset:
