@@ -11,8 +11,10 @@ from scorda.methods.denkf import DEnKF
 from scorda.methods.enkf import ETKF, EnKF
 from scorda.methods.enkf_n import EnKFN
 from scorda.methods.enks import EnKS
+from scorda.methods.esmda import ESMDA
 from scorda.methods.ensrf import EnSRF
 from scorda.methods.gaussian_mixture import GaussianMixtureFilter
+from scorda.methods.ienks import IEnKS
 from scorda.methods.letkf import LETKF
 from scorda.methods.rank_histogram import RankHistogramFilter
 from scorda.observations.model import ObservationModel
@@ -27,6 +29,8 @@ METHODS = [
     EnKF(),
     EnKF(localization=TAPER),
     EnKS(),
+    IEnKS(),
+    ESMDA(),
     ETKF(),
     ETKF(rotation=True),
     DEnKF(),
