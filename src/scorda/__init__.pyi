@@ -67,6 +67,7 @@ from .observations import (
     twin_experiment as twin_experiment,
 )
 from .priors import load as load
+from .priors.from_states import train as train
 from .reading.inspection import inspect as inspect
 from .store import open_posterior as open_posterior
 from .store.forecasting import forecast as forecast

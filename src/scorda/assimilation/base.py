@@ -8,8 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
-import torch
-
+from scorda.core import rng
 from scorda.core.errors import DegenerateEnsemble
 from scorda.core.plugins import declared
 from scorda.observations.analysis import Analysis
@@ -104,10 +103,15 @@ class Assimilator(ABC):
         return 8 if self.in_double else problem.dtype.itemsize
 
     @abstractmethod
-    def assimilate(
-        self, problem: Problem, members: int, generator: torch.Generator | None = None
-    ) -> Analysis:
-        """Draw `members` samples of the posterior."""
+    def assimilate(self, problem: Problem, members: int, generator: rng.Seed = None) -> Analysis:
+        """Draw `members` samples of the posterior.
+
+        Arguments:
+            problem: What is to be assimilated.
+            members: Number of members.
+            generator: Source of randomness: a generator, its seed (a whole number), or None for
+                the global generator of torch.
+        """
 
 
 def _models(problem: Problem) -> list[ObservationModel]:

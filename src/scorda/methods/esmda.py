@@ -106,6 +106,7 @@ class ESMDA(Assimilator):
         check_members(self, members)
         check_memory(self, problem, members)
         clock, steps, stage = time.perf_counter(), problem.steps, 0
+        generator = rng.as_generator(generator)
         draw, error, perturbations = (rng.key(generator) for _ in range(3))
         model, misfits = ControlledModel(problem, error), []
         with locating(self.name, 0, 0):

@@ -170,6 +170,7 @@ class IEnKS(Assimilator):
         check_memory(self, problem, members)
         observed = problem.observed()
         cycles = list(observed)
+        generator = rng.as_generator(generator)
         draw, error, analysis = (rng.key(generator) for _ in range(3))
         model = ControlledModel(problem, error)
         with locating(self.name, 0, 0):

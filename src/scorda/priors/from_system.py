@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ SIZES: dict[str, dict[str, int]] = {
     "unet": {"series": 1024, "length": 64, "width": 48, "blocks": 2, "half_width": 2, "levels": 2},
 }
 
-__all__ = ["Recipe", "resampled", "train_on_system", "training_for"]
+__all__ = ["Recipe", "resampled", "train_on_states", "train_on_system", "training_for"]
 
 
 @dataclass(frozen=True)
@@ -132,19 +132,64 @@ def train_on_system(
     _check_grid(recipe, system.space)
     if states is None:
         states = parallel.make_once(lambda: _simulate(system, recipe, settings))
-    system.space.check(states, "trajectories")
-    standardisation = Standardisation.of(states, system.space)
+    told = {"system": {"name": system.name, "settings": plain_settings(system)}}
+    return train_on_states(
+        states,
+        system.space,
+        recipe,
+        settings,
+        told,
+        checkpoint,
+        report,
+        system.context,
+        device,
+        slice_seconds,
+    )
+
+
+def train_on_states(
+    states: Float[Tensor, "series time *state"],
+    space: StateSpace,
+    recipe: Recipe,
+    settings: Training,
+    told: Mapping[str, Any],
+    checkpoint: Checkpoint | str | Path | None = None,
+    report: Callable[[dict[str, float]], None] | None = None,
+    context: Float[Tensor, "..."] | None = None,
+    device: torch.device | str = "cpu",
+    slice_seconds: float = math.inf,
+) -> TrainedTrajectory:
+    """Train a network on trajectories, wherever they are from, and return the prior.
+
+    Arguments:
+        states: Trajectories.
+        space: Their space.
+        recipe: The network.
+        settings: Settings of the training.
+        told: What the provenance says of the trajectories.
+        checkpoint: As in `train_on_system`, like all that follow.
+        report: Called at each validation.
+        context: Fields that the network gets beside the states.
+        device: Device of the training.
+        slice_seconds: Stop at the first validation after so long.
+
+    Raises:
+        ValueError: If the trajectories are too short, or the architecture does not fit the states.
+    """
+    _check_grid(recipe, space)
+    space.check(states, "trajectories")
+    standardisation = Standardisation.of(states, space)
     z = standardisation.forward(states)
     del states
-    architecture = _architecture(recipe, settings, system, z)
+    architecture = _architecture(recipe, settings, context, z)
     torch.manual_seed(settings.seed)
     network = build(architecture)
     if isinstance(network, UNet):
-        network.prepare(z, system.context)
+        network.prepare(z, context)
     network.to(device)
     history = fit(network, z, settings, checkpoint, report, slice_seconds=slice_seconds)
     provenance = {
-        "system": {"name": system.name, "settings": plain_settings(system)},
+        **told,
         "recipe": asdict(recipe),
         "training": asdict(settings),
         "threads": torch.get_num_threads(),
@@ -155,7 +200,7 @@ def train_on_system(
     return TrainedTrajectory(
         architecture,
         network.to("cpu"),
-        system.space,
+        space,
         standardisation,
         VarianceExploding(1e-3, 1e3),
         FIELD_SAMPLER if of_fields else SAMPLER,
@@ -166,15 +211,15 @@ def train_on_system(
 
 
 def _architecture(
-    recipe: Recipe, settings: Training, system: System, z: Float[Tensor, "series time ..."]
+    recipe: Recipe, settings: Training, context: Tensor | None, z: Float[Tensor, "series time ..."]
 ) -> dict[str, Any]:
     """Return the name and the arguments of the network, as for `nn.build`."""
     made = {"name": recipe.architecture, "channels": z[0, 0].numel()}
     made |= {"min_noise": settings.min_noise, "max_noise": settings.max_noise}
     made |= {"width": recipe.width}
     if recipe.architecture == "unet":
-        context = 0 if system.context is None else len(system.context)
-        made |= {"channels": z.shape[2], "grid": list(z.shape[3:]), "context": context}
+        fields = 0 if context is None else len(context)
+        made |= {"channels": z.shape[2], "grid": list(z.shape[3:]), "context": fields}
         return made | {"k": recipe.half_width, "levels": recipe.levels, "blocks": recipe.blocks}
     if recipe.architecture == "window-mlp":
         return made | {"k": recipe.half_width, "depth": recipe.blocks}

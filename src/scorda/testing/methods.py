@@ -31,11 +31,11 @@ def check_assimilator(method: Assimilator, problem: Problem, members: int = 40) 
     """Check a method on a problem that it can solve.
 
     Promises: ``(members, steps + 1, *state)`` finite states in the precision of the problem's
-    states; weights that sum to one at each step; the same result for the same seed; the problem
-    untouched; a row of NaN alone changes no bit; observations with a huge error leave the law of
-    the states as it is without any: means and variances within 4 standard errors (skipped for a
-    method whose `inflation` is not 1 or whose `jitter` is not 0, which then change it, and for
-    one that `forgets` its forecast).
+    states; weights that sum to one at each step; the same result for the same seed, given as a
+    generator or as a whole number; the problem untouched; a row of NaN alone changes no bit;
+    observations with a huge error leave the law of the states as it is without any: means and
+    variances within 4 standard errors (skipped for a method whose `inflation` is not 1 or whose
+    `jitter` is not 0, which then change it, and for one that `forgets` its forecast).
 
     Arguments:
         method: The method.
@@ -71,7 +71,7 @@ def _check_runs(method: Assimilator, problem: Problem, members: int) -> Analysis
         method,
         "changes the observations of its problem",
     )
-    again = method.assimilate(problem, members, rng.seeded(0))
+    again = method.assimilate(problem, members, 0)
     promise(
         torch.equal(analysis.states, again.states),
         method,

@@ -102,7 +102,7 @@ class FourDVar(Assimilator):
         self,
         problem: Problem,
         members: int,
-        generator: torch.Generator | None = None,
+        generator: rng.Seed = None,
         start: Float[Tensor, "..."] | None = None,
     ) -> Analysis:
         """Minimise, one trajectory per member.
@@ -134,7 +134,9 @@ class FourDVar(Assimilator):
             minimum, states = self._mode(cost, problem)
         if members > 1:
             evaluations = cost.evaluations
-            cost = TrajectoryCost(problem, background, members, generator, perturbed=True)
+            cost = TrajectoryCost(
+                problem, background, members, rng.as_generator(generator), perturbed=True
+            )
             if given is None:
                 states = cost.nearer(states.expand(members, *states.shape[1:]))
         if given is not None or members > 1:
