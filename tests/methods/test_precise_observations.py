@@ -11,8 +11,8 @@ from scorda.methods.denkf import DEnKF
 from scorda.methods.enkf import ETKF, EnKF
 from scorda.methods.enkf_n import EnKFN
 from scorda.methods.enks import EnKS
-from scorda.methods.esmda import ESMDA
 from scorda.methods.ensrf import EnSRF
+from scorda.methods.esmda import ESMDA
 from scorda.methods.gaussian_mixture import GaussianMixtureFilter
 from scorda.methods.ienks import IEnKS
 from scorda.methods.letkf import LETKF
