@@ -60,11 +60,14 @@ class Assimilator(ABC):
     its posterior is exact, and in which limit (N members), `cost` what it computes, `drops`
     whether it goes on without members whose model fails, `forgets` whether its analysis makes no
     use of the forecast, and `in_double` whether it computes in double precision whatever that of
-    the states.
+    the states. `errors` is the law of observed values that it takes, a key of `REQUIREMENTS`:
+    "gaussian_errors"; "robust_errors", by reweighting, or "linearised_errors", by a Gaussian near
+    the analysis (`assimilation.reweighting`); or "density", whatever has one.
     """
 
     smoother: bool = False
     needs: tuple[str, ...] = ()
+    errors: str = "gaussian_errors"
     least_members: int = 1
     exact: str = "no problem"
     cost: Cost = Cost()
@@ -158,11 +161,17 @@ REQUIREMENTS: dict[str, tuple[Callable[[Problem], bool], str]] = {
         ),
         "a system with model error, whose steps have a density",
     ),
-    "density": (
-        # Every observation model is Gaussian today; the key names what particle methods rest on.
-        lambda problem: all(hasattr(model, "log_likelihood") for model in _models(problem)),
-        "a density of the observation error",
+    "gaussian_errors": (
+        lambda problem: all(model.law is None for model in _models(problem)),
+        "Gaussian errors of observation",
     ),
+    "robust_errors": (
+        lambda problem: all(model.law is None or model.law.robust for model in _models(problem)),
+        "errors of observation that are Gaussian, or of StudentT, Laplace or Huber",
+    ),
+    # Every law has a density, and a Gaussian near a state.
+    "linearised_errors": (lambda problem: True, "observations of a law"),
+    "density": (lambda problem: True, "observations of a law"),
     "independent_errors": (
         lambda problem: all(model.cov is None for model in _models(problem)),
         "independent errors of observation (`std`, not a full `cov`)",
@@ -200,7 +209,7 @@ def check_needs(method: Assimilator, problem: Problem) -> None:
             f"{method.name} cannot go on without the members that on_failure = 'drop' leaves out: "
             "stop or retry where the model fails, or use a filter."
         )
-    lacking = [need for need in method.needs if not REQUIREMENTS[need][0](problem)]
+    lacking = [n for n in (*method.needs, method.errors) if not REQUIREMENTS[n][0](problem)]
     if not lacking:
         return
     # By name, because the methods stand on a higher floor.
@@ -208,7 +217,7 @@ def check_needs(method: Assimilator, problem: Problem) -> None:
         node.name
         for module, node, _ in declared("scorda.methods", "exact")
         for kind in [getattr(importlib.import_module(module), node.name)]
-        if all(REQUIREMENTS[need][0](problem) for need in kind.needs)
+        if all(REQUIREMENTS[need][0](problem) for need in (*kind.needs, kind.errors))
     )
     advice = f" Methods that can do without: {', '.join(able)}." if able else ""
     reasons = "; and ".join(REQUIREMENTS[need][1] for need in lacking)

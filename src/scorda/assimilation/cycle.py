@@ -19,6 +19,7 @@ from scorda.assimilation.dropped import Roster, normalised, present
 from scorda.assimilation.gross_errors import gross_errors
 from scorda.assimilation.inflation import PREFIX, parted
 from scorda.assimilation.kalman_algebra import white_innovation
+from scorda.assimilation.reweighting import taken
 from scorda.core import rng
 from scorda.core.arrays import laid_out
 from scorda.core.errors import (
@@ -217,12 +218,16 @@ class Stepper:
             check_spread(forecast)
         try:
             forecast = self._inflation.before(forecast, y, model, generator)
-            analysis, told = self._run.analyse(forecast, y, model, generator)
+            seen = taken(method, self._run.analyse, forecast, y, model, generator)
+            analysis, told = self._run.analyse(forecast, *seen, generator)
+            if model.law is not None:
+                # They are of the Gaussian in the place of the law.
+                told.pop("white", None)
             info = {**screened, **told}
             check_finite(analysis, "analysis")
             if "white" not in info and "innovation" not in info:
-                weighted = weights is not None or "weights" in info
-                if weighted or method.least_members < 2:
+                alone = weights is not None or "weights" in info or model.law is not None
+                if alone or method.least_members < 2:
                     info["innovation"] = innovation_of(forecast, weights, y, model)
                 else:
                     info["white"] = white_innovation(forecast, y, model)

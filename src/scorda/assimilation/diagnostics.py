@@ -131,13 +131,13 @@ def innovation_statistics(
 def innovation_of(
     forecast: Tensor, weights: Tensor | None, y: Tensor, model: ObservationModel
 ) -> Tensor:
-    """Root mean square of y less the mean of h(x), in standard deviations of the error."""
+    """Root mean square of y less the mean of h(x), in units of the error or of its law."""
     predicted = model.operator(forecast).flatten(1)
     if weights is None:
         mean = predicted.mean(0)
     else:
         mean = torch.tensordot(weights.to(predicted), predicted, 1)
-    return model.whiten((y - mean)[None]).square().mean().sqrt()
+    return model.residual(y, mean[None]).square().mean().sqrt()
 
 
 def spread_of(space: StateSpace, ensemble: Tensor, weights: Tensor | None) -> Tensor:

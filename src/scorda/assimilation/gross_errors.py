@@ -57,6 +57,11 @@ def gross_errors(
         model: Model of the observation.
         limit: k.
     """
+    if model.law is not None:
+        raise ValueError(
+            f"Got gross_error_check with errors of {type(model.law).__name__}: the check is for "
+            "Gaussian ones; leave it out, and give a robust law where values may be wrong."
+        )
     predicted = model.operator(forecast).flatten(1)
     if weights is None:
         mean = predicted.mean(0)

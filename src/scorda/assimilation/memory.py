@@ -78,7 +78,7 @@ def _others(method: Assimilator, problem: Problem) -> list[tuple[type[Assimilato
     for module, node, _ in declared("scorda.methods", "exact"):
         kind = getattr(importlib.import_module(module), node.name)
         same = kind.smoother == method.smoother and kind is not type(method)
-        if same and all(REQUIREMENTS[need][0](problem) for need in kind.needs):
+        if same and all(REQUIREMENTS[n][0](problem) for n in (*kind.needs, kind.errors)):
             try:
                 found.append((kind, kind.example(problem)))
             except (TypeError, ValueError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -13,6 +14,7 @@ from scorda.core.arrays import ArrayLike, as_positions, as_tensor
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.observations.analysis import Analysis
+from scorda.observations.laws import Law
 from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Positioned
@@ -57,6 +59,7 @@ def analyse(
     std: float | Float[Tensor, "obs"] | ArrayLike | None = None,
     *,
     cov: Float[Tensor, "obs obs"] | ArrayLike | None = None,
+    law: Law | Any = None,
     space: StateSpace | None = None,
     positions: Float[Tensor, "obs axes"] | ArrayLike | None = None,
     generator: rng.Seed = None,
@@ -76,6 +79,7 @@ def analyse(
         values: Observed values, ``(obs,)``; NaN where one is missing.
         std: Standard deviation of the error of observation, one number or ``(obs,)``.
         cov: Instead of `std`: covariance of the errors, ``(obs, obs)``.
+        law: Law of the values, as `ObservationModel` takes it; None: Gaussian.
         space: Space of the states, with coordinates where the method localizes. Default: one
             without geometry.
         positions: Position of each observation in the coordinates of the space, ``(obs, axes)``,
@@ -92,13 +96,19 @@ def analyse(
     """
     if not isinstance(method, Filter):
         raise ValueError(f"Got {type(method).__name__}: give a filter, such as sc.ETKF().")
+    if method.errors == "robust_errors" and getattr(method, "localization", None) is not None:
+        if law is not None:
+            raise ValueError(
+                f"{method.name} with localization reweights errors by h of analysed members, "
+                "which was not predicted: leave out the localization, or the law."
+            )
     members = as_tensor(ensemble, "ensemble")
     seen, y = as_tensor(predicted, "predicted"), as_tensor(values, "values")
     _check(members, seen, y)
     space = StateSpace(tuple(members.shape[1:])) if space is None else space
     members = space.filled(members)
     operator = Predicted(seen, members, as_positions(positions, len(y)))
-    observations = Observations(ObservationModel(operator, std, cov), [0], y[None])
+    observations = Observations(ObservationModel(operator, std, cov, law), [0], y[None])
     problem = Problem(_Still(space), observations, 0, members)
     return method.assimilate(problem, len(members), generator)
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from scorda.core.shapes import Float, Tensor
     from scorda.core.space import StateSpace
+    from scorda.observations.laws import Law
     from scorda.observations.rows import Rows
 
 __all__ = ["Analyse", "analyse"]
@@ -44,6 +45,9 @@ class Analyse:
 
     variable: list[str] = field(default_factory=list)
     """Variable of the ensemble to analyse (default: all); repeat the flag for several."""
+
+    law: str = "gaussian"
+    """Law of the values where a column `law` does not say, as `scorda assimilate --law`."""
 
     std: float | None = None
     """Error of observations that have none in their table."""
@@ -86,6 +90,7 @@ def analyse(given: Analyse, method: Any, prior: str | None) -> None:
     from scorda.assimilation.one_analysis import analyse as analysed
     from scorda.core import rng
     from scorda.core.files import write_netcdf
+    from scorda.observations.law_names import law_named
     from scorda.reading.columns import read_columns
     from scorda.reading.ensembles import read_members, read_predicted
 
@@ -95,7 +100,8 @@ def analyse(given: Analyse, method: Any, prior: str | None) -> None:
     for note in notes:
         console().print(f"ensemble: {note}")
     columns = read_columns(given.observations)
-    if "value" not in columns or (given.std is None and "std" not in columns):
+    needs_std = "law" not in columns and law_named(given.law).scaled and given.std is None
+    if "value" not in columns or (needs_std and "std" not in columns):
         raise UserError(
             f"{given.observations} has the columns {sorted(columns)}: it needs value and std (or "
             "--std)."
@@ -104,13 +110,15 @@ def analyse(given: Analyse, method: Any, prior: str | None) -> None:
         given.predicted, len(members), len(columns["value"]), given.member_axis, labels
     )
     absent = predicted.isnan().any(0).numpy()
-    value, std, places = _observed(given, columns, space, unit, absent, len(members))
+    value, std, law, places = _observed(given, columns, space, unit, absent, len(members))
     where: dict[str, Any] = {
+        "law": law,
         "space": space,
         "positions": places,
         "generator": rng.seeded(given.seed),
     }
-    found = analysed(method, members, predicted, value, std, **where)
+    scaled = std if law.scaled else None
+    found = analysed(method, members, predicted, value, scaled, **where)
     dataset = found.to_xarray().isel(time=0, drop=True)
     if labels is not None:
         dataset = dataset.assign_coords(ensemble=("ensemble", labels, dataset["ensemble"].attrs))
@@ -125,19 +133,25 @@ def _observed(
     unit: str,
     absent: np.ndarray,
     members: int,
-) -> tuple[np.ndarray, np.ndarray, Float[Tensor, "obs axes"] | None]:
-    """Return value, std and position of each row, and say which rows are not used.
+) -> tuple[np.ndarray, np.ndarray, Law, Float[Tensor, "obs axes"] | None]:
+    """Return value, std, law and position of each row, and say which rows are not used.
 
     A value that is not used is NaN; positions are None where their columns are absent.
     """
     import numpy as np
     import torch
 
+    from scorda.observations.law_names import law_named
+    from scorda.observations.laws import Several
     from scorda.observations.rows import How, Rows, position_columns, unused_rows
     from scorda.observations.tables import summary_of
 
-    rows = Rows(columns, space, How(std=given.std, missing=given.missing))
-    value, std = rows.number("value", "value"), rows.number("std", "std", given.std)
+    how = How(std=given.std, missing=given.missing, law={"": law_named(given.law)})
+    rows = Rows(columns, space, how)
+    which, laws = rows.law(np.zeros(len(columns["value"]), dtype=np.int64))
+    with_std = np.array([one.scaled for one in laws])[which]
+    value = rows.number("value", "value")
+    std = np.where(with_std, rows.number("std", "std", given.std, with_std), 1.0)
     rows.refuse(~(std > 0), "std not positive")
     value, std = _in_unit(rows, value, std, unit)
     named = position_columns(columns, space)
@@ -154,7 +168,9 @@ def _observed(
     console().print(f"{used} of {len(value)} observations, {members} members{words}")
     # A std of what is absent means nothing: 1 keeps it positive.
     value, std = np.where(rows.usable, value, np.nan), np.where(rows.usable, std, 1.0)
-    return value, std, torch.from_numpy(places.T.copy()).nan_to_num() if named else None
+    law = laws[0] if len(laws) == 1 else Several(tuple(laws), torch.from_numpy(which))
+    where = torch.from_numpy(places.T.copy()).nan_to_num() if named else None
+    return value, std, law, where
 
 
 def _in_unit(

@@ -22,6 +22,7 @@ from scorda.core.space import StateSpace
 from scorda.core.times import Start
 from scorda.observations.analysis import Analysis
 from scorda.observations.observations import Observations
+from scorda.observations.rows import How
 from scorda.priors.trajectory import Prior
 from scorda.reading.columns import is_text_table
 from scorda.reading.fields import present_variables
@@ -192,13 +193,13 @@ def read_observations(
         if not names:
             found.append(Observations.from_table(path, space, start, tolerance, std, steps, **how))
             continue
-        if std is None:
-            raise UserError(f"{path} holds fields: give --std, the error of their values.")
         fields = {k: v for k, v in how.items() if k != "units"}
         for name in [variable] if variable else names:
+            if std is None and How(law=how.get("law")).law_of(name).scaled:
+                raise UserError(f"{path} holds fields: give --std, the error of their values.")
             found.append(
                 Observations.from_array(
-                    path, space, std, name, None, start, tolerance, steps, **fields
+                    path, space, std or 1.0, name, None, start, tolerance, steps, **fields
                 )
             )
     return found

@@ -24,9 +24,10 @@ LONG_GAP, TIMES = 10_000, 100
 def observed(given: Posed, system: Any) -> tuple[list[Observations], int]:
     """Return the observations of the steps to run, and the number of these steps."""
     from scorda.cli.common import climate_of, read_observations, units_of
+    from scorda.observations.law_names import laws_named
 
     how: dict[str, Any] = {"units": units_of(given.units), "missing": given.missing}
-    how |= {"nearest": given.nearest}
+    how |= {"nearest": given.nearest, "law": laws_named(given.law, system.space.variables)}
     limit = limit_of(given)
     if limit is not None:
         how |= {"climate": climate_of(system), "gross_error_check": limit}

@@ -46,6 +46,11 @@ class Posed:
     std: float | None = None
     """Error of observations that have none in their file."""
 
+    law: list[str] = field(default_factory=list)
+    """Law of the observed values where a column `law` does not say: gaussian (default),
+    student:DF, laplace, huber:K, lognormal, censored:LIMIT, poisson, negative-binomial:R or
+    bernoulli; of one variable as wind=student:4; repeat the flag for several."""
+
     variable: str | None = None
     """Variable that fields of observations hold, where the system has several."""
 

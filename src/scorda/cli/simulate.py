@@ -49,6 +49,9 @@ class Simulate:
     std: float = 1.0
     """Standard deviation of the error of observation."""
 
+    law: str = "gaussian"
+    """Law of the observed values, as `scorda assimilate --law` takes it; --std is its scale."""
+
     observe: list[str] = field(default_factory=list)
     """Variables to observe (default: all); repeat the flag for several."""
 
@@ -108,7 +111,7 @@ def simulate(
         with claimed(given.out):
             _simulate_twin(given, model, named)
         return
-    unused = ("steps", "every", "std", "observe", "stride", "stations", "start")
+    unused = ("steps", "every", "std", "law", "observe", "stride", "stations", "start")
     refuse(given, unused, "--series has no use for: leave it out")
     _simulate_series(given, model, named, threads)
 
@@ -122,6 +125,7 @@ def _simulate_twin(given: Simulate, system: System, named: dict[str, str]) -> No
     from scorda.core.files import atomic
     from scorda.core.lock import locked
     from scorda.core.ownership import check_output, toml_mark
+    from scorda.observations.law_names import law_named
     from scorda.observations.model import ObservationModel
     from scorda.observations.operators import Select
     from scorda.observations.problem import twin_experiment
@@ -135,7 +139,8 @@ def _simulate_twin(given: Simulate, system: System, named: dict[str, str]) -> No
     if given.stride < 1:
         raise UserError(f"Got --stride {given.stride}: give at least 1.")
     operator = Select.stations(system.space, given.stations, places, given.observe, given.stride)
-    model = ObservationModel(operator, std=torch.tensor(given.std))
+    law = law_named(given.law)
+    model = ObservationModel(operator, torch.tensor(given.std) if law.scaled else None, law=law)
     truth, problem = twin_experiment(system, model, given.steps, given.every, twin)
     (observations,) = problem.instruments
     resolved = {key: plain(value) for key, value in vars(given).items() if key not in UNWRITTEN}

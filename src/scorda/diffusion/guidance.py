@@ -5,6 +5,10 @@ A guided denoiser is a denoiser of the posterior, so every guidance works with e
 .. math:: D_{post}(u) = D(u) + \nu^2 \nabla_u \log p(y \mid u), \qquad
     u = x_0 + \nu \varepsilon.
 
+The likelihood of another law than the Gaussian is replaced by the Gaussian of the same gradient
+and curvature at x-hat (`Law.linearised`), where a robust law judges the residual beside the
+variance that x-hat has there: exact for the gradient at the end, where the noise is gone.
+
 The methods differ in their model of :math:`p(y \mid u)`. With :math:`\hat x = D(u)` and the
 Jacobian J of the operator at x-hat:
 
@@ -26,6 +30,7 @@ import torch
 from scorda.core.forward_mode import directional
 from scorda.core.shapes import Float, Tensor
 from scorda.diffusion.denoisers import Denoiser, align
+from scorda.diffusion.krylov import conjugate_gradients, gmres
 from scorda.observations.model import ObservationModel
 
 __all__ = ["DPS", "MMPS", "Guidance", "GuidedDenoiser", "InflatedLikelihood", "SwitchedGuidance"]
@@ -129,20 +134,20 @@ class InflatedLikelihood(Guidance):
     ) -> tuple[Tensor, Tensor]:
         noise_var = noise.square().flatten()
 
-        def weigh(mean: Tensor, residual: Tensor) -> Tensor:
+        def weigh(mean: Tensor, predicted: Tensor) -> Tensor:
             # Depends on x-hat alone, so its products cost the operator's Jacobian, not the
             # network's. Scaled by the row sums of the matrix: where J J^T is diagonal, as for
             # selections, averages of blocks and pointwise functions, the first step is exact.
             jacobian, adjoint = _linearise(model.operator, mean)
-            gain = align(self.gamma * noise_var, residual)
-            overlap = jacobian(adjoint(torch.ones_like(residual))).clamp(min=0)
-            return _conjugate_gradients(
-                lambda q: _times_cov(model, q) + gain * jacobian(adjoint(q)),
+            gain = align(self.gamma * noise_var, predicted)
+            overlap = jacobian(adjoint(torch.ones_like(predicted))).clamp(min=0)
+            residual, error = _gaussian(model, y, predicted, gain * overlap)
+            return conjugate_gradients(
+                lambda q: error.times(q) + gain * jacobian(adjoint(q)),
                 residual,
                 iterations=16,
                 tolerance=1e-4,
-                scale=model.error_std(tuple(residual.shape[1:]), residual).square()
-                + gain * overlap,
+                scale=error.var + gain * overlap,
             )
 
         mean, shift = _pull_back(denoiser, u, noise, y, model, weigh)
@@ -226,15 +231,21 @@ class MMPS(Guidance):
                 'MMPS(covariance="law") could take: use covariance="denoiser".'
             )
 
-        residual = y.to(mean) - model.predict(mean.detach(), y)
+        predicted = model.predict(mean.detach(), y)
+        var: Tensor | float = 0.0
+        if model.law is not None:
+            # Of states of unit variance, as standardised ones are.
+            share = noise.square() / (1 + noise.square())
+            var = align(share.flatten(), predicted) * jacobian(adjoint(torch.ones_like(predicted)))
+        residual, error = _gaussian(model, y, predicted, var)
         # In standard deviations of each error: the iterates are then the same in any units.
-        unit = model.error_std(tuple(residual.shape[1:]), residual)
+        unit = error.std
 
         def matrix(q: Tensor) -> Tensor:
             q = q / unit
-            return (_times_cov(model, q) + jacobian(times_variance(adjoint(q)))) / unit
+            return (error.times(q) + jacobian(times_variance(adjoint(q)))) / unit
 
-        solve = _conjugate_gradients if self.solver == "cg" else _gmres
+        solve = conjugate_gradients if self.solver == "cg" else gmres
         q = solve(
             matrix,
             residual / unit,
@@ -317,7 +328,8 @@ class DPS(Guidance):
         y: Float[Tensor, "obs"],
         model: ObservationModel,
     ) -> tuple[Tensor, Tensor]:
-        def weigh(mean: Tensor, residual: Tensor) -> Tensor:
+        def weigh(mean: Tensor, predicted: Tensor) -> Tensor:
+            residual, _ = _gaussian(model, y, predicted, 0.0)
             norm = residual.flatten(1).norm(dim=1, keepdim=True).clamp(min=1e-12)
             return self.zeta * residual / norm
 
@@ -332,12 +344,12 @@ def _pull_back(
     model: ObservationModel,
     weigh: Callable[[Tensor, Tensor], Tensor],
 ) -> tuple[Tensor, Tensor]:
-    r"""Denoise, and pull the weighed residual q back: :math:`\nu^2 (dh(D))^T q`."""
+    r"""Denoise, and pull back the weighed residual q of predictions: :math:`\nu^2 (dh(D))^T q`."""
     with torch.enable_grad():
         u = u.detach().requires_grad_()
         mean = denoiser.denoise(u, noise)
         predicted = model.predict(mean, y)
-    q = weigh(mean.detach(), y.to(mean) - predicted.detach())
+    q = weigh(mean.detach(), predicted.detach())
     (gradient,) = torch.autograd.grad(predicted, u, q)
     return mean.detach(), noise.square() * gradient
 
@@ -354,75 +366,36 @@ def _linearise(
     return (lambda v: directional(operator, x, v)), (lambda q: pull(q)[0])
 
 
-def _times_cov(model: ObservationModel, q: Tensor) -> Tensor:
-    if model.cov is not None:
-        return q @ model.cov.to(q)
-    return q * model.error_std(tuple(q.shape[1:]), q).square()
+@dataclass(frozen=True)
+class _Error:
+    """Standard deviations of the errors of an observation, and their covariance."""
+
+    std: Tensor
+    cov: Tensor | None = None
+
+    @property
+    def var(self) -> Tensor:
+        return self.std.square()
+
+    def times(self, q: Tensor) -> Tensor:
+        return q * self.var if self.cov is None else q @ self.cov
 
 
-# Linear equations of which only products with the matrix are known, one for each member.
+def _gaussian(
+    model: ObservationModel, y: Tensor, predicted: Tensor, var: Tensor | float
+) -> tuple[Tensor, _Error]:
+    """Return residuals and errors: of another law, those of its Gaussian near the predictions.
 
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a.double() * b.double()).sum(-1, keepdim=True)
-
-
-def _conjugate_gradients(
-    matrix: Callable[[Tensor], Tensor],
-    b: Tensor,
-    iterations: int,
-    tolerance: float,
-    scale: Tensor | float = 1.0,
-) -> Tensor:
-    """Conjugate gradients per member, preconditioned by a positive diagonal `scale`.
-
-    A member stops when it has converged or meets a direction of negative curvature, which a
-    positive definite matrix never has.
+    Arguments:
+        model: The model.
+        y: Observation.
+        predicted: Predictions of it.
+        var: Their variance, which a residual is judged beside.
     """
-    x, r = torch.zeros_like(b), b
-    p = r / scale
-    rr = _dot(r, p)
-    limit = tolerance**2 * rr
-    active = rr > limit
-    for _ in range(iterations):
-        if not active.any():
-            break
-        product = matrix(p)
-        curvature = _dot(p, product)
-        active = active & (curvature > 0)
-        step = torch.where(active, rr / curvature, 0).to(b)
-        x, r = x + step * p, r - step * product
-        z = r / scale
-        rr_next = _dot(r, z)
-        p = z + (rr_next / rr.clamp(min=1e-300)).to(b) * p
-        rr = rr_next
-        active = active & (rr > limit)
-    return x
-
-
-def _gmres(
-    matrix: Callable[[Tensor], Tensor], b: Tensor, iterations: int, tolerance: float
-) -> Tensor:
-    """Generalised minimal residuals per member (Saad & Schultz 1986), without restart."""
-    norm = b.double().norm(dim=-1, keepdim=True).clamp(min=1e-300)
-    basis = [(b / norm).to(b)]
-    columns: list[tuple[Tensor, ...]] = []
-    for _ in range(iterations):
-        v = matrix(basis[-1])
-        column: list[Tensor] = []
-        for u in basis:
-            h = _dot(u, v)
-            v = v - (h * u).to(b)
-            column.append(h)
-        size = v.double().norm(dim=-1, keepdim=True)
-        columns.append((*column, size))
-        basis.append((v / size.clamp(min=1e-30)).to(b))
-    rows, n = len(basis), len(columns)
-    hessenberg = b.new_zeros(b.shape[0], rows, n, dtype=torch.float64)
-    for j, entries in enumerate(columns):
-        hessenberg[:, : len(entries), j] = torch.cat(entries, -1)
-    rhs = torch.zeros_like(hessenberg[..., :1])
-    rhs[:, 0] = norm
-    # The minimal-norm solution: a Krylov space that is exhausted early leaves zero columns.
-    weights = torch.linalg.pinv(hessenberg, rtol=tolerance) @ rhs
-    return torch.einsum("nbm,bn->bm", torch.stack(basis[:-1]), weights[..., 0].to(b))
+    shape = tuple(predicted.shape[1:])
+    if model.law is not None:
+        std = model.scale(shape, predicted)
+        residual, error_var = model.law.linearised(y.to(predicted), predicted, std, var)
+        return residual.to(predicted), _Error(error_var.sqrt().to(predicted))
+    cov = None if model.cov is None else model.cov.to(predicted)
+    return y.to(predicted) - predicted, _Error(model.error_std(shape, predicted), cov)

@@ -128,7 +128,7 @@ class ClosedFormFilter(PreparedFilter):
     draw: Draw = "flow"
     flow_tolerance: float = 1e-3
 
-    needs = ("simulator", "density")
+    errors = "density"
     in_double = False
     exact = "any problem, N → ∞, relative_bandwidth → 0"
     cost = Cost(1, None)
@@ -157,7 +157,7 @@ class ClosedFormFilter(PreparedFilter):
                 f"Got flow_tolerance = {self.flow_tolerance}: give one from 1e-6 to 1."
             )
         if sigma_y is not None:
-            object.__setattr__(self, "needs", ("simulator",))
+            object.__setattr__(self, "errors", "gaussian_errors")
 
     def begin(
         self, problem: Problem | None, weights: Float[Tensor, "ensemble"] | None = None

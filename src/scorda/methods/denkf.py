@@ -42,6 +42,7 @@ class DEnKF(Filter):
 
     inflation: float | Inflation = 1.0
 
+    errors = "robust_errors"
     exact = "mean: linear-Gaussian, one analysis, N → ∞"
 
     def __post_init__(self) -> None:

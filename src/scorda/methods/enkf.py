@@ -62,6 +62,7 @@ class EnKF(PreparedFilter):
     localization: GaspariCohn | None = None
     hybrid: Hybrid | None = None
 
+    errors = "robust_errors"
     exact = "linear-Gaussian, N → ∞"
 
     def __post_init__(self) -> None:
@@ -175,6 +176,7 @@ class ETKF(Filter):
     rotation: bool = False
     hybrid: Hybrid | None = None
 
+    errors = "robust_errors"
     exact = "linear-Gaussian, N → ∞"
 
     def __post_init__(self) -> None:

@@ -52,6 +52,7 @@ class EnKS(Assimilator):
     smoother = True
     needs = ("simulator",)
     least_members = 2
+    errors = "robust_errors"
     exact = "linear-Gaussian, N → ∞"
     cost = Cost(1, note="per cycle")
 
@@ -90,6 +91,8 @@ class _EnKS(Filter):
     """The stochastic EnKF, which also reports the transform of its analysis."""
 
     inflation: float | Inflation
+
+    errors = "robust_errors"
 
     def analyse(
         self,

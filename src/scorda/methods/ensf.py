@@ -152,7 +152,8 @@ class EnSF(Filter):
     scale: Scale = "spread"
     clip: float | None = 1000.0
 
-    needs = ("simulator", "density", "differentiable_operator")
+    needs = ("simulator", "differentiable_operator")
+    errors = "density"
     in_double = False
     exact = "no problem"
     cost = Cost(500, 500, "gradient of h each")

@@ -59,6 +59,7 @@ class EnSRF(PreparedFilter):
     localization: GaspariCohn | None = None
     rotation: bool = False
 
+    errors = "robust_errors"
     exact = "linear-Gaussian, N → ∞"
 
     def __post_init__(self) -> None:

@@ -59,6 +59,7 @@ class LETKF(PreparedFilter):
     tile: int | None = None
 
     needs = ("simulator", "positions", "independent_errors")
+    errors = "robust_errors"
     exact = "linear-Gaussian, N and radius → ∞"
 
     @classmethod

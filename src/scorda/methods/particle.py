@@ -67,7 +67,8 @@ class ParticleFilter(PreparedFilter):
     scheme: Scheme = "systematic"
     jitter: float = 0.0
 
-    needs = ("simulator", "density")
+    needs = ("simulator",)
+    errors = "density"
     in_double = False
     exact = "any problem, N → ∞"
 
@@ -109,8 +110,9 @@ class _Weighted(Run):
         ``innovation``.
         """
         members, settings = len(forecast), self.settings
-        white, before = model.white_residuals(y, forecast), self.weights
-        weights, ess, evidence = _reweighted(before, model.log_density(white, tuple(y.shape)))
+        log_likelihood, white = model.compare(y, model.predict(forecast, y))
+        before = self.weights
+        weights, ess, evidence = _reweighted(before, log_likelihood)
         innovation = white.mean(0) if before is None else before @ white
         resampled = settings.resample == 1 or bool(ess < settings.resample * members)
         if not resampled:
@@ -160,7 +162,8 @@ class ParticleSmoother(Assimilator):
     scheme: Scheme = "multinomial"
 
     smoother = True
-    needs = ("simulator", "density")
+    needs = ("simulator",)
+    errors = "density"
     in_double = False
     exact = "any problem, particles → ∞"
     cost = Cost(0, note="2^16 particles, whatever N")

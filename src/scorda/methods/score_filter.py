@@ -80,6 +80,7 @@ class ScoreFilter(PriorFilter):
 
     needs = ("simulator", "differentiable_operator")
     least_members = Gaussian.least_members
+    errors = "density"
     exact = "linear-Gaussian, N → ∞ (MMPS)"
     cost = Cost(161, 159)
 
@@ -133,7 +134,7 @@ class _Run(PriorFilterRun):
         fitted = self.prior.fit(x, None, self.space)
         operator = _Standardised(model.operator, mean, unit)
         if model.cov is None:
-            seen = ObservationModel(operator, std=model.error_std(tuple(y.shape), values))
+            seen = model.like(operator, model.scale(tuple(y.shape), values))
         else:
             seen = ObservationModel(operator, cov=model.cov.to(values))
         posterior = settings.guidance.bind(fitted, values, seen)
@@ -146,10 +147,14 @@ class _Run(PriorFilterRun):
             moved = settings.sampler.sample(
                 posterior, settings.process, shape, len(x), generator, like=x, start=latents
             )
-        anomalies, innovation = white_innovation(states, values, model)
-        logits = -0.5 * (innovation - anomalies).square().sum(1)
-        info = {
-            "white": (anomalies, innovation),
+        info: dict[str, Any] = {}
+        if model.law is None:
+            anomalies, innovation = white_innovation(states, values, model)
+            logits = -0.5 * (innovation - anomalies).square().sum(1)
+            info["white"] = anomalies, innovation
+        else:
+            logits = model.log_likelihood(values, states)
+        info |= {
             "ess": 1 / logits.softmax(0).square().sum(),
             "evaluations": settings.evaluations,
             **getattr(fitted, "report", {}),

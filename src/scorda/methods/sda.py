@@ -27,7 +27,7 @@ from scorda.diffusion.denoisers import Conditioned, Denoiser, NetworkDenoiser, S
 from scorda.diffusion.guidance import MMPS, Guidance, InflatedLikelihood
 from scorda.diffusion.samplers import PredictorCorrector, Sampler
 from scorda.observations.analysis import Analysis
-from scorda.observations.model import ObservationModel
+from scorda.observations.model import ObservationModel, stacked
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Gather, Operator
 from scorda.observations.problem import Problem
@@ -69,6 +69,7 @@ class SDA(Assimilator):
     smoother = True
     needs = ("differentiable_operator",)
     in_double = False
+    errors = "density"
     exact = "Gaussian prior with MMPS, steps → ∞"
     cost = Cost(0, note="a network per step of its sampler")
 
@@ -218,8 +219,8 @@ def merge_entries(
 
 
 def _observes_entries(part: Observations) -> bool:
-    """Whether each value is one entry of one state, with an error of its own."""
-    independent = part.model.cov is None or part.std is not None
+    """Whether each value is one entry of one state, with a Gaussian error of its own."""
+    independent = part.model.law is None and (part.model.cov is None or part.std is not None)
     single = all(isinstance(step, int) for step in part.steps)
     return isinstance(part.model.operator, Gather) and independent and single
 
@@ -236,11 +237,7 @@ def trajectory_model(
     parts = [(values, model) for values, model in rows if len(values)]
     if not parts:
         return y[:0], ObservationModel(operator, std=1.0)
-    if all(model.cov is None for _, model in parts):
-        std = torch.cat([model.error_std(tuple(v.shape), v) for v, model in parts])
-        return y, ObservationModel(operator, std=std)
-    blocks = [model.error_cov(tuple(v.shape), v) for v, model in parts]
-    return y, ObservationModel(operator, cov=torch.block_diag(*blocks))
+    return y, stacked(operator, parts)
 
 
 @dataclass(frozen=True, eq=False)

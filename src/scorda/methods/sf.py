@@ -125,7 +125,8 @@ class SF(PriorFilter):
     clip: float | None = 50.0
     standardise: bool = True
 
-    needs = ("simulator", "density", "differentiable_operator")
+    needs = ("simulator", "differentiable_operator")
+    errors = "density"
     in_double = False
     exact = "no problem"
     cost = Cost(249, 500, "a network trained per cycle")

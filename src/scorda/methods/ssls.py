@@ -100,7 +100,8 @@ class SSLS(PriorFilter):
     decay: float = 0.5
     clip: float | None = 10.0
 
-    needs = ("simulator", "density", "differentiable_operator")
+    needs = ("simulator", "differentiable_operator")
+    errors = "density"
     in_double = False
     exact = "no problem"
     cost = Cost(524, 500, "a network trained per cycle")
@@ -129,11 +130,21 @@ class SSLS(PriorFilter):
             if value is not None and not value > 0:
                 raise ValueError(f"Got {name} = {value}: give a positive number, or None.")
 
-    def stable_step(self, z: Tensor, mean: Tensor, std: Tensor, model: ObservationModel) -> float:
+    def stable_step(
+        self, z: Tensor, mean: Tensor, std: Tensor, y: Tensor, model: ObservationModel
+    ) -> float:
         """Return the step of a cycle: the given one, if it is stable, or a part of the bound."""
-        curvature = _curvature(
-            lambda x: model.whiten(model.operator(mean + std * x).flatten(1)), z
-        )
+        whiten = model.whiten
+        if model.law is not None:
+            predicted, scale = model.predict(mean + std * z, y), model.scale(tuple(y.shape), y)
+            # The curvature of a law with a corner is that of the corner rounded over its scale.
+            _, var = model.law.linearised(y, predicted, scale, 0.0, scale.square())
+            root = var.sqrt().to(z)
+
+            def whiten(residual: Tensor) -> Tensor:
+                return residual / root
+
+        curvature = _curvature(lambda x: whiten(model.operator(mean + std * x).flatten(1)), z)
         bound = 2 / (curvature + self.noise_level**-2)
         if self.step_size is None:
             return SAFETY * bound
@@ -169,7 +180,7 @@ class _Run(PriorFilterRun):
         settings = self.settings
         members, mean, std = standardised(forecast)
         z = members
-        h = settings.stable_step(z, mean, std, model)
+        h = settings.stable_step(z, mean, std, y, model)
         denoiser = self.prior.fit(members, None, self.space)
         draw = rng.Stream(rng.key(generator), 0, len(z), tuple(z.shape[1:]), z)
         level = torch.full_like(z[:1], settings.noise_level)

@@ -25,8 +25,9 @@ import torch
 
 from scorda.core.shapes import Float, Int, Tensor
 from scorda.core.space import StateSpace
+from scorda.observations.combined import Present, Stacked
 from scorda.observations.masks import Mask
-from scorda.observations.model import ObservationModel, Present, Stacked
+from scorda.observations.model import ObservationModel
 from scorda.observations.operators import Operator, Select
 
 __all__ = [

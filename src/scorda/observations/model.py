@@ -1,8 +1,8 @@
-r"""Observation models: operators with Gaussian errors.
+r"""Observation models: operators with the law of what is observed.
 
 An observation of the state is :math:`y = h(x) + \varepsilon`, :math:`\varepsilon \sim N(0, R)`;
-an `Operator` is h, an `ObservationModel` adds R. Models of parts of an observation and of several
-observations at once are made here too.
+an `Operator` is h, an `ObservationModel` adds R, or another law of y given h(x) (`laws`). Models
+of parts of an observation and of several observations at once are made here too.
 """
 
 from __future__ import annotations
@@ -11,41 +11,68 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
-from scipy.sparse import csr_array, vstack
+from scipy.sparse import csr_array
 
 from scorda.core import rng
 from scorda.core.arrays import ArrayLike, as_tensor
 from scorda.core.errors import ShapeError
 from scorda.core.gaussian import standard_deviations
 from scorda.core.shapes import Bool, Float, Tensor
-from scorda.core.space import StateSpace
+from scorda.observations.combined import Present, Stacked
+from scorda.observations.laws import Law, as_law, joined
 from scorda.observations.modes import BlockModes, FourierModes, Modes, ScaledModes
 from scorda.observations.operators import Operator
+from scorda.observations.robust_laws import Normal
 
-__all__ = ["ObservationModel", "Present", "Stacked", "as_std", "check_std", "stack"]
+__all__ = ["ObservationModel", "as_std", "check_std", "stack", "stacked"]
 
 
 @dataclass(frozen=True, eq=False)
 class ObservationModel:
-    r"""An operator with Gaussian error, :math:`y = h(x) + \varepsilon`, covariance R.
+    r"""An operator with Gaussian error, :math:`y = h(x) + \varepsilon`, or with another law.
+
+    Methods ask for the law alone (`compare`, `sample`), or for the Gaussian (`whiten`,
+    `error_std`, `error_cov`, `error`, `modes`): of another law there is none, and to ask for it is
+    an error, so that no method takes a Gaussian in its place unnoticed.
 
     Arguments:
         operator: h.
         std: Standard deviation of the error, one number or an array that broadcasts to
             ``(*obs)``, positive.
-        cov: Instead of `std`: full covariance of the flattened error, ``(obs, obs)``.
+        cov: Instead of `std`: full covariance R of the flattened error, ``(obs, obs)``.
+        law: Law of the values given h(x), such as ``StudentT(4)`` with the scale `std` or
+            ``Poisson()`` without, or a function ``log_density(y, h)``; None: Gaussian.
 
     Raises:
-        ValueError: If not exactly one of `std` and `cov` is given, or is not positive (definite).
+        ValueError: If not exactly one of `std` and `cov` is given, or is not positive (definite);
+            or if the law has no place for it.
     """
 
     operator: Operator
     std: float | Float[Tensor, "..."] | ArrayLike | None = None
     cov: Float[Tensor, "obs obs"] | ArrayLike | None = None
+    law: Law | Any = None
+
+    def __init_subclass__(cls) -> None:
+        replaced = sorted(set(vars(cls)) & {n for n in vars(ObservationModel) if n[0] != "_"})
+        if replaced:
+            raise TypeError(
+                f"{cls.__name__} replaces {', '.join(replaced)} of ObservationModel, which "
+                "not all methods call: give ObservationModel a `law`, such as a function "
+                "log_density(y, h), and the operator h(x)."
+            )
 
     def __post_init__(self) -> None:
+        if self.law is not None:
+            law = as_law(self.law)
+            object.__setattr__(self, "law", None if isinstance(law, Normal) else law)
+        if self.law is not None:
+            self._check_law(self.law)
+            if self.std is None:
+                return
         if (self.std is None) == (self.cov is None):
             raise ValueError("Give exactly one of `std` and `cov`, the error of the observations.")
         if self.std is not None:
@@ -66,8 +93,35 @@ class ObservationModel:
                 "Got a `cov` that is not symmetric and positive definite: check the matrix."
             )
 
+    def _check_law(self, law: Law) -> None:
+        name = type(law).__name__
+        if self.cov is not None or (self.std is not None and not law.scaled):
+            given = "std" if self.cov is None else "cov"
+            wanted = "give `std` instead" if law.scaled else f"leave `{given}` out"
+            raise ValueError(f"Got a `{given}` for {name}, which has none: {wanted}.")
+        if law.scaled and self.std is None:
+            raise ValueError(f"{name} needs `std`, the standard deviation or scale of the error.")
+
+    def _check_gaussian(self) -> None:
+        if self.law is not None:
+            raise TypeError(
+                f"Got errors of the law {type(self.law).__name__} where Gaussian ones are needed: "
+                "run the method as a whole (`assimilate`), which makes them Gaussian if it can or "
+                "names the methods that take them."
+            )
+
+    def scale(self, shape: tuple[int, ...], like: Tensor) -> Float[Tensor, "obs"]:
+        """Return std or scale of each entry of a flattened observation; 1 where it has none."""
+        if self.law is not None and self.std is None:
+            return torch.ones(math.prod(shape)).to(like)
+        return self._expanded(shape, like)
+
     def error_std(self, shape: tuple[int, ...], like: Tensor) -> Float[Tensor, "obs"]:
         """Return the error std of each entry of a flattened observation of that shape."""
+        self._check_gaussian()
+        return self._expanded(shape, like)
+
+    def _expanded(self, shape: tuple[int, ...], like: Tensor) -> Float[Tensor, "obs"]:
         if self.cov is not None:
             self._check_size(math.prod(shape))
             return self.cov.to(like).diagonal().sqrt()
@@ -89,6 +143,7 @@ class ObservationModel:
 
     def whiten(self, residual: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble obs"]:
         r"""Return :math:`L^{-1}` times residuals ``(ensemble, *obs)``, flat; :math:`R = LL^T`."""
+        self._check_gaussian()
         flat = residual.flatten(1)
         if isinstance(self.std, float):
             return flat / self.std
@@ -105,6 +160,7 @@ class ObservationModel:
         generator: rng.Seed = None,
     ) -> Float[Tensor, "ensemble ..."]:
         """Draw observation errors, ``(members, *obs)``."""
+        self._check_gaussian()
         noise = rng.normal(members, (math.prod(shape),), generator, like=like)
         if self.cov is None:
             noise = noise * self.error_std(shape, like)
@@ -125,7 +181,22 @@ class ObservationModel:
             self._check_size(len(y))
             cov = self.cov[kept.to(self.cov.device)][:, kept.to(self.cov.device)]
             return ObservationModel(operator, cov=cov.to(y))
-        return ObservationModel(operator, std=self.error_std(tuple(y.shape), y)[kept])
+        return self.like(operator, self.scale(tuple(y.shape), y)[kept], kept)
+
+    def like(
+        self, operator: Operator, std: Tensor, kept: Bool[Tensor, "obs"] | None = None
+    ) -> ObservationModel:
+        """Return the law of this model with another operator and other `scale`, flattened.
+
+        Arguments:
+            operator: The operator.
+            std: Scale of each entry that is kept.
+            kept: Which entries of this model's are kept; None: all.
+        """
+        if self.law is None:
+            return ObservationModel(operator, std=std)
+        law = self.law if kept is None else self.law.only(kept)
+        return ObservationModel(operator, std=std if law.scaled else None, law=law)
 
     def predict(
         self, x: Float[Tensor, "ensemble ..."], y: Float[Tensor, "..."]
@@ -151,6 +222,9 @@ class ObservationModel:
     ) -> Float[Tensor, "ensemble ..."]:
         """Observe states ``(ensemble, *state)`` with error."""
         y = self.operator(x)
+        if self.law is not None:
+            shape = tuple(y.shape[1:])
+            return self.law.draw(y, self.scale(shape, y).reshape(shape), generator)
         return y + self.error(len(y), tuple(y.shape[1:]), y, generator)
 
     def log_likelihood(
@@ -160,30 +234,53 @@ class ObservationModel:
 
         It is in double precision, as small differences of large numbers count.
         """
-        return self.log_density(self.white_residuals(y, x), tuple(y.shape))
+        return self.compare(y, self.predict(x, y))[0]
 
-    def white_residuals(
-        self, y: Float[Tensor, "..."], x: Float[Tensor, "ensemble ..."]
-    ) -> Float[Tensor, "ensemble obs"]:
-        """Return what `whiten` makes of y - h(x), in double precision."""
-        return self.whiten(y.double() - self.predict(x, y).double())
+    def compare(
+        self, y: Float[Tensor, "..."], predicted: Float[Tensor, "ensemble ..."]
+    ) -> tuple[Float[Tensor, "ensemble"], Float[Tensor, "ensemble obs"]]:
+        """Return the log density of an observation given predictions, and standard residuals.
 
-    def log_density(
-        self, white: Float[Tensor, "ensemble obs"], shape: tuple[int, ...]
-    ) -> Float[Tensor, "ensemble"]:
-        """Return the log density of `white_residuals` of observations of a shape, in double."""
+        Residuals are in standard deviations of the errors, white, or in units of the law
+        (`Law.residual`). Both are in double precision.
+
+        Arguments:
+            y: A complete observation.
+            predicted: What is predicted of it, as `predict` returns it.
+        """
+        y, predicted, shape = y.double(), predicted.double(), tuple(y.shape)
+        if self.law is not None:
+            std = self.scale(shape, predicted).reshape(shape)
+            log_density = self.law.log_density(y, predicted, std).flatten(1).sum(1)
+            return log_density, self.law.residual(y, predicted, std).flatten(1)
+        white = self.whiten(y - predicted)
         if self.cov is None:
             log_det = self.error_std(shape, white).log().sum()
         else:
             log_det = self._root.to(white).diagonal().log().sum()
         log_norm = log_det + 0.5 * white.shape[1] * math.log(2 * math.pi)
-        return -0.5 * white.square().sum(-1) - log_norm
+        return -0.5 * white.square().sum(-1) - log_norm, white
+
+    def residual(
+        self, y: Float[Tensor, "..."], predicted: Float[Tensor, "ensemble ..."]
+    ) -> Float[Tensor, "ensemble obs"]:
+        """Return the residuals of `compare` alone, in the precision that is given."""
+        if self.law is None:
+            return self.whiten(y - predicted)
+        shape = tuple(y.shape)
+        return self.law.residual(y, predicted, self.scale(shape, y).reshape(shape)).flatten(1)
 
     def misfit(
         self, y: Float[Tensor, "..."], x: Float[Tensor, "ensemble ..."]
     ) -> Float[Tensor, "ensemble"]:
-        r"""Return :math:`(y - h(x))^T R^{-1} (y - h(x))` of each state, in double precision."""
-        return self.white_residuals(y, x).square().sum(-1)
+        r"""Return :math:`-2 \log p(y \mid x)` of each state, in double precision.
+
+        It is without its constant where the error is Gaussian,
+        :math:`(y - h(x))^T R^{-1} (y - h(x))`.
+        """
+        if self.law is not None:
+            return -2 * self.log_likelihood(y, x)
+        return self.whiten(y.double() - self.predict(x, y).double()).square().sum(-1)
 
     @cached_property
     def _root(self) -> Tensor:
@@ -203,8 +300,9 @@ class ObservationModel:
                 the state stay as they are.
 
         Raises:
-            TypeError: If the operator is not linear.
+            TypeError: If the operator is not linear, or the error not Gaussian.
         """
+        self._check_gaussian()
         if shape not in self._modes:
             self._modes[shape] = self._find_modes(shape, None)
         plain = self._modes[shape]
@@ -243,102 +341,32 @@ class ObservationModel:
             )
 
 
-@dataclass(frozen=True, eq=False)
-class Present(Operator):
-    """The present entries of the flattened observation of another operator.
-
-    Arguments:
-        operator: The other operator.
-        present: Which entries of its flattened observation are kept; None keeps all.
-        size: Number of entries of the flattened observation, where it is known.
-    """
-
-    operator: Operator
-    present: Bool[Tensor, "obs"] | None = None
-    size: int | None = None
-
-    @property
-    def linear(self) -> bool:  # type: ignore[override]
-        return self.operator.linear
-
-    @property
-    def differentiable(self) -> bool:  # type: ignore[override]
-        return self.operator.differentiable
-
-    def as_matrix(self, shape: tuple[int, ...]) -> csr_array:
-        rows = self.operator.as_matrix(shape)
-        return rows if self.present is None else rows[self.present.numpy(force=True)]
-
-    def transfer(self, shape: tuple[int, ...]) -> Tensor | None:
-        return self.operator.transfer(shape) if self.present is None else None
-
-    def check(self, space: StateSpace) -> None:
-        self.operator.check(space)
-
-    def __call__(self, x: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble present"]:
-        y = self.operator(x)
-        y = y.flatten(1) if y.ndim > 1 else y[:, None]
-        if self.size not in (None, y.shape[1]):
-            # The difference to the observation would be broadcast.
-            raise ShapeError(
-                f"The operator made {y.shape[1]} values of a state where {self.size} are "
-                "observed: the numbers must be equal."
-            )
-        return y if self.present is None else y[:, self.present.to(y.device)]
-
-    def coordinates(self, space: StateSpace) -> Float[Tensor, "present axes"]:
-        positions = self.operator.coordinates(space)
-        return positions if self.present is None else positions[self.present.to(positions.device)]
-
-    def variables(self, space: StateSpace) -> tuple[str, ...]:
-        names = self.operator.variables(space)
-        if self.present is None:
-            return names
-        return tuple(n for n, kept in zip(names, self.present.tolist(), strict=True) if kept)
-
-
-@dataclass(frozen=True)
-class Stacked(Operator):
-    """The flattened observations of several operators, one after another."""
-
-    operators: tuple[Operator, ...]
-
-    @property
-    def linear(self) -> bool:  # type: ignore[override]
-        return all(operator.linear for operator in self.operators)
-
-    @property
-    def differentiable(self) -> bool:  # type: ignore[override]
-        return all(operator.differentiable for operator in self.operators)
-
-    def as_matrix(self, shape: tuple[int, ...]) -> csr_array:
-        return vstack([o.as_matrix(shape) for o in self.operators], format="csr")
-
-    def check(self, space: StateSpace) -> None:
-        for operator in self.operators:
-            operator.check(space)
-
-    def __call__(self, x: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble obs"]:
-        return torch.cat([operator(x).flatten(1) for operator in self.operators], 1)
-
-    def coordinates(self, space: StateSpace) -> Float[Tensor, "obs axes"]:
-        return torch.cat([operator.coordinates(space) for operator in self.operators])
-
-    def variables(self, space: StateSpace) -> tuple[str, ...]:
-        return sum((operator.variables(space) for operator in self.operators), ())
-
-
 def stack(parts: Sequence[tuple[Tensor, ObservationModel]]) -> tuple[Tensor, ObservationModel]:
     """Join observations ``(y, model)`` of the same state, flat, into one."""
     if len(parts) == 1:
         return parts[0]
     y = torch.cat([y for y, _ in parts])
     operator = Stacked(tuple(model.operator for _, model in parts))
+    return y, stacked(operator, parts)
+
+
+def stacked(
+    operator: Operator, parts: Sequence[tuple[Tensor, ObservationModel]]
+) -> ObservationModel:
+    """Return the model of flat observations ``(y, model)`` that follow one another.
+
+    Arguments:
+        operator: Operator of all of them together.
+        parts: The observations, at least one.
+    """
     if all(model.cov is None for _, model in parts):
-        std = torch.cat([model.error_std(tuple(y.shape), y) for y, model in parts])
-        return y, ObservationModel(operator, std=std)
+        std = torch.cat([model.scale(tuple(y.shape), y) for y, model in parts])
+        if all(model.law is None for _, model in parts):
+            return ObservationModel(operator, std=std)
+        law = joined([(model.law or Normal(), len(y)) for y, model in parts])
+        return ObservationModel(operator, std=std if law.scaled else None, law=law)
     blocks = [model.error_cov(tuple(y.shape), y) for y, model in parts]
-    return y, ObservationModel(operator, cov=torch.block_diag(*blocks))
+    return ObservationModel(operator, cov=torch.block_diag(*blocks))
 
 
 def as_std(std: ArrayLike) -> float | Tensor:

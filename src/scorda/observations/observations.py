@@ -26,7 +26,8 @@ from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.core.times import Start, dates_after
 from scorda.observations import tables
-from scorda.observations.model import ObservationModel, Present, as_std, check_std
+from scorda.observations.combined import Present
+from scorda.observations.model import ObservationModel, as_std, check_std
 from scorda.observations.moving import MovingInterpolate
 from scorda.observations.operators import Operator, Select
 from scorda.observations.present import present_values
@@ -81,6 +82,14 @@ class Observations:
         if self.std is not None:
             object.__setattr__(self, "std", as_std(self.std))
             _check_errors(torch.as_tensor(self.std), self.values)
+        law = self.model.law
+        if law is not None:
+            if self.std is not None and not law.scaled:
+                raise ValueError(
+                    f"Got `std` for observations of {type(law).__name__}, which has none: leave "
+                    "it out."
+                )
+            law.check(self.flat)
 
     @classmethod
     def from_table(
@@ -99,7 +108,9 @@ class Observations:
         name latitude, longitude and level; or by ``point``, the flat index of the grid point.
         Where every position is a grid point (within a thousandth of the spacing) the operator is
         `Select`, else `Interpolate`; each distinct variable and position is one column of
-        `values`. A column ``units`` gives the unit of value and std, which are converted.
+        `values`. A column ``units`` gives the unit of value and std, which are converted, and a
+        column ``law`` the law of the values, as ``student:4`` (`law_names`); it is Gaussian where
+        there is none. A count has no std, and one that is given for it is not used.
 
         A report that is there twice, with the same time, place and numbers, counts once. Other
         rows of the same step, variable and position become one value,
@@ -117,7 +128,8 @@ class Observations:
                 Default: half of ``space.dt``, so that every time has its nearest step.
             std: Standard deviation of the error where the table has none.
             steps: Last step to use. Default: no limit.
-            how: `units`, `missing`, `climate`, `gross_error_check`, `nearest` of `rows.How`.
+            how: `units`, `missing`, `climate`, `gross_error_check`, `nearest` and `law` of
+                `rows.How`.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -155,7 +167,7 @@ class Observations:
             start: As in `from_table`, like the next three.
             tolerance: Largest distance of a time from its step.
             steps: Last step to use.
-            how: `missing`, `climate` and `gross_error_check` of `rows.How`.
+            how: `missing`, `climate`, `gross_error_check` and `law` of `rows.How`.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -169,7 +181,7 @@ class Observations:
     def _arranged(
         cls, rows: tables.UsableRows, space: StateSpace, start: Start | None
     ) -> Observations:
-        places, steps, values, std, averaged = tables.arrange(rows)
+        places, steps, values, std, averaged, law = tables.arrange(rows)
         operator: Operator
         if places.ndim == 3:
             operator = MovingInterpolate(steps, places[..., 1:], places[..., 0].astype(int), space)
@@ -181,11 +193,12 @@ class Observations:
         dtype = torch.get_default_dtype()
         usual = np.nanmean(std, 0) if places.ndim == 2 else np.nanmean(std, keepdims=True)[0]
         nominal = torch.from_numpy(usual).to(dtype)
+        scaled = law is None or law.scaled
         return cls(
-            ObservationModel(operator, std=nominal),
+            ObservationModel(operator, std=nominal if scaled else None, law=law),
             steps,
             torch.from_numpy(values).to(dtype),
-            torch.from_numpy(std).to(dtype),
+            torch.from_numpy(std).to(dtype) if scaled else None,
             rows.unused,
             rows.notes
             + ((f"{averaged} reports of one place and step averaged",) if averaged else ()),
@@ -239,6 +252,8 @@ class Observations:
             "value": values.numpy(force=True),
             "std": std.numpy(force=True),
         }
+        if self.model.law is not None:
+            columns["law"] = np.concatenate([self.laws()[p.entry] for p in pieces])
         write_columns(path, columns, overwrite)
 
     def summary(self) -> str:
@@ -253,6 +268,8 @@ class Observations:
             f"{len(self.unused)} rows not used"
         )
         text += f": {tables.summary_of(self.unused)}" if self.unused else ""
+        if self.model.law is not None:
+            text += f"; law {', '.join(dict.fromkeys(self.laws()))}"
         return "; ".join((text, *self.notes)) + "."
 
     def __len__(self) -> int:
@@ -270,7 +287,7 @@ class Observations:
         if isinstance(self.model.operator, MovingInterpolate):
             model = replace(model, operator=Present(self.operator(k)))
         if self.std is not None:
-            model = ObservationModel(model.operator, std=self._stds[k])
+            model = model.like(model.operator, self._stds[k])
         if self._complete[k]:
             return y.clone(), model
         present = ~y.isnan()
@@ -282,6 +299,13 @@ class Observations:
         if not isinstance(whole, MovingInterpolate):
             return whole
         return whole.at_step(step[-1] if isinstance(step, tuple) else step)
+
+    def laws(self) -> np.ndarray:
+        """Return the law of each entry of a flattened row as text, as ``gaussian``."""
+        size = self.flat.shape[1]
+        if self.model.law is None:
+            return np.full(size, "gaussian", dtype=object)
+        return np.array(self.model.law.texts(size), dtype=object)
 
     def observed(self, k: int) -> bool:
         """Say whether row k has any present value."""
@@ -328,7 +352,7 @@ class Observations:
     ) -> Float[Tensor, "ensemble"]:
         """Return the log density of all values given trajectories, as `predict` takes them."""
         total = trajectory.new_zeros(len(trajectory))
-        if self.std is None and self.model.cov is not None:
+        if self.model.law is not None or (self.std is None and self.model.cov is not None):
             for k, step in enumerate(self.steps):
                 y, model = self.at(k)
                 states = trajectory[:, list(step) if isinstance(step, tuple) else step]
@@ -352,11 +376,14 @@ class Observations:
 
     @property
     def flat_std(self) -> Float[Tensor, "cycle obs"]:
-        """Return the standard deviation of the error of each value of `flat`."""
+        """Return std or scale of the error of each value of `flat`; NaN where its law has none."""
         if self.std is not None:
-            return self._stds
-        shape = tuple(self.values.shape[1:])
-        return self.model.error_std(shape, self.values).expand(self.flat.shape)
+            scale = self._stds
+        else:
+            scale = self.model.scale(tuple(self.values.shape[1:]), self.values)
+        if self.model.law is not None:
+            scale = scale.masked_fill(~self.model.law.with_std(scale.shape[-1]), math.nan)
+        return scale.expand(self.flat.shape)
 
     @cached_property
     def _stds(self) -> Tensor:
@@ -378,8 +405,8 @@ class Observations:
         operator = Present(self.model.operator, size=self.flat.shape[1])
         if self.model.cov is not None:
             return ObservationModel(operator, cov=self.model.cov)
-        shape = tuple(self.values.shape[1:])
-        return ObservationModel(operator, std=self.model.error_std(shape, self.values))
+        scale = self.model.scale(tuple(self.values.shape[1:]), self.values)
+        return self.model.like(operator, scale)
 
 
 def _check_order(steps: tuple[int | tuple[int, ...], ...]) -> None:

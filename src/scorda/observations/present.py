@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from scorda.observations.model import Present
+from scorda.observations.combined import Present
 from scorda.observations.moving import MovingInterpolate
 from scorda.observations.operators import Operator
 

@@ -43,7 +43,8 @@ class Problem:
 
     Raises:
         ValueError: If an observation lies after `steps`, an operator does not fit the space or its
-            values or observes points outside of its mask, or `initial` does not fit the space or
+            values or observes points outside of its mask, errors of one instrument are correlated
+            and those of another not Gaussian, or `initial` does not fit the space or
             is not finite.
     """
 
@@ -65,6 +66,12 @@ class Problem:
             ("space", self.system.space),
         ):
             object.__setattr__(self, name, value)
+        models = [instrument.model for instrument in instruments]
+        if any(m.cov is not None for m in models) and any(m.law is not None for m in models):
+            raise ValueError(
+                "Got correlated errors (`cov`) beside others that are not Gaussian: give `std` "
+                "instead of `cov`."
+            )
         if self.steps < 0:
             raise ValueError(f"Got steps = {self.steps}: give the number of model steps, >= 0.")
         for instrument in instruments:

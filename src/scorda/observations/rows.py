@@ -13,6 +13,8 @@ from scorda.core.columns import distinct, numbers
 from scorda.core.parts import by_piece
 from scorda.core.space import StateSpace
 from scorda.core.times import Start
+from scorda.observations.law_columns import laws_of_rows
+from scorda.observations.laws import Law
 from scorda.observations.positions import (
     inside_domain,
     nearest_points,
@@ -20,6 +22,7 @@ from scorda.observations.positions import (
     snapped,
     within_a_period,
 )
+from scorda.observations.robust_laws import Normal
 from scorda.reading.climate import LIMIT, suspicious
 from scorda.reading.fields import role_of_axis
 from scorda.reading.roles import role_of_name
@@ -54,6 +57,7 @@ class How:
             deviations are not used.
         nearest: Observe the nearest point of the state up to this distance, in km on the globe,
             else in the unit of the coordinates, instead of interpolating.
+        law: Law of the values by variable, "" for all others, where the source does not say.
     """
 
     start: Start | None = None
@@ -66,6 +70,16 @@ class How:
     first_climate: bool = False
     gross_error_check: float = LIMIT
     nearest: float | None = None
+    law: Mapping[str, Law] | None = None
+
+    def law_of(self, variable: str) -> Law:
+        """Return the law of a variable."""
+        laws = self.law or {}
+        return laws.get(variable, laws.get("", Normal()))
+
+    def needs_std(self, variables: Sequence[str]) -> bool:
+        """Return whether the law of a variable has a standard deviation."""
+        return any(self.law_of(name).scaled for name in variables)
 
     def far(
         self, value: np.ndarray, variable: np.ndarray, names: Sequence[str]
@@ -146,6 +160,15 @@ class Rows:
             why = np.array([f"unknown variable {name!r}" for name in given], dtype=object)
             self.refuse(index < 0, why[code])
         return index
+
+    def law(self, variable: np.ndarray) -> tuple[np.ndarray, list[Law]]:
+        """Return the index of each row's law, and the laws.
+
+        Raises:
+            ValueError: If the column ``law`` names one that there is not.
+        """
+        usual = [self.how.law_of(name) for name in self.space.variables]
+        return laws_of_rows(self.columns.get("law"), variable, usual)
 
     def converted(
         self, variable: np.ndarray, value: np.ndarray, error: np.ndarray

@@ -22,6 +22,9 @@ import numpy as np
 from scorda.core.columns import distinct
 from scorda.core.space import StateSpace
 from scorda.core.times import match_times, start_text
+from scorda.observations.law_columns import law_of_columns
+from scorda.observations.laws import Law
+from scorda.observations.robust_laws import Normal
 from scorda.observations.rows import How, Rows, UnusedRow, position_columns, unused_rows
 from scorda.reading.blocks import NUMBERS, time_blocks
 from scorda.reading.columns import read_columns
@@ -51,7 +54,8 @@ class UsableRows(NamedTuple):
     """The usable rows of a table, one entry per row.
 
     `place` is the index into the flattened state, ``(rows, 1)``; where a position is no grid
-    point, it is variable and position of each row, ``(rows, 1 + axes)``.
+    point, it is variable and position of each row, ``(rows, 1 + axes)``. `law` is the index of
+    each row's law among `laws`; the std of a law that has none is 1.
     """
 
     step: np.ndarray
@@ -60,6 +64,8 @@ class UsableRows(NamedTuple):
     std: np.ndarray
     unused: tuple[UnusedRow, ...]
     notes: tuple[str, ...] = ()
+    law: np.ndarray | int = 0
+    laws: tuple[Law, ...] = (Normal(),)
 
 
 class Arranged(NamedTuple):
@@ -67,7 +73,7 @@ class Arranged(NamedTuple):
 
     `places` is as in `UsableRows`, one row per observation; or ``(cycle, obs, 1 + axes)`` where
     each step has places of its own. `averaged` is the number of rows that share a place and a
-    step with others.
+    step with others. `law` is the law of all columns, None where it is Gaussian.
     """
 
     places: np.ndarray
@@ -75,6 +81,7 @@ class Arranged(NamedTuple):
     values: np.ndarray
     std: np.ndarray
     averaged: int
+    law: Law | None
 
 
 def usable_rows(table: Source, space: StateSpace, how: How) -> UsableRows:
@@ -88,11 +95,17 @@ def usable_rows(table: Source, space: StateSpace, how: How) -> UsableRows:
     _check_columns(columns, name, space, how)
     rows = Rows(columns, space, how)
     variable = rows.variable()
-    value, error = rows.number("value", "value"), rows.number("std", "std", how.std)
+    law, laws = rows.law(np.maximum(variable, 0))
+    with_std = np.array([one.scaled for one in laws])[law]
+    value = rows.number("value", "value")
+    error = np.where(with_std, rows.number("std", "std", how.std, with_std), 1.0)
     rows.refuse(~(error > 0), "std not positive")
+    told = error
     value, error, notes = rows.converted(variable, value, error)
+    error = np.where(np.array([one.in_units for one in laws])[law], error, told)
     for variable_name, far in how.far(value, np.maximum(variable, 0), space.variables):
-        rows.refuse(far, f"value far from the climate of {variable_name}")
+        # The climate is that of the state, whose unit a count has not.
+        rows.refuse(far & with_std, f"value far from the climate of {variable_name}")
     position, point, on_grid = rows.position(variable)
     step, why = match_times(columns["time"], space, how.start, how.tolerance, how.steps)
     rows.refuse(why != "", why)
@@ -109,12 +122,13 @@ def usable_rows(table: Source, space: StateSpace, how: How) -> UsableRows:
     times = columns["time"]
     if not usable.all():
         times, step, place = times[usable], step[usable], place[usable]
-        value, error = value[usable], error[usable]
+        value, error, law = value[usable], error[usable], law[usable]
     kept = ~_repeated(times, step, *place.T, value, error)
     if not kept.all():
         notes.append(f"{int((~kept).sum())} repeated reports counted once")
-        step, place, value, error = step[kept], place[kept], value[kept], error[kept]
-    return UsableRows(step, place, value, error, unused, tuple(notes))
+        step, place, value = step[kept], place[kept], value[kept]
+        error, law = error[kept], law[kept]
+    return UsableRows(step, place, value, error, unused, tuple(notes), law, tuple(laws))
 
 
 def usable_fields(
@@ -151,8 +165,9 @@ def usable_fields(
     step, why = match_times(times, space, how.start, how.tolerance, how.steps)
     row, point, value = _present(parts, own, why, how)
     unused = unused_rows(why)
+    law = how.law_of(name)
     far = dict(how.far(value, np.zeros(len(row), dtype=np.int64), [name]))
-    if name in far:
+    if name in far and law.scaled:
         reason, kept = f"value far from the climate of {name}", ~far[name]
         unused += tuple(UnusedRow(int(i) + 1, reason) for i in row[~kept])
         row, point, value = row[kept], point[kept], value[kept]
@@ -162,7 +177,8 @@ def usable_fields(
             f"({summary_of(unused) or 'all are NaN'}): give at least one."
         )
     place = (space.entries(name).start + point).astype(float)[:, None]
-    return UsableRows(step[row], place, value, np.full(len(row), float(std)), unused, notes)
+    errors = np.full(len(row), float(std))
+    return UsableRows(step[row], place, value, errors, unused, notes, laws=(law,))
 
 
 def arrange(rows: UsableRows) -> Arranged:
@@ -196,7 +212,8 @@ def arrange(rows: UsableRows) -> Arranged:
     values, std = np.full(shape, math.nan), np.full(shape, math.nan)
     values[row, column], std[row, column] = value, error
     averaged = int((count[entry] > 1).sum())
-    return Arranged(places, steps.tolist(), values, std, averaged)
+    law = law_of_columns(rows.laws, rows.law, averaged, column, entry, shape[1], moving)
+    return Arranged(places, steps.tolist(), values, std, averaged, law)
 
 
 def _places(place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -271,7 +288,7 @@ def _check_columns(
     needed = {"time": "time", "value": "value"}
     if len(space.variables) > 1:
         needed["variable"] = "variable"
-    if how.std is None:
+    if how.std is None and "law" not in columns and how.needs_std(space.variables):
         needed["std"] = "std (or give the argument `std`, --std in the shell)"
     given = set[str]()
     if space.parts is not None and "variable" in columns:

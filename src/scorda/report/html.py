@@ -276,6 +276,9 @@ def _errors(table: xarray.Dataset, space: StateSpace) -> str:
     variable, std = table["variable"].values, table["std"].values
     names, parts = sorted(set(map(str, variable))), []
     for name in names:
+        if "law" in table and (laws := set(table["law"].values[variable == name])) != {"gaussian"}:
+            parts.append(f"{name or 'unnamed'} {', '.join(sorted(laws))}")
+            continue
         low, high = float(std[variable == name].min()), float(std[variable == name].max())
         text = f"std {low:.3g}" + ("" if np.isclose(low, high) else f" to {high:.3g}")
         if len(names) > 1:

@@ -90,7 +90,8 @@ def trajectories(
                 row.plot(axis, values, color=TRUTH, lw=1.1, ls=(0, (4, 1.5)), label="truth")
             if table is not None:
                 where, std = np.asarray(table["step"]), np.asarray(table["std"])
-                here = np.asarray(table["component"]) == component
+                # A value without a std, as a count is, has another unit than the state.
+                here = (np.asarray(table["component"]) == component) & ~np.isnan(std)
                 here &= np.isin(where, kept)
                 at = first + (where[here] - kept.start) // kept.step
                 _draw_observations(row, times[at], np.asarray(table["value"])[here], std[here])

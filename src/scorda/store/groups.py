@@ -144,8 +144,10 @@ def observation_table(
     The columns are ``step``, ``time``, ``value``, ``std``, ``instrument``, ``variable`` ("" where
     the operator does not observe single variables), ``component`` (index into the flattened state
     where the operator picks one component, else -1) and one per column of a position (NaN
-    where the operator does not know its positions).
+    where the operator does not know its positions). Where a law is not Gaussian, ``law`` is the
+    text of each, and ``std`` its scale, or NaN where it has none.
     """
+    laws = any(instrument.model.law is not None for instrument in observations)
     parts: dict[str, list[np.ndarray]] = {}
     for number, instrument in enumerate(observations):
         entries = instrument.steps
@@ -164,6 +166,8 @@ def observation_table(
                 "instrument": np.full(len(piece.row), number),
                 **{column: values[place] for column, values in seen.items()},
             }
+            if laws:
+                columns["law"] = instrument.laws()[piece.entry]
             for column, values in columns.items():
                 parts.setdefault(column, []).append(values)
     return {column: np.concatenate(values) for column, values in parts.items()}

@@ -8,16 +8,19 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from scorda.assimilation.base import Assimilator
+from scorda.assimilation.base import REQUIREMENTS, Assimilator
 from scorda.assimilation.filter import Filter
 from scorda.core import rng
 from scorda.core.shapes import Tensor
 from scorda.core.space import StateSpace
 from scorda.observations.analysis import Analysis
+from scorda.observations.laws import Density
 from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Select
 from scorda.observations.problem import Problem
+from scorda.observations.robust_laws import StudentT
+from scorda.observations.value_laws import Poisson
 from scorda.systems.function import FunctionSystem
 from scorda.testing.promise import is_slow, keeps, promise
 
@@ -98,7 +101,9 @@ def check_filter(method: Filter, members: int = 60, device: str = "cpu") -> None
     Promises of `analyse`: shape, precision and device kept, finite, inputs untouched, the same
     result for the same seed, and with a huge observation error the moments of the forecast
     within 4 standard errors (at inflation 1 and without jitter). Promises of a run: those of
-    `check_assimilator`, and at an unobserved step the forecast bit for bit.
+    `check_assimilator`, and at an unobserved step the forecast bit for bit. Observations of
+    another law than the Gaussian give a finite run, the same for the same seed, or are refused by
+    a sentence that begins with the name of the method and "needs", as `errors` says.
 
     Arguments:
         method: The filter.
@@ -109,6 +114,7 @@ def check_filter(method: Filter, members: int = 60, device: str = "cpu") -> None
         AssertionError: If a promise is broken.
     """
     members = max(members, method.least_members)
+    _check_laws(method, members, device)
     single, double = torch.float32, torch.float64
     cases = list(zip(SHAPES, (single, double, single), strict=True))
     if not is_slow(method):
@@ -148,6 +154,31 @@ def _check_analyse(method: Filter, problem: Problem) -> None:
         _same_moments(
             method, Analysis(analysis[:, None], space, weights), Analysis(forecast[:, None], space)
         )
+
+
+def _check_laws(method: Filter, members: int, device: str) -> None:
+    """Keep the promises about laws, on a heavy tail, a count, and a density of a user."""
+
+    def own(y: Tensor, h: Tensor) -> Tensor:
+        return -torch.log1p((y - h).square())
+
+    problem = _problem(SHAPES[0], members, torch.float64, device)
+    values = torch.full((1, 2), 2.0, dtype=torch.float64, device=device)
+    for law in (StudentT(), Poisson(), Density(own)):
+        model = ObservationModel(Select([0, 3]), std=0.7 if law.scaled else None, law=law)
+        seen = replace(problem, observations=[Observations(model, [2], values)])
+        what = f"observations of {type(law).__name__}"
+        takes = REQUIREMENTS[method.errors][0](seen)
+        try:
+            states = method.assimilate(seen, members, rng.seeded(0)).states
+        except ValueError as error:
+            named = str(error).startswith(f"{method.name} needs")
+            promise(named and not takes, method, f"refuses {what}: {error}")
+            continue
+        promise(takes, method, f"takes {what}, which is not what `errors` says")
+        promise(states.isfinite().all(), method, f"is not finite with {what}")
+        again = method.assimilate(seen, members, rng.seeded(0)).states
+        promise(torch.equal(states, again), method, f"gives other results again with {what}")
 
 
 def _is_neutral(method: Assimilator) -> bool:

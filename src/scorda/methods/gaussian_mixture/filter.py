@@ -109,6 +109,7 @@ class GaussianMixtureFilter(PreparedFilter):
     _: KW_ONLY
     inflation: float | Inflation = 1.0
 
+    errors = "linearised_errors"
     exact = "linear-Gaussian, N → ∞ (any problem: kernel_factor, gaussian_weight → 0)"
 
     def __post_init__(self) -> None:

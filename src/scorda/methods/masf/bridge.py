@@ -78,6 +78,7 @@ class MASF(PriorFilter):
     needs: tuple[str, ...] = field(default=("simulator",), init=False, repr=False, compare=False)
 
     least_members = 2
+    errors = "linearised_errors"
     exact = "linear-Gaussian, N → ∞"
     cost = Cost(0, 74)
 

@@ -8,6 +8,7 @@ R_j)` of all instruments, absent values dropped, it is up to a constant
     - \sum_k \log \frac{p(x_{k+1} \mid x_k)}{\max p}
     + \tfrac12 \sum_j \lVert y_j - h_j(x) \rVert^2_{R_j^{-1}} .
 
+Observations of another law add :math:`-\log p(y_j \mid h_j(x))`.
 Without model error the later states follow from the first, which alone is then controlled.
 
 Controls v are white. With the standard deviations S of the background, the eigenvectors e of
@@ -36,10 +37,11 @@ import torch
 from scorda.core import rng
 from scorda.core.gaussian import standard_deviations
 from scorda.core.shapes import Float, Tensor
+from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations
 from scorda.observations.problem import Problem
 
-__all__ = ["Background", "TrajectoryCost"]
+__all__ = ["Background", "TrajectoryCost", "gaussian_near"]
 
 # Draws from which the scale of the model error is estimated: 3% are enough for a scale.
 PROBES = 512
@@ -231,13 +233,14 @@ class _Misfit:
     ) -> None:
         self.part, y = part, part.values.reshape(len(part), -1).to(like)
         self.present, self.y = ~y.isnan(), y.nan_to_num()
+        self.law = part.model.law is not None
         self.correlated = part.std is None and part.model.cov is not None
         self.noise: Tensor | None = None
         if perturbed:
             shape = (y.shape[1],)
             rows = [rng.normal(members, shape, rng.at(key, k), like=like) for k in _last(part)]
             self.noise = torch.stack(rows, 1)
-        if self.correlated:
+        if self.correlated or self.law:
             self.models = [part.at(k)[1] for k in range(len(part))]
         elif part.std is None:
             self.std = part.model.error_std(tuple(part.values.shape[1:]), y).expand_as(y)
@@ -246,7 +249,10 @@ class _Misfit:
             self.std = std.reshape(y.shape).masked_fill(~self.present, 1)
 
     def __call__(self, states: Tensor, rows: Tensor) -> Float[Tensor, "rows"]:
-        misfit = self.part.predict(states).reshape(len(states), *self.y.shape) - self.y
+        predicted = self.part.predict(states).reshape(len(states), *self.y.shape)
+        if self.law:
+            return self._of_law(predicted)
+        misfit = predicted - self.y
         if not self.correlated:
             white = misfit / self.std
             if self.noise is not None:
@@ -259,6 +265,30 @@ class _Misfit:
                 white = white - self.noise[rows, k][:, present]
             total = total + 0.5 * white.double().square().sum(1)
         return total
+
+    def _of_law(self, predicted: Tensor) -> Float[Tensor, "rows"]:
+        """Return minus the log density; a sample is one of a Gaussian (`gaussian_near`)."""
+        total = predicted.new_zeros(len(predicted), dtype=torch.float64)
+        for k, (model, present) in enumerate(zip(self.models, self.present, strict=True)):
+            total = total - model.compare(self.y[k, present], predicted[:, k, present])[0]
+        return total
+
+
+def gaussian_near(part: Observations, trajectory: Float[Tensor, "1 time ..."]) -> Observations:
+    """Return the Gaussian observations that stand for those of another law near a trajectory."""
+    if part.model.law is None:
+        return part
+    predicted = part.predict(trajectory).reshape(part.flat.shape)
+    values, std = torch.full_like(predicted, math.nan), torch.ones_like(predicted)
+    for k in range(len(part)):
+        y, model = part.at(k)
+        present = ~part.flat[k].isnan()
+        h, scale = predicted[k, present], model.scale(tuple(y.shape), predicted)
+        residual, var = model.law.linearised(y.to(h), h, scale, 0.0, scale.square())
+        values[k, present], std[k, present] = (h + residual).to(h), var.sqrt().to(h)
+    shape = part.values.shape
+    model = ObservationModel(part.model.operator, std=1.0)
+    return Observations(model, part.steps, values.view(shape), std.view(shape))
 
 
 def _errors(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time as clock
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -15,7 +15,7 @@ from scorda.core import rng
 from scorda.core.gaussian import component_std
 from scorda.core.shapes import Float, Tensor
 from scorda.core.tapers import GaspariCohn
-from scorda.methods.variational.cost import Background, TrajectoryCost
+from scorda.methods.variational.cost import Background, TrajectoryCost, gaussian_near
 from scorda.methods.variational.minimise import Minimum, lbfgs
 from scorda.observations.analysis import Analysis
 from scorda.observations.problem import Problem
@@ -39,8 +39,9 @@ class FourDVar(Assimilator):
     model errors and observations of its own, perturbed with N(0, B), N(0, Q) and N(0, R). They
     are exact draws of the posterior for linear-Gaussian problems; for others they are approximate
     and gather about one mode, from which each starts (or from its perturbed background, where J
-    is lower there). If the system has no model error its first state alone is controlled (the
-    strong constraint).
+    is lower there). Observations of another law than the Gaussian enter the mode with their
+    density, and a sample with the Gaussian of its gradient and curvature at the mode. If the
+    system has no model error its first state alone is controlled (the strong constraint).
 
     The cost of a chaotic system has many local minima. So the window grows: the observations
     of `growth` more steps are taken in at a time, and each minimum, continued with the model, is
@@ -81,6 +82,7 @@ class FourDVar(Assimilator):
     smoother = True
     needs = ("simulator", "differentiable_system", "differentiable_operator")
     in_double = False
+    errors = "density"
     exact = "linear-Gaussian"
     cost = Cost(0, note="a gradient of the run per iteration")
 
@@ -133,6 +135,11 @@ class FourDVar(Assimilator):
         if given is None:
             minimum, states = self._mode(cost, problem)
         if members > 1:
+            if any(part.model.law is not None for part in problem.instruments):
+                if given is not None:
+                    _, states = self._minimise(cost, given[:1], self.iterations, self.tolerance)
+                near = [gaussian_near(part, states) for part in problem.instruments]
+                problem = replace(problem, observations=near)
             evaluations = cost.evaluations
             cost = TrajectoryCost(
                 problem, background, members, rng.as_generator(generator), perturbed=True

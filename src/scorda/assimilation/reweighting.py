@@ -1,0 +1,155 @@
+r"""Gaussian observations that stand for those of another law, for methods that take no other.
+
+Near predictions h the law is a Gaussian with the observation :math:`\tilde y` and the variances R
+of `Law.linearised`. The analysis with it has another mean, near which the law is another Gaussian;
+and so on, until the mean stays where it is,
+
+.. math:: h \leftarrow E_a[h(x)], \qquad a = \mathrm{analysis}(\tilde y(h), R(h)) .
+
+For a linear h and a Gaussian forecast the mean is then the mode of the posterior. For robust laws
+this is iterated reweighting, :math:`\tilde y = y` and :math:`R = s^2 / w`; for counts it is Fisher
+scoring. The spread of the analysis is that of the last Gaussian: about a mode, narrower than the
+posterior where its tails are heavy.
+
+The mean is that of an ensemble Kalman analysis of the predicted observations, without the state.
+A filter with localization, whose mean is another, is run as a whole each time.
+
+A law that is not log-concave may have several modes. The iteration then starts at the forecast and
+at the observation, and keeps the mode of the larger density
+
+.. math:: \log p(y \mid h) - \tfrac12 (\tilde y - h)^T R^{-1} (h - \bar h) .
+
+Sources: Huber (1964), Ann. Math. Stat. 35, 73-101; Holland & Welsch (1977), Commun. Stat. A 6,
+813-827 (reweighting). Their use in ensemble filters: derived here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from scorda.assimilation.base import Assimilator
+from scorda.assimilation.kalman_algebra import symmetric_transform
+from scorda.core.shapes import Float, Tensor
+from scorda.observations.model import ObservationModel
+
+__all__ = ["gaussian_observation", "taken"]
+
+# Change of a weight or of a mean, in standard deviations, at which the iteration ends; and the
+# sweeps that it takes at most.
+TOLERANCE, SWEEPS = 1e-6, 200
+
+# Mean and variance of the predicted observations after an analysis with a Gaussian observation.
+Analysed = Callable[[Tensor, ObservationModel], tuple[Tensor, Tensor]]
+
+
+class _Mode(NamedTuple):
+    """A Gaussian that has settled, and the log density of the posterior at its mean."""
+
+    y: Tensor
+    var: Tensor
+    log_density: float
+
+
+def taken(
+    method: Assimilator,
+    analyse: Callable[[Tensor, Tensor, ObservationModel, torch.Generator], tuple[Tensor, Any]],
+    forecast: Float[Tensor, "ensemble ..."],
+    y: Float[Tensor, "obs"],
+    model: ObservationModel,
+    generator: torch.Generator,
+) -> tuple[Float[Tensor, "obs"], ObservationModel]:
+    """Return the observation that a method takes: of another law, a Gaussian if it must.
+
+    Arguments:
+        method: The method.
+        analyse: Its analysis.
+        forecast: Members.
+        y: A complete observation, flat.
+        model: Its model.
+        generator: Source of the perturbations of the analysis, which is left as it is.
+    """
+    if model.law is None or method.errors == "density":
+        return y, model
+    if method.errors == "linearised_errors" or getattr(method, "localization", None) is None:
+        return gaussian_observation(forecast, y, model)
+    state = generator.get_state()
+
+    def analysed(pseudo: Tensor, gaussian: ObservationModel) -> Tensor:
+        # The same perturbations each time: else nothing would settle.
+        again = torch.Generator(generator.device)
+        again.set_state(state)
+        return analyse(forecast, pseudo, gaussian, again)[0]
+
+    return gaussian_observation(forecast, y, model, analysed)
+
+
+def gaussian_observation(
+    forecast: Float[Tensor, "ensemble ..."],
+    y: Float[Tensor, "obs"],
+    model: ObservationModel,
+    analyse: Callable[[Tensor, ObservationModel], Tensor] | None = None,
+) -> tuple[Float[Tensor, "obs"], ObservationModel]:
+    """Return the Gaussian observation whose analysis has the mode of the posterior as its mean.
+
+    Arguments:
+        forecast: Members.
+        y: A complete observation, flat.
+        model: Its model, with a law.
+        analyse: The analysis of a filter with localization, of an observation and its Gaussian
+            model; None: that of an ensemble Kalman filter.
+    """
+    predicted = model.predict(forecast, y).double()
+    mean, var = predicted.mean(0), predicted.var(0)
+
+    def analysed(pseudo: Tensor, gaussian: ObservationModel) -> tuple[Tensor, Tensor]:
+        if analyse is None:
+            return _kalman(predicted, pseudo, gaussian)
+        moved = model.predict(analyse(pseudo.to(y), gaussian), y).double()
+        return moved.mean(0), moved.var(0)
+
+    starts = [mean] if model.law.log_concave else [mean, y.double()]
+    modes = [_settled(start, mean, var, y.double(), model, analysed) for start in starts]
+    best = max(modes, key=lambda mode: mode.log_density)
+    return best.y.to(y), _gaussian(model, best.var.to(y))
+
+
+def _settled(
+    h: Tensor,
+    mean: Tensor,
+    prior_var: Tensor,
+    y: Tensor,
+    model: ObservationModel,
+    analysed: Analysed,
+) -> _Mode:
+    """Iterate from a start until the mean stays."""
+    std, spread = model.scale(tuple(y.shape), y), prior_var
+    # Where the law is far from the Gaussian, as a count is, a whole step may lead too far.
+    reach = torch.inf if model.law.robust else prior_var.sqrt()
+    before: Tensor | None = None
+    for _ in range(SWEEPS):
+        residual, var = model.law.linearised(y, h, std, 0.0, spread)
+        moved, spread = analysed(h + residual, _gaussian(model, var))
+        step = torch.clamp(moved - h, -torch.as_tensor(reach), torch.as_tensor(reach))
+        change = 1.0 if before is None else float((var / before - 1).abs().max())
+        if change <= TOLERANCE and bool((step.abs() <= TOLERANCE * var.sqrt()).all()):
+            break
+        h, before = h + step, var
+    likelihood = model.law.log_density(y, h, std).sum()
+    return _Mode(h + residual, var, float(likelihood - 0.5 * (residual / var) @ (h - mean)))
+
+
+def _gaussian(model: ObservationModel, var: Tensor) -> ObservationModel:
+    return ObservationModel(model.operator, std=var.sqrt())
+
+
+def _kalman(predicted: Tensor, y: Tensor, gaussian: ObservationModel) -> tuple[Tensor, Tensor]:
+    """Return mean and variance of an ensemble Kalman analysis of predicted observations."""
+    mean = predicted.mean(0)
+    Y = predicted - mean
+    weights, transform = symmetric_transform(
+        gaussian.whiten(Y), gaussian.whiten((y - mean)[None])[0]
+    )
+    return mean + (weights @ Y)[0], (Y + transform.increment(Y)).var(0)
