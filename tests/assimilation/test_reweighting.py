@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from scipy.optimize import minimize
 from scipy.special import lambertw
 from torch.testing import assert_close
 
@@ -64,18 +65,39 @@ def test_both_modes_are_found_and_the_higher_one_kept():
         assert found == pytest.approx(float(x[density.argmax()]), abs=2e-4)  # spacing of x
 
 
-def test_laplace_has_the_fixed_point_of_variational_bayes():
-    """1 + w / s^2 is the precision, w = (2 / E e^2)^(1/2): solved by iteration in one number."""
-    for y in (0.0, 1.0, 4.0):
-        x = analysed(ETKF(), Laplace(), y)
-        var, m = 1.0, 0.0
-        for _ in range(1000):
-            w = math.sqrt(2 / (((y - m) / 0.5) ** 2 + var / 0.25 + 1e-12))
-            var = 1 / (1 + w / 0.25)
-            m = var * w / 0.25 * y
-        assert_close(
-            torch.stack((x.mean(), x.var())), torch.tensor([m, var]), rtol=2e-6, atol=2e-6
+def test_laplace_is_the_gaussian_of_least_divergence():
+    """Against a search for mean and variance of least KL(q | p), in closed form for this law."""
+
+    def divergence(m, v, y, s=0.5):
+        """KL(N(m, v) | p) up to a constant: E |x - y| of a Gaussian is known."""
+        e = (m - y) / v**0.5
+        distance = v**0.5 * (
+            e * math.erf(e / 2**0.5) + (2 / math.pi) ** 0.5 * math.exp(-(e**2) / 2)
         )
+        return 0.5 * (m**2 + v) + 2**0.5 / s * distance - 0.5 * math.log(v)
+
+    for y in (0.0, 1.0, 4.0, 12.0):
+        x = analysed(ETKF(), Laplace(), y)
+        start = [float(x.mean()), float(x.var())]
+        found = minimize(
+            lambda p, y=y: divergence(p[0], abs(p[1]), y), start, method="Nelder-Mead",
+            options={"xatol": 1e-8, "fatol": 1e-14},
+        ).x  # fmt: skip
+        # A minimum is flat: half of the digits.
+        assert start == pytest.approx(list(found), abs=2e-5)
+
+
+def test_laplace_has_about_mean_and_variance_of_the_posterior():
+    """Quadrature: within 0.05 of the mean, and the variance 0.8 to 1.25 of the exact one."""
+    x = torch.linspace(-8, 12, 200001)
+    for y in (0.0, 1.0, 2.0, 4.0, 8.0):
+        log_density = Laplace().log_density(torch.tensor(y), x, torch.tensor(0.5)) - x**2 / 2
+        w = log_density.softmax(0)
+        mean = float(w @ x)
+        var = float(w @ x**2) - mean**2
+        found = analysed(ETKF(), Laplace(), y)
+        assert float(found.mean()) == pytest.approx(mean, abs=0.05)
+        assert 0.8 < float(found.var()) / var < 1.25
 
 
 @pytest.mark.parametrize(
@@ -118,9 +140,10 @@ def test_a_localized_filter_that_sees_all_is_the_one_that_is_not():
 
     for law in (StudentT(4.0), Laplace(), Huber()):
         local = run(LETKF(localization=everywhere), law)
-        assert_close(local, run(ETKF(), law), rtol=1e-5, atol=1e-5)
+        # Weights settle to a thousandth.
+        assert_close(local, run(ETKF(), law), rtol=1e-3, atol=1e-3)
     mean = run(EnKF(localization=everywhere), Huber()).mean(0)
-    assert_close(mean, run(EnKF(), Huber()).mean(0), rtol=1e-5, atol=1e-5)
+    assert_close(mean, run(EnKF(), Huber()).mean(0), rtol=1e-3, atol=1e-3)
 
 
 def test_one_analysis_with_localization_says_what_reweighting_needs():

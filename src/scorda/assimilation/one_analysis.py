@@ -96,19 +96,20 @@ def analyse(
     """
     if not isinstance(method, Filter):
         raise ValueError(f"Got {type(method).__name__}: give a filter, such as sc.ETKF().")
-    if method.errors == "robust_errors" and getattr(method, "localization", None) is not None:
-        if law is not None:
-            raise ValueError(
-                f"{method.name} with localization reweights errors by h of analysed members, "
-                "which was not predicted: leave out the localization, or the law."
-            )
     members = as_tensor(ensemble, "ensemble")
     seen, y = as_tensor(predicted, "predicted"), as_tensor(values, "values")
     _check(members, seen, y)
     space = StateSpace(tuple(members.shape[1:])) if space is None else space
     members = space.filled(members)
     operator = Predicted(seen, members, as_positions(positions, len(y)))
-    observations = Observations(ObservationModel(operator, std, cov, law), [0], y[None])
+    model = ObservationModel(operator, std, cov, law)
+    local = getattr(method, "localization", None) is not None
+    if model.law is not None and method.errors == "robust_errors" and local:
+        raise ValueError(
+            f"{method.name} with localization reweights errors by h of analysed members, which "
+            "was not predicted: leave out the localization, or the law."
+        )
+    observations = Observations(model, [0], y[None])
     problem = Problem(_Still(space), observations, 0, members)
     return method.assimilate(problem, len(members), generator)
 

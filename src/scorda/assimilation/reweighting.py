@@ -6,13 +6,14 @@ and so on, until the mean stays where it is,
 
 .. math:: h \leftarrow E_a[h(x)], \qquad a = \mathrm{analysis}(\tilde y(h), R(h)) .
 
-For a linear h and a Gaussian forecast the mean is then the mode of the posterior. For robust laws
-this is iterated reweighting, :math:`\tilde y = y` and :math:`R = s^2 / w`; for counts it is Fisher
-scoring. The spread of the analysis is that of the last Gaussian: about a mode, narrower than the
-posterior where its tails are heavy.
+For a linear h and a Gaussian forecast the mean is then the mode of the posterior (of `Laplace`:
+nearly its mean). For `StudentT` and `Huber` this is iterated reweighting, :math:`\tilde y = y` and
+:math:`R = s^2 / w`; for counts it is Fisher scoring. The spread of the analysis is that of the
+last Gaussian: about a mode, narrower than the posterior where its tails are heavy.
 
-The mean is that of an ensemble Kalman analysis of the predicted observations, without the state.
-A filter with localization, whose mean is another, is run as a whole each time.
+The mean is that of an ensemble Kalman analysis of the predicted observations, without the state,
+and the iteration ends where no weight changes by more than a millionth. A filter with
+localization, whose mean is another, is run as a whole each time, to a thousandth.
 
 A law that is not log-concave may have several modes. The iteration then starts at the forecast and
 at the observation, and keeps the mode of the larger density
@@ -37,9 +38,9 @@ from scorda.observations.model import ObservationModel
 
 __all__ = ["gaussian_observation", "taken"]
 
-# Change of a weight or of a mean, in standard deviations, at which the iteration ends; and the
-# sweeps that it takes at most.
-TOLERANCE, SWEEPS = 1e-6, 200
+# Change of a weight or of a mean, in standard deviations, at which the iteration ends: that of
+# predictions alone, and that of whole analyses; and the sweeps that it takes at most.
+FINE, COARSE, SWEEPS = 1e-6, 1e-3, 200
 
 # Mean and variance of the predicted observations after an analysis with a Gaussian observation.
 Analysed = Callable[[Tensor, ObservationModel], tuple[Tensor, Tensor]]
@@ -111,7 +112,8 @@ def gaussian_observation(
         return moved.mean(0), moved.var(0)
 
     starts = [mean] if model.law.log_concave else [mean, y.double()]
-    modes = [_settled(start, mean, var, y.double(), model, analysed) for start in starts]
+    limit = FINE if analyse is None else COARSE
+    modes = [_settled(start, mean, var, y.double(), model, analysed, limit) for start in starts]
     best = max(modes, key=lambda mode: mode.log_density)
     return best.y.to(y), _gaussian(model, best.var.to(y))
 
@@ -123,18 +125,19 @@ def _settled(
     y: Tensor,
     model: ObservationModel,
     analysed: Analysed,
+    limit: float,
 ) -> _Mode:
     """Iterate from a start until the mean stays."""
     std, spread = model.scale(tuple(y.shape), y), prior_var
     # Where the law is far from the Gaussian, as a count is, a whole step may lead too far.
-    reach = torch.inf if model.law.robust else prior_var.sqrt()
+    reach = prior_var.sqrt()
     before: Tensor | None = None
     for _ in range(SWEEPS):
         residual, var = model.law.linearised(y, h, std, 0.0, spread)
         moved, spread = analysed(h + residual, _gaussian(model, var))
-        step = torch.clamp(moved - h, -torch.as_tensor(reach), torch.as_tensor(reach))
+        step = torch.clamp(moved - h, -reach, reach)
         change = 1.0 if before is None else float((var / before - 1).abs().max())
-        if change <= TOLERANCE and bool((step.abs() <= TOLERANCE * var.sqrt()).all()):
+        if change <= limit and bool((step.abs() <= limit * var.sqrt()).all()):
             break
         h, before = h + step, var
     likelihood = model.law.log_density(y, h, std).sum()

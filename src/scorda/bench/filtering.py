@@ -79,6 +79,7 @@ class Setup:
         tuning: How the options of entries with a grid are chosen.
         shown: Scores that the command prints; the table has all of them.
         drawn: Cycles at the end of one run whose means the command draws against the truth.
+        told: Model that the methods are told instead of the true one, or None.
         further: Further scores by name, functions of an analysis ``(ensemble, *state)`` and the
             truth; the mean over the cycles is taken.
     """
@@ -94,6 +95,7 @@ class Setup:
     tuning: Tuning = field(default_factory=Tuning)
     shown: tuple[str, ...] = ("rmse", "crps", "spread_skill", "coverage")
     drawn: int = 0
+    told: ObservationModel | None = None
     further: Mapping[str, Score] = field(default_factory=dict)
 
     statistic: ClassVar[str] = "mean"
@@ -103,6 +105,9 @@ class Setup:
         steps = self.every * (self.length.spinup + self.length.cycles)
         generator = rng.seeded(seed)
         truth, problem = twin_experiment(self.system, self.model, steps, self.every, generator)
+        if self.told is not None:
+            (seen,) = problem.instruments
+            problem = replace(problem, observations=replace(seen, model=self.told))
         if self.start is None:
             # Once for all entries: such draws take long. Member i is the same in any number.
             most = max(entry.members for entry in self.entries)

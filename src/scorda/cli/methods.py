@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HEAD", "markdown", "methods", "row"]
 
-HEAD = ("method", "uses", "system", "h", "R", "coordinates", "exact for", "cost", "N ≥")
+HEAD = ("method", "uses", "system", "h", "R", "law", "coordinates", "exact for", "cost", "N ≥")
 # What a method may need of a system, in the words of a table.
 SYSTEM = {
     "linear_system": "linear-Gaussian",
@@ -23,9 +23,17 @@ SYSTEM = {
     "transition_density": "density of model error",
     "simulator": "simulator",
 }
+# Laws of observations beside the Gaussian.
+LAWS = {
+    "gaussian_errors": "no",
+    "robust_errors": "robust, reweighted",
+    "linearised_errors": "any, linearised",
+    "density": "any",
+}
 NOTES = """\
 System: what it must provide; h: the observation operator that the method can take; R: errors given
-by `std` alone or also by a full `cov`; N: members. A filter's states are conditioned on past
+by `std` alone or also by a full `cov`; law: what else than a Gaussian the observed values may
+have, robust ones being Student, Laplace and Huber; N: members. A filter's states are conditioned on past
 observations, a smoother's on all. Cost: what a member costs at the default settings beside the
 steps of the system, in an analysis of a filter, in a run of any other. Every method takes missing
 values, cycles without any, and gaps of any length; every filter takes `--method.gross-error-check
@@ -92,6 +100,7 @@ def row(name: str, kind: type[Assimilator]) -> list[str]:
         system,
         operator,
         "std" if "independent_errors" in kind.needs else "std, cov",
+        LAWS[kind.errors],
         "yes" if "positions" in kind.needs else coordinates,
         kind.exact,
         str(kind.cost) or "–",

@@ -134,7 +134,7 @@ class Law(ABC):
             h: What is predicted of them.
             std: As in `log_density`.
             var: Variance of what is not known of h, beside which robust laws judge a residual.
-            spread: Variance of h that `Laplace` adds to the square of its residual.
+            spread: Variance of h in the analysis, over which `Laplace` takes a mean.
         """
         with torch.enable_grad():
             h = h.detach().double().requires_grad_()

@@ -15,8 +15,8 @@ from scorda.observations.laws import Law, check_positive, through
 __all__ = ["Huber", "Laplace", "Normal", "Robust", "StudentT"]
 
 ROOT2 = math.sqrt(2)
-# Least residual of a law whose weight has a pole there.
-NEAREST = 1e-6
+# Least residual of a law whose weight has a pole there, and least share of its curvature.
+NEAREST, LEAST = 1e-6, 1e-8
 
 
 class Robust(Law):
@@ -29,9 +29,7 @@ class Robust(Law):
         """Return minus the log density of e."""
 
     @abstractmethod
-    def weight(
-        self, e: Float[Tensor, "..."], spread: Float[Tensor, "..."] | float = 0.0
-    ) -> Float[Tensor, "..."]:
+    def weight(self, e: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         r"""Return :math:`w(e) = \rho'(e) / e`, by which the error variance is divided."""
 
     @abstractmethod
@@ -55,7 +53,7 @@ class Robust(Law):
         r"""Return y - h, and :math:`s^2 / w` with the weight of :math:`(y-h)/(s^2+V)^{1/2}`."""
         square = std.square()
         e = (y - h) / (square + var).sqrt()
-        return y - h, square / self.weight(e, spread / square)
+        return y - h, square / self.weight(e)
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ class Normal(Robust):
     def loss(self, e: Tensor) -> Tensor:
         return 0.5 * e.square() + 0.5 * math.log(2 * math.pi)
 
-    def weight(self, e: Tensor, spread: Tensor | float = 0.0) -> Tensor:
+    def weight(self, e: Tensor) -> Tensor:
         return torch.ones_like(e)
 
     def unit_quantile(self, u: Tensor) -> Tensor:
@@ -98,7 +96,7 @@ class StudentT(Robust):
         norm = math.lgamma(nu / 2) - math.lgamma((nu + 1) / 2) + 0.5 * math.log(nu * math.pi)
         return 0.5 * (nu + 1) * torch.log1p(e.square() / nu) + norm
 
-    def weight(self, e: Tensor, spread: Tensor | float = 0.0) -> Tensor:
+    def weight(self, e: Tensor) -> Tensor:
         return (self.df + 1) / (self.df + e.square())
 
     def unit_quantile(self, u: Tensor) -> Tensor:
@@ -112,16 +110,40 @@ class StudentT(Robust):
 class Laplace(Robust):
     r"""The double exponential law; `std` of the model is its standard deviation.
 
-    Weight :math:`\sqrt 2 / |e|`, which has a pole where the mode meets the observation. So where
-    the spread v of h is known the square of the residual is its mean, :math:`e^2 + v / s^2`: the
-    fixed point is then that of variational Bayes, with a spread that stays positive.
+    Its gradient is a step and its curvature is all in one point, where the mode often lies. So the
+    Gaussian that stands for it has the mean of both over the spread v of h,
+
+    .. math:: g = \frac{\sqrt 2}{s} \, \mathrm{erf} \frac{y - h}{\sqrt{2 v}}, \qquad
+        F = \frac{2 \sqrt 2}{s \sqrt v} \, \varphi \left( \frac{y - h}{\sqrt v} \right) .
+
+    With v that of the analysis, its fixed point is the Gaussian nearest to the posterior in the
+    divergence KL(q | p), whose spread does not vanish where the mode meets the observation.
+
+    Source of the fixed point: Opper & Archambeau (2009), Neural Comput. 21, 786-792.
     """
 
     def loss(self, e: Tensor) -> Tensor:
         return ROOT2 * e.abs() + 0.5 * math.log(2)
 
-    def weight(self, e: Tensor, spread: Tensor | float = 0.0) -> Tensor:
-        return ROOT2 / (e.square() + spread + NEAREST**2).sqrt()
+    def weight(self, e: Tensor) -> Tensor:
+        return ROOT2 / e.abs().clamp_min(NEAREST)
+
+    def linearised(
+        self,
+        y: Tensor,
+        h: Tensor,
+        std: Tensor,
+        var: Tensor | float = 0.0,
+        spread: Tensor | float = 0.0,
+    ) -> tuple[Tensor, Tensor]:
+        """Return those of the mean density over N(h, V), `var` and `spread` being parts of V."""
+        wide = (std.square() * NEAREST**2 + var + spread).sqrt()
+        e = (y - h) / wide
+        slope = ROOT2 / std * torch.erf(e / ROOT2)
+        bell = (-0.5 * e.square()).exp() * math.sqrt(2 / math.pi)
+        curvature = ROOT2 / std * bell / wide
+        curvature = curvature.clamp_min(LEAST * 2 / std.square())
+        return slope / curvature, 1 / curvature
 
     def unit_quantile(self, u: Tensor) -> Tensor:
         return -(u - 0.5).sign() * torch.log1p(-2 * (u - 0.5).abs()) / ROOT2
@@ -157,7 +179,7 @@ class Huber(Robust):
         inner = e.clamp(-self.k, self.k)
         return 0.5 * inner.square() + self.k * (e - inner).abs() + math.log(core + 2 * tail)
 
-    def weight(self, e: Tensor, spread: Tensor | float = 0.0) -> Tensor:
+    def weight(self, e: Tensor) -> Tensor:
         return self.k / e.abs().clamp_min(self.k)
 
     def unit_quantile(self, u: Tensor) -> Tensor:
