@@ -33,13 +33,13 @@ LAWS = {
 NOTES = """\
 System: what it must provide; h: the observation operator that the method can take; R: errors given
 by `std` alone or also by a full `cov`; law: what else than a Gaussian the observed values may
-have, robust ones being Student, Laplace and Huber; N: members. A filter's states are conditioned on past
-observations, a smoother's on all. Cost: what a member costs at the default settings beside the
-steps of the system, in an analysis of a filter, in a run of any other. Every method takes missing
-values, cycles without any, and gaps of any length; every filter takes `--method.gross-error-check
-k`, which leaves out values more than k standard deviations from what its members predict, and,
-unless its members have weights, `--method.inflation` as a number or by name, such as `rtps:0.9`.
-`scorda methods NAME` shows the settings of a method."""
+have, robust ones being Student, Laplace and Huber; N: members. A filter's states are conditioned
+on past observations, a smoother's on all. Cost: what a member costs at the default settings beside
+the steps of the system, in an analysis of a filter, in a run of any other. Every method takes
+missing values, cycles without any, and gaps of any length; every filter takes
+`--method.gross-error-check k`, which leaves out values more than k standard deviations from what
+its members predict, and, unless its members have weights, `--method.inflation` as a number or by
+name, such as `rtps:0.9`. `scorda methods NAME` shows the settings of a method."""
 
 
 def methods(name: str | None = None, *, table: bool = False) -> None:
