@@ -280,7 +280,13 @@ class ObservationModel:
         """
         if self.law is not None:
             return -2 * self.log_likelihood(y, x)
-        return self.whiten(y.double() - self.predict(x, y).double()).square().sum(-1)
+        return self.white_residuals(y, x).square().sum(-1)
+
+    def white_residuals(
+        self, y: Float[Tensor, "..."], x: Float[Tensor, "ensemble ..."]
+    ) -> Float[Tensor, "ensemble obs"]:
+        """Return what `whiten` makes of y - h(x), in double precision."""
+        return self.whiten(y.double() - self.predict(x, y).double())
 
     @cached_property
     def _root(self) -> Tensor:
