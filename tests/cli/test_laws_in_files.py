@@ -97,7 +97,10 @@ def test_a_run_of_another_law_is_not_resumed(folder, capsys):
         ("--law w=laplace", "Got the law 'w=laplace': the variables are x, y, z"),
         ("--law student:0", "StudentT with df = 0.0: give a positive number"),
         ("--law poisson", "Got the observed value"),
-        ("--law laplace --withhold 0.3", "of another law than the Gaussian to keep back"),
+        (
+            "--law laplace --withhold 0.3",
+            "of another law than the Gaussian (laplace), for which there are no scores",
+        ),
         (
             "--law laplace --method etkf --method.gross-error-check 5",
             "gross_error_check with errors",

@@ -120,11 +120,8 @@ class Innovations:
     def __init__(
         self, method: Filter, problem: Problem, weights: Float[Tensor, "ensemble"] | None = None
     ) -> None:
-        if any(one.model.law is not None for one in problem.instruments):
-            raise ValueError(
-                "Got observations of another law than the Gaussian: the diagnostics of errors are "
-                "for Gaussian ones; leave them out."
-            )
+        for instrument in problem.instruments:
+            instrument.check_gaussian("diagnostics of errors")
         self._method, self._problem, self._weights = method, problem, weights
         self._observed = problem.observed()
         each = [_variables(one, problem) for one in problem.instruments]

@@ -111,11 +111,8 @@ def predict(
             f"{method.name} makes no forecasts of observations before it uses them: score it "
             "with observations that are kept back (`withheld`)."
         )
-    if any(one.model.law is not None for one in problem.instruments):
-        raise ValueError(
-            "Got observations of another law than the Gaussian, of which there are no scores: "
-            "score the method with a truth."
-        )
+    for instrument in problem.instruments:
+        instrument.check_gaussian("scores without a truth")
     found, observed = Predictive(), problem.observed()
     weights: Tensor | None = None
     for cycle in method.run(problem, members, generator):

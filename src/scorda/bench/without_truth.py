@@ -145,11 +145,8 @@ def _scores(
     own: OwnProblem, method: Assimilator, members: int, generator: rng.Seed
 ) -> dict[str, float]:
     """Run a method, and score what it tells of observations that it has not used."""
-    if any(one.model.law is not None for one in own.withheld):
-        raise ValueError(
-            "Got values of another law than the Gaussian to keep back, of which there are no "
-            "scores: keep none back."
-        )
+    for instrument in own.withheld:
+        instrument.check_gaussian("scores")
     if not own.withheld:
         return predict(method, own.problem, members, generator, own.first)
     from scorda.store.in_memory import predictions

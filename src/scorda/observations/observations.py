@@ -307,6 +307,21 @@ class Observations:
             return np.full(size, "gaussian", dtype=object)
         return np.array(self.model.law.texts(size), dtype=object)
 
+    def check_gaussian(self, what: str) -> None:
+        """Check that the errors are Gaussian.
+
+        Arguments:
+            what: What needs it, such as "scores".
+
+        Raises:
+            ValueError: If they are of another law.
+        """
+        if self.model.law is not None:
+            raise ValueError(
+                f"Got observations of another law than the Gaussian ({', '.join(set(self.laws()))}"
+                f"), for which there are no {what}: leave them out."
+            )
+
     def observed(self, k: int) -> bool:
         """Say whether row k has any present value."""
         return self._any[k]

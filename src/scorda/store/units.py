@@ -127,11 +127,8 @@ def run(
     _check(method, problem, members, truth, block)
     if after is not None:
         after.check(method, problem, members, seed)
-    if any(one.model.law is not None for one in withheld):
-        raise ValueError(
-            "Got values of another law than the Gaussian to keep back, of which there are no "
-            "scores: keep none back."
-        )
+    for instrument in withheld:
+        instrument.check_gaussian("scores")
     kept = None if keep is None else _kept(keep, problem, members, withheld)
     # A wrong one is told before anything is computed.
     time_axis(problem.space, problem.steps + 1, start)

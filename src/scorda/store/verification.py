@@ -68,6 +68,7 @@ def verify(
         raise ValueError("Got neither observations nor a truth: give one of them.")
     states = forecast.states
     for instrument in given:
+        instrument.check_gaussian("scores")
         if any(isinstance(step, tuple) for step in instrument.steps):
             raise ValueError("Got observations of several steps: a forecast is scored at each.")
         last = max((step for step in instrument.steps if isinstance(step, int)), default=0)
