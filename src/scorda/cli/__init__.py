@@ -74,6 +74,7 @@ def _run(command: Any) -> None:
     from cyclopts.config import Dict
 
     from scorda.cli.allocator import keep_freed_memory
+    from scorda.cli.console import formatted
     from scorda.cli.continuing import continued
     from scorda.cli.keep import spelled_out
     from scorda.cli.settings import configured, flags_of
@@ -86,14 +87,15 @@ def _run(command: Any) -> None:
         version=__version__,
         help="Score-based and classical data assimilation. "
         "`scorda COMMAND --help` shows the settings of a command; with --debug, every command "
-        "shows where an error comes from.",
+        "shows where an error comes from; with --format csv or latex, it prints its table so, and "
+        "all else on standard error.",
         default_parameter=Parameter(negative_bool=(), negative_iterable=(), negative_none=()),
         # The renderer of Markdown would take a third of the time of --help.
         help_format="plaintext",
         result_action="return_value",
         suppress_keyboard_interrupt=False,
     )
-    tokens = list(command.tokens) or ["--help"]
+    tokens = formatted(command.tokens) or ["--help"]
     tokens, content, path = configured(tokens)
     tokens, content = continued(tokens, content)
     tokens = spelled_out(tokens, content)

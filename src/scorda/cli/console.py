@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from scorda.cli.escapes import escaped
+from scorda.cli.settings import UserError
 from scorda.cli.signals import raise_if_asked
+from scorda.cli.tables import FORMATS, as_csv, as_latex
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Reached", "begin", "console", "progress", "reached", "score_rows", "table"]
+__all__ = [
+    "Reached",
+    "begin",
+    "console",
+    "formatted",
+    "progress",
+    "reached",
+    "score_rows",
+    "table",
+]
 
 
 @dataclass
@@ -34,12 +46,34 @@ class Reached:
 
 
 _now = Reached()
+# How tables are printed.
+_format = "table"
 
 
 def begin() -> None:
-    """Forget how far an earlier command of this process was."""
-    global _now
-    _now = Reached()
+    """Forget how far an earlier command of this process was, and how it printed tables."""
+    global _now, _format
+    _now, _format = Reached(), "table"
+
+
+def formatted(tokens: Sequence[str]) -> list[str]:
+    """Return the words of a command without ``--format``, which is how tables are printed.
+
+    Raises:
+        UserError: If there is no such format.
+    """
+    global _format
+    kept: list[str] = []
+    words = iter(tokens)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if flag != "--format":
+            kept.append(word)
+            continue
+        _format = value if equals else next(words, "")
+        if _format not in FORMATS:
+            raise UserError(f"Got --format {_format}: choose one of {', '.join(FORMATS)}.")
+    return kept
 
 
 def reached() -> Reached:
@@ -50,12 +84,16 @@ def reached() -> Reached:
 def console() -> Console:
     """Return a console on standard output, wide enough for tables if that is no terminal.
 
+    Where ``--format`` asks for another table, it is on standard error.
+
     It prints texts and cells of tables as they are: what looks like markup comes from data.
     Control characters are shown as escapes.
     """
     from scorda.cli.screen import Screen
 
     plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
+    # A table that a file is made of stands alone on standard output.
+    plain["stderr"] = _format != "table"
     made = Screen(**plain)
     return made if made.is_terminal else Screen(**plain, width=140)
 
@@ -84,7 +122,14 @@ def progress(label: str, unit: str = "step") -> Iterator[Callable[[int, int], No
 def table(
     title: str | None, head: Sequence[str], rows: Sequence[Sequence[str] | None], left: int = 1
 ) -> None:
-    """Print a table; the first `left` columns are text, None is a rule between rows."""
+    """Print a table; the first `left` columns are text, None is a rule between rows.
+
+    As CSV or LaTeX, with ``--format``, it is what stands on standard output, and nothing else.
+    """
+    if _format != "table":
+        text = as_csv(head, rows) if _format == "csv" else as_latex(title, head, rows, left)
+        sys.stdout.write(text)
+        return
     from rich import box
     from rich.table import Table
 
