@@ -47,6 +47,7 @@ from .methods.letkf import LETKF as LETKF
 from .methods.masf.bridge import MASF as MASF
 from .methods.masf.nonlinear import NonlinearMASF as NonlinearMASF
 from .methods.masf.published import PublishedMASF as PublishedMASF
+from .methods.normal_score import NormalScoreEnKF as NormalScoreEnKF
 from .methods.particle import (
     ParticleFilter as ParticleFilter,
     ParticleSmoother as ParticleSmoother,

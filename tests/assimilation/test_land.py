@@ -54,6 +54,7 @@ def twin(steps=4, mask=SEA, every=2):
         sc.EnKFN(),
         sc.EnSRF(1.1),
         sc.RankHistogramFilter(),
+        sc.NormalScoreEnKF(),
         sc.EnSRF(localization=sc.GaspariCohn(150)),
         sc.LETKF(1.1, localization=sc.GaspariCohn(150)),
         sc.LETKF(localization=sc.GaspariCohn(200), block=2),

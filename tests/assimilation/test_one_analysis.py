@@ -18,6 +18,7 @@ FILTERS = [
     sc.DEnKF(),
     sc.EnKFN(rotation=True),
     sc.RankHistogramFilter(),
+    sc.NormalScoreEnKF(),
     sc.EnSRF(localization=sc.GaspariCohn(2.0)),
     sc.GaussianMixtureFilter(),
     sc.ParticleFilter(),

@@ -16,6 +16,7 @@ from scorda.methods.esmda import ESMDA
 from scorda.methods.gaussian_mixture import GaussianMixtureFilter
 from scorda.methods.ienks import IEnKS
 from scorda.methods.letkf import LETKF
+from scorda.methods.normal_score import NormalScoreEnKF
 from scorda.methods.rank_histogram import RankHistogramFilter
 from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations
@@ -38,6 +39,7 @@ METHODS = [
     EnSRF(),
     EnSRF(localization=TAPER),
     RankHistogramFilter(),
+    NormalScoreEnKF(),
     LETKF(localization=TAPER),
     GaussianMixtureFilter(),
     GaussianMixtureFilter(localization=TAPER),
