@@ -286,7 +286,7 @@ def help_of(kind: type) -> dict[str, str]:
 def shell_name(kind: type | str) -> str:
     """Return the name on the command line: ParticleFilter is particle-filter, EnKF is enkf."""
     name = kind if isinstance(kind, str) else kind.__name__
-    words = re.findall(r"[A-Z][a-z]{2,}|[A-Z]{3,}$", name)
+    words = re.findall(r"[A-Z][a-z]{2,}|EnKF$|[A-Z]{3,}$", name)
     return "-".join(words).lower() if "".join(words) == name else name.lower()
 
 
