@@ -82,6 +82,32 @@ def test_a_forecast_is_a_store_that_xarray_opens_and_that_later_data_score(run, 
     assert main("report forecast.zarr --out page.html".split()) == 0
 
 
+def test_a_trained_prior_moves_its_window_on(capsys):
+    words = "simulate --system lorenz63 --steps 24 --every 4 --observe x --out sim"
+    assert main(words.split()) == 0
+    past = "assimilate --method sda --prior lorenz63 --observations sim/observations.csv"
+    assert main(f"{past} --steps 16 --members 3 --threads 1".split()) == 0
+    command = "forecast run.zarr --steps 8 --threads 1"
+    assert main(command.split()) == 0
+    before, found = (scorda.open_posterior(f"{n}.zarr") for n in ("run", "forecast"))
+    assert torch.equal(found.analysis.states[:, 0], before.analysis.states[:, -1])
+    np.testing.assert_allclose(found.times, 0.025 * np.arange(16, 25))
+    # A member goes on as the system would take it there, by what the prior has learnt of it.
+    system = scorda.systems.Lorenz63()
+    expected = system.trajectory(before.analysis.states[:, -1], 8)
+    assert (found.analysis.states - expected).abs().mean() < 1.0
+    other = f"{command} --unit 2 --out other.zarr"
+    assert main(other.split()) == 0
+    again = scorda.open_posterior("other.zarr").analysis.states
+    assert torch.equal(again, found.analysis.states)
+    assert main("verify forecast.zarr --truth sim/truth.nc".split()) == 0
+    assert set(pandas.read_csv("verification.csv").variable) == {"x", "y", "z"}
+    # The end of a smoother is a start for its system too; a run does not go on from it.
+    assert main(f"{command} --system lorenz63 --out model.zarr".split()) == 0
+    error = failed(capsys, "assimilate --continue run.zarr --observations sim/observations.csv")
+    assert "run.zarr is of the smoother SDA" in error
+
+
 def test_statistics_alone_are_stored_where_they_are_asked_for(run):
     command = f"forecast {run}/run.zarr --steps 3 --threads 1 --keep mean,std --out small.zarr"
     assert main(command.split()) == 0

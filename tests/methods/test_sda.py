@@ -16,7 +16,7 @@ from scorda.diffusion.guidance import DPS, MMPS, InflatedLikelihood
 from scorda.diffusion.samplers import Ancestral, Multistep, PredictorCorrector
 from scorda.diffusion.variance_preserving import VariancePreserving
 from scorda.methods.kalman import KalmanSmoother
-from scorda.methods.sda import SDA, merge_entries, trajectory_model
+from scorda.methods.sda import SDA, WindowForecast, merge_entries, trajectory_model
 from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Function, Linear, Pointwise, Select
@@ -429,3 +429,40 @@ def test_precisions_that_there_are_not_are_refused():
     exact = GaussianTrajectory.of(problem.system, problem.steps)
     with pytest.raises(ValueError, match=r"has no network: leave it at \"float32\"\.$"):
         SDA(exact, precision="bfloat16").assimilate(problem, 2, 0)
+
+
+@pytest.mark.slow
+def test_a_forecast_of_a_window_has_the_law_of_what_follows_the_past_of_each_member():
+    """The prior is exact and the system Markov, so that one past state tells all."""
+    system = LinearGaussian(
+        [[0.9, 0.2], [-0.2, 0.8]], [[0.1, 0.02], [0.02, 0.2]], [0.0, 0.0], [[1.0, 0.0], [0.0, 1.0]]
+    )
+    steps, half = 3, 150
+    ends = torch.tensor([[1.0, -0.5], [-0.7, 0.4]], dtype=torch.float64)
+    past = ends.repeat_interleave(half, 0)[:, None]
+    prior = GaussianTrajectory.of(system, steps)
+    method = WindowForecast(SDA(prior), past)
+    problem = Problem(system, (), steps)
+    found = method.assimilate(problem, 2 * half, 3).states
+    assert torch.equal(found[:, 0], past[:, 0])
+    assert torch.equal(found[7:9], method.assimilate_members(problem, 7, 9, 3).states)
+    A, Q = system.transition, system.noise_cov
+    for end, members in zip(ends, found.split(half), strict=True):
+        mean, cov = end, torch.zeros(2, 2, dtype=torch.float64)
+        for k in range(1, steps + 1):
+            mean, cov = A @ mean, A @ cov @ A.T + Q
+            error = members[:, k].mean(0) - mean
+            # Four standard errors, and 0.01 standard deviations of the known state.
+            assert (error.abs() < 4 * (cov.diagonal() / half).sqrt() + 0.01).all()
+            # A variance of 150 draws has a standard error of 12 %.
+            torch.testing.assert_close(members[:, k].T.cov(), cov, rtol=0.45, atol=0.05)
+
+
+def test_a_forecast_of_a_window_refuses_what_it_has_no_past_for():
+    system = LinearGaussian([[0.9]], [[0.1]], [0.0], [[1.0]])
+    method = WindowForecast(SDA(GaussianTrajectory.of(system, 2)), torch.zeros(3, 1, 1))
+    seen = Observations(ObservationModel(Select([0]), std=1.0), [1], torch.zeros(1, 1))
+    with pytest.raises(ValueError, match="got 4 members"):
+        method.assimilate(Problem(system, (), 2), 4, 0)
+    with pytest.raises(ValueError, match="1 observed steps"):
+        method.assimilate(Problem(system, seen, 2), 3, 0)

@@ -158,5 +158,5 @@ def test_what_cannot_go_on_is_said_in_a_sentence(tmp_path):
         store.run(method, twice, 12, path, 4, after=after)
     smooth = store.run(sc.EnKS(), between(problem, 0, 6), 12, tmp_path / "enks.zarr", 4)
     with pytest.raises(ValueError, match="smoother EnKS"):
-        Ending.of(smooth)
+        store.run(sc.EnKS(), rest, 12, path, 4, after=Ending.of(smooth))
     assert not path.exists()

@@ -82,6 +82,11 @@ def _settings(path: str) -> dict[str, Any]:
     from scorda.store.posterior import open_posterior
 
     posterior = open_posterior(path)
+    if posterior.smoother:
+        raise UserError(
+            f"{path} is of the smoother {posterior.method}, whose past changes with each "
+            "observation: run it again with all of them, or go on with a filter."
+        )
     found = hyphenated(posterior.configuration)
     if any(key not in found for key in FIXED):
         raise UserError(

@@ -25,7 +25,7 @@ class Forecast:
     """Settings of a forecast."""
 
     steps: int | None = None
-    """Number of steps of the system."""
+    """Number of steps of the system, or of the prior that the run was made with."""
 
     system: str | None = None
     """System of the run, to be named again where it is your own, as module:object."""
@@ -37,7 +37,7 @@ class Forecast:
     """Number of threads (default: all cores)."""
 
     unit: int | None = None
-    """Steps per unit of work (default: from their size)."""
+    """Steps, or members of a prior, per unit of work (default: from their size)."""
 
     keep: Annotated[KeepFlags | None, Parameter(name="--keep")] = None
 
@@ -97,7 +97,7 @@ def forecast(
     """Advance the last members of a stored run by its system, and store them.
 
     Arguments:
-        run: Store of a run of a filter, such as run.zarr.
+        run: Store of a run, such as run.zarr.
     """
     from scorda.cli.workers import engine, tell_dropped
     from scorda.core.lock import claimed
@@ -119,15 +119,21 @@ def _forecast(given: Forecast, path: Path, executor: Executor | None) -> Posteri
     from scorda.assimilation.free import Forecast as Free
     from scorda.cli import common
     from scorda.cli.workers import over_workers
+    from scorda.priors.trajectory import load
     from scorda.store.forecasting import forecast as made
 
     before = store.open_posterior(path)
     configuration = before.configuration
     common.use_torch(str(configuration.get("dtype", "float32")), given.threads)
-    named = common.system_of(path, configuration, given.system)
-    options = {k: v for k, v in named.items() if k != "name"}
-    system = common.make_system(str(named["name"]), options)
-    system = over_workers(cast(Any, given), system, Free(), executor)
+    prior = (configuration.get("method") or {}).get("prior")
+    named: dict[str, Any] = {}
+    if given.system is None and not configuration.get("system") and isinstance(prior, str):
+        system: Any = load(prior)
+    else:
+        named = common.system_of(path, configuration, given.system)
+        options = {k: v for k, v in named.items() if k != "name"}
+        system = common.make_system(str(named["name"]), options)
+        system = over_workers(cast(Any, given), system, Free(), executor)
     keep = keep_of(given.keep)
     record = {
         "run": str(path),
@@ -144,7 +150,7 @@ def _forecast(given: Forecast, path: Path, executor: Executor | None) -> Posteri
             system,
             cast(int, given.steps),
             given.out,
-            configuration={**record, "system": named},
+            configuration={**record, "system": named or None},
             resume=given.resume,
             overwrite=given.overwrite,
             trust_code=given.trust_code,

@@ -29,12 +29,15 @@ from scorda.diffusion.samplers import PredictorCorrector, Sampler
 from scorda.observations.analysis import Analysis
 from scorda.observations.model import ObservationModel, stacked
 from scorda.observations.observations import Observations
-from scorda.observations.operators import Gather, Operator
+from scorda.observations.operators import Gather, Operator, Select
 from scorda.observations.problem import Problem
 from scorda.priors.trajectory import GaussianTrajectory, Prior, Standardisation
 from scorda.systems.linear import LinearGaussian
 
-__all__ = ["SDA"]
+__all__ = ["SDA", "WindowForecast"]
+
+# Error of the states that a forecast goes on from, in standard deviations of the prior.
+KNOWN = 0.01
 
 
 @dataclass(frozen=True)
@@ -180,6 +183,61 @@ class SDA(Assimilator):
         if self.prior.handover == 0:
             return above
         return SwitchedDenoiser(above, guided(prior, instruments), self.prior.handover)
+
+
+@dataclass(frozen=True)
+class WindowForecast(Assimilator):
+    r"""Forecast of a prior of trajectories: the window moved on, conditioned on its end.
+
+    Member i is a draw of :math:`p(x_{1:n} \mid x_{-c+1:0})`, given its own last c states, by SDA
+    with these as observations of every entry, of an error of 0.01 standard deviations of the
+    prior; state 0 is then set to the last of them. As exact as SDA is, where c states tell all
+    that the past tells of the future.
+
+    Arguments:
+        sda: Prior, guidance and sampler.
+        past: Last states of each member, ``(ensemble, c, *state)``.
+    """
+
+    sda: SDA
+    past: Float[Tensor, "ensemble c ..."]
+
+    in_double = False
+
+    def assimilate(self, problem: Problem, members: int, generator: rng.Seed = None) -> Analysis:
+        """Draw the states that follow, ``(members, steps + 1, *state)``."""
+        return self.assimilate_members(problem, 0, members, generator)
+
+    def assimilate_members(
+        self, problem: Problem, first: int, last: int, generator: rng.Seed = None
+    ) -> Analysis:
+        """Members ``first`` to ``last - 1`` of the ensemble that belongs to the generator.
+
+        Raises:
+            ValueError: If there are fewer members of the past, or observations.
+        """
+        if last > len(self.past) or problem.observed():
+            raise ValueError(
+                f"A forecast is of the {len(self.past)} members that it goes on from, without "
+                f"observations: got {last} members, {len(problem.observed())} observed steps."
+            )
+        # Not the noise that has drawn the past, where that has the same seed.
+        key, known = rng.key(generator), self.past.shape[1]
+        space, scaled = problem.space, self.sda.prior.standardisation
+        entries = space.inside.nonzero()[:, 0]
+        std = KNOWN * scaled.std.expand(space.shape).flatten()[entries]
+        model = ObservationModel(Select(entries.tolist()), std=std)
+        found, began = [], clock.perf_counter()
+        for i in range(first, last):
+            values = self.past[i].flatten(1)[:, entries]
+            seen = Observations(model, range(known), values)
+            window = Problem(self.sda.prior, seen, known - 1 + problem.steps)
+            made = self.sda.assimilate_members(window, i, i + 1, rng.at(key, 1)).states
+            found.append(made[:, known - 1 :])
+        states = torch.cat(found)
+        states[:, 0] = self.past[first:last, -1].to(states)
+        info = {"seconds": clock.perf_counter() - began}
+        return Analysis(states, space, None, info, self.name)
 
 
 def _precision(problem: Problem, device: torch.device) -> Tensor:

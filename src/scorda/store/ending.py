@@ -26,12 +26,12 @@ from scorda.store.keep import LAST
 if TYPE_CHECKING:
     from scorda.store.posterior import Posterior
 
-__all__ = ["Ending"]
+__all__ = ["Ending", "check_complete"]
 
 
 @dataclass(frozen=True)
 class Ending:
-    """The last step of a stored run of a filter.
+    """The last step of a stored run; of a smoother it serves forecasts alone.
 
     Arguments:
         path: The store.
@@ -60,7 +60,7 @@ class Ending:
         """Read the end of a stored run.
 
         Raises:
-            ValueError: If the run is none of a filter, or has not come to its end.
+            ValueError: If the run has not come to its end.
         """
         import zarr
 
@@ -68,17 +68,7 @@ class Ending:
         from scorda.store.layout import array
 
         path = posterior.path
-        if posterior.smoother:
-            raise ValueError(
-                f"{path} is of the smoother {posterior.method}, whose past changes with each "
-                "observation: run it again with all of them, or go on with a filter."
-            )
-        if not posterior.complete:
-            stopped = posterior.stopped
-            raise ValueError(
-                f"{path} has not come to its end{f' ({stopped})' if stopped else ''}: continue it "
-                "with `scorda assimilate --resume` first."
-            )
+        check_complete(posterior)
         root = zarr.open_group(path, mode="r")
         steps = posterior.states - 1
         if posterior.kept is None:
@@ -119,8 +109,13 @@ class Ending:
         Raises:
             ValueError: If not.
         """
+        if not isinstance(method, Filter):
+            raise ValueError(
+                f"{self.path} is of the smoother {self.method}, whose past changes with each "
+                "observation: run it again with all of them, or go on with a filter."
+            )
         same = type(method).__name__ == self.method or isinstance(method, Forecast)
-        if not isinstance(method, Filter) or not same:
+        if not same:
             raise ValueError(
                 f"{self.path} is a run of {self.method}, which {method.name} cannot go on with."
             )
@@ -136,3 +131,17 @@ class Ending:
                 f"Got observations of the step at which {self.path} ends, which it has analysed: "
                 "leave them out."
             )
+
+
+def check_complete(posterior: Posterior) -> None:
+    """Check that a stored run came to its end.
+
+    Raises:
+        ValueError: If not.
+    """
+    if not posterior.complete:
+        why = "" if posterior.stopped is None else f" ({posterior.stopped})"
+        raise ValueError(
+            f"{posterior.path} has not come to its end{why}: continue it with `scorda assimilate "
+            "--resume` first."
+        )

@@ -113,9 +113,9 @@ def _true(forecast: Posterior, truth: Tensor) -> Iterator[Row]:
     for step in range(forecast.states):
         x, w = _members(forecast, step)
         for name in space.variables:
-            y = space.field(truth[step], name).flatten().double()
+            y = space.field(truth[step], name).reshape(-1).double()
             known = space.inside[space.entries(name)] & ~y.isnan()
-            members = space.field(x, name).flatten(1).double()[:, known]
+            members = space.field(x, name).reshape(len(x), -1).double()[:, known]
             if known.any():
                 scores = _scores(members, w, y[known], torch.zeros(int(known.sum())).double())
                 yield _row(forecast, "truth", name, step, scores)
