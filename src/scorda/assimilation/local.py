@@ -95,8 +95,7 @@ class Geometry:
         tile: int | None = None,
     ) -> None:
         self.space, self.tapers = space, tapers
-        # A column that a part lacks does not count in a distance, and must not be NaN.
-        positions = space.positions().nan_to_num()
+        positions = space.places(space.positions())
         self.points = len(positions)
         self.members, self.exists = _blocks_of(space, block)
         corners = positions[self.members] * self.exists.unsqueeze(-1)
@@ -124,7 +123,7 @@ class Geometry:
 
     def lists(self, where: Float[Tensor, "obs axes"]) -> list[list[NearBlocks]]:
         """Return the observations near the blocks of each tile."""
-        where = where.nan_to_num()
+        where = self.space.places(where)
         latest = self._latest
         if latest is None or not torch.equal(latest[0], where):
             self._latest = latest = where, self._near(where)

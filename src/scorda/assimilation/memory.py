@@ -61,8 +61,8 @@ def pairs_near(problem: Problem, taper: GaspariCohn, points: int | None = None) 
     models = [instrument.model for instrument in problem.instruments]
     if not models:
         return 0
-    where = torch.cat([model.operator.coordinates(space) for model in models]).nan_to_num()
-    positions = space.positions().nan_to_num()
+    where = space.places(torch.cat([model.operator.coordinates(space) for model in models]))
+    positions = space.places(space.positions())
     points = len(positions) if points is None else points
     if points * len(where) <= FEW or taper.reach == float("inf"):
         return points * len(where)

@@ -86,7 +86,7 @@ class Tapered:
         Raises:
             DivergenceError: If the tapered matrix of many observations is not positive definite.
         """
-        kept = self._at(where.nan_to_num())
+        kept = self._at(self.space.places(where))
         fields = A.reshape(len(A), -1, self.geometry.points)
         if kept.cross is None:
             solved = _solved_sparse(kept.between, Y, residuals, R)
@@ -110,7 +110,7 @@ class Tapered:
         space, taper = self.space, self.taper
         pairs = len(where) * max(self.geometry.points, len(where))
         if pairs <= DENSE or not np.isfinite(taper.reach):
-            positions = space.positions().nan_to_num()
+            positions = space.places(space.positions())
             cross = taper(space.distance(where, positions))
             return _Kept(where, taper(space.distance(where, where)), cross)
         tree = Near(where.numpy(force=True), space)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scorda.core.headers import check_fields
+from scorda.core.transforms import described_transforms, made_transforms
 
 if TYPE_CHECKING:
     from scorda.core.space import StateSpace
@@ -29,8 +30,10 @@ OF_ONE_GRID: dict[str, Any] = {
     "calendar": str,
     "mask": list[int] | None,
     "points": list[list[Any]] | None,
+    "transforms": dict[str, list[Any]],
+    "parameters": list[str],
 }
-OPTIONAL = ("axes", "calendar", "mask", "points")
+OPTIONAL = ("axes", "calendar", "mask", "points", "transforms", "parameters")
 AGAIN = "get the file anew, or make it again"
 
 
@@ -41,12 +44,17 @@ def described(space: StateSpace) -> dict[str, Any]:
         parts = [[name, described(part)] for name, part in space.parts.items()]
         return {"parts": parts, "same_as": dict(space.same_as)}
     content = {f.name: getattr(space, f.name) for f in fields(space)}
-    del content["parts"], content["same_as"]
+    for name in ("parts", "same_as", "transforms", "parameters"):
+        del content[name]
     positions = {name: list(map(float, c)) for name, c in (space.coordinates or {}).items()}
     # A header may sort its keys, and the order of the coordinates is that of the axes.
     content |= {"coordinates": positions, "axes": list(space.axes)}
     if space.points is not None:
         content["points"] = [[name, x.tolist()] for name, x in space.points.items()]
+    if space.transforms:
+        content["transforms"] = described_transforms(space.transforms)
+    if space.parameters:
+        content["parameters"] = list(space.parameters)
     if space.mask is not None:
         flat = np.concatenate(([True], space.mask.flatten(), [not space.mask.flat[-1]]))
         content["mask"] = np.diff(np.flatnonzero(np.diff(flat)), prepend=0).tolist()
@@ -81,6 +89,7 @@ def arguments(content: Any) -> dict[str, Any]:
             f"{list(coordinates)}: {AGAIN}."
         )
     made |= {name: tuple(made[name]) for name in ("shape", "variables")}
+    made["transforms"] = made_transforms(made.get("transforms", {}))
     made["coordinates"] = {n: np.asarray(coordinates[n], float) for n in axes}
     grid = [len(x) for x in made["coordinates"].values()]
     if made.get("points") is not None:

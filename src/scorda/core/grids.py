@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
-__all__ = ["check_geometry", "check_layout", "check_period", "checked_mask", "checked_points"]
+__all__ = [
+    "check_geometry",
+    "check_layout",
+    "check_marked",
+    "check_period",
+    "checked_mask",
+    "checked_points",
+]
 
 
 def checked_mask(mask: np.ndarray, grid: tuple[int, ...]) -> np.ndarray | None:
@@ -32,6 +39,17 @@ def check_layout(
             f"coordinates of sizes {sizes}: the shape must be the sizes of the coordinates, after "
             "one leading axis of variables if there is more than one."
         )
+
+
+def check_marked(
+    variables: tuple[str, ...], transforms: Collection[str], parameters: Collection[str]
+) -> None:
+    """Check that transforms and parameters are of variables."""
+    for what, names in (("transform", transforms), ("parameter", parameters)):
+        if unknown := [name for name in names if name not in variables]:
+            raise ValueError(
+                f"Got the {what} of {unknown[0]!r}: the variables are {list(variables)}."
+            )
 
 
 def check_geometry(coordinates: Mapping[str, np.ndarray]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 
 from scorda.core.shapes import Float, Tensor
 from scorda.core.shown import as_html
+from scorda.core.transforms import Transform
 
 if TYPE_CHECKING:
     from scorda.core.space import StateSpace
@@ -36,6 +37,8 @@ class Layout(ABC):
     parts: Mapping[str, StateSpace] | None
     dt: float
     period: Mapping[str, float]
+    transforms: Mapping[str, Transform]
+    parameters: tuple[str, ...]
 
     def _repr_html_(self) -> str:
         names = [f"{n} ({u})" if (u := self.units.get(n)) else n for n in self.variables]
@@ -56,8 +59,12 @@ class Layout(ABC):
 
     @property
     def several_units(self) -> bool:
-        """Say whether variables differ in their units, so that their values are never pooled."""
-        return len({self.units.get(name, "") for name in self.variables}) > 1
+        """Say whether variables differ in their units, so that their values are never pooled.
+
+        Parameters differ from fields, and from each other.
+        """
+        units = {self.units.get(name, "") for name in self.variables}
+        return len(units) > 1 or (bool(self.parameters) and len(self.variables) > 1)
 
     @property
     @abstractmethod
@@ -163,6 +170,37 @@ class Layout(ABC):
             for x, part in zip(states, self.pieces, strict=True)
         ]
         return _concatenated(flat)
+
+    def unbounded(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Return states ``(..., *state)`` with bounded variables in their `transforms`."""
+        return self._mapped(x, lambda transform, values: transform.forward(values))
+
+    def bounded(self, z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Return the states of which `unbounded` returned z, inside of their bounds."""
+        return self._mapped(z, lambda transform, values: transform.inverse(values))
+
+    def moved(
+        self, x: Float[Tensor, "..."], change: Float[Tensor, "..."]
+    ) -> Float[Tensor, "..."]:
+        """Return states to which a change is added, in their `transforms` where they have some.
+
+        What changes by 0 stays, bit for bit.
+        """
+        if not self.transforms:
+            return x + change
+        return torch.where(change == 0, x, self.bounded(self.unbounded(x) + change))
+
+    def _mapped(self, x: Tensor, function: Callable[[Transform, Tensor], Tensor]) -> Tensor:
+        if not self.transforms:
+            return x
+        fields = {name: self.field(x, name) for name in self.variables}
+        for name, transform in self.transforms.items():
+            fields[name] = function(transform, fields[name])
+        return self.filled(self.joined(fields))
+
+    @abstractmethod
+    def filled(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Return states ``(..., *state)`` with 0 at points that are not theirs."""
 
     def constant(self, values: Float[Tensor, "variables"]) -> Float[Tensor, "..."]:
         """Return a state that has one value per variable, broadcastable to ``(*state)``."""

@@ -9,7 +9,16 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable
 
-__all__ = ["COLUMNS", "OWN", "check_names"]
+import numpy as np
+
+__all__ = [
+    "COLUMNS",
+    "OWN",
+    "check_names",
+    "usual_indices",
+    "usual_variable",
+    "usual_variables",
+]
 
 # Arrays, groups and files of a store.
 OWN = frozenset({"ensemble", "time", "weight", "observations", "truth", "withheld", "zarr.json"})
@@ -39,6 +48,36 @@ def check_names(variables: Iterable[str], axes: Iterable[str]) -> None:
         if name in axes or variables.count(name) > 1:
             other = "an axis or position" if name in axes else "another variable"
             raise ValueError(f"Got the variable {name!r} and {other} of that name: rename one.")
+
+
+def usual_variables(shape: tuple[int, ...]) -> tuple[str, ...]:
+    """Name the variables of a state without coordinates: each entry of a flat one is one."""
+    if len(shape) == 1:
+        return tuple(f"x{i}" for i in range(shape[0]))
+    return (usual_variable(_usual_axes(len(shape))),)
+
+
+def usual_variable(axes: Iterable[str]) -> str:
+    """Name the only variable of a state, but not as one of its axes."""
+    return "field" if "x" in axes else "x"
+
+
+def _usual_axes(number: int) -> tuple[str, ...]:
+    """Name so many axes; of more than there are names `check_layout` says that they do not fit."""
+    return ("site",) if number == 1 else ("z", "y", "x")[max(3 - number, 0) :]
+
+
+def usual_indices(shape: tuple[int, ...], variables: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Take the index along each axis as coordinate; a flat state of variables has none."""
+    if shape == (len(variables),):
+        return {}
+    sizes = shape[1:] if len(variables) > 1 else shape
+    indices = {}
+    for name, size in zip(_usual_axes(len(sizes)), sizes, strict=False):
+        while name in variables:
+            name += "_index"
+        indices[name] = np.arange(size, dtype=float)
+    return indices
 
 
 def _reason(name: str, kind: str) -> str:

@@ -26,14 +26,18 @@ SLACK = 1e-5
 class Near:
     """Positions ``(points, columns)`` of a space, asked for those near others.
 
+    What has no position is near all others.
+
     Arguments:
-        positions: Positions, in the columns of the space.
+        positions: Positions, in the columns of the space; infinite where there is none
+            (`StateSpace.places`).
         space: Their space, which says what a distance is.
     """
 
     def __init__(self, positions: np.ndarray, space: StateSpace) -> None:
         self.space = space
-        self._tree = cKDTree(self._embedded(positions), boxsize=self._box)
+        self._placed, self._nowhere = _parted(positions, space)
+        self._tree = cKDTree(self._embedded(positions[self._placed]), boxsize=self._box)
 
     @property
     def embedded(self) -> np.ndarray:
@@ -42,18 +46,40 @@ class Near:
 
     def nearest(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the distance and the index of the nearest position to each of some others."""
-        chord, index = self._tree.query(self._embedded(positions))
-        return self._arc(chord), index
+        placed, nowhere = _parted(positions, self.space)
+        distance, index = np.zeros(len(positions)), np.zeros(len(positions), np.int64)
+        chord, found = self._tree.query(self._embedded(positions[placed]))
+        distance[placed], index[placed] = self._arc(chord), self._placed[found]
+        index[nowhere] = (self._nowhere if len(self._nowhere) else self._placed)[0]
+        return distance, index
 
     def pairs(self, other: Near, reach: float) -> tuple[np.ndarray, np.ndarray]:
         """Return the indices of all pairs within a distance, or a little farther, in any order."""
         chord = self._chord(reach)
         found = self._tree.sparse_distance_matrix(other._tree, chord, output_type="ndarray")
-        return found["i"], found["j"]
+        if not len(self._nowhere) and not len(other._nowhere):
+            return found["i"], found["j"]
+        first, second = self._placed[found["i"]], other._placed[found["j"]]
+        rows = np.concatenate([self._nowhere.repeat(len(other)), self._placed.repeat(other._alone)])
+        columns = np.concatenate(
+            [
+                np.tile(np.arange(len(other)), self._alone),
+                np.tile(other._nowhere, len(self._placed)),
+            ]
+        )
+        return np.concatenate([first, rows]), np.concatenate([second, columns])
 
     def count(self, other: Near, reach: float) -> int:
         """Return how many pairs there are within a distance, or a little farther."""
-        return int(self._tree.count_neighbors(other._tree, self._chord(reach)))
+        near = int(self._tree.count_neighbors(other._tree, self._chord(reach)))
+        return near + self._alone * len(other) + len(self._placed) * other._alone
+
+    def __len__(self) -> int:
+        return len(self._placed) + self._alone
+
+    @property
+    def _alone(self) -> int:
+        return len(self._nowhere)
 
     @cached_property
     def spacing(self) -> np.ndarray:
@@ -88,6 +114,13 @@ class Near:
         if self.space.sphere is None:
             return chord
         return 2 * EARTH_RADIUS * np.arcsin(np.clip(chord / 2, 0, 1))
+
+
+def _parted(positions: np.ndarray, space: StateSpace) -> tuple[np.ndarray, np.ndarray]:
+    """Return the indices of what has a position, and of what has none."""
+    needed = positions if space.sphere is None else positions[:, list(space.sphere)]
+    placed = np.isfinite(needed).all(1) if space.parts is not None else np.ones(len(needed), bool)
+    return np.flatnonzero(placed), np.flatnonzero(~placed)
 
 
 def points_alone(space: StateSpace) -> StateSpace:

@@ -16,6 +16,7 @@ import torch
 
 from scorda.core.shapes import Float, Tensor
 from scorda.core.sphere import horizontal, is_latitude, is_longitude
+from scorda.core.transforms import Transform
 
 if TYPE_CHECKING:
     from scorda.core.space import StateSpace
@@ -58,7 +59,9 @@ def combined(given: Mapping[str, StateSpace], same_as: Mapping[str, str]) -> dic
     columns = _columns(parts, same_as)
     units: dict[str, str] = {}
     period: dict[str, float] = {}
+    transforms: dict[str, Transform] = {}
     for part in parts.values():
+        transforms |= part.transforms
         units |= {columns[a]: part.units[a] for a in part.axes if a in part.units}
         units |= part.units
         period |= {columns[a]: length for a, length in part.period.items()}
@@ -73,20 +76,25 @@ def combined(given: Mapping[str, StateSpace], same_as: Mapping[str, str]) -> dic
         "mask": None,
         "parts": parts,
         "same_as": {axis: column for axis, column in columns.items() if axis != column},
+        "transforms": transforms,
+        "parameters": tuple(name for part in parts.values() for name in part.parameters),
     }
 
 
 def lacking(space: StateSpace) -> str:
     """Say which axes the parts have, where some two entries have no distance; "" if all have one.
 
-    On the sphere latitude and longitude are enough, elsewhere all parts need all columns.
+    On the sphere latitude and longitude are enough, elsewhere all parts need all columns. Parts
+    without axes, such as parameters, are everywhere: next to any other entry.
     """
     if space.parts is None:
         return ""
     names, parts = space.position_names, space.parts
     sphere = horizontal(names, space.units)
     needed = set(names if sphere is None else (names[i] for i in sphere))
-    own = {n: {space.same_as.get(a, a) for a in part.axes} for n, part in parts.items()}
+    own = {
+        n: {space.same_as.get(a, a) for a in part.axes} for n, part in parts.items() if part.axes
+    }
     if needed and all(needed <= columns for columns in own.values()):
         return ""
     return "; ".join(f"{name} has {', '.join(p.axes) or 'none'}" for name, p in parts.items())

@@ -22,7 +22,7 @@ methods, where nothing observes them and no member differs from another.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -35,15 +35,17 @@ from scorda.core.gaussian import component_std
 from scorda.core.grids import (
     check_geometry,
     check_layout,
+    check_marked,
     check_period,
     checked_mask,
     checked_points,
 )
 from scorda.core.layout import Layout
-from scorda.core.names import check_names
+from scorda.core.names import check_names, usual_indices, usual_variable, usual_variables
 from scorda.core.parts import combined, lacking, part_positions
 from scorda.core.shapes import Bool, Float, Tensor
 from scorda.core.sphere import great_circle, horizontal
+from scorda.core.transforms import Transform
 
 __all__ = ["LARGEST", "StateSpace", "variable_std"]
 
@@ -73,10 +75,14 @@ class StateSpace(Layout):
             as a level, has the positions of that axis. `units` and `period` may name them.
         parts: Spaces of variables on grids of their own; `of_parts` makes a space of them.
         same_as: Column of positions of axes that are not named as theirs, in a space of parts.
+        transforms: Maps onto the real numbers of variables with bounds, by name: methods estimate
+            what `unbounded` makes of a state, and return what is inside of the bounds.
+        parameters: Variables that are parameters of the system, not its state: single numbers.
 
     Raises:
         ValueError: If names, coordinates and shape do not fit together, a name cannot be that of
-            an array in a store or is there twice, or a state is too large.
+            an array in a store or is there twice, a transform or a parameter is of no variable,
+            or a state is too large.
     """
 
     shape: tuple[int, ...]
@@ -90,6 +96,8 @@ class StateSpace(Layout):
     points: Mapping[str, np.ndarray] | None = field(default=None, repr=False)
     parts: Mapping[str, StateSpace] | None = field(default=None, repr=False)
     same_as: Mapping[str, str] = field(default_factory=dict, repr=False)
+    transforms: Mapping[str, Transform] = field(default_factory=dict, repr=False)
+    parameters: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         if self.parts is not None:
@@ -110,21 +118,24 @@ class StateSpace(Layout):
         given = self.variables
         variables = (given,) if isinstance(given, str) else tuple(given)
         if self.coordinates is None:
-            variables = variables or _usual_variables(shape)
-            coordinates = _indices(shape, variables)
+            variables = variables or usual_variables(shape)
+            coordinates = usual_indices(shape, variables)
         else:
             variables = variables or (
-                _usual_variable({**self.coordinates, **(self.points or {})}),
+                usual_variable({**self.coordinates, **(self.points or {})}),
             )
             coordinates = {n: np.asarray(c, dtype=float) for n, c in self.coordinates.items()}
         check_names(variables, {**coordinates, **(self.points or {})})
         check_layout(shape, variables, coordinates)
+        check_marked(variables, self.transforms, self.parameters)
         check_geometry(coordinates)
         object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "variables", variables)
         object.__setattr__(self, "coordinates", coordinates)
         object.__setattr__(self, "period", dict(self.period))
         object.__setattr__(self, "units", dict(self.units))
+        object.__setattr__(self, "transforms", dict(self.transforms))
+        object.__setattr__(self, "parameters", tuple(self.parameters))
         if self.mask is not None:
             object.__setattr__(self, "mask", checked_mask(self.mask, self.grid))
         if self.points is not None:
@@ -161,7 +172,8 @@ class StateSpace(Layout):
         names = self.shape, self.dt, self.variables
         mask = None if self.mask is None else self.mask.tobytes()
         parts = list((self.parts or {}).items()), self.same_as
-        return *names, positions, self.period, self.units, self.calendar, mask, parts
+        marked = self.transforms, self.parameters
+        return *names, positions, self.period, self.units, self.calendar, mask, parts, marked
 
     @property
     def has_channels(self) -> bool:
@@ -222,6 +234,8 @@ class StateSpace(Layout):
             of.calendar,
             of.mask,
             of.points,
+            transforms={n: t for n, t in of.transforms.items() if n == name},
+            parameters=tuple(n for n in of.parameters if n == name),
         )
 
     @cached_property
@@ -293,13 +307,33 @@ class StateSpace(Layout):
         Where two columns are latitude and longitude by their units, it is the great circle in km,
         and further ones, such as levels, do not count: it is the horizontal distance. Elsewhere
         it is Euclidean, by the shortest way round on periodic axes, in the unit of the
-        coordinates, which must share one.
+        coordinates, which must share one. What has no position is next to everything, at 0.
 
         Raises:
             ValueError: If the space has parts that do not share their axes.
         """
-        if self.parts is not None:
-            self.check_distances("A distance")
+        if self.parts is None:
+            return self._separation(a, b)
+        self.check_distances("A distance")
+        placed = self._is_placed(a) & self._is_placed(b)
+        return self._separation(a, b).masked_fill(~placed, 0.0)
+
+    def places(self, positions: Float[Tensor, "*points axes"]) -> Float[Tensor, "*points axes"]:
+        """Return positions that can be compared, infinite for what has none, as a parameter.
+
+        A column that a part lacks and that does not count in a distance is 0.
+        """
+        filled = positions.nan_to_num()
+        if self.parts is None:
+            return filled
+        return filled.masked_fill(~self._is_placed(positions).unsqueeze(-1), torch.inf)
+
+    def _is_placed(self, positions: Tensor) -> Bool[Tensor, "..."]:
+        """Return which positions are in a place: finite in all columns that count."""
+        needed = positions if self.sphere is None else positions[..., list(self.sphere)]
+        return needed.isfinite().all(-1)
+
+    def _separation(self, a: Tensor, b: Tensor) -> Tensor:
         if self.sphere is not None:
             north, east = self.sphere
             far = great_circle(a[..., north], a[..., east], b[..., north], b[..., east])
@@ -370,33 +404,3 @@ def variable_std(
     grid = tuple(range(-len(space.grid), 0)) if space.grid else ()
     mean = var.mean(grid, keepdim=True) if grid else var
     return mean.sqrt().expand(var.shape)
-
-
-def _usual_variables(shape: tuple[int, ...]) -> tuple[str, ...]:
-    """Name the variables of a state without coordinates: each entry of a flat one is one."""
-    if len(shape) == 1:
-        return tuple(f"x{i}" for i in range(shape[0]))
-    return (_usual_variable(_usual_axes(len(shape))),)
-
-
-def _usual_variable(axes: Iterable[str]) -> str:
-    """Name the only variable of a state, but not as one of its axes."""
-    return "field" if "x" in axes else "x"
-
-
-def _usual_axes(number: int) -> tuple[str, ...]:
-    """Name so many axes; of more than there are names `check_layout` says that they do not fit."""
-    return ("site",) if number == 1 else ("z", "y", "x")[max(3 - number, 0) :]
-
-
-def _indices(shape: tuple[int, ...], variables: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Take the index along each axis as coordinate; a flat state of variables has none."""
-    if shape == (len(variables),):
-        return {}
-    sizes = shape[1:] if len(variables) > 1 else shape
-    indices = {}
-    for name, size in zip(_usual_axes(len(sizes)), sizes, strict=False):
-        while name in variables:
-            name += "_index"
-        indices[name] = np.arange(size, dtype=float)
-    return indices

@@ -69,6 +69,10 @@ class AugmentedSpace:
         places = self.operator.coordinates(self.space)[self.used.cpu()]
         return torch.cat((points.repeat(self.space.size // len(points), 1), places))
 
+    def places(self, positions: Float[Tensor, "entries axes"]) -> Float[Tensor, "entries axes"]:
+        """Return positions that can be compared, as the space does."""
+        return self.space.places(positions)
+
     def distance(
         self, a: Float[Tensor, "a axes"], b: Float[Tensor, "b axes"]
     ) -> Float[Tensor, "a b"]:

@@ -216,7 +216,7 @@ class LocalRun(PriorRun):
                 "selections with independent errors), which have places: use a Gaussian "
                 "with localization for any other operator."
             )
-        where = space.positions().nan_to_num()
+        where = space.places(space.positions())
         where = where.repeat(space.size // len(where), 1)
         blocks = self._latest(where, lambda where: self._blocks(where, space, ensemble))
         mean, diagonal = ensemble.mean(0), self.settings.diagonal
@@ -235,7 +235,7 @@ class LocalRun(PriorRun):
         block = torch.empty(geometry.points, dtype=torch.long)
         numbers = torch.arange(len(geometry.members))[:, None].expand_as(geometry.members)
         block[geometry.members[geometry.exists]] = numbers[geometry.exists]
-        tree = Near(grid.positions().nan_to_num().numpy(), grid)
+        tree = Near(grid.places(grid.positions()).numpy(), grid)
         nearest = torch.from_numpy(tree.nearest(where[grid.size :].numpy(force=True))[1])
         of = torch.cat((block.repeat(grid.size // geometry.points), block[nearest]))
         own, exists = _grouped(of, len(geometry.members))
