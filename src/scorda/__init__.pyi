@@ -30,6 +30,11 @@ from .core import (
     StateSpace as StateSpace,
     rng as rng,
 )
+from .core.distributions import (
+    LogNormal as LogNormal,
+    Normal as Normal,
+    Uniform as Uniform,
+)
 from .core.version import __version__ as __version__
 from .methods.closed_form import ClosedFormFilter as ClosedFormFilter
 from .methods.denkf import DEnKF as DEnKF
@@ -74,3 +79,4 @@ from .store import open_posterior as open_posterior
 from .store.forecasting import forecast as forecast
 from .store.online import resume as resume
 from .store.verification import verify as verify
+from .systems import WithParameters as WithParameters

@@ -34,6 +34,7 @@ from scorda.core.shapes import Float, Tensor
 from scorda.core.threads import few_threads
 from scorda.observations.model import ObservationModel
 from scorda.observations.problem import Problem
+from scorda.observations.unbounded import unbounded_model
 from scorda.systems.base import forecast as advanced
 
 if TYPE_CHECKING:
@@ -216,6 +217,9 @@ class Stepper:
                 y, model = y[~gross], model.only(~gross, y)
         if method.least_members > 1:
             check_spread(forecast)
+        # Bounded variables are analysed, and inflated, in their coordinates without bounds.
+        space = self._problem.space
+        forecast, model = space.unbounded(forecast), unbounded_model(model, space)
         try:
             forecast = self._inflation.before(forecast, y, model, generator)
             seen = taken(method, self._run.analyse, forecast, y, model, generator)
@@ -241,7 +245,7 @@ class Stepper:
             # Where the operator is to blame, say so.
             check_predicted(model.operator(forecast))
             raise
-        return self._inflated(forecast, analysis, generator, info), info
+        return space.bounded(self._inflated(forecast, analysis, generator, info)), info
 
     def _inflated(
         self, forecast: Tensor, analysis: Tensor, generator: torch.Generator, info: dict[str, Any]

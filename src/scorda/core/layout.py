@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 
-from scorda.core.shapes import Float, Tensor
+from scorda.core.shapes import Bool, Float, Tensor
 from scorda.core.shown import as_html
 from scorda.core.transforms import Transform
 
@@ -189,6 +189,23 @@ class Layout(ABC):
         if not self.transforms:
             return x + change
         return torch.where(change == 0, x, self.bounded(self.unbounded(x) + change))
+
+    def log_slope(
+        self, x: Float[Tensor, "..."], counted: Bool[Tensor, "..."]
+    ) -> Float[Tensor, "..."] | float:
+        """Return the sum of the log of the slopes of `unbounded` at states.
+
+        Arguments:
+            x: States ``(..., *state)``.
+            counted: Entries that count, ``(*state)``.
+        """
+        total: Tensor | float = 0.0
+        for name, transform in self.transforms.items():
+            slope = transform.log_slope(self.field(x, name))
+            slope = slope.masked_fill(~self.field(counted, name), 0.0)
+            axes = len(self.piece_of(name).grid)
+            total = total + (slope.sum(tuple(range(-axes, 0))) if axes else slope)
+        return total
 
     def _mapped(self, x: Tensor, function: Callable[[Transform, Tensor], Tensor]) -> Tensor:
         if not self.transforms:

@@ -78,7 +78,8 @@ class EnKS(Assimilator):
                 transform = cycle.report.pop("transform")
                 first = 0 if self.lag is None else max(0, k - self.lag)
                 if first < k:
-                    states[:, first:k] = transform(states[:, first:k])
+                    past = problem.space.unbounded(states[:, first:k])
+                    states[:, first:k] = problem.space.bounded(transform(past))
                 infos.append(cycle.report)
         assert states is not None
         cycle.statistics.settle()

@@ -31,6 +31,7 @@ from scorda.observations.model import ObservationModel, stacked
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Gather, Operator, Select
 from scorda.observations.problem import Problem
+from scorda.observations.unbounded import unbounded_observations
 from scorda.priors.trajectory import GaussianTrajectory, Prior, Standardisation
 from scorda.systems.linear import LinearGaussian
 
@@ -129,10 +130,10 @@ class SDA(Assimilator):
             raise ValueError(
                 "SDA draws the first state from its prior: leave `initial` out of the problem."
             )
+        parts = tuple(unbounded_observations(part, space) for part in problem.instruments)
         sampler = self.sampler or self.prior.sampler
-        states = problem.steps + 1
-        shape = (states, *space.shape)
-        denoiser = self._posterior(problem, shape)
+        shape = (problem.steps + 1, *space.shape)
+        denoiser = self._posterior(parts, shape)
         chosen = self.guidance or self.prior.guidance
         products = 0 if chosen is None else chosen.products
         began = clock.perf_counter()
@@ -152,11 +153,12 @@ class SDA(Assimilator):
             "evaluations": sampler.evaluations * (1 + products),
             "seconds": clock.perf_counter() - began,
         }
-        return Analysis(
-            self.prior.standardisation.inverse(z), space, None, info, "SDA", start=problem.start
-        )
+        states = space.bounded(self.prior.standardisation.inverse(z))
+        return Analysis(states, space, None, info, "SDA", start=problem.start)
 
-    def _posterior(self, problem: Problem, shape: tuple[int, ...]) -> Denoiser:
+    def _posterior(
+        self, instruments: tuple[Observations, ...], shape: tuple[int, ...]
+    ) -> Denoiser:
         """Denoiser of standardised trajectories given everything observed."""
         prior: Denoiser = self.prior.denoiser(shape[0])
         if isinstance(prior, NetworkDenoiser):
@@ -166,7 +168,6 @@ class SDA(Assimilator):
                 f"Got precision = {self.precision!r} for {type(self.prior).__name__}, which has "
                 'no network: leave it at "float32".'
             )
-        instruments = problem.instruments
         chosen = self.guidance or self.prior.guidance
         guidance = chosen or InflatedLikelihood()
 

@@ -94,7 +94,10 @@ class Standardisation:
 
 
 class Prior(ABC):
-    """A distribution of trajectories of a space; subclasses write `denoiser`."""
+    """A distribution of trajectories of a space; subclasses write `denoiser`.
+
+    Variables with bounds are standardised in their coordinates without (`StateSpace.unbounded`).
+    """
 
     space: StateSpace
     standardisation: Standardisation
@@ -163,7 +166,7 @@ class Prior(ABC):
                 like=torch.empty(0, device=self.device),
                 report=report,
             )
-        return self.space.masked(self.standardisation.inverse(z))
+        return self.space.masked(self.space.bounded(self.standardisation.inverse(z)))
 
 
 @dataclass(frozen=True)

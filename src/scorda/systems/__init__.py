@@ -8,6 +8,7 @@ from scorda.systems.linear import LinearGaussian
 from scorda.systems.load import load_system
 from scorda.systems.lorenz import Lorenz63, Lorenz96
 from scorda.systems.mapped import Mapped
+from scorda.systems.parameters import WithParameters
 
 __all__ = [
     "AdditiveNoise",
@@ -19,5 +20,6 @@ __all__ = [
     "Lorenz96",
     "Mapped",
     "System",
+    "WithParameters",
     "load_system",
 ]

@@ -6,19 +6,28 @@ A system is a Markov chain: a distribution of the state at step 0 and one step
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 import torch
 
 from scorda.core import rng
 from scorda.core.gaussian import gaussian_log_density, sampling_root
-from scorda.core.shapes import Float, Tensor
+from scorda.core.shapes import Bool, Float, Tensor
 from scorda.core.space import StateSpace
 
-__all__ = ["AdditiveNoise", "System", "check_step", "forecast", "plain_settings", "rk4"]
+__all__ = [
+    "AdditiveNoise",
+    "System",
+    "along",
+    "check_step",
+    "forecast",
+    "plain_settings",
+    "rk4",
+]
 
 
 class System(ABC):
@@ -27,7 +36,8 @@ class System(ABC):
     Subclasses set `space`, `name`, `stochastic` (whether a step draws model error) and
     `differentiable` (whether the system has a model `advance`, the step without its additive
     error, that autograd can follow). Where `drops` is set, a member whose model fails is NaN from
-    then on, and the ensemble goes on without it.
+    then on, and the ensemble goes on without it. `parameters` are the settings that members may
+    have of their own (`with_values`); None: any name, as of arguments of a user's function.
     """
 
     space: StateSpace
@@ -35,6 +45,7 @@ class System(ABC):
     stochastic: bool = False
     differentiable: bool = False
     drops: bool = False
+    parameters: ClassVar[tuple[str, ...] | None] = ()
 
     @property
     def context(self) -> Float[Tensor, "fields *grid"] | None:
@@ -61,6 +72,19 @@ class System(ABC):
             members: Numbers of the members; None: they count from 0.
         """
         return self
+
+    def with_values(self, values: Mapping[str, Float[Tensor, "..."]]) -> Self:
+        """Return the same system, whose members have values of their own of some `parameters`.
+
+        Arguments:
+            values: Values by name, of the shape of the leading axes of the states to come, of
+                which the members are the first.
+        """
+        other = copy.copy(self)
+        for name, value in values.items():
+            # The settings of a frozen dataclass; its checks are of single numbers.
+            object.__setattr__(other, name, value)
+        return other
 
     def apart_from(self, truth: Float[Tensor, "*state"]) -> System:
         """Return the same system, whose `prior` never returns a given state at step 0.
@@ -106,11 +130,14 @@ class AdditiveNoise(System):
 
     Subclasses write `advance`, the model :math:`\mathcal M`. Q is diagonal with the standard
     deviations `noise_std`, one number or one per entry of the state, in its units; 0 makes the
-    system deterministic. Where `noise_cov` is not None it is Q of the flattened state.
+    system deterministic. Where `noise_cov` is not None it is Q of the flattened state. Variables
+    with bounds get their error in the `transforms` of the space, and so stay inside. The entries
+    of a flattened state in `unchanging` never change, as constant parameters.
     """
 
     noise_std: float | Float[Tensor, "..."]
     noise_cov: Float[Tensor, "size size"] | None = None
+    unchanging: Bool[Tensor, "size"] | None = None
     differentiable = True
 
     @property
@@ -154,31 +181,41 @@ class AdditiveNoise(System):
         noise = rng.normal(drawn, tuple(inner), generator, like=x)
         noise = (noise if members is None else noise[list(members)]).reshape(x.shape)
         if self.noise_cov is None:
-            return self.space.filled(x + self._std(x) * noise)
+            return self.space.filled(self.space.moved(x, self._std(x) * noise))
         root = sampling_root(self.noise_cov).to(x)
-        return self.space.filled(x + (noise.flatten(-len(shape)) @ root).reshape(x.shape))
+        error = (noise.flatten(-len(shape)) @ root).reshape(x.shape)
+        return self.space.filled(self.space.moved(x, error))
 
     def log_transition(
         self, x: Float[Tensor, "..."], x_next: Float[Tensor, "..."]
     ) -> Float[Tensor, "..."]:
         """Return the log density of the model error between two states [final].
 
+        It is the density of the entries that change.
+
         Raises:
             TypeError: If the model error has no density, because Q is singular.
         """
-        axes = len(self.space.shape)
+        axes, space = len(self.space.shape), self.space
+        inside = space.inside if self.unchanging is None else space.inside & ~self.unchanging
+        inside = inside.to(x.device).reshape(space.shape)
+        error = space.unbounded(x_next) - space.unbounded(self.advance(x))
+        slope = space.log_slope(x_next, inside)
         if self.noise_cov is not None:
-            if torch.linalg.cholesky_ex(self.noise_cov).info.item() != 0:
+            cov, error = self.noise_cov, error.flatten(-axes)
+            if self.unchanging is not None:
+                kept = inside.flatten()
+                cov, error = cov[kept][:, kept], error[..., kept]
+            if torch.linalg.cholesky_ex(cov).info.item() != 0:
                 return super().log_transition(x, x_next)
-            error, cov = (x_next - self.advance(x)).flatten(-axes), self.noise_cov.to(x)
-            return gaussian_log_density(error, cov.new_zeros(len(cov)), cov)
-        std = torch.as_tensor(self._std(x)).to(x).expand(self.space.shape)
-        if not (std > 0).all():
+            return slope + gaussian_log_density(error, error.new_zeros(len(cov)), cov.to(x))
+        std = torch.as_tensor(self._std(x)).to(x).expand(space.shape)
+        if not (std > 0)[inside].all():
             return super().log_transition(x, x_next)
-        inside = self.space.inside.to(std.device).reshape(self.space.shape)
-        white = ((x_next - self.advance(x)) / std).masked_fill(~inside, 0.0)
+        # The gradient of what is masked would be NaN where its error is 0.
+        white = (error / std.masked_fill(~inside, 1.0)).masked_fill(~inside, 0.0)
         log_norm = std[inside].log().sum() + 0.5 * int(inside.sum()) * math.log(2 * math.pi)
-        return -0.5 * white.square().sum(tuple(range(-axes, 0))) - log_norm
+        return slope - 0.5 * white.square().sum(tuple(range(-axes, 0))) - log_norm
 
     def _std(self, like: Tensor) -> float | Tensor:
         std = self.noise_std
@@ -218,6 +255,11 @@ def rk4(
     k3 = tendency(x + 0.5 * dt * k2)
     k4 = tendency(x + dt * k3)
     return x + dt / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+
+
+def along(value: float | Float[Tensor, "..."], axes: int) -> float | Float[Tensor, "..."]:
+    """Return a setting, which members may have of their own, to be taken with so many axes."""
+    return value.reshape(*value.shape, *[1] * axes) if isinstance(value, Tensor) else value
 
 
 def check_step(dt: float, noise_std: float) -> None:

@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,7 +41,8 @@ class Executable:
     folder of a member bears Scorda's mark, ``member.json``; one with files but without it is
     refused.
 
-    The placeholders ``{member}``, ``{step}`` and ``{seed}`` of the command are replaced. The
+    The placeholders ``{member}``, ``{step}`` and ``{seed}`` of the command are replaced, and in
+    `WithParameters` the parameters, such as ``{rho}``. The
     state is all that an analysis changes: where the restart files hold it too, `write` or the
     program has to put the state into them.
 
@@ -74,7 +75,15 @@ class Executable:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_folder", Path(self.folder).absolute())
 
-    def __call__(self, x: np.ndarray, *, member: int, step: int, seed: int) -> Any:
+    def __call__(
+        self,
+        x: np.ndarray,
+        parameters: Mapping[str, float] | None = None,
+        *,
+        member: int,
+        step: int,
+        seed: int,
+    ) -> Any:
         """Return the state of a member after one step."""
         home = _marked(self._folder / f"member-{member:06d}")
         before = home / f"step-{step:06d}" if step else self._folder / "start"
@@ -94,6 +103,7 @@ class Executable:
         (running / OUTPUT).unlink(missing_ok=True)
         (self.write or _write)(running, x)
         words = {"{member}": str(member), "{step}": str(step), "{seed}": str(seed)}
+        words |= {f"{{{name}}}": repr(value) for name, value in (parameters or {}).items()}
         self._run([_filled(part, words) for part in self.command], running)
         made = (self.read or _read)(running)
         if after.exists():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -38,6 +38,9 @@ class FunctionSystem(AdditiveNoise):
     a seed below 2^31, which is a function of the seed of the run, the step and the member. It may
     draw random numbers from that seed, and may start a program that has files of its own for each
     member (`scorda.systems.Executable`). `Mapped` calls it on workers.
+
+    In `WithParameters` the second argument of the function are the parameters, a dictionary of
+    ``(ensemble,)``, or of numbers where it is called for each member.
 
     Arguments:
         step: The model, ``(ensemble, *state)`` to ``(ensemble, *state)``.
@@ -92,6 +95,9 @@ class FunctionSystem(AdditiveNoise):
         self._apart: Tensor | None = None
         self._step: int = 0
         self._members: tuple[int, ...] | None = None
+        self._values: dict[str, Tensor] | None = None
+
+    parameters = None
 
     @property
     def differentiable(self) -> bool:  # type: ignore[override]
@@ -106,6 +112,11 @@ class FunctionSystem(AdditiveNoise):
     def __repr__(self) -> str:
         model = getattr(self.model, "__name__", repr(self.model))
         return f"FunctionSystem({model}, shape={self.space.shape}, library={self.library!r})"
+
+    def with_values(self, values: Mapping[str, Float[Tensor, "..."]]) -> FunctionSystem:
+        other = copy.copy(self)
+        other._values = dict(values)
+        return other
 
     def apart_from(self, truth: Float[Tensor, "*state"]) -> FunctionSystem:
         """Return the same system, whose `prior` never returns a given state at step 0.
@@ -184,9 +195,11 @@ class FunctionSystem(AdditiveNoise):
             key: Key of the seeds of this step.
         """
         made = []
-        for row, member in zip(x, members, strict=True):
-            given = row.clone() if self.library == "torch" else row.detach().cpu().numpy().copy()
-            moved = self.model(given, member=member, step=step, seed=_seed(key, member))
+        for i, (row, member) in enumerate(zip(x, members, strict=True)):
+            given: list[Any] = [self._given(row)]
+            if self._values is not None:
+                given.append({name: float(v[i]) for name, v in self._values.items()})
+            moved = self.model(*given, member=member, step=step, seed=_seed(key, member))
             moved = as_tensor(moved, "the model")
             made.append(self._states(moved[None], (1, *self.space.shape), "the model", x, member))
         return torch.cat(made)
@@ -218,9 +231,15 @@ class FunctionSystem(AdditiveNoise):
                 "`step`, or use a method that needs no model without its error."
             )
         flat = x.reshape(-1, *self.space.shape)
-        given = flat.clone() if self.library == "torch" else flat.detach().cpu().numpy().copy()
-        moved = self._states(self.model(given), tuple(flat.shape), "the model", like=x)
+        given: list[Any] = [self._given(flat)]
+        if self._values is not None:
+            given.append({name: self._given(v.reshape(-1)) for name, v in self._values.items()})
+        moved = self._states(self.model(*given), tuple(flat.shape), "the model", like=x)
         return moved.reshape(x.shape)
+
+    def _given(self, values: Tensor) -> Any:
+        """Return a copy of values as the model takes them."""
+        return values.clone() if self.library == "torch" else values.detach().cpu().numpy().copy()
 
     def _states(
         self,

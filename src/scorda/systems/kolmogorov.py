@@ -82,6 +82,7 @@ class KolmogorovFlow(AdditiveNoise):
     speed: float = 6.0
     space: StateSpace = field(init=False, repr=False)
     name: str = field(default="kolmogorov", init=False, repr=False)
+    parameters = ("viscosity", "drag", "forcing")
 
     def __post_init__(self) -> None:
         check_step(self.dt, self.noise_std)
@@ -129,10 +130,10 @@ class KolmogorovFlow(AdditiveNoise):
 
     @property
     def flow(self) -> PeriodicFlow:
-        """The solver."""
-        return PeriodicFlow(
-            self.resolution, self.viscosity, self.drag, self.forcing, self.wavenumber, self.speed
-        )
+        """The solver, for states whose leading axes are flattened."""
+        own = self.viscosity, self.drag, self.forcing
+        flat = (v.reshape(-1) if isinstance(v, Tensor) else v for v in own)
+        return PeriodicFlow(self.resolution, *flat, self.wavenumber, self.speed)
 
     @property
     def context(self) -> Float[Tensor, "1 y x"] | None:

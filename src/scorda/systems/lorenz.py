@@ -10,7 +10,7 @@ import torch
 from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import LARGEST, StateSpace
-from scorda.systems.base import AdditiveNoise, check_step, rk4
+from scorda.systems.base import AdditiveNoise, along, check_step, rk4
 
 __all__ = ["Lorenz63", "Lorenz96"]
 
@@ -42,6 +42,7 @@ class Lorenz63(AdditiveNoise):
     spinup: float = 16.0
     space: StateSpace = field(init=False, repr=False)
     name: str = field(default="lorenz63", init=False, repr=False)
+    parameters = ("sigma", "rho", "beta")
 
     def __post_init__(self) -> None:
         check_step(self.dt, self.noise_std)
@@ -90,6 +91,7 @@ class Lorenz96(AdditiveNoise):
     spinup: float = 20.0
     space: StateSpace = field(init=False, repr=False)
     name: str = field(default="lorenz96", init=False, repr=False)
+    parameters = ("forcing",)
 
     def __post_init__(self) -> None:
         check_step(self.dt, self.noise_std)
@@ -109,12 +111,12 @@ class Lorenz96(AdditiveNoise):
         # One copy with the ends repeated: three rolls pass over a large state three times.
         ring = torch.cat((x[..., -2:], x, x[..., :1]), -1)
         ahead, behind, behind2 = ring[..., 3:], ring[..., 1:-2], ring[..., :-3]
-        return (ahead - behind2) * behind - x + self.forcing
+        return (ahead - behind2) * behind - x + along(self.forcing, 1)
 
     def prior(self, members: int, generator: rng.Seed = None) -> Float[Tensor, "ensemble dim"]:
         """Draw states of the attractor: noise around F, then `spinup` time units."""
         start, model_error = rng.spawn(generator, 2)
-        x = self.forcing + rng.normal(members, (self.dim,), start)
+        x = along(self.forcing, 1) + rng.normal(members, (self.dim,), start)
         for _ in range(round(self.spinup / self.dt)):
             x = self.step(x, model_error)
         return x

@@ -21,6 +21,7 @@ from scorda.core.errors import ModelFailure
 from scorda.core.shapes import Float, Tensor
 from scorda.systems.base import AdditiveNoise, System
 from scorda.systems.function import FunctionSystem
+from scorda.systems.parameters import WithParameters
 
 __all__ = ["Mapped", "policy", "unmapped"]
 
@@ -250,7 +251,7 @@ def _advance(content: Any, task: _Task, states: Any, folder: str | None) -> Any:
     system = system.at(task.step, task.members)
     x = torch.from_numpy(_received(states))
     with limited(task.timeout), torch.no_grad():
-        if isinstance(system, FunctionSystem) and system.per_member:
+        if isinstance(system, FunctionSystem | WithParameters) and system.per_member:
             assert task.key is not None
             moved = system.advance_members(x, task.members, task.step, task.key)
         elif isinstance(system, AdditiveNoise):

@@ -25,13 +25,14 @@ free of aliasing in all of them.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 
 from scorda.core.shapes import Complex, Float, Tensor
+from scorda.systems.base import along
 
 __all__ = ["PeriodicFlow"]
 
@@ -65,12 +66,14 @@ class PeriodicFlow:
         force: A.
         wavenumber: m, at most what the resolution keeps.
         speed: Largest :math:`|u| + |v|` that the usual number of substeps is made for.
+
+    Viscosity, drag and force may be tensors ``(members,)``, with a value for each member.
     """
 
     resolution: int
-    viscosity: float
-    drag: float
-    force: float
+    viscosity: float | Float[Tensor, "members"]
+    drag: float | Float[Tensor, "members"]
+    force: float | Float[Tensor, "members"]
     wavenumber: int
     speed: float
 
@@ -107,7 +110,8 @@ class PeriodicFlow:
         """Advance by `time`, with as many substeps as the speed of each member needs."""
         if spectrum.device.type == "cpu":
             chunk = max(1, CHUNK // self.resolution**2)
-            return torch.cat([self._integrate(part, time) for part in spectrum.split(chunk)])
+            parts = [slice(first, first + chunk) for first in range(0, len(spectrum), chunk)]
+            return torch.cat([self._of(p)._integrate(spectrum[p], time) for p in parts])
         return self._integrate(spectrum, time)
 
     def wavenumbers(
@@ -129,8 +133,12 @@ class PeriodicFlow:
         result = torch.empty_like(w)
         for count in counts:
             rows = halvings == count
-            result[rows] = self._substeps(w[rows], time, usual * 2 ** int(count))
+            result[rows] = self._of(rows)._substeps(w[rows], time, usual * 2 ** int(count))
         return result
+
+    def _of(self, rows: slice | Tensor) -> PeriodicFlow:
+        """Return the solver of some of the members."""
+        return replace(self, **{name: value[rows] for name, value in _own(self).items()})
 
     def _substeps(self, w: Tensor, time: float, steps: int) -> Tensor:
         r"""RK4 of :math:`e^{-L t} \omega`, L being viscosity and drag, which are thus exact."""
@@ -175,8 +183,26 @@ class PeriodicFlow:
         return torch.fft.fft(rows, dim=-1, norm="forward")
 
 
-@lru_cache(maxsize=32)
+def _own(flow: PeriodicFlow) -> dict[str, Tensor]:
+    """Return the settings of which each member has a value of its own."""
+    return {name: value for name, value in vars(flow).items() if isinstance(value, Tensor)}
+
+
 def _factors(flow: PeriodicFlow, h: float, dtype: torch.dtype, device: torch.device) -> _Factors:
+    """Return the factors, those of each member where members differ."""
+    if not _own(flow):
+        return _common_factors(flow, h, dtype, device)
+    alike = _common_factors(replace(flow, viscosity=0.0, drag=0.0, force=1.0), 0.0, dtype, device)
+    kx, ky = _wavenumbers(flow.resolution, flow.largest, alike.half)
+    viscosity, drag, force = (along(v, 2) for v in (flow.viscosity, flow.drag, flow.force))
+    decay = -(viscosity * (kx.square() + ky.square()) + drag) * h / 2
+    return alike._replace(force=alike.force * force, half=alike.half * decay.exp())
+
+
+@lru_cache(maxsize=32)
+def _common_factors(
+    flow: PeriodicFlow, h: float, dtype: torch.dtype, device: torch.device
+) -> _Factors:
     """Return the factors; they are computed once per substep length, precision and device."""
     # Kept for later calls, which may want gradients.
     with torch.inference_mode(False):

@@ -166,6 +166,8 @@ class TrajectoryCost:
         if self.weak:
             later = self.reference[rows, 1:]
             later = later + self.scale * controls[:, rank:].view(later.shape)
+            if (fixed := getattr(self.system, "unchanging", None)) is not None:
+                later = torch.where(fixed.view(x.shape[1:]).to(x.device), x[:, None], later)
             return torch.cat((x[:, None], later), 1)
         states = [x]
         for _ in range(self.reference.shape[1] - 1):

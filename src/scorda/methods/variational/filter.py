@@ -19,6 +19,7 @@ from scorda.methods.variational.cost import Background, TrajectoryCost, gaussian
 from scorda.methods.variational.minimise import Minimum, lbfgs
 from scorda.observations.analysis import Analysis
 from scorda.observations.problem import Problem
+from scorda.observations.unbounded import unbounded_problem
 from scorda.systems.linear import LinearGaussian
 
 __all__ = ["FourDVar"]
@@ -125,12 +126,13 @@ class FourDVar(Assimilator):
         check_needs(self, problem)
         check_memory(self, problem, members)
         check_members(self, members)
+        space, problem = problem.space, unbounded_problem(problem)
         began = clock.perf_counter()
         background = self._background(problem)
         cost = TrajectoryCost(problem, background, 1)
         forecast = cost.extended(None, problem.steps)
         cost.check_gradient(forecast)
-        given = None if start is None else _given(start, members, forecast)
+        given = None if start is None else space.unbounded(_given(start, members, forecast))
         evaluations = 0
         if given is None:
             minimum, states = self._mode(cost, problem)
@@ -160,7 +162,7 @@ class FourDVar(Assimilator):
         number = sum(int((~part.values.isnan()).sum()) for part in problem.instruments)
         if members == 1 and number:
             info["chi2"] = 2 * float(minimum.costs[0]) / number
-        return Analysis(states, problem.space, None, info, self.name, start=problem.start)
+        return Analysis(space.bounded(states), space, None, info, self.name, start=problem.start)
 
     def _mode(self, cost: TrajectoryCost, problem: Problem) -> tuple[Minimum, Tensor]:
         """The mode, in windows that grow."""
