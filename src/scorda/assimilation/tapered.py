@@ -9,6 +9,10 @@ A taper is zero beyond its reach. Where pairs of observations and grid points ar
 within reach are held, S is sparse, and its system is solved by conjugate gradients with the
 diagonal as preconditioner, for all members at once: a bound of :math:`10^{-10}` on the relative
 residual leaves nothing of single precision. Else both tapers are matrices.
+
+What has no position, such as a parameter, moves as without tapers: by all observations, with
+:math:`D \, (Y^T Y + (N - 1) R)^{-1} Y^T A`. Its covariances untapered beside a tapered S would
+not be those of any law.
 """
 
 from __future__ import annotations
@@ -46,6 +50,7 @@ class _Kept:
     where: Float[Tensor, "obs axes"]
     between: Float[Tensor, "obs obs"] | csr_array
     cross: Float[Tensor, "obs points"] | None
+    factor: float = 1.0
 
 
 class Tapered:
@@ -59,6 +64,7 @@ class Tapered:
     def __init__(self, space: StateSpace, taper: GaspariCohn) -> None:
         self.space, self.taper = space, taper
         self.geometry = Geometry(space, (taper,), 1)
+        self._nowhere = ~space.places(space.positions()).isfinite().all(1)
         self._latest: _Kept | None = None
 
     @staticmethod
@@ -98,6 +104,8 @@ class Tapered:
             solved, near = torch.linalg.solve(S, residuals.mT).to(A), kept.cross.to(A)
             columns = [solved.mT @ ((Y.to(A).mT @ x) * near) for x in fields.unbind(1)]
             moved = torch.stack(columns, 1)
+        if self._nowhere.any():
+            moved[..., self._nowhere.to(A.device)] *= kept.factor
         return moved.reshape(A.shape)
 
     def _at(self, where: Tensor) -> _Kept:
@@ -112,13 +120,18 @@ class Tapered:
         if pairs <= DENSE or not np.isfinite(taper.reach):
             positions = space.places(space.positions())
             cross = taper(space.distance(where, positions))
-            return _Kept(where, taper(space.distance(where, where)), cross)
+            between = taper(space.distance(where, where))
+            return _Kept(where, between, cross, self._factor(between))
         tree = Near(where.numpy(force=True), space)
         i, j = tree.pairs(tree, taper.reach)
         rho = taper(space.separation(where[i], where[j])).double().numpy(force=True)
         near = rho > 0
         size = len(where), len(where)
-        return _Kept(where, csr_array((rho[near], (i[near], j[near])), shape=size), None)
+        between = csr_array((rho[near], (i[near], j[near])), shape=size)
+        return _Kept(where, between, None, self._factor(between))
+
+    def _factor(self, between: Tensor | csr_array) -> float:
+        return _shared_factor(between) if self._nowhere.any() else 1.0
 
     def _spread(self, fields: Tensor, Y: Tensor, solved: Tensor, where: Tensor) -> Tensor:
         """Return the increments of fields ``(ensemble, variables, points)``, point by point."""
@@ -135,6 +148,18 @@ class Tapered:
 
 # A run in units of a store begins anew in each of them.
 _latest: LatestOf[Tapered] = LatestOf()
+
+
+def _shared_factor(between: Tensor | csr_array) -> float:
+    r"""Return :math:`(1^T T^{-1} 1)^{-1/2}` of the tapers T between observations."""
+    if isinstance(between, Tensor):
+        inverse = torch.linalg.pinv(between.double(), rtol=1e-10, hermitian=True)
+        total = float(inverse.sum())
+    else:
+        ones = np.ones((between.shape[0], 1))
+        solved = conjugate_gradients(lambda x: between @ x, between.diagonal(), ones)
+        total = float(solved.sum())
+    return min(total**-0.5, 1.0)
 
 
 def _solved_sparse(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 
 from scorda.core.shapes import Float, Tensor
 
-__all__ = ["GaspariCohn"]
+__all__ = ["GaspariCohn", "correlation_taper"]
 
 
 @dataclass(frozen=True)
@@ -53,3 +55,38 @@ class GaspariCohn:
         far = 4 + q * (-5 + q * (5 / 3 + q * (5 / 8 + q * (-1 / 2 + q / 12)))) - 2 / (3 * q)
         # Rounding near r = 2 would leave tiny negative weights, whose roots are taken later.
         return torch.where(r <= 1, near, far.clamp_min(0)) * (r < 2)
+
+
+@runtime_checkable
+class Placed(Protocol):
+    """What has positions and distances, such as a `StateSpace`."""
+
+    def positions(self) -> Float[Tensor, "points axes"]:
+        """Return the position of each point."""
+
+    def places(self, positions: Float[Tensor, "points axes"]) -> Float[Tensor, "points axes"]:
+        """Return positions, infinite where there is none."""
+
+    def distance(
+        self, a: Float[Tensor, "m axes"], b: Float[Tensor, "n axes"]
+    ) -> Float[Tensor, "m n"]:
+        """Return distances between positions."""
+
+
+def correlation_taper(
+    taper: Callable[[Tensor], Tensor], space: Placed
+) -> Float[Tensor, "points points"]:
+    r"""Return tapers T between all points of a space, such that a tapered covariance is one.
+
+    What has no position, such as a parameter, gets the same factor with every point that has one,
+    the largest that leaves the whole positive semidefinite, :math:`(1^T T^{-1} 1)^{-1/2}`, below 1.
+    """
+    where = space.positions()
+    near = taper(space.distance(where, where))
+    nowhere = ~space.places(where).isfinite().all(1)
+    if not nowhere.any() or nowhere.all():
+        return near
+    inner = torch.linalg.pinv(near[~nowhere][:, ~nowhere].double(), rtol=1e-10, hermitian=True)
+    factor = inner.sum().rsqrt().clamp(max=1.0).to(near)
+    apart = nowhere[:, None] != nowhere
+    return torch.where(apart, factor, near)

@@ -25,7 +25,7 @@ from scorda.core.errors import DegenerateEnsemble
 from scorda.core.gaussian import component_std, standard_deviations
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
-from scorda.core.tapers import GaspariCohn
+from scorda.core.tapers import GaspariCohn, correlation_taper
 from scorda.diffusion.denoisers import GaussianDenoiser
 from scorda.observations.augmentation import AugmentedSpace
 from scorda.observations.modes import Modes
@@ -233,9 +233,9 @@ def taper_matrix(
     taper: GaspariCohn, space: StateSpace | AugmentedSpace
 ) -> Float[Tensor, "size size"]:
     """Return a taper between all components of a state; variables at a place have no distance."""
-    distance = space.distance(space.positions(), space.positions())
-    repeats = space.size // len(distance)
-    return taper(distance).repeat(repeats, repeats)
+    near = correlation_taper(taper, space)
+    repeats = space.size // len(near)
+    return near.repeat(repeats, repeats)
 
 
 def positive(var: Tensor) -> Tensor:

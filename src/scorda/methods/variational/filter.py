@@ -14,7 +14,7 @@ from scorda.assimilation.memory import check_memory
 from scorda.core import rng
 from scorda.core.gaussian import component_std
 from scorda.core.shapes import Float, Tensor
-from scorda.core.tapers import GaspariCohn
+from scorda.core.tapers import GaspariCohn, correlation_taper
 from scorda.methods.variational.cost import Background, TrajectoryCost, gaussian_near
 from scorda.methods.variational.minimise import Minimum, lbfgs
 from scorda.observations.analysis import Analysis
@@ -217,8 +217,7 @@ class FourDVar(Assimilator):
             _, std, modes = torch.linalg.svd(A / unit, full_matrices=False)
             return Background.kept(mean, std, modes, unit)
         space.check_distances("FourDVar with localization")
-        where = space.positions()
-        near = self.localization(space.distance(where, where)).to(A)
+        near = correlation_taper(self.localization, space).to(A)
         variables = space.size // len(near)
         return Background.of(mean, A.mT @ A * near.repeat(variables, variables))
 
