@@ -10,9 +10,9 @@ within reach are held, S is sparse, and its system is solved by conjugate gradie
 diagonal as preconditioner, for all members at once: a bound of :math:`10^{-10}` on the relative
 residual leaves nothing of single precision. Else both tapers are matrices.
 
-What has no position, such as a parameter, moves as without tapers: by all observations, with
-:math:`D \, (Y^T Y + (N - 1) R)^{-1} Y^T A`. Its covariances untapered beside a tapered S would
-not be those of any law.
+What has no position, such as a parameter, moves with all observations: its covariances with them
+have one factor, :math:`(1^T T^{-1} 1)^{-1/2}` with the tapers T between observations, the largest
+with which all tapered covariances are those of one law.
 """
 
 from __future__ import annotations

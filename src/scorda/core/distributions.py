@@ -262,9 +262,7 @@ def distribution_of(text: str) -> Distribution:
 def _check_positive(law: Distribution, *names: str) -> None:
     for name in names:
         if not 0 < getattr(law, name) < math.inf:
-            raise ValueError(
-                f"Got {name} = {getattr(law, name)}: give a positive, finite number."
-            )
+            raise ValueError(f"Got {name} = {getattr(law, name)}: give a positive, finite number.")
 
 
 def _ndtr(x: float) -> float:

@@ -179,9 +179,7 @@ class Layout(ABC):
         """Return the states of which `unbounded` returned z, inside of their bounds."""
         return self._mapped(z, lambda transform, values: transform.inverse(values))
 
-    def moved(
-        self, x: Float[Tensor, "..."], change: Float[Tensor, "..."]
-    ) -> Float[Tensor, "..."]:
+    def moved(self, x: Float[Tensor, "..."], change: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Return states to which a change is added, in their `transforms` where they have some.
 
         What changes by 0 stays, bit for bit.

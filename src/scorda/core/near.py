@@ -60,7 +60,9 @@ class Near:
         if not len(self._nowhere) and not len(other._nowhere):
             return found["i"], found["j"]
         first, second = self._placed[found["i"]], other._placed[found["j"]]
-        rows = np.concatenate([self._nowhere.repeat(len(other)), self._placed.repeat(other._alone)])
+        rows = np.concatenate(
+            [self._nowhere.repeat(len(other)), self._placed.repeat(other._alone)]
+        )
         columns = np.concatenate(
             [
                 np.tile(np.arange(len(other)), self._alone),

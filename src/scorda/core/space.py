@@ -121,9 +121,7 @@ class StateSpace(Layout):
             variables = variables or usual_variables(shape)
             coordinates = usual_indices(shape, variables)
         else:
-            variables = variables or (
-                usual_variable({**self.coordinates, **(self.points or {})}),
-            )
+            variables = variables or (usual_variable({**self.coordinates, **(self.points or {})}),)
             coordinates = {n: np.asarray(c, dtype=float) for n, c in self.coordinates.items()}
         check_names(variables, {**coordinates, **(self.points or {})})
         check_layout(shape, variables, coordinates)

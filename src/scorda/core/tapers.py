@@ -78,8 +78,8 @@ def correlation_taper(
 ) -> Float[Tensor, "points points"]:
     r"""Return tapers T between all points of a space, such that a tapered covariance is one.
 
-    What has no position, such as a parameter, gets the same factor with every point that has one,
-    the largest that leaves the whole positive semidefinite, :math:`(1^T T^{-1} 1)^{-1/2}`, below 1.
+    What has no position, such as a parameter, gets one factor with every point that has one: the
+    largest that leaves the whole positive semidefinite, :math:`(1^T T^{-1} 1)^{-1/2}`, below 1.
     """
     where = space.positions()
     near = taper(space.distance(where, where))

@@ -82,7 +82,8 @@ def unbounded_problem(problem: Problem) -> Problem:
         return problem
     initial = None if problem.initial is None else space.unbounded(problem.initial)
     observations = [unbounded_observations(part, space) for part in problem.instruments]
-    return Problem(Unbounded(problem.system), observations, problem.steps, initial)
+    system = Unbounded(problem.system)
+    return replace(problem, system=system, observations=observations, initial=initial)
 
 
 def _sees_none(operator: Operator, space: StateSpace, states: tuple[int, ...]) -> bool:

@@ -131,9 +131,11 @@ class KolmogorovFlow(AdditiveNoise):
     @property
     def flow(self) -> PeriodicFlow:
         """The solver, for states whose leading axes are flattened."""
-        own = self.viscosity, self.drag, self.forcing
-        flat = (v.reshape(-1) if isinstance(v, Tensor) else v for v in own)
-        return PeriodicFlow(self.resolution, *flat, self.wavenumber, self.speed)
+        viscosity, drag, force = (
+            value.reshape(-1) if isinstance(value, Tensor) else value
+            for value in (self.viscosity, self.drag, self.forcing)
+        )
+        return PeriodicFlow(self.resolution, viscosity, drag, force, self.wavenumber, self.speed)
 
     @property
     def context(self) -> Float[Tensor, "1 y x"] | None:

@@ -2,9 +2,10 @@ r"""A system with unknown parameters: they become scalars of the state, beside t
 
 .. math:: (x, \theta)_{k+1} = (\mathcal M(x_k, \theta_k) + \varepsilon_k, \; \theta_k)
 
-Every method that estimates the state then estimates the parameters too, by their correlations with
-what is observed. Parameters with bounds are estimated in coordinates without (`Transform`): no
-analysis leaves the bounds, and what is handed out, stored and scored are the parameters themselves.
+Every method that estimates the state then estimates the parameters too, by their correlations
+with what is observed. Parameters with bounds are estimated in coordinates without (`Transform`):
+no analysis leaves the bounds, and what is handed out, stored and scored are the parameters
+themselves.
 
 Source: state augmentation as in Anderson (2001), Mon. Wea. Rev. 129, 2884-2903, section 5, and
 Aksoy, Zhang & Nielsen-Gammon (2006), Mon. Wea. Rev. 134, 2951-2970.

@@ -40,9 +40,7 @@ class Unbounded(AdditiveNoise):
             self.space = type(system.space).of_parts(plain, system.space.same_as)
 
     def prior(self, members: int, generator: rng.Seed = None) -> Float[Tensor, "ensemble *state"]:
-        return self.system.space.unbounded(
-            self.system.prior(members, rng.as_generator(generator))
-        )
+        return self.system.space.unbounded(self.system.prior(members, rng.as_generator(generator)))
 
     def advance(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         space = self.system.space

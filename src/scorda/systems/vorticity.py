@@ -27,7 +27,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -138,7 +138,8 @@ class PeriodicFlow:
 
     def _of(self, rows: slice | Tensor) -> PeriodicFlow:
         """Return the solver of some of the members."""
-        return replace(self, **{name: value[rows] for name, value in _own(self).items()})
+        own: dict[str, Any] = {name: value[rows] for name, value in _own(self).items()}
+        return replace(self, **own)
 
     def _substeps(self, w: Tensor, time: float, steps: int) -> Tensor:
         r"""RK4 of :math:`e^{-L t} \omega`, L being viscosity and drag, which are thus exact."""
