@@ -146,7 +146,7 @@ class SerialLocal:
         self, predicted: Tensor, scalar: Scalar, where: Tensor
     ) -> tuple[Float[Tensor, "obs ensemble"], Float[Tensor, "obs ensemble"]]:
         """Return the moves and the slopes of all observations, found among them alone."""
-        between = self._between(where.nan_to_num())
+        between = self._between(self.space.places(where))
         weights, others = between.weights.to(predicted), between.later.to(predicted.device)
         z = predicted.mT.clone(memory_format=torch.contiguous_format)
         moves, slopes = torch.empty_like(z), torch.empty_like(z)

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 __all__ = ["Assimilate", "assimilate", "resolved"]
 
 # Settings that say where and how, not what: they leave the posterior as it is.
-PLACE = ("out", "resume", "overwrite", "trust_code", "config", "system_options", "netcdf")
+PLACE = (
+    "out", "resume", "overwrite", "trust_code", "config", "system_options", "parameter", "netcdf"
+)  # fmt: skip
 WORKERS = ("executor", "shard", "members_per_task", "on_failure", "member_timeout")
 
 
@@ -176,7 +178,7 @@ def resolved(
     """Return all settings that determine the posterior, defaults included."""
     import torch
 
-    from scorda.cli.common import fingerprints
+    from scorda.cli.common import fingerprints, options_of
     from scorda.priors.network.amortised import AmortisedNetwork
     from scorda.priors.trajectory import Prior
     from scorda.store.records import settings_of
@@ -189,7 +191,7 @@ def resolved(
     if (before := record.pop("continued")) is not None:
         record |= {"continue": before, "start": None}
     record["keep"] = None if keep is None else asdict(keep)
-    record["system"] = {"name": given.system, **given.system_options} if given.system else None
+    record["system"] = {"name": given.system, **options_of(given)} if given.system else None
     options = settings_of(method)
     files = [*given.observations, *filter(None, (given.truth, given.initial))]
     trained = isinstance(getattr(method, "prior", None), Prior | AmortisedNetwork)

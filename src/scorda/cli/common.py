@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 
 from scorda.cli.endings import is_meant
+from scorda.cli.parameters import with_parameters
 from scorda.cli.settings import UserError, to_toml
 from scorda.core import rng
 from scorda.core.files import atomic, write_netcdf
@@ -37,6 +38,7 @@ __all__ = [
     "fingerprints",
     "make_system",
     "open_all",
+    "options_of",
     "read_observations",
     "settings_file",
     "system_of",
@@ -65,12 +67,27 @@ def fingerprints(names: Sequence[str]) -> dict[str, str]:
     return {path: fingerprint(path) for path in paths if Path(path).exists()}
 
 
-def make_system(name: str, options: Mapping[str, Any]) -> System:
-    """Return the system of that name with options given as text.
+def options_of(given: Any) -> dict[str, Any]:
+    """Return the options of the system of a command's settings, and its unknown parameters."""
+    return {**given.system_options, **({"parameter": given.parameter} if given.parameter else {})}
+
+
+def make_system(name: str, options: Mapping[str, Any], values: bool = False) -> System:
+    """Return the system of that name with options given as text, and with unknown parameters.
+
+    Arguments:
+        name: Name of the system.
+        options: Its options; a list ``parameter`` has its parameters (`with_parameters`).
+        values: Whether a parameter may have a value in place of a prior, as a truth may.
 
     Raises:
-        UserError: If an option is no number where its default is one, or makes no system.
+        UserError: If an option is no number where its default is one, or makes no system, or a
+            parameter does not fit.
     """
+    options = dict(options)
+    if isinstance(options.get("parameter"), list):
+        parameters = options.pop("parameter")
+        return with_parameters(make_system(name, options), parameters, values)
     given = {k.replace("-", "_"): _value(v) for k, v in options.items()}
     try:
         system = load_system(name, **given)
@@ -225,6 +242,12 @@ def climate_of(system: Any, members: int = 64) -> dict[str, tuple[float, float]]
         values, spread = (system.space.field(x, name).double() for x in (means, stds))
         var = values.var(correction=0) + spread.square().mean()
         found[name] = float(values.mean()), float(var.sqrt())
+        if isinstance(system, Prior) and name in system.space.transforms:
+            # The prior has it in its coordinate without bounds.
+            low, middle, high = system.space.transforms[name].inverse(
+                values.mean() + var.sqrt() * torch.tensor([-1.0, 0.0, 1.0]).double()
+            )
+            found[name] = float(middle), float(high - low) / 2
     return found
 
 

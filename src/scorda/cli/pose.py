@@ -85,11 +85,11 @@ def _check_truth(truth: Tensor, system: Any, path: str, limit: float) -> None:
 
 def _system(given: Posed, method: Assimilator) -> Any:
     """Return the system, or the trained prior in its place."""
-    from scorda.cli.common import make_system
+    from scorda.cli.common import make_system, options_of
     from scorda.priors.trajectory import Prior
 
     if given.system is not None:
-        return make_system(given.system, given.system_options)
+        return make_system(given.system, options_of(given))
     prior = getattr(method, "prior", None)
     if not isinstance(prior, Prior):
         raise UserError(f"Give --system, the model: the method {given.method!r} needs one.")

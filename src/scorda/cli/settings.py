@@ -90,8 +90,11 @@ def taken(tokens: list[str], content: dict[str, Any]) -> tuple[list[str], dict[s
     names = _take_names(content, given)
     # cyclopts would read a table as the text of --system.
     if isinstance(content.get("system"), dict):
-        options = {f"system.{key}": str(value) for key, value in content.pop("system").items()}
-        names += [f"--{key}={value}" for key, value in options.items() if key not in given]
+        options = content.pop("system")
+        parameters = options.pop("parameter") if isinstance(options.get("parameter"), list) else []
+        names += [f"--parameter={text}" for text in parameters if "parameter" not in given]
+        named = {f"system.{key}": str(value) for key, value in options.items()}
+        names += [f"--{key}={value}" for key, value in named.items() if key not in given]
     return [*tokens, *names], content
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -18,7 +18,9 @@ __all__ = ["Simulate", "simulate"]
 
 LENGTH = 64
 # Settings that leave the files as they are.
-UNWRITTEN = ("config", "system_options", "resume", "overwrite", "trust_code", "executor")
+UNWRITTEN = (
+    "config", "system_options", "parameter", "resume", "overwrite", "trust_code", "executor"
+)  # fmt: skip
 
 
 @dataclass
@@ -53,7 +55,7 @@ class Simulate:
     """Law of the observed values, as `scorda assimilate --law` takes it; --std is its scale."""
 
     observe: list[str] = field(default_factory=list)
-    """Variables to observe (default: all); repeat the flag for several."""
+    """Variables to observe (default: all but parameters); repeat the flag for several."""
 
     stride: int = 1
     """Observe every n-th grid point along each axis."""
@@ -80,6 +82,11 @@ class Simulate:
     out: Path = Path("simulation")
     """Folder for truth.nc, observations.csv and simulate.toml; store of --series."""
 
+    parameter: list[str] = field(default_factory=list)
+    """Unknown parameter of the system and its prior, as rho=uniform:20,35, lognormal:8,0.2 or
+    normal:28,3, or its value, as rho=28; ~0.01 behind it lets it walk at random, by that share of the prior's spread per
+    step, and @12 gives it a position for localization. Repeat the flag for several."""
+
     system_options: SystemOptions = field(default_factory=dict)
     """Options of the system, as --system.NAME VALUE."""
 
@@ -95,7 +102,7 @@ def simulate(
     Arguments:
         system: Built-in system, or your own as module:object.
     """
-    from scorda.cli.common import make_system, use_torch
+    from scorda.cli.common import make_system, options_of, use_torch
     from scorda.core.engines import check_engine
     from scorda.core.lock import claimed
 
@@ -103,8 +110,8 @@ def simulate(
     threads = use_torch(given.dtype, given.threads)
     if given.executor is not None:
         check_engine(given.executor)
-    model = make_system(system, given.system_options)
-    named = {"name": system, **given.system_options}
+    model = make_system(system, options_of(given), values=given.series is None)
+    named = {"name": system, **options_of(given)}
     if given.series is None:
         refuse(given, ("length", "resume", "trust_code", "executor"), "goes with --series only")
         reached().resumable = False
@@ -116,7 +123,7 @@ def simulate(
     _simulate_series(given, model, named, threads)
 
 
-def _simulate_twin(given: Simulate, system: System, named: dict[str, str]) -> None:
+def _simulate_twin(given: Simulate, system: System, named: dict[str, Any]) -> None:
     """Write a truth, observations of it, and the settings that make them again."""
     import torch
 
@@ -159,7 +166,7 @@ def _simulate_twin(given: Simulate, system: System, named: dict[str, str]) -> No
     )
 
 
-def _simulate_series(given: Simulate, system: System, named: dict[str, str], threads: int) -> None:
+def _simulate_series(given: Simulate, system: System, named: dict[str, Any], threads: int) -> None:
     from scorda.cli.workers import engine
     from scorda.store.series import simulate_series
 

@@ -148,6 +148,11 @@ class Train:
     trust_code: bool = False
     """With --resume: do not compare the code of a system of your own."""
 
+    parameter: list[str] = field(default_factory=list)
+    """Unknown parameter of the system and its prior, as rho=uniform:20,35, lognormal:8,0.2 or
+    normal:28,3: the prior
+    is then one of states and parameters. Repeat the flag for several."""
+
     system_options: SystemOptions = field(default_factory=dict)
     """Options of the system, as --system.NAME VALUE."""
 
@@ -268,9 +273,13 @@ def _reporter(steps: int | None, update: Callable[[int, int], None]) -> Report:
 
 def _settings(given: Train) -> dict[str, Any]:
     """The settings that decide the prior, which train it again as a TOML file."""
-    named = {k: plain(v) for k, v in vars(given).items() if k not in (*RUN, "system_options")}
+    named = {
+        k: plain(v)
+        for k, v in vars(given).items()
+        if k not in (*RUN, "system_options", "parameter")
+    }
     if given.system is not None:
-        named["system"] = {"name": given.system, **given.system_options}
+        named["system"] = {"name": given.system, **options_of(given)}
     return named
 
 
@@ -295,11 +304,11 @@ def _record(given: Train, system: System | None) -> dict[str, Any]:
 
 def _simulated_or_stored(given: Train) -> tuple[System | None, Tensor | None]:
     """The system, and its stored trajectories if there are any; none of fields."""
-    from scorda.cli.common import make_system
+    from scorda.cli.common import make_system, options_of
     from scorda.store.series import holds_series
 
     if given.data is None:
-        return make_system(str(given.system), given.system_options), None
+        return make_system(str(given.system), options_of(given)), None
     if not holds_series(given.data):
         return None, None
     refuse(given, ("series", "length"), "goes with --system only")

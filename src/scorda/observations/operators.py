@@ -196,7 +196,7 @@ class Select(Gather):
             space: Space of the states.
             number: Stations to draw at random (default: all points).
             generator: Source of randomness.
-            variables: Variables to observe, in this order (default: all).
+            variables: Variables to observe, in this order (default: all but parameters).
             every: Stride of the points along each axis.
 
         Raises:
@@ -204,7 +204,8 @@ class Select(Gather):
         """
         if every < 1:
             raise ValueError(f"Got every = {every}: give a number of grid points, at least 1.")
-        names, source = variables or space.variables, rng.as_generator(generator)
+        names = variables or [n for n in space.variables if n not in space.parameters]
+        source = rng.as_generator(generator)
         stations = {
             name: points
             for piece in space.pieces

@@ -141,7 +141,8 @@ def _binned(
     scale = scales(truth, first)
     every = math.ceil((members.shape[1] - first) * members.space.size / DRAWN)
     found = []
-    for block in blocks(members, first):
+    names = None if scale is None else list(scale)
+    for block in blocks(members, first, names=names):
         unit = 1.0 if scale is None else scale[block.name]
         (y,) = truth.flat(block.name, block.steps, block.rows)
         if y.isnan().all():

@@ -101,7 +101,7 @@ def _to_reference(posterior: Posterior, reference: Posterior, first: int) -> dic
     scale = scales(exact)
     unit: float | Tensor = 1.0
     if scale is not None:
-        values = torch.tensor([scale[name] for name in exact.space.variables])
+        values = torch.tensor([scale.get(name, 1.0) for name in exact.space.variables])
         unit = exact.space.constant(values.double())
     name = "wasserstein" if scale is None else f"wasserstein[{POOLED_STATES}]"
     return {name: _distance((members, own[:size]), (exact, order[:size]), first, unit)}

@@ -108,16 +108,23 @@ def rmse_and_spread(
     return tuple((total[name] / total["present"]).sqrt() for name in ("error", "variance"))  # type: ignore[return-value]
 
 
+def pooled_variables(space: StateSpace) -> list[str]:
+    """Return the variables that are scored together: all but parameters, if there are others."""
+    fields = [name for name in space.variables if name not in space.parameters]
+    return fields or list(space.variables)
+
+
 def scales(truth: Members, first: int = 0) -> dict[str, float] | None:
     """Return the standard deviation of each variable, its unit in scores of all together.
 
-    It is None where the units of all variables agree. A variable that is constant has 1.
+    It is None where the units of all variables agree. A variable that is constant has 1. There is
+    none of parameters, which are scored by themselves.
     """
     space = truth.space
     if not space.several_units:
         return None
     found = {}
-    for name in space.variables:
+    for name in pooled_variables(space):
         number, total, squares, shift = 0, 0.0, 0.0, None
         for block in blocks(truth, first, names=[name]):
             values = block.states[~block.states.isnan()]
@@ -148,7 +155,7 @@ def scales_of(sums: Sums, space: StateSpace, first: int = 0) -> dict[str, float]
     if not space.several_units:
         return None
     found = {}
-    for name, own in sums.items():
+    for name, own in ((n, sums[n]) for n in pooled_variables(space)):
         number, total, squares = (own[q][first:] for q in ("present", *TRUE))
         mean = total.sum() / number.sum()
         between = (number * (total / number.clamp_min(1) - mean).square()).sum()
@@ -176,9 +183,9 @@ def _sums(states: Tensor, truth: Tensor, weights: Tensor | None) -> dict[str, Te
 
 
 def _pooled(sums: Sums, scale: Mapping[str, float] | None) -> dict[str, Tensor]:
-    """Return the sums over the variables in the unit of each."""
-    unit = {name: 1.0 if scale is None else scale[name] for name in sums}
+    """Return the sums over the variables in the unit of each, of those that have one."""
+    unit = dict.fromkeys(sums, 1.0) if scale is None else scale
     return {
-        quantity: torch.stack([s[quantity] / unit[n] ** power for n, s in sums.items()]).sum(0)
+        quantity: torch.stack([sums[n][quantity] / u**power for n, u in unit.items()]).sum(0)
         for quantity, power in POWERS.items()
     }
