@@ -83,9 +83,10 @@ class Simulate:
     """Folder for truth.nc, observations.csv and simulate.toml; store of --series."""
 
     parameter: list[str] = field(default_factory=list)
-    """Unknown parameter of the system and its prior, as rho=uniform:20,35, lognormal:8,0.2 or
-    normal:28,3, or its value, as rho=28; ~0.01 behind it lets it walk at random, by that share of the prior's spread per
-    step, and @12 gives it a position for localization. Repeat the flag for several."""
+    """Unknown parameter of the system and its prior, of which the truth has a draw, as
+    rho=uniform:20,35, lognormal:8,0.2 or normal:28,3; or its value, as rho=28. ~0.01 behind it
+    lets it walk at random, by that share of the prior's spread per step. Repeat the flag for
+    several."""
 
     system_options: SystemOptions = field(default_factory=dict)
     """Options of the system, as --system.NAME VALUE."""

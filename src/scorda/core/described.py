@@ -90,6 +90,7 @@ def arguments(content: Any) -> dict[str, Any]:
         )
     made |= {name: tuple(made[name]) for name in ("shape", "variables")}
     made["transforms"] = made_transforms(made.get("transforms", {}))
+    made["parameters"] = tuple(made.get("parameters", ()))
     made["coordinates"] = {n: np.asarray(coordinates[n], float) for n in axes}
     grid = [len(x) for x in made["coordinates"].values()]
     if made.get("points") is not None:

@@ -10,7 +10,7 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 
@@ -73,7 +73,7 @@ class System(ABC):
         """
         return self
 
-    def with_values(self, values: Mapping[str, Float[Tensor, "..."]]) -> Self:
+    def with_values(self, values: Mapping[str, Float[Tensor, "..."]]) -> System:
         """Return the same system, whose members have values of their own of some `parameters`.
 
         Arguments:

@@ -18,6 +18,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from scorda.core import rng
@@ -225,7 +226,7 @@ def _space(
     return StateSpace.of_parts(parts, inner.same_as)
 
 
-def _place(inner: StateSpace, name: str, position: Sequence[float]) -> dict[str, Any]:
+def _place(inner: StateSpace, name: str, position: Sequence[float]) -> dict[str, np.ndarray]:
     """Return the coordinates of a grid of one point."""
     if len(position) != len(inner.position_names):
         raise ValueError(
@@ -233,7 +234,7 @@ def _place(inner: StateSpace, name: str, position: Sequence[float]) -> dict[str,
             f"{list(inner.position_names)}."
         )
     pairs = zip(inner.position_names, position, strict=True)
-    return {axis: [float(number)] for axis, number in pairs}
+    return {axis: np.array([number], float) for axis, number in pairs}
 
 
 def _walks(laws: Mapping[str, Distribution], walk: float | Mapping[str, float]) -> list[float]:
