@@ -17,6 +17,7 @@ from scorda.core.errors import DivergenceError, check_finite, check_spread, loca
 from scorda.core.shapes import Float, Tensor
 from scorda.observations.analysis import Analysis
 from scorda.observations.problem import Problem
+from scorda.observations.unbounded import unbounded_problem
 
 __all__ = ["ESMDA"]
 
@@ -105,6 +106,7 @@ class ESMDA(Assimilator):
         check_needs(self, problem)
         check_members(self, members)
         check_memory(self, problem, members)
+        space, problem = problem.space, unbounded_problem(problem)
         clock, steps, stage = time.perf_counter(), problem.steps, 0
         generator = rng.as_generator(generator)
         draw, error, perturbations = (rng.key(generator) for _ in range(3))
@@ -129,7 +131,8 @@ class ESMDA(Assimilator):
             "misfit": torch.stack(misfits),
             "seconds": time.perf_counter() - clock,
         }
-        return Analysis(states, problem.space, None, info, self.name, start=problem.start)
+        states = space.bounded(states)
+        return Analysis(states, space, None, info, self.name, start=problem.start)
 
 
 def _white(

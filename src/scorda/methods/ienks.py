@@ -38,6 +38,7 @@ from scorda.core.threads import few_threads
 from scorda.observations.analysis import Analysis
 from scorda.observations.model import ObservationModel
 from scorda.observations.problem import Problem
+from scorda.observations.unbounded import unbounded_problem
 
 __all__ = ["IEnKS"]
 
@@ -136,7 +137,7 @@ class IEnKS(Assimilator):
             if states is None:
                 shape = (members, problem.steps + 1, *problem.space.shape)
                 states = window.states.new_empty(shape)
-            states[:, window.first : window.last + 1] = window.states
+            states[:, window.first : window.last + 1] = problem.space.bounded(window.states)
             if stage.analysis is not None:
                 reports.append(stage.report)
         assert states is not None
@@ -155,19 +156,23 @@ class IEnKS(Assimilator):
             forecast, analysis = stage.forecast, stage.analysis
             before = forecast.last if analysis is None else forecast.last - 1
             for step in range(done + 1, before + 1):
-                yield Cycle(step, forecast.at(step), statistics=stats)
+                yield Cycle(step, problem.space.bounded(forecast.at(step)), statistics=stats)
             done = forecast.last
             if analysis is not None:
-                x, last = analysis.at(done), forecast.at(done)
+                x, last = (problem.space.bounded(w.at(done)) for w in (analysis, forecast))
                 yield Cycle(done, x, None, None, last, stage.report, stats)
 
     def _stages(
         self, problem: Problem, members: int, generator: rng.Seed, stats: Statistics
     ) -> Iterator[_Stage]:
-        """Yield the window of each cycle before and after its analysis; at last, one without."""
+        """Yield the window of each cycle before and after its analysis; at last, one without.
+
+        Bounded variables are in their coordinates without bounds.
+        """
         check_needs(self, problem)
         check_members(self, members)
         check_memory(self, problem, members)
+        space, problem = problem.space, unbounded_problem(problem)
         observed = problem.observed()
         cycles = list(observed)
         generator = rng.as_generator(generator)
@@ -198,7 +203,7 @@ class IEnKS(Assimilator):
                 out = window.moved(w + T, model)
                 window = out if turned is T else window.moved(next_w + turned, model)
                 out = out if turn is None else out.combined(turn)
-            report = stats.report(step, info, problem.space, out.at(step), None)
+            report = stats.report(step, info, space, space.bounded(out.at(step)), None)
             report["seconds"] = time.perf_counter() - clock
             yield _Stage(forecast, out, report)
         with few_threads(out.states.numel()), locating(self.name, problem.steps, len(cycles)):

@@ -1,12 +1,14 @@
-"""A system in coordinates without bounds, for methods that need a gradient of whole runs."""
+"""A system in coordinates without bounds, for methods that estimate whole runs."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
-from scorda.systems.base import AdditiveNoise
+from scorda.systems.base import AdditiveNoise, System
+from scorda.systems.mapped import unmapped
 
 __all__ = ["Unbounded"]
 
@@ -23,15 +25,16 @@ class Unbounded(AdditiveNoise):
         TypeError: If its model error is not additive.
     """
 
-    def __init__(self, system: AdditiveNoise) -> None:
-        if not isinstance(system, AdditiveNoise):
+    def __init__(self, system: System) -> None:
+        additive = unmapped(system)
+        if not isinstance(additive, AdditiveNoise):
             raise TypeError(
                 f"Variables with bounds need a system with additive model error, and "
                 f"{type(system).__name__} is another: make it one, or use a filter."
             )
         self.system, self.name, self.differentiable = system, system.name, system.differentiable
-        self.noise_std, self.noise_cov = system.noise_std, system.noise_cov
-        self.unchanging = system.unchanging
+        self.noise_std, self.noise_cov = additive.noise_std, additive.noise_cov
+        self.unchanging = additive.unchanging
         parts = system.space.parts
         if parts is None:
             self.space = replace(system.space, transforms={})
@@ -39,13 +42,29 @@ class Unbounded(AdditiveNoise):
             plain = {name: replace(part, transforms={}) for name, part in parts.items()}
             self.space = type(system.space).of_parts(plain, system.space.same_as)
 
+    @property
+    def per_member(self) -> bool:
+        """Whether the model is one of single members, which has no `advance` of its own."""
+        return getattr(self.system, "per_member", False)
+
     def prior(self, members: int, generator: rng.Seed = None) -> Float[Tensor, "ensemble *state"]:
         return self.system.space.unbounded(self.system.prior(members, rng.as_generator(generator)))
 
+    def step(self, x: Float[Tensor, "..."], generator: rng.Seed = None) -> Float[Tensor, "..."]:
+        space = self.system.space
+        moved = self.system.step(space.bounded(x), rng.as_generator(generator))
+        return self._with_unchanging(space.unbounded(moved), x)
+
+    def at(self, step: int, members: Sequence[int] | None = None) -> Unbounded:
+        return Unbounded(self.system.at(step, members))
+
     def advance(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         space = self.system.space
-        moved = space.unbounded(self.system.advance(space.bounded(x)))
+        moved = space.unbounded(unmapped(self.system).advance(space.bounded(x)))
+        return self._with_unchanging(moved, x)
+
+    def _with_unchanging(self, moved: Tensor, x: Tensor) -> Tensor:
+        """Hand on what does not change, bit for bit."""
         if self.unchanging is None:
             return moved
-        # What does not change is handed on bit for bit.
-        return moved.where(~self.unchanging.view(space.shape).to(x.device), x)
+        return moved.where(~self.unchanging.view(self.space.shape).to(x.device), x)
