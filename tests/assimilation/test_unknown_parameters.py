@@ -36,7 +36,7 @@ def start(members, seed):
 
 
 def forced_problem(steps=STEPS):
-    """A linear system with an unknown constant force, and its augmented twin with exact moments."""
+    """A linear system with an unknown constant force, and the same as a LinearGaussian."""
     inner = FunctionSystem(forced, start, StateSpace((2,)), noise_std=0.3, library="torch")
     system = WithParameters(inner, {"force": sc.Normal(1.0, 2.0)})
     truth = system.trajectory(system.prior(1, rng.seeded(5)), steps, rng.seeded(6))[0]
@@ -91,7 +91,7 @@ def decayed(x, parameters):
 
 @pytest.mark.slow
 def test_a_rate_has_the_posterior_of_quadrature():
-    r"""The value x_k = rate^k of a decay from 1, with a uniform prior of the rate, seen four times.
+    """A decay from 1, x_k = rate^k, with a uniform prior of the rate, seen four times.
 
     Quadrature on 20001 points. The particle filter is exact to the sampling error of what is left
     of 20000 draws of the prior, some thousand: 3 % of the spread.
@@ -287,7 +287,7 @@ def test_a_parameter_may_be_observed():
 
 @pytest.mark.slow
 def test_rho_of_lorenz63_is_found_with_an_honest_spread(single):
-    """20 truths: the error of the mean in standard deviations is about 1, as is its square mean."""
+    """20 truths: the root mean square error of the mean is about its standard deviation."""
     inner = Lorenz63(noise_std=0)
     system = WithParameters(inner, {"rho": sc.Uniform(20, 35)})
     model = sc.ObservationModel(Select([0, 1, 2]), std=1.0)

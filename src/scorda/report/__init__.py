@@ -15,6 +15,7 @@ from scorda.report.flow import animate, is_flow, panels
 from scorda.report.gallery import Record, add_record, write_gallery
 from scorda.report.html import write_report
 from scorda.report.maps import fields, hovmoller
+from scorda.report.parameters import parameters
 from scorda.report.reliability import rank_histograms, spread_skill
 from scorda.report.series import error_and_spread, trajectories
 from scorda.report.tradeoff import tradeoff
@@ -33,6 +34,7 @@ __all__ = [
     "is_flow",
     "means",
     "panels",
+    "parameters",
     "plot",
     "rank_histograms",
     "spread_skill",

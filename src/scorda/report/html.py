@@ -27,6 +27,7 @@ from scorda.report.errors import errors
 from scorda.report.flow import is_flow, panels
 from scorda.report.maps import fields, hovmoller, is_map
 from scorda.report.pages import write_page
+from scorda.report.parameters import parameters
 from scorda.report.partial import Partial, partial_of
 from scorda.report.reliability import rank_histograms, spread_skill
 from scorda.report.score_columns import COLUMNS, Column
@@ -224,6 +225,11 @@ def write_report(
         has_reference=bool(references),
         view=view,
         pictures={run.name: view.pictures(run) for run in runs},
+        parameters={
+            run.name: _picture(parameters(run.posterior, run.truth, run.time))
+            for run in runs
+            if posterior.space.parameters and run.partial is None
+        },
         partial={run.name: run.partial.kept.words for run in runs if run.partial},
         diagnostics=_diagnostics(runs, first),
         errors=_errors_found(runs, first),

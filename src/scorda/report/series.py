@@ -71,6 +71,9 @@ def trajectories(
         kept = source.steps[first:last]
     if components is None:
         inside = space.inside.nonzero()[:, 0].tolist()
+        # Parameters have a figure of their own.
+        own = {space.entries(name).start for name in space.parameters}
+        inside = [i for i in inside if i not in own] or inside
         if isinstance(source, Partial):
             names = [space.variables[i] for i in space.variable_of(np.array(inside))]
             inside = [i for i, n in zip(inside, names, strict=True) if n in source.kept.variables]
