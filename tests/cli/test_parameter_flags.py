@@ -43,7 +43,7 @@ def test_a_parameter_is_estimated_stored_scored_and_reported(simulated, capsys):
 @pytest.mark.slow
 def test_the_settings_of_a_run_make_it_again(simulated):
     walk = RUN.replace("uniform:5,12", "uniform:5,12~0.02@3")
-    assert main(f"{walk} --method etkf --members 12".split()) == 0
+    assert main(f"{walk} --method etkf --members 12 --steps 5".split()) == 0
     assert 'parameter = ["forcing=uniform:5,12~0.02@3"]' in open("run.zarr.toml").read()
     assert main("assimilate --config run.zarr.toml --out again.zarr".split()) == 0
     one, again = (open_posterior(p).analysis.states for p in ("run.zarr", "again.zarr"))
