@@ -41,12 +41,12 @@ class Climatology:
             raise ValueError(f"Got draws = {self.draws}: a covariance needs at least 2.")
 
     def of(self, problem: Problem) -> StaticCovariance:
-        """Return the covariance of the system of a problem.
+        """Return the covariance of the system of a problem, of its coordinates without bounds.
 
         Raises:
             ValueError: If the draws have no spread.
         """
-        states = problem.system.prior(self.draws, rng.seeded(0))
+        states = problem.space.unbounded(problem.system.prior(self.draws, rng.seeded(0)))
         if problem.initial is not None:
             states = states.to(problem.initial)
         if not component_std(states).any():

@@ -240,7 +240,7 @@ class OnlineRun(PriorRun):
             draws = draws.to(problem.initial)
         for k in range(min(problem.observed(), default=0)):
             draws = forecast(problem.system, draws, generator, k)
-        return draws
+        return problem.space.unbounded(draws)
 
 
 def _weights(network: nn.Module) -> dict[str, Tensor]:
