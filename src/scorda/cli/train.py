@@ -273,6 +273,8 @@ def _reporter(steps: int | None, update: Callable[[int, int], None]) -> Report:
 
 def _settings(given: Train) -> dict[str, Any]:
     """The settings that decide the prior, which train it again as a TOML file."""
+    from scorda.cli.common import options_of
+
     named = {
         k: plain(v)
         for k, v in vars(given).items()

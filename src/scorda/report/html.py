@@ -226,7 +226,7 @@ def write_report(
         view=view,
         pictures={run.name: view.pictures(run) for run in runs},
         parameters={
-            run.name: _picture(parameters(run.posterior, run.truth, run.time))
+            run.name: picture_of(parameters(run.posterior, run.truth, run.time))
             for run in runs
             if posterior.space.parameters and run.partial is None
         },

@@ -96,7 +96,7 @@ def _values(members: Members, name: str) -> tuple[np.ndarray, np.ndarray]:
     number, states = members.shape
     values, weights = np.full((number, states), np.nan), np.zeros((number, states))
     for block in blocks(members, names=[name]):
-        at = np.ix_(list(block.numbers), np.arange(states)[block.steps])
+        at = np.ix_(np.array(block.numbers), np.arange(states)[block.steps])
         values[at] = block.states[..., 0].numpy()
         weights[at] = 1.0 if block.weights is None else block.weights.numpy()
     return values, weights
