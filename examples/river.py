@@ -15,10 +15,11 @@ import scorda as sc
 from scorda.core.rng import seeded
 from scorda.core.transforms import Log
 from scorda.report import parameters
+from scorda.systems import LogNormal, Uniform
 
 DAYS, ERROR = 200, 0.1
 # Share of the water that leaves in a day, and millimetres of it that evaporate in a day.
-LAWS = {"recession": sc.LogNormal(0.05, 0.5), "evaporation": sc.Uniform(0.0, 4.0)}
+LAWS = {"recession": LogNormal(0.05, 0.5), "evaporation": Uniform(0.0, 4.0)}
 TRUE = {"recession": 0.08, "evaporation": 1.5}
 
 

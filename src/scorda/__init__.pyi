@@ -30,11 +30,6 @@ from .core import (
     StateSpace as StateSpace,
     rng as rng,
 )
-from .core.distributions import (
-    LogNormal as LogNormal,
-    Normal as Normal,
-    Uniform as Uniform,
-)
 from .core.version import __version__ as __version__
 from .methods.closed_form import ClosedFormFilter as ClosedFormFilter
 from .methods.denkf import DEnKF as DEnKF

@@ -17,8 +17,11 @@ from scorda.priors import Gaussian, LocalGaussian
 from scorda.systems import (
     FunctionSystem,
     LinearGaussian,
+    LogNormal,
     Lorenz63,
     Lorenz96,
+    Normal,
+    Uniform,
     WithParameters,
 )
 
@@ -38,7 +41,7 @@ def start(members, seed):
 def forced_problem(steps=STEPS):
     """A linear system with an unknown constant force, and the same as a LinearGaussian."""
     inner = FunctionSystem(forced, start, StateSpace((2,)), noise_std=0.3, library="torch")
-    system = WithParameters(inner, {"force": sc.Normal(1.0, 2.0)})
+    system = WithParameters(inner, {"force": Normal(1.0, 2.0)})
     truth = system.trajectory(system.prior(1, rng.seeded(5)), steps, rng.seeded(6))[0]
     model = sc.ObservationModel(Select([0]), std=0.5)
     observed = list(range(1, steps + 1))
@@ -96,7 +99,7 @@ def test_a_rate_has_the_posterior_of_quadrature():
     Quadrature on 20001 points. The particle filter is exact to the sampling error of what is left
     of 20000 draws of the prior, some thousand: 3 % of the spread.
     """
-    law, steps, std = sc.Uniform(0.5, 1.0), 4, 0.05
+    law, steps, std = Uniform(0.5, 1.0), 4, 0.05
     inner = FunctionSystem(decayed, lambda n, seed: np.ones((n, 1)), StateSpace((1,)))
     system = WithParameters(inner, {"rate": law})
     y = 0.8 ** torch.arange(1, steps + 1) + std * torch.tensor([0.4, -1.0, 0.7, 0.1])
@@ -121,7 +124,7 @@ def test_a_rate_has_the_posterior_of_quadrature():
 
 def test_a_lognormal_parameter_whose_log_is_seen_is_updated_exactly():
     """The Kalman update of its log with the sample's moments, to rounding."""
-    system = WithParameters(Lorenz96(dim=8, spinup=1), {"forcing": sc.LogNormal(8.0, 0.3)})
+    system = WithParameters(Lorenz96(dim=8, spinup=1), {"forcing": LogNormal(8.0, 0.3)})
     forecast = system.prior(50, rng.seeded(0))
     model = sc.ObservationModel(Function(lambda x: x[:, 8:].log()), std=0.1)
     problem = sc.Problem(system, sc.Observations(model, [0], [[2.3]]), 0, forecast)
@@ -164,7 +167,7 @@ def test_no_method_leaves_the_bounds(method, single):
     _, twin = sc.twin_experiment(Lorenz96(dim=8, forcing=12.0), model, 16, 4, rng.seeded(1))
     # Model error lets particles live on.
     inner = Lorenz96(dim=8, noise_std=0.5)
-    walk = WithParameters(inner, {"forcing": sc.Uniform(6.0, 9.0)}, "random-walk", walk=0.1)
+    walk = WithParameters(inner, {"forcing": Uniform(6.0, 9.0)}, "random-walk", walk=0.1)
     states = method.assimilate(sc.Problem(walk, twin.observations, 16), 20, rng.seeded(0)).states
     forcing = states[..., 8]
     assert ((forcing > 6) & (forcing < 9)).all()
@@ -176,7 +179,7 @@ def test_no_method_leaves_the_bounds(method, single):
 def test_4dvar_stays_inside_of_the_bounds():
     model = sc.ObservationModel(Select(range(8)), std=0.2)
     _, twin = sc.twin_experiment(Lorenz96(dim=8, forcing=12.0), model, 4, 2, rng.seeded(1))
-    system = WithParameters(Lorenz96(dim=8), {"forcing": sc.Uniform(6.0, 9.0)})
+    system = WithParameters(Lorenz96(dim=8), {"forcing": Uniform(6.0, 9.0)})
     problem = sc.Problem(system, twin.observations, 4)
     forcing = sc.FourDVar(climatology=100).assimilate(problem, 2, rng.seeded(0)).states[..., 8]
     assert ((forcing > 6) & (forcing < 9)).all()
@@ -185,7 +188,7 @@ def test_4dvar_stays_inside_of_the_bounds():
 
 def lorenz96(members=12, **settings):
     """Members of a Lorenz-96 with a parameter, and an observation of every second site."""
-    laws = {"forcing": sc.Uniform(4.0, 12.0)}
+    laws = {"forcing": Uniform(4.0, 12.0)}
     system = WithParameters(Lorenz96(dim=20, spinup=2), laws, **settings)
     forecast = system.prior(members, rng.seeded(0))
     model = sc.ObservationModel(Select(range(0, 20, 2)), std=0.7)
@@ -271,7 +274,7 @@ def test_operators_that_see_no_bounded_variable_stay_as_they_are():
 
 def test_a_parameter_may_be_observed():
     """A scalar Kalman update of a normal parameter that no bound changes."""
-    laws = {"forcing": sc.Normal(8.0, 2.0)}
+    laws = {"forcing": Normal(8.0, 2.0)}
     system = WithParameters(Lorenz96(dim=8, spinup=1), laws)
     forecast = system.prior(400, rng.seeded(0))
     model = sc.ObservationModel(Select([8]), std=1.0)
@@ -289,7 +292,7 @@ def test_a_parameter_may_be_observed():
 def test_rho_of_lorenz63_is_found_with_an_honest_spread(single):
     """20 truths: the root mean square error of the mean is about its standard deviation."""
     inner = Lorenz63(noise_std=0)
-    system = WithParameters(inner, {"rho": sc.Uniform(20, 35)})
+    system = WithParameters(inner, {"rho": Uniform(20, 35)})
     model = sc.ObservationModel(Select([0, 1, 2]), std=1.0)
     errors, spreads = [], []
     for seed in range(20):
@@ -314,7 +317,7 @@ def test_rho_of_lorenz63_is_found_with_an_honest_spread(single):
 )
 def test_the_forcing_of_lorenz96_is_found_with_an_honest_spread(method, single):
     """Eight truths of 40 sites, every second observed; the prior has a spread of 1.6."""
-    system = WithParameters(Lorenz96(), {"forcing": sc.LogNormal(8, 0.2)})
+    system = WithParameters(Lorenz96(), {"forcing": LogNormal(8, 0.2)})
     model = sc.ObservationModel(Select(range(0, 40, 2)), std=1.0)
     errors, spreads = [], []
     for seed in range(8):

@@ -1,5 +1,6 @@
 """Dynamical systems are Markov chains of states; they know nothing of diffusion."""
 
+from scorda.core.distributions import LogNormal, Normal, Uniform
 from scorda.systems.base import AdditiveNoise, System
 from scorda.systems.executable import Executable
 from scorda.systems.function import FunctionSystem
@@ -16,10 +17,13 @@ __all__ = [
     "FunctionSystem",
     "KolmogorovFlow",
     "LinearGaussian",
+    "LogNormal",
     "Lorenz63",
     "Lorenz96",
     "Mapped",
+    "Normal",
     "System",
+    "Uniform",
     "WithParameters",
     "load_system",
 ]
