@@ -130,10 +130,9 @@ class SDA(Assimilator):
             raise ValueError(
                 "SDA draws the first state from its prior: leave `initial` out of the problem."
             )
-        parts = tuple(unbounded_observations(part, space) for part in problem.instruments)
         sampler = self.sampler or self.prior.sampler
         shape = (problem.steps + 1, *space.shape)
-        denoiser = self._posterior(parts, shape)
+        denoiser = self._posterior(problem, shape)
         chosen = self.guidance or self.prior.guidance
         products = 0 if chosen is None else chosen.products
         began = clock.perf_counter()
@@ -156,9 +155,7 @@ class SDA(Assimilator):
         states = space.bounded(self.prior.standardisation.inverse(z))
         return Analysis(states, space, None, info, "SDA", start=problem.start)
 
-    def _posterior(
-        self, instruments: tuple[Observations, ...], shape: tuple[int, ...]
-    ) -> Denoiser:
+    def _posterior(self, problem: Problem, shape: tuple[int, ...]) -> Denoiser:
         """Denoiser of standardised trajectories given everything observed."""
         prior: Denoiser = self.prior.denoiser(shape[0])
         if isinstance(prior, NetworkDenoiser):
@@ -168,6 +165,8 @@ class SDA(Assimilator):
                 f"Got precision = {self.precision!r} for {type(self.prior).__name__}, which has "
                 'no network: leave it at "float32".'
             )
+        space = self.prior.space
+        instruments = tuple(unbounded_observations(part, space) for part in problem.instruments)
         chosen = self.guidance or self.prior.guidance
         guidance = chosen or InflatedLikelihood()
 
