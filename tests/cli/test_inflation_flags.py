@@ -53,6 +53,32 @@ def test_an_inflation_is_named_in_the_shell_and_found_in_the_store(simulated, fl
     assert torch.equal(again.analysis.states, first.analysis.states)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "kept"),
+    [
+        ("--localization 2", {"name": "GaspariCohn", "radius": 2.0}),
+        ("--method.localization.radius 2", {"name": "GaspariCohn", "radius": 2.0}),
+        (
+            "--localization correlation-threshold:2",
+            {"name": "CorrelationThreshold", "deviations": 2.0},
+        ),
+        (
+            "--localization sampling-error --localization.taper 2",
+            {"name": "SamplingError", "taper": {"name": "GaspariCohn", "radius": 2.0}},
+        ),
+    ],
+)
+def test_a_localization_is_named_in_the_shell(tmp_path, monkeypatch, flags, kept):
+    """A number is the radius of Gaspari-Cohn, as it was when there was no other."""
+    monkeypatch.chdir(tmp_path)
+    made = "simulate --system lorenz96 --system.dim 8 --steps 8 --every 4 --out sim"
+    assert main(made.split()) == 0
+    run = RUN.replace("lorenz63", "lorenz96 --system.dim 8")
+    assert main(f"{run} --method letkf --out a.zarr {flags}".split()) == 0
+    assert open_posterior("a.zarr").configuration["method"]["localization"] == kept
+
+
 @pytest.mark.parametrize(
     ("told", "kept"),
     [
@@ -78,6 +104,7 @@ def test_an_inflation_is_named_in_a_file(simulated, told, kept):
         ("--inflation 0.9", "at least 1"),
         ("--inflation nan", "at least 1"),
         ("--inflation.relaxation 0.5", "Unknown option"),
+        ("--localization taper", "Unknown value of --localization"),
         ("--method particle-filter --inflation rtps:0.5", "use `jitter`"),
     ],
 )

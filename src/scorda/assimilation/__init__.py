@@ -4,6 +4,11 @@ from scorda.assimilation.adaptive_inflation import Adaptive
 from scorda.assimilation.additive_inflation import Additive
 from scorda.assimilation.base import REQUIREMENTS, Assimilator, Cost, check_members, check_needs
 from scorda.assimilation.climatology import Climatology
+from scorda.assimilation.correlations import (
+    CorrelationTaper,
+    CorrelationThreshold,
+    SamplingError,
+)
 from scorda.assimilation.cycle import Cycle
 from scorda.assimilation.diagnostics import collect
 from scorda.assimilation.filter import Filter, PreparedFilter, Run
@@ -17,6 +22,7 @@ from scorda.assimilation.inflation import (
 )
 from scorda.assimilation.innovations import Consistency, desroziers
 from scorda.assimilation.kalman_algebra import inflate
+from scorda.assimilation.localization import ByVariable, Layered, Localization, Taper
 from scorda.assimilation.one_analysis import Predicted, analyse
 
 __all__ = [
@@ -26,17 +32,24 @@ __all__ = [
     "Adaptive",
     "Additive",
     "Assimilator",
+    "ByVariable",
     "Climatology",
     "Consistency",
+    "CorrelationTaper",
+    "CorrelationThreshold",
     "Cost",
     "Cycle",
     "Filter",
     "Hybrid",
     "Inflation",
+    "Layered",
+    "Localization",
     "Multiplicative",
     "Predicted",
     "PreparedFilter",
     "Run",
+    "SamplingError",
+    "Taper",
     "analyse",
     "check_inflation",
     "check_members",

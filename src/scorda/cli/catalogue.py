@@ -120,7 +120,17 @@ def parts_of(hint: Any) -> dict[str, type]:
         return {}
     for entry in announced("scorda.priors").values():
         entry.load()
-    return {shell_name(kind): kind for kind in _kinds(hint) if not hasattr(kind, "load")}
+    kinds = [kind for kind in _kinds(hint) if not hasattr(kind, "load") and _from_text(kind)]
+    return {shell_name(kind): kind for kind in kinds}
+
+
+def _from_text(kind: type) -> bool:
+    """Return whether text can give all settings of a class that have no default."""
+    known = options_of(kind)
+    return all(
+        f.name in known or not f.init or default_of(f) is not MISSING
+        for f in (fields(kind) if is_dataclass(kind) else ())
+    )
 
 
 def settings_class(
@@ -223,15 +233,14 @@ def _part(
     word, like, kind, first = chosen.get(at), None, None, None
     if word is None:
         like = None if default in (None, MISSING) or isinstance(default, float) else default
-        only = next(iter(parts.values())) if len(parts) == 1 else None
+        only = _usual(hint, parts)
         kind = only if like is None else type(like)
     elif word.lower() in NOTHING and types.NoneType in get_args(hint):
         return None, lambda given: None
     elif (number := _number(word)) is not None and float in get_args(hint):
         return None, lambda given: number
-    elif number is not None and len(parts) == 1:
-        (kind,) = parts.values()
-        return None, lambda given: kind(**{next(iter(options_of(kind))): number})
+    elif number is not None and (usual := _usual(hint, parts)) is not None:
+        return None, lambda given: usual(**{next(iter(options_of(usual))): number})
     elif word.endswith(".safetensors") and (kept := in_files(hint)):
         return None, lambda given: kept[0].load(word)  # type: ignore[attr-defined]
     else:
@@ -247,6 +256,12 @@ def _part(
         return default if settings is None and word is None else make(settings)
 
     return inner, part
+
+
+def _usual(hint: Any, parts: Mapping[str, type]) -> type | None:
+    """Return the part that a number, or settings without a name, are of: one that is named."""
+    named = [kind for kind in parts.values() if kind in (hint, *get_args(hint))]
+    return named[0] if len(named) == 1 else None
 
 
 def _number(word: str) -> float | None:

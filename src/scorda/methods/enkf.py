@@ -25,8 +25,16 @@ from scorda.assimilation.kalman_algebra import (
     symmetric_transform,
     white_innovation,
 )
+from scorda.assimilation.localization import (
+    Localization,
+    Scene,
+    local_weights,
+    needs_positions,
+)
 from scorda.assimilation.memory import pairs_near
 from scorda.assimilation.tapered import Tapered
+from scorda.core import rng
+from scorda.core.errors import DivergenceError
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.core.tapers import GaspariCohn
@@ -47,19 +55,22 @@ class EnKF(PreparedFilter):
     Without localization the system is solved over observations or members, whichever are fewer.
     With localization covariances are tapered, :math:`\rho \circ A^T Y` and
     :math:`\rho \circ Y^T Y`, and the system is over observations. Tapers of many are sparse, so
-    that memory is linear in the state, in the ensemble and in the pairs within reach.
+    that memory is linear in the state, in the ensemble and in the pairs within reach. Any other
+    `Localization` acts likewise, with a matrix of the observations and a sentence where that is
+    not positive definite; one of errors gives each component an analysis of its own, with
+    :math:`R_{jj} / \rho_j`.
 
     Source: Burgers, van Leeuwen & Evensen (1998), Mon. Wea. Rev. 126, 1719-1724;
     tapering: Houtekamer & Mitchell (2001), Mon. Wea. Rev. 129, 123-137.
 
     Arguments:
         inflation: Factor of the analysis anomalies, at least 1, or an inflation (`RTPS`, ...).
-        localization: Taper of the covariances by distance, or None.
+        localization: Taper of the covariances by distance, another `Localization`, or None.
         hybrid: Share of the climatological covariance in the gain, or None; without localization.
     """
 
     inflation: float | Inflation = 1.0
-    localization: GaspariCohn | None = None
+    localization: GaspariCohn | Localization | None = None
     hybrid: Hybrid | None = None
 
     errors = "robust_errors"
@@ -72,13 +83,16 @@ class EnKF(PreparedFilter):
         if self.hybrid is not None and self.hybrid.weight:
             object.__setattr__(self, "needs", ("simulator", "prior"))
         if self.localization is not None:
-            object.__setattr__(self, "needs", ("simulator", "positions"))
+            positions = ("positions",) if needs_positions(self.localization) else ()
+            own = isinstance(self.localization, Localization)
+            errors = ("independent_errors",) if own else ()
+            object.__setattr__(self, "needs", ("simulator", *positions, *errors))
 
     def memory(self, problem: Problem, members: int) -> int:
         needed = super().memory(problem, members)
         if self.hybrid is not None:
             needed += self.hybrid.climatology.memory(problem)
-        if self.localization is None:
+        if not isinstance(self.localization, GaspariCohn):
             return needed
         observations = sum(
             instrument.model.operator.coordinates(problem.space).shape[0]
@@ -97,6 +111,8 @@ class EnKF(PreparedFilter):
             return _Stochastic(self.inflation_factor)
         if problem is None:
             raise ValueError("EnKF with localization needs a space: call `begin(problem)` first.")
+        if isinstance(self.localization, Localization):
+            return _Weighed(self.inflation_factor, self.localization, problem.space)
         tapered = Tapered.of(problem, self.localization)
         return _Localized(self.inflation_factor, tapered, problem.space)
 
@@ -148,6 +164,72 @@ class _Localized(Run):
         analysis = forecast + self.tapered.increment(A, Y, residuals, R, where)
         white = model.whiten(torch.cat((predicted - mean, (y - mean)[None])))
         return inflate(analysis, self.inflation), {"white": (white[:-1], white[-1])}
+
+
+@dataclass(frozen=True)
+class _Weighed(Run):
+    """Analyses of the EnKF with the weights of any localization."""
+
+    inflation: float
+    localization: Localization
+    space: StateSpace
+
+    def analyse(
+        self,
+        forecast: Float[Tensor, "ensemble ..."],
+        y: Float[Tensor, "obs"],
+        model: ObservationModel,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
+        """Return the analysis, and ``innovation`` and ``chi2`` of this cycle."""
+        Y, d = white_innovation(forecast, y, model)
+        noise = rng.normal(len(Y), tuple(d.shape), generator, like=Y)
+        noise = noise - noise.mean(0)
+        scene = Scene(self.localization, self.space, model, forecast, Y)
+        move = self._by_errors if self.localization.errors else self._by_covariances
+        analysis = move(forecast.flatten(1), scene, d - Y, noise).reshape(forecast.shape)
+        return inflate(analysis, self.inflation), {"white": (Y, d)}
+
+    def _by_covariances(self, x: Tensor, scene: Scene, residuals: Tensor, noise: Tensor) -> Tensor:
+        """Return members with tapered covariances."""
+        Y, analysis = scene.anomalies, x.clone()
+        S = scene.between().to(Y) * (Y.mT @ Y)
+        S.diagonal().add_(len(Y) - 1)
+        root, wrong = torch.linalg.cholesky_ex(S)
+        if wrong.any():
+            raise DivergenceError(
+                f"The covariance of the observations is not positive definite with "
+                f"{self.localization!r}: give another localization, a larger error of "
+                "observation, or use LETKF, which needs no such weights."
+            )
+        solved = torch.cholesky_solve((residuals + noise).mT, root).mT
+        for part, rho in scene.parts():
+            A = x[:, part].double()
+            cross = (Y.mT @ (A - A.mean(0))) * rho.to(Y)
+            analysis[:, part] += (solved @ cross).to(x)
+        return analysis
+
+    def _by_errors(self, x: Tensor, scene: Scene, residuals: Tensor, noise: Tensor) -> Tensor:
+        """Return members with an analysis of each component, whose errors are enlarged."""
+        analysis, Y = x.clone(), scene.anomalies
+        for local in local_weights(scene):
+            roots = local.root_weights[0].to(Y).unsqueeze(1)
+            # (components, ensemble, near)
+            near = Y[:, local.observations].transpose(0, 1) * roots
+            error = noise[:, local.observations].transpose(0, 1)
+            moved = residuals[:, local.observations].transpose(0, 1) * roots + error
+            # The error of one without weight is infinite.
+            moved = torch.where(roots > 0, moved, 0.0)
+            A = x[:, local.points[:, 0]].double()
+            A = (A - A.mean(0)).mT.unsqueeze(2)
+            # Over observations or members, whichever are fewer.
+            few = near.shape[2] <= len(Y)
+            gram = near.mT @ near if few else near @ near.mT
+            gram.diagonal(dim1=1, dim2=2).add_(len(Y) - 1)
+            solved = torch.linalg.solve(gram, near.mT @ A if few else A)
+            increment = moved @ (solved if few else near.mT @ solved)
+            analysis[:, local.points[:, 0]] += increment[..., 0].mT.to(x)
+        return analysis
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from scorda.assimilation.kalman_algebra import inflate, perturbed_transform
 from scorda.assimilation.memory import check_memory
 from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
+from scorda.core.tapers import GaspariCohn
 from scorda.observations.analysis import Analysis
 from scorda.observations.model import ObservationModel
 from scorda.observations.problem import Problem
@@ -43,11 +44,14 @@ class EnKS(Assimilator):
         lag: Number of past steps that an observation updates; None: all. With few members a lag
             keeps sampling errors of long correlations out; 0 is the EnKF.
         gross_error_check: Limit of the check of gross errors, as for a filter; None: no check.
+        lag_localization: Taper of what an observation adds to past states, by the number of steps
+            between them, or None.
     """
 
     inflation: float | Inflation = 1.0
     lag: int | None = None
     gross_error_check: float | None = None
+    lag_localization: GaspariCohn | None = None
 
     smoother = True
     needs = ("simulator",)
@@ -79,7 +83,12 @@ class EnKS(Assimilator):
                 first = 0 if self.lag is None else max(0, k - self.lag)
                 if first < k:
                     past = problem.space.unbounded(states[:, first:k])
-                    states[:, first:k] = problem.space.bounded(transform(past))
+                    smoothed = transform(past)
+                    if self.lag_localization is not None:
+                        rho = self.lag_localization(k - torch.arange(first, k).to(past))
+                        rho = rho.view(-1, *[1] * len(problem.space.shape))
+                        smoothed = torch.lerp(past, smoothed, rho.expand_as(past))
+                    states[:, first:k] = problem.space.bounded(smoothed)
                 infos.append(cycle.report)
         assert states is not None
         cycle.statistics.settle()

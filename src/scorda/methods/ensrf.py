@@ -14,6 +14,7 @@ from scorda.assimilation.kalman_algebra import (
     rotated,
     white_innovation,
 )
+from scorda.assimilation.localization import check_taper
 from scorda.assimilation.serial import SerialLocal, serial_memory, serial_transform
 from scorda.core.shapes import Float, Tensor
 from scorda.core.tapers import GaspariCohn
@@ -64,6 +65,7 @@ class EnSRF(PreparedFilter):
 
     def __post_init__(self) -> None:
         check_inflation(self.inflation)
+        check_taper(self, self.localization)
         if self.localization is not None:
             needs = ("simulator", "positions", "independent_errors")
             object.__setattr__(self, "needs", needs)

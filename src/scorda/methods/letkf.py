@@ -15,8 +15,10 @@ from scorda.assimilation.kalman_algebra import (
     white_innovation,
 )
 from scorda.assimilation.local import Geometry, Local, NearBlocks
+from scorda.assimilation.localization import Localization, Scene, local_weights
 from scorda.assimilation.memory import pairs_near
 from scorda.core.shapes import Float, Tensor
+from scorda.core.space import StateSpace
 from scorda.core.tapers import GaspariCohn
 from scorda.core.threads import one_thread
 from scorda.observations.model import ObservationModel
@@ -42,7 +44,8 @@ class LETKF(PreparedFilter):
 
     Arguments:
         inflation: Factor of the analysis anomalies, at least 1, or an inflation (`RTPS`, ...).
-        localization: Taper of the inverse error variances by distance.
+        localization: Taper of the inverse error variances by distance, or another
+            `Localization`: each component of the state then has an analysis of its own.
         block: Grid points along each axis that share one analysis, made at the centre of their
             block. 1 is exact; 2 is an approximation for a quarter of the cost in two dimensions,
             good where the radius spans several grid points.
@@ -54,7 +57,7 @@ class LETKF(PreparedFilter):
 
     inflation: float | Inflation = 1.0
     _: KW_ONLY
-    localization: GaspariCohn
+    localization: GaspariCohn | Localization
     block: int = 1
     tile: int | None = None
 
@@ -69,10 +72,18 @@ class LETKF(PreparedFilter):
 
     def __post_init__(self) -> None:
         check_inflation(self.inflation)
-        if not isinstance(self.localization, GaspariCohn):
+        if not isinstance(self.localization, GaspariCohn | Localization):
             raise ValueError(
-                f"Got localization = {self.localization!r}: give a taper, such as GaspariCohn(4)."
+                f"Got localization = {self.localization!r}: give one, such as GaspariCohn(4)."
             )
+        if isinstance(self.localization, Localization):
+            if self.block != 1 or self.tile is not None:
+                raise ValueError(
+                    f"Got block = {self.block} and tile = {self.tile}: they are for GaspariCohn "
+                    "alone; leave them out."
+                )
+            if not self.localization.positions:
+                object.__setattr__(self, "needs", ("simulator", "independent_errors"))
         if self.block < 1:
             raise ValueError(f"Got block = {self.block}: give the points of a block, >= 1.")
         if self.tile is not None and (self.tile < 1 or self.tile % self.block):
@@ -82,13 +93,18 @@ class LETKF(PreparedFilter):
             )
 
     def memory(self, problem: Problem, members: int) -> int:
-        return super().memory(problem, members) + 8 * pairs_near(problem, self.localization)
+        needed = super().memory(problem, members)
+        if isinstance(self.localization, Localization):
+            return needed
+        return needed + 8 * pairs_near(problem, self.localization)
 
     def begin(
         self, problem: Problem | None, weights: Float[Tensor, "ensemble"] | None = None
     ) -> Run:
         if problem is None:
             raise ValueError("LETKF needs the geometry of the space: call `begin(problem)` first.")
+        if isinstance(self.localization, Localization):
+            return _Weighed(self.inflation_factor, self.localization, problem.space)
         geometry = Geometry.of(problem, (self.localization,), self.block, self.tile)
         return _Local(self.inflation_factor, geometry)
 
@@ -123,7 +139,7 @@ class _Local(Run):
 
         def analysed(lists: list[NearBlocks]) -> None:
             for local in geometry.batches(lists, members):
-                x = self._moved(states[local.points], local.to(white), white)
+                x = moved(states[local.points], local.to(white), white, self.inflation)
                 analysis[local.points[local.exists]] = x[local.exists].to(forecast)
 
         tiles = geometry.lists(model.operator.coordinates(geometry.space))
@@ -138,18 +154,47 @@ class _Local(Run):
         analysis = analysis.permute(1, 2, 0).reshape(forecast.shape)
         return analysis, {"white": (anomalies, innovation)}
 
-    def _moved(
+
+@dataclass(frozen=True)
+class _Weighed(Run):
+    """Analyses of the LETKF with the weights of any localization, component by component."""
+
+    inflation: float
+    localization: Localization
+    space: StateSpace
+
+    def analyse(
         self,
-        states: Float[Tensor, "blocks points ensemble variables"],
-        local: Local,
-        white: Float[Tensor, "obs columns"],
-    ) -> Float[Tensor, "blocks points ensemble variables"]:
-        """Return the analysis of a batch of blocks."""
-        near = white[local.observations] * local.root_weights[0].unsqueeze(-1)
-        mean_weights, transform = symmetric_transform(near[..., :-1].mT, near[..., -1])
-        x = states.to(white)
-        mean = x.mean(2, keepdim=True)
-        # (blocks, ensemble, columns): one column per point and variable.
-        A = (x - mean).transpose(1, 2).flatten(2)
-        moved = mean_weights @ A + self.inflation * (A + transform.increment(A))
-        return mean + moved.unflatten(2, (x.shape[1], x.shape[3])).transpose(1, 2)
+        forecast: Float[Tensor, "ensemble ..."],
+        y: Float[Tensor, "obs"],
+        model: ObservationModel,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
+        """Return the analysis, and ``innovation`` and ``chi2`` of this cycle."""
+        anomalies, innovation = white_innovation(forecast, y, model)
+        white = torch.cat((anomalies, innovation[None])).mT.contiguous()
+        analysis, states = forecast.flatten(1).clone(), forecast.flatten(1).mT
+        for local in local_weights(
+            Scene(self.localization, self.space, model, forecast, anomalies)
+        ):
+            x = states[local.points].unsqueeze(-1)
+            x = moved(x, local.to(white), white, self.inflation)
+            analysis[:, local.points[:, 0]] = x[:, 0, :, 0].mT.to(forecast)
+        return analysis.reshape(forecast.shape), {"white": (anomalies, innovation)}
+
+
+def moved(
+    states: Float[Tensor, "blocks points ensemble variables"],
+    local: Local,
+    white: Float[Tensor, "obs columns"],
+    inflation: float,
+) -> Float[Tensor, "blocks points ensemble variables"]:
+    """Return the analysis of a batch of blocks."""
+    near = white[local.observations] * local.root_weights[0].unsqueeze(-1)
+    mean_weights, transform = symmetric_transform(near[..., :-1].mT, near[..., -1])
+    x = states.to(white)
+    mean = x.mean(2, keepdim=True)
+    # (blocks, ensemble, columns): one column per point and variable.
+    A = (x - mean).transpose(1, 2).flatten(2)
+    A = mean_weights @ A + inflation * (A + transform.increment(A))
+    return mean + A.unflatten(2, (x.shape[1], x.shape[3])).transpose(1, 2)

@@ -12,6 +12,7 @@ from scipy.special import log_ndtr, ndtri, ndtri_exp
 
 from scorda.assimilation.filter import PreparedFilter, Run
 from scorda.assimilation.kalman_algebra import rotated, white_innovation
+from scorda.assimilation.localization import check_taper
 from scorda.assimilation.serial import SerialLocal, serial_memory, serial_transform
 from scorda.core.shapes import Float, Tensor
 from scorda.core.tapers import GaspariCohn
@@ -62,6 +63,7 @@ class RankHistogramFilter(PreparedFilter):
     exact = "one observed variable, any prior, one analysis, N → ∞"
 
     def __post_init__(self) -> None:
+        check_taper(self, self.localization)
         if not self.lower < self.upper:
             raise ValueError(
                 f"Got lower = {self.lower} and upper = {self.upper}: give a lower bound below the "

@@ -9,6 +9,7 @@ any cycle.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
@@ -20,10 +21,17 @@ from scorda.assimilation.kalman_algebra import (
     white_innovation,
 )
 from scorda.assimilation.local import Geometry, Local
+from scorda.assimilation.localization import (
+    Localization,
+    Scene,
+    local_weights,
+    needs_positions,
+)
 from scorda.assimilation.memory import pairs_near
 from scorda.core import rng
 from scorda.core.gaussian import component_std, psd_root, symmetric_map
 from scorda.core.shapes import Float, Int, Tensor
+from scorda.core.space import StateSpace
 from scorda.core.tapers import GaspariCohn
 from scorda.methods.gaussian_mixture.posterior import MixturePosterior, Projection, adaptive_factor
 from scorda.observations.model import ObservationModel
@@ -89,7 +97,7 @@ class GaussianMixtureFilter(PreparedFilter):
     Arguments:
         kernel_factor: :math:`\beta` in (0, 1], or "adaptive".
         gaussian_weight: :math:`\epsilon` in [0, 1), weight of the Gaussian in the prior.
-        localization: Localization of the analysis by distance, or None.
+        localization: Localization of the analysis by distance, or another, or None.
         weight_localization: Localization of what the weights see, or None for that of the
             analysis.
         rotation: Whether kernels are spread by new random numbers (with as many members as
@@ -103,7 +111,7 @@ class GaussianMixtureFilter(PreparedFilter):
 
     kernel_factor: float | Literal["adaptive"] = "adaptive"
     gaussian_weight: float = 0.1
-    localization: GaspariCohn | None = None
+    localization: GaspariCohn | Localization | None = None
     weight_localization: GaspariCohn | None = None
     rotation: bool = True
     _: KW_ONLY
@@ -116,13 +124,19 @@ class GaussianMixtureFilter(PreparedFilter):
         check_inflation(self.inflation)
         factor = 1.0 if self.kernel_factor == "adaptive" else self.kernel_factor
         check_mixture(self, factor)
+        if isinstance(self.localization, Localization) and self.weight_localization is not None:
+            raise ValueError(
+                f"Got localization = {self.localization!r} with a weight_localization: that is "
+                "for GaspariCohn alone; leave it out."
+            )
         if self.localization is not None:
-            needs = ("simulator", "positions", "independent_errors")
+            positions = ("positions",) if needs_positions(self.localization) else ()
+            needs = ("simulator", *positions, "independent_errors")
             object.__setattr__(self, "needs", needs)
 
     def memory(self, problem: Problem, members: int) -> int:
         needed = super().memory(problem, members)
-        if self.localization is None:
+        if not isinstance(self.localization, GaspariCohn):
             return needed
         lists = 8 if self.weight_localization is None else 12
         return needed + lists * pairs_near(problem, self.localization)
@@ -137,8 +151,11 @@ class GaussianMixtureFilter(PreparedFilter):
                 "GaussianMixtureFilter with localization needs the geometry of the space: call "
                 "`begin(problem)` first."
             )
+        if isinstance(self.localization, Localization):
+            return _Local(self, problem.space)
         tapers = self.localization, self.weight_localization or self.localization
-        return _Local(self, Geometry.of(problem, tuple(dict.fromkeys(tapers)), 1))
+        geometry = Geometry.of(problem, tuple(dict.fromkeys(tapers)), 1)
+        return _Local(self, problem.space, geometry)
 
     def posterior(self, prior: Projection, rank: int) -> MixturePosterior:
         """Return the conditioned mixture, with the factor that a covariance of the rank needs."""
@@ -214,7 +231,8 @@ class _Local(Run):
     """Analyses with localization: a transform of the members at each grid point."""
 
     settings: GaussianMixtureFilter
-    geometry: Geometry
+    space: StateSpace
+    geometry: Geometry | None = None
 
     def analyse(
         self,
@@ -227,13 +245,14 @@ class _Local(Run):
 
         The last two are means over the grid points that see anything.
         """
-        members, geometry = len(forecast), self.geometry
+        members = len(forecast)
+        points = forecast[0].numel() if self.geometry is None else self.geometry.points
         white = white_innovation(forecast, y, model)
         both = torch.cat((white[0], white[1][None])).mT.contiguous()
-        states = forecast.reshape(members, -1, geometry.points).permute(2, 0, 1)
+        states = forecast.reshape(members, -1, points).permute(2, 0, 1)
         analysis = states.clone(memory_format=torch.contiguous_format)
         sizes, factors = [], []
-        for local in geometry.local(model.operator.coordinates(geometry.space), members):
+        for local in self._near(forecast, white[0], model):
             posterior, judge = self._posteriors(both, local.to(both), members - 1)
             mean_weights, transform = _transform(posterior, judge)
             x = local.columns(states).to(both)
@@ -251,6 +270,17 @@ class _Local(Run):
         factor = torch.cat(factors).mean() if factors else torch.tensor(1.0)
         info = {"white": white, "kernel_factor": factor, "ess": ess}
         return analysis.permute(1, 2, 0).reshape(forecast.shape), info
+
+    def _near(
+        self, forecast: Tensor, anomalies: Tensor, model: ObservationModel
+    ) -> Iterator[Local]:
+        """Yield local analyses in batches."""
+        if self.geometry is not None:
+            where = model.operator.coordinates(self.space)
+            return self.geometry.local(where, len(forecast))
+        assert isinstance(self.settings.localization, Localization)
+        scene = Scene(self.settings.localization, self.space, model, forecast, anomalies)
+        return local_weights(scene)
 
     def _posteriors(
         self, both: Float[Tensor, "obs columns"], local: Local, rank: int

@@ -10,6 +10,7 @@ import torch
 
 from scorda.assimilation.base import Assimilator, Cost, check_members, check_needs
 from scorda.assimilation.hybrid import Hybrid
+from scorda.assimilation.localization import check_taper
 from scorda.assimilation.memory import check_memory
 from scorda.core import rng
 from scorda.core.gaussian import component_std
@@ -94,6 +95,7 @@ class FourDVar(Assimilator):
             raise ValueError(f"Got tolerance = {self.tolerance}: give a positive number.")
         if self.growth is not None and self.growth < 1:
             raise ValueError(f"Got growth = {self.growth}: give at least 1, or None.")
+        check_taper(self, self.localization)
         if self.climatology < 2:
             raise ValueError(f"Got climatology = {self.climatology}: a spread needs at least 2.")
         if self.hybrid is not None and self.localization is not None:
