@@ -242,8 +242,8 @@ def test_past_states_are_tapered_by_the_steps_between():
     """An infinite radius is none; a short one leaves what is beyond its reach as the filter's."""
     _, problem = twin_experiment(Lorenz96(8), ObservationModel(Select([0, 3]), 1.0), 8, 8, 0)
     plain, wide, near = (
-        EnKS(lag_localization=taper).assimilate(problem, 10, 0).states
-        for taper in (None, GaspariCohn(math.inf), GaspariCohn(1.0))
+        EnKS(lag_radius=radius).assimilate(problem, 10, 0).states
+        for radius in (None, math.inf, 1.0)
     )
     assert_close(wide, plain, rtol=1e-12, atol=1e-12)
     filtered = EnKS(lag=0).assimilate(problem, 10, 0).states

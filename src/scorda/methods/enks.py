@@ -44,14 +44,14 @@ class EnKS(Assimilator):
         lag: Number of past steps that an observation updates; None: all. With few members a lag
             keeps sampling errors of long correlations out; 0 is the EnKF.
         gross_error_check: Limit of the check of gross errors, as for a filter; None: no check.
-        lag_localization: Taper of what an observation adds to past states, by the number of steps
-            between them, or None.
+        lag_radius: Radius, in steps, of a `GaspariCohn` taper of what an observation adds to past
+            states, by the time between them, or None.
     """
 
     inflation: float | Inflation = 1.0
     lag: int | None = None
     gross_error_check: float | None = None
-    lag_localization: GaspariCohn | None = None
+    lag_radius: float | None = None
 
     smoother = True
     needs = ("simulator",)
@@ -64,6 +64,8 @@ class EnKS(Assimilator):
         check_inflation(self.inflation)
         if self.lag is not None and self.lag < 0:
             raise ValueError(f"Got lag = {self.lag}: give a number of steps, >= 0, or None.")
+        if self.lag_radius is not None:
+            GaspariCohn(self.lag_radius)
 
     def assimilate(self, problem: Problem, members: int, generator: rng.Seed = None) -> Analysis:
         """Run forward, and smooth at each observed step; ``info`` as for the EnKF."""
@@ -84,8 +86,8 @@ class EnKS(Assimilator):
                 if first < k:
                     past = problem.space.unbounded(states[:, first:k])
                     smoothed = transform(past)
-                    if self.lag_localization is not None:
-                        rho = self.lag_localization(k - torch.arange(first, k).to(past))
+                    if self.lag_radius is not None:
+                        rho = GaspariCohn(self.lag_radius)(k - torch.arange(first, k).to(past))
                         rho = rho.view(-1, *[1] * len(problem.space.shape))
                         smoothed = torch.lerp(past, smoothed, rho.expand_as(past))
                     states[:, first:k] = problem.space.bounded(smoothed)
