@@ -4,6 +4,7 @@ from scorda.observations.analysis import Analysis
 from scorda.observations.fluid import Difference, Speed, Vorticity
 from scorda.observations.laws import Density, Law
 from scorda.observations.masks import Mask
+from scorda.observations.memory import OverTime, newest, remembering
 from scorda.observations.model import ObservationModel
 from scorda.observations.modes import Modes
 from scorda.observations.observations import Observations
@@ -41,6 +42,7 @@ __all__ = [
     "ObservationModel",
     "Observations",
     "Operator",
+    "OverTime",
     "Pointwise",
     "Poisson",
     "Problem",
@@ -49,5 +51,7 @@ __all__ = [
     "Stride",
     "StudentT",
     "Vorticity",
+    "newest",
+    "remembering",
     "twin_experiment",
 ]

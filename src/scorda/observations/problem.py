@@ -146,7 +146,8 @@ class Problem:
                 if isinstance(step, tuple):
                     raise ValueError(
                         f"Got an observation of several steps {step} for a method that "
-                        "works step by step: use a smoother of whole trajectories (SDA)."
+                        "works step by step: use a smoother of whole trajectories (SDA), or "
+                        "`scorda.observations.remembering(problem)`."
                     )
                 if instrument.observed(k):
                     steps.add(step)
