@@ -110,7 +110,8 @@ def test_the_laws_that_methods_take_are_those_that_the_documentation_says():
     assert {"enkf", "etkf", "letkf", "denkf", "enks"} <= taken["robust_errors"]
     assert taken["linearised_errors"] == {"gaussian-mixture-filter", "masf"}
     assert {"particle-filter", "particle-smoother", "closed-form-filter", "ensf", "sf", "ssls",
-            "score-filter", "sda", "fourdvar"} <= taken["density"]  # fmt: skip
+            "score-filter", "sda", "fourdvar",
+            "rank-histogram-filter", "normal-score-enkf"} <= taken["density"]  # fmt: skip
 
 
 # Mean and variance of the posterior of a prior N(0, 1), scale 0.5, by quadrature.

@@ -12,13 +12,16 @@ from scorda.methods.enkf import ETKF, EnKF
 from scorda.methods.normal_score import NormalScoreEnKF, Scores
 from scorda.observations.model import ObservationModel
 from scorda.observations.operators import Linear, Pointwise, Select
+from scorda.observations.robust_laws import Huber, StudentT
+from scorda.observations.value_laws import Bernoulli, Poisson
 
 LEVELS = (torch.arange(4000) + 0.5) / 4000
 
 
 def moments(members, y, std):
     """Mean and variance of the score of a scalar, given an observation of it."""
-    mean, var = Scores.of(members[:, None]).posterior(torch.tensor([y]), torch.tensor([std]))
+    model = ObservationModel(Select([0]), std=std)
+    mean, var = Scores.of(members[:, None]).posterior(torch.tensor([y]), model)
     return mean[0], var[0]
 
 
@@ -105,6 +108,25 @@ def test_equal_members_stay_equal_in_an_unobserved_variable_and_share_a_score():
     forecast[:, 0] = forecast[:, 0].clamp_min(0)
     analysis = NormalScoreEnKF().update(forecast, y, model)[:, 0]
     assert len(analysis[forecast[:, 0] == 0].unique()) == 1
+
+
+POSTERIORS = [
+    (StudentT(4.0), 4.0, 1.8074, 1.3329),
+    (Huber(), 8.0, 2.69, 1.0),
+    (Poisson(), 0.0, -0.6781, 0.6211),
+    (Poisson(), 3.0, 0.6873, 0.3228),
+    (Bernoulli(), 1.0, 0.4132, 0.8292),
+]
+
+
+@pytest.mark.parametrize(("law", "y", "mean", "var"), POSTERIORS, ids=str)
+def test_other_laws_have_the_moments_of_their_posteriors(law, y, mean, var):
+    """By quadrature, for a prior N(0, 1) and scale 0.5; a variance above 1 is taken to be 1."""
+    x = torch.special.ndtri(LEVELS)[:, None]
+    model = ObservationModel(Select([0]), std=0.5 if law.scaled else None, law=law)
+    analysis = NormalScoreEnKF().update(x, torch.tensor([y]), model)
+    assert float(analysis.mean()) == pytest.approx(mean, abs=0.002)
+    assert float(analysis.var()) == pytest.approx(min(var, 1), rel=0.003)
 
 
 def test_rotation_keeps_the_moments_of_the_scores():

@@ -8,6 +8,7 @@ import torch
 from scipy.stats import norm, truncnorm
 
 from scorda.core import rng
+from scorda.core.errors import DegenerateEnsemble
 from scorda.core.space import StateSpace
 from scorda.core.tapers import GaspariCohn
 from scorda.methods.enkf import EnKF
@@ -17,6 +18,8 @@ from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Linear, Select
 from scorda.observations.problem import Problem
+from scorda.observations.robust_laws import Huber, StudentT
+from scorda.observations.value_laws import Bernoulli, Poisson
 from scorda.systems.function import FunctionSystem
 
 INF = math.inf
@@ -195,6 +198,44 @@ def test_localization_leaves_what_is_far():
     alone = RankHistogramFilter().update(forecast, y, model)
     assert torch.equal(analysis[:, 11:], forecast[:, 11:])
     torch.testing.assert_close(analysis[:, 3], alone[:, 3], atol=1e-12, rtol=0)
+
+
+# Mean and variance of the posterior of a prior N(0, 1), scale 0.5, by quadrature.
+POSTERIORS = [
+    (StudentT(4.0), 4.0, 1.8074, 1.3329),
+    (Huber(), 8.0, 2.69, 1.0),
+    (Poisson(), 0.0, -0.6781, 0.6211),
+    (Poisson(), 3.0, 0.6873, 0.3228),
+    (Bernoulli(), 1.0, 0.4132, 0.8292),
+]
+
+
+@pytest.mark.parametrize(("law", "y", "mean", "var"), POSTERIORS, ids=str)
+def test_other_laws_have_their_posteriors(law, y, mean, var):
+    """Members at the quantiles k / (N + 1), so that the tails are those of the prior.
+
+    Huber and Student have their posterior beyond all but a few of the 3000 members.
+    """
+    x = torch.special.ndtri(torch.arange(1, 3001) / 3001)[:, None]
+    model = ObservationModel(Select([0]), std=0.5 if law.scaled else None, law=law)
+    analysis = RankHistogramFilter().update(x, torch.tensor([y]), model)
+    assert float(analysis.mean()) == pytest.approx(mean, abs=0.006)
+    assert float(analysis.var()) == pytest.approx(var, rel=0.02)
+
+
+def test_a_law_that_is_gaussian_has_the_members_of_the_gaussian():
+    """But for the lines between other points, and bounds as before."""
+    members = np.array([0.4, -1.2, 1.1, 0.5, 2.2, -0.3])
+    for bounds in ((-INF, INF), (-1.6, INF), (-1.6, 2.5)):
+        for y in (0.3, 2.0):
+            moved = posterior_members(members, lambda x, y=y: -((x - y) ** 2) / 2, bounds)
+            expected = posterior_members(members, y, bounds)
+            np.testing.assert_allclose(moved, expected, atol=0.02)
+
+
+def test_a_likelihood_of_zero_is_an_error():
+    with pytest.raises(DegenerateEnsemble, match="zero at all members"):
+        posterior_members(np.array([0.0, 1.0]), lambda x: np.full_like(x, -np.inf))
 
 
 def test_wrong_bounds_are_refused():

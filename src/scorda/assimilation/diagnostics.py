@@ -15,7 +15,15 @@ from scorda.core.space import StateSpace
 from scorda.core.threads import one_thread
 from scorda.observations.model import ObservationModel
 
-__all__ = ["Statistics", "White", "collect", "innovation_of", "join_weights", "spread_of"]
+__all__ = [
+    "Statistics",
+    "White",
+    "collect",
+    "innovation_of",
+    "innovation_report",
+    "join_weights",
+    "spread_of",
+]
 
 # Numbers of the cycles whose statistics wait to be computed together.
 WAITING = 2**16
@@ -126,6 +134,17 @@ def innovation_statistics(
     square = innovations.square()
     expected = 1 + anomalies.square().sum(1) / (anomalies.shape[1] - 1)
     return square.mean(1).sqrt(), (square / expected).mean(1)
+
+
+def innovation_report(
+    y: Float[Tensor, "obs"], predicted: Float[Tensor, "ensemble obs"], model: ObservationModel
+) -> dict[str, Any]:
+    """Return ``white`` of Gaussian errors, or the ``innovation`` in units of another law."""
+    mean = predicted.mean(0)
+    if model.law is not None:
+        return {"innovation": model.residual(y, mean[None]).square().mean().sqrt()}
+    white = model.whiten(torch.cat((predicted - mean, (y - mean)[None])))
+    return {"white": (white[:-1], white[-1])}
 
 
 def innovation_of(

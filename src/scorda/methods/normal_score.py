@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from scorda.assimilation.diagnostics import innovation_report
 from scorda.assimilation.filter import Filter
 from scorda.assimilation.kalman_algebra import (
     in_double,
@@ -14,6 +15,7 @@ from scorda.assimilation.kalman_algebra import (
     symmetric_transform,
 )
 from scorda.core.shapes import Float, Tensor
+from scorda.observations.laws import Law
 from scorda.observations.model import ObservationModel
 
 __all__ = ["NormalScoreEnKF", "Scores"]
@@ -47,7 +49,8 @@ class NormalScoreEnKF(Filter):
     m and variance v that the likelihood :math:`p(y \mid g^{-1}(z))` leaves it with, by quadrature:
     variance :math:`r = v / (1 - v)` and value :math:`m r / v`. Here this differs from the papers,
     which map perturbed observations; that is exact where the error is Gaussian in scores, and here
-    is no better than the EnKF for two modes. Correlations of errors are kept.
+    is no better than the EnKF for two modes. Correlations of Gaussian errors are kept. Any other
+    law of observed values enters by its likelihood in the same way.
 
     Each variable may so have any distribution, but their dependence is taken to be that of
     Gaussian scores, and the posterior to be Gaussian in the scores of the prior. The maps are
@@ -65,6 +68,7 @@ class NormalScoreEnKF(Filter):
 
     rotation: bool = False
 
+    errors = "density"
     exact = "linear-Gaussian, N → ∞"
 
     def analyse(
@@ -76,16 +80,14 @@ class NormalScoreEnKF(Filter):
     ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
         """Return the analysis, and ``innovation`` and ``chi2`` of this cycle."""
         predicted, y = model.predict(forecast, y).double(), y.double()
-        mean = predicted.mean(0)
-        white = model.whiten(torch.cat((predicted - mean, (y - mean)[None])))
-        unit = model.error_std(tuple(y.shape), y)
         scores = Scores.of(predicted)
-        middle, var = scores.posterior(y, unit)
+        middle, var = scores.posterior(y, model)
         error = var / (1 - var)
         z = scores.members
-        both = torch.cat((z, (middle / var * error)[None])) - z.mean(0)
-        # Of white observations the first factor is left; else the correlations of errors are.
-        both = model.whiten(both / error.sqrt() * unit)
+        both = (torch.cat((z, (middle / var * error)[None])) - z.mean(0)) / error.sqrt()
+        if model.law is None:
+            # What correlations of errors there are is left to take away.
+            both = model.whiten(both * model.error_std(tuple(y.shape), y))
         mean_weights, transform = symmetric_transform(both[:-1], both[-1])
         turn = mean_preserving_rotation(len(z), z, generator) if self.rotation else None
 
@@ -97,7 +99,7 @@ class NormalScoreEnKF(Filter):
             z = mean + mean_weights @ A + (around if turn is None else turn @ around)
             return scores.values(z.mT).mT
 
-        return in_double(moved, forecast), {"white": (white[:-1], white[-1])}
+        return in_double(moved, forecast), innovation_report(y, predicted, model)
 
 
 @dataclass(frozen=True)
@@ -142,17 +144,18 @@ class Scores:
         return torch.where(z > q[-1], s[:, -1:] + (z - q[-1]) * right, x)
 
     def posterior(
-        self, y: Float[Tensor, "columns"], std: Float[Tensor, "columns"]
+        self, y: Float[Tensor, "columns"], model: ObservationModel
     ) -> tuple[Float[Tensor, "columns"], Float[Tensor, "columns"]]:
-        """Return mean and variance of each score given an observation, below 1.
+        """Return mean and variance of each score given an observation of it, below 1.
 
         Arguments:
-            y: Observation of each column, with an error of standard deviation `std`.
+            y: Observation of each column.
+            model: Its model, of which only the law of single values counts.
         """
-        parts = [
-            self._part(rows)._posterior(y[rows, None], std[rows, None])
-            for rows in torch.arange(len(y)).split(ROWS)
-        ]
+        std, parts = model.scale(tuple(y.shape), y), []
+        for rows in torch.arange(len(y)).split(ROWS):
+            law = None if model.law is None else model.law.only(_mask(rows, y))
+            parts.append(self._part(rows)._posterior(y[rows, None], std[rows, None], law))
         mean, var = (torch.cat(part) for part in zip(*parts, strict=True))
         return mean, var.clamp_max(1 - LEAST)
 
@@ -161,12 +164,17 @@ class Scores:
         slopes = left[rows], right[rows]
         return Scores(self.members[:, rows], self.knots, self.sorted[rows], slopes)
 
-    def _posterior(self, y: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+    def _posterior(self, y: Tensor, std: Tensor, law: Law | None) -> tuple[Tensor, Tensor]:
         low, high = self._reach(y)
         steps = torch.linspace(0, 1, POINTS).to(y)
         for zoom in range(ZOOMS + 1):
             z = low + (high - low) * steps
-            log_density = -(z.square() + ((y - self.values(z)) / std).square()) / 2
+            h = self.values(z)
+            likelihood = -((y - h) / std).square() / 2
+            if law is not None:
+                # Values come last in a law. Where it has no density there is nothing.
+                likelihood = law.log_density(y.mT, h.mT, std.mT).mT.nan_to_num(-torch.inf)
+            log_density = likelihood - z.square() / 2
             if zoom < ZOOMS:
                 small = log_density < log_density.amax(1, keepdim=True) - SMALL
                 first = small.long().cumprod(1).sum(1, keepdim=True)
@@ -184,3 +192,10 @@ class Scores:
         low = torch.where(left > 0, below / left, 0.0)
         high = torch.where(right > 0, above / right, 0.0)
         return -WIDE - low, WIDE + high
+
+
+def _mask(rows: Tensor, y: Tensor) -> Tensor:
+    """Return which entries of an observation are among some rows."""
+    chosen = torch.zeros(len(y), dtype=torch.bool, device=y.device)
+    chosen[rows] = True
+    return chosen

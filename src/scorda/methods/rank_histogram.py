@@ -3,6 +3,7 @@ r"""The rank histogram filter: scalar analyses by Bayes' rule, without a Gaussia
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +11,12 @@ import numpy as np
 import torch
 from scipy.special import log_ndtr, ndtri, ndtri_exp
 
+from scorda.assimilation.diagnostics import innovation_report
 from scorda.assimilation.filter import PreparedFilter, Run
-from scorda.assimilation.kalman_algebra import rotated, white_innovation
+from scorda.assimilation.kalman_algebra import rotated
 from scorda.assimilation.localization import check_taper
-from scorda.assimilation.serial import SerialLocal, serial_memory, serial_transform
+from scorda.assimilation.serial import Scalar, SerialLocal, serial_memory, serial_transform
+from scorda.core.errors import DegenerateEnsemble
 from scorda.core.shapes import Float, Tensor
 from scorda.core.tapers import GaspariCohn
 from scorda.observations.model import ObservationModel
@@ -24,6 +27,12 @@ __all__ = ["RankHistogramFilter", "posterior_members"]
 # Where the likelihood is evaluated beside the members: in standard deviations of the error, about
 # the observation.
 NODES = np.arange(-6, 6.25, 0.5)
+# Of another likelihood: shares of the probability of a tail, and of the intervals between these
+# and the members, at which it is evaluated.
+STEPS, SPLIT = np.geomspace(1e-12, 1, 80, endpoint=False), np.arange(1, 4)[:, None] / 4
+
+# The logarithm of a likelihood at given values of a scalar.
+Likelihood = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -40,8 +49,11 @@ class RankHistogramFilter(PreparedFilter):
 
     Between members the likelihood is a line through its values at them and, which is not in the
     paper, at points half a standard deviation of the error apart, so that precise observations are
-    right too. The tails are exact. New members have more sampling noise than those of the
-    `EnSRF`, which is the better filter where all is nearly Gaussian.
+    right too. The tails are exact. Any other law of observed values enters by its likelihood, at
+    points that part each interval in four, and the tails in steps of their probability.
+
+    New members have more sampling noise than those of the `EnSRF`, which is the better filter
+    where all is nearly Gaussian.
 
     Source: Anderson (2010), Mon. Wea. Rev. 138, 4186-4198.
 
@@ -60,6 +72,7 @@ class RankHistogramFilter(PreparedFilter):
     lower: float = -math.inf
     upper: float = math.inf
 
+    errors = "density"
     exact = "one observed variable, any prior, one analysis, N → ∞"
 
     def __post_init__(self) -> None:
@@ -114,38 +127,78 @@ class _Serial(Run):
         generator: torch.Generator | None = None,
     ) -> tuple[Float[Tensor, "ensemble ..."], dict[str, Any]]:
         """Return the analysis, and ``innovation`` and ``chi2`` of this cycle."""
-        anomalies, innovation = white_innovation(forecast, y, model)
-        centres = innovation.tolist()
-        lower, upper = (
-            (model.whiten((bound - y.double())[None])[0] + innovation).tolist()
-            if math.isfinite(bound)
-            else [bound] * len(centres)
-            for bound in (self.settings.lower, self.settings.upper)
-        )
-
-        def scalar(z: Tensor, j: int) -> Tensor:
-            moved = posterior_members(z.numpy(force=True), centres[j], (lower[j], upper[j]))
-            return torch.from_numpy(moved).to(z) - z
-
+        y, predicted = y.double(), model.predict(forecast, y).double()
+        told = innovation_report(y, predicted, model)
+        bounds = self.settings.lower, self.settings.upper
+        if model.law is None:
+            # About the mean, in standard deviations of the errors.
+            predicted, scalar = told["white"][0], _gaussian(y, told["white"][1], model, bounds)
+        else:
+            scalar = _of_law(y, model, bounds)
         if self.local is None:
-            analysis = serial_transform(anomalies, scalar)(forecast)
+            analysis = serial_transform(predicted, scalar)(forecast)
         else:
             where = model.operator.coordinates(self.local.space)
-            analysis = self.local.analysis(forecast, anomalies, scalar, where)
+            analysis = self.local.analysis(forecast, predicted, scalar, where)
         if self.settings.rotation:
             analysis = rotated(analysis, generator)
-        return analysis, {"white": (anomalies, innovation)}
+        return analysis, told
+
+
+def _gaussian(
+    y: Tensor, innovation: Tensor, model: ObservationModel, bounds: tuple[float, float]
+) -> Scalar:
+    """Return the scalar analysis of white observations, given as innovations."""
+    centres = innovation.tolist()
+    lower, upper = (
+        (model.whiten((bound - y)[None])[0] + innovation).tolist()
+        if math.isfinite(bound)
+        else [bound] * len(centres)
+        for bound in bounds
+    )
+
+    def scalar(z: Tensor, j: int) -> Tensor:
+        moved = posterior_members(z.numpy(force=True), centres[j], (lower[j], upper[j]))
+        return torch.from_numpy(moved).to(z) - z
+
+    return scalar
+
+
+def _of_law(y: Tensor, model: ObservationModel, bounds: tuple[float, float]) -> Scalar:
+    """Return the scalar analysis of observed values of another law than the Gaussian."""
+    std = model.scale(tuple(y.shape), y)
+
+    def scalar(z: Tensor, j: int) -> Tensor:
+        one = torch.zeros(len(y), dtype=torch.bool, device=y.device)
+        one[j] = True
+        law = model.law.only(one)
+
+        def log_likelihood(h: np.ndarray) -> np.ndarray:
+            column = torch.from_numpy(h).to(y)[:, None]
+            found: np.ndarray = law.log_density(y[one], column, std[one])[:, 0].numpy(force=True)
+            return np.nan_to_num(found, nan=-np.inf)
+
+        moved = posterior_members(z.numpy(force=True), log_likelihood, bounds)
+        return torch.from_numpy(moved).to(z) - z
+
+    return scalar
 
 
 def posterior_members(
-    members: np.ndarray, y: float, bounds: tuple[float, float] = (-math.inf, math.inf)
+    members: np.ndarray,
+    y: float | Likelihood,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
 ) -> np.ndarray:
     """Return the members of the posterior of a scalar, in the order of those of the prior.
 
     Arguments:
         members: Members of the prior, ``(ensemble,)``.
-        y: Observation of the scalar, with an error of standard deviation 1.
+        y: Observation of the scalar, with a Gaussian error of standard deviation 1; or the
+            logarithm of the likelihood as a function of the scalar.
         bounds: Bounds of the scalar, infinite where it has none.
+
+    Raises:
+        DegenerateEnsemble: If the likelihood is zero at all members.
     """
     order, count = members.argsort(kind="stable"), len(members)
     z = members[order].clip(*bounds)
@@ -155,19 +208,27 @@ def posterior_members(
     first, last = (math.isfinite(bound) for bound in bounds)
     knots = np.concatenate((bounds[:1] if first else (), z, bounds[1:] if last else ()))
     levels = np.arange(1 - first, count + 1 + last) / (count + 1)
-    x, cdf = _refined(knots, levels, y + NODES)
-    # Mirrored, the right tail is a left one.
-    left = None if first else _Tail.of(z[0], std, y, count)
-    right = None if last else _Tail.of(-z[-1], std, -y, count)
-    log_likelihood = -((x - y) ** 2) / 2
+    left = right = None
+    if callable(y):
+        knots, levels = _with_tails(knots, levels, std, first, last)
+        x, cdf = _refined(knots, levels, (knots[:-1] + SPLIT * np.diff(knots)).ravel())
+        log_likelihood = y(x)
+    else:
+        x, cdf = _refined(knots, levels, y + NODES)
+        # Mirrored, the right tail is a left one.
+        left = None if first else _Tail.of(z[0], std, y, count)
+        right = None if last else _Tail.of(-z[-1], std, -y, count)
+        log_likelihood = -((x - y) ** 2) / 2
     tails = [tail.log_mass for tail in (left, right) if tail is not None]
     most = max([float(log_likelihood.max()), *tails])
+    if most == -math.inf:
+        raise DegenerateEnsemble("The likelihood of an observation is zero at all members.")
     likelihood = np.exp(log_likelihood - most)
     masses = np.diff(cdf) * (likelihood[:-1] + likelihood[1:]) / 2
     below = np.concatenate(([0.0], masses)).cumsum()
     below += 0.0 if left is None else math.exp(left.log_mass - most)
     total = below[-1] + (0.0 if right is None else math.exp(right.log_mass - most))
-    mass = levels[first : first + count] * total
+    mass = np.arange(1, count + 1) / (count + 1) * total
     moved = _between(mass, x, cdf, likelihood, below)
     if left is not None and (out := mass < below[0]).any():
         moved[out] = left.quantile(np.log(mass[out]) + most)
@@ -176,6 +237,22 @@ def posterior_members(
     made = np.empty_like(members)
     made[order] = moved
     return made
+
+
+def _with_tails(
+    knots: np.ndarray, levels: np.ndarray, std: float, first: bool, last: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return knots and distribution function with steps of normal tails where no bound ends it."""
+    share = float(np.diff(levels)[0])
+    steps = STEPS * share
+    out = std * (ndtri(steps) - ndtri(share))
+    if not first:
+        knots = np.concatenate((knots[0] + out, knots))
+        levels = np.concatenate((steps, levels))
+    if not last:
+        knots = np.concatenate((knots, knots[-1] - out[::-1]))
+        levels = np.concatenate((levels, 1 - steps[::-1]))
+    return knots, levels
 
 
 def _refined(
