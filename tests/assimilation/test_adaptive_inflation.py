@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+import scorda as sc
 from scorda.assimilation.adaptive_inflation import Adaptive, learned, shape_of
 from scorda.assimilation.inflation import RTPS
 from scorda.core import rng
@@ -202,3 +203,19 @@ def test_lorenz96_needs_no_tuned_factor(inflation):
         for i in (1.02, own)
     )
     assert found < 1.1 * tuned < 0.26
+
+
+def test_a_saved_run_goes_on_with_what_was_learned(tmp_path):
+    """What the inflation carries is in the file, with its settings, to the last bit."""
+    problem = far_off(steps=6)
+    method = ETKF(Adaptive("gaussian", GaspariCohn(1.0), std=0.6, least_std=0.1))
+    whole = list(method.run(problem, 12, 0))
+    run = method.start(problem.system, 12, 0)
+    observed = problem.observed()
+    for step in range(1, 7):
+        run.forecast(step)
+        if step in observed:
+            run.observe(*observed[step])
+        run.save(tmp_path / "run.safetensors")
+        run = sc.resume(tmp_path / "run.safetensors")
+        assert torch.equal(run.ensemble, whole[step].ensemble)
