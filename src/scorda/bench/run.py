@@ -17,10 +17,10 @@ from scorda.bench.problems import PROBLEMS, expected_scores
 from scorda.bench.tuning import Trials, Tunable, attempts, check_effort, tune
 from scorda.core.files import atomic
 from scorda.core.ownership import check_output
+from scorda.core.progress import Progress, heard, with_bar
 
 __all__ = ["Row", "Run", "row_of", "run_benchmark", "write_table"]
 
-Progress = Callable[[int, int], None]
 # Columns of the file of runs before and after those of the scores.
 BEFORE, AFTER = ("entry", "seed", "options", "failure"), ("seconds",)
 # Keys of an expected score that are not scores.
@@ -80,13 +80,14 @@ class Run:
 Runs = dict[tuple[str, int], Run]
 
 
+@with_bar
 def run_benchmark(
     name: str,
     seeds: Sequence[int] | None = None,
     path: str | Path | None = None,
     setup: Benchmark | None = None,
     resume: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     executor: Executor | None = None,
 ) -> list[Row]:
     """Tune each entry that has a grid, and run it with all seeds.
@@ -103,7 +104,7 @@ def run_benchmark(
         setup: Other set-up than the named one, such as a `shortened` one.
         resume: Keep the runs and trials that are in the files if their options still are those of
             the entry.
-        progress: Called with the runs done and their total, trials included.
+        progress: Called with the runs done and their total, trials included; True: a bar.
         executor: Engine for the trials and the runs of an entry, any
             `concurrent.futures.Executor`. The scores do not depend on it; the seconds do, where
             runs share cores.
@@ -119,7 +120,7 @@ def run_benchmark(
     check_effort(setup.entries)
     path = None if path is None else Path(path)
     done = _read(path) if path is not None and resume else {}
-    count = _Counter(progress, setup, len(seeds))
+    count = _Counter(heard(progress), setup, len(seeds))
     choose = _chooser(setup, seeds, path, resume, count, executor)
     prepared: dict[int, Any] = {}
     chosen: list[Entry] = []

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeAlias
+from functools import wraps
+from typing import ParamSpec, TypeAlias, TypeVar
 
-__all__ = ["Progress", "bar", "told"]
+__all__ = ["Progress", "bar", "heard", "told", "with_bar"]
 
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 # Called with how much is done and the total.
 Progress: TypeAlias = Callable[[int, int], None]
 
@@ -45,3 +48,22 @@ def told(progress: Progress | bool, label: str) -> Iterator[Progress]:
             yield update
     else:
         yield progress or (lambda done, total: None)
+
+
+def with_bar(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Let a function take ``progress=True`` for a bar, by name."""
+
+    @wraps(function)
+    def shown(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        if kwargs.get("progress") is not True:
+            return function(*args, **kwargs)
+        with bar(function.__name__) as update:
+            kwargs["progress"] = update
+            return function(*args, **kwargs)
+
+    return shown
+
+
+def heard(progress: Progress | bool | None) -> Progress | None:
+    """Return the function that is told how much is done, if there is one."""
+    return None if isinstance(progress, bool) else progress

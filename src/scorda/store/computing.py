@@ -21,6 +21,7 @@ from scorda.assimilation.filter import Filter
 from scorda.assimilation.innovations import Innovations
 from scorda.core import rng
 from scorda.core.errors import RunError
+from scorda.core.progress import Progress
 from scorda.core.shapes import Tensor
 from scorda.diffusion.batches import at_once
 from scorda.observations.analysis import Analysis
@@ -29,9 +30,7 @@ from scorda.store.checkpoints import Checkpoint
 from scorda.store.ending import Ending
 from scorda.store.reports import columns_of, scalars
 
-__all__ = ["Computation", "MemberSampler", "Part", "Progress"]
-
-Progress = Callable[[int, int], None]
+__all__ = ["Computation", "MemberSampler", "Part"]
 
 # Members of the first batch, which is doubled until it takes long enough.
 BATCH = 16

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from zarr.codecs import Crc32cCodec
 
 from scorda.core import rng
 from scorda.core.ownership import named_as_given
+from scorda.core.progress import Progress, heard, with_bar
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.reading.opening import readable
@@ -44,6 +44,7 @@ BLOCK = 16
 KIND = "series"
 
 
+@with_bar
 def simulate_series(
     system: System,
     series: int,
@@ -56,7 +57,7 @@ def simulate_series(
     overwrite: bool = False,
     trust_code: bool = False,
     threads: int = 1,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | bool | None = None,
     save_every: float = MINUTE,
     executor: Executor | None = None,
 ) -> None:
@@ -74,7 +75,7 @@ def simulate_series(
         overwrite: Replace what is at `path`, if Scorda wrote it.
         trust_code: Resume although the code of a system of your own is unknown or has changed.
         threads: Blocks that are computed at the same time, each by one thread.
-        progress: Called with the series done so far and their total.
+        progress: Called with the series done so far and their total; True: a bar.
         save_every: Seconds of work between two checkpoints inside a block.
         executor: Engine for the blocks, any `concurrent.futures.Executor`, instead of `threads`
             of this process. The bytes do not depend on it.
@@ -107,7 +108,8 @@ def simulate_series(
         before, pool = torch.get_num_threads(), executor or ThreadPoolExecutor(threads)
         torch.set_num_threads(1)
         try:
-            _simulate_missing(_Simulation(system, work, record, save_every), progress, pool)
+            simulation = _Simulation(system, work, record, save_every)
+            _simulate_missing(simulation, heard(progress), pool)
         finally:
             torch.set_num_threads(before)
             if executor is None:
@@ -233,7 +235,7 @@ class _Simulation(Task):
 
 
 def _simulate_missing(
-    simulation: _Simulation, progress: Callable[[int, int], None] | None, executor: Executor
+    simulation: _Simulation, progress: Progress | None, executor: Executor
 ) -> None:
     """Simulate the blocks that are not done, several at the same time."""
     plan = _plan(simulation.record)

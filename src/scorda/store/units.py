@@ -31,6 +31,7 @@ from scorda.assimilation.memory import check_memory
 from scorda.core.errors import RunError
 from scorda.core.files import read_tensor
 from scorda.core.ownership import named_as_given
+from scorda.core.progress import Progress, heard, with_bar
 from scorda.core.shapes import Float, Tensor
 from scorda.core.times import Start, time_axis
 from scorda.observations.analysis import left
@@ -39,7 +40,7 @@ from scorda.observations.problem import Problem
 from scorda.store import groups, layout, reports
 from scorda.store.checkpoints import MINUTE, Checkpoint
 from scorda.store.circumstances import circumstances
-from scorda.store.computing import Computation, MemberSampler, Progress
+from scorda.store.computing import Computation, MemberSampler
 from scorda.store.damage import info_path
 from scorda.store.ending import Ending
 from scorda.store.identity import identity
@@ -51,13 +52,14 @@ from scorda.store.records import settings_of, start_of
 from scorda.store.resume import Work
 from scorda.store.seals import write_json
 from scorda.store.selection import Selection
-from scorda.store.workers import Task, check_shard, do_shard, do_units
+from scorda.store.workers import Counted, Task, check_shard, do_shard, do_units
 from scorda.systems.base import System
 from scorda.systems.mapped import Mapped, unmapped
 
 __all__ = ["MemberSampler", "forecasts_members", "run"]
 
 
+@with_bar
 def run(
     method: Assimilator,
     problem: Problem,
@@ -73,7 +75,7 @@ def run(
     trust_code: bool = False,
     start: Start | None = None,
     block: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     save_every: float = MINUTE,
     executor: Executor | None = None,
     shard: tuple[int, int] | None = None,
@@ -103,7 +105,7 @@ def run(
             file (a notebook), or their file has changed.
         start: Datetime of step 0, where the times are to be datetimes.
         block: Steps (filter) or members (smoother) per unit of work.
-        progress: Called with the steps or members done so far and their total.
+        progress: Called with the steps or members done so far and their total; True: a bar.
         save_every: Seconds of work between two checkpoints inside a unit.
         executor: Engine for the work, any `concurrent.futures.Executor`: for units at the same
             time, of a smoother whose members are independent; for the forecasts of each member,
@@ -167,12 +169,12 @@ def run(
     work = Work(Path(path), record, layer.make, isinstance(method, Filter))
     problem = _over_workers(method, problem, executor, work)
     computation = Computation(
-        method, problem, members, seed, plan.total, progress, after, desroziers
+        method, problem, members, seed, plan.total, heard(progress), after, desroziers
     )
     if shard is not None:
         check_shard(method, shard, overwrite)
         task = _Run(layer, work, replace(computation, progress=None), save_every)
-        told = _Counted(plan, progress)
+        told = Counted(plan, heard(progress))
         with named_as_given(path):
             do_shard(task, plan.units, shard, task.finish, trust_code, told)
         return Posterior(Path(path))
@@ -201,7 +203,7 @@ class _Run(Task):
                 if progress is not None:
                     progress(plan.bounds(unit)[1], plan.total)
         else:
-            told = _Counted(plan, progress)
+            told = Counted(plan, progress)
             left = [unit for unit in range(plan.units) if not self.work.done(unit)]
             for unit in set(range(plan.units)) - set(left):
                 told(unit)
@@ -312,21 +314,6 @@ class _Run(Task):
         root = zarr.open_group(work.path, mode="r")
         cycle = self.layer.output.before(root, step, work.report(unit), work.carried(unit))
         return replace(cycle, ensemble=cycle.ensemble.to(self.computation.device))
-
-
-@dataclass
-class _Counted:
-    """Tells `progress` how much is done by units that are finished in any order."""
-
-    plan: layout.Plan
-    progress: Progress | None
-    done: int = 0
-
-    def __call__(self, unit: int) -> None:
-        first, last = self.plan.bounds(unit)
-        self.done += last - first
-        if self.progress is not None:
-            self.progress(self.done, self.plan.total)
 
 
 def forecasts_members(method: Assimilator) -> bool:

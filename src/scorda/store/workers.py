@@ -18,6 +18,7 @@ import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from pathlib import Path
 
 import zarr
@@ -26,10 +27,12 @@ from scorda.assimilation.base import Assimilator
 from scorda.core import executors
 from scorda.core.files import atomic
 from scorda.core.lock import Shared, held, shared
+from scorda.core.progress import Progress
 from scorda.store.computing import MemberSampler
+from scorda.store.layout import Plan
 from scorda.store.resume import Work
 
-__all__ = ["Task", "check_shard", "do_shard", "do_unit", "do_units"]
+__all__ = ["Counted", "Task", "check_shard", "do_shard", "do_unit", "do_units"]
 
 
 class Task(ABC):
@@ -178,3 +181,18 @@ def check_shard(method: Assimilator, shard: tuple[int, int], overwrite: bool) ->
         raise ValueError(
             "Got overwrite with a shard, of which each would remove the others' work."
         )
+
+
+@dataclass
+class Counted:
+    """Tells `progress` how much is done by units that are finished in any order."""
+
+    plan: Plan
+    progress: Progress | None
+    done: int = 0
+
+    def __call__(self, unit: int) -> None:
+        first, last = self.plan.bounds(unit)
+        self.done += last - first
+        if self.progress is not None:
+            self.progress(self.done, self.plan.total)
