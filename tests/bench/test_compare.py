@@ -27,11 +27,11 @@ def quiet(*args, **how):
 @pytest.mark.slow
 def test_scores_are_those_of_each_method_alone(twin):
     truth, problem = twin
-    grid = {"inflation": [1.0, 1.1]}
-    table = quiet([sc.ETKF(), sc.ParticleFilter()], problem, truth, 12, 3, grid)
-    assert list(table["method"]) == ["ETKF", "ETKF", "ParticleFilter"]
-    assert list(table["settings"]) == ["inflation=1", "inflation=1.1", ""]
-    runs = [sc.ETKF(1.1).assimilate(problem, 12, seed) for seed in range(3)]
+    grid = {"rotation": [False, True]}
+    table = quiet([sc.ETKF(1.1), sc.EnKF()], problem, truth, 12, 3, grid)
+    assert list(table["method"]) == ["ETKF", "ETKF", "EnKF"]
+    assert list(table["settings"]) == ["rotation=False", "rotation=True", ""]
+    runs = [sc.ETKF(1.1, rotation=True).assimilate(problem, 12, seed) for seed in range(3)]
     rmse = pandas.Series([float(metrics.rmse(r.states[:, 4:], truth[4:])) for r in runs])
     crps = pandas.Series([float(metrics.crps(r.states[:, 4:], truth[4:])) for r in runs])
     row = table.iloc[1]

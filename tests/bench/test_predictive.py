@@ -93,13 +93,13 @@ def test_the_smallest_score_is_chosen_and_a_run_that_diverges_loses():
     _, problem = lorenz(20)
     values = [1.0, 1.1, 1e30]
     found = tune(sc.ETKF(), problem, {"inflation": values}, 12, 2, progress=False)
-    scores = [row.mean["crps"] for row in found.rows]
+    scores = [row.mean["log"] for row in found.rows]
     assert found.settings["inflation"] == values[scores.index(min(scores[:2]))]
     assert len(found.rows[2].failures) == 2 and math.isnan(scores[2])
     assert found.method == sc.ETKF(inflation=found.settings["inflation"])
     assert list(found.table["diverged"]) == [0, 0, 2]
-    single = predict(sc.ETKF(1.1), problem, 12, 1, first=5)["crps"]
-    both = predict(sc.ETKF(1.1), problem, 12, 0, first=5)["crps"]
+    single = predict(sc.ETKF(1.1), problem, 12, 1, first=5)["log"]
+    both = predict(sc.ETKF(1.1), problem, 12, 0, first=5)["log"]
     assert scores[1] == pytest.approx((single + both) / 2)
     with pytest.raises(FloatingPointError, match="every combination"):
         tune(sc.ETKF(), problem, {"inflation": [1e30]}, 12, 1, progress=False)
@@ -127,7 +127,7 @@ def test_a_smoother_is_tuned_by_observations_that_are_kept_back():
     found = tune(sc.EnKS(), problem, {"lag": [0, 5]}, 60, 1, progress=False)
     assert found.settings == {"lag": 5}
     figure = found.plot()
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["crps"]
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["log"]
 
 
 PROBLEMS = {

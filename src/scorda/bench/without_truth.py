@@ -79,7 +79,7 @@ def tune(
     grid: Grid,
     members: int | None = None,
     seeds: int | Sequence[int] = 2,
-    score: str = "crps",
+    score: str = "log",
     spinup: float = 0.2,
     withheld: float | Sequence[Observations] | None = None,
     progress: Progress | bool = True,
@@ -101,7 +101,8 @@ def tune(
         grid: Values to try by name of the setting, such as ``{"inflation": [1.0, 1.02, 1.05]}``.
         members: Number of members (default: 40, or those of ``problem.initial``).
         seeds: Number of seeds of each combination, from 0 on, or the seeds.
-        score: "crps", or "log", which punishes overconfidence harder.
+        score: "log", which tells settings apart with fewer observations, or "crps", which a few
+            outliers move less.
         spinup: Share of the observed steps before the first that counts.
         withheld: Share of the observations to keep back for the score, or observations that
             `problem` does not have; None: 0.2 for a smoother, and each observation before it is

@@ -25,9 +25,10 @@ class Tune(Posed):
     """Values of a setting to try, as inflation=1,1.02,1.05; repeat the flag for several settings,
     of which all combinations are tried."""
 
-    score: str = "crps"
-    """Score to minimise, of what the members predict of each observation before it is used: crps,
-    or log, which punishes overconfidence harder. With --withhold, of those that are kept back."""
+    score: str = "log"
+    """Score to minimise, of what the members predict of each observation before it is used: log,
+    which tells settings apart with fewer observations, or crps, which a few outliers move less.
+    With --withhold, of those that are kept back."""
 
     seeds: int = 2
     """Number of runs of each combination, with the seeds from --seed on."""
