@@ -99,7 +99,7 @@ def test_a_run_of_another_law_is_not_resumed(folder, capsys):
         ("--law poisson", "Got the observed value"),
         (
             "--law laplace --withhold 0.3",
-            "of another law than the Gaussian (laplace), for which there are no scores",
+            "than the Gaussian (laplace), for which there are no scores",
         ),
         (
             "--law laplace --method etkf --method.gross-error-check 5",
