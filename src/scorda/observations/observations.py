@@ -317,9 +317,10 @@ class Observations:
             ValueError: If they are of another law.
         """
         if self.model.law is not None:
+            laws = ", ".join(dict.fromkeys(self.laws()))
             raise ValueError(
-                f"Got observations of another law than the Gaussian ({', '.join(set(self.laws()))}"
-                f"), for which there are no {what}: leave them out."
+                f"Got observations of another law than the Gaussian ({laws}), for which there are "
+                f"no {what}: leave them out."
             )
 
     def observed(self, k: int) -> bool:
@@ -397,7 +398,8 @@ class Observations:
         else:
             scale = self.model.scale(tuple(self.values.shape[1:]), self.values)
         if self.model.law is not None:
-            scale = scale.masked_fill(~self.model.law.with_std(scale.shape[-1]), math.nan)
+            without = ~self.model.law.with_std(scale.shape[-1]).to(scale.device)
+            scale = scale.masked_fill(without, math.nan)
         return scale.expand(self.flat.shape)
 
     @cached_property
