@@ -168,7 +168,7 @@ def groups(folder, rng):
         if rng.random() < 0.7:
             group = file.create_group(chosen(rng, ["a", "time", "x"]))
             group["x"] = np.ones((8, 4))
-        if rng.random() < 0.3:
+        if rng.random() < 0.3 and "x" not in file:
             file["x"] = h5py.SoftLink("/nowhere")
         if rng.random() < 0.3:
             file["y"] = h5py.ExternalLink("gone.nc", "/x")

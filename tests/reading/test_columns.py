@@ -203,3 +203,11 @@ def test_stations_of_the_conventions_are_rows(unchecked, layout):
     assert read["value"][order].tolist() == frame["t2m"].tolist()
     assert read["longitude"][order].tolist() == frame["lon"].tolist()
     assert (read["time"][order].astype("M8[us]") == frame["time"].to_numpy("M8[us]")).all()
+
+
+def test_stations_whose_values_are_text_are_refused(unchecked):
+    xarray = pytest.importorskip("xarray")
+    values = {"t2m": (("station", "time"), [["a", "b"]])}
+    data = xarray.Dataset(values, {"time": stations()["time"].values[:2]})
+    with pytest.raises(ValueError, match=r"no numbers in t2m.* give numbers"):
+        read_columns(data, ("t2m",))

@@ -149,6 +149,15 @@ def test_repeated_and_swapped_times_are_named():
         read_fields(record().isel(time=[*range(5, 10), *range(5), *range(10, 60)]))
 
 
+def test_times_that_are_text_or_fewer_than_two_are_refused():
+    text = record().assign_coords(time=[f"day {k}" for k in range(60)])
+    with pytest.raises(ValueError, match="a time day 0, which is text"):
+        read_fields(text)
+    for count in (0, 1):
+        with pytest.raises(ValueError, match=f"{count} times: a record needs at least 2"):
+            read_fields(record().isel(time=slice(count)))
+
+
 @pytest.mark.parametrize("code", [-9999.0, -999.9, 1e20, 99999.9])
 def test_codes_for_missing_values_are_named(code):
     data = record()

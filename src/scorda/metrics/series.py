@@ -37,11 +37,11 @@ def as_series(
     y = truth.to(x).expand(shape).reshape(steps, -1)
     if weights is None:
         w = x.new_full((members, 1, 1), 1 / members)
-    elif weights.shape in ((members,), (members, steps)):
+    elif (shape := tuple(torch.as_tensor(weights).shape)) in ((members,), (members, steps)):
         w = normalised(weights.to(x)).reshape(members, -1, 1)
     else:
         raise ValueError(
-            f"Got weights of shape {tuple(weights.shape)} for {members} members and {steps} "
+            f"Got weights of shape {shape} for {members} members and {steps} "
             f"steps: weights are ({members},) or ({members}, {steps})."
         )
     return x, y, w.expand(members, steps, 1)

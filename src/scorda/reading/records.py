@@ -194,6 +194,11 @@ def _within(
 ) -> np.ndarray:
     """Return which times lie between two datetimes."""
     times, calendar = found.data["time"].values, found.calendar
+    if len(times) < 2:
+        raise ValueError(
+            f"{name_of(source)} has {len(times)} times: a record needs at least 2, from which the "
+            "step is known."
+        )
     kept = np.ones(len(times), dtype=bool)
     if times.dtype.kind not in "MO":
         if since is not None or until is not None:
@@ -231,6 +236,11 @@ def regular_times(
 
     The step is the smallest gap. Where some gap is no multiple of it, it is a number of months.
     """
+    if times.dtype.kind in "SU":
+        raise ValueError(
+            f"{name_of(source)} has a time {times[0]!s:.40}, which is text: give numbers with "
+            "`units` as CF has them, or datetimes."
+        )
     if times.dtype.kind not in "MO":
         elapsed, unit = times.astype(float), ""
     else:

@@ -47,6 +47,14 @@ def rows_of(
             f"stations a time and one of {list(variables) or 'the variables'}; use "
             "Observations.from_array for fields."
         )
+    for variable in present:
+        try:
+            dataset[variable] = dataset[variable].astype(float)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{name} has no numbers in {variable}, where the values are to be ({error}): give "
+                "numbers, and NaN or a fill value where one is missing."
+            ) from error
     return _station_rows(dataset, known, present)
 
 
@@ -124,7 +132,7 @@ def _station_rows(
         given = {"value": parts[0], "time": parts[1]}
         given |= dict(zip(places, parts[2:], strict=True))
         rows = {n: p.transpose(*parts[0].dims).values.ravel() for n, p in given.items()}
-        kept = ~np.isnan(rows["value"].astype(float))
+        kept = ~np.isnan(rows["value"])
         rows = {n: v[kept] for n, v in rows.items()}
         rows["variable"] = np.full(int(kept.sum()), name, dtype=object)
         units = str(values.attrs.get("units", ""))

@@ -1,0 +1,95 @@
+"""The site: ``make docs`` builds it into ``site``."""
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import scorda
+
+sys.path.insert(0, str(Path(__file__).parent / "extensions"))
+
+project, author, copyright = "Scorda", "The Scorda developers", "The Scorda developers"
+version = release = scorda.__version__
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.doctest",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "sphinx_gallery.gen_gallery",
+    "sphinxcontrib.bibtex",
+    "command_help",
+]
+exclude_patterns = ["README.md", "tutorials/*.py", "tutorials/README.rst"]
+templates_path = ["_templates"]
+
+# Names in single backquotes are code, and links where they are names of this page.
+default_role = "py:obj"
+nitpick_ignore_regex = [("py:.*", ".*")]
+myst_enable_extensions = ["colon_fence", "dollarmath", "deflist"]
+myst_heading_anchors = 4
+
+autosummary_generate = True
+# Pages of packages leave out what `scorda` itself has.
+autosummary_context = {"everyday": set(scorda.__all__)}
+autosummary_ignore_module_all = False
+autosummary_imported_members = True
+autodoc_typehints = "none"
+autodoc_member_order = "bysource"
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_custom_sections = [("Arguments", "params_style")]
+
+bibtex_bibfiles = ["references.bib"]
+bibtex_default_style = "plain"
+
+# Files of the repository that are pages here.
+PAGES = {
+    "../benchmarks/NOTES.md": "/evidence/notes.md",
+    "../SECURITY.md": "/howto/security.md",
+}
+
+
+def with_links_to_pages(app: Any, page: str, source: list[str]) -> None:
+    """Link to pages where the repository links to files."""
+    for file, there in PAGES.items():
+        source[0] = source[0].replace(f"]({file}", f"]({there}")
+    # Files of results are no pages.
+    source[0] = re.sub(r"\[([^\]]*)\]\((\.\./benchmarks/)?results[^)]*\)", r"\1", source[0])
+
+
+def setup(app: Any) -> None:
+    """Register what this site needs beyond its extensions."""
+    app.connect("source-read", with_links_to_pages)
+
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sphinx_gallery_conf = {
+    "examples_dirs": ["tutorials"],
+    "gallery_dirs": ["learn"],
+    "filename_pattern": r"/\d\d_",
+    "abort_on_example_error": True,
+    "remove_config_comments": True,
+    "show_memory": False,
+    "backreferences_dir": "reference/used",
+    "doc_module": ("scorda",),
+}
+
+html_theme = "pydata_sphinx_theme"
+html_title = "Scorda"
+html_static_path = ["_static"]
+html_css_files = ["scorda.css"]
+html_theme_options = {
+    "show_prev_next": True,
+    "navbar_align": "left",
+    "secondary_sidebar_items": ["page-toc"],
+    "footer_start": ["copyright"],
+    "footer_end": [],
+    "show_toc_level": 2,
+}
+html_show_sourcelink = False
