@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test test-benchmarks methods lint clean
+.PHONY: help demo test test-slow test-benchmarks methods docs lint clean
 .DELETE_ON_ERROR:
 
 help:
@@ -13,6 +13,7 @@ help:
 	@echo "make test-slow   the tests that take more than a second each"
 	@echo "make test-benchmarks   the tests that run benchmarks: published scores are reached"
 	@echo "make methods   the table of docs/methods.md and the public names, after a change of a method"
+	@echo "make docs   the site, into site/; it runs the tutorials, and keeps what has not changed"
 	@echo "make lint   formatting, lint, types"
 	@echo "make clean  remove what the others made"
 
@@ -33,13 +34,18 @@ test-benchmarks: $(VENV)/.installed-dev
 methods: $(VENV)/.installed-dev
 	$(BIN)/python docs/methods.py
 
+# Warnings are errors: a link to nowhere, a page that no other names, a tutorial that fails.
+docs: $(VENV)/.installed-docs
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -b html -W -n -d site/.doctrees docs site
+	@echo "The site is at $(CURDIR)/site/index.html"
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo site docs/learn docs/reference/generated docs/reference/used build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -50,6 +56,10 @@ $(VENV)/.created:
 # The stamps depend on what decides the installation; the sources are installed in place.
 $(VENV)/.installed: $(VENV)/.created pyproject.toml constraints.txt
 	$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(INSTALL) --editable '.[docs]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

@@ -2,7 +2,8 @@
 6. Is this ensemble any good?
 =============================
 
-Three ensembles of the same truth: one honest, one too sure of itself, one biased. How do they show?
+Three ensembles of the same truth: one honest, one too sure of itself, one biased.
+How do they show?
 """
 
 # %%

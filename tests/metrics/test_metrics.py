@@ -398,3 +398,10 @@ def test_dtype_is_kept_and_inputs_are_untouched(score):
 def test_bad_input_gets_a_sentence(call, message):
     with pytest.raises(ValueError, match=message):
         call(draw(5, 4, 3), draw(4, 3, seed=1))
+
+
+@pytest.mark.parametrize("weights", [0.9, [0.5, 0.5]])
+def test_weights_of_another_shape_are_refused(unchecked, weights):
+    """As a level that is given in their place."""
+    with pytest.raises(ValueError, match="weights of shape"):
+        metrics.coverage(draw(5, 4, 2), draw(4, 2), weights)
