@@ -115,6 +115,14 @@ def test_a_negative_step_counts_from_the_end():
         np.testing.assert_array_equal(first, second)
 
 
+def test_a_truth_may_be_an_array_of_numpy(unchecked):
+    space = StateSpace((6, 5), variables=("u",))
+    states = rng.normal(8, (3, 6, 5), 0)
+    pair = [plot.fields(Analysis(states, space), 1, t) for t in (states[0], states[0].numpy())]
+    images = [figure.axes[0].collections[0].get_array() for figure in pair]
+    np.testing.assert_array_equal(*images)
+
+
 def test_observations_of_another_variable_are_not_drawn():
     space = StateSpace((2, 6, 5), variables=("u", "v"))
     states = rng.normal(8, (3, 2, 6, 5), rng.seeded(0))

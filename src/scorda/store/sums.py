@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from scorda import metrics
+from scorda.core.arrays import as_tensor
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.metrics.calibration import quantiles
@@ -46,7 +47,7 @@ def as_members(states: Any, space: StateSpace) -> Members:
     """Return a truth ``(time, *state)`` as a single member."""
     if isinstance(states, Members):
         return states
-    return InMemory(Analysis(states[None], space))
+    return InMemory(Analysis(as_tensor(states, "the truth")[None], space))
 
 
 def state_sums(members: Members, truth: Members) -> Sums:
