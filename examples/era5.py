@@ -74,7 +74,6 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--stations", type=int, default=30)
     parser.add_argument("--members", type=int, default=32)
     parser.add_argument("--std", type=float, default=0.5, help="observation error")
-    parser.add_argument("--iterations", type=int, default=40, help="of the guidance's solver")
     parser.add_argument("--steps", type=int, help="noise levels of the sampler")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="one day, one draw, 8 members")
@@ -139,8 +138,7 @@ def posterior(prior, table, start, window, given, key):
     sampler = prior.sampler
     if given.steps:
         sampler = replace(sampler, noise_levels=given.steps)
-    guidance = sc.diffusion.MMPS(iterations=given.iterations, solver="cg")
-    smoother = sc.SDA(prior.starting(start, window), guidance, sampler)
+    smoother = sc.SDA(prior.starting(start, window), sampler=sampler)
     problem = sc.Problem(prior, table, window - 1)
     return smoother.assimilate(problem, given.members, key)
 

@@ -74,7 +74,7 @@ table.head()
 
 # %%
 # What does Scorda understand of these files? In a shell: ``scorda inspect t2m.nc stations.csv``.
-main(["inspect", str(folder / "t2m.nc"), str(folder / "stations.csv")])
+main(f"inspect {folder}/t2m.nc {folder}/stations.csv".split())
 
 # %%
 # Train a prior
@@ -85,8 +85,8 @@ main(["inspect", str(folder / "t2m.nc"), str(folder / "stations.csv")])
 #
 # ``--training-steps`` makes it short here; by default the training takes about a minute.
 main(
-    ["train", "--data", str(folder / "t2m.nc"), "--until", "2019-03-21"]
-    + ["--training-steps", "400", "--out", str(folder / "prior.safetensors")]
+    f"train --data {folder}/t2m.nc --until 2019-03-21 --training-steps 400 "
+    f"--out {folder}/prior.safetensors".split()
 )
 
 # %%
@@ -100,10 +100,9 @@ main(
 #        --start 2019-03-22 --steps 23 --members 16 --truth day.nc --out day.zarr
 day.to_netcdf(folder / "day.nc")
 main(
-    ["assimilate", "--prior", str(folder / "prior.safetensors"), "--method", "sda"]
-    + ["--observations", str(folder / "stations.csv"), "--truth", str(folder / "day.nc")]
-    + ["--start", "2019-03-22", "--steps", "23", "--members", "16"]
-    + ["--out", str(folder / "day.zarr")]
+    f"assimilate --prior {folder}/prior.safetensors --method sda --start 2019-03-22 --steps 23 "
+    f"--observations {folder}/stations.csv --truth {folder}/day.nc --members 16 "
+    f"--out {folder}/day.zarr".split()
 )
 
 # %%

@@ -4,13 +4,14 @@ A guided sampler without corrections is affine in its noise, so `examples/exactn
 moments off unit vectors, through the public interface and without sampling error.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from torch.testing import assert_close
 
 from scorda.core import rng
+from scorda.core.errors import DivergenceError
 from scorda.diffusion.denoisers import Conditioned
 from scorda.diffusion.guidance import DPS, MMPS, InflatedLikelihood
 from scorda.diffusion.samplers import Ancestral, Multistep, PredictorCorrector
@@ -466,3 +467,19 @@ def test_a_forecast_of_a_window_refuses_what_it_has_no_past_for():
         method.assimilate(Problem(system, (), 2), 4, 0)
     with pytest.raises(ValueError, match="1 observed steps"):
         method.assimilate(Problem(system, seen, 2), 3, 0)
+
+
+def test_members_that_leave_the_climate_end_the_run(problem):
+    """In the parts of a run they have the numbers that they have in all of it."""
+
+    @dataclass(frozen=True)
+    class Losing(Multistep):
+        def sample(self, *arguments, **options):
+            z = super().sample(*arguments, **options)
+            z[2, 1] = 1e3
+            return z
+
+    prior = GaussianTrajectory.of(problem.system, problem.steps)
+    method = SDA(prior, MMPS(), Losing(8, corrections=0))
+    with pytest.raises(DivergenceError, match=r"1 of 4 members left the climate.* member 6;"):
+        method.assimilate_members(problem, 4, 8, rng.seeded(0))

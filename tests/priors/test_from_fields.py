@@ -14,7 +14,7 @@ from scorda.core.space import StateSpace
 from scorda.core.times import phases, phases_of
 from scorda.diffusion.training import Training
 from scorda.priors import from_fields
-from scorda.priors.from_fields import train_on_fields
+from scorda.priors.from_fields import GUIDANCE, train_on_fields
 from scorda.reading.records import Fields, read_fields
 
 FEW = Training(training_steps=4, batch=4, segment=8, rate=1e-3, validation=0.2, every=2)
@@ -115,7 +115,7 @@ def test_a_prior_with_a_daily_cycle_asks_when_the_window_begins(file, tmp_path):
     fields = read_fields(file, "t")
     train_on_fields(fields, corrected=4, width=8, settings=FEW).save(tmp_path / "p.safetensors")
     prior = sc.load(tmp_path / "p.safetensors")
-    assert prior.guidance == sc.diffusion.MMPS(iterations=40, solver="cg")
+    assert prior.guidance == GUIDANCE
     with pytest.raises(ValueError, match="when the window begins"):
         prior.denoiser(8)
     started = prior.starting("2020-02-01T06:00", 8)
@@ -146,7 +146,7 @@ def test_sda_with_a_learned_prior_is_the_gaussian_posterior_of_its_law(file):
     data = sc.Observations(sc.ObservationModel(sc.Select(seen), std=0.5), [0, 1, 2, 3], values)
     started = prior.starting(start, 4)
     members = 400
-    analysis = sc.SDA(started, sc.diffusion.MMPS(iterations=12, solver="cg")).assimilate(
+    analysis = sc.SDA(started).assimilate(
         sc.Problem(prior, data, 3), members, torch.Generator().manual_seed(0)
     )
     net, scale = prior.network, prior.standardisation.std.flatten()[0]
@@ -178,3 +178,25 @@ def test_the_provenance_of_a_record_of_the_globe_can_be_written():
     found = from_fields._law(Fields(states, space), 8).found
     assert [row[0] for row in found["radii"]][-1] is None
     json.dumps(found, allow_nan=False)
+
+
+@pytest.mark.slow
+def test_no_member_leaves_the_climate_where_observations_are_few_and_averaged(single):
+    """With conjugate gradients and no bound a value here was 5.8e4."""
+    draw, site = np.random.default_rng(0), 2 * np.pi * np.arange(16) / 16
+    waves = np.zeros((201, 40, 16))
+    for wave in (1, 2):
+        speed, phase = draw.normal(0.3, 0.1, (201, 1, 1)), draw.uniform(0, 6.28, (201, 1, 1))
+        size = draw.normal(size=(201, 1, 1))
+        waves += size * np.cos(wave * site - speed * np.arange(40)[:, None] + phase)
+    truth, states = torch.tensor(waves[0], dtype=torch.float32), torch.tensor(waves[1:])
+    space = StateSpace((16,), 1.0, ("wave",))
+    settings = replace(FEW, training_steps=300, every=100, segment=8)
+    prior = train_on_fields(Fields(states.float(), space), settings=settings)
+    model = sc.ObservationModel(sc.observations.Average(2), std=0.1)
+    observations = sc.Observations(model, [5, 15, 25], model.operator(truth[[5, 15, 25]]))
+    problem = sc.Problem(prior, observations, 30)
+    analysis = sc.SDA(prior).assimilate(problem, 32, 2)
+    # The record has values of at most 5.5.
+    assert analysis.states.abs().max() < 8
+    assert sc.metrics.crps(analysis.states, truth[:31]) < 0.5

@@ -110,9 +110,11 @@ def test_a_negative_step_counts_from_the_end():
     states, model = rng.normal(8, (3, 6, 5), 0), ObservationModel(Select([7, 20]), std=1.0)
     seen = [Observations(model, [2], torch.tensor([[5.0, 6.0]]))]
     pair = [plot.fields(Analysis(states, space), step, states[0], seen) for step in (2, -1)]
+    pair.append(plot.fields(Analysis(states, space), 2, states[0], *seen))
     images = [[axes.collections[0].get_array() for axes in f.axes[:6]] for f in pair]
-    for first, second in zip(*images, strict=True):
+    for first, second, alone in zip(*images, strict=True):
         np.testing.assert_array_equal(first, second)
+        np.testing.assert_array_equal(first, alone)
 
 
 def test_a_truth_may_be_an_array_of_numpy(unchecked):

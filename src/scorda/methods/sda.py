@@ -21,6 +21,7 @@ import torch
 
 from scorda.assimilation.base import Assimilator, Cost, check_needs
 from scorda.core import rng
+from scorda.core.errors import DivergenceError
 from scorda.core.shapes import Float, Tensor
 from scorda.diffusion.batches import at_once
 from scorda.diffusion.denoisers import Conditioned, Denoiser, NetworkDenoiser, SwitchedDenoiser
@@ -39,6 +40,9 @@ __all__ = ["SDA", "WindowForecast"]
 
 # Error of the states that a forecast goes on from, in standard deviations of the prior.
 KNOWN = 0.01
+
+# Standard deviations of the climate beyond which a member is no rare event, but lost.
+LOST = 100.0
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,7 @@ class SDA(Assimilator):
         Raises:
             ValueError: If problem and prior have different spaces, or the problem has an initial
                 ensemble, which this method has no place for.
+            DivergenceError: If the sampler has lost members.
         """
         return self.assimilate_members(problem, 0, members, generator, report)
 
@@ -148,6 +153,7 @@ class SDA(Assimilator):
                 report=report,
                 first=first,
             )
+        _check_kept(z, first)
         info = {
             "evaluations": sampler.evaluations * (1 + products),
             "seconds": clock.perf_counter() - began,
@@ -238,6 +244,22 @@ class WindowForecast(Assimilator):
         states[:, 0] = self.past[first:last, -1].to(states)
         info = {"seconds": clock.perf_counter() - began}
         return Analysis(states, space, None, info, self.name)
+
+
+def _check_kept(z: Float[Tensor, "ensemble ..."], first: int) -> None:
+    """Check that no standardised member, of which the first has this number, is lost."""
+    if z.is_meta:
+        # It has no numbers.
+        return
+    lost = (~(z.flatten(1).abs().amax(1) < LOST)).nonzero().flatten() + first
+    if len(lost):
+        raise DivergenceError(
+            f"{len(lost)} of {len(z)} members left the climate of the prior by more than "
+            f"{LOST:.0f} standard deviations, the first is member {int(lost[0])}; bound the "
+            "guidance, as in MMPS(12, bound=3.0), give the sampler more noise levels, or train "
+            "the prior longer.",
+            members=tuple(lost.tolist()),
+        )
 
 
 def _precision(problem: Problem, device: torch.device) -> Tensor:

@@ -130,13 +130,17 @@ def component_name(space: StateSpace, component: int) -> str:
     return name + (f"[{place}]" if place else "")
 
 
-def columns_of(observations: Sequence[Observations] | Columns | None, space: StateSpace) -> Any:
-    """Return the columns of observations, given as such or as a sequence of instruments."""
+def columns_of(
+    observations: Observations | Sequence[Observations] | Columns | None, space: StateSpace
+) -> Any:
+    """Return the columns of observations, given as such, as an instrument or as several."""
     if observations is None or hasattr(observations, "keys"):
         return observations
+    from scorda.observations.observations import Observations as Instrument
     from scorda.store.groups import observation_table
 
-    return observation_table(observations, space)
+    several = (observations,) if isinstance(observations, Instrument) else observations
+    return observation_table(several, space)
 
 
 def members_of(source: Source) -> Members:

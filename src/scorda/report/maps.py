@@ -45,7 +45,7 @@ def fields(
     analysis: Source,
     step: int,
     truth: Truth | None = None,
-    observations: Sequence[Observations] | Columns | None = None,
+    observations: Observations | Sequence[Observations] | Columns | None = None,
     variable: str | None = None,
     members: int = 2,
 ) -> Figure:

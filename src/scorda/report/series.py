@@ -43,7 +43,7 @@ __all__ = ["error_and_spread", "trajectories"]
 def trajectories(
     analysis: Source,
     truth: Truth | None = None,
-    observations: Sequence[Observations] | Columns | None = None,
+    observations: Observations | Sequence[Observations] | Columns | None = None,
     components: Sequence[int] | None = None,
     members: int = 6,
     time: np.ndarray | None = None,
