@@ -17,6 +17,7 @@ from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Select
 from scorda.observations.problem import Problem, twin_experiment
+from scorda.observations.robust_laws import StudentT
 from scorda.systems.lorenz import Lorenz96
 from scorda.testing import check_filter, check_reproducible, check_units
 
@@ -203,6 +204,14 @@ def test_lorenz96_needs_no_tuned_factor(inflation):
         for i in (1.02, own)
     )
     assert found < 1.1 * tuned < 0.26
+
+
+def test_errors_that_are_not_gaussian_are_refused():
+    model = ObservationModel(Select([0, 1]), 1.0, law=StudentT(4.0))
+    problem = Problem(Lorenz96(8), Observations(model, [0], [[0.0, 0.0]]), 0)
+    with pytest.raises(ValueError, match="law StudentT: Adaptive learns"):
+        ETKF(Adaptive()).assimilate(problem, 9, 0)
+    assert ETKF(RTPS(0.5)).assimilate(problem, 9, 0).states.isfinite().all()
 
 
 def test_a_saved_run_goes_on_with_what_was_learned(tmp_path):

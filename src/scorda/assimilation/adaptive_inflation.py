@@ -70,6 +70,10 @@ class Adaptive(Inflation):
             5 % at once with the inverse gamma.
         least_std: Smallest :math:`\sigma`; where it is `std`, that stays.
         damping: d in [0, 1], towards 1 in each cycle.
+
+    Raises:
+        ValueError: If a setting is out of range, or, in a run, errors of observations are not
+            Gaussian, or with localization not independent.
     """
 
     law: Law = "inverse-gamma"
@@ -126,6 +130,11 @@ class _Adapting(Inflation):
         model: ObservationModel,
         generator: torch.Generator,
     ) -> Float[Tensor, "ensemble ..."]:
+        if model.law is not None:
+            raise ValueError(
+                f"Got observation errors of the law {type(model.law).__name__}: Adaptive learns "
+                "from Gaussian ones; take RTPS, RTPP or a number as inflation."
+            )
         if self._law is None:
             like = torch.zeros_like(forecast[0], dtype=torch.float64)
             self._law = like + self.settings.start, like + self.settings.std
