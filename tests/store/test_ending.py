@@ -9,6 +9,7 @@ import xarray
 
 import scorda as sc
 from scorda import store
+from scorda.assimilation.adaptive_inflation import Adaptive
 from scorda.observations.operators import Select
 from scorda.store.ending import Ending
 from scorda.systems import FunctionSystem
@@ -47,7 +48,7 @@ def days(method, problem, folder, cuts=CUTS, members=12, **how):
 
 @pytest.mark.parametrize(
     "method",
-    [sc.ETKF(inflation=1.03), sc.EnKF(), sc.ParticleFilter(), sc.ETKF(gross_error_check=2.0)],
+    [sc.ETKF(inflation=1.03), sc.EnKF(), sc.ParticleFilter(), sc.ETKF(inflation=Adaptive())],
     ids=lambda m: m.name,
 )
 def test_one_day_after_another_has_the_bytes_of_one_run(method, tmp_path):

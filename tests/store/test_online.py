@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import scorda as sc
+from scorda.assimilation.adaptive_inflation import Adaptive
 from scorda.core.files import read_tensors, write_tensors
 from scorda.observations.operators import Function, Select
 from scorda.priors import Kernel
@@ -51,6 +52,7 @@ def followed(method, problem, path=None, members=16):
         sc.ParticleFilter(jitter=0.1),
         pytest.param(sc.ScoreFilter(Kernel(0.3)), marks=pytest.mark.slow),
         sc.ETKF(gross_error_check=2.0),
+        sc.ETKF(inflation=Adaptive()),
     ],
     ids=lambda m: m.name,
 )
