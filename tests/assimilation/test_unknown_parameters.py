@@ -260,6 +260,17 @@ def test_sparse_tapers_move_a_parameter_as_matrices_do(full, monkeypatch):
     assert torch.allclose(sparse, dense, rtol=1e-8)
 
 
+def test_any_localization_by_positions_takes_a_parameter_as_gaspari_cohn_does():
+    """A user's taper that is that of Gaspari and Cohn: to rounding."""
+    problem, _ = lorenz96()
+    space, near = problem.space, GaspariCohn(1.2)
+    same = sc.assimilation.Taper(lambda a, b: near(space.distance(a, b)))
+    for kind in (sc.LETKF, sc.EnKF):
+        expected = analysed(kind(localization=near), problem)
+        found = analysed(kind(localization=same), problem)
+        assert torch.allclose(found, expected, rtol=1e-6), kind
+
+
 def test_operators_that_see_no_bounded_variable_stay_as_they_are():
     space = lorenz96()[0].space
     plain = sc.ObservationModel(Select([0, 3]), std=1.0)

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from scorda.assimilation.local import BATCH, Local
-from scorda.core.shapes import Float, Int, Tensor
+from scorda.core.shapes import Bool, Float, Int, Tensor
 from scorda.core.space import StateSpace
 from scorda.core.tapers import GaspariCohn
 from scorda.observations.model import ObservationModel
@@ -115,19 +115,35 @@ class Scene:
         """Anomalies of the predicted observations, each of length 1."""
         return _directions(self.anomalies)
 
-    def parts(self) -> Iterator[tuple[slice, Float[Tensor, "obs n"]]]:
-        """Yield some components of the flattened state after others, and their weights."""
+    def parts(self, alone: float = 1.0) -> Iterator[tuple[slice, Float[Tensor, "obs n"]]]:
+        """Yield some components of the flattened state after others, and their weights.
+
+        Arguments:
+            alone: Weight of all observations for a component without a position, as a parameter
+                has none, where weights ask for positions.
+        """
         size = self._flat.shape[1]
         step = max(1, BATCH // max(1, self.anomalies.shape[1], self.members))
         for first in range(0, size, step):
             rows = slice(first, min(first + step, size))
             x = self._flat[:, rows].double()
             places = self._components.part(rows)
-            yield rows, self.localization.weights(self, places, _directions(x - x.mean(0)))
+            weights = self.localization.weights(self, places, _directions(x - x.mean(0)))
+            if self._nowhere is not None:
+                weights = weights.masked_fill(self._nowhere[rows], alone)
+            yield rows, weights
 
     def between(self) -> Float[Tensor, "obs obs"]:
         """Return the weights between observations."""
         return self.localization.weights(self, self.observed, self.directions)
+
+    @cached_property
+    def _nowhere(self) -> Bool[Tensor, "size"] | None:
+        """Return which components have no position, where positions are asked for."""
+        space = self.space
+        if space.parts is None or not self.localization.positions:
+            return None
+        return ~space.places(space.positions()).isfinite().all(1)
 
     @cached_property
     def _components(self) -> Places:

@@ -33,7 +33,7 @@ from scorda.core.space import StateSpace
 from scorda.core.tapers import GaspariCohn
 from scorda.observations.problem import Problem
 
-__all__ = ["Tapered", "conjugate_gradients"]
+__all__ = ["Tapered", "conjugate_gradients", "shared_factor"]
 
 # Pairs of an observation and a grid point up to which tapers are matrices (32 MiB).
 DENSE = 2**23
@@ -131,7 +131,7 @@ class Tapered:
         return _Kept(where, between, None, self._factor(between))
 
     def _factor(self, between: Tensor | csr_array) -> float:
-        return _shared_factor(between) if self._nowhere.any() else 1.0
+        return shared_factor(between) if self._nowhere.any() else 1.0
 
     def _spread(self, fields: Tensor, Y: Tensor, solved: Tensor, where: Tensor) -> Tensor:
         """Return the increments of fields ``(ensemble, variables, points)``, point by point."""
@@ -150,7 +150,7 @@ class Tapered:
 _latest: LatestOf[Tapered] = LatestOf()
 
 
-def _shared_factor(between: Tensor | csr_array) -> float:
+def shared_factor(between: Tensor | csr_array) -> float:
     r"""Return :math:`(1^T T^{-1} 1)^{-1/2}` of the tapers T between observations."""
     if isinstance(between, Tensor):
         inverse = torch.linalg.pinv(between.double(), rtol=1e-10, hermitian=True)

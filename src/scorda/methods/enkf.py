@@ -32,7 +32,7 @@ from scorda.assimilation.localization import (
     needs_positions,
 )
 from scorda.assimilation.memory import pairs_near
-from scorda.assimilation.tapered import Tapered
+from scorda.assimilation.tapered import Tapered, shared_factor
 from scorda.core import rng
 from scorda.core.errors import DivergenceError
 from scorda.core.shapes import Float, Tensor
@@ -193,7 +193,8 @@ class _Weighed(Run):
     def _by_covariances(self, x: Tensor, scene: Scene, residuals: Tensor, noise: Tensor) -> Tensor:
         """Return members with tapered covariances."""
         Y, analysis = scene.anomalies, x.clone()
-        S = scene.between().to(Y) * (Y.mT @ Y)
+        between = scene.between().to(Y)
+        S = between * (Y.mT @ Y)
         S.diagonal().add_(len(Y) - 1)
         root, wrong = torch.linalg.cholesky_ex(S)
         if wrong.any():
@@ -203,7 +204,9 @@ class _Weighed(Run):
                 "observation, or use LETKF, which needs no such weights."
             )
         solved = torch.cholesky_solve((residuals + noise).mT, root).mT
-        for part, rho in scene.parts():
+        # Of a parameter, as in `Tapered`.
+        alone = shared_factor(between) if scene.space.parameters else 1.0
+        for part, rho in scene.parts(alone):
             A = x[:, part].double()
             cross = (Y.mT @ (A - A.mean(0))) * rho.to(Y)
             analysis[:, part] += (solved @ cross).to(x)
