@@ -73,6 +73,7 @@ class EnKFN(Filter):
     gauge: int = 0
     rotation: bool = False
 
+    errors = "robust_errors"
     exact = "linear-Gaussian, N → ∞"
 
     def __post_init__(self) -> None:
