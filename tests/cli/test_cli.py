@@ -3,6 +3,7 @@
 import csv
 import importlib
 import inspect
+import io
 import json
 import math
 import os
@@ -187,7 +188,7 @@ def test_quick_tries_few_members_on_a_part(simulated):
         ("assimilate --observations sim/observations.csv", "Give --system"),
         (f"{ASSIMILATE} --method enkff", "did you mean 'enkf'"),
         (f"{ASSIMILATE} --inflaton 1.1", "Did you mean --inflation"),
-        (f"{ASSIMILATE} --inflation much", 'unable to convert "much" into float'),
+        (f"{ASSIMILATE} --inflation much", 'choose adaptive, additive, multiplicative, rtpp, rtps'),
         (f"{ASSIMILATE} --inflation 0.5", "at least 1"),
         (f"{ASSIMILATE} --method particle-filter --scheme some", '"systematic", "multinomial"'),
         (f"{ASSIMILATE} --localization 4", "Methods that can do without"),
@@ -381,11 +382,15 @@ def test_methods_are_shown_with_what_they_need(capsys):
     assert main(["methods", "--table"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     (kalman,) = (line for line in lines if line[:1] == ["kalman-filter"])
-    assert kalman[1:6] == ["past", "data", "linear-Gaussian", "linear", "std,"]
+    assert kalman[1:] == ["linear-Gaussian", "linear", "no", "no"]
     (letkf,) = (line for line in lines if line[:1] == ["letkf"])
-    assert letkf[1:8] == ["past", "data", "simulator", "black", "box", "std", "yes"]
+    assert letkf[1:] == ["simulator", "black", "box", "robust", "yes"]
+    assert main(["methods", "--table", "--format", "csv"]) == 0
+    head, *rows = csv.reader(io.StringIO(capsys.readouterr().out))
+    assert head[1] == "uses" and head[-1] == "N ≥" and all(len(r) == len(head) for r in rows)
     assert main(["methods", "EnKF"]) == 0
     shown = capsys.readouterr().out
+    assert "exact for: linear-Gaussian, N → ∞" in shown
     assert "--inflation  (default 1.0)" in shown and "--gross-error-check  (default None)" in shown
 
 

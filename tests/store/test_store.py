@@ -313,7 +313,9 @@ def test_references_give_distances_and_their_own_floor(twin, tmp_path):
 
 
 def test_settings_of_a_method_are_plain():
-    expected = {"inflation": 1.05, "localization": None, "gross_error_check": None}
+    expected = {
+        "inflation": 1.05, "localization": None, "hybrid": None, "gross_error_check": None
+    }  # fmt: skip
     assert records.settings_of(EnKF(1.05)) == expected
     json.dumps(records.settings_of(ParticleFilter()))
     assert records.settings_of(OnlineNetwork(("y", "x")))["axis"] == ["y", "x"]

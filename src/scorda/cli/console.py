@@ -119,6 +119,11 @@ def progress(label: str, unit: str = "step") -> Iterator[Callable[[int, int], No
         yield update
 
 
+def is_table() -> bool:
+    """Say whether tables are for a reader at a terminal."""
+    return _format == "table"
+
+
 def table(
     title: str | None, head: Sequence[str], rows: Sequence[Sequence[str] | None], left: int = 1
 ) -> None:

@@ -7,7 +7,7 @@ from dataclasses import MISSING
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from scorda.cli import catalogue
-from scorda.cli.console import console, table as print_table
+from scorda.cli.console import console, is_table, table as print_table
 from scorda.cli.readable import readable
 
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["HEAD", "markdown", "methods", "row"]
 
 HEAD = ("method", "uses", "system", "h", "R", "law", "coordinates", "exact for", "cost", "N ≥")
+# Columns that a terminal of 80 columns has room for; of one method all are told.
+SHORT = (0, 2, 3, 5, 6)
 # What a method may need of a system, in the words of a table.
 SYSTEM = {
     "linear_system": "linear-Gaussian",
@@ -26,14 +28,15 @@ SYSTEM = {
 # Laws of observations beside the Gaussian.
 LAWS = {
     "gaussian_errors": "no",
-    "robust_errors": "robust, reweighted",
-    "linearised_errors": "any, linearised",
+    "robust_errors": "robust",
+    "linearised_errors": "linearised",
     "density": "any",
 }
 NOTES = """\
 System: what it must provide; h: the observation operator that the method can take; R: errors given
 by `std` alone or also by a full `cov`; law: what else than a Gaussian the observed values may
-have, robust ones being Student, Laplace and Huber; N: members. A filter's states are conditioned
+have, robust: Student, Laplace and Huber, by reweighting; linearised: any, by the closest linear
+Gaussian; N: members. A filter's states are conditioned
 on past observations, a smoother's on all. Cost: what a member costs at the default settings beside
 the steps of the system, in an analysis of a filter, in a run of any other. Every method takes
 missing values, cycles without any, and gaps of any length; every filter takes
@@ -74,13 +77,15 @@ def _print_list() -> None:
 
 
 def _print_table() -> None:
+    """Print what a terminal has room for, or with ``--format`` all columns."""
+    shown = SHORT if is_table() else tuple(range(len(HEAD)))
     rows: list[list[str] | None] = []
     for smoother in (False, True):
-        found = [
+        cells = [
             row(n, kind) for n, kind in catalogue.methods().items() if kind.smoother == smoother
         ]
-        rows += [*found, None]
-    print_table(None, HEAD, rows[:-1], left=len(HEAD) - 1)
+        rows += [*([line[i] for i in shown] for line in cells), None]
+    print_table(None, [HEAD[i] for i in shown], rows[:-1], left=len(shown))
     console().print(" ".join(NOTES.split()))
 
 
@@ -134,6 +139,9 @@ def _describe(name: str) -> None:
     kind = catalogue.find_method(name)
     out = console()
     out.print(readable(inspect.cleandoc(kind.__doc__ or "")))
+    out.print()
+    for title, cell in zip(HEAD[1:], row(name, kind)[1:], strict=True):
+        out.print(f"{title}: {cell}", soft_wrap=True)
     out.print("\nSettings on the command line, and what they may be made of:")
     hints = get_type_hints(kind)
     for key, field in catalogue.options_of(kind).items():
