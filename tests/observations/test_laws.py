@@ -82,7 +82,7 @@ def test_a_weight_is_the_slope_of_the_loss_over_the_residual(law):
     assert_close(law.weight(e) * e, slope, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("law", CURVED, ids=str)
+@pytest.mark.parametrize("law", CURVED, ids=lambda law: type(law).__name__)
 def test_the_gaussian_near_a_law_has_its_gradient_and_curvature(law):
     """By central differences; where the law is convex the curvature is the squared gradient."""
     y, h, step = torch.tensor(1.0), torch.tensor([0.3, 0.7, 1.4]), 1e-4
