@@ -10,6 +10,7 @@ import scorda as sc
 from scorda.assimilation.adaptive_inflation import Adaptive, learned, shape_of
 from scorda.assimilation.inflation import RTPS
 from scorda.core import rng
+from scorda.core.errors import DegenerateEnsemble
 from scorda.core.tapers import GaspariCohn
 from scorda.methods.enkf import ETKF, EnKF
 from scorda.methods.letkf import LETKF
@@ -228,3 +229,10 @@ def test_a_saved_run_goes_on_with_what_was_learned(tmp_path):
         run.save(tmp_path / "run.safetensors")
         run = sc.resume(tmp_path / "run.safetensors")
         assert torch.equal(run.ensemble, whole[step].ensemble)
+
+
+@pytest.mark.parametrize("method", [sc.ThreeDVar, sc.OptimalInterpolation])
+def test_one_member_has_no_spread_to_learn_from(method):
+    _, problem = twin_experiment(Lorenz96(dim=8), ObservationModel(Select([0]), 1.0), 2, 1, 0)
+    with pytest.raises(DegenerateEnsemble, match="Adaptive learns from the spread of several"):
+        method(inflation=sc.Adaptive()).assimilate(problem, 1, 0)

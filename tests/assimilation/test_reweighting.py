@@ -8,6 +8,7 @@ from scipy.optimize import minimize
 from scipy.special import lambertw
 from torch.testing import assert_close
 
+from scorda.assimilation.hybrid import Hybrid
 from scorda.assimilation.one_analysis import analyse
 from scorda.assimilation.reweighting import gaussian_observation
 from scorda.core import rng
@@ -64,6 +65,30 @@ def test_both_modes_are_found_and_the_higher_one_kept():
         assert abs(mode - side) < 0.2
         found = float(analysed(ETKF(), StudentT(1.0), y, std=0.2).mean())
         assert found == pytest.approx(mode, abs=2e-5)  # spacing of x
+
+
+@pytest.mark.parametrize(("spread", "y"), [(0.01, 5.0), (0.1, 30.0)])
+def test_an_outlier_many_spreads_away_leaves_the_forecast_alone(spread, y):
+    """From the observation it is hundreds of the forecast's standard deviations back."""
+    h = torch.linspace(-1, y + 1, 2000001)
+    density = StudentT(4.0).log_density(torch.tensor(y), h, torch.tensor(1.0))
+    mode = float(h[(density - h.square() / (2 * spread**2)).argmax()])
+    found = float(analysed(ETKF(), StudentT(4.0), y, spread * members(), 1.0).mean())
+    assert found == pytest.approx(mode, abs=2e-5)  # spacing of h
+
+
+@pytest.mark.parametrize("method", [ETKF, EnKF])
+@pytest.mark.parametrize("law", MODES, ids=str)
+def test_weights_are_those_about_the_mean_of_a_hybrid_covariance(law, method):
+    """The members are ten times as narrow as the climatology, N(0, 1), which makes the gain."""
+    states = members(1000)
+    system = FunctionSystem(lambda x: x, states, StateSpace((1,)), library="torch")
+    hybrid = Hybrid(1.0, draws=1000)
+    for y, mode in MODES[law].items():
+        observations = Observations(ObservationModel(Select([0]), 0.5, law=law), [0], [[float(y)]])
+        problem = Problem(system, observations, 0, 0.1 * members())
+        mean = float(method(hybrid=hybrid).assimilate(problem, 60, 0).states.mean())
+        assert mean == pytest.approx(mode, abs=5e-3)  # weights settle to a thousandth
 
 
 def test_laplace_is_the_gaussian_of_least_divergence():

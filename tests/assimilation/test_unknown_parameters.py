@@ -261,14 +261,28 @@ def test_sparse_tapers_move_a_parameter_as_matrices_do(full, monkeypatch):
 
 
 def test_any_localization_by_positions_takes_a_parameter_as_gaspari_cohn_does():
-    """A user's taper that is that of Gaspari and Cohn: to rounding."""
-    problem, _ = lorenz96()
-    space, near = problem.space, GaspariCohn(1.2)
+    """A user's taper that is that of Gaspari and Cohn: to rounding; also of what is observed."""
+    plain, _ = lorenz96()
+    space, near = plain.space, GaspariCohn(1.2)
     same = sc.assimilation.Taper(lambda a, b: near(space.distance(a, b)))
+    seen = sc.Observations(sc.ObservationModel(Select([4, 20]), std=1.0), [0], [[3.0, 9.0]])
+    observed = sc.Problem(plain.system, seen, 0, plain.initial)
+    for problem in (plain, observed):
+        for kind in (sc.LETKF, sc.EnKF):
+            expected = analysed(kind(localization=near), problem)
+            found = analysed(kind(localization=same), problem)
+            assert torch.allclose(found, expected, rtol=1e-6), kind
+
+
+def test_factors_of_pairs_of_variables_hold_for_a_parameter():
+    """A factor of 0 between field and parameter: what sees the field leaves the parameter."""
+    problem, _ = lorenz96()
+    space = problem.space
+    apart = sc.assimilation.ByVariable(GaspariCohn(1.2), {space.variables: 0.0})
     for kind in (sc.LETKF, sc.EnKF):
-        expected = analysed(kind(localization=near), problem)
-        found = analysed(kind(localization=same), problem)
-        assert torch.allclose(found, expected, rtol=1e-6), kind
+        found = analysed(kind(localization=apart), problem)
+        assert torch.equal(found[:, 20], problem.initial[:, 20]), kind
+        assert not torch.equal(found[:, :20], problem.initial[:, :20])
 
 
 def test_operators_that_see_no_bounded_variable_stay_as_they_are():

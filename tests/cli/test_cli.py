@@ -188,7 +188,10 @@ def test_quick_tries_few_members_on_a_part(simulated):
         ("assimilate --observations sim/observations.csv", "Give --system"),
         (f"{ASSIMILATE} --method enkff", "did you mean 'enkf'"),
         (f"{ASSIMILATE} --inflaton 1.1", "Did you mean --inflation"),
-        (f"{ASSIMILATE} --inflation much", 'choose adaptive, additive, multiplicative, rtpp, rtps'),
+        (
+            f"{ASSIMILATE} --inflation much",
+            "choose adaptive, additive, multiplicative, rtpp, rtps",
+        ),
         (f"{ASSIMILATE} --inflation 0.5", "at least 1"),
         (f"{ASSIMILATE} --method particle-filter --scheme some", '"systematic", "multinomial"'),
         (f"{ASSIMILATE} --localization 4", "Methods that can do without"),

@@ -1,5 +1,7 @@
 """Ensemble Kalman filters and smoother against the Kalman update, exactly and in the limit."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -144,6 +146,22 @@ def test_enks_tends_to_the_rts_smoother():
     lagged = torch.einsum("nti,ntj->tij", anomalies[:, 1:], anomalies[:, :-1]) / (MEMBERS - 1)
     scale = (variances[1:, :, None] * variances[:-1, None]).sqrt()
     assert ((lagged - exact.lag_one).abs() < 10 * (2 / MEMBERS) ** 0.5 * scale).all()
+
+
+def test_enks_leaves_the_past_alone_where_all_values_are_gross_errors():
+    """A row of gross errors is as good as none."""
+    problem = linear_problem()
+    (part,) = problem.instruments
+    values = part.values.clone()
+    values[1] = 1e6
+    wild = replace(problem, observations=replace(part, values=values))
+    kept = [0, *range(2, len(part))]
+    there = replace(part, values=values[kept], steps=[part.steps[k] for k in kept])
+    method = EnKS(gross_error_check=50.0)
+    found = method.assimilate(wild, 9, rng.seeded(0))
+    expected = method.assimilate(replace(problem, observations=there), 9, rng.seeded(0))
+    assert torch.equal(found.states, expected.states)
+    assert found.info["rejected"].tolist() == [0, values.shape[1], *[0] * (len(part) - 2)]
 
 
 def test_enks_ends_where_the_enkf_does():

@@ -30,6 +30,7 @@ import torch
 from scorda.assimilation.inflation import Inflation
 from scorda.assimilation.kalman_algebra import white_innovation
 from scorda.assimilation.local import Geometry
+from scorda.core.errors import DegenerateEnsemble
 from scorda.core.shapes import Float, Int, Tensor
 from scorda.core.tapers import GaspariCohn
 from scorda.observations.model import ObservationModel
@@ -74,6 +75,7 @@ class Adaptive(Inflation):
     Raises:
         ValueError: If a setting is out of range, or, in a run, errors of observations are not
             Gaussian, or with localization not independent.
+        DegenerateEnsemble: In a run, if there is one member.
     """
 
     law: Law = "inverse-gamma"
@@ -134,6 +136,11 @@ class _Adapting(Inflation):
             raise ValueError(
                 f"Got observation errors of the law {type(model.law).__name__}: Adaptive learns "
                 "from Gaussian ones; take RTPS, RTPP or a number as inflation."
+            )
+        if len(forecast) < 2:
+            raise DegenerateEnsemble(
+                "Got 1 member: Adaptive learns from the spread of several; give more, or leave "
+                "`inflation` out."
             )
         if self._law is None:
             like = torch.zeros_like(forecast[0], dtype=torch.float64)

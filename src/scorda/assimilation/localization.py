@@ -44,12 +44,25 @@ class Places:
     """Positions of some things in a space, and the variables that they are values of.
 
     Arguments:
-        positions: One per row, in the columns ``space.position_names``; None where none are asked.
+        positions: One per row, in the columns ``space.position_names``, infinite for what has
+            none, as a parameter (`StateSpace.places`); None where none are asked.
         variables: Number of the variable of each, or None where none are asked.
     """
 
     positions: Float[Tensor, "places axes"] | None
     variables: Int[Tensor, "places"] | None = None
+
+    @property
+    def placed(self) -> Bool[Tensor, "places"]:
+        """Return which have a position."""
+        assert self.positions is not None
+        return self.positions.isfinite().all(1)
+
+    @property
+    def filled(self) -> Float[Tensor, "places axes"]:
+        """Return the positions, 0 for what has none."""
+        assert self.positions is not None
+        return self.positions.masked_fill(~self.placed[:, None], 0.0)
 
     def part(self, rows: slice) -> Places:
         """Return some of them."""
@@ -100,7 +113,7 @@ class Scene:
     ) -> None:
         self.localization, self.space, self.anomalies = localization, space, anomalies
         self._flat, operator = forecast.flatten(1), model.operator
-        where = operator.coordinates(space).nan_to_num() if localization.positions else None
+        where = space.places(operator.coordinates(space)) if localization.positions else None
         names = operator.variables(space) if localization.variables else None
         numbers = None if names is None else [space.variables.index(name) for name in names]
         self.observed = Places(where, None if numbers is None else torch.tensor(numbers))
@@ -119,8 +132,8 @@ class Scene:
         """Yield some components of the flattened state after others, and their weights.
 
         Arguments:
-            alone: Weight of all observations for a component without a position, as a parameter
-                has none, where weights ask for positions.
+            alone: Factor of the weights of a component without a position, as a parameter has
+                none, where weights ask for positions.
         """
         size = self._flat.shape[1]
         step = max(1, BATCH // max(1, self.anomalies.shape[1], self.members))
@@ -129,8 +142,8 @@ class Scene:
             x = self._flat[:, rows].double()
             places = self._components.part(rows)
             weights = self.localization.weights(self, places, _directions(x - x.mean(0)))
-            if self._nowhere is not None:
-                weights = weights.masked_fill(self._nowhere[rows], alone)
+            if alone != 1 and places.positions is not None:
+                weights = weights * torch.where(places.placed, 1.0, alone).to(weights)
             yield rows, weights
 
     def between(self) -> Float[Tensor, "obs obs"]:
@@ -138,23 +151,20 @@ class Scene:
         return self.localization.weights(self, self.observed, self.directions)
 
     @cached_property
-    def _nowhere(self) -> Bool[Tensor, "size"] | None:
-        """Return which components have no position, where positions are asked for."""
-        space = self.space
-        if space.parts is None or not self.localization.positions:
-            return None
-        return ~space.places(space.positions()).isfinite().all(1)
-
-    @cached_property
     def _components(self) -> Places:
         space, asked = self.space, self.localization
         positions = variables = None
         if asked.positions:
-            positions = space.positions().nan_to_num()
+            positions = space.places(space.positions())
             positions = positions.repeat(space.size // len(positions), 1)
         if asked.variables:
             variables = torch.from_numpy(space.variable_of(np.arange(space.size)))
         return Places(positions, variables)
+
+
+def _everywhere(weights: Tensor, one: Places, other: Places) -> Float[Tensor, "obs n"]:
+    """Return weights that are 1 where one of a pair has no position: it is next to everything."""
+    return weights.masked_fill(~(one.placed[:, None] & other.placed), 1.0)
 
 
 def _directions(anomalies: Float[Tensor, "ensemble n"]) -> Float[Tensor, "ensemble n"]:
@@ -180,15 +190,14 @@ class Taper(Localization):
     positions = True
 
     def weights(self, scene: Scene, places: Places, directions: Tensor) -> Float[Tensor, "obs n"]:
-        a, b = scene.observed.positions, places.positions
-        assert a is not None and b is not None
+        a, b = scene.observed.filled, places.filled
         found = torch.as_tensor(self.function(a, b))
         if tuple(found.shape) != (len(a), len(b)) or not ((found >= 0) & (found <= 1)).all():
             raise ValueError(
                 f"A taper of {len(a)} and {len(b)} positions made an array of shape "
                 f"{tuple(found.shape)}: it must be ({len(a)}, {len(b)}), of numbers in [0, 1]."
             )
-        return found
+        return _everywhere(found, scene.observed, places)
 
 
 @dataclass(frozen=True)
@@ -221,9 +230,7 @@ class Layered(Localization):
         GaspariCohn(self.vertical)
 
     def weights(self, scene: Scene, places: Places, directions: Tensor) -> Float[Tensor, "obs n"]:
-        a, b = scene.observed.positions, places.positions
-        assert a is not None and b is not None
-        names = scene.space.position_names
+        a, b, names = scene.observed.filled, places.filled, scene.space.position_names
         if self.axis not in names:
             raise ValueError(
                 f"Got axis = {self.axis!r} for a space whose positions have {', '.join(names)}: "
@@ -234,7 +241,7 @@ class Layered(Localization):
         a, b = a.clone(), b.clone()
         a[:, column] = b[:, column] = 0
         near = GaspariCohn(self.radius)(scene.space.distance(a, b))
-        return near * GaspariCohn(self.vertical)(gap)
+        return _everywhere(near * GaspariCohn(self.vertical)(gap), scene.observed, places)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,9 @@ last Gaussian: about a mode, narrower than the posterior where its tails are hea
 
 The mean is that of an ensemble Kalman analysis of the predicted observations, without the state,
 and the iteration ends where no weight changes by more than a millionth. A filter with
-localization, whose mean is another, is run as a whole each time, to a thousandth.
+localization or a hybrid covariance, whose mean is another, is run as a whole each time, to a
+thousandth. That of the `EnKFN` is another too where it inflates, and its weights are those of the
+`ETKF`.
 
 A law that is not log-concave may have several modes. The iteration then starts at the forecast and
 at the observation, and keeps the mode of the larger density
@@ -74,7 +76,8 @@ def taken(
     """
     if model.law is None or method.errors == "density":
         return y, model
-    if method.errors == "linearised_errors" or getattr(method, "localization", None) is None:
+    own_mean = any(getattr(method, name, None) is not None for name in ("localization", "hybrid"))
+    if method.errors == "linearised_errors" or not own_mean:
         return gaussian_observation(forecast, y, model)
     state = generator.get_state()
 
@@ -99,8 +102,8 @@ def gaussian_observation(
         forecast: Members.
         y: A complete observation, flat.
         model: Its model, with a law.
-        analyse: The analysis of a filter with localization, of an observation and its Gaussian
-            model; None: that of an ensemble Kalman filter.
+        analyse: The analysis of a filter with another mean, of an observation and its Gaussian
+            model; None: that of an ensemble Kalman filter with the covariance of its members.
     """
     predicted = model.predict(forecast, y).double()
     mean, var = predicted.mean(0), predicted.var(0)
@@ -119,7 +122,7 @@ def gaussian_observation(
 
 
 def _settled(
-    h: Tensor,
+    start: Tensor,
     mean: Tensor,
     prior_var: Tensor,
     y: Tensor,
@@ -128,20 +131,22 @@ def _settled(
     limit: float,
 ) -> _Mode:
     """Iterate from a start until the mean stays."""
-    std, spread = model.scale(tuple(y.shape), y), prior_var
-    # Where the law is far from the Gaussian, as a count is, a whole step may lead too far.
-    reach = prior_var.sqrt()
+    h, std, spread = start, model.scale(tuple(y.shape), y), prior_var
+    # Where the law is far from the Gaussian, as a count is, a whole step may lead too far; the way
+    # from an observation back to the forecast may be many of its standard deviations.
+    reach = torch.maximum(prior_var.sqrt(), (start - mean).abs())
     before: Tensor | None = None
     for _ in range(SWEEPS):
         residual, var = model.law.linearised(y, h, std, 0.0, spread)
-        moved, spread = analysed(h + residual, _gaussian(model, var))
+        pseudo = h + residual
+        moved, spread = analysed(pseudo, _gaussian(model, var))
         step = torch.clamp(moved - h, -reach, reach)
         change = 1.0 if before is None else float((var / before - 1).abs().max())
         if change <= limit and bool((step.abs() <= limit * var.sqrt()).all()):
             break
         h, before = h + step, var
     likelihood = model.law.log_density(y, h, std).sum()
-    return _Mode(h + residual, var, float(likelihood - 0.5 * (residual / var) @ (h - mean)))
+    return _Mode(pseudo, var, float(likelihood - 0.5 * ((pseudo - h) / var) @ (h - mean)))
 
 
 def _gaussian(model: ObservationModel, var: Tensor) -> ObservationModel:

@@ -81,9 +81,10 @@ class EnKS(Assimilator):
                 states = cycle.ensemble.new_empty(shape)
             states[:, k] = cycle.ensemble
             if cycle.forecast is not None:
-                transform = cycle.report.pop("transform")
+                # There is none where all values were left out as gross errors.
+                transform = cycle.report.pop("transform", None)
                 first = 0 if self.lag is None else max(0, k - self.lag)
-                if first < k:
+                if first < k and transform is not None:
                     past = problem.space.unbounded(states[:, first:k])
                     smoothed = transform(past)
                     if self.lag_radius is not None:
