@@ -48,8 +48,8 @@ class EnKFN(Filter):
     The analysis is that of the `ETKF` with the anomalies of the forecast multiplied by
     :math:`\lambda = \sqrt{(N - 1) / \zeta}`, which each cycle reports as ``inflation``. The
     Hessian of J without its term in :math:`w^T w` gives the covariance, as is usual. Errors of the
-    model and biases are absorbed in :math:`\lambda` too, without limit. Robust laws have the weights
-    that they have in the `ETKF`, without :math:`\lambda`.
+    model and biases are absorbed in :math:`\lambda` too, without limit. The weights of robust laws
+    are those of the `ETKF`, without :math:`\lambda`.
 
     With weak observations D alone would inflate although there is nothing to correct. So
     :math:`\varepsilon_N` is divided, and c multiplied, by the power :math:`\eta / 2` of
