@@ -1,6 +1,7 @@
 """Filters on states that remember, against a Kalman filter of the augmented system."""
 
 from dataclasses import replace
+from datetime import datetime
 
 import numpy as np
 import pytest
@@ -8,10 +9,14 @@ import torch
 
 import scorda as sc
 from scorda import store
+from scorda.core import rng
+from scorda.core.space import StateSpace
+from scorda.core.transforms import Log
 from scorda.observations.memory import OverTime, newest, remembering
 from scorda.observations.operators import Select
-from scorda.systems import LinearGaussian
+from scorda.systems import FunctionSystem, LinearGaussian, Uniform
 from scorda.systems.lorenz import Lorenz96
+from scorda.systems.mapped import Mapped
 
 A = np.array([[0.9, 0.3], [-0.3, 0.8]])
 ROWS = [(0, 1, 2), (1, 3), (2, 3, 4), 5]
@@ -119,11 +124,39 @@ def test_states_that_remember_are_stored_and_wait_as_any_others(tmp_path):
         assert torch.equal(run.ensemble, expected[:, step])
 
 
+def test_bounded_variables_and_dates_stay_what_they_are():
+    """Rows of two steps of which the second alone counts: as if they were of that one."""
+    inner = FunctionSystem(
+        lambda x, p: x * p["rate"][:, None],
+        lambda n, g: 1 + rng.normal(n, (2,), g).square(),
+        StateSpace((2,), variables=("a", "b"), transforms={"a": Log()}),
+        library="torch",
+    )
+    system = sc.WithParameters(inner, {"rate": Uniform(0.5, 1.0)})
+    day = datetime(2026, 1, 1)
+    y = torch.tensor([[0.9], [0.2], [0.1]])
+    plain = sc.Observations(sc.ObservationModel(Select([0]), std=0.2), [1, 2, 3], y, start=day)
+    later = sc.ObservationModel(OverTime(Select([0]), (0.0, 1.0)), std=0.2)
+    rows = replace(plain, model=later, steps=[(0, 1), (1, 2), (2, 3)])
+    initial = system.prior(12, rng.seeded(0))
+    expected = sc.ETKF().assimilate(sc.Problem(system, plain, 3, initial), 12, 0)
+    problem = sc.Problem(system, rows, 3, initial)
+    found = sc.ETKF().assimilate(remembering(problem), 12, 0)
+    assert found.start == day
+    states = newest(found, problem).states
+    torch.testing.assert_close(states, expected.states, rtol=1e-9, atol=0)
+    assert (found.states[..., 0] > 0).all() and (found.states[..., 3] > 0).all()
+
+
 def test_what_cannot_be_remembered_is_said_in_a_sentence():
     problem = problem_of(0.0, 12)
     single = replace(problem, observations=problem.instruments[1])
     assert remembering(single) is single
     with pytest.raises(ValueError, match="3 steps for 2 weights"):
         OverTime(Select([0]), (1.0, 0.0))(torch.zeros(4, 3, 2))
+    system = FunctionSystem(lambda x: x, problem.initial, problem.space, per_member=True)
+    dropping = replace(problem, system=Mapped(system, on_failure="drop"))
+    with pytest.raises(ValueError, match="on_failure = 'drop' with rows of several steps"):
+        remembering(dropping)
     with pytest.raises(ValueError, match="remembering"):
         sc.ETKF().assimilate(problem, 12, 0)

@@ -32,6 +32,9 @@ class Additive(Inflation):
     Source: Mitchell & Houtekamer (2000), Mon. Wea. Rev. 128, 416-433; with a climatological
     sample: Whitaker & Hamill (2012), Mon. Wea. Rev. 140, 3078-3089.
 
+    All is of the coordinates in which states are analysed: of a bounded variable, its log or logit
+    (`StateSpace.transforms`).
+
     Arguments:
         std: Standard deviation of independent draws, in the units of the state: one number, or
             one for each variable.

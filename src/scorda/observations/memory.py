@@ -172,8 +172,8 @@ def remembering(problem: Problem) -> Problem:
         problem: Any problem, with rows of several steps or without.
 
     Raises:
-        ValueError: If the state is on several grids, or a platform that moves is observed over
-            time.
+        ValueError: If the state is on several grids, a platform that moves is observed over
+            time, or the system drops members whose model fails.
     """
     rows = [step for o in problem.instruments for step in o.steps if isinstance(step, tuple)]
     lag = max((row[-1] - row[0] for row in rows), default=0)
@@ -181,6 +181,11 @@ def remembering(problem: Problem) -> Problem:
         return problem
     if problem.space.parts is not None:
         raise ValueError("Got a state on several grids, which cannot be remembered: use SDA.")
+    if getattr(problem.system, "drops", False):
+        raise ValueError(
+            "Got on_failure = 'drop' with rows of several steps: states that remember go on with "
+            "all members, so stop or retry where the model fails."
+        )
     system = _Remembering(problem.system, lag)
     parts = [part for one in problem.instruments for part in _of_copies(one, problem.space)]
     initial = problem.initial
@@ -219,7 +224,8 @@ def _of_copies(instrument: Observations, space: StateSpace) -> list[Observations
         std = instrument.std
         if std is not None:
             std = torch.as_tensor(std).expand(instrument.values.shape)[rows]
-        found.append(Observations(model, ends, instrument.values[rows], std))
+        values = instrument.values[rows]
+        found.append(replace(instrument, model=model, steps=ends, values=values, std=std))
     return found
 
 
@@ -229,7 +235,8 @@ def _remembered(space: StateSpace, lag: int) -> StateSpace:
         f"{n}_{back}_before" if back else n for back in range(lag + 1) for n in space.variables
     ]
     before = [n for _ in range(lag + 1) for n in space.variables]
-    units = {new: space.units[n] for new, n in zip(names, before, strict=True) if n in space.units}
+    pairs = list(zip(names, before, strict=True))
+    units = {new: space.units[n] for new, n in pairs if n in space.units}
     units |= {n: u for n, u in space.units.items() if n not in space.variables}
     return StateSpace(
         (len(names), *space.grid),
@@ -241,6 +248,8 @@ def _remembered(space: StateSpace, lag: int) -> StateSpace:
         calendar=space.calendar,
         mask=space.mask,
         points=space.points,
+        transforms={new: space.transforms[n] for new, n in pairs if n in space.transforms},
+        parameters=tuple(new for new, n in pairs if n in space.parameters),
     )
 
 

@@ -42,7 +42,8 @@ class FourDVar(Assimilator):
     are exact draws of the posterior for linear-Gaussian problems; for others they are approximate
     and gather about one mode, from which each starts (or from its perturbed background, where J
     is lower there). Observations of another law than the Gaussian enter the mode with their
-    density, and a sample with the Gaussian of its gradient and curvature at the mode. If the
+    density, and a sample with the Gaussian that has its gradient and curvature at the mode (of
+    `StudentT`, `Huber` and `Laplace`, the weight in place of the curvature). If the
     system has no model error its first state alone is controlled (the strong constraint).
 
     The cost of a chaotic system has many local minima. So the window grows: the observations
