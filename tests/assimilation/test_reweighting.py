@@ -9,6 +9,7 @@ from scipy.special import lambertw
 from torch.testing import assert_close
 
 from scorda.assimilation.hybrid import Hybrid
+from scorda.assimilation.kalman_algebra import symmetric_transform, white_innovation
 from scorda.assimilation.one_analysis import analyse
 from scorda.assimilation.reweighting import gaussian_observation
 from scorda.core import rng
@@ -91,10 +92,11 @@ def test_weights_are_those_about_the_mean_of_a_hybrid_covariance(law, method):
         assert mean == pytest.approx(mode, abs=5e-3)  # weights settle to a thousandth
 
 
-def test_laplace_is_the_gaussian_of_least_divergence():
+@pytest.mark.parametrize("s", [0.5, 0.3])
+def test_laplace_is_the_gaussian_of_least_divergence(s):
     """Against a search for mean and variance of least KL(q | p), in closed form for this law."""
 
-    def divergence(m, v, y, s=0.5):
+    def divergence(m, v, y):
         """KL(N(m, v) | p) up to a constant: E |x - y| of a Gaussian is known."""
         e = (m - y) / v**0.5
         distance = v**0.5 * (
@@ -102,8 +104,8 @@ def test_laplace_is_the_gaussian_of_least_divergence():
         )
         return 0.5 * (m**2 + v) + 2**0.5 / s * distance - 0.5 * math.log(v)
 
-    for y in (0.0, 1.0, 4.0, 12.0):
-        x = analysed(ETKF(), Laplace(), y)
+    for y in (0.0, 1.0, 4.0, 5.2, 12.0):
+        x = analysed(ETKF(), Laplace(), y, std=s)
         start = [float(x.mean()), float(x.var())]
         found = minimize(
             lambda p, y=y: divergence(p[0], abs(p[1]), y), start, method="Nelder-Mead",
@@ -111,6 +113,22 @@ def test_laplace_is_the_gaussian_of_least_divergence():
         ).x  # fmt: skip
         # A minimum is flat: half of the digits.
         assert start == pytest.approx(list(found), abs=2e-5)
+
+
+@pytest.mark.parametrize("count", [5, 40])
+def test_laplace_settles_where_observations_are_much_more_precise_than_the_forecast(count):
+    """The Gaussian made of the analysis with it is itself, with some gross errors among them."""
+    x, y = rng.normal(60, (count,), rng.seeded(1)), rng.normal(1, (count,), rng.seeded(11))[0]
+    y[::7] += 8
+    model = ObservationModel(Select(range(count)), std=0.05, law=Laplace())
+    pseudo, gaussian = gaussian_observation(x, y, model)
+    mean_weights, transform = symmetric_transform(*white_innovation(x, pseudo, gaussian))
+    A = x - x.mean(0)
+    mean, var = x.mean(0) + (mean_weights @ A)[0], (A + transform.increment(A)).var(0)
+    residual, again = Laplace().linearised(y, mean, torch.tensor(0.05), spread=var)
+    # Variances to 1e-6 of a sweep, of which some tens are left.
+    assert_close(again.sqrt(), gaussian.std, rtol=1e-4, atol=0)
+    assert_close(mean + residual, pseudo, rtol=0, atol=1e-4)
 
 
 def test_laplace_has_about_mean_and_variance_of_the_posterior():

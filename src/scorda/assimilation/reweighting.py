@@ -11,6 +11,10 @@ nearly its mean). For `StudentT` and `Huber` this is iterated reweighting, :math
 :math:`R = s^2 / w`; for counts it is Fisher scoring. The spread of the analysis is that of the
 last Gaussian: about a mode, narrower than the posterior where its tails are heavy.
 
+Where this goes to and fro, as it does for `Laplace` with errors that are much smaller than the
+forecast's, each sweep takes a share of the new Gaussian alone, in :math:`R^{-1}` and
+:math:`R^{-1} \tilde y`; the end is the same.
+
 The mean is that of an ensemble Kalman analysis of the predicted observations, without the state,
 and the iteration ends where no weight changes by more than a millionth. A filter with
 localization or a hybrid covariance, whose mean is another, is run as a whole each time, to a
@@ -28,6 +32,7 @@ Sources: Huber (1964), Ann. Math. Stat. 35, 73-101; Holland & Welsch (1977), Com
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -43,6 +48,9 @@ __all__ = ["gaussian_observation", "taken"]
 # Change of a weight or of a mean, in standard deviations, at which the iteration ends: that of
 # predictions alone, and that of whole analyses; and the sweeps that it takes at most.
 FINE, COARSE, SWEEPS = 1e-6, 1e-3, 200
+# After so many sweeps, steps that turn back and do not shrink below a share of the last one lessen
+# the share of a new Gaussian in the next, by a factor and not below the least.
+FREE, SHRINK, TURN, LEAST = 10, 0.9, 0.7, 1 / 64
 
 # Mean and variance of the predicted observations after an analysis with a Gaussian observation.
 Analysed = Callable[[Tensor, ObservationModel], tuple[Tensor, Tensor]]
@@ -135,16 +143,26 @@ def _settled(
     # Where the law is far from the Gaussian, as a count is, a whole step may lead too far; the way
     # from an observation back to the forecast may be many of its standard deviations.
     reach = torch.maximum(prior_var.sqrt(), (start - mean).abs())
-    before: Tensor | None = None
-    for _ in range(SWEEPS):
+    before: tuple[Tensor, Tensor, Tensor] | None = None
+    share, last = 1.0, math.inf
+    for sweep in range(SWEEPS):
         residual, var = model.law.linearised(y, h, std, 0.0, spread)
         pseudo = h + residual
+        if before is not None and share < 1:
+            precision = torch.lerp(1 / before[1], 1 / var, share)
+            pseudo = torch.lerp(before[0] / before[1], pseudo / var, share) / precision
+            var = 1 / precision
         moved, spread = analysed(pseudo, _gaussian(model, var))
         step = torch.clamp(moved - h, -reach, reach)
-        change = 1.0 if before is None else float((var / before - 1).abs().max())
-        if change <= limit and bool((step.abs() <= limit * var.sqrt()).all()):
+        white = step / var.sqrt()
+        change = 1.0 if before is None else float((var / before[1] - 1).abs().max())
+        if max(change, size := float(white.abs().max())) <= share * limit:
             break
-        h, before = h + step, var
+        # Steps that turn back and do not shrink would go to and fro for ever.
+        turns = before is not None and float(white @ before[2]) < 0
+        if turns and sweep >= FREE and size >= SHRINK * last:
+            share = max(share * TURN, LEAST)
+        h, before, last = h + step, (pseudo, var, white), size
     likelihood = model.law.log_density(y, h, std).sum()
     return _Mode(pseudo, var, float(likelihood - 0.5 * ((pseudo - h) / var) @ (h - mean)))
 
