@@ -18,7 +18,7 @@ from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Linear, Select
 from scorda.observations.problem import Problem
-from scorda.observations.robust_laws import Huber, StudentT
+from scorda.observations.robust_laws import Huber, Laplace, StudentT
 from scorda.observations.value_laws import Bernoulli, Poisson
 from scorda.systems.function import FunctionSystem
 
@@ -221,6 +221,20 @@ def test_other_laws_have_their_posteriors(law, y, mean, var):
     analysis = RankHistogramFilter().update(x, torch.tensor([y]), model)
     assert float(analysis.mean()) == pytest.approx(mean, abs=0.006)
     assert float(analysis.var()) == pytest.approx(var, rel=0.02)
+
+
+@pytest.mark.parametrize("y", [0.0, 2.0])
+def test_another_law_may_be_much_more_precise_than_members_are_apart(y):
+    """Quadrature of N(0, 1) and a Laplace error of 0.02; members are 0.06 to 0.3 apart."""
+    h, std = torch.linspace(y - 1, y + 1, 200001), torch.tensor(0.02)
+    w = (Laplace().log_density(torch.tensor(y), h, std) - h.square() / 2).softmax(0)
+    mean = float(w @ h)
+    members = torch.special.ndtri((torch.arange(40) + 0.5) / 40)[:, None]
+    model = ObservationModel(Select([0]), std=0.02, law=Laplace())
+    found = RankHistogramFilter().update(members, torch.tensor([y]), model)
+    # Quantiles k / 41 leave out some of the tails of the posterior.
+    assert float(found.mean()) == pytest.approx(mean, abs=0.002)
+    assert float(found.std()) == pytest.approx(float(w @ (h - mean) ** 2) ** 0.5, rel=0.15)
 
 
 def test_a_law_that_is_gaussian_has_the_members_of_the_gaussian():

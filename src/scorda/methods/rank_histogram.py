@@ -49,8 +49,8 @@ class RankHistogramFilter(PreparedFilter):
 
     Between members the likelihood is a line through its values at them and, which is not in the
     paper, at points half a standard deviation of the error apart, so that precise observations are
-    right too. The tails are exact. Any other law of observed values enters by its likelihood, at
-    points that part each interval in four, and the tails in steps of their probability.
+    right too. The tails are exact. Any other law of observed values enters by its likelihood, also
+    at points that part each interval in four, and the tails in steps of their probability.
 
     New members have more sampling noise than those of the `EnSRF`, which is the better filter
     where all is nearly Gaussian.
@@ -178,7 +178,8 @@ def _of_law(y: Tensor, model: ObservationModel, bounds: tuple[float, float]) -> 
             found: np.ndarray = law.log_density(y[one], column, std[one])[:, 0].numpy(force=True)
             return np.nan_to_num(found, nan=-np.inf)
 
-        moved = posterior_members(z.numpy(force=True), log_likelihood, bounds)
+        about = (y[one] + std[one] * torch.from_numpy(NODES).to(y)).numpy(force=True)
+        moved = posterior_members(z.numpy(force=True), log_likelihood, bounds, about)
         return torch.from_numpy(moved).to(z) - z
 
     return scalar
@@ -188,6 +189,7 @@ def posterior_members(
     members: np.ndarray,
     y: float | Likelihood,
     bounds: tuple[float, float] = (-math.inf, math.inf),
+    about: np.ndarray | tuple[()] = (),
 ) -> np.ndarray:
     """Return the members of the posterior of a scalar, in the order of those of the prior.
 
@@ -196,6 +198,7 @@ def posterior_members(
         y: Observation of the scalar, with a Gaussian error of standard deviation 1; or the
             logarithm of the likelihood as a function of the scalar.
         bounds: Bounds of the scalar, infinite where it has none.
+        about: Further points at which a function y is evaluated.
 
     Raises:
         DegenerateEnsemble: If the likelihood is zero at all members.
@@ -211,7 +214,8 @@ def posterior_members(
     left = right = None
     if callable(y):
         knots, levels = _with_tails(knots, levels, std, first, last)
-        x, cdf = _refined(knots, levels, (knots[:-1] + SPLIT * np.diff(knots)).ravel())
+        parts = (knots[:-1] + SPLIT * np.diff(knots)).ravel()
+        x, cdf = _refined(knots, levels, np.sort(np.concatenate((parts, about))))
         log_likelihood = y(x)
     else:
         x, cdf = _refined(knots, levels, y + NODES)
