@@ -74,6 +74,7 @@ def test_workers_change_no_score_and_progress_is_told(twin):
     assert said == [(i, 4) for i in range(1, 5)]
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_mistakes_are_told_before_anything_runs(twin):
     truth, problem = twin
     for methods, how, words in (
@@ -82,6 +83,13 @@ def test_mistakes_are_told_before_anything_runs(twin):
         ([sc.ETKF()], {"grid": {"inflation": [0.1]}}, "at least 1"),
         ([sc.ETKF()], {"seeds": 0}, "seed"),
         ([sc.ETKF()], {"withheld": 1e-9}, "keeps back nothing"),
+        ([sc.ETKF()], {"withheld": 2}, "leaves nothing"),
+        ([], {}, "no method"),
+        (["etkf"], {}, "an instance"),
+        ([sc.ETKF], {}, "an instance"),
+        ([sc.ETKF()], {"seeds": "ab"}, "whole numbers"),
     ):
-        with pytest.raises(ValueError, match=words):
+        with pytest.raises((TypeError, ValueError), match=words):
             quiet(methods, problem, truth, 8, **({"seeds": 1} | how))
+    with pytest.raises(ValueError, match="truth of shape"):
+        quiet([sc.ETKF()], problem, truth[:3], 8, 1)

@@ -111,6 +111,7 @@ def test_the_smallest_score_is_chosen_and_a_run_that_diverges_loses():
         ({"inflatoin": [1.0]}, {}, "inflatoin"),
         ({"inflation": [0.5]}, {}, "at least 1"),
         ({"inflation": []}, {}, "no value"),
+        ({}, {}, "no values to try"),
         ({"inflation": [1.0]}, {"score": "rmse"}, "choose one of"),
         ({"inflation": [1.0]}, {"spinup": 1.0}, "spin-up"),
         ({"inflation": [1.0]}, {"seeds": 0}, "seed"),
@@ -178,6 +179,17 @@ def test_the_score_is_drawn_over_the_first_setting_if_that_is_a_number():
     assert axes.get_xlabel() == "localization"
     drawn = [container.get_label() for container in axes.containers]
     assert drawn == ["inflation=1", "inflation=1.1"]
+    turned = tune(
+        sc.LETKF(localization=GaspariCohn(2.0)),
+        problem,
+        {"inflation": [1.0, 1.1], "localization": values["localization"]},
+        *(6, 1),
+        spinup=0,
+        progress=False,
+    ).plot()
+    turned.draw_without_rendering()
+    ends = turned.legends[0].get_window_extent()
+    assert turned.bbox.x0 <= ends.x0 and ends.x1 <= turned.bbox.x1
     laws = {"inflation": [sc.RTPS(0.5), sc.Multiplicative(1.05)]}
     shown = tune(sc.ETKF(), problem, laws, 6, 1, spinup=0, progress=False)
     assert shown.rows[0].label == "ETKF, inflation=RTPS(0.5)"

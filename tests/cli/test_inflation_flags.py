@@ -100,6 +100,8 @@ def test_an_inflation_is_named_in_a_file(simulated, told, kept):
     [
         ("--inflation rtsp:0.9", "did you mean 'rtps'"),
         ("--inflation rtps", "rtps needs --inflation.relaxation"),
+        ("--inflation rtps:abc", "give a number behind rtps:, not 'abc'"),
+        ("--localization correlation-taper:2", "correlation-taper takes no number"),
         ("--inflation rtpp:2", "between 0 and 1"),
         ("--inflation 0.9", "at least 1"),
         ("--inflation nan", "at least 1"),

@@ -78,6 +78,8 @@ def test_texts_make_laws_walks_and_positions():
         "rho=gamma:1,2",
         "rho=28",
         "rho=uniform:20,35~x",
+        "rho=uniform:20,35~",
+        "rho=uniform:20,35@",
         "tau=normal:1,1",
     ],
 )

@@ -209,6 +209,12 @@ def test_a_diverged_member_shows(score):
     assert score(ensemble, draw(4, 3, seed=1)).isnan()
 
 
+@pytest.mark.parametrize("level", [-0.1, 2, math.nan])
+def test_a_level_of_a_quantile_is_a_probability(level):
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        metrics.quantile(draw(5, 4), level)
+
+
 def test_a_diverged_member_has_no_quantile_and_no_rank():
     ensemble, truth = draw(5, 4, 3), draw(4, 3, seed=1)
     ensemble[2, 1] = math.nan

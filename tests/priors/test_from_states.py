@@ -86,6 +86,7 @@ def test_what_cannot_be_learned_is_told():
     system, states = trajectories(4, 6)
     for given, how, words in (
         ((states,), {}, "without a space"),
+        ((states[:0], system.space), {}, "give some states"),
         ((dataset(), system.space), {}, "has its own"),
         ((states, system.space), {"architecture": "transformer"}, "one of modes"),
         ((states, system.space), {"modes": 3}, "no size 'modes'"),

@@ -152,6 +152,17 @@ def test_what_cannot_be_is_said_in_a_sentence():
     assert "ETKF of 16 members at step 4, 1 analyses" in repr(run)
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_a_step_that_is_no_number_and_no_model_are_refused():
+    """A forecast to infinity would never end."""
+    run = sc.ETKF().start(twin().system, 16, 5)
+    for step in (0.5, float("inf"), float("nan"), "4"):
+        with pytest.raises(ValueError, match="whole number"):
+            run.forecast(step)
+    with pytest.raises(TypeError, match="give an ObservationModel"):
+        run.observe(torch.zeros(20), None)
+
+
 def test_a_file_is_refused_that_is_damaged_or_of_something_else(tmp_path):
     path = tmp_path / "run.safetensors"
     run = sc.ETKF().start(Lorenz96(), 4, 5)

@@ -40,7 +40,8 @@ class Hybrid:
     Arguments:
         weight: w in [0, 1]; 0: the ensemble alone, bit for bit as without a hybrid; 1: the
             covariance of 3D-Var.
-        scale: Factor of the climatological covariance, as of a `Climatology`.
+        scale: Factor of the climatological covariance, as of a `Climatology`: well below 1, since
+            errors of forecasts are much smaller than the spread of the climate.
         draws: Number of draws of the system's `prior`.
     """
 

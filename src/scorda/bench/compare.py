@@ -79,7 +79,9 @@ def compare(
             on it.
 
     Raises:
-        ValueError: If a method refuses a setting, no method has it, or two have the same name.
+        ValueError: If a method refuses a setting, no method has it, two have the same name, or
+            the truth has other states.
+        TypeError: If a method is none.
     """
     given = (methods, problem, truth, members, seeds, grid, withheld, spinup, progress, executor)
     return as_frame(compared(*given))
@@ -99,6 +101,12 @@ def compared(
 ) -> list[Row]:
     """Return a row for each method and setting, of which `compare` makes its table."""
     trials = seeds_of(seeds)
+    states = (problem.steps + 1, *problem.system.space.shape)
+    if truth is not None and tuple(truth.shape) != states:
+        raise ValueError(
+            f"Got a truth of shape {tuple(truth.shape)} for {states[0]} states of shape "
+            f"{states[1:]}: give one for each step, from step 0 on."
+        )
     if withheld is None:
         withheld = () if truth is not None else KEPT_BACK
     if isinstance(withheld, float | int):
@@ -154,7 +162,11 @@ def _entries(methods: Methods, members: int, values: Grid) -> tuple[Entry, ...]:
     """Return an entry for each method and each combination of its settings."""
     if isinstance(methods, Assimilator):
         methods = [methods]
-    named = methods.items() if isinstance(methods, Mapping) else ((m.name, m) for m in methods)
+    named = (
+        methods.items()
+        if isinstance(methods, Mapping)
+        else ((getattr(m, "name", ""), m) for m in methods)
+    )
     entries, used = [], set[str]()
     for name, method in named:
         for options in settings_in(method, values):
@@ -163,6 +175,8 @@ def _entries(methods: Methods, members: int, values: Grid) -> tuple[Entry, ...]:
             used |= options.keys()
     if unknown := [name for name in values if name not in used]:
         raise ValueError(f"No method has the setting {unknown[0]!r}: see `scorda methods`.")
+    if not entries:
+        raise ValueError("Got no method: give one or several.")
     labels = [entry.label for entry in entries]
     if double := [label for label in labels if labels.count(label) > 1]:
         raise ValueError(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from numbers import Integral
 from typing import Any, ClassVar
 
 from scorda.assimilation.base import Assimilator, check_members, check_needs
@@ -106,8 +107,11 @@ def seeds_of(seeds: int | Sequence[int]) -> tuple[int, ...]:
 
     Raises:
         ValueError: If there is none.
+        TypeError: If one is no whole number.
     """
     found = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    if strange := [seed for seed in found if not isinstance(seed, Integral)]:
+        raise TypeError(f"Got the seed {strange[0]!r}: give whole numbers, or how many.")
     if not found:
         raise ValueError("Got no seed: at least one run of each method is needed.")
     return found
@@ -118,7 +122,10 @@ def settings_in(method: Assimilator, values: Grid) -> tuple[dict[str, Any], ...]
 
     Raises:
         ValueError: If the method refuses one of them.
+        TypeError: If it is no method.
     """
+    if not isinstance(method, Assimilator):
+        raise TypeError(f"Got the method {method!r}: give an instance, such as sc.EnKF().")
     known: set[str] = set()
     if is_dataclass(method):
         known = {f.name for f in fields(method) if f.init}

@@ -116,6 +116,8 @@ def tune(
     """
     if score not in SCORES:
         raise ValueError(f"Got score = {score!r}: choose one of {', '.join(SCORES)}.")
+    if not grid:
+        raise ValueError('Got no values to try: give some, such as {"inflation": [1.0, 1.02]}.')
     options = settings_in(method, grid)
     if unknown := [name for name in grid if name not in (options or [{}])[0]]:
         raise ValueError(f"{method.name} has no setting {unknown[0]!r}, or no value for it.")

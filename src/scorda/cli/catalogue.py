@@ -246,7 +246,12 @@ def _part(
     else:
         named, _, value = word.partition(":")
         first = _number(value)
+        known = letters(named) in map(letters, parts)
+        if known and first is None and value:
+            raise UserError(f"Got --{at} {word}: give a number behind {named}:, not {value!r}.")
         kind = _choose(word if first is None else named, hint, parts, at)
+        if first is not None and not options_of(kind):
+            raise UserError(f"Got --{at} {word}: {named} takes no number.")
     if kind is None:
         return None, lambda given: default
     inner, make = settings_class(kind, chosen, where=at, like=like, first=first)

@@ -36,13 +36,13 @@ def with_parameters(system: System, given: Sequence[str], values: bool) -> WithP
         if not equals or not name or name in laws:
             again = f": {name} is there twice" if name in laws else f": give {FORM}"
             raise UserError(f"Got --parameter {text}{again}.")
-        law, _, place = rest.partition("@")
-        law, _, walk = law.partition("~")
+        law, at, place = rest.partition("@")
+        law, walks_by, walk = law.partition("~")
         try:
             laws[name] = distribution_of(law)
-            if walk:
+            if walks_by:
                 walks[name] = float(walk)
-            if place:
+            if at:
                 positions[name] = [float(number) for number in place.split(",")]
         except ValueError as error:
             why = f" {error}" if str(error).startswith("Got ") else f" Give {FORM}."

@@ -16,7 +16,7 @@ SYMBOLS = {
     "varphi": "φ",
 }  # fmt: skip
 # Commands that change the look alone.
-LOOKS = r"\\(?:left|right|[bB]ig|mathrm|mathbf|mathcal|text|operatorname)(?![A-Za-z]) *"
+LOOKS = r"\\(?:left|right|[bB]ig[lr]?|mathrm|mathbf|mathcal|text|operatorname)(?![A-Za-z]) *"
 # Marks over a letter, as the combining characters that follow it.
 MARKS = {
     "bar": "\u0304",
@@ -40,11 +40,12 @@ def readable(text: str) -> str:
 
 
 def _formula(latex: str) -> str:
+    latex = re.sub(rf"{LOOKS}{GROUP}", r"\1", latex)
     text = re.sub(LOOKS, "", re.sub(r"\\[,;:! ]", " ", latex))
     text = text.replace("\\|", "‖").replace("\\\\", "")
     for name, mark in MARKS.items():
         text = re.sub(rf"\\{name}(?![a-z]) *(?:{GROUP}|(\\?[A-Za-z]))", rf"\1\2{mark}", text)
-    text = re.sub(r"\\[td]?frac *(\d)(\d)", r"\1/\2", text)
+    text = re.sub(r"\\[td]?frac *(\d)(\w)", r"\1/\2", text)
     # From the innermost braces outwards.
     before = None
     while before != text:

@@ -28,7 +28,12 @@ def quantile(
     1996) and the extreme members beyond. With weights it sits at
     :math:`(n (W_{k-1} + W_k) / 2 + 1/2) / (n + 1)`, :math:`n = 1 / \sum_i w_i^2`: the same for
     equal weights. NaN where a member is NaN.
+
+    Raises:
+        ValueError: If the level is no probability.
     """
+    if not 0 <= level <= 1:
+        raise ValueError(f"Got level {level}: it is a probability between 0 and 1, such as 0.9.")
     return quantiles(ensemble, (level,), weights)[0]
 
 

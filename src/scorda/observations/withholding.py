@@ -33,6 +33,8 @@ def withhold(
         nothing = torch.full_like(instrument.values, float("nan"))
         kept.append(replace(instrument, values=torch.where(draw, nothing, instrument.values)))
         held.append(replace(instrument, values=torch.where(draw, instrument.values, nothing)))
+    if all(bool(one.values.isnan().all()) for one in kept):
+        raise ValueError(f"Withholding {share:g} leaves nothing to assimilate: lower it.")
     if all(bool(one.values.isnan().all()) for one in held):
         raise ValueError(f"Withholding {share:g} keeps back nothing of so few values: raise it.")
     return kept, held

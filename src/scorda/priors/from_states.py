@@ -115,7 +115,10 @@ def _fields(states: ArrayLike | Source | Fields, space: StateSpace | None) -> Fi
         return fields
     if space is None:
         raise ValueError("Got trajectories without a space: give one, `sc.StateSpace(...)`.")
-    return Fields(as_tensor(states, "states"), space)
+    tensor = as_tensor(states, "states")
+    if not tensor.numel():
+        raise ValueError(f"Got trajectories of shape {tuple(tensor.shape)}: give some states.")
+    return Fields(tensor, space)
 
 
 def _pieces(fields: Fields) -> torch.Tensor:

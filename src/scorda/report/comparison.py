@@ -82,8 +82,12 @@ def sweep(rows: Sequence[Row], scores: Sequence[str]) -> Figure:
             panel.set_title(score)
         for panel in panels.flat[len(scores) :]:
             panel.set_visible(False)
+        # A character takes about 0.09 inches, the line before a label half an inch.
+        wide = 0.5 + 0.09 * max(map(len, colours))
         figure.legend(
-            *panels.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=3
+            *panels.flat[0].get_legend_handles_labels(),
+            loc="outside lower center",
+            ncols=max(1, min(3, int(figure.get_figwidth() / wide))),
         )
     return figure
 

@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any, cast
 
@@ -109,9 +110,11 @@ class Online:
             to: Number of the step, counted from the start of the run.
 
         Raises:
-            ValueError: If the run is beyond it.
+            ValueError: If the run is beyond it, or it is no whole number.
             DivergenceError: If a member is no longer finite.
         """
+        if not isinstance(to, Integral):
+            raise ValueError(f"Got a forecast to step {to!r}: give a whole number.")
         if to < self.step:
             raise ValueError(
                 f"Got a forecast to step {to}, but the run is at step {self.step}: give that or "
@@ -136,9 +139,12 @@ class Online:
         Raises:
             ValueError: If this step was analysed already, or values, operator and space do not
                 fit, or the method cannot use this observation.
+            TypeError: If there is no model.
             DivergenceError: If the analysis is not finite.
             DegenerateEnsemble: If the members are equal.
         """
+        if not isinstance(model, ObservationModel | Sequence):
+            raise TypeError(f"Got model = {model!r}: give an ObservationModel, or a list of some.")
         if self._observed:
             raise ValueError(
                 f"Step {self.step} was analysed already: give all instruments of a step at once, "
