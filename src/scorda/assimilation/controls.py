@@ -17,13 +17,15 @@ smoothers.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from scorda.core import rng
 from scorda.core.errors import check_finite
 from scorda.core.shapes import Float, Tensor
 from scorda.observations.problem import Problem
-from scorda.systems.base import forecast
+from scorda.systems.base import System, forecast
 
 __all__ = ["ControlledModel"]
 
@@ -58,7 +60,7 @@ class ControlledModel:
         for step in range(first, last):
             moved = self._step(states[-1], step)
             if self.additive:
-                errors.append(moved - self.system.advance(states[-1]))
+                errors.append(moved - self._advanced(states[-1], step))
             states.append(moved)
         none = x.new_zeros(len(x), 0, *x.shape[1:])
         return _checked(states), torch.stack(errors, 1) if errors else none
@@ -81,12 +83,18 @@ class ControlledModel:
         states = [x]
         for step in range(first, last):
             if self.additive:
-                moved = self.system.advance(states[-1]) + errors[:, step - first]
+                moved = self._advanced(states[-1], step) + errors[:, step - first]
                 moved = self.space.filled(moved)
             else:
                 moved = self._step(states[-1], step)
             states.append(moved)
         return _checked(states)
+
+    def _advanced(self, x: Tensor, step: int) -> Tensor:
+        """Return states advanced without error, by a system that may ask for the step."""
+        system: Any = self.system.at(step) if isinstance(self.system, System) else self.system
+        moved: Tensor = system.advance(x)
+        return moved
 
     def _step(self, x: Tensor, step: int) -> Tensor:
         stream = rng.at(self.key, step + 1) if self.stochastic else None
