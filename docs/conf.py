@@ -55,8 +55,9 @@ PAGES = {
 }
 
 
-def with_links_to_pages(app: Any, page: str, source: list[str]) -> None:
+def with_links_to_pages(app: Any, *where_and_source: Any) -> None:
     """Link to pages where the repository links to files."""
+    source = where_and_source[-1]
     for file, there in PAGES.items():
         source[0] = source[0].replace(f"]({file}", f"]({there}")
     # Files of results are no pages.
@@ -66,6 +67,7 @@ def with_links_to_pages(app: Any, page: str, source: list[str]) -> None:
 def setup(app: Any) -> None:
     """Register what this site needs beyond its extensions."""
     app.connect("source-read", with_links_to_pages)
+    app.connect("include-read", with_links_to_pages)
 
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -76,6 +78,10 @@ sphinx_gallery_conf = {
     "abort_on_example_error": True,
     "remove_config_comments": True,
     "show_memory": False,
+    "within_subsection_order": "FileNameSortKey",
+    "image_scrapers": ("drawn",),
+    # What a command returns.
+    "ignore_repr_types": r"int",
     "backreferences_dir": "reference/used",
     "doc_module": ("scorda",),
 }
