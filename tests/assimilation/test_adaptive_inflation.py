@@ -210,8 +210,11 @@ def test_lorenz96_needs_no_tuned_factor(inflation):
 def test_errors_that_are_not_gaussian_are_refused():
     model = ObservationModel(Select([0, 1]), 1.0, law=StudentT(4.0))
     problem = Problem(Lorenz96(8), Observations(model, [0], [[0.0, 0.0]]), 0)
-    with pytest.raises(ValueError, match="law StudentT: Adaptive learns"):
+    sentence = r"ETKF needs Gaussian errors of observation\. Take another inflation"
+    with pytest.raises(ValueError, match=sentence):
         ETKF(Adaptive()).assimilate(problem, 9, 0)
+    with pytest.raises(ValueError, match=sentence):
+        ETKF(Adaptive()).start(Lorenz96(8), 9, 0).observe([0.0, 0.0], model)
     assert ETKF(RTPS(0.5)).assimilate(problem, 9, 0).states.isfinite().all()
 
 

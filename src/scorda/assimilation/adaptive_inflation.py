@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 
@@ -77,6 +77,8 @@ class Adaptive(Inflation):
             Gaussian, or with localization not independent.
         DegenerateEnsemble: In a run, if there is one member.
     """
+
+    gaussian: ClassVar[bool] = True
 
     law: Law = "inverse-gamma"
     localization: GaspariCohn | None = None
@@ -132,11 +134,6 @@ class _Adapting(Inflation):
         model: ObservationModel,
         generator: torch.Generator,
     ) -> Float[Tensor, "ensemble ..."]:
-        if model.law is not None:
-            raise ValueError(
-                f"Got observation errors of the law {type(model.law).__name__}: Adaptive learns "
-                "from Gaussian ones; take RTPS, RTPP or a number as inflation."
-            )
         if len(forecast) < 2:
             raise DegenerateEnsemble(
                 "Got 1 member: Adaptive learns from the spread of several; give more, or leave "

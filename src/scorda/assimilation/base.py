@@ -100,6 +100,11 @@ class Assimilator(ABC):
         steps = problem.steps + 1 if self.smoother else 1
         return ENSEMBLES * self.bytes_each(problem) * members * problem.space.size * steps
 
+    @property
+    def errors_taken(self) -> str:
+        """The law of observed values that it takes with its settings: `errors`, or a narrower."""
+        return self.errors
+
     @final
     def bytes_each(self, problem: Problem) -> int:
         """Return the bytes of a number that the method computes with [final]."""
@@ -209,7 +214,7 @@ def check_needs(method: Assimilator, problem: Problem) -> None:
             f"{method.name} cannot go on without the members that on_failure = 'drop' leaves out: "
             "stop or retry where the model fails, or use a filter."
         )
-    lacking = [n for n in (*method.needs, method.errors) if not REQUIREMENTS[n][0](problem)]
+    lacking = [n for n in (*method.needs, method.errors_taken) if not REQUIREMENTS[n][0](problem)]
     if not lacking:
         return
     # By name, because the methods stand on a higher floor.
@@ -220,6 +225,8 @@ def check_needs(method: Assimilator, problem: Problem) -> None:
         if all(REQUIREMENTS[need][0](problem) for need in (*kind.needs, kind.errors))
     )
     advice = f" Methods that can do without: {', '.join(able)}." if able else ""
+    if lacking == [method.errors_taken] != [method.errors]:
+        advice = " Take another inflation, which does not learn from them: RTPS, RTPP or a number."
     reasons = "; and ".join(REQUIREMENTS[need][1] for need in lacking)
     raise ValueError(f"{method.name} needs {reasons}.{advice}")
 

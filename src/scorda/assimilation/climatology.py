@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from scorda.assimilation.kalman_algebra import white_innovation
 from scorda.core import rng
 from scorda.core.gaussian import component_std
@@ -60,7 +62,9 @@ class Climatology:
     def memory(self, problem: Problem) -> int:
         """Return about how many bytes the draws take, and what they predict."""
         observed = sum(part.values[:1].numel() for part in problem.instruments)
-        return 8 * self.draws * (3 * problem.space.size + 4 * observed)
+        # In single precision there is a copy in double.
+        copies = 3 if problem.dtype == torch.float64 else 4
+        return 8 * self.draws * (copies * problem.space.size + 4 * observed)
 
 
 @dataclass(frozen=True, eq=False)

@@ -126,6 +126,11 @@ class Filter(Assimilator, Run):
         return factor_of(self.inflation)
 
     @property
+    def errors_taken(self) -> str:
+        learns = isinstance(self.inflation, Inflation) and self.inflation.gaussian
+        return "gaussian_errors" if learns else self.errors
+
+    @property
     def inflation_beside(self) -> Inflation:
         """Return what is left of the inflation for the run, beside `analyse`."""
         own = type(self).__dataclass_fields__["inflation"]

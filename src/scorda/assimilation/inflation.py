@@ -15,7 +15,7 @@ from abc import ABC
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 
@@ -47,8 +47,11 @@ STREAM = 1
 class Inflation(ABC):  # noqa: B024 (each writes `before`, `after` or both)
     """Settings of an inflation, and, where it has no state, what inflates in a run.
 
-    One with a state returns an object of its own from `begin`.
+    One with a state returns an object of its own from `begin`. `gaussian` says whether it takes
+    Gaussian errors of observation alone.
     """
+
+    gaussian: ClassVar[bool] = False
 
     def begin(self, problem: Problem) -> Inflation:
         """Return what inflates the cycles of one run.

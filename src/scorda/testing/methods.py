@@ -168,7 +168,7 @@ def _check_laws(method: Filter, members: int, device: str) -> None:
         model = ObservationModel(Select([0, 3]), std=0.7 if law.scaled else None, law=law)
         seen = replace(problem, observations=[Observations(model, [2], values)])
         what = f"observations of {type(law).__name__}"
-        takes = REQUIREMENTS[method.errors][0](seen)
+        takes = REQUIREMENTS[method.errors_taken][0](seen)
         try:
             states = method.assimilate(seen, members, rng.seeded(0)).states
         except ValueError as error:
