@@ -14,6 +14,7 @@ from scorda.core.plugins import declared
 from scorda.observations.analysis import Analysis
 from scorda.observations.model import ObservationModel
 from scorda.observations.problem import Problem
+from scorda.observations.unbounded import unbounded_observations
 from scorda.systems.linear import LinearGaussian
 
 __all__ = ["REQUIREMENTS", "Assimilator", "Cost", "check_members", "check_needs"]
@@ -131,6 +132,12 @@ def _has_simulator(problem: Problem) -> bool:
     return hasattr(system, "step") and (problem.initial is not None or hasattr(system, "prior"))
 
 
+def _is_linear(problem: Problem) -> bool:
+    """Say whether what is observed is linear in the coordinates that methods estimate."""
+    parts = (unbounded_observations(part, problem.space) for part in problem.instruments)
+    return all(part.model.operator.linear for part in parts)
+
+
 def _has_positions(problem: Problem) -> bool:
     try:
         problem.space.check_distances("Localization")
@@ -193,8 +200,8 @@ REQUIREMENTS: dict[str, tuple[Callable[[Problem], bool], str]] = {
         "the positions of nonlinear observations (`positions` of the operator), for localization",
     ),
     "linear_operator": (
-        lambda problem: all(model.operator.linear for model in _models(problem)),
-        "a linear observation operator",
+        _is_linear,
+        "a linear observation operator, of variables without bounds",
     ),
     "differentiable_operator": (
         lambda problem: all(model.operator.differentiable for model in _models(problem)),

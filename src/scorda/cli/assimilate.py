@@ -26,7 +26,8 @@ __all__ = ["Assimilate", "assimilate", "resolved"]
 
 # Settings that say where and how, not what: they leave the posterior as it is.
 PLACE = (
-    "out", "resume", "overwrite", "trust_code", "config", "system_options", "parameter", "netcdf"
+    "out", "resume", "overwrite", "trust_code", "config", "system_options", "parameter",
+    "bounded", "netcdf",
 )  # fmt: skip
 WORKERS = ("executor", "shard", "members_per_task", "on_failure", "member_timeout")
 

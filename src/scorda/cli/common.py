@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import torch
 
+from scorda.cli.bounds import bounds_of
 from scorda.cli.endings import is_meant
 from scorda.cli.parameters import with_parameters
 from scorda.cli.settings import UserError, to_toml
@@ -68,26 +69,34 @@ def fingerprints(names: Sequence[str]) -> dict[str, str]:
 
 
 def options_of(given: Any) -> dict[str, Any]:
-    """Return the options of the system of a command's settings, and its unknown parameters."""
-    return {**given.system_options, **({"parameter": given.parameter} if given.parameter else {})}
+    """Return the options of the system of a command's settings, its parameters and bounds."""
+    lists = {"parameter": given.parameter, "bounded": given.bounded}
+    return {**given.system_options, **{name: texts for name, texts in lists.items() if texts}}
 
 
 def make_system(name: str, options: Mapping[str, Any], values: bool = False) -> System:
-    """Return the system of that name with options given as text, and with unknown parameters.
+    """Return the system of that name with options given as text, with parameters and bounds.
 
     Arguments:
         name: Name of the system.
-        options: Its options; a list ``parameter`` has its parameters (`with_parameters`).
+        options: Its options; a list ``parameter`` has its parameters (`with_parameters`), a list
+            ``bounded`` the bounds of variables (`bounds_of`).
         values: Whether a parameter may have a value in place of a prior, as a truth may.
 
     Raises:
         UserError: If an option is no number where its default is one, or makes no system, or a
-            parameter does not fit.
+            parameter or bounds do not fit.
     """
     options = dict(options)
     if isinstance(options.get("parameter"), list):
         parameters = options.pop("parameter")
         return with_parameters(make_system(name, options), parameters, values)
+    if isinstance(options.get("bounded"), list):
+        bounds = bounds_of(options.pop("bounded"))
+        try:
+            return make_system(name, options).with_transforms(bounds)
+        except ValueError as error:
+            raise UserError(f"--bounded: {error}") from error
     given = {k.replace("-", "_"): _value(v) for k, v in options.items()}
     try:
         system = load_system(name, **given)

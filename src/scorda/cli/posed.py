@@ -95,6 +95,10 @@ class Posed:
     normal:28,3; ~0.01 behind it lets it walk at random, by that share of the prior's spread per
     step, and @12 gives it a position for localization. Repeat the flag for several."""
 
+    bounded: list[str] = field(default_factory=list)
+    """Bounds of a variable of the system, which methods never leave, as humidity=0,1 or rain=0,
+    without upper bound; a trained prior has its own. Repeat the flag for several."""
+
     system_options: SystemOptions = field(default_factory=dict)
     """Options of the system, as --system.NAME VALUE."""
 

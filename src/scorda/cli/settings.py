@@ -91,8 +91,9 @@ def taken(tokens: list[str], content: dict[str, Any]) -> tuple[list[str], dict[s
     # cyclopts would read a table as the text of --system.
     if isinstance(content.get("system"), dict):
         options = content.pop("system")
-        parameters = options.pop("parameter") if isinstance(options.get("parameter"), list) else []
-        names += [f"--parameter={text}" for text in parameters if "parameter" not in given]
+        for flag in ("parameter", "bounded"):
+            texts = options.pop(flag) if isinstance(options.get(flag), list) else []
+            names += [f"--{flag}={text}" for text in texts if flag not in given]
         named = {f"system.{key}": str(value) for key, value in options.items()}
         names += [f"--{key}={value}" for key, value in named.items() if key not in given]
     return [*tokens, *names], content

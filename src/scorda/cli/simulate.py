@@ -19,7 +19,8 @@ __all__ = ["Simulate", "simulate"]
 LENGTH = 64
 # Settings that leave the files as they are.
 UNWRITTEN = (
-    "config", "system_options", "parameter", "resume", "overwrite", "trust_code", "executor"
+    "config", "system_options", "parameter", "bounded", "resume", "overwrite", "trust_code",
+    "executor",
 )  # fmt: skip
 
 
@@ -87,6 +88,10 @@ class Simulate:
     rho=uniform:20,35, lognormal:8,0.2 or normal:28,3; or its value, as rho=28. ~0.01 behind it
     lets it walk at random, by that share of the prior's spread per step. Repeat the flag for
     several."""
+
+    bounded: list[str] = field(default_factory=list)
+    """Bounds of a variable of the system, which its states never leave, as humidity=0,1 or rain=0,
+    without upper bound; model error is then of its logit, or log. Repeat the flag for several."""
 
     system_options: SystemOptions = field(default_factory=dict)
     """Options of the system, as --system.NAME VALUE."""

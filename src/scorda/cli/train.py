@@ -153,6 +153,10 @@ class Train:
     normal:28,3: the prior
     is then one of states and parameters. Repeat the flag for several."""
 
+    bounded: list[str] = field(default_factory=list)
+    """Bounds of a variable of the system or of the record, which no draw of the prior leaves, as
+    humidity=0,1 or rain=0, without upper bound. Repeat the flag for several."""
+
     system_options: SystemOptions = field(default_factory=dict)
     """Options of the system, as --system.NAME VALUE."""
 
@@ -278,8 +282,10 @@ def _settings(given: Train) -> dict[str, Any]:
     named = {
         k: plain(v)
         for k, v in vars(given).items()
-        if k not in (*RUN, "system_options", "parameter")
+        if k not in (*RUN, "system_options", "parameter", "bounded")
     }
+    if given.system is None and given.bounded:
+        named["bounded"] = given.bounded
     if given.system is not None:
         named["system"] = {"name": given.system, **options_of(given)}
     return named
@@ -314,6 +320,7 @@ def _simulated_or_stored(given: Train) -> tuple[System | None, Tensor | None]:
     if not holds_series(given.data):
         return None, None
     refuse(given, ("series", "length"), "goes with --system only")
+    refuse(given, ("bounded",), "is for a system or fields: stored trajectories have their own")
     return _stored(given.data, given.system, given.system_options)
 
 
@@ -375,6 +382,7 @@ def _stored(path: str, given: str | None, options: dict[str, str]) -> tuple[Syst
 def _from_fields(
     given: Train, checkpoint: Checkpoint, report: Report, device: torch.device
 ) -> TrainedTrajectory:
+    from scorda.cli.bounds import bounds_of
     from scorda.priors.from_fields import train_on_fields, training_for
     from scorda.reading.records import read_fields
 
@@ -388,6 +396,12 @@ def _from_fields(
     )
     for note in fields.notes:
         console().print(f"record: {note}")
+    if given.bounded:
+        try:
+            space = fields.space.with_transforms(bounds_of(given.bounded))
+        except ValueError as error:
+            raise UserError(f"--bounded: {error}") from error
+        fields = replace(fields, space=space)
     if fields.missing and not given.no_fill:
         console().print("record: missing values are filled by its own Gaussian law")
     chosen = _given(given, *TRAINING)

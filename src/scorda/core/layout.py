@@ -179,13 +179,18 @@ class Layout(ABC):
         """Return the states of which `unbounded` returned z, inside of their bounds."""
         return self._mapped(z, lambda transform, values: transform.inverse(values))
 
+    def within(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Return states whose values on a bound, or beyond, are the next ones inside."""
+        return self._mapped(x, lambda transform, values: transform.within(values))
+
     def moved(self, x: Float[Tensor, "..."], change: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Return states to which a change is added, in their `transforms` where they have some.
 
-        What changes by 0 stays, bit for bit.
+        What changes by 0 and is inside of its bounds stays, bit for bit.
         """
         if not self.transforms:
             return x + change
+        x = self.within(x)
         return torch.where(change == 0, x, self.bounded(self.unbounded(x) + change))
 
     def log_slope(
@@ -216,6 +221,45 @@ class Layout(ABC):
     @abstractmethod
     def filled(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Return states ``(..., *state)`` with 0 at points that are not theirs."""
+
+    def check(self, x: Tensor, name: str = "state") -> None:
+        """Check that the trailing axes of a tensor are one state and that it is finite.
+
+        Points outside of the mask may hold anything.
+
+        Raises:
+            ValueError: If the shape is wrong or a value is not finite.
+        """
+        if tuple(x.shape[-len(self.shape) :]) != self.shape:
+            raise ValueError(
+                f"Got {name} of shape {tuple(x.shape)}: its last axes must be {self.shape}."
+            )
+        finite = torch.isfinite(self.filled(x))
+        if not finite.all():
+            raise ValueError(
+                f"Got {int((~finite).sum())} values of {name} that are not finite: "
+                "remove or repair them."
+            )
+
+    def check_bounds(self, x: Tensor, name: str) -> None:
+        """Check that states ``(..., *state)`` are inside of their bounds, or on them.
+
+        Raises:
+            ValueError: If a value lies beyond.
+        """
+        if not self.transforms:
+            return
+        x = self.filled(x)
+        near = self._mapped(x, lambda bounds, values: values.clamp(bounds.lower, bounds.upper))
+        beyond = (near - x).abs() > 0
+        for variable, bounds in self.transforms.items():
+            values = self.field(x, variable)[self.field(beyond, variable)]
+            if len(values):
+                raise ValueError(
+                    f"Got {len(values)} values of {variable} in {name} beyond its bounds "
+                    f"{bounds.lower:g} and {bounds.upper:g}, such as {float(values[0]):g}: repair "
+                    "them, or give wider bounds."
+                )
 
     def constant(self, values: Float[Tensor, "variables"]) -> Float[Tensor, "..."]:
         """Return a state that has one value per variable, broadcastable to ``(*state)``."""

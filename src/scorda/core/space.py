@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -236,6 +236,27 @@ class StateSpace(Layout):
             parameters=tuple(n for n in of.parameters if n == name),
         )
 
+    def with_transforms(self, transforms: Mapping[str, Transform]) -> StateSpace:
+        """Return the same space, of which further variables have bounds.
+
+        Arguments:
+            transforms: Maps onto the real numbers by the name of the variable, such as
+                ``{"humidity": Logit(0, 1)}``.
+
+        Raises:
+            ValueError: If there is no such variable.
+        """
+        check_marked(self.variables, transforms, ())
+        if self.parts is None:
+            return replace(self, transforms={**self.transforms, **transforms})
+        parts = {
+            name: part.with_transforms(
+                {n: t for n, t in transforms.items() if n in part.variables}
+            )
+            for name, part in self.parts.items()
+        }
+        return StateSpace.of_parts(parts, self.same_as)
+
     @cached_property
     def has_land(self) -> bool:
         """Say whether some component does not belong to the state."""
@@ -344,25 +365,6 @@ class StateSpace(Layout):
                     gap[..., axis] % length, length - gap[..., axis] % length
                 )
         return gap.square().sum(-1).sqrt()
-
-    def check(self, x: Tensor, name: str = "state") -> None:
-        """Check that the trailing axes of a tensor are one state and that it is finite.
-
-        Points outside of the mask may hold anything.
-
-        Raises:
-            ValueError: If the shape is wrong or a value is not finite.
-        """
-        if tuple(x.shape[-len(self.shape) :]) != self.shape:
-            raise ValueError(
-                f"Got {name} of shape {tuple(x.shape)}: its last axes must be {self.shape}."
-            )
-        finite = torch.isfinite(self.filled(x))
-        if not finite.all():
-            raise ValueError(
-                f"Got {int((~finite).sum())} values of {name} that are not finite: "
-                "remove or repair them."
-            )
 
     def as_json(self) -> dict[str, Any]:
         """Return all settings as JSON has them; the mask as lengths of runs, the first inside."""

@@ -22,7 +22,10 @@ __all__ = ["Log", "Logit", "Transform", "described_transforms", "made_transforms
 
 
 class Transform(ABC):
-    """A smooth, increasing map f of an interval onto the real numbers."""
+    """A smooth, increasing map f of an interval onto the real numbers, between two bounds."""
+
+    lower: float
+    upper: float
 
     @abstractmethod
     def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
@@ -31,6 +34,10 @@ class Transform(ABC):
     @abstractmethod
     def inverse(self, z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Return x, which is inside of the bounds for every finite z."""
+
+    def within(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Return x with the next number inside in place of one on a bound, or beyond [final]."""
+        return _inside(x, self.lower, self.upper)
 
     @abstractmethod
     def log_slope(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
@@ -49,16 +56,17 @@ class Log(Transform):
     """
 
     lower: float = 0.0
+    upper = math.inf
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.lower):
             raise ValueError(f"Got lower = {self.lower}: give a finite bound.")
 
     def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        return (_inside(x, self.lower, math.inf) - self.lower).log()
+        return (self.within(x) - self.lower).log()
 
     def inverse(self, z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        return _inside(self.lower + z.exp(), self.lower, math.inf)
+        return self.within(self.lower + z.exp())
 
     def log_slope(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         return -self.forward(x)
@@ -87,15 +95,14 @@ class Logit(Transform):
             )
 
     def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        x = _inside(x, self.lower, self.upper)
+        x = self.within(x)
         return (x - self.lower).log() - (self.upper - x).log()
 
     def inverse(self, z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        x = self.lower + (self.upper - self.lower) * z.sigmoid()
-        return _inside(x, self.lower, self.upper)
+        return self.within(self.lower + (self.upper - self.lower) * z.sigmoid())
 
     def log_slope(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        x = _inside(x, self.lower, self.upper)
+        x = self.within(x)
         width = math.log(self.upper - self.lower)
         return width - (x - self.lower).log() - (self.upper - x).log()
 

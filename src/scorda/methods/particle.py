@@ -229,7 +229,7 @@ class ParticleSmoother(Assimilator):
 
     def _start(self, problem: Problem, generator: torch.Generator) -> Tensor:
         if problem.initial is None:
-            return problem.system.prior(self.particles, generator)
+            return problem.drawn(self.particles, generator)
         equal = _equal(problem.initial)
         return problem.initial[resample(equal, self.particles, self.scheme, generator)]
 

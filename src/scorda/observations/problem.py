@@ -45,7 +45,7 @@ class Problem:
         ValueError: If an observation lies after `steps`, an operator does not fit the space or its
             values or observes points outside of its mask, errors of one instrument are correlated
             and those of another not Gaussian, or `initial` does not fit the space or
-            is not finite.
+            is not finite or beyond its bounds.
     """
 
     system: Any
@@ -94,7 +94,8 @@ class Problem:
                     f"(ensemble, *{self.space.shape})."
                 )
             self.space.check(self.initial, "the initial ensemble")
-            object.__setattr__(self, "initial", self.space.filled(self.initial))
+            self.space.check_bounds(self.initial, "the initial ensemble")
+            object.__setattr__(self, "initial", self.space.within(self.space.filled(self.initial)))
 
     def __repr__(self) -> str:
         return f"<Problem: {problem_title(self)}>"
@@ -118,13 +119,19 @@ class Problem:
     ) -> Float[Tensor, "ensemble *state"]:
         """Return the ensemble at step 0: `initial`, of that size, or draws of the prior."""
         if self.initial is None:
-            return self.system.prior(members, rng.as_generator(generator))
+            return self.drawn(members, generator)
         if len(self.initial) != members:
             raise ValueError(
                 f"Asked for {members} members with an initial ensemble of {len(self.initial)}: "
                 "ask for as many as it has."
             )
         return self.initial.clone()
+
+    def drawn(self, members: int, generator: rng.Seed = None) -> Float[Tensor, "ensemble *state"]:
+        """Return draws of the system's prior, which must be inside of their bounds."""
+        states: Tensor = self.system.prior(members, rng.as_generator(generator))
+        self.space.check_bounds(states, "the draws of the system")
+        return self.space.within(states)
 
     def observed(self) -> Mapping[int, tuple[Float[Tensor, "present"], ObservationModel]]:
         """Return ``(y, model)`` by observed step, of all instruments, without absent values.

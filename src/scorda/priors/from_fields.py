@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,11 +89,15 @@ def train_on_fields(
         fill: Whether missing values are filled by the record's own Gaussian law (`priors.gaps`).
 
     Raises:
-        ValueError: If the record is too short, does not vary, or lacks values without `fill`.
+        ValueError: If the record is too short, does not vary, is beyond its bounds, or lacks
+            values without `fill`.
     """
     if modes < 1 or corrected < 1:
         raise ValueError(f"Got modes = {modes}, corrected = {corrected}: give at least 1 of each.")
     settings = settings or training_for(fields)
+    if fields.space.transforms:
+        fields.space.check_bounds(fields.states, "the record")
+        fields = replace(fields, states=fields.space.unbounded(fields.states))
     _check_record(fields, settings.segment, fill)
     law = _law(fields, modes)
     count = len(law.spectrum) - 1

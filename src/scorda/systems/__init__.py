@@ -1,6 +1,7 @@
 """Dynamical systems are Markov chains of states; they know nothing of diffusion."""
 
 from scorda.core.distributions import LogNormal, Normal, Uniform
+from scorda.core.transforms import Log, Logit
 from scorda.systems.base import AdditiveNoise, System
 from scorda.systems.executable import Executable
 from scorda.systems.function import FunctionSystem
@@ -17,7 +18,9 @@ __all__ = [
     "FunctionSystem",
     "KolmogorovFlow",
     "LinearGaussian",
+    "Log",
     "LogNormal",
+    "Logit",
     "Lorenz63",
     "Lorenz96",
     "Mapped",

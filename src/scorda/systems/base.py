@@ -18,6 +18,7 @@ from scorda.core import rng
 from scorda.core.gaussian import gaussian_log_density, sampling_root
 from scorda.core.shapes import Bool, Float, Tensor
 from scorda.core.space import StateSpace
+from scorda.core.transforms import Transform
 
 __all__ = [
     "AdditiveNoise",
@@ -86,6 +87,24 @@ class System(ABC):
             object.__setattr__(other, name, value)
         return other
 
+    def with_transforms(self, transforms: Mapping[str, Transform]) -> System:
+        """Return the same system, of which further variables have bounds.
+
+        What a step puts on a bound, or beyond, is the next number inside; additive model error
+        (`AdditiveNoise`) is then of the coordinates without bounds.
+
+        Arguments:
+            transforms: Maps onto the real numbers by the name of the variable, such as
+                ``{"humidity": Logit(0, 1)}``.
+
+        Raises:
+            ValueError: If there is no such variable.
+        """
+        other = copy.copy(self)
+        # The attribute of a frozen dataclass.
+        object.__setattr__(other, "space", self.space.with_transforms(transforms))
+        return other
+
     def apart_from(self, truth: Float[Tensor, "*state"]) -> System:
         """Return the same system, whose `prior` never returns a given state at step 0.
 
@@ -112,14 +131,15 @@ class System(ABC):
         """Return ``(..., steps + 1, *state)``: the given states and those that follow [final].
 
         Raises:
-            ValueError: If the states do not fit the space, or are not finite.
+            ValueError: If the states do not fit the space, are not finite, or beyond their bounds.
         """
         self.space.check(x, "the first state")
+        self.space.check_bounds(x, "the first state")
         generator = rng.as_generator(generator)
         axis = x.ndim - len(self.space.shape)
-        states = [x]
+        states = [self.space.within(x)]
         for k in range(steps):
-            states.append(self.at(k).step(states[-1], generator))
+            states.append(self.space.within(self.at(k).step(states[-1], generator)))
         return torch.stack(states, axis)
 
 
@@ -174,7 +194,7 @@ class AdditiveNoise(System):
             members: Numbers of the members, which choose their noise; None: they count from 0.
         """
         if not self.has_error:
-            return x
+            return self.space.within(x)
         shape = self.space.shape
         rows, inner = (1, tuple(x.shape)) if x.shape == shape else (x.shape[0], x.shape[1:])
         drawn = rows if members is None else max(members) + 1
@@ -240,7 +260,8 @@ def forecast(
     """
     if isinstance(system, System):
         system = system.at(step, members)
-    return system.step(x, generator)
+    moved: Tensor = system.step(x, generator)
+    return system.space.within(moved) if system.space.transforms else moved
 
 
 def rk4(

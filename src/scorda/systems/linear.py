@@ -2,6 +2,7 @@ r"""The linear-Gaussian system; its posteriors are known exactly, so that tests 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import reduce
 
@@ -12,6 +13,7 @@ from scorda.core.arrays import ArrayLike, as_tensor
 from scorda.core.gaussian import check_cov, gaussian_log_density, sampling_root
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
+from scorda.core.transforms import Transform
 from scorda.systems.base import System
 
 __all__ = ["LinearGaussian"]
@@ -36,7 +38,7 @@ class LinearGaussian(System):
             coordinates.
 
     Raises:
-        ValueError: If the shapes differ or Q or P is not a covariance.
+        ValueError: If the shapes differ, Q or P is not a covariance, or the space has bounds.
     """
 
     transition: Float[Tensor, "state state"] | ArrayLike
@@ -72,8 +74,17 @@ class LinearGaussian(System):
                 f"Got a space of states of shape {self.space.shape} for a mean of {dim} "
                 f"components: give one of shape {(dim,)}."
             )
+        if self.space.transforms:
+            self.with_transforms(self.space.transforms)
         object.__setattr__(self, "_noise_root", sampling_root(self.noise_cov))
         object.__setattr__(self, "_root", sampling_root(self.cov))
+
+    def with_transforms(self, transforms: Mapping[str, Transform]) -> System:
+        """Refuse: a Gaussian law has no bounds."""
+        raise ValueError(
+            f"Got bounds of {sorted(transforms)} for a LinearGaussian, whose states have none: "
+            "make the model a FunctionSystem."
+        )
 
     @property
     def stochastic(self) -> bool:  # type: ignore[override]

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from scorda.core import executors, rng
 from scorda.core.deadline import check_seconds, limited
 from scorda.core.errors import ModelFailure
 from scorda.core.shapes import Float, Tensor
+from scorda.core.transforms import Transform
 from scorda.systems.base import AdditiveNoise, System
 from scorda.systems.function import FunctionSystem
 from scorda.systems.parameters import WithParameters
@@ -114,6 +115,10 @@ class Mapped(System):
 
     def apart_from(self, truth: Float[Tensor, "*state"]) -> Mapped:
         return self._with(system=self.system.apart_from(truth), _packed=[])
+
+    def with_transforms(self, transforms: Mapping[str, Transform]) -> Mapped:
+        system = self.system.with_transforms(transforms)
+        return self._with(system=system, space=system.space, _packed=[])
 
     def at(self, step: int, members: Sequence[int] | None = None) -> Mapped:
         return self._with(_step=step, _members=None if members is None else tuple(members))

@@ -48,7 +48,9 @@ class Unbounded(AdditiveNoise):
         return getattr(self.system, "per_member", False)
 
     def prior(self, members: int, generator: rng.Seed = None) -> Float[Tensor, "ensemble *state"]:
-        return self.system.space.unbounded(self.system.prior(members, rng.as_generator(generator)))
+        states = self.system.prior(members, rng.as_generator(generator))
+        self.system.space.check_bounds(states, "the draws of the system")
+        return self.system.space.unbounded(states)
 
     def step(self, x: Float[Tensor, "..."], generator: rng.Seed = None) -> Float[Tensor, "..."]:
         space = self.system.space
