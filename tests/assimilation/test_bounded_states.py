@@ -99,6 +99,12 @@ def test_no_method_leaves_the_bounds(name):
                 assert_inside(cycle.forecast)
 
 
+def test_a_linear_observation_of_a_bounded_variable_is_not_linear():
+    seen = problem().instruments[0]
+    with pytest.raises(ValueError, match="PublishedMASF needs a linear .* without bounds"):
+        sc.PublishedMASF().assimilate(sc.Problem(SYSTEM, seen, 5), 20, 0)
+
+
 def of_one(transform, draws, operator, y, std):
     """One number x at step 0, of which f(x) has the given draws, and one observation of it."""
     space = sc.StateSpace((1,), variables=("x",), transforms={"x": transform})

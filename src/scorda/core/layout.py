@@ -186,11 +186,10 @@ class Layout(ABC):
     def moved(self, x: Float[Tensor, "..."], change: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Return states to which a change is added, in their `transforms` where they have some.
 
-        What changes by 0 and is inside of its bounds stays, bit for bit.
+        What changes by 0 stays, bit for bit.
         """
         if not self.transforms:
             return x + change
-        x = self.within(x)
         return torch.where(change == 0, x, self.bounded(self.unbounded(x) + change))
 
     def log_slope(

@@ -194,7 +194,7 @@ class AdditiveNoise(System):
             members: Numbers of the members, which choose their noise; None: they count from 0.
         """
         if not self.has_error:
-            return self.space.within(x)
+            return x
         shape = self.space.shape
         rows, inner = (1, tuple(x.shape)) if x.shape == shape else (x.shape[0], x.shape[1:])
         drawn = rows if members is None else max(members) + 1
