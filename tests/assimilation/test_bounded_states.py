@@ -101,7 +101,7 @@ def test_no_method_leaves_the_bounds(name):
 
 def test_a_linear_observation_of_a_bounded_variable_is_not_linear():
     seen = problem().instruments[0]
-    with pytest.raises(ValueError, match="PublishedMASF needs a linear .* without bounds"):
+    with pytest.raises(ValueError, match=r"PublishedMASF needs a linear .* without bounds"):
         sc.PublishedMASF().assimilate(sc.Problem(SYSTEM, seen, 5), 20, 0)
 
 
@@ -199,7 +199,7 @@ class Rough(System):
 
 @pytest.mark.parametrize("noise", [0.0, 0.5, None])
 def test_a_model_that_leaves_the_bounds_is_held_inside(noise):
-    """With and without model error, of a system of one's own, and on workers with the same bits."""
+    """With and without model error, of a system of one's own, and on workers, bit for bit."""
     system = Rough()
     if noise is not None:
         system = FunctionSystem(leaving, first, SPACE, noise_std=noise, library="torch")
@@ -219,7 +219,7 @@ def test_what_is_on_a_bound_starts_inside_and_what_is_beyond_is_refused():
     assert_inside(problem(initial=members).initial)
     assert_inside(sc.ETKF().assimilate(sc.Problem(SYSTEM, [], 1, members), 20, 0).states)
     members[3, 0, 0] = 1.25
-    with pytest.raises(ValueError, match="1 values of humidity.*initial ensemble.*0 and 1.*1.25"):
+    with pytest.raises(ValueError, match=r"1 values of humidity.*initial ensemble.*0 and 1.*1.25"):
         problem(initial=members)
     drawn = FunctionSystem(model, lambda n, seed: first(n, seed) - 0.5, SPACE, library="torch")
     for method in (sc.ETKF(), sc.ESMDA(), sc.ParticleSmoother(particles=50)):

@@ -62,12 +62,12 @@ def test_a_prior_of_a_file_has_bounds(tmp_path, monkeypatch, capsys):
     assert main("train --config prior.toml --out again.safetensors".split()) == 0
     assert torch.equal(scorda.load("again.safetensors").sample(5, 4, 0), draws[:5])
     capsys.readouterr()
-    assert main(made.replace("0,1", "0.2,1").split() + ["--overwrite"]) != 0
+    assert main([*made.replace("0,1", "0.2,1").split(), "--overwrite"]) != 0
     assert "values of cover in the record beyond its bounds" in capsys.readouterr().err
-    assert main(made.replace("cover=", "cloud=").split() + ["--overwrite"]) != 0
+    assert main([*made.replace("cover=", "cloud=").split(), "--overwrite"]) != 0
     assert "--bounded: " in capsys.readouterr().err
     table = "time,variable,x,value,std\n2,cover,1,1.02,0.1\n"
-    open("seen.csv", "w").write(table)
+    (tmp_path / "seen.csv").write_text(table)
     run = "assimilate --method sda --prior prior.safetensors --observations seen.csv --members 20"
     assert main(run.split()) == 0
     states = open_posterior("run.zarr").analysis.states
