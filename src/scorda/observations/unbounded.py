@@ -70,6 +70,8 @@ def unbounded_model(
 
 def unbounded_observations(part: Observations, space: StateSpace) -> Observations:
     """Return an instrument that observes states in coordinates without bounds."""
+    if not space.transforms:
+        return part
     first = part.steps[0] if part.steps else 0
     states = (len(first),) if isinstance(first, tuple) else ()
     return replace(part, model=unbounded_model(part.model, space, states))

@@ -90,8 +90,8 @@ class System(ABC):
     def with_transforms(self, transforms: Mapping[str, Transform]) -> System:
         """Return the same system, of which further variables have bounds.
 
-        What a step puts on a bound, or beyond, is the next number inside; additive model error
-        (`AdditiveNoise`) is then of the coordinates without bounds.
+        Forecasts and trajectories take what a step puts on a bound, or beyond, as the next number
+        inside; additive model error (`AdditiveNoise`) is of the coordinates without bounds.
 
         Arguments:
             transforms: Maps onto the real numbers by the name of the variable, such as
