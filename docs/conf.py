@@ -55,9 +55,8 @@ PAGES = {
 }
 
 
-def with_links_to_pages(app: Any, *where_and_source: Any) -> None:
+def with_links_to_pages(app: Any, page: str, source: list[str]) -> None:
     """Link to pages where the repository links to files."""
-    source = where_and_source[-1]
     for file, there in PAGES.items():
         source[0] = source[0].replace(f"]({file}", f"]({there}")
     # Files of results are no pages.
@@ -67,7 +66,6 @@ def with_links_to_pages(app: Any, *where_and_source: Any) -> None:
 def setup(app: Any) -> None:
     """Register what this site needs beyond its extensions."""
     app.connect("source-read", with_links_to_pages)
-    app.connect("include-read", with_links_to_pages)
 
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
