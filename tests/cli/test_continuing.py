@@ -77,6 +77,10 @@ def test_mistakes_are_told_in_one_sentence(tables, capsys):
     absent = f"{NEXT} absent.zarr --observations two.csv"
     assert "There is no file or store absent.zarr" in failed(capsys, absent)
     assert "has analysed" in failed(capsys, go_on.replace("two.csv", "both.csv"))
+    chunk = next(f for f in Path("one.zarr/x/c").rglob("*") if f.is_file())
+    chunk.write_bytes(b"\0" + chunk.read_bytes()[1:])
+    assert f"{chunk} (unit" in failed(capsys, go_on)
+    assert f"{chunk} (unit" in failed(capsys, "forecast one.zarr --steps 2 --out two.zarr")
     assert not Path("two.zarr").exists()
 
 

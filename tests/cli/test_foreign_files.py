@@ -216,6 +216,9 @@ def test_a_training_goes_on_with_the_inputs_of_its_start_alone(capsys, monkeypat
         (SIMULATE, "sim"),
         ("assimilate --system lorenz63 --out run.zarr --observations no.csv", "run.zarr"),
         ("train --data no.nc --out prior.safetensors", "prior.safetensors"),
+        # That there is a file is asked first; this one is none of observations.
+        (f"compare --observations {__file__} --out c.html", "c.html"),
+        (f"tune --observations {__file__} --grid inflation=1,1.1 --out t.toml", "t.toml"),
     ],
 )
 def test_one_output_has_one_writer(capsys, command, out):

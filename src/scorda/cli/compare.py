@@ -69,14 +69,22 @@ def compare(*, settings: Annotated[Compare | None, Parameter(name="*")] = None) 
     Without --truth they are scored with observations that are kept back, a fifth of all or
     --withhold.
     """
+    from scorda.core.lock import claimed
+
+    given = settings or Compare()
+    given.check()
+    with claimed(given.out):
+        _compare(given)
+
+
+def _compare(given: Compare) -> None:
+    """Run and write, while no other run has the output."""
     from scorda.bench.compare import compared
     from scorda.bench.run import write_table
     from scorda.cli.built import grid_of, methods_of
     from scorda.cli.workers import engine
     from scorda.report.side_by_side import cell, write_comparison
 
-    given = settings or Compare()
-    given.check()
     methods = _expanded(methods_of(given.method), grid_of(given.grid))
     posed = pose(given, next(_with_prior(methods)))
     methods = {name: suited(given, m, posed.problem.steps) for name, m in methods.items()}

@@ -64,13 +64,21 @@ class Tune(Posed):
 
 def tune(given: Tune, method: Any, prior: str | None) -> None:
     """Choose settings of a method without a truth, by how well it predicts the observations."""
+    from scorda.core.lock import claimed
+
+    given.check()
+    with claimed(given.out):
+        _tune(given, method, prior)
+
+
+def _tune(given: Tune, method: Any, prior: str | None) -> None:
+    """Choose and write, while no other run has the output."""
     from scorda.bench.without_truth import tune as tuned_by
     from scorda.cli.built import grid_of, tried
     from scorda.cli.catalogue import options_of
     from scorda.cli.settings import check_keys
     from scorda.cli.workers import engine
 
-    given.check()
     texts = grid_of(given.grid)
     known = [key.split(".")[0].replace("-", "_") for key in texts]
     check_keys(known, options_of(type(method)), f"setting of {given.method}")

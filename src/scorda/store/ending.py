@@ -21,6 +21,7 @@ from scorda.assimilation.free import Forecast
 from scorda.core.shapes import Float, Tensor
 from scorda.core.times import Start
 from scorda.observations.problem import Problem
+from scorda.store.damage import telling
 from scorda.store.keep import LAST
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Ending:
         """Read the end of a stored run.
 
         Raises:
-            ValueError: If the run has not come to its end.
+            ValueError: If the run has not come to its end, or a file of its end is damaged.
         """
         import zarr
 
@@ -69,29 +70,30 @@ class Ending:
 
         path = posterior.path
         check_complete(posterior)
-        root = zarr.open_group(path, mode="r")
-        steps = posterior.states - 1
-        if posterior.kept is None:
-            ensemble = groups.read_states(root, posterior.space, steps)
-            weights = array(root, "weight")[:, steps] if "weight" in root else None
-        else:
-            names = posterior.space.variables
-            fields = {n: np.asarray(array(root, f"{LAST}/{n}")[...]) for n in names}
-            ensemble = posterior.space.filled(torch.from_numpy(posterior.space.joined(fields)))
-            weighted = f"{LAST}/weight" in root
-            weights = array(root, f"{LAST}/weight")[...] if weighted else None
-        time = posterior.times[-1]
-        return Ending(
-            path,
-            posterior.method,
-            posterior.seed,
-            ensemble,
-            None if weights is None else torch.from_numpy(np.asarray(weights)),
-            groups.read_carried(root),
-            posterior.first_step + steps,
-            bool((posterior.observations["step"].values == steps).any()),
-            float(time) if isinstance(time, np.number) else time,
-        )
+        with telling(path):
+            root = zarr.open_group(path, mode="r")
+            steps = posterior.states - 1
+            if posterior.kept is None:
+                ensemble = groups.read_states(root, posterior.space, steps)
+                weights = array(root, "weight")[:, steps] if "weight" in root else None
+            else:
+                names = posterior.space.variables
+                fields = {n: np.asarray(array(root, f"{LAST}/{n}")[...]) for n in names}
+                ensemble = posterior.space.filled(torch.from_numpy(posterior.space.joined(fields)))
+                weighted = f"{LAST}/weight" in root
+                weights = array(root, f"{LAST}/weight")[...] if weighted else None
+            time = posterior.times[-1]
+            return Ending(
+                path,
+                posterior.method,
+                posterior.seed,
+                ensemble,
+                None if weights is None else torch.from_numpy(np.asarray(weights)),
+                groups.read_carried(root),
+                posterior.first_step + steps,
+                bool((posterior.observations["step"].values == steps).any()),
+                float(time) if isinstance(time, np.number) else time,
+            )
 
     @property
     def cycle(self) -> Cycle:
