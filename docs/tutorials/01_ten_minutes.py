@@ -40,7 +40,7 @@ filtered = sc.EnKF(inflation=1.02).assimilate(problem, members=64, generator=3)
 # -------
 # The error of the mean alone rewards a collapsed ensemble: look at the spread and at the CRPS,
 # continuous ranked probability score, beside it. Spread over skill is near 1 for an honest
-# ensemble.
+# ensemble, in the mean over many runs; this is one short run.
 for analysis in (smoothed, filtered):
     states = analysis.states
     print(
