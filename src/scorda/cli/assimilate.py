@@ -110,7 +110,9 @@ def assimilate(given: Assimilate, method: Any, prior: str | None) -> None:
     from scorda.core.lock import claimed
 
     alone = given.shard is None and launched() is None
-    with claimed(given.out) if alone else nullcontext():
+    begun = given.out.with_name(f".{given.out.name}.progress").exists()
+    whole = given.resume and given.out.exists() and not begun
+    with claimed(given.out, whole) if alone else nullcontext():
         given.check()
         with engine(given.executor) as executor:
             posterior = _run(given, method, prior, executor)

@@ -182,9 +182,10 @@ def _train(given: Train, device: torch.device) -> None:
     _check(given)
     # Before the data are read.
     check_output(given.out.with_suffix(".toml"), overwrite=True, make_parents=True)
-    TrainingFiles(given.out, {}, given.resume, given.overwrite).check_free()
+    files = TrainingFiles(given.out, {}, given.resume, given.overwrite)
+    files.check_free()
     first = parallel.rank() == 0
-    with claimed(given.out) if first else nullcontext():
+    with claimed(given.out, files.seem_complete) if first else nullcontext():
         _train_alone(given, device, first)
 
 

@@ -141,10 +141,12 @@ def train_network(tokens: list[str], content: Mapping[str, Any]) -> Callable[...
 
 
 def _train(given: TrainNetwork, wanted: Network) -> None:
+    from scorda.cli.training_files import TrainingFiles
     from scorda.core.lock import claimed
 
     given.check()
-    with claimed(given.out):
+    files = TrainingFiles(given.out, {}, given.resume, given.overwrite)
+    with claimed(given.out, files.seem_complete):
         _train_alone(given, wanted)
 
 

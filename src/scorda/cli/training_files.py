@@ -39,6 +39,11 @@ class TrainingFiles:
         """The state of the training while it runs."""
         return Checkpoint(self.out.with_suffix(".checkpoint"), self.record)
 
+    @property
+    def seem_complete(self) -> bool:
+        """Whether all says that there is nothing to do, before the record is compared."""
+        return self.resume and self.out.exists() and not self.checkpoint.exists()
+
     def check_free(self) -> None:
         """Check that the weights and the checkpoint may be written, before the data are read.
 

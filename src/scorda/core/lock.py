@@ -69,17 +69,23 @@ def locked(path: str | Path, sharing: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def claimed(path: str | Path) -> Iterator[None]:
+def claimed(path: str | Path, whole: bool = False) -> Iterator[None]:
     """Lock an output while its input is read already, so that other writers are refused at once.
 
     Where the lock cannot be made, because the folder is yet to be made or the disk is read-only,
     the block goes on without: whoever writes there asks again (`locked`).
 
+    Arguments:
+        path: The output.
+        whole: Whether it seems complete and is to be left alone: nothing is written then.
+
     Raises:
         ValueError: As `locked`.
     """
     with ExitStack() as stack:
-        if _file(path).parent.is_dir():
+        if whole:
+            check_unlocked(path)
+        elif _file(path).parent.is_dir():
             try:
                 stack.enter_context(locked(path))
             except OSError as error:
