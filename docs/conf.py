@@ -88,6 +88,7 @@ html_theme = "pydata_sphinx_theme"
 html_title = "Scorda"
 html_static_path = ["_static"]
 html_css_files = ["scorda.css"]
+html_extra_path = ["llms.txt"]
 html_theme_options = {
     "show_prev_next": True,
     "navbar_align": "left",
