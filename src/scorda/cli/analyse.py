@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,7 +85,7 @@ class Analyse:
         use_torch("float64", self.threads)
 
 
-def analyse(given: Analyse, method: Any, prior: str | None) -> None:
+def analyse(given: Analyse, made: Callable[[], Any], prior: str | None) -> None:
     """Condition the ensemble of another program on observations."""
     from scorda.assimilation.one_analysis import analyse as analysed
     from scorda.core import rng
@@ -94,6 +94,7 @@ def analyse(given: Analyse, method: Any, prior: str | None) -> None:
     from scorda.reading.columns import read_columns
     from scorda.reading.ensembles import read_members, read_predicted
 
+    method = made()
     given.check()
     assert given.ensemble and given.predicted and given.observations
     members, space, notes, labels = read_members(given.ensemble, given.variable, given.member_axis)

@@ -17,6 +17,7 @@ from scorda.cli.posed import Posed
 from scorda.cli.settings import plain
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from concurrent.futures import Executor
 
     from scorda.assimilation.base import Assimilator
@@ -104,7 +105,7 @@ class Assimilate(Posed):
         check_there([self.continued] if self.continued else [])
 
 
-def assimilate(given: Assimilate, method: Any, prior: str | None) -> None:
+def assimilate(given: Assimilate, made: Callable[[], Assimilator], prior: str | None) -> None:
     """Assimilate observations and store the posterior."""
     from scorda.cli.workers import engine, launched, tell_dropped
     from scorda.core.lock import claimed
@@ -113,6 +114,7 @@ def assimilate(given: Assimilate, method: Any, prior: str | None) -> None:
     begun = given.out.with_name(f".{given.out.name}.progress").exists()
     whole = given.resume and given.out.exists() and not begun
     with claimed(given.out, whole) if alone else nullcontext():
+        method = made()
         given.check()
         with engine(given.executor) as executor:
             posterior = _run(given, method, prior, executor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
@@ -21,7 +22,7 @@ __all__ = ["check_before_code", "with_method"]
 
 def with_method(
     kind: type,
-    act: Callable[[Any, Assimilator, str | None], None],
+    act: Callable[[Any, Callable[[], Assimilator], str | None], None],
     tokens: list[str],
     content: Mapping[str, Any],
 ) -> tuple[Callable[..., None], list[str], dict[str, Any]]:
@@ -31,7 +32,8 @@ def with_method(
 
     Arguments:
         kind: Dataclass of the settings of the command, of which one is ``method``.
-        act: Function of these settings, the method, and the name of its prior, if one is given.
+        act: Function of these settings, of what makes the method (and may read weights for it),
+            and the name of its prior, if one is given.
         tokens: Those of the command line.
         content: That of the file of settings.
     """
@@ -49,7 +51,7 @@ def with_method(
     options, make = settings_class(find_method(name), chosen, taken)
 
     def command(*, settings: Any = None, method: Any = None) -> None:
-        act(settings or kind(), make(method), chosen.get("prior"))
+        act(settings or kind(), partial(make, method), chosen.get("prior"))
 
     group = f"Settings of the method {name}"
     command.__doc__ = act.__doc__

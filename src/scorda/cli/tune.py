@@ -12,6 +12,8 @@ from scorda.cli.posed import Posed
 from scorda.cli.settings import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from scorda.bench.without_truth import Tuned
 
 __all__ = ["Tune", "tune"]
@@ -62,10 +64,11 @@ class Tune(Posed):
         super().check()
 
 
-def tune(given: Tune, method: Any, prior: str | None) -> None:
+def tune(given: Tune, made: Callable[[], Any], prior: str | None) -> None:
     """Choose settings of a method without a truth, by how well it predicts the observations."""
     from scorda.core.lock import claimed
 
+    method = made()
     given.check()
     with claimed(given.out):
         _tune(given, method, prior)
