@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,7 +18,6 @@ from scorda.cli.posed import Posed
 from scorda.cli.settings import plain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from concurrent.futures import Executor
 
     from scorda.assimilation.base import Assimilator
@@ -105,7 +105,7 @@ class Assimilate(Posed):
         check_there([self.continued] if self.continued else [])
 
 
-def assimilate(given: Assimilate, made: Callable[[], Assimilator], prior: str | None) -> None:
+def assimilate(given: Assimilate, made: Callable[[], Any], prior: str | None) -> None:
     """Assimilate observations and store the posterior."""
     from scorda.cli.workers import engine, launched, tell_dropped
     from scorda.core.lock import claimed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,6 @@ from scorda.cli.posed import Posed
 from scorda.cli.settings import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from scorda.bench.without_truth import Tuned
 
 __all__ = ["Tune", "tune"]
