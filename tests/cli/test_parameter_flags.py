@@ -1,7 +1,9 @@
 """Unknown parameters from the shell: simulated, assimilated, stored, resumed, reported."""
 
+import numpy as np
 import pytest
 import torch
+import xarray
 
 from scorda.cli import main
 from scorda.cli.parameters import with_parameters
@@ -86,6 +88,23 @@ def test_texts_make_laws_walks_and_positions():
 def test_a_text_that_does_not_fit_is_refused_in_a_sentence(text):
     with pytest.raises(UserError, match="--parameter"):
         with_parameters(Lorenz63(), [text], values=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("assimilate --prior lorenz63 --method sda --observations o.csv", "without --system"),
+        ("train --data t.nc --out p.safetensors", "goes with --system only"),
+    ],
+)
+def test_a_parameter_needs_a_system(tmp_path, monkeypatch, capsys, command, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "o.csv").write_text("time,x,std\n0.1,3,1\n")
+    fields = xarray.Dataset({"t": (("time", "y"), np.zeros((9, 2)))}, {"time": np.arange(9.0)})
+    fields.to_netcdf("t.nc", engine="h5netcdf")
+    assert main(f"{command} --parameter rho=uniform:20,35".split()) == 2
+    assert "--parameter" in (error := capsys.readouterr().err) and said in error
 
 
 def test_a_parameter_is_given_once():

@@ -42,12 +42,17 @@ class Climatology:
         if self.draws < 2:
             raise ValueError(f"Got draws = {self.draws}: a covariance needs at least 2.")
 
-    def of(self, problem: Problem) -> StaticCovariance:
+    def of(self, problem: Problem | None) -> StaticCovariance:
         """Return the covariance of the system of a problem, of its coordinates without bounds.
 
         Raises:
-            ValueError: If the draws have no spread.
+            ValueError: If there is no problem, and so no system; or the draws have no spread.
         """
+        if problem is None:
+            raise ValueError(
+                "A climatological covariance needs a system, of whose prior it is made: call "
+                "`begin(problem)` first."
+            )
         states = problem.space.unbounded(problem.system.prior(self.draws, rng.seeded(0)))
         if problem.initial is not None:
             states = states.to(problem.initial)

@@ -28,7 +28,6 @@ from scorda.assimilation.kalman_algebra import (
 from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
 from scorda.observations.model import ObservationModel
-from scorda.observations.problem import Problem
 
 __all__ = ["Hybrid", "HybridETKF", "HybridEnKF"]
 
@@ -77,20 +76,6 @@ class _HybridRun(Run):
     inflation: float
     hybrid: Hybrid
     static: StaticCovariance
-
-    @classmethod
-    def of(cls, inflation: float, hybrid: Hybrid, problem: Problem | None, **more: Any) -> Run:
-        """Return the run of a problem.
-
-        Raises:
-            ValueError: If there is none, and so no climatology.
-        """
-        if problem is None:
-            raise ValueError(
-                "A hybrid covariance needs a system, whose prior is its climatology: call "
-                "`begin(problem)` first."
-            )
-        return cls(inflation, hybrid, hybrid.climatology.of(problem), **more)
 
     def _seen(
         self, forecast: Tensor, y: Tensor, model: ObservationModel

@@ -32,9 +32,10 @@ from scorda.core.near import Near
 from scorda.core.shapes import Float, Int, Tensor
 from scorda.core.space import StateSpace
 from scorda.core.tapers import GaspariCohn
+from scorda.observations.model import ObservationModel
 from scorda.observations.problem import Problem
 
-__all__ = ["Scalar", "SerialLocal", "serial_memory", "serial_transform"]
+__all__ = ["Scalar", "SerialLocal", "serial_analysis", "serial_memory", "serial_transform"]
 
 # What a scalar analysis adds to the predicted values ``(ensemble,)`` of an observation, which is
 # told by its number.
@@ -109,8 +110,18 @@ class SerialLocal:
         self._latest: _Between | None = None
 
     @staticmethod
-    def of(problem: Problem, taper: GaspariCohn) -> SerialLocal:
-        """Return that of a problem's space, one for all runs of the problem in turn."""
+    def of(problem: Problem | None, taper: GaspariCohn | None) -> SerialLocal | None:
+        """Return that of a problem's space, one for all runs of the problem in turn.
+
+        None where there is no taper, or one of infinite reach, which tapers nothing.
+
+        Raises:
+            ValueError: If a taper has no problem, and so no space.
+        """
+        if taper is None or taper.reach == float("inf"):
+            return None
+        if problem is None:
+            raise ValueError("Localization needs a space: call `begin(problem)` first.")
         return _latest(problem, taper, lambda: SerialLocal(problem.space, taper))
 
     def analysis(
@@ -171,12 +182,27 @@ class SerialLocal:
         return latest
 
 
+def serial_analysis(
+    forecast: Float[Tensor, "ensemble ..."],
+    predicted: Float[Tensor, "ensemble obs"],
+    scalar: Scalar,
+    model: ObservationModel,
+    local: SerialLocal | None,
+) -> Float[Tensor, "ensemble ..."]:
+    """Return the serial analysis, with a taper or without."""
+    if local is None:
+        return serial_transform(predicted, scalar)(forecast)
+    return local.analysis(forecast, predicted, scalar, model.operator.coordinates(local.space))
+
+
 # A run in units of a store begins anew in each of them.
 _latest: LatestOf[SerialLocal] = LatestOf()
 
 
-def serial_memory(problem: Problem, taper: GaspariCohn) -> int:
+def serial_memory(problem: Problem, taper: GaspariCohn | None) -> int:
     """Return about how many bytes the lists of what is near take."""
+    if taper is None:
+        return 0
     coordinates = [i.model.operator.coordinates(problem.space) for i in problem.instruments]
     observations = sum(map(len, coordinates))
     # Observations near grid points, and pairs of observations with their search.

@@ -88,9 +88,11 @@ def _system(given: Posed, method: Assimilator) -> Any:
     from scorda.cli.common import make_system, options_of
     from scorda.priors.trajectory import Prior
 
-    if given.system is None and given.bounded:
-        raise UserError("Got --bounded without --system: a trained prior has bounds of its own.")
-    if given.system is not None:
+    if given.system is None:
+        for name in ("bounded", "parameter"):
+            if getattr(given, name):
+                raise UserError(f"Got --{name} without --system: a trained prior has its own.")
+    else:
         return make_system(given.system, options_of(given))
     prior = getattr(method, "prior", None)
     if not isinstance(prior, Prior):

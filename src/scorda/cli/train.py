@@ -314,6 +314,7 @@ def _record(given: Train, system: System | None) -> dict[str, Any]:
 def _simulated_or_stored(given: Train) -> tuple[System | None, Tensor | None]:
     """The system, and its stored trajectories if there are any; none of fields."""
     from scorda.cli.common import make_system, options_of
+    from scorda.cli.trajectories import stored_trajectories
     from scorda.store.series import holds_series
 
     if given.data is None:
@@ -321,8 +322,9 @@ def _simulated_or_stored(given: Train) -> tuple[System | None, Tensor | None]:
     if not holds_series(given.data):
         return None, None
     refuse(given, ("series", "length"), "goes with --system only")
-    refuse(given, ("bounded",), "is for a system or fields: stored trajectories have their own")
-    return _stored(given.data, given.system, given.system_options)
+    own = "is not for stored trajectories, which have their own"
+    refuse(given, ("parameter", "bounded"), own)
+    return stored_trajectories(given.data, given.system, given.system_options)
 
 
 def _from_system(
@@ -355,31 +357,6 @@ def _from_system(
     )
 
 
-def _stored(path: str, given: str | None, options: dict[str, str]) -> tuple[System, Tensor]:
-    """The system of stored trajectories and their states, on the grid that options ask for."""
-    import torch
-
-    from scorda.cli.common import make_system, system_of
-    from scorda.priors.from_system import resampled
-    from scorda.store.series import read_series
-
-    states, _, record = read_series(path)
-    named = system_of(path, record["configuration"], given)
-    if other := sorted(set(options) - {"size", "resolution"}):
-        raise UserError(
-            f"Got --system.{other[0]}, but {path} says what system it is of: only the size and "
-            "the resolution of a flow may change."
-        )
-    system = make_system(named.pop("name"), named | options)
-    states = states.to(torch.get_default_dtype())
-    space = system.space
-    fields = space.has_channels and len(space.period) == len(space.grid) == 2
-    if fields and space.shape != tuple(states.shape[2:]):
-        blocks = [resampled(block, (space.grid[0], space.grid[1])) for block in states.split(16)]
-        states = torch.cat(blocks)
-    return system, states
-
-
 def _from_fields(
     given: Train, checkpoint: Checkpoint, report: Report, device: torch.device
 ) -> TrainedTrajectory:
@@ -389,6 +366,7 @@ def _from_fields(
 
     simulated = ("series", "length", "architecture", "half_width", "levels", "minutes")
     refuse(given, simulated, f"goes with {SIMULATED} only")
+    refuse(given, ("parameter",), "goes with --system only")
     if device.type != "cpu":
         raise UserError(f"Got --device cuda, which goes with {SIMULATED} only.")
     assert given.data is not None

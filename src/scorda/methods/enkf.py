@@ -106,7 +106,8 @@ class EnKF(PreparedFilter):
         self, problem: Problem | None, weights: Float[Tensor, "ensemble"] | None = None
     ) -> Run:
         if self.hybrid is not None and self.hybrid.weight:
-            return HybridEnKF.of(self.inflation_factor, self.hybrid, problem)
+            static = self.hybrid.climatology.of(problem)
+            return HybridEnKF(self.inflation_factor, self.hybrid, static)
         if self.localization is None:
             return _Stochastic(self.inflation_factor)
         if problem is None:
@@ -278,8 +279,8 @@ class ETKF(Filter):
     ) -> Run:
         if self.hybrid is None or not self.hybrid.weight:
             return self
-        factor, turned = self.inflation_factor, self.rotation
-        return HybridETKF.of(factor, self.hybrid, problem, rotation=turned)
+        static = self.hybrid.climatology.of(problem)
+        return HybridETKF(self.inflation_factor, self.hybrid, static, self.rotation)
 
     def analyse(
         self,

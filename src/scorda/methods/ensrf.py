@@ -9,13 +9,9 @@ import torch
 
 from scorda.assimilation.filter import PreparedFilter, Run
 from scorda.assimilation.inflation import Inflation, check_inflation
-from scorda.assimilation.kalman_algebra import (
-    inflate,
-    rotated,
-    white_innovation,
-)
+from scorda.assimilation.kalman_algebra import inflate, rotated, white_innovation
 from scorda.assimilation.localization import check_taper
-from scorda.assimilation.serial import SerialLocal, serial_memory, serial_transform
+from scorda.assimilation.serial import SerialLocal, serial_analysis, serial_memory
 from scorda.core.shapes import Float, Tensor
 from scorda.core.tapers import GaspariCohn
 from scorda.observations.model import ObservationModel
@@ -71,19 +67,11 @@ class EnSRF(PreparedFilter):
             object.__setattr__(self, "needs", needs)
 
     def memory(self, problem: Problem, members: int) -> int:
-        needed = super().memory(problem, members)
-        if self.localization is None:
-            return needed
-        return needed + serial_memory(problem, self.localization)
+        return super().memory(problem, members) + serial_memory(problem, self.localization)
 
     def begin(
         self, problem: Problem | None, weights: Float[Tensor, "ensemble"] | None = None
     ) -> Run:
-        # An infinite radius is none.
-        if self.localization is None or self.localization.reach == float("inf"):
-            return _Serial(self)
-        if problem is None:
-            raise ValueError("EnSRF with localization needs a space: call `begin(problem)` first.")
         return _Serial(self, SerialLocal.of(problem, self.localization))
 
 
@@ -92,7 +80,7 @@ class _Serial(Run):
     """Analyses of the EnSRF."""
 
     settings: EnSRF
-    local: SerialLocal | None = None
+    local: SerialLocal | None
 
     def analyse(
         self,
@@ -112,11 +100,7 @@ class _Serial(Run):
             gain = 1 - 1 / total
             return gain * (innovation[j] - mean) - around * (1 - total.rsqrt())
 
-        if self.local is None:
-            analysis = serial_transform(anomalies, scalar)(forecast)
-        else:
-            where = model.operator.coordinates(self.local.space)
-            analysis = self.local.analysis(forecast, anomalies, scalar, where)
+        analysis = serial_analysis(forecast, anomalies, scalar, model, self.local)
         if self.settings.rotation:
             analysis = rotated(analysis, generator)
         return inflate(analysis, self.settings.inflation_factor), {

@@ -60,11 +60,6 @@ class OptimalInterpolation(PreparedFilter):
     def begin(
         self, problem: Problem | None, weights: Float[Tensor, "ensemble"] | None = None
     ) -> Run:
-        if problem is None:
-            raise ValueError(
-                "OptimalInterpolation needs a system, whose prior is its climatology: call "
-                "`begin(problem)` first."
-            )
         return _Interpolation(self.climatology.of(problem))
 
 

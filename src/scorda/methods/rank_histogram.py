@@ -15,7 +15,7 @@ from scorda.assimilation.diagnostics import innovation_report
 from scorda.assimilation.filter import PreparedFilter, Run
 from scorda.assimilation.kalman_algebra import rotated
 from scorda.assimilation.localization import check_taper
-from scorda.assimilation.serial import Scalar, SerialLocal, serial_memory, serial_transform
+from scorda.assimilation.serial import Scalar, SerialLocal, serial_analysis, serial_memory
 from scorda.core.errors import DegenerateEnsemble
 from scorda.core.shapes import Float, Tensor
 from scorda.core.tapers import GaspariCohn
@@ -94,21 +94,11 @@ class RankHistogramFilter(PreparedFilter):
         return math.isfinite(self.lower) or math.isfinite(self.upper)
 
     def memory(self, problem: Problem, members: int) -> int:
-        needed = super().memory(problem, members)
-        if self.localization is None:
-            return needed
-        return needed + serial_memory(problem, self.localization)
+        return super().memory(problem, members) + serial_memory(problem, self.localization)
 
     def begin(
         self, problem: Problem | None, weights: Float[Tensor, "ensemble"] | None = None
     ) -> Run:
-        # An infinite radius is none.
-        if self.localization is None or self.localization.reach == math.inf:
-            return _Serial(self)
-        if problem is None:
-            raise ValueError(
-                "RankHistogramFilter with localization needs a space: call `begin(problem)` first."
-            )
         return _Serial(self, SerialLocal.of(problem, self.localization))
 
 
@@ -117,7 +107,7 @@ class _Serial(Run):
     """Analyses of the rank histogram filter."""
 
     settings: RankHistogramFilter
-    local: SerialLocal | None = None
+    local: SerialLocal | None
 
     def analyse(
         self,
@@ -135,11 +125,7 @@ class _Serial(Run):
             predicted, scalar = told["white"][0], _gaussian(y, told["white"][1], model, bounds)
         else:
             scalar = _of_law(y, model, bounds)
-        if self.local is None:
-            analysis = serial_transform(predicted, scalar)(forecast)
-        else:
-            where = model.operator.coordinates(self.local.space)
-            analysis = self.local.analysis(forecast, predicted, scalar, where)
+        analysis = serial_analysis(forecast, predicted, scalar, model, self.local)
         if self.settings.rotation:
             analysis = rotated(analysis, generator)
         return analysis, told

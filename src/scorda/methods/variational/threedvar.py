@@ -61,11 +61,6 @@ class ThreeDVar(PreparedFilter):
     def begin(
         self, problem: Problem | None, weights: Float[Tensor, "ensemble"] | None = None
     ) -> Run:
-        if problem is None:
-            raise ValueError(
-                "ThreeDVar needs a system, whose prior is its climatology: call `begin(problem)` "
-                "first."
-            )
         return _ThreeDVar(self.climatology.of(problem))
 
 
