@@ -4,8 +4,9 @@ import cftime
 import numpy as np
 import pytest
 
+from scorda.core.calendars import parse_start
 from scorda.core.space import StateSpace
-from scorda.core.times import dates_after, match_times, parse_start, phases, phases_of, time_axis
+from scorda.core.times import dates_after, match_times, phases, phases_of, time_axis
 
 HOURS = StateSpace((1,), 1.0, units={"time": "hours"})
 DAYS = StateSpace((1,), 1.0, units={"time": "days"})

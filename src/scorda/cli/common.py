@@ -15,13 +15,13 @@ from scorda.cli.endings import is_meant
 from scorda.cli.parameters import with_parameters
 from scorda.cli.settings import UserError, to_toml
 from scorda.core import rng
+from scorda.core.calendars import Start
 from scorda.core.files import atomic, write_netcdf
 from scorda.core.fingerprint import fingerprint
 from scorda.core.ownership import made_by_scorda, real_path, toml_mark
 from scorda.core.plugins import is_code
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
-from scorda.core.times import Start
 from scorda.observations.analysis import Analysis
 from scorda.observations.observations import Observations
 from scorda.observations.rows import How

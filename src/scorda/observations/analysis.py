@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from scorda.core.calendars import Start
 from scorda.core.ownership import SOURCE
 from scorda.core.shapes import Bool, Float, Tensor
 from scorda.core.shown import as_html
 from scorda.core.space import StateSpace
-from scorda.core.times import Start, time_axis
+from scorda.core.times import time_axis
 from scorda.metrics.calibration import quantile
 
 if TYPE_CHECKING:

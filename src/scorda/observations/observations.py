@@ -20,11 +20,12 @@ import numpy as np
 import torch
 
 from scorda.core.arrays import ArrayLike, as_tensor
+from scorda.core.calendars import Start
 from scorda.core.errors import ShapeError
 from scorda.core.files import write_columns
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
-from scorda.core.times import Start, dates_after
+from scorda.core.times import dates_after
 from scorda.observations import tables
 from scorda.observations.combined import Present
 from scorda.observations.model import ObservationModel, as_std, check_std

@@ -13,10 +13,10 @@ import torch
 
 from scorda.core import rng
 from scorda.core.arrays import ArrayLike, as_tensor
+from scorda.core.calendars import Start
 from scorda.core.errors import ShapeError
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
-from scorda.core.times import Start
 from scorda.observations.model import ObservationModel, stack
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Operator, Pointwise

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from scorda.core.calendars import Start
 from scorda.core.columns import distinct, numbers
 from scorda.core.parts import by_piece
 from scorda.core.space import StateSpace
-from scorda.core.times import Start
 from scorda.observations.law_columns import laws_of_rows
 from scorda.observations.laws import Law
 from scorda.observations.positions import (

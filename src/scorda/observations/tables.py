@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from scorda.core.calendars import start_text
 from scorda.core.columns import distinct
 from scorda.core.space import StateSpace
-from scorda.core.times import match_times, start_text
+from scorda.core.times import match_times
 from scorda.observations.law_columns import law_of_columns
 from scorda.observations.laws import Law
 from scorda.observations.robust_laws import Normal

@@ -21,11 +21,12 @@ import torch
 from torch import nn
 
 from scorda.core import rng
+from scorda.core.calendars import Start
 from scorda.core.files import check_finite_tensors, read_tensors, write_tensors
 from scorda.core.ownership import check_output
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
-from scorda.core.times import Start, phases_of
+from scorda.core.times import phases_of
 from scorda.diffusion.batches import at_once
 from scorda.diffusion.denoisers import Denoiser, GaussianDenoiser, NetworkDenoiser
 from scorda.diffusion.guidance import DPS, MMPS, Guidance, InflatedLikelihood, SwitchedGuidance

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from scorda.core.calendars import Start, instants, iso
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
-from scorda.core.times import Start, instants, iso, match_times
+from scorda.core.times import match_times
 from scorda.reading.columns import is_text_table, read_columns
 from scorda.reading.fields import aligned
 from scorda.reading.gridded import gridded

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from scorda.core.calendars import Start
 from scorda.core.scratch import blocks
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.core.sphere import is_latitude, is_longitude
-from scorda.core.times import Start, match_times
+from scorda.core.times import match_times
 from scorda.reading.blocks import NUMBERS, in_blocks, time_blocks
 from scorda.reading.gridded import Gridded, contiguous, gridded
 from scorda.reading.opening import Source, name_of, open_data, readable

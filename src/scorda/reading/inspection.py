@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scorda.core.calendars import instants, iso
 from scorda.core.columns import distinct, is_text, numbers
-from scorda.core.times import instants, iso
 from scorda.reading.blocks import NUMBERS, time_blocks
 from scorda.reading.climate import climate_of, sampled, suspicious
 from scorda.reading.columns import is_text_table, read_columns

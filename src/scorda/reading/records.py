@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from scorda.core.calendars import Start, instants, iso, parse_start, total_months
 from scorda.core.scratch import blocks, release, scratch
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
-from scorda.core.times import Start, instants, iso, parse_start, total_months
 from scorda.reading.blocks import NUMBERS, time_blocks
 from scorda.reading.climate import check_values
 from scorda.reading.gridded import Gridded, contiguous, gridded, grids, same_axes

@@ -18,8 +18,8 @@ from scorda.assimilation.base import Assimilator
 from scorda.assimilation.cycle import Cycle
 from scorda.assimilation.filter import Filter
 from scorda.assimilation.free import Forecast
+from scorda.core.calendars import Start
 from scorda.core.shapes import Float, Tensor
-from scorda.core.times import Start
 from scorda.observations.problem import Problem
 from scorda.store.damage import telling
 from scorda.store.keep import LAST

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scorda.assimilation.free import Forecast
+from scorda.core.calendars import Start
 from scorda.core.shapes import Tensor
-from scorda.core.times import Start
 from scorda.observations.problem import Problem
 from scorda.store.ending import Ending, check_complete
 

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 import zarr
 
+from scorda.core.calendars import Start
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
-from scorda.core.times import Start
 from scorda.observations.analysis import Analysis
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Operator

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from scorda.assimilation.base import Assimilator
+from scorda.core.calendars import Start
 from scorda.core.shapes import Tensor
-from scorda.core.times import Start
 from scorda.observations.observations import Observations
 from scorda.observations.problem import Problem
 from scorda.store import groups, layout

@@ -13,10 +13,11 @@ import torch
 import zarr
 
 from scorda.assimilation.cycle import Cycle
+from scorda.core.calendars import Start
 from scorda.core.files import read_tensors
 from scorda.core.shapes import Tensor
 from scorda.core.space import StateSpace
-from scorda.core.times import Start, time_axis
+from scorda.core.times import time_axis
 from scorda.store import groups, layout
 from scorda.store.computing import Part
 

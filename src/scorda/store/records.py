@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from scorda.core.times import Start, iso, parse_start
+from scorda.core.calendars import Start, iso, parse_start
 from scorda.store.code import UNKNOWN
 
 __all__ = ["check_same", "plain", "settings_of", "start_of"]

@@ -20,10 +20,11 @@ import zarr
 
 from scorda.assimilation.cycle import Cycle
 from scorda.assimilation.dropped import present, stretches
+from scorda.core.calendars import Start
 from scorda.core.files import read_tensors
 from scorda.core.shapes import Tensor
 from scorda.core.space import StateSpace
-from scorda.core.times import Start, time_axis
+from scorda.core.times import time_axis
 from scorda.observations.analysis import Analysis
 from scorda.observations.observations import Observations
 from scorda.store import layout

@@ -28,12 +28,13 @@ from scorda.assimilation.cycle import Cycle
 from scorda.assimilation.dropped import dropped
 from scorda.assimilation.filter import Filter
 from scorda.assimilation.memory import check_memory
+from scorda.core.calendars import Start
 from scorda.core.errors import RunError
 from scorda.core.files import read_tensor
 from scorda.core.ownership import named_as_given
 from scorda.core.progress import Progress, heard, with_bar
 from scorda.core.shapes import Float, Tensor
-from scorda.core.times import Start, time_axis
+from scorda.core.times import time_axis
 from scorda.observations.analysis import left
 from scorda.observations.observations import Observations
 from scorda.observations.problem import Problem
