@@ -14,6 +14,7 @@ from scorda.observations.observations import Observations
 from scorda.observations.operators import Select
 from scorda.observations.problem import twin_experiment
 from scorda.report import maps
+from scorda.report.base import OTHERS
 from scorda.report.reliability import _binned
 from scorda.store import members
 from scorda.store.members import InMemory
@@ -58,6 +59,35 @@ def test_error_and_spread_are_those_of_the_metrics():
     error = (analysis.states.mean(0) - truth).square().mean(1).sqrt()
     np.testing.assert_allclose(solid.get_ydata(), error)
     np.testing.assert_allclose(dashed.get_ydata(), analysis.states.var(0).mean(1).sqrt())
+
+
+def test_of_three_methods_each_has_a_panel_with_the_others_behind():
+    analysis, truth = reliable()
+    group = {name: analysis for name in ("one", "two", "a name that is far too long for a panel")}
+    for figure in (plot.error_and_spread({"a": group}, truth), plot.spread_skill(group, truth)):
+        shown = [axes for axes in figure.axes if axes.get_visible()]
+        titles = [axes.get_title(loc="left") for axes in shown]
+        assert titles == ["one", "two", "a name that is far too\nlong for a panel"]
+        own = [
+            line
+            for line in shown[1].get_lines()
+            if line.get_color() == plot.colours_of(list(group))["two"]
+        ]
+        pale = [line for line in shown[1].get_lines() if line.get_color() == OTHERS]
+        assert own and len(pale) == 2
+        np.testing.assert_array_equal(own[0].get_xydata(), pale[0].get_xydata())
+
+
+def test_maps_name_the_units_of_positions_and_of_both_bars():
+    space = StateSpace(
+        (6, 5),
+        variables=("t",),
+        coordinates={"lat": np.arange(6.0), "lon": np.arange(5.0)},
+        units={"t": "K", "lat": "degrees_north", "lon": "degrees_east"},
+    )
+    figure = plot.fields(Analysis(rng.normal(8, (3, 6, 5), 0), space), 1)
+    assert (figure.get_supxlabel(), figure.get_supylabel()) == ("lon (°E)", "lat (°N)")
+    assert {"spread (K)", "t (K)"} <= {axes.get_ylabel() for axes in figure.axes}
 
 
 def test_bars_of_a_rank_histogram_have_mean_one():

@@ -60,7 +60,8 @@ def page(tmp_path_factory):
 @pytest.mark.slow
 def test_markup_in_every_string_is_text_on_the_page(page):
     text = page.read_text()
-    assert "<script" not in text and "onerror=alert(1)>" not in text
+    # The one that sorts tables.
+    assert text.count("<script") == 1 and "onerror=alert(1)>" not in text
     assert "&lt;script&gt;" in text
     (folder,) = {page.parent}
     (folder / "p.png").write_bytes(b"")

@@ -1,10 +1,14 @@
 """Colours, settings of matplotlib, and names of components and axes that all figures share.
 
-The colours are those of Okabe & Ito (2008), which colour-blind readers can tell apart.
+Black, blue and vermilion are those of Okabe & Ito (2008). The colours of methods have a contrast
+of 3 to 1 with white, as the WCAG ask of graphics, and colour-blind readers can tell them apart:
+``tests/report/test_colours.py`` holds both.
 """
 
 from __future__ import annotations
 
+import math
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
@@ -28,8 +32,11 @@ if TYPE_CHECKING:
 __all__ = [
     "BLUE",
     "INK",
+    "METHODS",
     "MUTED",
     "OBSERVED",
+    "OTHERS",
+    "TOGETHER",
     "TRUTH",
     "Columns",
     "Row",
@@ -38,10 +45,13 @@ __all__ = [
     "colours_of",
     "columns_of",
     "component_name",
+    "folded",
+    "instant",
     "label_time",
     "log_ticks",
     "members_of",
     "moments",
+    "panel_for_each",
     "style",
     "subplots",
     "times_of",
@@ -73,7 +83,9 @@ class Row(Protocol):
 
 INK, MUTED, TRUTH, OBSERVED = "#222222", "#767676", "#000000", "#D55E00"
 BLUE = "#0072B2"
-METHODS = (BLUE, "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7A6A00")
+METHODS = (BLUE, "#B18F00", "#9B0C61", "#00A87D", "#F02A5C", "#626100", "#0E582A")
+# Curves of more methods than these get a panel each, with those of the others pale behind.
+TOGETHER, OTHERS = 2, "#cfcfcf"
 STYLE: dict[str, Any] = {
     "font.size": 10,
     "axes.titlesize": 10.5,
@@ -101,6 +113,9 @@ STYLE: dict[str, Any] = {
     "figure.constrained_layout.use": True,
     "figure.dpi": 110,
 }
+
+# Units of positions as they are written on an axis.
+DEGREES = {"degrees_north": "°N", "degrees_east": "°E"}
 
 Columns = Mapping[Any, Any]
 # A figure is drawn of an analysis in memory, or of a posterior on disk, which is read in parts.
@@ -182,10 +197,25 @@ def label_time(axis: Axis, times: np.ndarray, space: StateSpace) -> None:
     axis.set_label_text(with_unit(space, "time"))
 
 
-def with_unit(space: StateSpace, name: str) -> str:
-    """Return the name of a variable, a coordinate or the time, with its unit if it has one."""
-    unit = space.units.get(name, "")
-    return f"{name} ({unit})" if unit else name
+def with_unit(space: StateSpace, name: str, shown: str | None = None) -> str:
+    """Return the name of a variable, a coordinate or the time, with its unit if it has one.
+
+    The unit may follow other words that are shown instead of the name.
+    """
+    unit, shown = space.units.get(name, ""), name if shown is None else shown
+    return f"{shown} ({DEGREES.get(unit, unit)})" if unit else shown
+
+
+def instant(times: np.ndarray, step: int) -> str | None:
+    """Return the date and time of a step, to the minute, where it is known."""
+    known = times.dtype.kind == "M"
+    return str(times[step].astype("M8[m]")).replace("T", " ") if known else None
+
+
+def folded(name: str, width: float) -> str:
+    """Return a name in lines that fit into a panel of so many inches, as its bold title."""
+    lines = textwrap.wrap(name, max(int(9 * width), 8), max_lines=3, placeholder=" …")
+    return "\n".join(lines)
 
 
 def subplots(
@@ -200,6 +230,28 @@ def subplots(
         rows, columns, squeeze=False, sharex=rows > 1 and columns == 1, sharey=sharey
     )
     return figure, np.asarray(axes)
+
+
+def panel_for_each(
+    names: Sequence[str], width: float, height: float
+) -> tuple[Figure, dict[str, Axes]]:
+    """Make a figure with a panel for each name, two in a row; all share their axes.
+
+    Two panels in a row are legible on a phone.
+    """
+    from scorda.report.notebook import ShownFigure
+
+    columns = min(len(names), 2)
+    rows = math.ceil(len(names) / columns)
+    figure = ShownFigure(figsize=(width * columns + 0.4, height * rows + 0.4))
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    panels = dict(zip(names, axes.flat, strict=False))
+    for name, panel in panels.items():
+        panel.set_title(folded(name, width))
+    for place in range(len(names), rows * columns):
+        axes.flat[place].set_visible(False)
+        axes.flat[place - columns].tick_params(labelbottom=True)
+    return figure, panels
 
 
 def log_ticks(axis: Axis) -> None:

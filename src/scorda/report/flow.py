@@ -25,6 +25,7 @@ from scorda.report.base import (
     Columns,
     Source,
     Truth,
+    instant,
     members_of,
     style,
     subplots,
@@ -342,10 +343,8 @@ def _aspect(space: StateSpace) -> float:
 
 
 def _when(source: Source, step: int) -> str:
-    space, times = source.space, times_of(source, states_of(source))
-    if times.dtype.kind == "M":
-        return str(times[step].astype("M8[m]")).replace("T", " ")
-    return f"t = {step * space.dt:.4g} {space.units.get('time', '')}".strip()
+    space, date = source.space, instant(times_of(source, states_of(source)), step)
+    return date or f"t = {step * space.dt:.4g} {space.units.get('time', '')}".strip()
 
 
 def _comment(gif: Path) -> None:

@@ -1,14 +1,12 @@
 """HTML pages: a report on stored posteriors.
 
 This file computes the values that the page shows; its text and layout are a template in
-``templates``. The page loads nothing from anywhere and needs no JavaScript. The figures are images
-inside it, and it says which observations each method used.
+``templates``. The page loads nothing from anywhere, and needs no JavaScript but to sort its table.
+The figures are images inside it, and it says which observations each method used.
 """
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -22,13 +20,14 @@ import numpy as np
 from scorda.assimilation.innovations import sentences
 from scorda.core.ownership import check_output
 from scorda.core.space import StateSpace
-from scorda.report.base import colours_of, component_name
+from scorda.report.base import BLUE, METHODS, colours_of, component_name, instant
 from scorda.report.errors import errors
 from scorda.report.flow import is_flow, panels
 from scorda.report.maps import fields, hovmoller, is_map
 from scorda.report.pages import write_page
 from scorda.report.parameters import parameters
 from scorda.report.partial import Partial, partial_of
+from scorda.report.picture import picture_of
 from scorda.report.reliability import rank_histograms, spread_skill
 from scorda.report.score_columns import COLUMNS, Column
 from scorda.report.series import error_and_spread, trajectories
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
     import xarray
     from matplotlib.figure import Figure
 
-__all__ = ["picture_of", "write_report"]
+__all__ = ["write_report"]
 
 # A figure of trajectories shows at most so many steps legibly.
 LAST = 400
@@ -49,8 +48,8 @@ LAST = 400
 MAPPED = 4
 # So many steps of a flow are drawn.
 FLOWS = 5
-# A figure may be shown so much larger than its size in inches, at 96 pixels each.
-LARGEST = 1.3
+# So many methods are named in the head of the page; the table names all.
+LISTED = 4
 
 
 @dataclass(frozen=True)
@@ -201,7 +200,9 @@ def write_report(
     check_output(path, overwrite=True, make_parents=True)
     _check(list(posteriors.values()))
     table = score_table(posteriors, references, spinup) if scores is None else scores
-    colours = colours_of(list(posteriors))
+    # No more colours can be told apart; each has a panel of its own.
+    many = len(posteriors) > len(METHODS)
+    colours = dict.fromkeys(posteriors, BLUE) if many else colours_of(list(posteriors))
     floors = {reference.path for reference in references}
     runs = [
         _Run(name, posterior, colours[name], by_variable(table[name]), posterior.path in floors)
@@ -232,6 +233,7 @@ def write_report(
         },
         partial={run.name: run.partial.kept.words for run in runs if run.partial},
         diagnostics=_diagnostics(runs, first),
+        swatches=not many,
         errors=_errors_found(runs, first),
         version=posterior.info.get("versions", {}).get("scorda", "unknown"),
     )
@@ -273,7 +275,7 @@ def _facts(runs: Sequence[_Run]) -> dict[str, str]:
         "State": f"{' × '.join(map(str, space.shape))} numbers",
         "Length": f"{steps} steps of {space.dt:g} {unit}".strip(),
         "Observation error": _errors(runs[0].observations, space),
-        "Methods": ", ".join(run.name for run in runs),
+        "Methods": ", ".join(run.name for run in runs) if len(runs) <= LISTED else str(len(runs)),
     }
 
 
@@ -303,26 +305,31 @@ def _groups(runs: Sequence[_Run]) -> list[_Group]:
     return [group for group in groups if group.runs]
 
 
-def _diagnostics(runs: Sequence[_Run], first: int) -> dict[str, Any] | None:
-    """Draw the figures that compare the ensembles with the truth, where there is one."""
+def _diagnostics(runs: Sequence[_Run], first: int) -> list[dict[str, Any]]:
+    """Draw the figures that compare the ensembles with the truth, of each group where it is known.
+
+    A group has "title" and "error_and_spread", and "ranks" and "spread_skill" where a whole
+    ensemble and the truth are kept.
+    """
     whole = [run for run in runs if run.partial is None]
     truth = next((run.truth for run in whole if run.truth is not None), None)
     # A part of an ensemble is compared with a truth of its own alone, where it was made.
     scored = [run for run in runs if run.truth or (truth and run.partial is None)]
-    if not scored:
-        return None
-    time, colours = scored[0].posterior.times, {run.name: run.colour for run in runs}
-    groups = {group.title: {r.name: r.posterior for r in group.runs} for group in _groups(scored)}
-    some = truth or scored[0].truth
-    assert some is not None
-    error = {"error_and_spread": picture_of(error_and_spread(groups, some, colours, time))}
-    if truth is None:
-        return error
-    analyses = {run.name: run.posterior for run in whole}
-    return error | {
-        "ranks": picture_of(rank_histograms(analyses, truth, first, colours=colours)),
-        "spread_skill": picture_of(spread_skill(analyses, truth, first, colours=colours)),
-    }
+    colours = {run.name: run.colour for run in runs}
+    made = []
+    for group in _groups(scored):
+        some = truth or group.runs[0].truth
+        assert some is not None
+        curves = {group.title: {run.name: run.posterior for run in group.runs}}
+        time = group.runs[0].posterior.times
+        figures = {"error_and_spread": error_and_spread(curves, some, colours, time)}
+        analyses = {run.name: run.posterior for run in group.runs if run.partial is None}
+        if truth is not None and analyses:
+            figures["ranks"] = rank_histograms(analyses, truth, first, colours=colours)
+            figures["spread_skill"] = spread_skill(analyses, truth, first, colours=colours)
+        pictures = {name: picture_of(figure) for name, figure in figures.items()}
+        made.append({"title": group.title} | pictures)
+    return made
 
 
 def _errors_found(runs: Sequence[_Run], first: int) -> dict[str, Any]:
@@ -356,9 +363,10 @@ def _view(runs: Sequence[_Run]) -> _View:
     lines = [n for n, piece in pieces.items() if len(piece.axes) == 1 and n not in maps][:MAPPED]
     if maps:
         step = int(steps[len(steps) // 2])
+        when = instant(run.posterior.times, step) or f"step {step}"
         return _View(
             "Fields",
-            f"Fields at step {step}",
+            f"Fields at {when}",
             "Members share the large scales of the mean and differ where the spread is large; "
             "the spread is small near observations.",
             lambda run, name: fields(run.posterior, step, run.truth, run.observations, name),
@@ -386,16 +394,3 @@ def _view(runs: Sequence[_Run]) -> _View:
             run.posterior, run.truth, run.observations, time=run.time, steps=run.last
         ),
     )
-
-
-def picture_of(figure: Figure) -> dict[str, Any]:
-    """Return a figure as SVG in base64, and the largest width in pixels that suits it."""
-    import matplotlib
-
-    buffer = io.BytesIO()
-    # Names of elements are drawn from the salt: the same page has the same bytes.
-    with matplotlib.rc_context({"svg.hashsalt": "scorda"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None}, dpi=150)
-    # One small panel must not fill the page.
-    width = round(figure.get_size_inches()[0] * 96 * LARGEST)
-    return {"svg": base64.b64encode(buffer.getvalue()).decode("ascii"), "width": width}

@@ -101,10 +101,11 @@ def fields(
                 image = _mesh(panel, values, space, vmin=low, vmax=high, cmap=STATE)
             else:
                 own = _mesh(panel, values, space, vmin=0, cmap=ERROR)
-                figure.colorbar(own, ax=panel, shrink=0.8, aspect=22)
+                bar = figure.colorbar(own, ax=panel, shrink=0.8, aspect=22)
+                bar.set_label(with_unit(whole, name, "spread"))
             _shade_land(panel, space)
         bar = figure.colorbar(image, ax=places, shrink=0.7, aspect=30)
-        bar.set_label(with_unit(space, name))
+        bar.set_label(with_unit(whole, name))
     return figure
 
 
@@ -149,7 +150,8 @@ def hovmoller(
     # A few large errors must not wash out the rest.
     samples = [v.flatten()[:: max(1, v.numel() // 10**6)] for v in errors.values()]
     top = max(float(v.nanquantile(0.99)) for v in samples)
-    state, error = (name, low, high, STATE), ("error, spread", 0, top, ERROR)
+    words = with_unit(source.space, name), with_unit(source.space, name, "error, spread")
+    state, error = (words[0], low, high, STATE), (words[1], 0, top, ERROR)
     panels, drawn = fields | errors, {}
     with style():
         figure, axes = subplots(1, len(panels), 2.1 * len(panels) + 0.8, 3.6, sharey=True)
@@ -225,10 +227,9 @@ def _canvas(titles: list[str], space: StateSpace) -> tuple[Figure, dict[str, Axe
     for panel in axes.flat[len(titles) :]:
         panel.set_visible(False)
     below, beside = (with_unit(space, space.position_names[i]) for i in _columns(space)[::-1])
-    for panel in axes[-1]:
-        panel.set_xlabel(below)
-    for panel in axes[:, 0]:
-        panel.set_ylabel(beside)
+    # Once for all maps: a flat one has no room for a label of its own.
+    figure.supxlabel(below, fontsize=10)
+    figure.supylabel(beside, fontsize=10)
     panels = dict(zip(titles, axes.flat, strict=False))
     for title, panel in panels.items():
         panel.set_title(title)

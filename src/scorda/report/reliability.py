@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,11 +13,14 @@ from scorda import metrics
 from scorda.metrics.series import as_series, variance
 from scorda.report.base import (
     MUTED,
+    OTHERS,
+    TOGETHER,
     Source,
     Truth,
     colours_of,
     log_ticks,
     members_of,
+    panel_for_each,
     style,
     subplots,
 )
@@ -25,12 +28,15 @@ from scorda.store.members import Members, blocks
 from scorda.store.sums import as_members, scales
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["rank_histograms", "spread_skill"]
 
 # Error against spread is drawn of so many values, evenly taken from all.
 DRAWN = 2**22
+# Bars above so many times the expected height are cut, with their height in numbers.
+HIGHEST = 4
 
 
 def rank_histograms(
@@ -51,13 +57,9 @@ def rank_histograms(
     """
     colours = colours or colours_of(list(analyses))
     with style():
-        columns = min(len(analyses), 4)
-        rows = math.ceil(len(analyses) / columns)
-        figure, panels = subplots(
-            rows, columns, 2.4 * columns + 0.4, 2.1 * rows + 0.3, sharey=True
-        )
-        for panel, (name, analysis) in zip(panels.flat, analyses.items(), strict=False):
-            members = members_of(analysis)
+        figure, panels = panel_for_each(list(analyses), 2.75, 1.7)
+        for name, analysis in analyses.items():
+            panel, members = panels[name], members_of(analysis)
             number = min(bins, members.shape[0] + 1)
             histogram = _ranks(members, as_members(truth, members.space), first, number)
             expected = float(histogram.counts.sum()) / number
@@ -67,12 +69,16 @@ def rank_histograms(
             centres = (np.arange(number) + 0.5) / number
             heights = histogram.counts.numpy() / expected
             panel.bar(centres, heights, 0.86 / number, color=colours[name], alpha=0.9)
-            panel.set(title=name, xlim=(0, 1), xlabel="rank of the truth")
-            panel.set_xticks([0, 0.5, 1], ["0", "½", "1"])
-        for panel in panels[:, 0]:
-            panel.set_ylabel("frequency / expected")
-        for panel in panels.flat[len(analyses) :]:
-            panel.set_visible(False)
+            for centre, height in zip(centres, heights, strict=True):
+                if height > HIGHEST:
+                    words: dict[str, Any] = {"ha": "center", "va": "top", "fontsize": 8}
+                    panel.text(centre, HIGHEST, f"{height:.1f}", rotation=90, color="w", **words)
+            panel.set(xlim=(0, 1), xticks=[0, 0.5, 1], xticklabels=["0", "½", "1"])
+        # One bar far above the others would hide how these differ.
+        top = panel.get_ylim()[1]
+        panel.set_ylim(0, min(top, HIGHEST))
+        figure.supxlabel("rank of the truth", fontsize=10)
+        figure.supylabel("frequency / expected", fontsize=10)
     return figure
 
 
@@ -95,29 +101,54 @@ def spread_skill(
         colours: Colour per name.
     """
     colours = colours or colours_of(list(analyses))
+    binned, spaces = {}, []
+    for name, analysis in analyses.items():
+        members = members_of(analysis)
+        binned[name] = _binned(members, as_members(truth, members.space), first, bins)
+        spaces.append(members.space)
+    ends = np.concatenate([values for pair in binned.values() for values in pair])
+    low, high = 0.8 * ends[ends > 0].min(), 1.25 * ends.max()
     with style():
-        figure, panels = subplots(1, 1, 3.9, 3.6)
-        panel, ends = panels[0, 0], []
-        for name, analysis in analyses.items():
-            members = members_of(analysis)
-            spread, error = _binned(members, as_members(truth, members.space), first, bins)
-            marks = {"color": colours[name], "markersize": 4, "linewidth": 1}
-            panel.plot(spread, error, "o-", label=name, **marks)
-            ends += [*spread[spread > 0], *error[error > 0]]
-        low, high = 0.8 * min(ends), 1.25 * max(ends)
-        panel.plot([low, high], [low, high], color=MUTED, linewidth=0.9, zorder=0)
-        panel.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), aspect="equal")
-        for axis in (panel.xaxis, panel.yaxis):
-            log_ticks(axis)
-        pooled = ""
-        spaces = [members_of(analysis).space for analysis in analyses.values()]
-        if any(space.several_units for space in spaces):
-            pooled = "\n(in standard deviations of the truth)"
-        panel.set(xlabel=f"spread{pooled}", ylabel="RMSE at that spread")
-        panel.text(0.97, 0.04, "overconfident above the line", transform=panel.transAxes,
-                   ha="right", fontsize=8.5, color=MUTED)  # fmt: skip
-        panel.legend(loc="upper left", handlelength=1.2)
+        if len(analyses) > TOGETHER:
+            figure, panels = panel_for_each(list(analyses), 2.75, 2.75)
+        else:
+            figure, axes = subplots(1, 1, 3.9, 3.6)
+            panels = dict.fromkeys(analyses, axes[0, 0])
+        for name, panel in panels.items():
+            _draw_binned(panel, name, binned, colours)
+        shown = list(dict.fromkeys(panels.values()))
+        for panel in shown:
+            panel.plot([low, high], [low, high], color=MUTED, linewidth=0.9, zorder=0)
+            limits: dict[str, Any] = {"xlim": (low, high), "ylim": (low, high)}
+            panel.set(xscale="log", yscale="log", aspect="equal", **limits)
+            for axis in (panel.xaxis, panel.yaxis):
+                log_ticks(axis)
+        shown[0].text(0.97, 0.04, "overconfident above the line", transform=shown[0].transAxes,
+                      ha="right", fontsize=8.5, color=MUTED)  # fmt: skip
+        several = any(space.several_units for space in spaces)
+        pooled = "\n(in standard deviations of the truth)" if several else ""
+        if len(shown) > 1:
+            figure.supxlabel(f"spread{pooled}", fontsize=10)
+            figure.supylabel("RMSE at that spread", fontsize=10)
+        else:
+            shown[0].set(xlabel=f"spread{pooled}", ylabel="RMSE at that spread")
+            # Below: names may be long, and the curves may be anywhere.
+            figure.legend(loc="outside lower center", handlelength=1.2)
     return figure
+
+
+def _draw_binned(
+    panel: Axes,
+    name: str,
+    binned: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    colours: Mapping[str, str],
+) -> None:
+    """Draw a method, over the others where it has the panel for itself."""
+    if len(binned) > TOGETHER:
+        for other, curve in binned.items():
+            if other != name:
+                panel.plot(*curve, color=OTHERS, linewidth=0.8, zorder=1)
+    panel.plot(*binned[name], "o-", label=name, color=colours[name], markersize=4, linewidth=1)
 
 
 def _ranks(members: Members, truth: Members, first: int, bins: int) -> metrics.RankHistogram:

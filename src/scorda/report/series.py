@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from scorda.core.shapes import Tensor
+from scorda.core.space import StateSpace
 from scorda.metrics.calibration import quantiles
 from scorda.observations.observations import Observations
 from scorda.report.base import (
     BLUE,
     OBSERVED,
+    OTHERS,
+    TOGETHER,
     TRUTH,
     Columns,
     Source,
@@ -24,6 +28,7 @@ from scorda.report.base import (
     label_time,
     log_ticks,
     members_of,
+    panel_for_each,
     style,
     subplots,
     times_of,
@@ -114,7 +119,9 @@ def error_and_spread(
 ) -> Figure:
     """Draw the error of the mean (solid) and the spread (dashed), one panel per group of methods.
 
-    Variables of different units are divided by the standard deviation of their truth.
+    Groups of more than two methods have a panel for each method, where the errors of the others
+    of its group are pale. Variables of different units are divided by the standard deviation of
+    their truth.
 
     Arguments:
         groups: Title of a panel to its analyses by name, such as "Past data only".
@@ -123,32 +130,88 @@ def error_and_spread(
         time: Times on the axis.
     """
     colours = colours or colours_of([name for group in groups.values() for name in group])
+    curves: dict[str, dict[str, _Curves]] = {}
+    for title, analyses in groups.items():
+        curves[title] = {name: _curves(one, truth, time) for name, one in analyses.items()}
+    first = next(one for group in curves.values() for one in group.values())
+    crowded = any(len(group) > TOGETHER for group in groups.values())
     with style():
-        figure, panels = subplots(1, len(groups), 4.4 * len(groups) + 0.6, 3.1, sharey=True)
-        for panel, (title, analyses) in zip(panels[0], groups.items(), strict=True):
-            for name, analysis in analyses.items():
-                space = analysis.space
-                axis = times_of(analysis, states_of(analysis), time)
-                colour = colours[name]
-                if isinstance(analysis, Posterior) and analysis.sums is not None:
-                    sums, scale = analysis.sums, analysis.scales()
-                else:
-                    true = as_members(truth, space)
-                    sums, scale = state_sums(members_of(analysis), true), scales(true)
-                error, spread = rmse_and_spread(sums, scale)
-                panel.plot(axis, error, color=colour, linewidth=1.3, label=name)
-                panel.plot(axis, spread, color=colour, linewidth=1.1, linestyle=(0, (3, 1.5)))
-            panel.set_title(title)
-            label_time(panel.xaxis, axis, space)
+        pooled = "\nin standard deviations of the truth" if first.pooled else ""
+        if crowded:
+            figure, panels = _panel_per_method(curves, colours)
+            figure.supylabel(f"RMSE (solid, others pale), spread (dashed){pooled}", fontsize=10)
+        else:
+            figure, panels = _panel_per_group(curves, colours)
+            panels[0].set_ylabel(f"RMSE (solid), spread (dashed){pooled}")
+        for panel in panels:
+            label_time(panel.xaxis, first.axis, first.space)
             panel.set_yscale("log")
             log_ticks(panel.yaxis)
             panel.margins(x=0.01)
             panel.grid(axis="y", color="#e6e6e6", linewidth=0.6)
-        # Below: curves fall and rise again, and leave no corner free.
-        _legend(figure, panels[0], loc="outside lower center", ncols=6)
-        pooled = "" if scale is None else "\nin standard deviations of the truth"
-        panels[0, 0].set_ylabel(f"RMSE (solid), spread (dashed){pooled}")
+        if crowded:
+            figure.supxlabel(panels[0].get_xlabel(), fontsize=10)
+            for panel in panels:
+                panel.set_xlabel("")
+        else:
+            # Below: curves fall and rise again, and leave no corner free.
+            _legend(figure, panels, loc="outside lower center", ncols=6)
     return figure
+
+
+@dataclass(frozen=True)
+class _Curves:
+    """Error and spread of an analysis over time."""
+
+    space: StateSpace
+    axis: np.ndarray
+    error: np.ndarray
+    spread: np.ndarray
+    pooled: bool
+
+
+def _curves(analysis: Source, truth: Truth, time: np.ndarray | None) -> _Curves:
+    space = analysis.space
+    if isinstance(analysis, Posterior) and analysis.sums is not None:
+        sums, scale = analysis.sums, analysis.scales()
+    else:
+        true = as_members(truth, space)
+        sums, scale = state_sums(members_of(analysis), true), scales(true)
+    error, spread = (curve.numpy() for curve in rmse_and_spread(sums, scale))
+    axis = times_of(analysis, states_of(analysis), time)
+    return _Curves(space, axis, error, spread, scale is not None)
+
+
+def _panel_per_group(
+    curves: Mapping[str, Mapping[str, _Curves]], colours: Mapping[str, str]
+) -> tuple[Figure, list[Axes]]:
+    figure, panels = subplots(1, len(curves), 4.4 * len(curves) + 0.6, 3.1, sharey=True)
+    for panel, (title, group) in zip(panels[0], curves.items(), strict=True):
+        panel.set_title(title)
+        for name, one in group.items():
+            panel.plot(one.axis, one.error, color=colours[name], linewidth=1.3, label=name)
+            _draw_spread(panel, one, colours[name])
+    return figure, list(panels[0])
+
+
+def _panel_per_method(
+    curves: Mapping[str, Mapping[str, _Curves]], colours: Mapping[str, str]
+) -> tuple[Figure, list[Axes]]:
+    names = [name for group in curves.values() for name in group]
+    figure, panels = panel_for_each(names, 2.75, 1.7)
+    for group in curves.values():
+        for name in group:
+            panel, colour = panels[name], colours[name]
+            for other, one in group.items():
+                if other != name:
+                    panel.plot(one.axis, one.error, color=OTHERS, linewidth=0.6, zorder=1)
+            panel.plot(group[name].axis, group[name].error, color=colour, linewidth=1.2)
+            _draw_spread(panel, group[name], colour)
+    return figure, list(panels.values())
+
+
+def _draw_spread(panel: Axes, one: _Curves, colour: str) -> None:
+    panel.plot(one.axis, one.spread, color=colour, linewidth=1.1, linestyle=(0, (3, 1.5)))
 
 
 def _shown(

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from scorda.report.base import Row
 from scorda.report.comparison import comparison
-from scorda.report.html import picture_of
 from scorda.report.pages import write_page
+from scorda.report.picture import picture_of
 
 __all__ = ["cell", "write_comparison"]
 
@@ -50,7 +50,9 @@ def write_comparison(
         title=title,
         facts=facts,
         scores=scores,
-        table=[(row, [cell(row, score) for score in scores]) for row in rows],
+        table=[
+            (row, [(cell(row, score), row.mean.get(score)) for score in scores]) for row in rows
+        ],
         pictures=[picture_of(comparison(rows, group)) for group in groups],
         failures=[f"{row.label}, {failure}" for row in rows for failure in row.failures],
     )
