@@ -12,6 +12,7 @@ from scorda.bench.filtering import Setup, Start
 from scorda.bench.tuning import Length
 from scorda.core.tapers import GaspariCohn
 from scorda.methods.denkf import DEnKF
+from scorda.methods.enff import EnFF
 from scorda.methods.enkf import ETKF, EnKF
 from scorda.methods.enkf_n import EnKFN
 from scorda.methods.ensf import EnSF
@@ -25,6 +26,7 @@ from scorda.methods.rank_histogram import RankHistogramFilter
 from scorda.methods.variational import ThreeDVar
 from scorda.observations.model import ObservationModel
 from scorda.observations.operators import Pointwise, Select
+from scorda.priors.gaussian import Gaussian
 from scorda.systems.lorenz import Lorenz63, Lorenz96
 
 __all__ = [
@@ -144,7 +146,7 @@ def lorenz96_arctan() -> Setup:
 
     This is the set-up of EnSF without shocks: members start as N(0, I), whatever the truth is. The
     last 100 of 150 analyses count; the authors do not say which they average over. The options of
-    the LETKF were tuned on other seeds.
+    the LETKF and of EnFF were tuned on other seeds.
     """
     mixture = GaussianMixtureFilter(inflation=1.1, localization=GaspariCohn(2.5))
     return Setup(
@@ -157,6 +159,16 @@ def lorenz96_arctan() -> Setup:
             Entry(
                 "EnSF, N=20, ends (0.5, 0.025)",
                 EnSF(eps_alpha=0.5, eps_beta=0.025, scale="none"),
+                20,
+            ),
+            Entry(
+                "EnFF, N=20, strength 0.03, kernel 0.1",
+                EnFF(strength=0.03, kernel=0.1, scale="none"),
+                20,
+            ),
+            Entry(
+                "EnFF, N=20, exact guidance, inflation 1.1, radius 2.5",
+                EnFF("ot", "exact", prior=Gaussian(GaspariCohn(2.5)), inflation=1.1),
                 20,
             ),
             Entry(

@@ -11,6 +11,7 @@ from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
 from scorda.diffusion.bridge import BridgeODE, BridgeSDE
 from scorda.methods.closed_form import ClosedFormFilter
+from scorda.methods.enff import EnFF
 from scorda.methods.enkf import ETKF, EnKF
 from scorda.methods.ensf import EnSF
 from scorda.methods.gaussian_mixture.filter import GaussianMixtureFilter
@@ -118,7 +119,8 @@ class Exactness:
 def linear_gaussian() -> Exactness:
     """Four variables, two of them observed with std 0.5; forecasts correlated 0.5 to 0.6.
 
-    Nothing is tuned: settings are the defaults. There are 500 members, so that the bias of the
+    Nothing is tuned: settings are the defaults, and the strength of EnFF is the variance of the
+    error. There are 500 members, so that the bias of the
     method is larger than the sampling error of the ensemble. For the same reason SF and SSLS have
     the Gaussian of the ensemble as their prior in place of a network. An LETKF of infinite
     radius is the ETKF; with a finite one it needs coordinates, which this system has none of.
@@ -138,6 +140,9 @@ def linear_gaussian() -> Exactness:
         "mixture, bandwidth 0.1": GaussianMixtureFilter(0.1),
         "EnSF, paired": EnSF(scale="none"),
         "EnSF, mixture": EnSF(form="mixture", scale="none"),
+        "EnFF, from past to forecast": EnFF(strength=0.25, scale="none"),
+        "EnFF, from noise": EnFF("ot", strength=0.25, scale="none"),
+        "EnFF, exact guidance": EnFF("ot", "exact"),
         "MASF bridge": MASF(),
         "MASF bridge, uncoupled": MASF(sampler=BridgeODE(coupled=False)),
         "MASF bridge, SDE": MASF(sampler=BridgeSDE()),

@@ -16,6 +16,7 @@ from scorda.bench.tuning import Length, Tuning
 from scorda.core.tapers import GaspariCohn
 from scorda.diffusion.bridge import BridgeODE
 from scorda.methods.closed_form import ClosedFormFilter
+from scorda.methods.enff import EnFF
 from scorda.methods.enkf import EnKF
 from scorda.methods.ensf import EnSF
 from scorda.methods.gaussian_mixture.filter import GaussianMixtureFilter
@@ -79,6 +80,8 @@ def lorenz63_masf() -> Setup:
             Entry("closed form", ClosedFormFilter(), members, grid(relative_bandwidth=bandwidths)),
             Entry("mixture", GaussianMixtureFilter(), members, betas),
             ensf(members),
+            enff(members),
+            Entry("EnFF, exact guidance", EnFF("ot", "exact"), members, mixtures),
             Entry("SF", SF(euler_steps=200), members, reaches),
             Entry("SSLS", SSLS(), members, noises),
             Entry("MASF published", PublishedMASF(), members, plain),
@@ -120,6 +123,12 @@ def ensf(members: int) -> Entry:
     """Return EnSF in the units of the spread; the benchmark chooses the ends of its schedule."""
     ends = grid(eps_alpha=(0.05, 0.5), eps_beta=(0.025, 0.1, 0.3))
     return Entry("EnSF", EnSF(scale="spread", euler_steps=100), members, ends)
+
+
+def enff(members: int) -> Entry:
+    """Return EnFF as published, in the units of the state; strength and kernels are chosen."""
+    options = grid(strength=(0.3, 0.6, 1.0), kernel=(0.1, 0.5))
+    return Entry("EnFF", EnFF(scale="none"), members, options)
 
 
 def _lorenz96(dim: int = 40, forcing: float = 8.0, gap: int = 4) -> Setup:
@@ -176,6 +185,8 @@ def _without_network() -> tuple[Entry, ...]:
         Entry("LETKF", LETKF(localization=GaspariCohn(4.0)), MEMBERS, local),
         Entry("mixture", GaussianMixtureFilter(), MEMBERS, options),
         ensf(MEMBERS),
+        enff(MEMBERS),
+        Entry("EnFF, exact guidance", EnFF("ot", "exact"), MEMBERS, mixtures),
         Entry("MASF published", PublishedMASF(), MEMBERS, localized),
         Entry("MASF bridge", MASF(sampler=BridgeODE()), MEMBERS, localized),
         Entry("MASF bridge, mixture", MASF(), MEMBERS, mixtures),

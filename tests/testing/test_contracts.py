@@ -27,6 +27,7 @@ from scorda.diffusion.guidance import DPS, MMPS, InflatedLikelihood
 from scorda.diffusion.samplers import Ancestral, Multistep, PredictorCorrector, VarianceExploding
 from scorda.diffusion.variance_preserving import VariancePreserving
 from scorda.methods.closed_form import ClosedFormFilter
+from scorda.methods.enff import EnFF
 from scorda.methods.enkf import ETKF, EnKF
 from scorda.methods.ensf import EnSF
 from scorda.methods.gaussian_mixture.filter import GaussianMixtureFilter
@@ -156,6 +157,9 @@ FORMS = [
     ScoreFilter(Gaussian(GaspariCohn(2.0)), guidance=MMPS(1), sampler=FEW, coupled=False),
     ScoreFilter(Kernel(0.2), guidance=InflatedLikelihood(), sampler=FEW, inflation=1.1),
     EnSF("mixture", euler_steps=20, scale="spread"),
+    EnFF("ot", "importance"),
+    EnFF("ot", "exact", flow_steps=3),
+    EnFF("ot", "exact", flow_steps=3, prior=Gaussian(GaspariCohn(2.0))),
     # Kernels as wide as the likelihood of so few members wants them would change the variance.
     ClosedFormFilter(0.3, "variances", observation_bandwidth=0.5, draw="coupled"),
     ClosedFormFilter(0.2, "isotropic", draw="mixture"),

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from scorda.core.gaussian import component_std
 from scorda.core.shapes import Float, Tensor
 from scorda.observations.model import ObservationModel
+from scorda.observations.operators import Operator
 
-__all__ = ["bounded", "held", "likelihood_score", "settled", "standardised"]
+__all__ = [
+    "bounded",
+    "held",
+    "likelihood_score",
+    "settled",
+    "standardised",
+    "standardised_model",
+]
 
 # Largest estimate, in units of the largest deviation of any member in its component: a network
 # has learned nothing farther out.
@@ -25,6 +35,19 @@ def standardised(
     mean, std = ensemble.mean(0), component_std(ensemble)
     unit = torch.where(std > 0, std, 1.0)
     return (ensemble - mean) / unit, mean, unit
+
+
+def standardised_model(
+    model: ObservationModel,
+    mean: Float[Tensor, "..."],
+    unit: Float[Tensor, "..."],
+    y: Float[Tensor, "obs"],
+) -> ObservationModel:
+    """Return the model of a flat observation, whose operator takes standardised states."""
+    operator = _Standardised(model.operator, mean, unit)
+    if model.cov is None:
+        return model.like(operator, model.scale(tuple(y.shape), y))
+    return ObservationModel(operator, cov=model.cov.to(y))
 
 
 def likelihood_score(
@@ -71,3 +94,19 @@ def settled(
 ) -> Float[Tensor, "ensemble ..."]:
     """Return the analysis, but the forecast in components in which all its members agree."""
     return torch.where((forecast == forecast[:1]).all(0), forecast, analysis)
+
+
+@dataclass(frozen=True, eq=False)
+class _Standardised(Operator):
+    """An operator on standardised states; its observations are flat."""
+
+    operator: Operator
+    mean: Float[Tensor, "..."]
+    unit: Float[Tensor, "..."]
+
+    @property
+    def differentiable(self) -> bool:  # type: ignore[override]
+        return self.operator.differentiable
+
+    def __call__(self, x: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble obs"]:
+        return self.operator(self.mean + self.unit * x).flatten(1)

@@ -23,7 +23,7 @@ import torch
 
 from scorda.assimilation.base import Cost
 from scorda.assimilation.kalman_algebra import white_innovation
-from scorda.assimilation.likelihood_score import settled, standardised
+from scorda.assimilation.likelihood_score import settled, standardised, standardised_model
 from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
@@ -31,7 +31,6 @@ from scorda.diffusion.guidance import MMPS, Guidance
 from scorda.diffusion.samplers import Multistep, Sampler, ScalarProcess
 from scorda.diffusion.variance_preserving import VariancePreserving
 from scorda.observations.model import ObservationModel
-from scorda.observations.operators import Operator
 from scorda.observations.problem import Problem
 from scorda.priors.base import EnsemblePrior, PriorRun
 from scorda.priors.gaussian import Gaussian
@@ -132,11 +131,7 @@ class _Run(PriorFilterRun):
         x, mean, unit = standardised(states)
         shape = tuple(x.shape[1:])
         fitted = self.prior.fit(x, None, self.space)
-        operator = _Standardised(model.operator, mean, unit)
-        if model.cov is None:
-            seen = model.like(operator, model.scale(tuple(y.shape), values))
-        else:
-            seen = ObservationModel(operator, cov=model.cov.to(values))
+        seen = standardised_model(model, mean, unit, values)
         posterior = settings.guidance.bind(fitted, values, seen)
         with torch.no_grad():
             latents = None
@@ -160,19 +155,3 @@ class _Run(PriorFilterRun):
             **getattr(fitted, "report", {}),
         }
         return settled(mean + unit * moved, states).to(forecast), info
-
-
-@dataclass(frozen=True, eq=False)
-class _Standardised(Operator):
-    """An operator on standardised states; its observations are flat."""
-
-    operator: Operator
-    mean: Float[Tensor, "..."]
-    unit: Float[Tensor, "..."]
-
-    @property
-    def differentiable(self) -> bool:  # type: ignore[override]
-        return self.operator.differentiable
-
-    def __call__(self, x: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble obs"]:
-        return self.operator(self.mean + self.unit * x).flatten(1)
