@@ -37,6 +37,7 @@ methods: $(VENV)/.installed-dev
 # Warnings are errors: a link to nowhere, a page that no other names, a tutorial that fails.
 docs: $(VENV)/.installed-docs
 	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -b html -W -n -d site/.doctrees docs site
+	$(BIN)/python docs/check.py site
 	@echo "The site is at $(CURDIR)/site/index.html"
 
 lint: $(VENV)/.installed-dev

@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,21 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     "sphinxcontrib.bibtex",
     "command_help",
+    "own_names",
 ]
+# Formulas without a network: `make docs` installs it, and checks that no page loads from afar.
+if find_spec("sphinx-mathjax-offline"):
+    extensions.append("sphinx-mathjax-offline")
 exclude_patterns = ["README.md", "tutorials/*.py", "tutorials/README.rst"]
 templates_path = ["_templates"]
 
 # Names in single backquotes are code, and links where they are names of this page.
 default_role = "py:obj"
-nitpick_ignore_regex = [("py:.*", ".*")]
+# Settings and arguments are no pages; pages of other packages would need the network.
+nitpick_ignore_regex = [
+    ("py:obj", r"[a-z_][a-z0-9_]*"),
+    ("py:.*", r"(concurrent|numpy|pandas|torch|xarray|matplotlib)\..*"),
+]
 myst_enable_extensions = ["colon_fence", "dollarmath", "deflist"]
 myst_heading_anchors = 4
 
@@ -76,6 +85,8 @@ sphinx_gallery_conf = {
     "abort_on_example_error": True,
     "remove_config_comments": True,
     "show_memory": False,
+    # Its page loads scripts from elsewhere.
+    "write_computation_times": False,
     "within_subsection_order": "FileNameSortKey",
     "image_scrapers": ("drawn",),
     # What a command returns.

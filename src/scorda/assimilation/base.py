@@ -56,14 +56,14 @@ class Assimilator(ABC):
     """A method of data assimilation.
 
     `smoother` says whether states are conditioned on all observations (True) or on past ones
-    (False); `needs` lists what the method asks of a problem, each a key of `REQUIREMENTS`;
+    (False); `needs` lists what the method asks of a problem, each a key of ``REQUIREMENTS``;
     `least_members` is the smallest ensemble that it can work with; `exact` says for which problems
     its posterior is exact, and in which limit (N members), `cost` what it computes, `drops`
     whether it goes on without members whose model fails, `forgets` whether its analysis makes no
     use of the forecast, and `in_double` whether it computes in double precision whatever that of
-    the states. `errors` is the law of observed values that it takes, a key of `REQUIREMENTS`:
+    the states. `errors` is the law of observed values that it takes, a key of ``REQUIREMENTS``:
     "gaussian_errors"; "robust_errors", by reweighting, or "linearised_errors", by a Gaussian near
-    the analysis (`assimilation.reweighting`); or "density", whatever has one.
+    the analysis (``assimilation.reweighting``); or "density", whatever has one.
     """
 
     smoother: bool = False
@@ -103,7 +103,7 @@ class Assimilator(ABC):
 
     @property
     def errors_taken(self) -> str:
-        """The law of observed values that it takes with its settings: `errors`, or a narrower."""
+        """Which of `errors`, or a narrower law, it takes of observed values with its settings."""
         return self.errors
 
     @final

@@ -104,7 +104,7 @@ class Filter(Assimilator, Run):
 
     Arguments:
         gross_error_check: Standard deviations of an innovation beyond which an observed value is
-            left out as a gross error (see `scorda.assimilation.gross_errors`); None uses all
+            left out as a gross error (see ``scorda.assimilation.gross_errors``); None uses all
             values. The number of values left out is reported as ``rejected``, one per cycle.
         inflation: Factor of the analysis anomalies, at least 1, or an inflation such as
             ``RTPS(0.9)``. It acts in a run, not in `analyse`. A subclass that declares the

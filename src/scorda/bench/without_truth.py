@@ -89,7 +89,7 @@ def tune(
 
     Every combination of values assimilates all of the problem. A filter is scored by what its
     members predict of each observation before it is used, a smoother by what they tell of
-    observations that are kept back (see `scorda.bench.predictive`). The smallest mean score over
+    observations that are kept back (see ``scorda.bench.predictive``). The smallest mean score over
     the seeds wins. A run that diverges loses, and does not end the choice.
 
     The score is one of forecasts, so the choice is that of the best forecast; where the next

@@ -23,7 +23,7 @@ class Distribution(ABC):
     @property
     @abstractmethod
     def transform(self) -> Transform | None:
-        """The map onto the real numbers in which the number is estimated; None: itself."""
+        """The map onto the real numbers in which the number is estimated, None for itself."""
 
     @property
     @abstractmethod

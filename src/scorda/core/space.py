@@ -185,7 +185,7 @@ class StateSpace(Layout):
 
     @property
     def position_names(self) -> tuple[str, ...]:
-        """Return the names of the columns of a position: those of `points`, else the axes."""
+        """Return the names of the columns of a position, those of `points`, else the axes."""
         if self.parts is None:
             return tuple(self.points or self.axes)
         axes = (axis for part in self.parts.values() for axis in part.axes)
@@ -209,7 +209,7 @@ class StateSpace(Layout):
 
     @property
     def pieces(self) -> tuple[StateSpace, ...]:
-        """Return the spaces of one grid each that make up the state: its parts, or itself."""
+        """Return the spaces of one grid each that make up the state, its parts or itself."""
         return (self,) if self.parts is None else tuple(self.parts.values())
 
     def only(self, name: str) -> StateSpace:

@@ -169,7 +169,7 @@ class MMPS(Guidance):
     GMRES, which needs no symmetry, is the safer choice.
 
     With the covariance of the law, V is that of the Gaussian law around which a network was
-    trained (`UNet`): without a product with the network, so that many iterations cost little. It
+    trained (``UNet``): without a product with the network, so that many iterations cost little. It
     misses how the covariance differs from place to place and from flow to flow; exact where the
     network adds nothing to the law.
 

@@ -1,6 +1,6 @@
 r"""Training of denoisers: one loss, one loop.
 
-The loss is denoising score matching in the form of `denoisers.precondition`,
+The loss is denoising score matching in the form of ``denoisers.precondition``,
 
 .. math:: E\, \frac{1 + \nu^2}{\nu^2} \| D(x_0 + \nu \varepsilon, \nu) - x_0 \|^2,
 
@@ -136,19 +136,19 @@ def fit(
     """Train a network in place; it ends with the averaged weights of the lowest validation loss.
 
     Arguments:
-        network: As for `denoisers.precondition`; its initial weights are the caller's.
+        network: As for ``denoisers.precondition``; its initial weights are the caller's.
         trajectories: Standardised trajectories ``(series, time, *state)``.
         checkpoint: File that a killed run resumes from; the caller removes it at the end.
         report: Called at every validation with step, loss, validation loss.
         seconds: Time between checkpoints, and so what a kill loses at most.
         keep: Whether the initial weights are validated too, and stay where none are better.
         patience: Stop after so many validations in a row without a lower loss; None: never.
-        levels: Makes levels per entry, as `levels.observed_levels`, for a network that takes them.
+        levels: Makes levels per entry, as ``levels.observed_levels``, if the network takes them.
         loss: Loss per segment of a network, as `denoising_loss` has it.
         slice_seconds: Stop at the first validation after so long; the next call resumes there.
 
     Returns:
-        One entry per validation: its step, the mean loss since the last, the validation loss.
+        One entry per validation, with its step, the mean loss since the last, the validation loss.
 
     Raises:
         ValueError: If the data are too short or too few, or the checkpoint is of another run.

@@ -255,7 +255,7 @@ class ETKF(Filter):
         rotation: Whether the anomalies are multiplied in each cycle by a random orthogonal matrix
             that keeps mean and covariance; it prevents outliers that deterministic filters grow.
         hybrid: Share of the climatological covariance in the gains of the mean and, by square
-            root, of the anomalies (see `scorda.assimilation.hybrid`), or None.
+            root, of the anomalies (see ``scorda.assimilation.hybrid``), or None.
     """
 
     inflation: float | Inflation = 1.0

@@ -73,7 +73,7 @@ class IEnKS(Assimilator):
 
     One iteration of a linear model and operator is exact, and equal to the `ETKF` and its
     smoother. Model errors are controls beside the first state, with anomalies and updates of their
-    own (see `scorda.assimilation.controls`).
+    own (see ``scorda.assimilation.controls``).
 
     With `mda` (multiple data assimilation) each observation counts with the weight 1 / `lag` in
     each of the `lag` windows that it is in, which keeps the minimisation of a long window close to

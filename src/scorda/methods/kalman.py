@@ -52,7 +52,7 @@ class KalmanFilter(Assimilator):
 
     .. math:: m_{k+1|k} = A m_{k|k}, \quad P_{k+1|k} = A P_{k|k} A^T + Q
 
-    and at observed steps the conditioning of `core.gaussian.gaussian_condition`. `assimilate`
+    and at observed steps the conditioning of ``core.gaussian.gaussian_condition``. `assimilate`
     draws from the exact marginals, independently at each step.
 
     Raises:

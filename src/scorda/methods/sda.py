@@ -58,7 +58,7 @@ class SDA(Assimilator):
             ``GaussianTrajectory.of(system, n)``.
         guidance: How observations enter. ``InflatedLikelihood()`` is the paper's form. Default:
             the prior's. Without one the paper's, but entries of the state with errors of their
-            own are merged (`Conditioned`) if the prior allows it, at noise levels above its
+            own are merged (``Conditioned``) if the prior allows it, at noise levels above its
             `handover`.
         sampler: Default: the prior's.
         chunk: Members computed at once; bounds the memory, leaves the samples as they are, bit
@@ -273,7 +273,7 @@ def merge_entries(
     standardisation: Standardisation,
     shape: tuple[int, ...],
 ) -> tuple[Float[Tensor, "time ..."], Float[Tensor, "time ..."]]:
-    """Values and precisions of a standardised trajectory's observed entries, for `Conditioned`.
+    """Values and precisions of a standardised trajectory's observed entries, for ``Conditioned``.
 
     Several observations of one entry become one: their mean, weighted by precision.
 

@@ -17,7 +17,7 @@ law                 minus log density, up to a constant                    s
 `Density`           a function of the user                                 none
 ==================  ===================================================  =====================
 
-The first three are `Robust`: Gaussians whose variance is :math:`s^2 / w(e)`, with the weight
+The first three are ``Robust``: Gaussians whose variance is :math:`s^2 / w(e)`, with the weight
 :math:`w(e) = \rho'(e) / e`. Any law is near a state like the Gaussian with its gradient and its
 curvature there (`Law.linearised`); for the counts this is Fisher scoring.
 
@@ -51,8 +51,8 @@ class Law(ABC):
     A law of your own derives from it and writes `log_density`, with operations of torch for the
     methods that need a gradient; and `quantile`, to be drawn from. `scaled` says whether the model
     has a `std`, `in_units` whether that is in the unit of the values, `robust` whether the law is
-    a Gaussian of varying variance (`Robust`), and `log_concave` whether its log density is concave
-    in h, so that a Gaussian prior leaves one mode.
+    a Gaussian of varying variance (``Robust``), and `log_concave` whether its log density is
+    concave in h, so that a Gaussian prior leaves one mode.
     """
 
     scaled: bool = True

@@ -302,7 +302,7 @@ class ObservationModel:
         Arguments:
             shape: Shape of one state.
             unit: Units in which the modes are orthonormal, of the shape of a state and positive,
-                where they are not those of the state (`ScaledModes`). Modes that are entries of
+                where they are not those of the state (``ScaledModes``). Modes that are entries of
                 the state stay as they are.
 
         Raises:

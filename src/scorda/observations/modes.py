@@ -86,7 +86,7 @@ class Modes(ABC):
     @property
     @abstractmethod
     def trivial(self) -> bool:
-        """Say whether V is the identity: x' = x."""
+        """Say whether V is the identity, so that x' = x."""
 
     @abstractmethod
     def forward(self, x: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble ..."]:

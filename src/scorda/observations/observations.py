@@ -130,7 +130,7 @@ class Observations:
             std: Standard deviation of the error where the table has none.
             steps: Last step to use. Default: no limit.
             how: `units`, `missing`, `climate`, `gross_error_check`, `nearest` and `law` of
-                `rows.How`.
+                ``rows.How``.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -168,7 +168,7 @@ class Observations:
             start: As in `from_table`, like the next three.
             tolerance: Largest distance of a time from its step.
             steps: Last step to use.
-            how: `missing`, `climate`, `gross_error_check` and `law` of `rows.How`.
+            how: `missing`, `climate`, `gross_error_check` and `law` of ``rows.How``.
 
         Raises:
             FileNotFoundError: If there is no such file.

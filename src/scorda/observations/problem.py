@@ -111,7 +111,7 @@ class Problem:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Precision of the states: that of `initial`, or torch's, in which systems draw theirs."""
+        """Precision of the states, that of `initial`, or torch's, in which systems draw theirs."""
         return torch.get_default_dtype() if self.initial is None else self.initial.dtype
 
     def members_at_start(

@@ -39,7 +39,7 @@ def train(
 ) -> TrainedTrajectory:
     """Learn a prior of trajectories, for `SDA` and for drawing from it.
 
-    Two kinds of prior are learned (see `priors.from_fields` and `priors.from_system`):
+    Two kinds of prior are learned (see ``priors.from_fields`` and ``priors.from_system``):
 
     * "modes": of a record of fields. The Gaussian law of their patterns, with a daily cycle where
       the record has one, and a network that corrects the leading ones. A few hundred fields are
@@ -51,7 +51,7 @@ def train(
 
     Arguments:
         states: Trajectories ``(time, *state)`` or ``(series, time, *state)``; or a path or an
-            xarray Dataset of variables on regular times, as `scorda train --data` reads it.
+            xarray Dataset of variables on regular times, as ``scorda train --data`` reads it.
         space: Space of the states of an array, whose `dt` is the time between them (default:
             that of a dataset).
         architecture: One of the four (default: "modes" of states on axes, else "temporal-conv").

@@ -155,7 +155,7 @@ class LocalGaussian(PreparedPrior):
     covariance (docs/kolmogorov.md).
 
     For observations of entries (masks, strides, selections with independent errors), and for
-    nonlinear ones through the pairs of states and values (`PairsOnGrid`, `augment`).
+    nonlinear ones through the pairs of states and values (``PairsOnGrid``, `augment`).
 
     Arguments:
         localization: Taper by distance from the centre of a block.

@@ -178,7 +178,7 @@ class TrainedTrajectory(Prior):
     other in one evaluation.
 
     Arguments:
-        architecture: Name and arguments of the network, as for `nn.build`.
+        architecture: Name and arguments of the network, as for ``nn.build``.
         network: The network.
         space: Space of the states.
         standardisation: Map between states and the network's coordinates.
@@ -231,7 +231,7 @@ class TrainedTrajectory(Prior):
 
     @property
     def half_width(self) -> int:
-        """k: one output depends on 2k + 1 states."""
+        """The number k, where one output depends on 2k + 1 states."""
         return self.network.half_width  # type: ignore[return-value]
 
     def denoiser(self, states: int) -> NetworkDenoiser:

@@ -217,7 +217,7 @@ def begun(
 
 
 def resume(path: str | Path, method: Filter | None = None, system: Any = None) -> Online:
-    """Return the run that `Online.save` wrote, to go on from there with the same bits.
+    """Return the run that ``Online.save`` wrote, to go on from there with the same bits.
 
     The file names no code: what is neither a method of Scorda (or of an installed package that
     announces it) nor a built-in system with plain settings has to be given again.

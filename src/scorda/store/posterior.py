@@ -83,7 +83,7 @@ class Posterior:
 
     @property
     def complete(self) -> bool:
-        """Whether the run came to its end; if not, continue it with `--resume`."""
+        """Whether the run came to its end; if not, continue it with ``--resume``."""
         return bool(self._attributes["complete"])
 
     @property
@@ -245,7 +245,7 @@ class Posterior:
 
     @property
     def observations(self) -> xarray.Dataset:
-        """Values that were assimilated, one row each: step, time, value, std, component, ..."""
+        """Values that were assimilated, a row each with step, time, value, std, component, ..."""
         dataset = self.group("observations")
         assert dataset is not None
         return dataset

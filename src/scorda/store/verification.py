@@ -56,7 +56,7 @@ def verify(
         truth: True states ``(time, *state)``; NaN is absent.
 
     Returns:
-        One row for each instrument, variable and step, with the `COLUMNS`. ``lead`` is in the
+        One row for each instrument, variable and step, with the ``COLUMNS``. ``lead`` is in the
         unit of ``space.dt``.
 
     Raises:

@@ -106,7 +106,7 @@ class FunctionSystem(AdditiveNoise):
 
     @property
     def stochastic(self) -> bool:  # type: ignore[override]
-        """Whether a step draws model error: a model that is given seeds may."""
+        """Whether a step draws model error, as a model that is given seeds may."""
         return self.per_member or self.has_error
 
     def __repr__(self) -> str:

@@ -38,10 +38,10 @@ class KolmogorovFlow(AdditiveNoise):
 
     States are velocities ``(2, y, x)`` at the points :math:`2 \pi j / \mathrm{size}`. A step takes
     the divergence-free part of a state below wave number size / 2, advances it at `resolution`
-    (pseudo-spectral, RK4, `systems.vorticity`) and drops the wave numbers from size / 2 on again,
-    so that the chain is one of states of that size. At a resolution of 128 and viscosity 1.5e-3,
-    states of 64 lose by this 0.4 % of the energy of wave numbers 13-20 within 10 steps, and less
-    of lower ones; over 64 steps every band is that of the whole fields to 1.2 % (20 trajectories,
+    (pseudo-spectral, RK4, ``systems.vorticity``) and drops the wave numbers from size / 2 on
+    again, so that the chain is one of states of that size. At a resolution of 128 and viscosity
+    1.5e-3, states of 64 lose by this 0.4 % of the energy of wave numbers 13-20 within 10 steps,
+    and less of lower ones; over 64 steps every band is that of the whole fields to 1.2 % (20 trajectories,
     standard error 2 %).
 
     The relative error of one step of 0.2, for 20 developed flows at viscosity 1e-3: the substeps

@@ -47,7 +47,7 @@ class Mapped(System):
         on_failure: If the model of a member fails, that is raises an error, takes too long or is
             not finite: "stop" the run; "retry:3", try it so many times more, then stop; "drop",
             leave the member out from then on, which is NaN, and go on with the others.
-        timeout: Seconds that a member may take; see `scorda.core.deadline.limited` for what is
+        timeout: Seconds that a member may take; see ``scorda.core.deadline.limited`` for what is
             interrupted in time. None: any time.
         exchange: Folder that all workers see, through which states of more than 1 MB go instead
             of through the engine.

@@ -58,7 +58,7 @@ class MASF(PriorFilter):
     guidance. It is exact for the prior that it is given, up to the steps of the sampler, for every
     linear operator and every R. By default the analysis is coupled to the members of the
     forecast, which adds no sampling error. Any other operator, also a black box, is linear in the
-    state augmented with its simulated observation (`augment`; `PairsOnGrid` where a prior of
+    state augmented with its simulated observation (`augment`; ``PairsOnGrid`` where a prior of
     entries has values at every grid point). The filter is then exact for the prior of the pairs,
     which is made of the members and their simulated observations.
 

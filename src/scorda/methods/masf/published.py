@@ -5,7 +5,7 @@ The sampler tunes the two scores by factors of time,
 .. math:: k = k_0 + (k_1 - k_0) \, \tau^p, \qquad \tau = s \text{ (prior's score)},
     \quad 1 - s \text{ (likelihood's)},
 
-on the times :math:`(1 - j/n)^2`, scaled. It does not sample the posterior: `methods.masf.bridge`
+on the times :math:`(1 - j/n)^2`, scaled. It does not sample the posterior: ``methods.masf.bridge``
 says why. `methods.masf.nonlinear` has the form for nonlinear operators.
 
 Source: MASF, arXiv 2604.02889, and its public code for factors and times.
@@ -86,7 +86,7 @@ class PublishedSDE(ScaledSDE):
         \quad M = A_t / A_s, \quad \Delta = \Sigma_t - M^2 \Sigma_s,
 
     from the forecast members noised to `end`. The factors tune a biased sampler, they do not mend
-    it: see `methods.masf.bridge`.
+    it: see ``methods.masf.bridge``.
 
     Deviation: regularisers of 1e-5 in divisions are left out.
 
@@ -139,7 +139,7 @@ class PublishedSDE(ScaledSDE):
 class PublishedMASF(PriorFilter):
     """MASF as published, for linear operators: the likelihood's score is added.
 
-    This counts the observation twice (see `methods.masf.bridge`). Where the observation is at
+    This counts the observation twice (see ``methods.masf.bridge``). Where the observation is at
     least as precise as the prior, the variance is 0.33 to 0.46 of the exact one, and the mean is
     too close to the observation. The filter takes what the process of the paper can do: operators
     that pick entries, or symmetric matrices with eigenvalues in [0, 1] and one error std. It is

@@ -54,7 +54,7 @@ class FourDVar(Assimilator):
     size), the exact moments of a `LinearGaussian` system, or else those of `climatology` draws of
     the system's prior, the same for each seed.
 
-    Sources: cost and controls: see `methods.variational.cost`; growing window: Pires, Vautard &
+    Sources: cost and controls: see ``methods.variational.cost``; growing window: Pires, Vautard &
     Talagrand (1996), Tellus 48A, 96-121; randomised maximum likelihood: Kitanidis (1995), Water
     Resour. Res. 31, 2411-2419. Deviation: the first state is scaled by background and first
     transition together, because the background alone makes the cost stiff where it is vague.

@@ -56,7 +56,7 @@ class AmortisedNetwork(NetworkPrior):
 
     Approximate. `train` makes one, `save` and `load` keep it in a file. It takes observations of
     entries of the state (masks, strides, selections with independent errors), and nonlinear ones
-    at every grid point if it was trained for them. See `NetworkPrior` for the base.
+    at every grid point if it was trained for them. See ``NetworkPrior`` for the base.
 
     Arguments:
         axis: Name of a periodic coordinate to convolve along, or of two; None: a dense network.
@@ -96,14 +96,14 @@ class AmortisedNetwork(NetworkPrior):
     ) -> AmortisedNetwork:
         """Train a network on forecasts of many cycles.
 
-        A share of `training.validation` of the members of each forecast is held back from its
+        A share of ``training.validation`` of the members of each forecast is held back from its
         Gaussian and trained on, so the network corrects Gaussians of other members. Without a
         model it meets the noise levels of many observing networks, and serves them all.
 
         Arguments:
             forecasts: Forecasts, for instance those of another filter in a run of its own.
             space: Space of the states, for a ring or localization.
-            model: The one observing network to train for, also a nonlinear one (`PairsOnGrid`).
+            model: The one observing network to train for, also a nonlinear one (``PairsOnGrid``).
                 The network then serves this h and error alone, of which values may be absent.
             axis: As for the class.
             base: As for the class.

@@ -47,8 +47,8 @@ class OnlineNetwork(NetworkPrior):
     """A small denoising network, fine-tuned on each forecast ensemble.
 
     Approximate. In a run the network is fine-tuned from cycle to cycle; outside a run each fit
-    trains anew. The weights travel with the run (`Cycle.carried`): a run continued from a stored
-    step has the bits of an uninterrupted one. See `NetworkPrior` for the base and the operators;
+    trains anew. The weights travel with the run (``Cycle.carried``): a run continued from a stored
+    step has the bits of an uninterrupted one. See ``NetworkPrior`` for the base and the operators;
     for `NonlinearMASF` the network has two heads.
 
     Source: fine-tuning from the cycle before, after SF (Bao, Zhang & Zhang 2024, JCP) and MASF
@@ -99,7 +99,7 @@ class OnlineNetwork(NetworkPrior):
 
     @property
     def of_entries(self) -> bool:  # type: ignore[override]
-        """Whether the network knows places: along an axis, or from a start."""
+        """Whether the network knows places, along an axis or from a start."""
         return self.axis is not None or self.start is not None
 
     def begin(self, problem: Problem | None) -> OnlineRun:

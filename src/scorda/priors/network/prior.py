@@ -104,7 +104,7 @@ class NetworkTraining:
         Arguments:
             steps: Optimiser steps.
             points: Points of a state in the layout of the network.
-            group: Members of an item, see `dataset.Pool`.
+            group: Members of an item, see ``dataset.Pool``.
             fits: Trainings before this one, each of which has noise of its own.
         """
         steps = max(steps, 1)
