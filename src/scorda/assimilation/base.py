@@ -63,7 +63,8 @@ class Assimilator(ABC):
     use of the forecast, and `in_double` whether it computes in double precision whatever that of
     the states. `errors` is the law of observed values that it takes, a key of ``REQUIREMENTS``:
     "gaussian_errors"; "robust_errors", by reweighting, or "linearised_errors", by a Gaussian near
-    the analysis (``assimilation.reweighting``); or "density", whatever has one.
+    the analysis (``assimilation.reweighting``); or "density", whatever has one. `circular` says
+    whether it takes circular variables: one that sees the members as the cycle hands them does.
     """
 
     smoother: bool = False
@@ -75,6 +76,7 @@ class Assimilator(ABC):
     drops: bool = False
     forgets: bool = False
     in_double: bool = True
+    circular: bool = False
 
     @property
     def name(self) -> str:
@@ -199,6 +201,10 @@ REQUIREMENTS: dict[str, tuple[Callable[[Problem], bool], str]] = {
         ),
         "the positions of nonlinear observations (`positions` of the operator), for localization",
     ),
+    "no_circles": (
+        lambda problem: not problem.space.circular,
+        "a state without circular variables",
+    ),
     "linear_operator": (
         _is_linear,
         "a linear observation operator, of variables without bounds",
@@ -221,7 +227,8 @@ def check_needs(method: Assimilator, problem: Problem) -> None:
             f"{method.name} cannot go on without the members that on_failure = 'drop' leaves out: "
             "stop or retry where the model fails, or use a filter."
         )
-    lacking = [n for n in (*method.needs, method.errors_taken) if not REQUIREMENTS[n][0](problem)]
+    needs = (*_needs(type(method)), method.errors_taken)
+    lacking = [n for n in needs if not REQUIREMENTS[n][0](problem)]
     if not lacking:
         return
     # By name, because the methods stand on a higher floor.
@@ -229,13 +236,17 @@ def check_needs(method: Assimilator, problem: Problem) -> None:
         node.name
         for module, node, _ in declared("scorda.methods", "exact")
         for kind in [getattr(importlib.import_module(module), node.name)]
-        if all(REQUIREMENTS[need][0](problem) for need in (*kind.needs, kind.errors))
+        if all(REQUIREMENTS[need][0](problem) for need in (*_needs(kind), kind.errors))
     )
     advice = f" Methods that can do without: {', '.join(able)}." if able else ""
     if lacking == [method.errors_taken] != [method.errors]:
         advice = " Take another inflation, which does not learn from them: RTPS, RTPP or a number."
     reasons = "; and ".join(REQUIREMENTS[need][1] for need in lacking)
     raise ValueError(f"{method.name} needs {reasons}.{advice}")
+
+
+def _needs(kind: type[Assimilator]) -> tuple[str, ...]:
+    return (*kind.needs, *(() if kind.circular else ("no_circles",)))
 
 
 def check_members(method: Assimilator, members: int) -> None:

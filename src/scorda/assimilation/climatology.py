@@ -53,7 +53,8 @@ class Climatology:
                 "A climatological covariance needs a system, of whose prior it is made: call "
                 "`begin(problem)` first."
             )
-        states = problem.space.unbounded(problem.system.prior(self.draws, rng.seeded(0)))
+        states = problem.system.prior(self.draws, rng.seeded(0))
+        states = problem.space.unbounded(problem.space.unrolled(states))
         if problem.initial is not None:
             states = states.to(problem.initial)
         if not component_std(states).any():

@@ -32,6 +32,7 @@ from scorda.core.errors import (
 )
 from scorda.core.shapes import Float, Tensor
 from scorda.core.threads import few_threads
+from scorda.observations.circular import unrolled
 from scorda.observations.model import ObservationModel
 from scorda.observations.problem import Problem
 from scorda.observations.unbounded import unbounded_model
@@ -170,7 +171,8 @@ class Stepper:
         self._cycles += 1
         self._weights = info.pop("weights", self._weights)
         self._carried = info.pop("carried", self._carried)
-        report = self._statistics.report(self._step, info, space, self._ensemble, self._weights)
+        members = space.unrolled(self._ensemble, self._weights)
+        report = self._statistics.report(self._step, info, space, members, self._weights)
         report["seconds"] = time.perf_counter() - clock
         report["forecast_seconds"], self._forecast_seconds = self._forecast_seconds, 0.0
         self._report = report
@@ -207,18 +209,19 @@ class Stepper:
         The innovation is that of the forecast that is analysed, after an inflation before it.
         """
         forecast, weights, method = self._ensemble, self._weights, self._method
-        y, screened = y.to(forecast), {}
+        space = self._problem.space
+        forecast, y, model = unrolled(forecast, weights, y.to(forecast), model, space)
+        screened = {}
         if method.gross_error_check is not None:
             gross = gross_errors(forecast, weights, y, model, method.gross_error_check)
             screened = {"rejected": int(gross.sum())}
             if gross.all():
-                return forecast, screened
+                return space.rolled(forecast), screened
             if gross.any():
                 y, model = y[~gross], model.only(~gross, y)
         if method.least_members > 1:
             check_spread(forecast)
         # Bounded variables are analysed, and inflated, in their coordinates without bounds.
-        space = self._problem.space
         forecast, model = space.unbounded(forecast), unbounded_model(model, space)
         try:
             forecast = self._inflation.before(forecast, y, model, generator)
@@ -245,7 +248,8 @@ class Stepper:
             # Where the operator is to blame, say so.
             check_predicted(model.operator(forecast))
             raise
-        return space.bounded(self._inflated(forecast, analysis, generator, info)), info
+        inflated = self._inflated(forecast, analysis, generator, info)
+        return space.rolled(space.bounded(inflated)), info
 
     def _inflated(
         self, forecast: Tensor, analysis: Tensor, generator: torch.Generator, info: dict[str, Any]

@@ -119,6 +119,7 @@ class Filter(Assimilator, Run):
 
     least_members = 2
     drops = True
+    circular = True
 
     @property
     def inflation_factor(self) -> float:

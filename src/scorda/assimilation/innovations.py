@@ -35,6 +35,8 @@ from scorda.assimilation.filter import Filter
 from scorda.assimilation.gross_errors import gross_errors
 from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
+from scorda.core.space import StateSpace
+from scorda.observations.circular import predicted, unrolled
 from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations
 from scorda.observations.problem import Problem
@@ -141,13 +143,15 @@ class Innovations:
         y, model = self._observed[cycle.step]
         y = y.to(cycle.forecast)
         kind = self._kinds_at(cycle.step)
-        mean, var = _moments(cycle.forecast, weights, model)
-        after, _ = _moments(cycle.ensemble, cycle.weights, model)
+        space = self._problem.space
+        mean, var = _moments(cycle.forecast, weights, y, model, space)
+        after, _ = _moments(cycle.ensemble, cycle.weights, y, model, space)
         std = model.error_std(tuple(y.shape), mean)
         b, a, s = (y.double() - mean) / std, (y.double() - after) / std, var / std.square()
         values = torch.stack([torch.ones_like(b), b, a, b * b, a * b, s, b * b / (1 + s)])
         if (limit := self._method.gross_error_check) is not None:
-            used = ~gross_errors(cycle.forecast, weights, y, model, limit)
+            seen = unrolled(cycle.forecast, weights, y, model, space)
+            used = ~gross_errors(seen[0], weights, *seen[1:], limit)
             values, kind = values[:, used], kind[used]
         sums = torch.zeros(len(SUMS), len(self.kinds), dtype=torch.float64)
         sums.index_add_(1, kind, values.cpu())
@@ -243,10 +247,10 @@ def _variables(instrument: Observations, problem: Problem) -> tuple[str, ...]:
 
 
 def _moments(
-    ensemble: Tensor, weights: Tensor | None, model: ObservationModel
+    ensemble: Tensor, weights: Tensor | None, y: Tensor, model: ObservationModel, space: StateSpace
 ) -> tuple[Float[Tensor, "obs"], Float[Tensor, "obs"]]:
     """Return mean and variance of what the members predict; those that were dropped are NaN."""
-    x = model.operator(ensemble).flatten(1).double()
+    x = predicted(model.operator, ensemble, space, y, weights).flatten(1).double()
     there = x.isfinite().all(1)
     x = x[there]
     w = torch.ones(len(x)).to(x) if weights is None else weights.to(x)[there]

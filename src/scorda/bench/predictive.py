@@ -27,6 +27,7 @@ from scorda.assimilation.base import Assimilator
 from scorda.assimilation.filter import Filter
 from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
+from scorda.observations.circular import predicted
 from scorda.observations.problem import Problem
 from scorda.store.withheld import QUANTITIES, row_sums
 
@@ -118,7 +119,7 @@ def predict(
     for cycle in method.run(problem, members, generator):
         if cycle.forecast is not None and cycle.step >= first:
             y, model = observed[cycle.step]
-            predicted = model.operator(cycle.forecast).flatten(1)
-            found.add(predicted, weights, y, model.error_std(tuple(y.shape), predicted))
+            seen = predicted(model.operator, cycle.forecast, problem.space, y, weights).flatten(1)
+            found.add(seen, weights, y, model.error_std(tuple(y.shape), seen))
         weights = cycle.weights
     return found.result()

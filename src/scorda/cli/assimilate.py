@@ -28,7 +28,7 @@ __all__ = ["Assimilate", "assimilate", "resolved"]
 # Settings that say where and how, not what: they leave the posterior as it is.
 PLACE = (
     "out", "resume", "overwrite", "trust_code", "config", "system_options", "parameter",
-    "bounded", "netcdf",
+    "bounded", "circular", "netcdf",
 )  # fmt: skip
 WORKERS = ("executor", "shard", "members_per_task", "on_failure", "member_timeout")
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import torch
 
-from scorda.cli.bounds import bounds_of
+from scorda.cli.bounds import bounds_of, circles_of
 from scorda.cli.endings import is_meant
 from scorda.cli.parameters import with_parameters
 from scorda.cli.settings import UserError, to_toml
@@ -50,6 +50,10 @@ __all__ = [
 ]
 
 
+# Flags that give variables a transform.
+TRANSFORMS = {"bounded": bounds_of, "circular": circles_of}
+
+
 def use_torch(dtype: str, threads: int | None) -> int:
     """Set precision and number of threads of torch; returns the number of threads."""
     if dtype not in ("float32", "float64"):
@@ -69,8 +73,8 @@ def fingerprints(names: Sequence[str]) -> dict[str, str]:
 
 
 def options_of(given: Any) -> dict[str, Any]:
-    """Return the options of the system of a command's settings, its parameters and bounds."""
-    lists = {"parameter": given.parameter, "bounded": given.bounded}
+    """Return the options of the system of a command's settings, and what it knows of variables."""
+    lists = {name: getattr(given, name, []) for name in ("parameter", *TRANSFORMS)}
     return {**given.system_options, **{name: texts for name, texts in lists.items() if texts}}
 
 
@@ -80,7 +84,8 @@ def make_system(name: str, options: Mapping[str, Any], values: bool = False) -> 
     Arguments:
         name: Name of the system.
         options: Its options; a list ``parameter`` has its parameters (`with_parameters`), a list
-            ``bounded`` the bounds of variables (`bounds_of`).
+            ``bounded`` the bounds of variables (`bounds_of`), a list ``circular`` those that have
+            a period (`circles_of`).
         values: Whether a parameter may have a value in place of a prior, as a truth may.
 
     Raises:
@@ -91,12 +96,13 @@ def make_system(name: str, options: Mapping[str, Any], values: bool = False) -> 
     if isinstance(options.get("parameter"), list):
         parameters = options.pop("parameter")
         return with_parameters(make_system(name, options), parameters, values)
-    if isinstance(options.get("bounded"), list):
-        bounds = bounds_of(options.pop("bounded"))
-        try:
-            return make_system(name, options).with_transforms(bounds)
-        except ValueError as error:
-            raise UserError(f"--bounded: {error}") from error
+    for flag, transforms_of in TRANSFORMS.items():
+        if isinstance(options.get(flag), list):
+            transforms = transforms_of(options.pop(flag))
+            try:
+                return make_system(name, options).with_transforms(transforms)
+            except ValueError as error:
+                raise UserError(f"--{flag}: {error}") from error
     given = {k.replace("-", "_"): _value(v) for k, v in options.items()}
     try:
         system = load_system(name, **given)
@@ -235,7 +241,7 @@ def climate_of(system: Any, members: int = 64) -> dict[str, tuple[float, float]]
     """Return mean and standard deviation of each variable, of a trained prior or first states.
 
     Those of a trained prior are of its record. Those of a system are of draws of its first state,
-    over all points.
+    over all points. There are none of circular variables.
     """
     if isinstance(system, Prior):
         scaled, mean = system.standardisation, system.diurnal_mean
@@ -247,7 +253,7 @@ def climate_of(system: Any, members: int = 64) -> dict[str, tuple[float, float]]
         means = system.prior(members, rng.seeded(0))
         stds = torch.zeros_like(means[:1])
     found = {}
-    for name in system.space.variables:
+    for name in (n for n in system.space.variables if n not in system.space.circular):
         values, spread = (system.space.field(x, name).double() for x in (means, stds))
         var = values.var(correction=0) + spread.square().mean()
         found[name] = float(values.mean()), float(var.sqrt())

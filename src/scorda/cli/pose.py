@@ -89,7 +89,7 @@ def _system(given: Posed, method: Assimilator) -> Any:
     from scorda.priors.trajectory import Prior
 
     if given.system is None:
-        for name in ("bounded", "parameter"):
+        for name in ("bounded", "circular", "parameter"):
             if getattr(given, name):
                 raise UserError(f"Got --{name} without --system: a trained prior has its own.")
     else:

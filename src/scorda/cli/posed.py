@@ -99,6 +99,10 @@ class Posed:
     """Bounds of a variable of the system, which methods never leave, as humidity=0,1 or rain=0,
     without upper bound; a trained prior has its own. Repeat the flag for several."""
 
+    circular: list[str] = field(default_factory=list)
+    """Circular variable of the system and its period, as direction=360, or both ends of a turn, as
+    phase=-180,180: differences and means go the short way round. Repeat the flag for several."""
+
     system_options: SystemOptions = field(default_factory=dict)
     """Options of the system, as --system.NAME VALUE."""
 

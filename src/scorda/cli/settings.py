@@ -91,7 +91,7 @@ def taken(tokens: list[str], content: dict[str, Any]) -> tuple[list[str], dict[s
     # cyclopts would read a table as the text of --system.
     if isinstance(content.get("system"), dict):
         options = content.pop("system")
-        for flag in ("parameter", "bounded"):
+        for flag in ("parameter", "bounded", "circular"):
             texts = options.pop(flag) if isinstance(options.get(flag), list) else []
             names += [f"--{flag}={text}" for text in texts if flag not in given]
         named = {f"system.{key}": str(value) for key, value in options.items()}

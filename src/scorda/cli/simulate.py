@@ -19,8 +19,8 @@ __all__ = ["Simulate", "simulate"]
 LENGTH = 64
 # Settings that leave the files as they are.
 UNWRITTEN = (
-    "config", "system_options", "parameter", "bounded", "resume", "overwrite", "trust_code",
-    "executor",
+    "config", "system_options", "parameter", "bounded", "circular", "resume", "overwrite",
+    "trust_code", "executor",
 )  # fmt: skip
 
 
@@ -92,6 +92,10 @@ class Simulate:
     bounded: list[str] = field(default_factory=list)
     """Bounds of a variable of the system, which its states never leave, as humidity=0,1 or rain=0,
     without upper bound; model error is then of its logit, or log. Repeat the flag for several."""
+
+    circular: list[str] = field(default_factory=list)
+    """Circular variable of the system and its period, as direction=360, or both ends of a turn, as
+    phase=-180,180. Repeat the flag for several."""
 
     system_options: SystemOptions = field(default_factory=dict)
     """Options of the system, as --system.NAME VALUE."""

@@ -12,7 +12,7 @@ import torch
 
 from scorda.core.shapes import Bool, Float, Tensor
 from scorda.core.shown import as_html
-from scorda.core.transforms import Transform
+from scorda.core.transforms import Circular, Transform
 
 if TYPE_CHECKING:
     from scorda.core.space import StateSpace
@@ -180,8 +180,47 @@ class Layout(ABC):
         return self._mapped(z, lambda transform, values: transform.inverse(values))
 
     def within(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Return states whose values on a bound, or beyond, are the next ones inside."""
+        """Return states whose values on a bound, or beyond, are the next ones inside.
+
+        Circular variables are on their own turn.
+        """
         return self._mapped(x, lambda transform, values: transform.within(values))
+
+    @property
+    def circular(self) -> dict[str, Circular]:
+        """Return the transforms of the circular variables."""
+        return {name: t for name, t in self.transforms.items() if isinstance(t, Circular)}
+
+    def unrolled(
+        self,
+        x: Float[Tensor, "ensemble ..."],
+        weights: Float[Tensor, "ensemble ..."] | None = None,
+    ) -> Float[Tensor, "ensemble ..."]:
+        """Return members whose circular variables are on the turns nearest to their mean.
+
+        Their means, spreads and differences go the short way round.
+
+        Arguments:
+            x: Members ``(ensemble, ..., *state)``.
+            weights: Weights of the members, with the first axes of `x`; None: all are equal.
+        """
+        return self._turned(x, lambda circle, values: circle.unrolled(values, weights))
+
+    def rolled(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Return states ``(..., *state)`` whose circular variables are on their own turn."""
+        return self._turned(x, lambda circle, values: circle.within(values))
+
+    def shortest(self, change: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Return differences of states ``(..., *state)``, in circular variables the short way."""
+        return self._turned(change, lambda circle, values: circle.near(values, 0.0))
+
+    def _turned(self, x: Tensor, function: Callable[[Circular, Tensor], Tensor]) -> Tensor:
+        if not (circular := self.circular):
+            return x
+        fields = {name: self.field(x, name) for name in self.variables}
+        for name, circle in circular.items():
+            fields[name] = function(circle, fields[name])
+        return self.joined(fields)
 
     def moved(self, x: Float[Tensor, "..."], change: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Return states to which a change is added, in their `transforms` where they have some.
@@ -259,6 +298,18 @@ class Layout(ABC):
                     f"{bounds.lower:g} and {bounds.upper:g}, such as {float(values[0]):g}: repair "
                     "them, or give wider bounds."
                 )
+
+    def check_no_circles(self, subject: str) -> None:
+        """Check that no variable is circular, of which the subject of a sentence takes none.
+
+        Raises:
+            ValueError: If one is.
+        """
+        if self.circular:
+            raise ValueError(
+                f"{subject} takes no circular variables ({', '.join(self.circular)}): make the "
+                "cosine and the sine of each two variables of the state."
+            )
 
     def constant(self, values: Float[Tensor, "variables"]) -> Float[Tensor, "..."]:
         """Return a state that has one value per variable, broadcastable to ``(*state)``."""

@@ -4,6 +4,9 @@ A variable x with bounds is estimated as z = f(x), which takes all real numbers:
 analysis of z, whatever it adds, is inside of the bounds again as :math:`x = f^{-1}(z)`. Densities
 change by the slope, :math:`p_z(z) = p_x(x) \, |dx / dz|`; medians and quantiles map to each other,
 means do not.
+
+A circular variable, such as a direction or a phase, has no bounds and is the same a period on. Its
+coordinate is itself, on the turn that is nearest to something: the mean direction of the members.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import torch
 
 from scorda.core.shapes import Float, Tensor
 
-__all__ = ["Log", "Logit", "Transform", "described_transforms", "made_transforms"]
+__all__ = ["Circular", "Log", "Logit", "Transform", "described_transforms", "made_transforms"]
 
 
 class Transform(ABC):
@@ -36,7 +39,7 @@ class Transform(ABC):
         """Return x, which is inside of the bounds for every finite z."""
 
     def within(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Return x with the next number inside in place of one on a bound, or beyond [final]."""
+        """Return x with the next number inside in place of one on a bound, or beyond."""
         return _inside(x, self.lower, self.upper)
 
     @abstractmethod
@@ -107,7 +110,82 @@ class Logit(Transform):
         return width - (x - self.lower).log() - (self.upper - x).log()
 
 
-KINDS: dict[str, type[Transform]] = {"log": Log, "logit": Logit}
+@dataclass(frozen=True)
+class Circular(Transform):
+    r"""A circular variable: x and x + P are the same.
+
+    Differences go the short way round, :math:`d = x - y + k P` with the integer k that makes
+    :math:`|d| \le P / 2`. A mean is that of the members on the turns nearest to their mean
+    direction, :math:`\arg \sum_i w_i e^{2 \pi \mathrm i x_i / P}`. So for members within half a
+    circle all linear methods are what they are for a variable that is not circular.
+
+    Arguments:
+        period: P, such as 360.
+        first: States are kept from here on, up to first + P.
+
+    Raises:
+        ValueError: If the period is not positive, or one of both is not finite.
+    """
+
+    period: float
+    first: float = 0.0
+    lower = -math.inf
+    upper = math.inf
+
+    def __post_init__(self) -> None:
+        if not 0 < self.period < math.inf or not math.isfinite(self.first):
+            raise ValueError(
+                f"Got the period {self.period} and the first value {self.first}: give a positive "
+                "period, and finite numbers."
+            )
+
+    def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        return x
+
+    def inverse(self, z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        return z
+
+    def within(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Return x on the turn from `first` on."""
+        turned = x - self.period * ((x - self.first) / self.period).floor()
+        # Rounding may put what is just below the first value on the end of the turn.
+        beyond = (turned >= self.first + self.period) | (turned < self.first)
+        return turned.masked_fill(beyond, self.first)
+
+    def log_slope(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        return torch.zeros_like(x)
+
+    def near(
+        self, x: Float[Tensor, "..."], place: float | Float[Tensor, "..."]
+    ) -> Float[Tensor, "..."]:
+        """Return x on the turn that is nearest to a place; what is there keeps its bits."""
+        return x + self.period * ((place - x) / self.period).round()
+
+    def direction(
+        self, x: Float[Tensor, "ensemble ..."], weights: Float[Tensor, "ensemble ..."] | None
+    ) -> Float[Tensor, "..."]:
+        """Return the mean direction of members, without those that are NaN.
+
+        Arguments:
+            x: Members.
+            weights: Weights of the members, with the first axes of `x`; None: all are equal.
+        """
+        angle = x * (2 * math.pi / self.period)
+        w = torch.ones_like(x) if weights is None else weights.to(x)
+        w = w.reshape(*w.shape, *[1] * (x.ndim - w.ndim))
+        east, north = ((w * part.nan_to_num()).sum(0) for part in (angle.cos(), angle.sin()))
+        return self.within(torch.atan2(north, east) * (self.period / (2 * math.pi)))
+
+    def unrolled(
+        self,
+        x: Float[Tensor, "ensemble ..."],
+        weights: Float[Tensor, "ensemble ..."] | None = None,
+    ) -> Float[Tensor, "ensemble ..."]:
+        """Return members on the turns nearest to their mean `direction`."""
+        return self.near(x, self.direction(x, weights))
+
+
+KINDS: dict[str, type[Transform]] = {"log": Log, "logit": Logit, "circular": Circular}
 
 
 def described_transforms(transforms: Mapping[str, Transform]) -> dict[str, list[Any]]:
@@ -131,7 +209,7 @@ def made_transforms(content: Mapping[str, list[Any]]) -> dict[str, Transform]:
         if kind not in KINDS or not numbers or len(bounds) != len(KINDS[kind].__annotations__):
             raise ValueError(
                 f"The space has the transform {[kind, *bounds]} of {variable!r}: give log and a "
-                "bound, or logit and two."
+                "bound, logit and two, or circular with a period and a first value."
             )
         made[variable] = KINDS[kind](*map(float, bounds))
     return made

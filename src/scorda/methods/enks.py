@@ -54,6 +54,7 @@ class EnKS(Assimilator):
     lag_radius: float | None = None
 
     smoother = True
+    circular = True
     needs = ("simulator",)
     least_members = 2
     errors = "robust_errors"
@@ -85,13 +86,13 @@ class EnKS(Assimilator):
                 transform = cycle.report.pop("transform", None)
                 first = 0 if self.lag is None else max(0, k - self.lag)
                 if first < k and transform is not None:
-                    past = problem.space.unbounded(states[:, first:k])
+                    past = problem.space.unbounded(problem.space.unrolled(states[:, first:k]))
                     smoothed = transform(past)
                     if self.lag_radius is not None:
                         rho = GaspariCohn(self.lag_radius)(k - torch.arange(first, k).to(past))
                         rho = rho.view(-1, *[1] * len(problem.space.shape))
                         smoothed = torch.lerp(past, smoothed, rho.expand_as(past))
-                    states[:, first:k] = problem.space.bounded(smoothed)
+                    states[:, first:k] = problem.space.rolled(problem.space.bounded(smoothed))
                 infos.append(cycle.report)
         assert states is not None
         cycle.statistics.settle()

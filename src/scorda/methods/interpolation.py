@@ -51,6 +51,8 @@ class OptimalInterpolation(PreparedFilter):
     needs = ("simulator", "prior")
     least_members = 1
     forgets = True
+    # A direction has no climatological mean that another could be compared with on a line.
+    circular = False
     exact = "linear-Gaussian, one analysis of the prior, N and draws → ∞"
     cost = Cost(None, note="1000 h per analysis, whatever N")
 

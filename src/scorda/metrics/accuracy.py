@@ -114,6 +114,7 @@ def pointwise_crps(
     ensemble: Float[Tensor, "ensemble *shape"],
     truth: Float[Tensor, "*shape"],
     weights: Float[Tensor, "ensemble *time"] | None = None,
+    period: float | None = None,
 ) -> Float[Tensor, "*shape"]:
     r"""Return the fair continuous ranked probability score (CRPS) of every component.
 
@@ -128,9 +129,18 @@ def pointwise_crps(
     :math:`\sum_k (2k - N - 1) x_{(k)} / N^2`, since each member is counted once for every member
     below it and subtracted for every one above.
 
-    Source: Ferro (2014), Q. J. R. Meteorol. Soc. 140, 1917 (equal weights).
+    With a period P all differences are arcs, :math:`\min_k |x - y + k P|`, which costs O(N²): the
+    score of a circular variable. It is the other one where all lie within half a circle.
+
+    Source: Ferro (2014), Q. J. R. Meteorol. Soc. 140, 1917 (equal weights); for circular variables
+    Grimit, Gneiting, Berrocal & Johnson (2006), Q. J. R. Meteorol. Soc. 132, 2925.
+
+    Arguments:
+        period: P of a circular variable; None: it is none.
     """
     x, y, w = as_series(ensemble, truth, weights)
+    if period is not None:
+        return _circular_crps(x, y, w, period).reshape(truth.shape)
     if weights is None:
         # Of the residuals, whose rounding is not that of a large mean.
         residual, members = x - y, len(x)
@@ -166,3 +176,17 @@ def gaussian_crps(
     z = (truth - mean) / std
     density = torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
     return std * (z * torch.erf(z / math.sqrt(2)) + 2 * density - 1 / math.sqrt(math.pi))
+
+
+def _circular_crps(x: Tensor, y: Tensor, w: Tensor, period: float) -> Tensor:
+    """Return the fair CRPS with arcs for differences."""
+
+    def arc(difference: Tensor) -> Tensor:
+        return (difference - period * (difference / period).round()).abs()
+
+    skill = (w * arc(x - y)).sum(0)
+    # Each pair of members once, and none of a member with itself.
+    pairs = torch.zeros_like(skill)
+    for i in range(1, len(x)):
+        pairs = pairs + (w[i] * w[:i] * arc(x[i] - x[:i])).sum(0)
+    return skill - quotient(pairs, 1 - w.square().sum(0))

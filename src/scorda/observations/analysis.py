@@ -66,7 +66,7 @@ class Analysis:
     @property
     def mean(self) -> Float[Tensor, "time ..."]:
         """Return the posterior mean, ``(time, *state)``."""
-        states, weights = self.states, self.weights
+        states, weights = self.space.unrolled(self.states, self.weights), self.weights
         if self.dropped:
             there = left(len(states), range(states.shape[1]), self.dropped).to(states.device)
             if weights is None:
@@ -74,14 +74,15 @@ class Analysis:
             # Their weight is 0, which times NaN is none.
             states = states.masked_fill(~there.view(*there.shape, *[1] * (states.ndim - 2)), 0.0)
         if weights is None:
-            return states.mean(0)
-        return torch.einsum("et,et...->t...", weights.to(states), states)
+            return self.space.rolled(states.mean(0))
+        return self.space.rolled(torch.einsum("et,et...->t...", weights.to(states), states))
 
     def quantile(self, level: float) -> Float[Tensor, "time ..."]:
         r"""Return a quantile of the members at each step, ``(time, *state)``.
 
         Of N equal members it lies at the place :math:`p (N + 1)` of the sorted ones, between the
-        first and the last (see `scorda.metrics.quantile`). Dropped members are left out.
+        first and the last (see `scorda.metrics.quantile`). Dropped members are left out. Members
+        of a circular variable are sorted from the antipode of their mean direction on.
 
         Arguments:
             level: Probability p of a smaller value, between 0 and 1.
@@ -95,8 +96,9 @@ class Analysis:
         for first, last in pairwise(bounds):
             stay = [i for i in range(members) if self.dropped.get(i, times) > first]
             weights = None if self.weights is None else self.weights[stay, first:last]
-            found.append(quantile(self.states[stay, first:last], level, weights))
-        return torch.cat(found)
+            part = self.space.unrolled(self.states[stay, first:last], weights)
+            found.append(quantile(part, level, weights))
+        return self.space.rolled(torch.cat(found))
 
     def sel(
         self, variable: str | None = None, method: str | None = None, **labels: Any

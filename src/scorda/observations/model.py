@@ -221,7 +221,12 @@ class ObservationModel:
         self, x: Float[Tensor, "ensemble ..."], generator: rng.Seed = None
     ) -> Float[Tensor, "ensemble ..."]:
         """Observe states ``(ensemble, *state)`` with error."""
-        y = self.operator(x)
+        return self.disturbed(self.operator(x), generator)
+
+    def disturbed(
+        self, y: Float[Tensor, "ensemble ..."], generator: rng.Seed = None
+    ) -> Float[Tensor, "ensemble ..."]:
+        """Return what was observed without error with the error of each."""
         if self.law is not None:
             shape = tuple(y.shape[1:])
             return self.law.draw(y, self.scale(shape, y).reshape(shape), generator)

@@ -182,7 +182,7 @@ class Observations:
     def _arranged(
         cls, rows: tables.UsableRows, space: StateSpace, start: Start | None
     ) -> Observations:
-        places, steps, values, std, averaged, law = tables.arrange(rows)
+        places, steps, values, std, averaged, law = tables.arrange(rows, space)
         operator: Operator
         if places.ndim == 3:
             operator = MovingInterpolate(steps, places[..., 1:], places[..., 0].astype(int), space)

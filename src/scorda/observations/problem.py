@@ -17,6 +17,7 @@ from scorda.core.calendars import Start
 from scorda.core.errors import ShapeError
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
+from scorda.observations.circular import check_circular, predicted, rolled
 from scorda.observations.model import ObservationModel, stack
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Operator, Pointwise
@@ -45,7 +46,8 @@ class Problem:
         ValueError: If an observation lies after `steps`, an operator does not fit the space or its
             values or observes points outside of its mask, errors of one instrument are correlated
             and those of another not Gaussian, or `initial` does not fit the space or
-            is not finite or beyond its bounds.
+            is not finite or beyond its bounds; or what is observed of a circular variable is no
+            mean of it.
     """
 
     system: Any
@@ -83,6 +85,7 @@ class Problem:
                         "raise `steps` or leave the observation out."
                     )
             _check_values(instrument, self.space)
+            check_circular(instrument, self.space)
         if self.initial is not None:
             members = self.initial
             if is_labelled(members):
@@ -238,7 +241,8 @@ def twin_experiment(
             f"The truth of {system.name} is not finite at step {int(finite.long().argmin())}: "
             "reduce dt or check the system."
         )
-    values = model.sample(truth[observed], observation_error)
+    seen = predicted(model.operator, truth[observed], system.space)
+    values = rolled(model.disturbed(seen, observation_error), model.operator, system.space)
     problem = Problem(system.apart_from(truth[0]), Observations(model, observed, values), steps)
     return system.space.masked(truth), problem
 

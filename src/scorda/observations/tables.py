@@ -23,6 +23,7 @@ from scorda.core.calendars import start_text
 from scorda.core.columns import distinct
 from scorda.core.space import StateSpace
 from scorda.core.times import match_times
+from scorda.observations.circular import on_one_turn
 from scorda.observations.law_columns import law_of_columns
 from scorda.observations.laws import Law
 from scorda.observations.robust_laws import Normal
@@ -182,8 +183,10 @@ def usable_fields(
     return UsableRows(step[row], place, value, errors, unused, notes, laws=(law,))
 
 
-def arrange(rows: UsableRows) -> Arranged:
+def arrange(rows: UsableRows, space: StateSpace) -> Arranged:
     """Arrange rows by step, averaged by 1/std^2 where they share a place and a step.
+
+    Reports of a circular variable are averaged the short way round.
 
     A place is a column of `values`, unless that takes more numbers than a list of the places of
     each step, as for moving platforms whose positions are no grid points.
@@ -193,7 +196,8 @@ def arrange(rows: UsableRows) -> Arranged:
     entry, cell = _coded(cycle * len(one) + column)
     weight = rows.std**-2.0
     count, total = np.bincount(entry), np.bincount(entry, weight)
-    value, error = np.bincount(entry, weight * rows.value) / total, total**-0.5
+    reported = on_one_turn(rows.value, entry, rows.place, space)
+    value, error = np.bincount(entry, weight * reported) / total, total**-0.5
     # A single value stays what it was, to the last digit.
     single = count[entry] == 1
     value[entry[single]], error[entry[single]] = rows.value[single], rows.std[single]

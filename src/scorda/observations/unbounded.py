@@ -90,13 +90,14 @@ def unbounded_problem(problem: Problem) -> Problem:
 
 def _sees_none(operator: Operator, space: StateSpace, states: tuple[int, ...]) -> bool:
     """Say whether a linear operator gives no bounded variable any weight."""
+    with_bounds = set(space.transforms) - set(space.circular)
     if isinstance(operator, MovingInterpolate):
         # It observes at positions, on the grids of fields.
-        return set(space.transforms) <= set(space.parameters)
+        return with_bounds <= set(space.parameters)
     if not operator.linear:
         return False
     bounded = torch.zeros(space.size, dtype=torch.bool)
-    for name in space.transforms:
+    for name in with_bounds:
         bounded[space.entries(name)] = True
     # Weights of random entries do not cancel.
     noise = rng.normal(1, (*states, *space.shape), rng.seeded(0))

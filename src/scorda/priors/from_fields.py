@@ -95,6 +95,7 @@ def train_on_fields(
     if modes < 1 or corrected < 1:
         raise ValueError(f"Got modes = {modes}, corrected = {corrected}: give at least 1 of each.")
     settings = settings or training_for(fields)
+    fields.space.check_no_circles("A trained prior")
     if fields.space.transforms:
         fields.space.check_bounds(fields.states, "the record")
         fields = replace(fields, states=fields.space.unbounded(fields.states))

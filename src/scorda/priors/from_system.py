@@ -178,6 +178,7 @@ def train_on_states(
     """
     _check_grid(recipe, space)
     space.check(states, "trajectories")
+    space.check_no_circles("A trained prior")
     space.check_bounds(states, "trajectories")
     states = space.unbounded(states)
     standardisation = Standardisation.of(states, space)

@@ -179,6 +179,8 @@ def _snapshot(
         for part, values in zip(parts, found, strict=True):
             part.append(values)
     mean, spread, states = (torch.cat(part, -1) for part in parts)
+    if (circle := members.space.circular.get(name)) is not None:
+        mean, states = circle.within(mean), circle.within(states)
     first = dict(zip(block.numbers, states.view(-1, *grid), strict=False))
     return mean.view(grid), spread.view(grid), first
 

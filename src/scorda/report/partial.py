@@ -121,10 +121,15 @@ class Partial:
             return Band(low, middle, high, "90 %", "median")
         if self._has("q05", "q95"):
             low, high = of("q05"), of("q95")
-            if self._has("q50"):
-                return Band(low, of("q50"), high, "90 %", "median")
-            if self._has("mean"):
-                return Band(low, of("mean"), high, "90 %", "mean")
+            circle = self.space.circular.get(name)
+            if circle is not None:
+                high = circle.near(high, low + circle.period / 2)
+            for statistic, words in (("q50", "median"), ("mean", "mean")):
+                if self._has(statistic):
+                    middle = of(statistic)
+                    if circle is not None:
+                        middle = circle.near(middle, (low + high) / 2)
+                    return Band(low, middle, high, "90 %", words)
             return Band(low, (low + high) / 2, high, "90 %", "middle of the band")
         mean, std = of("mean"), GAUSSIAN * of("std")
         return Band(mean - std, mean, mean + std, f"mean ± {GAUSSIAN:g} std", "mean")
@@ -149,7 +154,9 @@ class Partial:
         for steps, there in stretches(self._there(cut)):
             w = None if weights is None else weights[there, steps]
             # A run that was stopped has not written equal weights.
-            yield states[there][:, steps], None if w is None else w / w.sum(0)
+            w = None if w is None else w / w.sum(0)
+            x, circle = states[there][:, steps], self.space.circular.get(name)
+            yield x if circle is None else circle.unrolled(x, w), w
 
     @cached_property
     def _dataset(self) -> xarray.Dataset:

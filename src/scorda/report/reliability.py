@@ -160,6 +160,9 @@ def _ranks(members: Members, truth: Members, first: int, bins: int) -> metrics.R
             # As many draws as where there is a truth: blocks of another size have the same.
             torch.rand(y.shape, generator=generator, dtype=torch.float64)
             continue
+        if (circle := members.space.circular.get(block.name)) is not None:
+            # The ranks are counted from the antipode of the mean direction on.
+            y = circle.near(y, circle.direction(block.states, block.weights))
         found = metrics.rank_histogram(block.states, y, block.weights, bins, generator=generator)
         counts += found.counts
     return metrics.RankHistogram.of(counts)
@@ -178,6 +181,8 @@ def _binned(
         (y,) = truth.flat(block.name, block.steps, block.rows)
         if y.isnan().all():
             continue
+        if (circle := members.space.circular.get(block.name)) is not None:
+            y = circle.near(y, circle.direction(block.states, block.weights))
         x, y, w = as_series(block.states / unit, y / unit, block.weights)
         # The error of a mean of N members exceeds the variance by 1/N; the spread gets it too.
         spread = (1 + w.square().sum(0)) * variance(x, w)

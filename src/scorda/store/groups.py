@@ -12,6 +12,7 @@ from scorda.core.calendars import Start
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.observations.analysis import Analysis
+from scorda.observations.circular import predicted
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Operator
 from scorda.observations.present import present_values
@@ -83,7 +84,8 @@ def _predicted(
 ) -> Iterator[np.ndarray]:
     """Yield what each member predicts of the present values of each row, ``(ensemble, present)``.
 
-    Steps that lie in the same chunks are read once for all their rows.
+    What is circular is on turns whose mean is nearest to the value that is observed. Steps that
+    lie in the same chunks are read once for all their rows.
     """
     stored = array(root, space.variables[0])
     together = max(LARGEST // (stored.shape[0] * space.size), 1)
@@ -98,8 +100,9 @@ def _predicted(
             last = min(max(first + together, steps[-1] + 1), stored.shape[1])
             states = read_states(root, space, list(range(first, last)))
         seen = states[:, [step - first for step in steps]]
-        operator = instrument.at(k)[1].operator
-        yield operator(seen[:, 0] if isinstance(entry, int) else seen).flatten(1).numpy()
+        y, model = instrument.at(k)
+        x = seen[:, 0] if isinstance(entry, int) else seen
+        yield predicted(model.operator, x, space, y).flatten(1).numpy()
 
 
 def read_states(root: zarr.Group, space: StateSpace, steps: int | list[int]) -> Tensor:

@@ -9,6 +9,7 @@ import xarray
 
 from scorda.core.shapes import Float, Tensor
 from scorda.observations.analysis import Analysis
+from scorda.observations.circular import predicted
 from scorda.observations.observations import Observations
 from scorda.store.groups import observation_table
 from scorda.store.members import InMemory
@@ -56,6 +57,6 @@ def predictions(analysis: Analysis, instrument: Observations) -> Iterator[Tensor
     states = analysis.space.filled(analysis.states)
     for k, entry in enumerate(instrument.steps):
         if instrument.observed(k):
-            operator = instrument.at(k)[1].operator
+            y, model = instrument.at(k)
             seen = states[:, entry if isinstance(entry, int) else list(entry)]
-            yield operator(seen).flatten(1)
+            yield predicted(model.operator, seen, analysis.space, y).flatten(1)

@@ -165,7 +165,8 @@ class Block(NamedTuple):
         steps: The steps.
         rows: The rows of the first axis of its grid.
         entries: The entries of the flattened field.
-        states: ``(left, steps, entries)``, in double precision.
+        states: ``(left, steps, entries)``, in double precision; a circular variable is on the
+            turns nearest to its mean direction.
         weights: ``(left, steps)``, or None where all are equal.
         numbers: Numbers of these members.
     """
@@ -214,6 +215,8 @@ def blocks(
                 cut = slice(top, min(top + deep, rows))
                 states = members.flat(name, steps, cut)
                 states = states if there.all() else states[there]
+                if (circle := members.space.circular.get(name)) is not None:
+                    states = circle.unrolled(states, weights)
                 entries = slice(cut.start * width, cut.stop * width)
                 numbers = there.nonzero()[:, 0].tolist()
                 yield Block(name, steps, cut, entries, states, weights, numbers)

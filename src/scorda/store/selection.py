@@ -26,6 +26,7 @@ from scorda.core.shapes import Tensor
 from scorda.core.space import StateSpace
 from scorda.core.times import time_axis
 from scorda.observations.analysis import Analysis
+from scorda.observations.circular import predicted
 from scorda.observations.observations import Observations
 from scorda.store import layout
 from scorda.store.computing import Part
@@ -263,14 +264,16 @@ class Selection(Output):
         (number, steps), table = members.shape, self._table
         kinds, kind = kinds_of(table)
         here = (table["step"] >= first) & (table["step"] < first + steps)
-        predicted = [
-            instrument.at(k)[1].operator(self.space.filled(members.analysis.states[:, at]))
+        states = self.space.filled(members.analysis.states)
+        made = [
+            predicted(model.operator, states[:, at], self.space, y)
             for instrument in self.withheld
             for k, step in enumerate(instrument.steps)
             if isinstance(step, int) and 0 <= (at := step - first) < steps
             if instrument.observed(k)
+            for y, model in [instrument.at(k)]
         ]
-        if not predicted:
+        if not made:
             return torch.zeros(len(QUANTITIES), len(kinds), steps, dtype=torch.float64)
         rows = {n: torch.from_numpy(table[n][here]).double() for n in ("value", "std")}
         step = torch.from_numpy(table["step"][here]) - first
@@ -279,7 +282,7 @@ class Selection(Output):
         if weights is not None:
             w = (weights / weights.sum(0))[:, step]
         place = kind[torch.from_numpy(here)] * steps + step
-        found = torch.cat([part.flatten(1) for part in predicted], 1)
+        found = torch.cat([part.flatten(1) for part in made], 1)
         return row_sums(rows, found, w, place, len(kinds) * steps).view(-1, len(kinds), steps)
 
     def _present(self, states: Tensor, weights: Tensor | None) -> Iterator[tuple[slice, InMemory]]:

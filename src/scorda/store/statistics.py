@@ -40,6 +40,8 @@ def statistics(
             made["mean"] = (w * x).sum(0)
         if "std" in names:
             made["std"] = variance(x, w).sqrt()
+        if (circle := members.space.circular.get(variable)) is not None:
+            made |= {name: circle.within(v) for name, v in made.items() if name != "std"}
         for name, values in made.items():
             found[name][block.steps, block.entries] = values
     return {name: values.reshape(times, *grid) for name, values in found.items()}

@@ -15,6 +15,7 @@ from scorda import metrics
 from scorda.core.arrays import as_tensor
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
+from scorda.core.transforms import Circular
 from scorda.metrics.calibration import quantiles
 from scorda.metrics.series import as_series, variance
 from scorda.observations.analysis import Analysis
@@ -70,7 +71,8 @@ def state_sums(members: Members, truth: Members) -> Sums:
             if y[here].isnan().all():
                 continue
             weights = None if block.weights is None else block.weights[:, here]
-            for quantity, values in _sums(block.states[:, here], y[here], weights).items():
+            circle = members.space.circular.get(block.name)
+            for quantity, values in _sums(block.states[:, here], y[here], weights, circle).items():
                 sums[block.name][quantity][cut] += values
     return sums
 
@@ -116,16 +118,20 @@ def pooled_variables(space: StateSpace) -> list[str]:
 
 
 def scales(truth: Members, first: int = 0) -> dict[str, float] | None:
-    """Return the standard deviation of each variable, its unit in scores of all together.
+    r"""Return the standard deviation of each variable, its unit in scores of all together.
 
-    It is None where the units of all variables agree. A variable that is constant has 1. There is
-    none of parameters, which are scored by themselves.
+    It is None where the units of all variables agree. A variable that is constant has 1, a
+    circular one :math:`P / \sqrt{12}`, of a uniform law. There is none of parameters, which are
+    scored by themselves.
     """
     space = truth.space
     if not space.several_units:
         return None
     found = {}
     for name in pooled_variables(space):
+        if (circle := space.circular.get(name)) is not None:
+            found[name] = circle.period / 12**0.5
+            continue
         number, total, squares, shift = 0, 0.0, 0.0, None
         for block in blocks(truth, first, names=[name]):
             values = block.states[~block.states.isnan()]
@@ -157,6 +163,9 @@ def scales_of(sums: Sums, space: StateSpace, first: int = 0) -> dict[str, float]
         return None
     found = {}
     for name, own in ((n, sums[n]) for n in pooled_variables(space)):
+        if (circle := space.circular.get(name)) is not None:
+            found[name] = circle.period / 12**0.5
+            continue
         number, total, squares = (own[q][first:] for q in ("present", *TRUE))
         mean = total.sum() / number.sum()
         between = (number * (total / number.clamp_min(1) - mean).square()).sum()
@@ -165,9 +174,13 @@ def scales_of(sums: Sums, space: StateSpace, first: int = 0) -> dict[str, float]
     return found
 
 
-def _sums(states: Tensor, truth: Tensor, weights: Tensor | None) -> dict[str, Tensor]:
+def _sums(
+    states: Tensor, truth: Tensor, weights: Tensor | None, circle: Circular | None
+) -> dict[str, Tensor]:
     """Return the sums of some steps, from ``(ensemble, steps, entries)``."""
     x, y, w = as_series(states, truth, weights)
+    if circle is not None:
+        y = circle.near(y, (w * x).sum(0))
     present, spread = ~y.isnan(), variance(x, w)
     low, high = quantiles(x, (0.05, 0.95), weights)
     # A member that diverged must show, not count as a miss.
@@ -176,7 +189,7 @@ def _sums(states: Tensor, truth: Tensor, weights: Tensor | None) -> dict[str, Te
         "error": ((w * x).sum(0) - y).square(),
         "variance": spread,
         "fair": (1 + w.square().sum(0)) * spread,
-        "crps": metrics.pointwise_crps(x, y, weights),
+        "crps": metrics.pointwise_crps(x, y, weights, circle and circle.period),
         "inside": inside,
     }
     sums = {name: torch.where(present, values, 0).sum(1) for name, values in found.items()}

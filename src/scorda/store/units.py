@@ -36,6 +36,7 @@ from scorda.core.progress import Progress, heard, with_bar
 from scorda.core.shapes import Float, Tensor
 from scorda.core.times import time_axis
 from scorda.observations.analysis import left
+from scorda.observations.circular import check_circular
 from scorda.observations.observations import Observations
 from scorda.observations.problem import Problem
 from scorda.store import groups, layout, reports
@@ -132,6 +133,7 @@ def run(
         after.check(method, problem, members, seed)
     for instrument in withheld:
         instrument.check_gaussian("scores")
+        check_circular(instrument, problem.space)
     kept = None if keep is None else _kept(keep, problem, members, withheld)
     # A wrong one is told before anything is computed.
     time_axis(problem.space, problem.steps + 1, start)

@@ -20,7 +20,9 @@ from typing import Any
 import torch
 
 from scorda.core.shapes import Float, Tensor
+from scorda.core.transforms import Circular
 from scorda.metrics.accuracy import pointwise_crps
+from scorda.observations.circular import check_circular, predicted
 from scorda.observations.observations import Observations
 from scorda.store.groups import observation_table
 from scorda.store.members import LARGEST
@@ -69,6 +71,7 @@ def verify(
     states = forecast.states
     for instrument in given:
         instrument.check_gaussian("scores")
+        check_circular(instrument, forecast.space)
         if any(isinstance(step, tuple) for step in instrument.steps):
             raise ValueError("Got observations of several steps: a forecast is scored at each.")
         last = max((step for step in instrument.steps if isinstance(step, int)), default=0)
@@ -99,11 +102,11 @@ def _observed(
         y, model = instrument.at(k)
         own, low = names[low : low + len(y)], low + len(y)
         x, w = _members(forecast, int(step))  # type: ignore[arg-type]
-        predicted = model.operator(x).flatten(1).double()
+        seen = predicted(model.operator, x, forecast.space, y, w).flatten(1).double()
         std = model.error_std(tuple(y.shape), y).double().expand(y.shape)
         for name in dict.fromkeys(own):
             of = torch.from_numpy(own == name)
-            scores = _scores(predicted[:, of], w, y[of].double(), std[of])
+            scores = _scores(seen[:, of], w, y[of].double(), std[of])
             yield _row(forecast, against, str(name), step, scores)
 
 
@@ -117,7 +120,10 @@ def _true(forecast: Posterior, truth: Tensor) -> Iterator[Row]:
             known = space.inside[space.entries(name)] & ~y.isnan()
             members = space.field(x, name).reshape(len(x), -1).double()[:, known]
             if known.any():
-                scores = _scores(members, w, y[known], torch.zeros(int(known.sum())).double())
+                circle = space.circular.get(name)
+                scores = _scores(
+                    members, w, y[known], torch.zeros(int(known.sum())).double(), circle
+                )
                 yield _row(forecast, "truth", name, step, scores)
 
 
@@ -130,8 +136,11 @@ def _members(forecast: Posterior, step: int) -> tuple[Tensor, Tensor]:
     return x, w / w.sum()
 
 
-def _scores(x: Tensor, w: Tensor, y: Tensor, std: Tensor) -> Row:
+def _scores(x: Tensor, w: Tensor, y: Tensor, std: Tensor, circle: Circular | None = None) -> Row:
     """Return the scores of members ``(ensemble, values)``."""
+    if circle is not None:
+        x = circle.unrolled(x, w)
+        y = circle.near(y, w @ x)
     own, mean = w.square().sum(), w @ x
     var = (w @ (x - mean).square()) / (1 - own).clamp_min(1e-12) if len(x) > 1 else 0 * mean
     if bool((std > 0).all()):
@@ -140,7 +149,7 @@ def _scores(x: Tensor, w: Tensor, y: Tensor, std: Tensor) -> Row:
         cuts = torch.arange(len(y)).split(max(LARGEST // len(x) ** 2, 1))
         crps = torch.cat([mixture_crps(x[:, c], each[:, c], y[c], std[c]) for c in cuts])
     else:
-        crps = pointwise_crps(x[:, None], y[None], w[:, None])[0]
+        crps = pointwise_crps(x[:, None], y[None], w[:, None], circle and circle.period)[0]
     return {
         "values": len(y),
         "rmse": float((y - mean).square().mean().sqrt()),

@@ -1,7 +1,7 @@
 """Dynamical systems are Markov chains of states; they know nothing of diffusion."""
 
 from scorda.core.distributions import LogNormal, Normal, Uniform
-from scorda.core.transforms import Log, Logit
+from scorda.core.transforms import Circular, Log, Logit
 from scorda.systems.base import AdditiveNoise, System
 from scorda.systems.executable import Executable
 from scorda.systems.function import FunctionSystem
@@ -14,6 +14,7 @@ from scorda.systems.parameters import WithParameters
 
 __all__ = [
     "AdditiveNoise",
+    "Circular",
     "Executable",
     "FunctionSystem",
     "KolmogorovFlow",

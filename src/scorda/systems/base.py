@@ -211,7 +211,8 @@ class AdditiveNoise(System):
     ) -> Float[Tensor, "..."]:
         """Return the log density of the model error between two states [final].
 
-        It is the density of the entries that change.
+        It is the density of the entries that change. The error of a circular variable is taken
+        the short way round, which for an error far below half a period is the whole density.
 
         Raises:
             TypeError: If the model error has no density, because Q is singular.
@@ -219,7 +220,7 @@ class AdditiveNoise(System):
         axes, space = len(self.space.shape), self.space
         inside = space.inside if self.unchanging is None else space.inside & ~self.unchanging
         inside = inside.to(x.device).reshape(space.shape)
-        error = space.unbounded(x_next) - space.unbounded(self.advance(x))
+        error = space.shortest(space.unbounded(x_next) - space.unbounded(self.advance(x)))
         slope = space.log_slope(x_next, inside)
         if self.noise_cov is not None:
             cov, error = self.noise_cov, error.flatten(-axes)

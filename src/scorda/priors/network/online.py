@@ -103,6 +103,8 @@ class OnlineNetwork(NetworkPrior):
         return self.axis is not None or self.start is not None
 
     def begin(self, problem: Problem | None) -> OnlineRun:
+        if problem is not None:
+            problem.space.check_no_circles("A network that learns from forecasts")
         weights = None if self.start is None else self.start.tensors()
         return OnlineRun(self, self.base_run(), problem, weights)
 
