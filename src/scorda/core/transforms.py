@@ -13,15 +13,29 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import torch
 
+from scorda.core.arrays import ArrayLike
 from scorda.core.shapes import Float, Tensor
 
-__all__ = ["Circular", "Log", "Logit", "Transform", "described_transforms", "made_transforms"]
+__all__ = [
+    "Circular",
+    "Log",
+    "Logit",
+    "NormalScores",
+    "Transform",
+    "described_transforms",
+    "made_transforms",
+]
+
+
+# Values of a sample at most, and the share of them whose slope the tails of its map have.
+SAMPLED, OUTER = 10_000, 0.1
 
 
 class Transform(ABC):
@@ -185,14 +199,90 @@ class Circular(Transform):
         return self.near(x, self.direction(x, weights))
 
 
-KINDS: dict[str, type[Transform]] = {"log": Log, "logit": Logit, "circular": Circular}
+@dataclass(frozen=True)
+class NormalScores(Transform):
+    r"""Normal scores of a sample: a variable with any law is Gaussian where it has that of these.
+
+    .. math:: z = \Phi^{-1} \bigl( (k - \tfrac12) / N \bigr)
+
+    at the k-th smallest of N values, linear between values and, beyond the outermost, with the
+    mean slope of the outer tenth. So the tails of the law are Gaussian, and no bounds hold there.
+    Values that are equal have the score of their mean rank.
+
+    Source: Bertino, Evensen & Wackernagel (2003), Int. Stat. Rev. 71, 223-241.
+
+    Arguments:
+        sample: Values of the variable, such as those of a record, at most 10 000; NaN is left out.
+
+    Raises:
+        ValueError: If there are more, fewer than two that differ, or one is infinite.
+    """
+
+    sample: Sequence[float] | ArrayLike
+    lower = -math.inf
+    upper = math.inf
+
+    def __post_init__(self) -> None:
+        values = torch.as_tensor(self.sample).double().flatten()
+        values = values[~values.isnan()].sort().values
+        if not values.isfinite().all() or len(values) > SAMPLED or len(values.unique()) < 2:
+            raise ValueError(
+                f"Got a sample of {len(values)} values, {len(values.unique())} of them different: "
+                f"give finite ones, two that differ at least, and {SAMPLED} at most, such as some "
+                "of them or their quantiles."
+            )
+        object.__setattr__(self, "sample", tuple(values.tolist()))
+
+    def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        return self._mapped(x, *self._knots)
+
+    def inverse(self, z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        return self._mapped(z, *reversed(self._knots))
+
+    def log_slope(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        _, slope = self._piece(x.double(), *self._knots)
+        return slope.log().to(x)
+
+    def _mapped(self, x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
+        # In double precision: values of a sample may lie closer than single precision tells.
+        precise = x.double()
+        place, slope = self._piece(precise, knots, values)
+        at, start = knots.to(x.device)[place], values.to(x.device)[place]
+        return (start + (precise - at) * slope).to(x)
+
+    def _piece(self, x: Tensor, knots: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the knot that each number is measured from, and the slope of the map there."""
+        knots, values = knots.to(x.device), values.to(x.device)
+        outer = min(max(1, round(OUTER * len(knots))), len(knots) - 1)
+        first = (values[outer] - values[0]) / (knots[outer] - knots[0])
+        last = (values[-1] - values[-1 - outer]) / (knots[-1] - knots[-1 - outer])
+        slopes = torch.cat((first[None], values.diff() / knots.diff(), last[None]))
+        # The knot below; before the first it is the first one, with the slope of its tail.
+        below = torch.searchsorted(knots, x.detach().contiguous(), right=True)
+        return (below - 1).clamp_min(0), slopes[below]
+
+    @cached_property
+    def _knots(self) -> tuple[Tensor, Tensor]:
+        """Different values, and their scores."""
+        values = torch.tensor(self.sample, dtype=torch.float64)
+        knots = values.unique()
+        ranks = torch.searchsorted(values, knots) + torch.searchsorted(values, knots, right=True)
+        return knots, torch.special.ndtri(ranks.double() / (2 * len(values)))
+
+
+KINDS: dict[str, type[Transform]] = {
+    "log": Log,
+    "logit": Logit,
+    "circular": Circular,
+    "scores": NormalScores,
+}
 
 
 def described_transforms(transforms: Mapping[str, Transform]) -> dict[str, list[Any]]:
-    """Return transforms as JSON has them: kind and bounds by variable."""
+    """Return transforms as JSON has them: kind and settings by variable."""
     names = {kind: name for name, kind in KINDS.items()}
     return {
-        variable: [names[type(transform)], *vars(transform).values()]
+        variable: [names[type(transform)], *_plain(transform)]
         for variable, transform in transforms.items()
     }
 
@@ -205,14 +295,22 @@ def made_transforms(content: Mapping[str, list[Any]]) -> dict[str, Transform]:
     """
     made = {}
     for variable, (kind, *bounds) in ((n, entry or [""]) for n, entry in content.items()):
-        numbers = all(isinstance(bound, int | float) for bound in bounds)
+        of = bounds[0] if kind == "scores" and bounds and isinstance(bounds[0], list) else bounds
+        numbers = all(isinstance(number, int | float) for number in of)
         if kind not in KINDS or not numbers or len(bounds) != len(KINDS[kind].__annotations__):
             raise ValueError(
                 f"The space has the transform {[kind, *bounds]} of {variable!r}: give log and a "
-                "bound, logit and two, or circular with a period and a first value."
+                "bound, logit and two, circular with a period and a first value, or scores with a "
+                "sample."
             )
-        made[variable] = KINDS[kind](*map(float, bounds))
+        made[variable] = NormalScores(of) if of is not bounds else KINDS[kind](*map(float, of))
     return made
+
+
+def _plain(transform: Transform) -> list[Any]:
+    """Return the settings of a transform as JSON has them."""
+    found = [getattr(transform, field.name) for field in fields(transform)]  # type: ignore[arg-type]
+    return [list(value) if isinstance(value, tuple) else value for value in found]
 
 
 def _inside(x: Tensor, lower: float, upper: float) -> Tensor:

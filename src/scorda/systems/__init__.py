@@ -1,7 +1,7 @@
 """Dynamical systems are Markov chains of states; they know nothing of diffusion."""
 
 from scorda.core.distributions import LogNormal, Normal, Uniform
-from scorda.core.transforms import Circular, Log, Logit
+from scorda.core.transforms import Circular, Log, Logit, NormalScores
 from scorda.systems.base import AdditiveNoise, System
 from scorda.systems.executable import Executable
 from scorda.systems.function import FunctionSystem
@@ -26,6 +26,7 @@ __all__ = [
     "Lorenz96",
     "Mapped",
     "Normal",
+    "NormalScores",
     "System",
     "Uniform",
     "WithParameters",
