@@ -227,7 +227,7 @@ def check_needs(method: Assimilator, problem: Problem) -> None:
             f"{method.name} cannot go on without the members that on_failure = 'drop' leaves out: "
             "stop or retry where the model fails, or use a filter."
         )
-    needs = (*_needs(type(method)), method.errors_taken)
+    needs = (*_needs(method), method.errors_taken)
     lacking = [n for n in needs if not REQUIREMENTS[n][0](problem)]
     if not lacking:
         return
@@ -245,8 +245,8 @@ def check_needs(method: Assimilator, problem: Problem) -> None:
     raise ValueError(f"{method.name} needs {reasons}.{advice}")
 
 
-def _needs(kind: type[Assimilator]) -> tuple[str, ...]:
-    return (*kind.needs, *(() if kind.circular else ("no_circles",)))
+def _needs(method: Assimilator | type[Assimilator]) -> tuple[str, ...]:
+    return (*method.needs, *(() if method.circular else ("no_circles",)))
 
 
 def check_members(method: Assimilator, members: int) -> None:
