@@ -41,8 +41,8 @@ class KolmogorovFlow(AdditiveNoise):
     (pseudo-spectral, RK4, ``systems.vorticity``) and drops the wave numbers from size / 2 on
     again, so that the chain is one of states of that size. At a resolution of 128 and viscosity
     1.5e-3, states of 64 lose by this 0.4 % of the energy of wave numbers 13-20 within 10 steps,
-    and less of lower ones; over 64 steps every band is that of the whole fields to 1.2 % (20 trajectories,
-    standard error 2 %).
+    and less of lower ones; over 64 steps every band is that of the whole fields to 1.2 % (20
+    trajectories, standard error 2 %).
 
     The relative error of one step of 0.2, for 20 developed flows at viscosity 1e-3: the substeps
     leave 1e-5 in the median and 5e-5 at most (at resolution 64: 7e-5 and 2e-4, in single precision
