@@ -76,6 +76,13 @@ class Adaptive(Inflation):
         ValueError: If a setting is out of range, or, in a run, errors of observations are not
             Gaussian, or with localization not independent.
         DegenerateEnsemble: In a run, if there is one member.
+
+    Example:
+        With `problem` as in `twin_experiment`:
+
+        >>> analysis = sc.EnKF(inflation=sc.Adaptive()).assimilate(problem, 20, generator=0)
+        >>> analysis.states.shape
+        torch.Size([20, 17, 3])
     """
 
     gaussian: ClassVar[bool] = True

@@ -46,6 +46,13 @@ class Additive(Inflation):
     Raises:
         ValueError: If not exactly one of `std`, `cov` and `sample` is given, or it is out of
             range, or, in a run, does not fit the states.
+
+    Example:
+        With `problem` as in `twin_experiment`:
+
+        >>> analysis = sc.EnKF(inflation=sc.Additive(std=0.1)).assimilate(problem, 20, generator=0)
+        >>> analysis.states.shape
+        torch.Size([20, 17, 3])
     """
 
     std: float | tuple[float, ...] | None = None

@@ -31,6 +31,14 @@ class Climatology:
         scale: Factor s of the covariance. States of a forecast are closer to the truth than those
             of a long run: 3D-Var takes a small factor.
         draws: Number n of draws of the system's `prior`.
+
+    Example:
+        With `problem` as in `twin_experiment`:
+
+        >>> method = sc.ThreeDVar(climatology=sc.Climatology(scale=0.2))
+        >>> analysis = method.assimilate(problem, 20, generator=0)
+        >>> analysis.states.shape
+        torch.Size([20, 17, 3])
     """
 
     scale: float = 1.0

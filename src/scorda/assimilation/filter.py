@@ -109,6 +109,16 @@ class Filter(Assimilator, Run):
         inflation: Factor of the analysis anomalies, at least 1, or an inflation such as
             ``RTPS(0.9)``. It acts in a run, not in `analyse`. A subclass that declares the
             setting again multiplies by `inflation_factor` within `analyse`; the run does the rest.
+
+    Example:
+        A filter halfway between the forecast and the `EnKF` is written and used like this:
+
+        >>> class Halfway(sc.Filter):
+        ...     def analyse(self, forecast, y, model, generator=None):
+        ...         states, told = sc.EnKF().analyse(forecast, y, model, generator)
+        ...         return (states + forecast) / 2, told
+        >>> Halfway().assimilate(problem, members=20, generator=0).states.shape
+        torch.Size([20, 17, 3])
     """
 
     _: KW_ONLY

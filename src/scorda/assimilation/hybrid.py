@@ -42,6 +42,14 @@ class Hybrid:
         scale: Factor of the climatological covariance, as of a `Climatology`: well below 1, since
             errors of forecasts are much smaller than the spread of the climate.
         draws: Number of draws of the system's `prior`.
+
+    Example:
+        With `problem` as in `twin_experiment`:
+
+        >>> method = sc.ETKF(hybrid=sc.Hybrid(weight=0.2, scale=0.1))
+        >>> analysis = method.assimilate(problem, 20, generator=0)
+        >>> analysis.states.shape
+        torch.Size([20, 17, 3])
     """
 
     weight: float

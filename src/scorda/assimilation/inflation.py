@@ -120,6 +120,14 @@ class Multiplicative(Inflation):
     Arguments:
         factor: :math:`\lambda`, at least 1.
         stage: Whether the "analysis" or the "forecast" before it is inflated.
+
+    Example:
+        With `problem` as in `twin_experiment`:
+
+        >>> method = sc.EnKF(inflation=sc.Multiplicative(1.05, stage="forecast"))
+        >>> analysis = method.assimilate(problem, 20, generator=0)
+        >>> analysis.states.shape
+        torch.Size([20, 17, 3])
     """
 
     factor: float
@@ -163,6 +171,13 @@ class RTPS(Inflation):
     Arguments:
         relaxation: :math:`\alpha`, at least 0; 0: none, 1: the spread of the forecast. Values of
             0.3 to 1 are common.
+
+    Example:
+        With `problem` as in `twin_experiment`:
+
+        >>> analysis = sc.EnKF(inflation=sc.RTPS(0.5)).assimilate(problem, 20, generator=0)
+        >>> analysis.states.shape
+        torch.Size([20, 17, 3])
     """
 
     relaxation: float
@@ -201,6 +216,13 @@ class RTPP(Inflation):
 
     Arguments:
         relaxation: :math:`\alpha` in [0, 1]; 0: none, 1: the anomalies of the forecast.
+
+    Example:
+        With `problem` as in `twin_experiment`:
+
+        >>> analysis = sc.EnKF(inflation=sc.RTPP(0.5)).assimilate(problem, 20, generator=0)
+        >>> analysis.states.shape
+        torch.Size([20, 17, 3])
     """
 
     relaxation: float

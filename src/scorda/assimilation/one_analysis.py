@@ -93,6 +93,14 @@ def analyse(
     Raises:
         ValueError: If the method is no filter or asks for more than the predictions, arrays do
             not fit each other, or a prediction of a value that is there is not finite.
+
+    Example:
+        Three members of one number, the observation predicted by each, and what was observed:
+
+        >>> ensemble, predicted = np.array([[1.0], [2.0], [3.0]]), np.array([[2.0], [4.0], [6.0]])
+        >>> analysis = sc.analyse(sc.ETKF(), ensemble, predicted, values=[5.0], std=1.0)
+        >>> print(f"{float(analysis.mean):.1f}")
+        2.4
     """
     if not isinstance(method, Filter):
         raise ValueError(f"Got {type(method).__name__}: give a filter, such as sc.ETKF().")

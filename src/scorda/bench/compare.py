@@ -82,6 +82,13 @@ def compare(
         ValueError: If a method refuses a setting, no method has it, two have the same name, or
             the truth has other states.
         TypeError: If a method is none.
+
+    Example:
+        With `problem` as in `twin_experiment`:
+
+        >>> table = sc.compare([sc.EnKF(), sc.ETKF()], problem, truth, members=20, seeds=2)
+        >>> list(table["method"])
+        ['EnKF', 'ETKF']
     """
     given = (methods, problem, truth, members, seeds, grid, withheld, spinup, progress, executor)
     return as_frame(compared(*given))

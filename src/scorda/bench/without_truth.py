@@ -113,6 +113,13 @@ def tune(
     Raises:
         ValueError: If there is no such score or setting, or the method refuses a value.
         FloatingPointError: If every combination diverged.
+
+    Example:
+        With `problem` as in `twin_experiment`:
+
+        >>> chosen = sc.tune(sc.EnKF(), problem, {"inflation": [1.0, 1.05]}, members=20, seeds=1)
+        >>> chosen.method.inflation in (1.0, 1.05)
+        True
     """
     if score not in SCORES:
         raise ValueError(f"Got score = {score!r}: choose one of {', '.join(SCORES)}.")

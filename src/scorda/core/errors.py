@@ -35,6 +35,19 @@ class RunError(Exception):
         step: Step at which it happened, None where that is not known.
         cycle: Number of the cycle, from 0: the analysis, or the forecast that leads to it.
         members: Members that it concerns.
+
+    Example:
+        >>> problem = sc.Problem(
+        ...     sc.systems.FunctionSystem(
+        ...         lambda x: 1e200 * x, np.ones((10, 1)), sc.StateSpace((1,)), noise_std=1.0
+        ...     ),
+        ...     problem.observations,
+        ...     steps=16,
+        ... )
+        >>> sc.EnKF().assimilate(problem, members=10, generator=0)
+        Traceback (most recent call last):
+        ...
+        scorda.core.errors.DivergenceError: ...
     """
 
     def __init__(

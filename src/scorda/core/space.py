@@ -83,6 +83,19 @@ class StateSpace(Layout):
         ValueError: If names, coordinates and shape do not fit together, a name cannot be that of
             an array in a store or is there twice, a transform or a parameter is of no variable,
             or a state is too large.
+
+    Example:
+        Temperature and wind on a line of four points, a quarter of an hour apart:
+
+        >>> space = sc.StateSpace(
+        ...     (2, 4),
+        ...     dt=0.25,
+        ...     variables=("temperature", "wind"),
+        ...     coordinates={"x": np.linspace(0.0, 30.0, 4)},
+        ...     units={"temperature": "K", "wind": "m/s", "x": "km", "time": "h"},
+        ... )
+        >>> space.size, space.axes
+        (8, ('x',))
     """
 
     shape: tuple[int, ...]

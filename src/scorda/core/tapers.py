@@ -33,6 +33,10 @@ class GaspariCohn:
     Arguments:
         radius: Radius in the units of the space's distances (km on the globe), positive; infinite:
             weight 1.
+
+    Example:
+        >>> sc.GaspariCohn(radius=2.0)(torch.tensor([0.0, 1.0, 4.0]))
+        tensor([1.0000, 0.8896, 0.1453])
     """
 
     radius: float

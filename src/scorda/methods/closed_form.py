@@ -120,6 +120,13 @@ class ClosedFormFilter(PreparedFilter):
         ValueError: If a setting is out of range.
         DegenerateEnsemble: If the forecast has no spread.
         DivergenceError: If the weight of every member is zero or not finite.
+
+    Example:
+        With `problem` as in `twin_experiment`:
+
+        >>> analysis = sc.ClosedFormFilter().assimilate(problem, 20, generator=0)
+        >>> analysis.states.shape
+        torch.Size([20, 17, 3])
     """
 
     relative_bandwidth: float | Bandwidth = "silverman"

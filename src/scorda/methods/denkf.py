@@ -38,6 +38,13 @@ class DEnKF(Filter):
 
     Arguments:
         inflation: Factor of the analysis anomalies, at least 1, or an inflation (`RTPS`, ...).
+
+    Example:
+        With `problem` as in `twin_experiment`:
+
+        >>> analysis = sc.DEnKF(inflation=1.02).assimilate(problem, 20, generator=0)
+        >>> analysis.states.shape
+        torch.Size([20, 17, 3])
     """
 
     inflation: float | Inflation = 1.0

@@ -118,6 +118,13 @@ class EnFF(PreparedFilter):
 
     Raises:
         ValueError: If a setting is out of range.
+
+    Example:
+        With `problem` as in `twin_experiment`:
+
+        >>> analysis = sc.EnFF(path="ot", guidance="exact").assimilate(problem, 20, generator=0)
+        >>> analysis.states.shape
+        torch.Size([20, 17, 3])
     """
 
     path: Path = "f2p"

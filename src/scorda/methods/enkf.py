@@ -67,6 +67,13 @@ class EnKF(PreparedFilter):
         inflation: Factor of the analysis anomalies, at least 1, or an inflation (`RTPS`, ...).
         localization: Taper of the covariances by distance, another `Localization`, or None.
         hybrid: Share of the climatological covariance in the gain, or None; without localization.
+
+    Example:
+        With `problem` as in `twin_experiment`:
+
+        >>> analysis = sc.EnKF(inflation=1.02).assimilate(problem, 20, generator=0)
+        >>> analysis.states.shape
+        torch.Size([20, 17, 3])
     """
 
     inflation: float | Inflation = 1.0
@@ -256,6 +263,13 @@ class ETKF(Filter):
             that keeps mean and covariance; it prevents outliers that deterministic filters grow.
         hybrid: Share of the climatological covariance in the gains of the mean and, by square
             root, of the anomalies (see ``scorda.assimilation.hybrid``), or None.
+
+    Example:
+        With `problem` as in `twin_experiment`:
+
+        >>> analysis = sc.ETKF(inflation=1.02).assimilate(problem, 20, generator=0)
+        >>> analysis.states.shape
+        torch.Size([20, 17, 3])
     """
 
     inflation: float | Inflation = 1.0

@@ -68,6 +68,13 @@ class EnKFN(Filter):
         gauge: g: 1 where the weights that move no member are integrated out too, else 0.
         rotation: Whether the anomalies are multiplied in each cycle by a random orthogonal matrix
             that keeps mean and covariance.
+
+    Example:
+        With `problem` as in `twin_experiment`:
+
+        >>> analysis = sc.EnKFN().assimilate(problem, 20, generator=0)
+        >>> analysis.states.shape
+        torch.Size([20, 17, 3])
     """
 
     certainty: float = 1.0

@@ -46,6 +46,13 @@ class EnKS(Assimilator):
         gross_error_check: Limit of the check of gross errors, as for a filter; None: no check.
         lag_radius: Radius, in steps, of a `GaspariCohn` taper of what an observation adds to past
             states, by the time between them, or None.
+
+    Example:
+        With `problem` as in `twin_experiment`:
+
+        >>> analysis = sc.EnKS(inflation=1.02, lag=16).assimilate(problem, 20, generator=0)
+        >>> analysis.states.shape
+        torch.Size([20, 17, 3])
     """
 
     inflation: float | Inflation = 1.0

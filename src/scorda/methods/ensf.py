@@ -142,6 +142,13 @@ class EnSF(Filter):
     Raises:
         ValueError: If a setting is out of range.
         DegenerateEnsemble: With scale = "none", if no component has a spread above 1e-4.
+
+    Example:
+        With `problem` as in `twin_experiment`:
+
+        >>> analysis = sc.EnSF(euler_steps=100).assimilate(problem, 20, generator=0)
+        >>> analysis.states.shape
+        torch.Size([20, 17, 3])
     """
 
     form: Form = "paired"

@@ -50,6 +50,13 @@ class EnSRF(PreparedFilter):
         localization: Taper of the regressions by distance, or None.
         rotation: Whether the anomalies are multiplied in each cycle by a random orthogonal matrix
             that keeps mean and covariance.
+
+    Example:
+        With `problem` as in `twin_experiment`:
+
+        >>> analysis = sc.EnSRF(inflation=1.02).assimilate(problem, 20, generator=0)
+        >>> analysis.states.shape
+        torch.Size([20, 17, 3])
     """
 
     inflation: float | Inflation = 1.0

@@ -55,6 +55,13 @@ class ESMDA(Assimilator):
             `stages`, more: the first stages change little.
         alphas: Instead of both: the factors, whose inverses add up to 1 within a thousandth; they
             are scaled so that it is 1.
+
+    Example:
+        With `problem` as in `twin_experiment`:
+
+        >>> analysis = sc.ESMDA(stages=4).assimilate(problem, 20, generator=0)
+        >>> analysis.states.shape
+        torch.Size([20, 17, 3])
     """
 
     stages: int = 4

@@ -94,6 +94,13 @@ class IEnKS(Assimilator):
         mda: Whether observations count in several windows.
         iterations: Largest number of iterations.
         tolerance: They end where the mean square of the change of w is smaller.
+
+    Example:
+        With `problem` as in `twin_experiment`:
+
+        >>> analysis = sc.IEnKS(lag=2).assimilate(problem, 20, generator=0)
+        >>> analysis.states.shape
+        torch.Size([20, 17, 3])
     """
 
     inflation: float = 1.0

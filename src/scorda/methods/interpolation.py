@@ -44,6 +44,13 @@ class OptimalInterpolation(PreparedFilter):
 
     Arguments:
         climatology: Covariance and mean of the states.
+
+    Example:
+        With `problem` as in `twin_experiment`:
+
+        >>> analysis = sc.OptimalInterpolation().assimilate(problem, 20, generator=0)
+        >>> analysis.states.shape
+        torch.Size([20, 17, 3])
     """
 
     climatology: Climatology = field(default_factory=Climatology)

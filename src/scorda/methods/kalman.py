@@ -57,6 +57,16 @@ class KalmanFilter(Assimilator):
 
     Raises:
         ValueError: Before the run, if the system or an operator is not linear.
+
+    Example:
+        A damped rotation of two variables, of which one is observed:
+
+        >>> turn, noise = [[0.9, -0.3], [0.3, 0.9]], [[0.1, 0], [0, 0.1]]
+        >>> system = sc.systems.LinearGaussian(turn, noise, mean=[1, 0], cov=[[1, 0], [0, 1]])
+        >>> seen = sc.ObservationModel(sc.Select([0]), std=0.5)
+        >>> truth, problem = sc.twin_experiment(system, seen, steps=20, every=1, generator=0)
+        >>> sc.KalmanFilter().assimilate(problem, members=50, generator=0).states.shape
+        torch.Size([50, 21, 2])
     """
 
     needs = ("linear_system", "linear_operator")
@@ -93,6 +103,16 @@ class KalmanSmoother(Assimilator):
 
     Raises:
         ValueError: Before the run, if the system or an operator is not linear.
+
+    Example:
+        A damped rotation of two variables, of which one is observed:
+
+        >>> turn, noise = [[0.9, -0.3], [0.3, 0.9]], [[0.1, 0], [0, 0.1]]
+        >>> system = sc.systems.LinearGaussian(turn, noise, mean=[1, 0], cov=[[1, 0], [0, 1]])
+        >>> seen = sc.ObservationModel(sc.Select([0]), std=0.5)
+        >>> truth, problem = sc.twin_experiment(system, seen, steps=20, every=1, generator=0)
+        >>> sc.KalmanSmoother().assimilate(problem, members=50, generator=0).states.shape
+        torch.Size([50, 21, 2])
     """
 
     smoother = True

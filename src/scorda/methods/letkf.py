@@ -53,6 +53,16 @@ class LETKF(PreparedFilter):
             tile is analysed by itself from the observations in reach of it, as many tiles at once
             as torch has threads. The order of sums, and so the last digit, depends on the tiles,
             but not on how many are analysed at once.
+
+    Example:
+        Lorenz-96, whose twelve variables are on a ring:
+
+        >>> system = sc.systems.Lorenz96(dim=12)
+        >>> seen = sc.ObservationModel(sc.Select(range(0, 12, 2)), std=1.0)
+        >>> truth, problem = sc.twin_experiment(system, seen, steps=8, every=4, generator=0)
+        >>> method = sc.LETKF(inflation=1.02, localization=sc.GaspariCohn(4.0))
+        >>> method.assimilate(problem, members=10, generator=0).states.shape
+        torch.Size([10, 9, 12])
     """
 
     inflation: float | Inflation = 1.0

@@ -64,6 +64,13 @@ class NormalScoreEnKF(Filter):
     Arguments:
         rotation: Whether the anomalies of the scores are multiplied in each cycle by a random
             orthogonal matrix that keeps mean and covariance, as in the `ETKF`.
+
+    Example:
+        With `problem` as in `twin_experiment`:
+
+        >>> analysis = sc.NormalScoreEnKF(inflation=1.02).assimilate(problem, 20, generator=0)
+        >>> analysis.states.shape
+        torch.Size([20, 17, 3])
     """
 
     rotation: bool = False

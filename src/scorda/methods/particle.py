@@ -61,6 +61,13 @@ class ParticleFilter(PreparedFilter):
     Raises:
         ValueError: If a setting is out of range.
         DivergenceError: If the likelihood of every member is zero or not finite.
+
+    Example:
+        With `problem` as in `twin_experiment`:
+
+        >>> analysis = sc.ParticleFilter(jitter=0.1).assimilate(problem, 500, generator=0)
+        >>> analysis.states.shape
+        torch.Size([500, 17, 3])
     """
 
     resample: float = 0.2
@@ -156,6 +163,13 @@ class ParticleSmoother(Assimilator):
         ValueError: If a setting is out of range.
         DivergenceError: If the likelihood of every particle is zero, or the operator is not
             finite for one.
+
+    Example:
+        With `problem` as in `twin_experiment`:
+
+        >>> analysis = sc.ParticleSmoother(particles=1024).assimilate(problem, 20, generator=0)
+        >>> analysis.states.shape
+        torch.Size([20, 17, 3])
     """
 
     particles: int = 2**16

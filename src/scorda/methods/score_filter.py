@@ -67,6 +67,13 @@ class ScoreFilter(PriorFilter):
     Raises:
         ValueError: If the sampler draws noise though it is coupled, or has noise levels that the
             process has not.
+
+    Example:
+        With `problem` as in `twin_experiment`:
+
+        >>> analysis = sc.ScoreFilter().assimilate(problem, 5, generator=0)
+        >>> analysis.states.shape
+        torch.Size([5, 17, 3])
     """
 
     prior: EnsemblePrior = field(default_factory=Gaussian)

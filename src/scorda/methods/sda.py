@@ -67,6 +67,13 @@ class SDA(Assimilator):
             always so many.
         precision: "float32", or "bfloat16" for the products and convolutions of the prior's
             network, for a processor that has it.
+
+    Example:
+        With the shipped prior, and `problem` as in `twin_experiment`:
+
+        >>> analysis = sc.SDA(sc.load("lorenz63")).assimilate(problem, members=4, generator=0)
+        >>> analysis.states.shape
+        torch.Size([4, 17, 3])
     """
 
     prior: Prior

@@ -115,6 +115,13 @@ class SF(PriorFilter):
         clip: Largest root mean square of the score of a member, or None.
         standardise: Whether to standardise the members.
         inflation: Factor of the analysis anomalies, at least 1, or an inflation (`RTPS`, ...).
+
+    Example:
+        With `problem` as in `twin_experiment`:
+
+        >>> analysis = sc.SF(euler_steps=20).assimilate(problem, 20, generator=0)
+        >>> analysis.states.shape
+        torch.Size([20, 17, 3])
     """
 
     prior: EnsemblePrior = field(default_factory=OnlineNetwork)

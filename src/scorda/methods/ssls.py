@@ -89,6 +89,13 @@ class SSLS(PriorFilter):
         decay: Factor of lambda from stage to stage.
         clip: Largest root mean square of the score of a member, or None.
         inflation: Factor of the analysis anomalies, at least 1, or an inflation (`RTPS`, ...).
+
+    Example:
+        With `problem` as in `twin_experiment`:
+
+        >>> analysis = sc.SSLS(langevin_steps=50).assimilate(problem, 20, generator=0)
+        >>> analysis.states.shape
+        torch.Size([20, 17, 3])
     """
 
     prior: EnsemblePrior = field(default_factory=OnlineNetwork)

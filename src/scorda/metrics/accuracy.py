@@ -35,6 +35,11 @@ def rmse(
 
     Arguments:
         per_step: Return the spatial RMSE of each step, shape ``(time,)``.
+
+    Example:
+        >>> members, truth = torch.tensor([[1.0, 2.0], [3.0, 6.0]]), torch.tensor([2.0, 5.0])
+        >>> sc.metrics.rmse(members, truth)
+        tensor(0.7071)
     """
     x, y, w = as_series(ensemble, truth, weights)
     present = ~y.isnan()
@@ -60,6 +65,11 @@ def spread(
     Arguments:
         truth: Used only to leave out the values that are absent from it.
         per_step: Return the spread of each step, shape ``(time,)``.
+
+    Example:
+        >>> members, truth = torch.tensor([[1.0, 2.0], [3.0, 6.0]]), torch.tensor([2.0, 5.0])
+        >>> sc.metrics.spread(members, truth)
+        tensor(2.2361)
     """
     x, y, w = as_series(ensemble, ensemble[0].new_zeros(()) if truth is None else truth, weights)
     present = ~y.isnan()
@@ -83,6 +93,11 @@ def spread_skill(
     for any number of members; with weights it is :math:`1 + \sum_i w_i^2`.
 
     Source: Fortin et al. (2014), J. Hydrometeor. 15, 1708, eq. 15.
+
+    Example:
+        >>> members, truth = torch.tensor([[1.0, 2.0], [3.0, 6.0]]), torch.tensor([2.0, 5.0])
+        >>> sc.metrics.spread_skill(members, truth)
+        tensor(3.8730)
     """
     x, y, w = as_series(ensemble, truth, weights)
     present = ~y.isnan()
@@ -102,6 +117,11 @@ def crps(
 
     Arguments:
         per_step: Return the spatial mean of each step, shape ``(time,)``.
+
+    Example:
+        >>> members = torch.tensor([[1.0], [2.0], [4.0]])
+        >>> sc.metrics.crps(members, torch.tensor([3.5]))
+        tensor(0.5000)
     """
     _, y, _ = as_series(ensemble, truth, weights)
     present = ~y.isnan()

@@ -52,6 +52,11 @@ def coverage(
 
     Raises:
         ValueError: If the level is not between 0 and 1.
+
+    Example:
+        >>> members, truth = torch.tensor([[1.0, 2.0], [3.0, 6.0]]), torch.tensor([2.0, 5.0])
+        >>> sc.metrics.coverage(members, truth)
+        tensor(1.)
     """
     if not 0 < level < 1:
         raise ValueError(f"Got level {level}: it is a probability between 0 and 1, such as 0.9.")

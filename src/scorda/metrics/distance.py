@@ -41,6 +41,11 @@ def energy_score(
         per_step: Return the score of each step, shape ``(time,)``.
 
     Source: Gneiting & Raftery (2007), J. Am. Stat. Assoc. 102, 359, eq. 22.
+
+    Example:
+        >>> members, truth = torch.tensor([[1.0, 2.0], [3.0, 6.0]]), torch.tensor([2.0, 5.0])
+        >>> sc.metrics.energy_score(members, truth)
+        tensor(0.0522)
     """
     x, y, w = as_series(ensemble, truth, weights)
     present = ~y.isnan()

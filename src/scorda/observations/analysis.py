@@ -50,6 +50,15 @@ class Analysis:
         dropped: First step without each member whose model failed, by its number; the member is
             NaN from there on, and is left out of means, scores and figures.
         start: Datetime of step 0, where there is one; axes of figures then have dates.
+
+    Example:
+        With `problem` as in `twin_experiment`:
+
+        >>> analysis = sc.EnKF().assimilate(problem, members=20, generator=0)
+        >>> analysis.mean.shape, analysis.quantile(0.9).shape
+        (torch.Size([17, 3]), torch.Size([17, 3]))
+        >>> analysis.to_xarray()["x"].dims
+        ('ensemble', 'time')
     """
 
     states: Float[Tensor, "ensemble time ..."]

@@ -49,6 +49,13 @@ class ObservationModel:
     Raises:
         ValueError: If not exactly one of `std` and `cov` is given, or is not positive (definite);
             or if the law has no place for it.
+
+    Example:
+        The sum of the first two of three variables, with a standard deviation of 0.1:
+
+        >>> model = sc.ObservationModel(sc.observations.Linear([[1.0, 1.0, 0.0]]), std=0.1)
+        >>> model.operator(torch.tensor([[1.0, 2.0, 3.0]]))
+        tensor([[3.]])
     """
 
     operator: Operator

@@ -57,6 +57,11 @@ class Observations:
 
     Raises:
         ValueError: If steps and values do not fit, steps are out of order, or a value is infinite.
+
+    Example:
+        >>> seen = sc.ObservationModel(sc.Select([0, 2]), std=0.5)
+        >>> sc.Observations(seen, steps=[4, 10], values=[[1.2, 20.0], [float("nan"), 23.5]])
+        <Observations: 3 values of 2 observed quantities at 2 steps (4 to 10); 0 rows not used.>
     """
 
     model: ObservationModel

@@ -164,6 +164,10 @@ class Select(Gather):
 
     Arguments:
         indices: Indices into the flattened state, whole numbers, each at least 0.
+
+    Example:
+        >>> sc.Select([0, 2])(torch.tensor([[1.0, 2.0, 3.0]]))
+        tensor([[1., 3.]])
     """
 
     indices: Sequence[int] | ArrayLike

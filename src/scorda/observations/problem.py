@@ -48,6 +48,15 @@ class Problem:
             and those of another not Gaussian, or `initial` does not fit the space or
             is not finite or beyond its bounds; or what is observed of a circular variable is no
             mean of it.
+
+    Example:
+        Your own observations, of the second variable at two steps:
+
+        >>> seen = sc.ObservationModel(sc.Select([1]), std=0.5)
+        >>> observations = sc.Observations(seen, steps=[4, 10], values=[[-2.1], [7.9]])
+        >>> problem = sc.Problem(sc.systems.Lorenz63(), observations, steps=16)
+        >>> problem.space.variables
+        ('x', 'y', 'z')
     """
 
     system: Any
@@ -219,6 +228,17 @@ def twin_experiment(
     Raises:
         ValueError: If no step is observed, or the operator does not fit the space.
         FloatingPointError: If the truth diverges.
+
+    Example:
+        The first variable of Lorenz-63, seen every eighth step with an error of 0.5:
+
+        >>> seen = sc.ObservationModel(sc.Select([0]), std=0.5)
+        >>> system = sc.systems.Lorenz63()
+        >>> truth, problem = sc.twin_experiment(system, seen, steps=16, every=8, generator=0)
+        >>> truth.shape
+        torch.Size([17, 3])
+        >>> problem.observations[0].values.shape
+        torch.Size([2, 1])
     """
     if every < 1:
         raise ValueError(f"Got every = {every}: give the steps between observations, >= 1.")

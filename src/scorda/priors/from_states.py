@@ -69,6 +69,14 @@ def train(
         ValueError: If an array comes without a space or of another shape, or is too short; or if
             there is no such architecture or size.
         FloatingPointError: If the loss is not finite.
+
+    Example:
+        A short training on a record of two numbers, which takes a second:
+
+        >>> record = np.random.default_rng(0).normal(size=(400, 2))
+        >>> prior = sc.train(record, sc.StateSpace((2,)), "window-mlp", training_steps=20)
+        >>> type(sc.SDA(prior)).__name__
+        'SDA'
     """
     fields = _fields(states, space)
     chosen = architecture or (MODES if fields.space.axes else "temporal-conv")

@@ -344,6 +344,11 @@ def load(source: str | Path) -> TrainedTrajectory:
         FileNotFoundError: If there is neither such a shipped prior nor such a file.
         ValueError: If the file is damaged, foreign, or does not fit the architecture it names, or
             if a weight is not finite.
+
+    Example:
+        >>> prior = sc.load("lorenz63")
+        >>> prior.space.variables
+        ('x', 'y', 'z')
     """
     path = Path(source)
     if not path.suffix:

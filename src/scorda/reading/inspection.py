@@ -69,6 +69,18 @@ def inspect(source: Source) -> Inspection:
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it cannot be read, or holds neither fields nor a table.
+
+    Example:
+        >>> _ = pd.DataFrame(
+        ...     {"time": [0, 1], "variable": "x", "value": [1.5, 1.1], "std": 0.5}
+        ... ).to_csv("table.csv", index=False)
+        >>> print(sc.inspect("table.csv"))
+        table.csv: table
+          rows  2, columns time, variable, value, std
+          x     2 values, 1.1 to 1.5 without a unit
+          std   0.5 to 0.5
+          time  0 to 1, numbers
+          scorda assimilate --observations table.csv --system NAME or --prior FILE
     """
     import xarray
 

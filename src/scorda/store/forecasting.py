@@ -45,6 +45,15 @@ def forecast(
         ValueError: If the run has not come to its end, the system has other states, or the path
             is taken.
         DivergenceError: If a member is no longer finite; the steps before are stored.
+
+    Example:
+        The end of a stored run goes on for eight steps:
+
+        >>> from scorda import store
+        >>> run = store.run(sc.EnKF(), problem, 20, "run.zarr", seed=0)
+        >>> ahead = sc.forecast(run, problem.system, steps=8, path="ahead.zarr")
+        >>> ahead.analysis.states.shape
+        torch.Size([20, 9, 3])
     """
     from scorda.store.units import run
 

@@ -231,6 +231,17 @@ def resume(path: str | Path, method: Filter | None = None, system: Any = None) -
         FileNotFoundError: If there is no such file.
         ValueError: If it is damaged or holds something else, or method or system are not those of
             the run, or have to be given.
+
+    Example:
+        A filter that is fed as observations come, saved, and taken up again:
+
+        >>> system, seen = sc.systems.Lorenz63(), sc.ObservationModel(sc.Select([0]), std=0.5)
+        >>> online = sc.EnKF().start(system, 20, generator=0)
+        >>> _ = online.forecast(to=8)
+        >>> _ = online.observe([1.5], seen)
+        >>> online.save("today.safetensors")
+        >>> sc.resume("today.safetensors").step
+        8
     """
     tensors, record = _read(path)
     method = rebuilt_filter(record["method"]) if method is None else method

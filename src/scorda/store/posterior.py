@@ -397,5 +397,14 @@ def open_posterior(path: str | Path) -> Posterior:
 
     Raises:
         ValueError: If there is none at that path.
+
+    Example:
+        A run is stored and opened again:
+
+        >>> from scorda import store
+        >>> made = store.run(sc.EnKF(), problem, 20, "run.zarr", seed=0)
+        >>> posterior = sc.open_posterior("run.zarr")
+        >>> posterior.method, posterior.states, posterior.complete
+        ('EnKF', 17, True)
     """
     return Posterior(Path(path))

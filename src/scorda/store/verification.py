@@ -64,6 +64,17 @@ def verify(
     Raises:
         ValueError: If there is nothing to score with, an observation lies beyond the forecast or
             is of several steps, the truth does not fit, or the store does not keep all members.
+
+    Example:
+        A forecast of eight steps, scored by what was observed at the last:
+
+        >>> from scorda import store
+        >>> run = store.run(sc.EnKF(), problem, 20, "run.zarr", seed=0)
+        >>> ahead = sc.forecast(run, problem.system, steps=8, path="ahead.zarr")
+        >>> seen = sc.ObservationModel(sc.Select([0]), std=0.5)
+        >>> (row,) = sc.verify(ahead, sc.Observations(seen, steps=[8], values=[[1.0]]))
+        >>> row["lead"], row["variable"]
+        (0.2, 'x')
     """
     given = (observations,) if isinstance(observations, Observations) else tuple(observations)
     if not given and truth is None:

@@ -63,6 +63,19 @@ class FunctionSystem(AdditiveNoise):
         ValueError: If an argument does not fit, or (when called) if the model returns states of
             another shape.
         FloatingPointError: If the model returns values that are not finite.
+
+    Example:
+        A damped pendulum, all members at once, in NumPy:
+
+        >>> def step(x):
+        ...     angle, speed = x[:, 0], x[:, 1]
+        ...     faster = -0.1 * np.sin(angle) - 0.01 * speed
+        ...     return np.stack([angle + 0.1 * speed, speed + faster], axis=1)
+        >>> space = sc.StateSpace((2,), dt=0.1, variables=("angle", "speed"))
+        >>> start = np.random.default_rng(0).normal(size=(200, 2))
+        >>> system = sc.systems.FunctionSystem(step, start, space, noise_std=0.01)
+        >>> system.space.variables
+        ('angle', 'speed')
     """
 
     def __init__(

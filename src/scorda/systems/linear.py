@@ -39,6 +39,12 @@ class LinearGaussian(System):
 
     Raises:
         ValueError: If the shapes differ, Q or P is not a covariance, or the space has bounds.
+
+    Example:
+        >>> turn, noise = [[0.9, -0.3], [0.3, 0.9]], [[0.1, 0], [0, 0.1]]
+        >>> system = sc.systems.LinearGaussian(turn, noise, mean=[1, 0], cov=[[1, 0], [0, 1]])
+        >>> system.space.size
+        2
     """
 
     transition: Float[Tensor, "state state"] | ArrayLike

@@ -32,6 +32,12 @@ class Lorenz63(AdditiveNoise):
         rho: Rayleigh number.
         beta: Aspect ratio.
         spinup: Model time units that `prior` integrates before it returns a state.
+
+    Example:
+        >>> system = sc.systems.Lorenz63(rho=28.0)
+        >>> states = system.prior(4, sc.rng.seeded(0))
+        >>> system.step(states, sc.rng.seeded(1)).shape
+        torch.Size([4, 3])
     """
 
     dt: float = 0.025

@@ -62,6 +62,16 @@ class WithParameters(AdditiveNoise):
         TypeError: If the model error of the system is not additive.
         ValueError: If there is no parameter, the system has none of that name, a name is that of
             a variable, or a setting does not fit.
+
+    Example:
+        The number rho of Lorenz-63 is estimated with the state:
+
+        >>> rho = sc.systems.Uniform(20, 35)
+        >>> system = sc.WithParameters(sc.systems.Lorenz63(), {"rho": rho})
+        >>> seen = sc.ObservationModel(sc.Select([0]), std=0.5)
+        >>> truth, problem = sc.twin_experiment(system, seen, steps=16, every=8, generator=0)
+        >>> sc.EnKF().assimilate(problem, members=20, generator=0).sel("rho").shape
+        (20, 17)
     """
 
     def __init__(

@@ -107,6 +107,14 @@ class GaussianMixtureFilter(PreparedFilter):
 
     Raises:
         ValueError: If a setting is out of range, or the forecast has no spread.
+
+    Example:
+        With `problem` as in `twin_experiment`:
+
+        >>> method = sc.GaussianMixtureFilter(kernel_factor=0.5)
+        >>> analysis = method.assimilate(problem, 20, generator=0)
+        >>> analysis.states.shape
+        torch.Size([20, 17, 3])
     """
 
     kernel_factor: float | Literal["adaptive"] = "adaptive"

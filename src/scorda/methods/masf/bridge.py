@@ -71,6 +71,13 @@ class MASF(PriorFilter):
         prior: Kind of the prior that is fitted to the forecast ensemble.
         sampler: Walk from the observation to the analysis.
         inflation: Factor of the analysis anomalies, at least 1, or an inflation (`RTPS`, ...).
+
+    Example:
+        With `problem` as in `twin_experiment`:
+
+        >>> analysis = sc.MASF().assimilate(problem, 20, generator=0)
+        >>> analysis.states.shape
+        torch.Size([20, 17, 3])
     """
 
     prior: EnsemblePrior = field(default_factory=Gaussian)

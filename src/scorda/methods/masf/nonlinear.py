@@ -142,6 +142,13 @@ class NonlinearMASF(PriorFilter):
         prior: Prior of the pairs: `Gaussian`, `Kernel` or an `OnlineNetwork` without axis.
         sampler: Reverse SDE of the projection.
         inflation: Factor of the analysis anomalies, at least 1, or an inflation (`RTPS`, ...).
+
+    Example:
+        With `problem` as in `twin_experiment`:
+
+        >>> analysis = sc.NonlinearMASF().assimilate(problem, 20, generator=0)
+        >>> analysis.states.shape
+        torch.Size([20, 17, 3])
     """
 
     prior: EnsemblePrior = field(default_factory=Gaussian)

@@ -154,6 +154,13 @@ class PublishedMASF(PriorFilter):
         prior: Kind of the prior that is fitted to the forecast ensemble.
         sampler: Reverse SDE with its factors of the two scores.
         inflation: Factor of the analysis anomalies, at least 1, or an inflation (`RTPS`, ...).
+
+    Example:
+        With `problem` as in `twin_experiment`:
+
+        >>> analysis = sc.PublishedMASF().assimilate(problem, 20, generator=0)
+        >>> analysis.states.shape
+        torch.Size([20, 17, 3])
     """
 
     prior: EnsemblePrior = field(default_factory=Gaussian)

@@ -73,6 +73,13 @@ class FourDVar(Assimilator):
         ValueError: Before the run, if system or operators have no gradient, the model error has no
             density (a singular Q), or the background no spread.
         FloatingPointError: If the cost is not finite at the start.
+
+    Example:
+        With `problem` as in `twin_experiment`:
+
+        >>> analysis = sc.FourDVar(iterations=20).assimilate(problem, 20, generator=0)
+        >>> analysis.states.shape
+        torch.Size([20, 17, 3])
     """
 
     iterations: int = 1000

@@ -46,6 +46,13 @@ class ThreeDVar(PreparedFilter):
     Arguments:
         climatology: The covariance B. Its factor is worth choosing: errors of a forecast are much
             smaller than the spread of the climate.
+
+    Example:
+        With `problem` as in `twin_experiment`:
+
+        >>> analysis = sc.ThreeDVar().assimilate(problem, 20, generator=0)
+        >>> analysis.states.shape
+        torch.Size([20, 17, 3])
     """
 
     climatology: Climatology = field(default_factory=Climatology)
