@@ -1,6 +1,9 @@
 """Columns of tables come back as they were written, and malformed tables are refused."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -211,3 +214,60 @@ def test_stations_whose_values_are_text_are_refused(unchecked):
     data = xarray.Dataset(values, {"time": stations()["time"].values[:2]})
     with pytest.raises(ValueError, match=r"no numbers in t2m.* give numbers"):
         read_columns(data, ("t2m",))
+
+
+PARTS = {
+    "numbers": "a,b\n1.5,0\n2,1\n-0.5,7\n3,9\n4.25,2\n",
+    "whole numbers, then others": "a,b\n-0,0\n2,1\n9007199254740993,7\n3,9\n4.25,2\n",
+    "numbers, then text": "a,b\n1.50,0\n2,1\n3,7\n3,NA\n007,x\n",
+    "absent at last": "a,b\n1,0\n2,1\n3,7\n3,9\n4,\n",
+    "names of digits, then others": "variable,b\n1,0\n2,1\n01,7\nx,9\n,2\n",
+    "names of digits": "variable,b\n1,0\n2,1\n01,7\n1.0,9\n3,2\n",
+    "true, then a number": "a,b\nTrue,0\nTrue,1\nTrue,7\nTrue,9\n1,2\n",
+    "a field of two lines": 'a,b\n"1\n2",0\n"3\n4",1\nx,7\n"y, z",9\nu,2\n',
+    "a header alone": "a,b\n",
+}
+
+
+@pytest.mark.parametrize("text", PARTS.values(), ids=PARTS)
+@pytest.mark.parametrize("together", [1, 4, 6])
+def test_a_table_read_in_parts_is_the_table_read_at_once(tmp_path, text, together, monkeypatch):
+    """Bit by bit: -0 is another number than 0, and 2^53 + 1 is rounded as a float is."""
+    path = tmp_path / "a.csv"
+    path.write_text(text)
+    whole = read_columns(path)
+    monkeypatch.setattr(columns, "TOGETHER", together)
+    parts = read_columns(path)
+    assert {n: c.dtype for n, c in parts.items()} == {n: c.dtype for n, c in whole.items()}
+    for name, column in whole.items():
+        assert repr(parts[name].tolist()) == repr(column.tolist())
+        if column.dtype.kind == "f":
+            assert parts[name].tobytes() == column.tobytes()
+
+
+MEMORY = """
+import sys
+from pathlib import Path
+from scorda.cli.allocator import keep_freed_memory
+from scorda.reading.columns import read_columns
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+keep_freed_memory()
+read_columns(sys.argv[1])
+before = peak()
+read_columns(sys.argv[2])
+print(peak() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
+def test_reading_a_long_table_takes_little_beside_its_columns(tmp_path):
+    """Its columns have 32 bytes a row; read at once, 117 were taken, and in parts 56 are."""
+    rows, paths = 400_000, [str(tmp_path / f"{name}.csv") for name in ("short", "long")]
+    for path, count in zip(paths, (10, rows), strict=True):
+        Path(path).write_text("time,variable,value,std\n" + "0.025,x,-1.2345678,1.0\n" * count)
+    command = [sys.executable, "-c", MEMORY, *paths]
+    made = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(made.stdout) / rows < 85, made.stdout

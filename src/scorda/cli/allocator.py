@@ -1,15 +1,16 @@
-"""Settings of the memory allocator for computations on many tensors of megabytes."""
+"""The memory allocator: settings for many tensors of megabytes, and what is free given back."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
 
-__all__ = ["keep_freed_memory"]
+__all__ = ["give_back_freed_memory", "keep_freed_memory"]
 
-# Of mallopt(3), with the largest values that it takes.
-TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3
-SETTINGS = {TRIM_THRESHOLD: 2**31 - 1, TOP_PAD: 2**26, MMAP_THRESHOLD: 2**25}
+# Of mallopt(3), with the largest values that it takes, and one heap for all threads: what one of
+# them has freed serves the others.
+TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD, ARENA_MAX = -1, -2, -3, -8
+SETTINGS = {TRIM_THRESHOLD: 2**31 - 1, TOP_PAD: 2**26, MMAP_THRESHOLD: 2**25, ARENA_MAX: 1}
 
 
 def keep_freed_memory() -> bool:
@@ -24,3 +25,10 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     return mallopt is not None and all(mallopt(*setting) for setting in SETTINGS.items())
+
+
+def give_back_freed_memory() -> None:
+    """Give back to the system, once, what is free now: tables need much while they are read."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)

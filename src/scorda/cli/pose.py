@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from scorda.cli.allocator import give_back_freed_memory
 from scorda.cli.console import console
 from scorda.cli.observed import limit_of, observed
 from scorda.cli.posed import Posed
@@ -52,6 +53,7 @@ def pose(given: Posed, method: Assimilator, going_on: int | None = None) -> Pose
         system = system.apart_from(truth[0])
     initial, members = (None, going_on) if going_on else _initial(given, system)
     problem = Problem(system, observations, steps, initial)
+    give_back_freed_memory()
     return Pose(problem, truth, tuple(withheld), members)
 
 

@@ -434,10 +434,10 @@ class Observations:
 
 def _check_order(steps: tuple[int | tuple[int, ...], ...]) -> None:
     """Check that steps are at least 0 and increase, within an entry and from one to the next."""
-    within = [s if isinstance(s, tuple) else (s,) for s in steps]
-    ordered = all(b[-1] > a[-1] for a, b in pairwise(within))
-    ordered &= all(b > a for s in within for a, b in pairwise(s))
-    if not ordered or any(s[0] < 0 for s in within):
+    last = [s[-1] if isinstance(s, tuple) else s for s in steps]
+    ordered = all(b > a for a, b in pairwise(last))
+    ordered &= all(b > a for s in steps if isinstance(s, tuple) for a, b in pairwise(s))
+    if not ordered or any((s[0] if isinstance(s, tuple) else s) < 0 for s in steps):
         raise ValueError(
             f"Got steps {steps[:8]}{'...' if len(steps) > 8 else ''}: they must be >= 0 and "
             "strictly increasing; sort them and merge rows of the same step."

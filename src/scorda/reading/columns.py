@@ -38,6 +38,8 @@ BROKEN = (EOFError, OverflowError, lzma.LZMAError, zlib.error, zipfile.BadZipFil
 MOST_COLUMNS = 10_000
 # Rows of a table in NetCDF, all of which are in memory: 2 GB for each column.
 MOST_ROWS = 2**28
+# Fields of a table of text that are read at once, and rows of all of it.
+TOGETHER, WHOLE = 2**18, 2**62
 # Columns that are text even where all of it is digits.
 LABELS = ("variable", "units")
 # No text has the separator of units (ASCII 31): with it a line is one field.
@@ -215,27 +217,43 @@ def _typed(
 
     labels = [raw for name, raw in zip(names, header, strict=True) if name in LABELS]
 
-    def read(kind: Any) -> pandas.DataFrame:
-        return pandas.read_csv(
+    def read(kind: Any, rows: int) -> list[pandas.DataFrame]:
+        with pandas.read_csv(
             path, engine="c", sep=sep, header=0, dtype=dict.fromkeys(labels, kind),
             keep_default_na=False, na_values=[""], encoding="utf-8", low_memory=False,
-        )  # fmt: skip
+            chunksize=rows,
+        ) as parts:  # fmt: skip
+            return list(parts)
+
+    def parts_of(rows: int) -> list[pandas.DataFrame]:
+        # Few names and units are distinct. Where all are digits pandas makes numbers of them.
+        parts = read("category", rows)
+        kinds = {p[label].cat.categories.dtype.kind for p in parts for label in labels}
+        return read(str, rows) if kinds & set("biuf") else parts
 
     try:
-        # Few names and units are distinct. Where all are digits pandas makes numbers of them.
-        frame = read("category")
-        if any(frame[label].cat.categories.dtype.kind in "biuf" for label in labels):
-            frame = read(str)
+        # The parser also holds as text what it reads at once.
+        parts = parts_of(max(TOGETHER // len(names), 1))
+        if len({tuple(part.dtypes.drop(labels)) for part in parts}) > 1:
+            # All of a column says whether it is of numbers, and of which.
+            parts = parts_of(WHOLE)
     except ParserError:
         return None
     # Of rows that are longer than the header pandas makes an index.
-    if len(frame.columns) < len(names) or not isinstance(frame.index, pandas.RangeIndex):
+    if any(
+        len(part.columns) < len(names) or not isinstance(part.index, pandas.RangeIndex)
+        for part in parts
+    ):
         return None
-    if any(kind.kind == "b" for kind in frame.dtypes):
+    if any(kind.kind == "b" for part in parts for kind in part.dtypes):
         return None
-    if frame.iloc[:, -1].isna().any() and _may_lack_fields(path, sep, len(names)):
+    absent = any(part.iloc[:, -1].isna().any() for part in parts)
+    if absent and _may_lack_fields(path, sep, len(names)):
         return None
-    return {name: _plain(frame.iloc[:, i]) for i, name in enumerate(names)}
+    return {
+        name: np.concatenate([_plain(part.iloc[:, i]) for part in parts])
+        for i, name in enumerate(names)
+    }
 
 
 def _plain(column: pandas.Series) -> np.ndarray:

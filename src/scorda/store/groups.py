@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from scorda.store.members import LARGEST
 
 __all__ = [
     "CARRIED",
+    "observation_columns",
     "observation_table",
     "read_carried",
     "read_states",
@@ -50,10 +52,10 @@ def write_truth(
         write_array(group, str(name), np.asarray(variable.values), dims, variable.attrs)
 
 
-def write_table(root: zarr.Group, name: str, columns: Mapping[str, np.ndarray]) -> None:
+def write_table(root: zarr.Group, name: str, columns: Iterable[tuple[str, np.ndarray]]) -> None:
     """Write a group of columns along the dim ``observation`` (first ``ensemble`` if 2-D)."""
     group = root.create_group(name, overwrite=True)
-    for column, values in columns.items():
+    for column, values in columns:
         if values.dtype.kind == "O":
             # The text of zarr 3: the one of fixed length has no specification.
             values = values.astype(np.dtypes.StringDType())
@@ -72,7 +74,7 @@ def write_withheld(
     predicted = [part for one in withheld for part in _predicted(root, space, one)]
     columns = observation_table(withheld, space)
     columns |= {"predicted": np.concatenate(predicted, 1)}
-    write_table(root, "withheld", columns)
+    write_table(root, "withheld", columns.items())
     names = ["withheld/zarr.json", *(f"withheld/{name}/zarr.json" for name in columns)]
     return names + [
         file for name in columns for file in chunks_of(array(root, f"withheld/{name}"), ())
@@ -142,7 +144,14 @@ def read_carried(root: zarr.Group) -> dict[str, Tensor] | None:
 def observation_table(
     observations: Sequence[Observations], space: StateSpace
 ) -> dict[str, np.ndarray]:
-    """Return all present values as columns, in the order of instruments and steps.
+    """Return all present values as columns, as `observation_columns` makes them."""
+    return dict(observation_columns(observations, space))
+
+
+def observation_columns(
+    observations: Sequence[Observations], space: StateSpace
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Make columns of all present values, in the order of instruments and steps, one at a time.
 
     The columns are ``step``, ``time``, ``value``, ``std``, ``instrument``, ``variable`` ("" where
     the operator does not observe single variables), ``component`` (index into the flattened state
@@ -151,29 +160,43 @@ def observation_table(
     text of each, and ``std`` its scale, or NaN where it has none.
     """
     laws = any(instrument.model.law is not None for instrument in observations)
-    parts: dict[str, list[np.ndarray]] = {}
+    parts: dict[str, list[Callable[[], np.ndarray]]] = {}
     for number, instrument in enumerate(observations):
-        entries = instrument.steps
-        several = np.array([isinstance(entry, tuple) for entry in entries])
-        last = np.array([e[-1] if isinstance(e, tuple) else e for e in entries])
-        for piece in present_values(instrument):
-            joint = several[piece.row]
-            # What is of several steps is told by the last entry, which is unknown.
-            seen = _seen(piece.operator, space, instrument.flat.shape[1], not joint.all())
-            place = np.where(joint, -1, piece.entry)
-            columns = {
-                "step": last[piece.row],
-                "time": space.dt * last[piece.row],
-                "value": piece.value.double().numpy(),
-                "std": piece.std.double().numpy(),
-                "instrument": np.full(len(piece.row), number),
-                **{column: values[place] for column, values in seen.items()},
-            }
-            if laws:
-                columns["law"] = instrument.laws()[piece.entry]
-            for column, values in columns.items():
-                parts.setdefault(column, []).append(values)
-    return {column: np.concatenate(values) for column, values in parts.items()}
+        for column, made in _columns(number, instrument, space, laws):
+            parts.setdefault(column, []).append(made)
+    for column, makes in parts.items():
+        yield column, np.concatenate([made() for made in makes])
+
+
+def _columns(
+    number: int, instrument: Observations, space: StateSpace, laws: bool
+) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
+    """Yield the columns of an instrument by name, as functions that make a piece of each."""
+    entries = instrument.steps
+    several = np.array([isinstance(entry, tuple) for entry in entries])
+    last = np.array([e[-1] if isinstance(e, tuple) else e for e in entries])
+    for piece in present_values(instrument):
+        joint = several[piece.row]
+        # What is of several steps is told by the last entry, which is unknown.
+        seen = _seen(piece.operator, space, instrument.flat.shape[1], not joint.all())
+        place = np.where(joint, -1, piece.entry)
+        yield "step", partial(_taken, last, piece.row)
+        yield "time", partial(_taken, space.dt * last, piece.row)
+        yield "value", partial(_in_double, piece.value)
+        yield "std", partial(_in_double, piece.std)
+        yield "instrument", partial(np.full, len(piece.row), number)
+        for column, values in seen.items():
+            yield column, partial(_taken, values, place)
+        if laws:
+            yield "law", partial(_taken, instrument.laws(), piece.entry)
+
+
+def _taken(values: np.ndarray, index: np.ndarray) -> np.ndarray:
+    return values[index]
+
+
+def _in_double(values: Tensor) -> np.ndarray:
+    return values.double().numpy()
 
 
 def _seen(

@@ -73,7 +73,7 @@ class Layer:
             attributes["keep"] = json.dumps(self.kept.as_json())
         root = layout.new_store(path, problem.space, layout.conventions() | attributes)
         self.output.make(root, np.dtype(dtype), weighted)
-        table = groups.observation_table(problem.instruments, problem.space)
+        table = groups.observation_columns(problem.instruments, problem.space)
         groups.write_table(root, "observations", table)
         if self.truth is not None:
             steps = range(problem.steps + 1) if self.kept is None else self.kept.steps
@@ -81,5 +81,5 @@ class Layer:
             groups.write_truth(root, self.truth, problem.space, self.start, kept)
         if self.withheld and self.kept is not None:
             # What members predict of them goes with the members.
-            table = groups.observation_table(self.withheld, problem.space)
+            table = groups.observation_columns(self.withheld, problem.space)
             groups.write_table(root, "withheld", table)

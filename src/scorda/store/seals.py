@@ -76,12 +76,16 @@ def read_json(path: Path, advice: str) -> dict[str, Any] | None:
         ValueError: If the file is damaged; the advice ends the sentence.
     """
     try:
-        text = path.read_bytes().decode("utf-8", "replace")
+        content = path.read_bytes()
     except FileNotFoundError:
         return None
-    body, _, end = text.rpartition(LAST)
-    if end != f'{hashlib.sha256(body.encode()).hexdigest()}"\n}}\n':
+    end = max(content.rfind(LAST.encode()), 0)
+    # Of a long run it is large, and a slice would be a copy.
+    digest = hashlib.sha256(memoryview(content)[:end]).hexdigest()
+    if content[end:] != f'{LAST}{digest}"\n}}\n'.encode():
         raise ValueError(f"{path} is damaged: {advice}")
+    text = content.decode("utf-8", "replace")
+    del content
     return {k: v for k, v in json.loads(text).items() if k not in ("source", "sha256")}
 
 
