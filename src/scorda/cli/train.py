@@ -82,6 +82,9 @@ class Train:
     architecture: str | None = None
     """Network for --system: temporal-conv, window-mlp, or unet (fields on two periodic axes)."""
 
+    transition: bool = False
+    """Learn steps from state to state, for --system emulator, in place of trajectories."""
+
     half_width: int | None = None
     """Half-width of the windows of window-mlp and unet."""
 
@@ -344,7 +347,7 @@ def _from_system(
     recipe = Recipe(**_given(given, *names))
     if states is not None:
         recipe = replace(recipe, series=states.shape[0], length=states.shape[1])
-    chosen = training_for(recipe) | _given(given, *TRAINING, "seed")
+    chosen = training_for(recipe, given.transition) | _given(given, *TRAINING, "seed")
     return train_on_system(
         system,
         recipe,
@@ -354,6 +357,7 @@ def _from_system(
         states,
         device=device,
         slice_seconds=math.inf if given.minutes is None else 60 * given.minutes,
+        transition=given.transition,
     )
 
 
@@ -365,6 +369,8 @@ def _from_fields(
     from scorda.reading.records import read_fields
 
     simulated = ("series", "length", "architecture", "half_width", "levels", "minutes")
+    if given.transition:
+        raise UserError(f"--transition goes with {SIMULATED} only; from Python, `sc.train`.")
     refuse(given, simulated, f"goes with {SIMULATED} only")
     refuse(given, ("parameter",), "goes with --system only")
     if device.type != "cpu":
@@ -385,10 +391,9 @@ def _from_fields(
         console().print("record: missing values are filled by its own Gaussian law")
     chosen = _given(given, *TRAINING)
     training = replace(training_for(fields), **chosen, seed=given.seed)
-    sizes = _given(given, "modes", "corrected", "width", "blocks")
     return train_on_fields(
         fields,
-        **sizes,
+        **_given(given, "modes", "corrected", "width", "blocks"),
         settings=training,
         checkpoint=checkpoint,
         report=report,

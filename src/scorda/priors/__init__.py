@@ -1,6 +1,7 @@
 """Priors: a forecast ensemble or a record of trajectories becomes a denoiser."""
 
 from scorda.priors.base import EnsemblePrior, PreparedPrior, PriorRun
+from scorda.priors.emulator import Emulator
 from scorda.priors.gaussian import Gaussian
 from scorda.priors.kernel import Kernel
 from scorda.priors.local import LocalGaussian
@@ -17,6 +18,7 @@ from scorda.priors.trajectory import (
 
 __all__ = [
     "AmortisedNetwork",
+    "Emulator",
     "EnsemblePrior",
     "Gaussian",
     "GaussianTrajectory",

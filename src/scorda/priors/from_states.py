@@ -35,6 +35,7 @@ def train(
     training: Training | None = None,
     checkpoint: str | Path | None = None,
     progress: Progress | bool = True,
+    transition: bool = False,
     **sizes: int,
 ) -> TrainedTrajectory:
     """Learn a prior of trajectories, for `SDA` and for drawing from it.
@@ -62,6 +63,8 @@ def train(
         checkpoint: File that a killed training goes on from; the caller removes it at the end.
         progress: Whether to show a bar, or a function of the steps done and their total; both
             move at each validation.
+        transition: Learn the law of a state given the one before, by "temporal-conv", for
+            `priors.Emulator`, in place of that of trajectories.
         sizes: Sizes of the network: `width`, `blocks`; `modes` and `corrected` of "modes";
             `half_width` of "window-mlp" and "unet", `levels` of "unet".
 
@@ -79,7 +82,8 @@ def train(
         'SDA'
     """
     fields = _fields(states, space)
-    chosen = architecture or (MODES if fields.space.axes else "temporal-conv")
+    alone = transition or not fields.space.axes
+    chosen = architecture or ("temporal-conv" if alone else MODES)
     if chosen not in (MODES, *SIZES):
         names = ", ".join((MODES, *SIZES))
         raise ValueError(f"Got architecture = {architecture!r}: it is one of {names}.")
@@ -90,12 +94,14 @@ def train(
             f"{chosen} has no size {unknown[0]!r}: it has {', '.join(sorted(known))}."
         )
     if chosen == MODES:
+        if transition:
+            raise ValueError("Got transition=True with modes: transitions need temporal-conv.")
         settings = training or training_for_fields(fields)
         pieces, recipe = fields.states, None
     else:
         pieces = _pieces(fields)
         recipe = Recipe(pieces.shape[0], pieces.shape[1], chosen, **sizes)
-        settings = training or Training(**training_for(recipe))
+        settings = training or Training(**training_for(recipe, transition))
     if training is None:
         steps = settings.training_steps if training_steps is None else training_steps
         settings = replace(settings, training_steps=steps, seed=seed)
@@ -109,7 +115,10 @@ def train(
             how: dict[str, Any] = {**sizes, "settings": settings, "checkpoint": checkpoint}
             return train_on_fields(fields, **how, report=report)
         told_of = {"states": list(fields.states.shape), "start": fields.start}
-        return train_on_states(pieces, fields.space, recipe, settings, told_of, checkpoint, report)
+        return train_on_states(
+            pieces, fields.space, recipe, settings, told_of, checkpoint, report,
+            transition=transition,
+        )  # fmt: skip
 
 
 def _fields(states: ArrayLike | Source | Fields, space: StateSpace | None) -> Fields:

@@ -18,11 +18,14 @@ from scorda.diffusion.checkpoint import Checkpoint
 from scorda.diffusion.guidance import MMPS, InflatedLikelihood, SwitchedGuidance
 from scorda.diffusion.samplers import Ancestral, VarianceExploding
 from scorda.diffusion.training import Training, fit
+from scorda.diffusion.transitions import known_first, transition_loss
 from scorda.nn import build
 from scorda.nn.unet import UNet
 from scorda.priors.trajectory import Standardisation, TrainedTrajectory
 from scorda.systems.base import System, plain_settings
 
+# Numbers of the states that a transition keeps of its record.
+KEPT = 2**16
 # How far beyond the largest simulated value a denoised one may lie.
 MARGIN = 1.25
 # 61 evaluations. Chosen on Lorenz-63, on other test cases than `scorda bench lorenz63-sda` has.
@@ -96,9 +99,11 @@ class Recipe:
         return None if self.half_width is None else 2 * self.half_width + 1
 
 
-def training_for(recipe: Recipe) -> dict[str, Any]:
+def training_for(recipe: Recipe, transition: bool = False) -> dict[str, Any]:
     """Return the settings of `Training` that belong to an architecture and its trajectories."""
     assert recipe.length is not None
+    if transition:
+        return {"segment": 2, "batch": 512}
     segment = recipe.window or min(Training.segment, recipe.length)
     return {"segment": segment} | (FIELD_TRAINING if recipe.architecture == "unet" else {})
 
@@ -112,6 +117,7 @@ def train_on_system(
     states: Float[Tensor, "series time *state"] | None = None,
     device: torch.device | str = "cpu",
     slice_seconds: float = math.inf,
+    transition: bool = False,
 ) -> TrainedTrajectory:
     """Simulate a system, train a network on its trajectories, and return the prior.
 
@@ -125,6 +131,7 @@ def train_on_system(
         states: Trajectories to learn from, in place of simulated ones.
         device: Device on which the network is trained; the prior is on the CPU.
         slice_seconds: As in `training.fit`; `provenance` tells how far the training is.
+        transition: As in `train_on_states`.
 
     Raises:
         ValueError: If the trajectories are too short, or the architecture does not fit the states.
@@ -144,6 +151,7 @@ def train_on_system(
         system.context,
         device,
         slice_seconds,
+        transition,
     )
 
 
@@ -158,6 +166,7 @@ def train_on_states(
     context: Float[Tensor, "..."] | None = None,
     device: torch.device | str = "cpu",
     slice_seconds: float = math.inf,
+    transition: bool = False,
 ) -> TrainedTrajectory:
     """Train a network on trajectories, wherever they are from, and return the prior.
 
@@ -172,17 +181,22 @@ def train_on_states(
         context: Fields that the network gets beside the states.
         device: Device of the training.
         slice_seconds: Stop at the first validation after so long.
+        transition: Learn the law of a state given the one before, for `Emulator`, in place of
+            that of trajectories. It needs the architecture "temporal-conv" and segments of 2.
 
     Raises:
         ValueError: If the trajectories are too short, or the architecture does not fit the states.
     """
     _check_grid(recipe, space)
+    if transition:
+        _check_transition(recipe, settings)
     space.check(states, "trajectories")
     space.check_no_circles("A trained prior")
     space.check_bounds(states, "trajectories")
     states = space.unbounded(states)
     standardisation = Standardisation.of(states, space)
     z = standardisation.forward(states)
+    start = _kept(states, space) if transition else None
     del states
     architecture = _architecture(recipe, settings, context, z)
     torch.manual_seed(settings.seed)
@@ -190,7 +204,10 @@ def train_on_states(
     if isinstance(network, UNet):
         network.prepare(z, context)
     network.to(device)
-    history = fit(network, z, settings, checkpoint, report, slice_seconds=slice_seconds)
+    how: dict[str, Any] = {}
+    if transition:
+        how = {"levels": known_first, "loss": transition_loss}
+    history = fit(network, z, settings, checkpoint, report, slice_seconds=slice_seconds, **how)
     provenance = {
         **told,
         "recipe": asdict(recipe),
@@ -210,6 +227,7 @@ def train_on_states(
         provenance,
         guidance=FIELD_GUIDANCE if of_fields else None,
         limit=MARGIN * float(z.abs().max()),
+        start=start,
     )
 
 
@@ -254,6 +272,25 @@ def _check_grid(recipe: Recipe, space: StateSpace) -> None:
             f"The architecture unet needs variables on two periodic axes: this system has states "
             f"of shape {space.shape} with the periodic axes {periodic}; use temporal-conv."
         )
+
+
+def _check_transition(recipe: Recipe, settings: Training) -> None:
+    """Check that a network can learn transitions."""
+    if recipe.architecture != "temporal-conv" or settings.segment != 2 or not settings.observed:
+        raise ValueError(
+            f"Got {recipe.architecture} with segments of {settings.segment}, observed = "
+            f"{settings.observed}, for transitions: they are learned by temporal-conv, from "
+            "segments of 2, with levels per entry (observed > 0)."
+        )
+
+
+def _kept(
+    states: Float[Tensor, "series time *state"], space: StateSpace
+) -> Float[Tensor, "states *state"]:
+    """Return states that stand for the climate, evenly spaced in the record, in their units."""
+    every = states.flatten(0, 1)
+    number = max(1, min(len(every), KEPT // space.size))
+    return space.bounded(every[torch.linspace(0, len(every) - 1, number).round().long()])
 
 
 def resampled(

@@ -15,11 +15,18 @@ from scorda.core.shapes import Tensor
 from scorda.core.space import StateSpace
 from scorda.nn import ARCHITECTURES, build
 
-__all__ = ["check_amortised", "check_broadcast", "check_network", "check_part", "check_trajectory"]
+__all__ = [
+    "check_amortised",
+    "check_broadcast",
+    "check_network",
+    "check_part",
+    "check_states",
+    "check_trajectory",
+]
 
 # Fields of the header of each kind of prior.
 TRAJECTORY: dict[str, Any] = {
-    "kind": Literal["trajectory prior"],
+    "kind": Literal["trajectory prior", "transition"],
     "architecture": dict[str, Any],
     "process": dict[str, Any],
     "sampler": dict[str, Any],
@@ -198,4 +205,17 @@ def check_broadcast(path: Path, name: str, tensor: Tensor, shape: tuple[int, ...
         raise ValueError(
             f"{name} of {path} has the shape {tuple(tensor.shape)}, which does not fit states of "
             f"shape {shape}: train it again."
+        )
+
+
+def check_states(path: Path, name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    """Check that a tensor holds states, at least one.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    if not len(tensor.shape) or not len(tensor) or tuple(tensor.shape[1:]) != shape:
+        raise ValueError(
+            f"{name} of {path} has the shape {tuple(tensor.shape)}, which is not that of states "
+            f"{shape}: train it again."
         )

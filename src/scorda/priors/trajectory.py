@@ -112,6 +112,8 @@ class Prior(ABC):
     per_entry: bool = False
     # Mean of each time of day, where the law has a daily cycle and no datetime yet.
     diurnal_mean: Tensor | None = None
+    # States of step 0, where the prior is one of transitions alone.
+    start: Tensor | None = None
 
     @property
     @abstractmethod
@@ -192,6 +194,8 @@ class TrainedTrajectory(Prior):
         handover: Noise level above which `SDA` merges observed entries, if the network takes
             a level per entry; below, it guides.
         guidance: Default guidance.
+        start: States of step 0, ``(states, *state)``, of a prior that was trained on transitions:
+            for `Emulator` alone. None: a prior of whole trajectories.
     """
 
     architecture: Mapping[str, Any]
@@ -205,6 +209,7 @@ class TrainedTrajectory(Prior):
     limit: float | None = None
     handover: float = 0.4
     guidance: Guidance | None = None
+    start: Float[Tensor, "states ..."] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         self.network.requires_grad_(False).eval()
@@ -235,6 +240,11 @@ class TrainedTrajectory(Prior):
         return self.network.half_width  # type: ignore[return-value]
 
     def denoiser(self, states: int) -> NetworkDenoiser:
+        if self.start is not None:
+            raise ValueError(
+                "This prior was trained on transitions, from one state to the next, and has no "
+                "law of trajectories: make a system of it, `sc.priors.Emulator(prior)`."
+            )
         if self.diurnal_mean is not None:
             raise ValueError(
                 "This prior has a daily cycle: say when the window begins, with "
@@ -260,7 +270,7 @@ class TrainedTrajectory(Prior):
         """
         std = self.standardisation
         header = {
-            "kind": "trajectory prior",
+            "kind": "trajectory prior" if self.start is None else "transition",
             "architecture": dict(self.architecture),
             "process": _describe(self.process),
             "sampler": _describe(self.sampler),
@@ -275,6 +285,8 @@ class TrainedTrajectory(Prior):
         tensors |= {"standardisation.mean": std.mean, "standardisation.std": std.std}
         if self.diurnal_mean is not None:
             tensors["diurnal_mean"] = self.diurnal_mean
+        if self.start is not None:
+            tensors["start"] = self.start
         check_finite_tensors(path, tensors)
         write_tensors(check_output(path, overwrite=True), tensors, header)
 
@@ -362,7 +374,8 @@ def load(source: str | Path) -> TrainedTrajectory:
             )
     tensors, header = read_tensors(path)
     check_finite_tensors(path, tensors)
-    if isinstance(kind := header.get("kind"), str) and kind != "trajectory prior":
+    kinds = ("trajectory prior", "transition")
+    if isinstance(kind := header.get("kind"), str) and kind not in kinds:
         raise ValueError(
             f"{path} holds a {kind}, not a trained prior: give a file written by `scorda train`."
         )
@@ -399,6 +412,11 @@ def _made(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
     daily = tensors.get("diurnal_mean")
     if daily is not None:
         kept.check_broadcast(path, "diurnal_mean", daily[:1].squeeze(0), space.shape)
+    start = tensors.get("start")
+    if (start is None) == (header["kind"] == "transition"):
+        raise ValueError(f"{path} is a {header['kind']} with other tensors: train it again.")
+    if start is not None:
+        kept.check_states(path, "start", start, space.shape)
     network = build(header["architecture"]).to(next(t.dtype for t in weights.values()))
     network.load_state_dict(weights)
     return TrainedTrajectory(
@@ -413,6 +431,7 @@ def _made(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
         header.get("limit"),
         header.get("handover", 0.4),
         guidance,
+        start,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,21 @@ from scorda.systems.lorenz import Lorenz63, Lorenz96
 
 __all__ = ["BUILT_IN", "check_known", "load_system"]
 
+
+def _emulator(file: str = "") -> System:
+    """Return the emulator of a file of `scorda train --transition`."""
+    if not file:
+        raise ValueError(
+            "The system 'emulator' is one that was trained: name its file, as "
+            "--system.file next.safetensors."
+        )
+    # By name, because priors stand on a higher floor.
+    made: System = importlib.import_module("scorda.priors.emulator").load_emulator(file)
+    return made
+
+
 BUILT_IN: dict[str, Callable[..., System]] = {
+    "emulator": _emulator,
     "kolmogorov": KolmogorovFlow,
     "kolmogorov-sda": KolmogorovFlow.sda,
     "lorenz63": Lorenz63,

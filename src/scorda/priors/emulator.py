@@ -1,0 +1,162 @@
+r"""Emulators: a learned law of the next state given this one, in the place of a model.
+
+A denoiser of pairs :math:`(x_k, x_{k+1})` that takes a noise level for each entry gives the
+denoiser of :math:`p(x_{k+1} \mid x_k)`: the level of the first state is (nearly) zero,
+
+.. math:: D(u, \nu; x_k) = E[x_{k+1} \mid x_k, \; x_{k+1} + \nu \varepsilon = u].
+
+Such pairs are the start of the trajectories of any prior with levels per entry; the law of a
+linear-Gaussian system, whose conditional law is known, is the oracle of the tests; and `train`
+with ``transition=True`` learns the second half of pairs from noise-free first halves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from scorda.core import rng
+from scorda.core.shapes import Float, Tensor
+from scorda.core.space import StateSpace
+from scorda.diffusion.denoisers import Denoiser, GaussianDenoiser, NetworkDenoiser
+from scorda.diffusion.samplers import Multistep, Sampler
+from scorda.diffusion.transitions import KNOWN
+from scorda.priors.trajectory import GaussianTrajectory, Prior, TrainedTrajectory, load
+from scorda.systems.base import System
+
+__all__ = ["Emulator", "NextDenoiser", "load_emulator"]
+
+SAMPLER = Multistep(noise_levels=16, corrections=0, min_noise=2e-3, max_noise=20.0)
+
+
+@dataclass(frozen=True, eq=False)
+class NextDenoiser:
+    """Denoiser of the next standardised state, of pairs whose first states are known.
+
+    Arguments:
+        pairs: Denoiser of pairs ``(ensemble, 2, *state)``, with a noise level per entry.
+        known: First states, standardised, ``(ensemble, *state)``.
+    """
+
+    pairs: Denoiser
+    known: Float[Tensor, "ensemble ..."]
+
+    @property
+    def limit(self) -> float | None:
+        """Largest size of a component, where the denoiser of pairs has one."""
+        return getattr(self.pairs, "limit", None)
+
+    def denoise(
+        self, u: Float[Tensor, "ensemble ..."], noise: Float[Tensor, "..."]
+    ) -> Float[Tensor, "ensemble ..."]:
+        levels = torch.stack((torch.full_like(u, KNOWN), noise.to(u).expand(u.shape)), 1)
+        return self.pairs.denoise(torch.stack((self.known.to(u), u), 1), levels)[:, 1]
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """The states of one member together, so that their noise belongs to the member."""
+
+    denoiser: Denoiser
+    shape: tuple[int, ...]
+
+    def denoise(self, u: Tensor, noise: Tensor) -> Tensor:
+        flat = u.reshape(-1, *self.shape)
+        return self.denoiser.denoise(flat, noise.reshape((1,) * flat.ndim)).view_as(u)
+
+
+@dataclass(frozen=True, eq=False)
+class Emulator(System):
+    """A system whose steps are drawn from a prior: forecasts and filters without the model.
+
+    A step draws the next state of each member from the law that the prior has of it, given the
+    last one. The noise of member i is a function of the generator and i. Exact up to the steps of
+    the sampler for the prior of a linear-Gaussian system; with a network as good as its training,
+    and Markov: of the past it knows one state.
+
+    The states of step 0 (`prior`) are those that a trained transition has kept of its record,
+    drawn with replacement; of any other prior they are the first of pairs that it draws.
+
+    Arguments:
+        law: Prior of pairs of states with noise levels per entry: a trained transition
+            (``train(..., transition=True)``, ``scorda train --transition``), a prior of whole
+            trajectories, or a `GaussianTrajectory` of one step.
+        sampler: How a step is drawn.
+
+    Raises:
+        ValueError: If the prior takes one noise level for all entries, or has a daily cycle.
+    """
+
+    law: Prior
+    sampler: Sampler = SAMPLER
+    space: StateSpace = field(init=False, repr=False)
+    name: str = field(default="emulator", init=False, repr=False)
+    stochastic = True
+
+    def __post_init__(self) -> None:
+        if not self.law.per_entry or self.law.diurnal_mean is not None:
+            raise ValueError(
+                "An Emulator needs a prior whose network takes a noise level per entry, without a "
+                "daily cycle: train one with transition=True, or `scorda train --transition`."
+            )
+        object.__setattr__(self, "space", self.law.space)
+
+    def prior(self, members: int, generator: rng.Seed = None) -> Float[Tensor, "ensemble *state"]:
+        start = self.law.start
+        if start is None:
+            return self.space.filled(self.law.sample(members, 1, generator)[:, 0])
+        return start[(rng.uniform(members, (), generator, like=start) * len(start)).long()]
+
+    def step(self, x: Float[Tensor, "..."], generator: rng.Seed = None) -> Float[Tensor, "..."]:
+        """Draw the next states; row i of the noise depends on the generator and i only."""
+        shape = self.space.shape
+        rows = x if x.ndim > len(shape) else x[None]
+        denoiser = _Rows(self.next(rows.reshape(-1, *shape)), shape)
+        sampler, process, inner = self.sampler, self.law.process, tuple(rows.shape[1:])
+        noise = rng.normal(len(rows), inner, generator, like=x)
+        with torch.no_grad():
+            # From about the mean, which a deterministic sampler would otherwise never forget.
+            level = process.noise_level(sampler.times(process)[0]).to(x)
+            mean = denoiser.denoise(level * noise, level)
+            start = (mean + level * noise) / (1 + level.square()).sqrt()
+            z = sampler.sample(denoiser, process, inner, len(rows), generator, like=x, start=start)
+        return self.in_units(z).view_as(x)
+
+    def next(self, x: Float[Tensor, "ensemble *state"]) -> Denoiser:
+        """Return the denoiser of the standardised next states of members."""
+        z = self.law.standardisation.forward(self.law.space.unbounded(x))
+        if isinstance(self.law, GaussianTrajectory):
+            return _conditional(self.law, z)
+        if isinstance(self.law, TrainedTrajectory):
+            return NextDenoiser(NetworkDenoiser(self.law.network, self.law.limit), z)
+        return NextDenoiser(self.law.denoiser(2), z)
+
+    def in_units(self, z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Return standardised states to their units, 0 outside of the mask."""
+        return self.space.filled(self.law.space.bounded(self.law.standardisation.inverse(z)))
+
+
+def load_emulator(file: str | Path) -> Emulator:
+    """Return the emulator of a file that `scorda train --transition` wrote, or of a prior.
+
+    Raises:
+        ValueError: If the file is damaged, or its prior cannot be conditioned on a state.
+    """
+    return Emulator(load(file))
+
+
+def _conditional(law: GaussianTrajectory, z: Float[Tensor, "ensemble ..."]) -> GaussianDenoiser:
+    r"""Return the exact law of the next state: mean :math:`m_1 + C_{10} C_{00}^+ (z - m_0)`."""
+    if len(law.mean) != 2:
+        raise ValueError(
+            f"Got the law of {len(law.mean)} states: an Emulator takes that of two, "
+            "GaussianTrajectory.of(system, steps=1)."
+        )
+    size, cov = law.space.size, law.cov
+    gain = cov[size:, :size] @ torch.linalg.pinv(cov[:size, :size], hermitian=True)
+    rest = cov[size:, size:] - gain @ cov[:size, size:]
+    moved = (z - law.mean[0].to(z)).flatten(1) @ gain.mT.to(z)
+    mean = law.mean[1].to(z) + moved.view_as(z)
+    return GaussianDenoiser.from_cov(mean, 0.5 * (rest + rest.mT))

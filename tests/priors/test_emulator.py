@@ -1,0 +1,143 @@
+"""Emulator: exact for a linear-Gaussian law; a trained one learns a linear step."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import scorda as sc
+from scorda.core import rng
+from scorda.core.space import StateSpace
+from scorda.diffusion.samplers import Multistep
+from scorda.diffusion.training import Training
+from scorda.methods.enkf import EnKF
+from scorda.methods.kalman import KalmanFilter
+from scorda.methods.particle import ParticleFilter
+from scorda.observations.model import ObservationModel
+from scorda.observations.operators import Select
+from scorda.observations.problem import Problem, twin_experiment
+from scorda.priors.emulator import Emulator, NextDenoiser, load_emulator
+from scorda.priors.trajectory import GaussianTrajectory, load
+from scorda.systems.linear import LinearGaussian
+from scorda.systems.load import load_system
+from scorda.testing import check_system
+
+FINE = Multistep(40, 0, min_noise=1e-3, max_noise=1e2)
+
+
+def linear():
+    angle = torch.tensor(0.5)
+    rotation = torch.stack(
+        (torch.stack((angle.cos(), -angle.sin())), torch.stack((angle.sin(), angle.cos())))
+    )
+    cov = torch.tensor([[0.3, 0.1], [0.1, 0.2]])
+    mean = torch.tensor([1.0, -2.0])
+    return LinearGaussian(0.9 * rotation, cov, mean, torch.tensor([[2.0, 0.5], [0.5, 1.0]]))
+
+
+def emulated(system):
+    return Emulator(GaussianTrajectory.of(system, 1), FINE)
+
+
+def test_a_step_has_the_law_of_the_linear_gaussian_step():
+    """Mean and covariance from one state, within 4 standard errors of 4000 draws."""
+    system, members = linear(), 4000
+    x = torch.tensor([3.0, 1.0]).expand(members, 2)
+    found = emulated(system).step(x, rng.seeded(0))
+    error = (found.mean(0) - system.advance(x[0])) / (system.noise_cov.diagonal() / members).sqrt()
+    assert error.abs().max() < 4
+    root = torch.linalg.cholesky(torch.linalg.inv(system.noise_cov))
+    assert_close(
+        root.T @ found.T.cov() @ root, torch.eye(2), rtol=0, atol=4 * (2 / members) ** 0.5
+    )
+
+
+def test_pairs_with_a_known_first_state_have_the_conditional_law():
+    """The denoiser of pairs at the level of what is known, and the closed form."""
+    law = GaussianTrajectory.of(linear(), 1)
+    x, u = rng.normal(5, (2,), rng.seeded(0)), rng.normal(5, (2,), rng.seeded(1))
+    emulator = emulated(linear())
+    z = law.standardisation.forward(x)
+    for level in (0.05, 1.0, 20.0):
+        noise = torch.full((1, 1), level)
+        exact = emulator.next(x).denoise(u, noise)
+        # The level that stands for what is known is 0.002 standard deviations.
+        assert_close(NextDenoiser(law.denoiser(2), z).denoise(u, noise), exact, rtol=0, atol=1e-4)
+
+
+def test_it_keeps_the_contract_of_a_system():
+    check_system(emulated(linear()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "members"), [(EnKF(), 2000), (ParticleFilter(0.5), 8000)], ids=["enkf", "particle"]
+)
+def test_filters_of_the_emulator_are_those_of_the_system(method, members):
+    """Against Kalman; sampling errors add up over cycles."""
+    system = linear()
+    _, problem = twin_experiment(system, ObservationModel(Select([0]), std=0.5), 6, 2, 0)
+    exact = KalmanFilter().moments(problem)
+    problem = Problem(emulated(system), problem.observations, 6)
+    analysis = method.assimilate(problem, members, rng.seeded(1))
+    std = exact.covs.diagonal(dim1=1, dim2=2).sqrt()
+    w = torch.full_like(analysis.states[..., 0], 1 / members)
+    w = (w if analysis.weights is None else analysis.weights)[..., None]
+    mean = (w * analysis.states).sum(0)
+    var = (w * (analysis.states - mean).square()).sum(0)
+    assert ((mean - exact.means).abs() / std).max() < 0.1
+    assert (var.sqrt() / std - 1).abs().max() < 0.1
+    if "log_evidence" in analysis.info:
+        total = torch.as_tensor(analysis.info["log_evidence"]).sum()
+        assert abs(float(total - exact.log_evidence.sum())) < 0.1
+
+
+def trained(steps=300):
+    system = linear()
+    states = system.trajectory(system.prior(40, rng.seeded(0)), 100, rng.seeded(1))
+    settings = Training(training_steps=steps, batch=256, segment=2, every=100)
+    space = StateSpace((2,), variables=("a", "b"))
+    torch.set_default_dtype(torch.float32)
+    try:
+        return sc.train(
+            states.float(), space, training=settings, progress=False, transition=True,
+            width=32, blocks=2,
+        )  # fmt: skip
+    finally:
+        torch.set_default_dtype(torch.float64)
+
+
+@pytest.mark.slow
+def test_a_trained_transition_learns_a_linear_step():
+    """A few seconds of training: the mean to a tenth of what is drawn beside it."""
+    system, emulator = linear(), Emulator(trained(1500))
+    x = system.trajectory(system.prior(20, rng.seeded(3)), 30, rng.seeded(4))[:, -1].float()
+    found = emulator.step(x.repeat(400, 1), rng.seeded(0)).view(400, 20, 2)
+    std = system.noise_cov.diagonal().sqrt().float()
+    error = (found.mean(0) - system.advance(x)) / std
+    # 400 draws have a sampling error of 0.05.
+    assert error.square().mean().sqrt() < 0.2
+    assert abs(float((found.std(0) / std).mean()) - 1) < 0.1
+
+
+def test_a_transition_is_stored_with_states_of_its_record_and_read_again(tmp_path):
+    prior, path = trained(4), tmp_path / "next.safetensors"
+    prior.save(path)
+    emulator = load_emulator(path)
+    x = emulator.prior(7, rng.seeded(0))
+    assert x.shape == (7, 2) and bool((x[:, None] == prior.start).all(-1).any(1).all())
+    assert torch.equal(emulator.step(x, 3), Emulator(prior).step(x, 3))
+    assert torch.equal(load_system("emulator", file=str(path)).step(x, 3), emulator.step(x, 3))
+    with pytest.raises(ValueError, match="was trained on transitions"):
+        load(path).sample(2, 3)
+
+
+def test_what_cannot_be_conditioned_on_a_state_is_refused(unchecked):
+    law = GaussianTrajectory.of(linear(), 2)
+    with pytest.raises(ValueError, match="the law of 3 states"):
+        Emulator(law).step(torch.zeros(3, 2))
+    broken = replace(law)
+    object.__setattr__(broken, "per_entry", False)
+    with pytest.raises(ValueError, match="a noise level per entry"):
+        Emulator(broken)
