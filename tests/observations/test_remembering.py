@@ -158,5 +158,5 @@ def test_what_cannot_be_remembered_is_said_in_a_sentence():
     dropping = replace(problem, system=Mapped(system, on_failure="drop"))
     with pytest.raises(ValueError, match="on_failure = 'drop' with rows of several steps"):
         remembering(dropping)
-    with pytest.raises(ValueError, match="remembering"):
-        sc.ETKF().assimilate(problem, 12, 0)
+    with pytest.raises(ValueError, match="works step by step: use a filter"):
+        problem.observed()

@@ -35,6 +35,7 @@ from scorda.assimilation.inflation import (
     factor_of,
 )
 from scorda.assimilation.memory import check_memory
+from scorda.assimilation.remembered import forgetting, reaches_back, remembered
 from scorda.core import rng
 from scorda.core.errors import check_finite, locating
 from scorda.core.shapes import Float, Tensor
@@ -172,6 +173,10 @@ class Filter(Assimilator, Run):
     ) -> Iterator[Cycle]:
         """Yield the steps of a run one after another, from step 0 or after `start` [final].
 
+        Where rows of the observations are of several steps the run remembers the states that they
+        need (`scorda.observations.memory`); each analysis then updates these too, but what was
+        yielded stays.
+
         Arguments:
             problem: What is to be assimilated.
             members: Number of members.
@@ -186,7 +191,11 @@ class Filter(Assimilator, Run):
             DegenerateEnsemble: If there are too few members, or all are equal. Both errors name
                 step, cycle and members; what was yielded before stays usable.
         """
+        if reaches_back(problem):
+            yield from remembered(self, problem, members, generator, start, first)
+            return
         self.check(problem, members)
+        start = forgetting(start)
         observed = problem.observed()
         cycles = list(observed)
         generator = rng.as_generator(generator)

@@ -28,6 +28,7 @@ from scorda.assimilation.filter import Filter
 from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
 from scorda.observations.circular import predicted
+from scorda.observations.memory import remembering
 from scorda.observations.problem import Problem
 from scorda.store.withheld import QUANTITIES, row_sums
 
@@ -114,6 +115,7 @@ def predict(
         )
     for instrument in problem.instruments:
         instrument.check_gaussian("scores without a truth")
+    problem = remembering(problem)
     found, observed = Predictive(), problem.observed()
     weights: Tensor | None = None
     for cycle in method.run(problem, members, generator):

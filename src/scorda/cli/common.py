@@ -223,7 +223,7 @@ def read_observations(
     for path in paths:
         names = [] if is_text_table(path) else present_variables(path, space)
         if not names:
-            found.append(Observations.from_table(path, space, start, tolerance, std, steps, **how))
+            found += Observations.by_period(path, space, start, tolerance, std, steps, **how)
             continue
         fields = {k: v for k, v in how.items() if k != "units"}
         for name in [variable] if variable else names:

@@ -40,7 +40,8 @@ def observed(given: Posed, system: Any) -> tuple[list[Observations], int]:
     observations = read(given.steps)
     for instrument in observations:
         console().print(instrument.summary(), markup=False)
-    seen = sorted({int(step) for o in observations for step in o.steps})  # type: ignore[arg-type]
+    steps_of = (step for o in observations for step in o.steps)
+    seen = sorted({step[-1] if isinstance(step, tuple) else step for step in steps_of})
     steps = given.steps
     if steps is None:
         first, steps = seen[0], seen[-1]

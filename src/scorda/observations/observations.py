@@ -31,6 +31,7 @@ from scorda.observations.combined import Present
 from scorda.observations.model import ObservationModel, as_std, check_std
 from scorda.observations.moving import MovingInterpolate
 from scorda.observations.operators import Operator, Select
+from scorda.observations.periods import POINT, Period
 from scorda.observations.present import present_values
 from scorda.observations.rows import How, UnusedRow
 from scorda.observations.shown import observations_html
@@ -142,8 +143,34 @@ class Observations:
             ValueError: If a column is missing, no row can be used, a unit cannot be converted, or
                 datetimes lack `start` or ``space.units["time"]``.
         """
+        found = cls.by_period(table, space, start, tolerance, std, steps, **how)
+        if len(found) > 1:
+            raise ValueError(
+                "Got a table of single values and means over periods, or periods of several "
+                "lengths: `Observations.by_period` makes an instrument of each."
+            )
+        return found[0]
+
+    @classmethod
+    def by_period(
+        cls,
+        table: Source,
+        space: StateSpace,
+        start: Start | None = None,
+        tolerance: float | None = None,
+        std: float | None = None,
+        steps: int | None = None,
+        **how: Any,
+    ) -> list[Observations]:
+        """Make an instrument of the single values of a table, and one of each kind of period.
+
+        A row with a time in the column ``since`` is the mean of the states of the steps after it,
+        up to ``time``, or their sum where ``cell_methods`` is ``time: sum``. Filters remember the
+        states that they need for that. Arguments and errors are those of `from_table`.
+        """
         reading = How(start, tolerance, std, steps, **how)
-        return cls._arranged(tables.usable_rows(table, space, reading), space, start)
+        rows = tables.usable_rows(table, space, reading)
+        return [cls._arranged(part, space, start, period=period) for period, part in rows.split()]
 
     @classmethod
     def from_array(
@@ -185,12 +212,21 @@ class Observations:
 
     @classmethod
     def _arranged(
-        cls, rows: tables.UsableRows, space: StateSpace, start: Start | None
+        cls,
+        rows: tables.UsableRows,
+        space: StateSpace,
+        start: Start | None,
+        period: Period = POINT,
     ) -> Observations:
-        places, steps, values, std, averaged, law = tables.arrange(rows, space)
+        places, ends, values, std, averaged, law = tables.arrange(rows, space)
         operator: Operator
         if places.ndim == 3:
-            operator = MovingInterpolate(steps, places[..., 1:], places[..., 0].astype(int), space)
+            if period != POINT:
+                raise ValueError(
+                    "Got means over periods at positions that change from step to step: give "
+                    "those of stations alone."
+                )
+            operator = MovingInterpolate(ends, places[..., 1:], places[..., 0].astype(int), space)
         elif places.shape[1] == 1:
             operator = Select(places[:, 0].astype(int).tolist())
         else:
@@ -200,6 +236,10 @@ class Observations:
         usual = np.nanmean(std, 0) if places.ndim == 2 else np.nanmean(std, keepdims=True)[0]
         nominal = torch.from_numpy(usual).to(dtype)
         scaled = law is None or law.scaled
+        steps: list[Any] = ends
+        if period.steps > 1:
+            operator = period.operator(operator)
+            steps = [tuple(range(end - period.steps + 1, end + 1)) for end in ends]
         return cls(
             ObservationModel(operator, std=nominal if scaled else None, law=law),
             steps,
@@ -264,13 +304,16 @@ class Observations:
 
     def summary(self) -> str:
         """Say in a sentence how many values there are, and which rows are not used and why."""
-        first, last = (self.steps[0], self.steps[-1]) if self.steps else ("-", "-")
+        ends = [step[-1] if isinstance(step, tuple) else step for step in self.steps]
+        first, last = (ends[0], ends[-1]) if ends else ("-", "-")
         of = f"of {self.values[:1].numel()} observed quantities"
         if isinstance(self.model.operator, MovingInterpolate):
             of = "of moving platforms"
+        lengths = {len(step) for step in self.steps if isinstance(step, tuple)}
+        over = f"over {min(lengths)} steps " if len(lengths) == 1 else ""
         text = (
             f"{int((~self.values.isnan()).sum())} values {of} "
-            f"at {len(self)} steps ({first} to {last}); "
+            f"{over}at {len(self)} steps ({first} to {last}); "
             f"{len(self.unused)} rows not used"
         )
         text += f": {tables.summary_of(self.unused)}" if self.unused else ""

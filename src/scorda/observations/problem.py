@@ -152,7 +152,7 @@ class Problem:
         asked for, so that a long record takes no memory beside its values.
 
         Raises:
-            ValueError: If a row observes several steps at once: only smoothers can use that.
+            ValueError: If a row observes several steps at once.
         """
         return self._observed
 
@@ -165,8 +165,8 @@ class Problem:
                 if isinstance(step, tuple):
                     raise ValueError(
                         f"Got an observation of several steps {step} for a method that "
-                        "works step by step: use a smoother of whole trajectories (SDA), or "
-                        "`scorda.observations.remembering(problem)`."
+                        "works step by step: use a filter, or a smoother of whole trajectories "
+                        "(SDA)."
                     )
                 if instrument.observed(k):
                     steps.add(step)

@@ -4,7 +4,8 @@ A table has the columns ``time, variable, value, std`` and a position: columns n
 positions, or as the CF conventions name latitude, longitude and level, in any convention of
 longitudes; or ``point``, the flat index of the grid point. A space without coordinates needs no
 position and a space with one variable needs no ``variable``. A column ``units`` says in which unit
-value and std of its row are, if not in that of the space. Further columns are ignored.
+value and std of its row are, if not in that of the space. A column ``since`` makes a row a mean or
+a sum over the period up to its time (`periods`). Further columns are ignored.
 
 ``time`` is model time since step 0, in the unit of ``space.dt``, or a datetime (ISO 8601; without
 a zone it is UTC). A row is matched to the nearest step. Rows are counted from 1, the header of a
@@ -26,6 +27,7 @@ from scorda.core.times import match_times
 from scorda.observations.circular import on_one_turn
 from scorda.observations.law_columns import law_of_columns
 from scorda.observations.laws import Law
+from scorda.observations.periods import POINT, Period, periods_of
 from scorda.observations.robust_laws import Normal
 from scorda.observations.rows import How, Rows, UnusedRow, position_columns, unused_rows
 from scorda.reading.blocks import NUMBERS, time_blocks
@@ -68,6 +70,23 @@ class UsableRows(NamedTuple):
     notes: tuple[str, ...] = ()
     law: np.ndarray | int = 0
     laws: tuple[Law, ...] = (Normal(),)
+    period: np.ndarray | int = 0
+    periods: tuple[Period, ...] = (POINT,)
+
+    def split(self) -> list[tuple[Period, UsableRows]]:
+        """Return the rows of each period that there is; what is not used stands with the first."""
+        if isinstance(self.period, int):
+            return [(POINT, self)]
+        found: list[tuple[Period, UsableRows]] = []
+        for index in np.unique(self.period):
+            of = self.period == index
+            rows = self._replace(
+                step=self.step[of], place=self.place[of], value=self.value[of], std=self.std[of],
+                law=self.law if isinstance(self.law, int) else self.law[of], period=0,
+            )  # fmt: skip
+            rows = rows._replace(unused=(), notes=()) if found else rows
+            found.append((self.periods[index], rows))
+        return found
 
 
 class Arranged(NamedTuple):
@@ -111,6 +130,8 @@ def usable_rows(table: Source, space: StateSpace, how: How) -> UsableRows:
     position, point, on_grid = rows.position(variable)
     step, why = match_times(columns["time"], space, how.start, how.tolerance, how.steps)
     rows.refuse(why != "", why)
+    period, periods, why = periods_of(columns, step, space, how.start, how.tolerance)
+    rows.refuse(why != "", why)
     usable, unused = rows.usable, unused_rows(rows.reason)
     if not usable.any():
         raise ValueError(
@@ -125,12 +146,16 @@ def usable_rows(table: Source, space: StateSpace, how: How) -> UsableRows:
     if not usable.all():
         times, step, place = times[usable], step[usable], place[usable]
         value, error, law = value[usable], error[usable], law[usable]
-    kept = ~_repeated(times, step, *place.T, value, error)
+        period = period[usable]
+    told_apart = [period] if len(periods) > 1 else []
+    kept = ~_repeated(times, step, *place.T, value, error, *told_apart)
     if not kept.all():
         notes.append(f"{int((~kept).sum())} repeated reports counted once")
         step, place, value = step[kept], place[kept], value[kept]
-        error, law = error[kept], law[kept]
-    return UsableRows(step, place, value, error, unused, tuple(notes), law, tuple(laws))
+        error, law, period = error[kept], law[kept], period[kept]
+    return UsableRows(
+        step, place, value, error, unused, tuple(notes), law, tuple(laws), period, tuple(periods)
+    )
 
 
 def usable_fields(

@@ -128,7 +128,12 @@ class Ending:
             )
         if problem.initial is not None:
             raise ValueError(f"The first members are those of {self.path}: leave `initial` out.")
-        if self.observed and 0 in problem.observed():
+        again = any(
+            step == 0 and one.observed(k)
+            for one in problem.instruments
+            for k, step in enumerate(one.steps)
+        )
+        if self.observed and again:
             raise ValueError(
                 f"Got observations of the step at which {self.path} ends, which it has analysed: "
                 "leave them out."
