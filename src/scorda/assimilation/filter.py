@@ -174,7 +174,7 @@ class Filter(Assimilator, Run):
         """Yield the steps of a run one after another, from step 0 or after `start` [final].
 
         Where rows of the observations are of several steps the run remembers the states that they
-        need (`scorda.observations.memory`); each analysis then updates these too, but what was
+        need (``scorda.observations.memory``); each analysis then updates these too, but what was
         yielded stays.
 
         Arguments:

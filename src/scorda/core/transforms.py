@@ -160,7 +160,7 @@ class Circular(Transform):
         return z
 
     def within(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Return x on the turn from `first` on."""
+        """Return x on the turn from ``first`` on."""
         turned = x - self.period * ((x - self.first) / self.period).floor()
         # Rounding may put what is just below the first value on the end of the turn.
         beyond = (turned >= self.first + self.period) | (turned < self.first)
@@ -195,7 +195,7 @@ class Circular(Transform):
         x: Float[Tensor, "ensemble ..."],
         weights: Float[Tensor, "ensemble ..."] | None = None,
     ) -> Float[Tensor, "ensemble ..."]:
-        """Return members on the turns nearest to their mean `direction`."""
+        """Return members on the turns nearest to their mean ``direction``."""
         return self.near(x, self.direction(x, weights))
 
 
