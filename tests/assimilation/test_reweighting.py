@@ -8,6 +8,7 @@ from scipy.optimize import minimize
 from scipy.special import lambertw
 from torch.testing import assert_close
 
+from scorda.assimilation import reweighting
 from scorda.assimilation.hybrid import Hybrid
 from scorda.assimilation.kalman_algebra import symmetric_transform, white_innovation
 from scorda.assimilation.one_analysis import analyse
@@ -223,3 +224,9 @@ def test_an_operator_that_is_curved_is_seen_by_its_predictions():
 def test_gross_errors_are_of_gaussian_errors():
     with pytest.raises(ValueError, match=r"gross_error_check with errors of StudentT"):
         analysed(ETKF(gross_error_check=5.0), StudentT(), 1.0)
+
+
+def test_weights_that_do_not_settle_are_told(monkeypatch):
+    monkeypatch.setattr(reweighting, "SWEEPS", 2)
+    with pytest.warns(UserWarning, match="not settled in 2 sweeps: its mean still moves by"):
+        analysed(ETKF(), Huber(1.345), 8.0)

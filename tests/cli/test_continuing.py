@@ -102,3 +102,13 @@ def test_a_store_that_names_code_runs_none_of_it(tables, capsys):
     zarr.consolidate_metadata("one.zarr")
     error = failed(capsys, f"{NEXT} one.zarr --observations two.csv --out two.zarr")
     assert "does not say its system and method" in error
+
+
+def test_another_setting_of_the_method_is_told(tables, capsys):
+    assert main(f"{RUN} --method etkf --inflation 1.05 --observations one.csv".split()) == 0
+    capsys.readouterr()
+    goes_on = f"{NEXT} run.zarr --observations two.csv --out next.zarr"
+    assert main(f"{goes_on} --inflation 1.050".split()) == 0
+    assert "from here on" not in capsys.readouterr().out
+    assert main(f"{goes_on} --inflation 1.2 --overwrite".split()) == 0
+    assert "run.zarr has --inflation 1.05; from here on it is 1.2." in capsys.readouterr().out

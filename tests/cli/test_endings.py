@@ -204,3 +204,9 @@ def test_whole_numbers_stand_for_others_of_any_size():
     assert type(make_system("lorenz96", {"forcing": "9", "dim": "6"}).forcing) is float
     assert make_system("lorenz96", {"forcing": 10**25}).forcing == 1e25
     assert make_system("lorenz96", {"dim": "6"}).dim == 6
+
+
+def test_how_several_values_are_given_is_told(folder, capsys):
+    assert main(f"{RUN} --method esmda --alphas 2,2".split()) == 2
+    assert "Give several values apart by blanks." in capsys.readouterr().err
+    assert main(f"{RUN} --method esmda --alphas 2 2".split()) == 0

@@ -80,6 +80,8 @@ def test_a_forecast_is_a_store_that_xarray_opens_and_that_later_data_score(run, 
     assert "--overwrite" in failed(capsys, later)
     assert main(f"{later} --overwrite".split()) == 0
     assert main("report forecast.zarr --out page.html".split()) == 0
+    page = Path("page.html").read_text()
+    assert "A forecast, without observations" in page and "0 observations" not in page
 
 
 def test_a_trained_prior_moves_its_window_on(capsys):

@@ -92,8 +92,11 @@ def test_sel_takes_labels_and_dates():
     assert float(picked) == pytest.approx(float(analysis.states[2, 12, 1]))
     day = analysis.sel(time=slice("2020-02-29", "2020-02-29"))
     assert day.sizes["time"] == 18 and set(day.data_vars) == {"a", "b", "c"}
-    with pytest.raises(KeyError):
+    with pytest.raises(ValueError, match=r"Unknown variable 'nothing': this space has \['a', 'b'"):
         analysis.sel("nothing")
+    for labels in ({"ensemble": 99}, {"nowhere": 1}):
+        with pytest.raises(ValueError, match=r"not all there: the axes are .*ensemble.*nearest"):
+            analysis.sel("a", **labels)
 
 
 def test_figures_of_dated_analyses_have_dates_and_others_have_times():

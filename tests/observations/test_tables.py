@@ -572,3 +572,14 @@ def test_a_table_that_is_there_is_replaced_where_that_is_said(tmp_path):
     # A file with a mark is replaced as by all other writers.
     for _ in range(2):
         given.to_table(tmp_path / "a.nc", LORENZ)
+
+
+def test_a_unit_that_is_given_is_used_or_refused():
+    """It was ignored where the state has none."""
+    table = {"time": [0.0], "variable": ["x"], "value": [1.0], "std": [1.0]}
+    space = StateSpace((2,), variables=("x", "y"), units={"y": "m"})
+    for units, said in (({"x": "foo"}, "x, which has no unit"), ({"q": "m"}, "variable 'q'")):
+        with pytest.raises(ValueError, match=said):
+            Observations.from_table(table, space, units=units)
+    metres = Observations.from_table({**table, "variable": ["y"]}, space, units={"y": "km"})
+    assert metres.values.tolist() == [[1000.0]]

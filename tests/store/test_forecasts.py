@@ -169,3 +169,17 @@ def test_members_that_were_dropped_do_not_count(twin, tmp_path):
     states = found.analysis.states[staying, -1]
     expected = sc.metrics.rmse(states[:, None], twin[0][9][None])
     assert rows[-1]["rmse"] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_path_stands_for_a_store_and_none_for_no_observations(tmp_path):
+    system = Lorenz96(dim=8)
+    model = sc.ObservationModel(sc.Select(range(8)), std=1.0)
+    truth, problem = sc.twin_experiment(system, model, 4, 2, 0)
+    store.run(sc.ETKF(), problem, 8, tmp_path / "run.zarr", 1)
+    found = sc.forecast(tmp_path / "run.zarr", system, 2, tmp_path / "next.zarr")
+    rows = sc.verify(str(tmp_path / "next.zarr"), None, truth[:3])
+    assert rows == sc.verify(found, (), truth[:3])
+    with pytest.raises(ValueError, match="neither observations nor a truth"):
+        sc.verify(found, None)
+    with pytest.raises(TypeError, match="Got the system 'lorenz96', which has no space"):
+        sc.ETKF().start("lorenz96", 10)

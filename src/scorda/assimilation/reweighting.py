@@ -33,6 +33,7 @@ Sources: Huber (1964), Ann. Math. Stat. 35, 73-101; Holland & Welsch (1977), Com
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -163,6 +164,13 @@ def _settled(
         if turns and sweep >= FREE and size >= SHRINK * last:
             share = max(share * TURN, LEAST)
         h, before, last = h + step, (pseudo, var, white), size
+    else:
+        warnings.warn(
+            f"The Gaussian in the place of {model.law} has not settled in {SWEEPS} sweeps: its "
+            f"mean still moves by {size:.1g} standard deviations of the error. Check the errors "
+            "that are stated; a particle filter takes the law as it is.",
+            stacklevel=2,
+        )
     likelihood = model.law.log_density(y, h, std).sum()
     return _Mode(pseudo, var, float(likelihood - 0.5 * ((pseudo - h) / var) @ (h - mean)))
 

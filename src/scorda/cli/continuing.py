@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from scorda.cli.console import console
 from scorda.cli.settings import UserError, flags_of, hyphenated, letters, strings_of, taken
 from scorda.core.plugins import is_code
 
@@ -43,7 +44,18 @@ def continued(tokens: list[str], content: dict[str, Any]) -> tuple[list[str], di
         now = said.get(key, before)
         if not isinstance(now, Mapping) and letters(str(now)) != letters(str(before)):
             raise UserError(f"Got --{key} {now}, but {path} is of {before}: leave it out.")
+    for key, before in found["method"].items():
+        if key in given and key != "name" and not _alike(given[key], before):
+            console().print(f"{path} has --{key} {before}; from here on it is {given[key]}.")
     return taken(tokens, {k: v for k, v in found.items() if k not in content} | content)
+
+
+def _alike(now: str, before: Any) -> bool:
+    """Say whether a text that is given is a setting as it was."""
+    try:
+        return float(now) == float(before)
+    except (TypeError, ValueError):
+        return letters(now) == letters(str(before))
 
 
 def check_continued(given: Assimilate) -> None:

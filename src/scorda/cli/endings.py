@@ -47,6 +47,7 @@ OPEN = (errno.EMFILE, errno.ENFILE)
 # What Python says where the system starts no more threads, or processes.
 STARTED, FEW = "can't start new thread", os.strerror(errno.EAGAIN)
 # The library of HDF5 has the number of an error in its text alone.
+LISTED = re.compile(r'unable to convert "[^"]*,[^"]*" into')
 NUMBER = re.compile(r"errno = (\d+)")
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 SMALLER = {
@@ -135,7 +136,7 @@ def _foreseen(error: BaseException, command: Command) -> str | None:
     if isinstance(error, ImportError) and not str(error.name).startswith("scorda."):
         return f"{text}: install it in the environment of Scorda, or repair it there."
     if isinstance(error, CycloptsError | UserError):
-        return text
+        return f"{text} Give several values apart by blanks." if LISTED.search(text) else text
     told = isinstance(error, TOLD) or getattr(error, "step", None) is not None
     return text if told and is_meant(error) else None
 

@@ -53,8 +53,8 @@ class ESMDA(Assimilator):
         stages: Number of stages; 1 is the ensemble smoother.
         ratio: Ratio of the factor of a stage to that of the next one; 1: all are equal to
             `stages`, more: the first stages change little.
-        alphas: Instead of both: the factors, whose inverses add up to 1 within a thousandth; they
-            are scaled so that it is 1.
+        alphas: Instead of both: the factors, in the shell as ``--alphas 4 4 2``, whose inverses
+            add up to 1 within a thousandth; they are scaled so that it is 1.
 
     Example:
         With `problem` as in `twin_experiment`:

@@ -122,14 +122,26 @@ class Analysis:
             labels: Label, list or slice of labels by dimension.
 
         Raises:
-            KeyError: If there is no such variable or label.
+            ValueError: If there is no such variable, dimension or label.
         """
         import xarray
 
         whole = self.to_xarray()
         dataset = whole if self.start is None else xarray.decode_cf(whole)
+        if variable is not None:
+            self.space.variable(variable)
         chosen = dataset if variable is None else dataset[variable]
-        return chosen.sel(labels, method=method)
+        try:
+            return chosen.sel(labels, method=method)
+        except KeyError as error:
+            axes = {
+                name: f"{x.values.flat[0]} to {x.values.flat[-1]}"
+                for name, x in chosen.coords.items()
+            }
+            raise ValueError(
+                f"Got the labels {labels}, which are not all there: the axes are {axes}; "
+                'method="nearest" takes the nearest.'
+            ) from error
 
     def plot(self, truth: Any = None, observations: Any = None, **options: Any) -> Any:
         """Draw the figure that suits the space, with dates on the axis where `start` is known.

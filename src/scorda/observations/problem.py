@@ -43,6 +43,7 @@ class Problem:
             becomes a tensor of torch's default precision.
 
     Raises:
+        TypeError: If the system has no `space`.
         ValueError: If an observation lies after `steps`, an operator does not fit the space or its
             values or observes points outside of its mask, errors of one instrument are correlated
             and those of another not Gaussian, or `initial` does not fit the space or
@@ -69,6 +70,11 @@ class Problem:
     space: StateSpace = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if not hasattr(self.system, "space"):
+            raise TypeError(
+                f"Got the system {self.system!r}, which has no space: give a System or a trained "
+                "prior, such as sc.systems.load_system('lorenz63')."
+            )
         given = self.observations
         instruments = (given,) if isinstance(given, Observations) else tuple(given)
         for name, value in (

@@ -170,6 +170,20 @@ class Rows:
         usual = [self.how.law_of(name) for name in self.space.variables]
         return laws_of_rows(self.columns.get("law"), variable, usual)
 
+    def _check_units(self) -> None:
+        """Check that units that are given can be converted to those of the state.
+
+        Raises:
+            ValueError: If there is no such variable, or it has no unit.
+        """
+        for name, unit in (self.how.units or {}).items():
+            self.space.variable(name)
+            if not self.space.units.get(name):
+                raise ValueError(
+                    f"Got the unit {unit} of {name}, which has no unit in the state: leave it "
+                    "out, or give the space its `units`."
+                )
+
     def converted(
         self, variable: np.ndarray, value: np.ndarray, error: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, list[str]]:
@@ -178,6 +192,7 @@ class Rows:
         Raises:
             ValueError: If a unit is unknown or measures something else.
         """
+        self._check_units()
         notes, usable = list[str](), self.usable
         code, units = np.zeros(len(value), dtype=np.int64), np.array([""], dtype=object)
         if "units" in self.columns:

@@ -20,7 +20,7 @@ __all__ = ["forecast"]
 
 
 def forecast(
-    posterior: Posterior,
+    posterior: Posterior | str | Path,
     system: Any,
     steps: int,
     path: str | Path,
@@ -34,7 +34,7 @@ def forecast(
     observations. A prior of trajectories moves its window on (`scorda.methods.sda`).
 
     Arguments:
-        posterior: The run.
+        posterior: The run, or its path.
         system: Its system; or its prior, of a run of SDA.
         steps: Number of steps, at least 1.
         path: Store to write, named ``*.zarr``.
@@ -55,8 +55,11 @@ def forecast(
         >>> ahead.analysis.states.shape
         torch.Size([20, 9, 3])
     """
+    from scorda.store.posterior import open_posterior
     from scorda.store.units import run
 
+    if isinstance(posterior, str | Path):
+        posterior = open_posterior(posterior)
     if steps < 1:
         raise ValueError(f"Got a forecast of {steps} steps: give at least 1.")
     if not hasattr(system, "step"):

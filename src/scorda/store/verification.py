@@ -15,6 +15,7 @@ truth the error :math:`\sigma` is 0.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from scorda.observations.circular import check_circular, predicted
 from scorda.observations.observations import Observations
 from scorda.store.groups import observation_table
 from scorda.store.members import LARGEST
-from scorda.store.posterior import Posterior
+from scorda.store.posterior import Posterior, open_posterior
 from scorda.store.withheld import mixture_crps
 
 __all__ = ["COLUMNS", "verify"]
@@ -46,14 +47,14 @@ Row = dict[str, Any]
 
 
 def verify(
-    forecast: Posterior,
-    observations: Sequence[Observations] | Observations = (),
+    forecast: Posterior | str | Path,
+    observations: Sequence[Observations] | Observations | None = None,
     truth: Float[Tensor, "time ..."] | None = None,
 ) -> list[Row]:
     """Score a stored forecast at each lead time that was observed.
 
     Arguments:
-        forecast: The forecast; the end of a run of a filter is one, too.
+        forecast: The forecast, or its path; the end of a run of a filter is one, too.
         observations: What was observed later, in steps of the forecast; one instrument or several.
         truth: True states ``(time, *state)``; NaN is absent.
 
@@ -76,7 +77,11 @@ def verify(
         >>> row["lead"], row["variable"]
         (0.2, 'x')
     """
-    given = (observations,) if isinstance(observations, Observations) else tuple(observations)
+    if isinstance(forecast, str | Path):
+        forecast = open_posterior(forecast)
+    given = (
+        (observations,) if isinstance(observations, Observations) else tuple(observations or ())
+    )
     if not given and truth is None:
         raise ValueError("Got neither observations nor a truth: give one of them.")
     states = forecast.states
