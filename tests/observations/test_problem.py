@@ -181,7 +181,7 @@ def test_observed_of_a_row_of_several_steps_is_refused():
     several = Observations(
         ObservationModel(Function(lambda x: x.mean(1)), std=1.0), [(0, 1)], torch.zeros(1, 3)
     )
-    with pytest.raises(ValueError, match="use a smoother of whole trajectories"):
+    with pytest.raises(ValueError, match="use a filter, or a smoother of whole trajectories"):
         Problem(Walk(), several, 3).observed()
 
 

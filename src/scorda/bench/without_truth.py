@@ -22,6 +22,7 @@ from scorda.bench.own import (
 )
 from scorda.bench.predictive import SCORES, Predictive, predict
 from scorda.bench.run import Row, Run, row_of
+from scorda.bench.search import by_optuna
 from scorda.bench.tuning import Trials, tune as choose
 from scorda.core import rng
 from scorda.core.progress import Progress, told
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["Tuned", "tune"]
+
+SEARCHES = ("grid", "optuna")
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,8 @@ def tune(
     withheld: float | Sequence[Observations] | None = None,
     progress: Progress | bool = True,
     executor: Executor | None = None,
+    search: str = "grid",
+    trials: int = 50,
 ) -> Tuned:
     """Choose settings of a method by the observations alone: no truth is needed.
 
@@ -109,9 +114,14 @@ def tune(
             used for a filter.
         progress: Whether to show a bar, or a function of the runs done and their total.
         executor: Engine for the runs; the choice does not depend on it.
+        search: "grid", all combinations; or "optuna", which needs the package: so many `trials`,
+            each of which follows from those before. Two numbers of `grid` are then the ends of a
+            range, of whole numbers where both are; other values are choices.
+        trials: Number of trials of such a search.
 
     Raises:
-        ValueError: If there is no such score or setting, or the method refuses a value.
+        ImportError: If Optuna is asked for and not installed.
+        ValueError: If there is no such score, search or setting, or the method refuses a value.
         FloatingPointError: If every combination diverged.
 
     Example:
@@ -123,6 +133,8 @@ def tune(
     """
     if score not in SCORES:
         raise ValueError(f"Got score = {score!r}: choose one of {', '.join(SCORES)}.")
+    if search not in SEARCHES:
+        raise ValueError(f"Got search = {search!r}: choose one of {', '.join(SEARCHES)}.")
     if not grid:
         raise ValueError('Got no values to try: give some, such as {"inflation": [1.0, 1.02]}.')
     options = settings_in(method, grid)
@@ -133,15 +145,25 @@ def tune(
     if isinstance(withheld, float | int):
         kept, withheld = withhold(problem.instruments, withheld)
         problem = replace(problem, observations=kept)
-    trials = seeds_of(seeds)
-    entry = Entry(method.name, method, members_of(problem, members), options)
+    numbers, size, done = seeds_of(seeds), members_of(problem, members), Trials()
     first = observed_after(problem, spinup)
-    own = OwnProblem(problem, (entry,), _scores, None, withheld, first, trials, score)
-    done, total = Trials(), len(options) * len(trials)
+    total = (trials if search == "optuna" else len(options)) * len(numbers)
+
+    def chosen_of(options: Sequence[dict[str, Any]]) -> tuple[OwnProblem, Entry, Entry, str]:
+        entry = Entry(method.name, method, size, tuple(options))
+        own = OwnProblem(problem, (entry,), _scores, None, withheld, first, numbers, score)
+        best, words = choose(own, entry, done, {}, lambda: update(len(done.rows), total), executor)
+        return own, entry, best, words
+
+    def mean(options: dict[str, Any]) -> float:
+        _, entry, _, words = chosen_of([options])
+        values = [float(done.rows[entry.label, words, seed]["value"]) for seed in numbers]
+        return sum(values) / len(values)
+
     with told(progress, f"tune {method.name}") as update:
-        best, chosen = choose(
-            own, entry, done, {}, lambda: update(len(done.rows), total), executor
-        )
+        if search == "optuna":
+            options = by_optuna(grid, trials, numbers[0], mean)
+        own, entry, best, chosen = chosen_of(options)
     rows = [_row(own, entry, point, done) for point in range(len(options))]
     if all(row.failures for row in rows):
         raise FloatingPointError(

@@ -31,6 +31,14 @@ class Tune(Posed):
     which tells settings apart with fewer observations, or crps, which a few outliers move less.
     With --withhold, of those that are kept back."""
 
+    search: str = "grid"
+    """How settings are tried: grid, all combinations; or optuna, which is a package to be
+    installed: --trials, each of which follows from those before. Two numbers of --grid are then
+    the ends of a range, as in inflation=1,1.3."""
+
+    trials: int = 50
+    """Number of settings that a search by optuna tries."""
+
     seeds: int = 2
     """Number of runs of each combination, with the seeds from --seed on."""
 
@@ -100,6 +108,8 @@ def _tune(given: Tune, method: Any, prior: str | None) -> None:
             posed.withheld or None,
             report,
             executor,
+            given.search,
+            given.trials,
         )
     _tell(found)
     _write(given, found, posed.problem.steps, posed.members, prior)
