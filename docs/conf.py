@@ -9,7 +9,9 @@ from typing import Any
 
 import scorda
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent / "extensions"))
+from memory_used import memory_used
 
 project, author, copyright = "Scorda", "The Scorda developers", "The Scorda developers"
 version = release = scorda.__version__
@@ -25,12 +27,15 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     "sphinxcontrib.bibtex",
     "command_help",
+    "benchmark_results",
     "own_names",
 ]
 # Formulas without a network: `make docs` installs it, and checks that no page loads from afar.
 if find_spec("sphinx-mathjax-offline"):
     extensions.append("sphinx-mathjax-offline")
-exclude_patterns = ["README.md", "tutorials/*.py", "tutorials/README.rst"]
+exclude_patterns = ["README.md", "tutorials/*.py", "tutorials/README.rst", "gallery"]
+# Configuration with a function is not kept between builds, which costs nothing here.
+suppress_warnings = ["config.cache"]
 templates_path = ["_templates"]
 
 # Names in single backquotes are code, and links where they are names of this page.
@@ -77,14 +82,14 @@ def setup(app: Any) -> None:
     app.connect("source-read", with_links_to_pages)
 
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 sphinx_gallery_conf = {
-    "examples_dirs": ["tutorials"],
-    "gallery_dirs": ["learn"],
+    "examples_dirs": ["tutorials", "gallery"],
+    "gallery_dirs": ["learn", "examples"],
     "filename_pattern": r"/\d\d_",
     "abort_on_example_error": True,
     "remove_config_comments": True,
-    "show_memory": False,
+    "show_memory": memory_used,
+    "nested_sections": False,
     # Its page loads scripts from elsewhere.
     "write_computation_times": False,
     "within_subsection_order": "FileNameSortKey",
@@ -93,6 +98,7 @@ sphinx_gallery_conf = {
     "ignore_repr_types": r"int",
     "backreferences_dir": "reference/used",
     "doc_module": ("scorda",),
+    "reference_url": {"scorda": None},
 }
 
 html_theme = "pydata_sphinx_theme"

@@ -1,11 +1,17 @@
-"""Show the figures of the tutorials: whatever a block names ``figure``."""
+"""Show the figures of tutorials and gallery: whatever a block names ``figure``.
+
+Comments ``# sphinx_gallery_alt = "..."`` of the block are the text for those who do not see it.
+"""
 
 from __future__ import annotations
 
+import ast
+import re
 from typing import Any
 
 from sphinx_gallery.scrapers import figure_rst
 
+ALT = re.compile(r"^# sphinx_gallery_alt = (\".*\")$", re.MULTILINE)
 _shown: list[Any] = []
 
 
@@ -14,10 +20,14 @@ def drawn(block: Any, variables: dict[str, Any], settings: dict[str, Any]) -> st
     figure = variables["example_globals"].get("figure")
     if figure is None or any(figure is one for one in _shown):
         return ""
+    from matplotlib import pyplot
+
     _shown.append(figure)
     path = next(variables["image_path_iterator"])
     figure.savefig(path, dpi=120)
-    return str(figure_rst([path], settings["src_dir"]))
+    pyplot.close(figure)
+    alt = " ".join(ast.literal_eval(line) for line in ALT.findall(block.content))
+    return str(figure_rst([path], settings["src_dir"], alt))
 
 
 def _get_sg_image_scraper() -> Any:
