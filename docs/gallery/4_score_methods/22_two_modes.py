@@ -7,7 +7,8 @@ make three posteriors of this.
 """
 
 # %%
-# `scorda.analyse` makes one analysis of any ensemble. The exact posterior is prior times likelihood.
+# `scorda.analyse` makes one analysis of any ensemble. The exact posterior is prior times
+# likelihood.
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
