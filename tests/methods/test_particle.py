@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from scorda.assimilation.resampling import resample
+from scorda.core.resampling import resample
 from scorda.core import rng
 from scorda.methods.kalman import KalmanFilter, KalmanSmoother
 from scorda.methods.particle import ParticleFilter, ParticleSmoother, _covariance_noise

@@ -30,7 +30,7 @@ import torch
 from scorda.assimilation.base import Cost
 from scorda.assimilation.filter import PreparedFilter, Run
 from scorda.assimilation.likelihood_score import settled
-from scorda.assimilation.resampling import resample
+from scorda.core.resampling import resample
 from scorda.core import rng
 from scorda.core.errors import DegenerateEnsemble, DivergenceError
 from scorda.core.gaussian import component_std

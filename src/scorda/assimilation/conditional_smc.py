@@ -1,0 +1,151 @@
+r"""Trajectories that are improved by a Markov chain whose law is the exact posterior.
+
+Where one step of a system has a density, a kernel exists that leaves :math:`p(x_{0:n} \mid
+y_{0:n})` as it is and moves whole trajectories: a particle filter of which one particle is held on
+the trajectory so far, and a path drawn from its final weights in exchange for that trajectory.
+After each resampling the held particle also chooses its past anew,
+
+.. math:: P(a = i) \propto w_k^i \, p(x'_{k+1} \mid x_k^i),
+
+so that a trajectory whose end is kept may still change its beginning.
+
+Source: Lindsten, Jordan & Schön (2014), Particle Gibbs with ancestor sampling, J. Mach. Learn. Res.
+15, 2145-2184, algorithm 2. Deviation: particles are resampled at observed steps alone; between
+them their weights are equal and each is its own parent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from scorda.assimilation.base import REQUIREMENTS
+from scorda.core import rng
+from scorda.core.shapes import Float, Int, Tensor
+from scorda.observations.problem import Problem
+from scorda.systems.base import forecast
+
+__all__ = ["ConditionalSMC"]
+
+
+@dataclass(frozen=True)
+class ConditionalSMC:
+    """Sweeps of conditional sequential Monte Carlo with ancestor sampling, for each trajectory.
+
+    Exact in the limit of sweeps for any number of particles: for the system, its prior and the
+    observations, whatever the trajectories were at first. How many sweeps it takes depends on the
+    particles, which start from the prior and follow the system: many more are needed where many
+    values are observed, and in large states. A sweep costs ``particles`` steps of the system for
+    each step of each trajectory.
+
+    Arguments:
+        sweeps: Sweeps of each trajectory, at least 1.
+        particles: Particles of each sweep, that of the trajectory included, at least 2.
+    """
+
+    sweeps: int = 4
+    particles: int = 64
+
+    def __post_init__(self) -> None:
+        if self.sweeps < 1 or self.particles < 2:
+            raise ValueError(
+                f"Got sweeps = {self.sweeps}, particles = {self.particles}: need at least 1 sweep "
+                "and 2 particles."
+            )
+
+    @staticmethod
+    def check(problem: Problem) -> None:
+        """Check that a problem has what the kernel asks for.
+
+        Raises:
+            ValueError: If not.
+        """
+        for need in ("simulator", "transition_density"):
+            holds, words = REQUIREMENTS[need]
+            if not holds(problem):
+                raise ValueError(f"ConditionalSMC needs {words}: leave `polish` out.")
+
+    def improved(
+        self,
+        paths: Float[Tensor, "ensemble time *state"],
+        problem: Problem,
+        generator: rng.Seed = None,
+    ) -> Float[Tensor, "ensemble time *state"]:
+        """Return the trajectories after all sweeps, of the same shape.
+
+        Raises:
+            TypeError: If a step of the system has no density.
+        """
+        key = rng.key(generator)
+        for sweep in range(self.sweeps):
+            paths = self._swept(paths, problem, rng.at(key, sweep))
+        return paths
+
+    def _swept(
+        self, held: Float[Tensor, "ensemble time ..."], problem: Problem, generator: rng.Seed
+    ) -> Float[Tensor, "ensemble time ..."]:
+        start, error, choice = rng.spawn(generator, 3)
+        count, observed = len(held), problem.observed()
+        free, shape = self.particles - 1, held.shape[2:]
+        # The held particle comes first.
+        x = problem.system.prior(count * free, start).to(held).view(count, free, *shape)
+        x = torch.cat([held[:, :1], x], 1)
+        states, parents = [x], {}
+        log_w = _log_weights(problem, observed, x, 0)
+        for k in range(1, problem.steps + 1):
+            if log_w is not None:
+                parents[k] = self._parents(problem, log_w, x, held[:, k], k, choice)
+                x = _taken(x, parents[k])
+            moved = forecast(problem.system, x.flatten(0, 1), error, k - 1).view_as(x)
+            x = torch.cat([held[:, k, None], moved[:, 1:]], 1)
+            states.append(x)
+            log_w = _log_weights(problem, observed, x, k)
+        final = x.new_zeros(x.shape[:2]).double() if log_w is None else log_w
+        line = _drawn(final, 1, choice)
+        path = []
+        for k in reversed(range(problem.steps + 1)):
+            path.append(_taken(states[k], line))
+            if k in parents:
+                line = parents[k].gather(1, line)
+        return torch.cat(path[::-1], 1)
+
+    def _parents(
+        self,
+        problem: Problem,
+        log_w: Float[Tensor, "ensemble particles"],
+        x: Float[Tensor, "ensemble particles ..."],
+        held: Float[Tensor, "ensemble ..."],
+        step: int,
+        choice: torch.Generator,
+    ) -> Int[Tensor, "ensemble particles"]:
+        """Draw the parents of the particles at a step, that of the held one among all."""
+        system = problem.system.at(step - 1)
+        repeated = held[:, None].expand_as(x).flatten(0, 1)
+        density = system.log_transition(x.flatten(0, 1), repeated).view(log_w.shape)
+        own = _drawn(log_w + density.double(), 1, choice)
+        return torch.cat([own, _drawn(log_w, self.particles - 1, choice)], 1)
+
+
+def _log_weights(
+    problem: Problem, observed: dict, x: Float[Tensor, "ensemble particles ..."], step: int
+) -> Float[Tensor, "ensemble particles"] | None:
+    """Log likelihood of each particle where something is observed."""
+    if step not in observed:
+        return None
+    y, model = observed[step]
+    return model.log_likelihood(y.to(x), x.flatten(0, 1)).view(x.shape[:2])
+
+
+def _drawn(
+    log_w: Float[Tensor, "ensemble particles"], draws: int, generator: torch.Generator
+) -> Int[Tensor, "ensemble draws"]:
+    """Draw particles of each trajectory in proportion to their weights."""
+    total = log_w.softmax(1).cumsum(1)
+    u = rng.uniform(len(log_w), (draws,), generator, like=total) * total[:, -1:]
+    return torch.searchsorted(total, u, right=True).clamp_max(log_w.shape[1] - 1)
+
+
+def _taken(x: Float[Tensor, "ensemble particles ..."], which: Int[Tensor, "ensemble n"]) -> Tensor:
+    """Return some particles of each trajectory."""
+    return x[torch.arange(len(x), device=x.device)[:, None], which]
