@@ -79,6 +79,11 @@ class Assimilator(ABC):
     circular: bool = False
 
     @property
+    def together(self) -> int:
+        """Members that depend on each other, in groups of so many, of a method that has groups."""
+        return 1
+
+    @property
     def name(self) -> str:
         """Name of the method in messages and results."""
         return type(self).__name__.lstrip("_")

@@ -16,6 +16,7 @@ them their weights are equal and each is its own parent.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,7 @@ import torch
 from scorda.assimilation.base import REQUIREMENTS
 from scorda.core import rng
 from scorda.core.shapes import Float, Int, Tensor
+from scorda.observations.model import ObservationModel
 from scorda.observations.problem import Problem
 from scorda.systems.base import forecast
 
@@ -92,7 +94,7 @@ class ConditionalSMC:
         x = problem.system.prior(count * free, start).to(held).view(count, free, *shape)
         x = torch.cat([held[:, :1], x], 1)
         states, parents = [x], {}
-        log_w = _log_weights(problem, observed, x, 0)
+        log_w = _log_weights(observed, x, 0)
         for k in range(1, problem.steps + 1):
             if log_w is not None:
                 parents[k] = self._parents(problem, log_w, x, held[:, k], k, choice)
@@ -100,7 +102,7 @@ class ConditionalSMC:
             moved = forecast(problem.system, x.flatten(0, 1), error, k - 1).view_as(x)
             x = torch.cat([held[:, k, None], moved[:, 1:]], 1)
             states.append(x)
-            log_w = _log_weights(problem, observed, x, k)
+            log_w = _log_weights(observed, x, k)
         final = x.new_zeros(x.shape[:2]).double() if log_w is None else log_w
         line = _drawn(final, 1, choice)
         path = []
@@ -128,7 +130,9 @@ class ConditionalSMC:
 
 
 def _log_weights(
-    problem: Problem, observed: dict, x: Float[Tensor, "ensemble particles ..."], step: int
+    observed: Mapping[int, tuple[Tensor, ObservationModel]],
+    x: Float[Tensor, "ensemble particles ..."],
+    step: int,
 ) -> Float[Tensor, "ensemble particles"] | None:
     """Log likelihood of each particle where something is observed."""
     if step not in observed:

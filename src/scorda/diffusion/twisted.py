@@ -36,8 +36,8 @@ from scorda.core.shapes import Float, Tensor
 from scorda.diffusion.batches import at_once
 from scorda.diffusion.denoisers import Denoiser, align
 from scorda.diffusion.guidance import GuidedDenoiser
-from scorda.diffusion.samplers import Ancestral, ScalarProcess
-from scorda.diffusion.twists import Twist, twist
+from scorda.diffusion.samplers import Ancestral, Noise, ScalarProcess
+from scorda.diffusion.twists import Twist, products_of, twist
 
 __all__ = ["Twisted"]
 
@@ -124,7 +124,8 @@ class Twisted:
             Samples, and a report with one entry per group: ``log_evidence``; ``lowest_ess``, the
             smallest effective sample size as a share of the group, ``final_ess`` at the end;
             ``resampled``, how often; ``roots``, of how many starts the members descend; and
-            ``ess``, the share at each level, of one group after the other.
+            ``ess``, the share at each level, of one group after the other. ``evaluations`` is
+            one number: of the denoiser and products with its Jacobian, but for the first of each.
         """
         key, size = rng.key(generator), self.group
         groups = range(first // size, -(-last // size))
@@ -144,7 +145,8 @@ class Twisted:
             samples.append(drawn[max(first - g * size, 0) : last - g * size])
             reports.append(told)
         columns = {name: torch.cat([told[name] for told in reports]) for name in reports[0]}
-        return torch.cat(samples), columns
+        evaluations = self.noise_levels * products_of(denoiser)
+        return torch.cat(samples), {"evaluations": evaluations, **columns}
 
 
 @dataclass
@@ -154,7 +156,7 @@ class _Walk:
     settings: Twisted
     denoiser: Denoiser
     process: ScalarProcess
-    noise: rng.Stream
+    noise: Noise
     choice: torch.Generator
     tell: Callable[[], None]
 

@@ -35,7 +35,7 @@ from scorda.diffusion.guidance import (
 )
 from scorda.observations.model import ObservationModel
 
-__all__ = ["StandardLikelihood", "Twist", "twist"]
+__all__ = ["StandardLikelihood", "Twist", "products_of", "twist"]
 
 # Observed values of which MMPS takes the whole covariance: each is a product with the network.
 MOST = 64
@@ -134,6 +134,12 @@ def twist(
     if guidance.bound is not None:
         shift = _bounded(shift, guidance.bound * noise)
     return Twist(mean.detach(), shift, log)
+
+
+def products_of(denoiser: Denoiser) -> int:
+    """Return evaluations of a denoiser, and further products with its Jacobian, for a twist."""
+    whole = isinstance(denoiser, GuidedDenoiser) and isinstance(denoiser.guidance, MMPS)
+    return 1 + len(denoiser.y) if whole else 1  # type: ignore[attr-defined]
 
 
 def _diagonal(

@@ -12,14 +12,16 @@ Source: Rozet & Louppe (2023), Score-based data assimilation, arXiv:2306.10574. 
 from __future__ import annotations
 
 import time as clock
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import cast
+from typing import Any, cast
 
 import torch
 
 from scorda.assimilation.base import Assimilator, Cost, check_needs
+from scorda.assimilation.conditional_smc import ConditionalSMC
 from scorda.core import rng
 from scorda.core.errors import DivergenceError
 from scorda.core.shapes import Float, Tensor
@@ -27,6 +29,8 @@ from scorda.diffusion.batches import at_once
 from scorda.diffusion.denoisers import Conditioned, Denoiser, NetworkDenoiser, SwitchedDenoiser
 from scorda.diffusion.guidance import MMPS, Guidance, InflatedLikelihood
 from scorda.diffusion.samplers import PredictorCorrector, Sampler
+from scorda.diffusion.twisted import Twisted
+from scorda.diffusion.twists import StandardLikelihood
 from scorda.observations.analysis import Analysis
 from scorda.observations.model import ObservationModel, stacked
 from scorda.observations.observations import Observations
@@ -41,6 +45,9 @@ __all__ = ["SDA", "WindowForecast"]
 # Error of the states that a forecast goes on from, in standard deviations of the prior.
 KNOWN = 0.01
 
+# Members that are polished together.
+POLISHED = 64
+
 # Standard deviations of the climate beyond which a member is no rare event, but lost.
 LOST = 100.0
 
@@ -51,7 +58,8 @@ class SDA(Assimilator):
 
     Exact in the limit of many steps for a Gaussian prior and linear operators with `MMPS`, and for
     every exact prior where single entries are observed; otherwise as approximate as its prior and
-    its guidance (see there).
+    its guidance (see there). Two settings correct it, at a price: the sampler `Twisted` weights
+    members against the prior as learned, `polish` moves them by the system itself.
 
     Arguments:
         prior: Prior of trajectories, such as ``load("lorenz63")`` or
@@ -59,14 +67,17 @@ class SDA(Assimilator):
         guidance: How observations enter. ``InflatedLikelihood()`` is the paper's form. Default:
             the prior's. Without one the paper's, but entries of the state with errors of their
             own are merged (``Conditioned``) if the prior allows it, at noise levels above its
-            `handover`.
-        sampler: Default: the prior's.
+            `handover`. With the sampler `Twisted` it is `StandardLikelihood()`, and nothing is
+            merged.
+        sampler: A sampler of independent members, or `Twisted`. Default: the prior's.
         chunk: Members computed at once; bounds the memory, leaves the samples as they are, bit
             for bit. It is rounded up to a multiple of 8, at least 16. Default: 128 members, or
             as many as have 2^18 numbers in all, at least one; where that is fewer than 16 it is
             always so many.
         precision: "float32", or "bfloat16" for the products and convolutions of the prior's
             network, for a processor that has it.
+        polish: Sweeps of `ConditionalSMC` that each member then takes with the system of the
+            problem, whose steps must have a density. None: the system is not used.
 
     Example:
         With the shipped prior, and `problem` as in `twin_experiment`:
@@ -78,9 +89,10 @@ class SDA(Assimilator):
 
     prior: Prior
     guidance: Guidance | None = None
-    sampler: Sampler | None = None
+    sampler: Sampler | Twisted | None = None
     chunk: int | None = None
     precision: str = "float32"
+    polish: ConditionalSMC | None = None
     smoother = True
     needs = ("differentiable_operator",)
     in_double = False
@@ -109,14 +121,15 @@ class SDA(Assimilator):
         returned, on the device of the prior (`Prior.to`).
 
         Arguments:
-            problem: Its system is not used, only its space and observations.
+            problem: Its system is used by `polish` alone; else only its space and observations.
             members: Number of trajectories.
             generator: Source of randomness.
             report: Called with (evaluations done, evaluations in all).
 
         Raises:
-            ValueError: If problem and prior have different spaces, or the problem has an initial
-                ensemble, which this method has no place for.
+            ValueError: If problem and prior have different spaces, the problem has an initial
+                ensemble, which this method has no place for, or its system has no steps with a
+                density, which `polish` needs.
             DivergenceError: If the sampler has lost members.
         """
         return self.assimilate_members(problem, 0, members, generator, report)
@@ -142,31 +155,70 @@ class SDA(Assimilator):
             raise ValueError(
                 "SDA draws the first state from its prior: leave `initial` out of the problem."
             )
+        if self.polish is not None:
+            self.polish.check(problem)
+        # Whole groups of members: of one for the sampler, of another to be polished.
+        low, high = first - first % self.together, -(-last // self.together) * self.together
+        began, generator = clock.perf_counter(), rng.as_generator(generator)
+        with torch.no_grad():
+            z, info = self._drawn(problem, low, high, generator, report)
+        _check_kept(z, low)
+        states = space.bounded(self.prior.standardisation.inverse(z))
+        if self.polish is not None:
+            states, told = self._polished(problem, states, low, generator)
+            info |= told
+        info["seconds"] = clock.perf_counter() - began
+        states = states[first - low : last - low]
+        return Analysis(states, space, None, info, "SDA", start=problem.start)
+
+    @property
+    def together(self) -> int:
+        """Members that are drawn together, in whole groups: 1 where they are independent."""
+        group = self.sampler.group if isinstance(self.sampler, Twisted) else 1
+        return group if self.polish is None else math.lcm(group, POLISHED)
+
+    def _drawn(
+        self,
+        problem: Problem,
+        first: int,
+        last: int,
+        generator: rng.Seed,
+        report: Callable[[int, int], None] | None,
+    ) -> tuple[Float[Tensor, "ensemble time ..."], dict[str, Any]]:
+        """Standardised trajectories, and a report."""
         sampler = self.sampler or self.prior.sampler
-        shape = (problem.steps + 1, *space.shape)
-        denoiser = self._posterior(problem, shape)
+        shape = (problem.steps + 1, *self.prior.space.shape)
+        denoiser, process = self._posterior(problem, shape), self.prior.process
+        like = _precision(problem, self.prior.device)
+        if isinstance(sampler, Twisted):
+            return sampler.draw(denoiser, process, shape, first, last, generator, like, report)
         chosen = self.guidance or self.prior.guidance
         products = 0 if chosen is None else chosen.products
-        began = clock.perf_counter()
-        with torch.no_grad():
-            z = sampler.sample(
-                denoiser,
-                self.prior.process,
-                shape,
-                last - first,
-                generator,
-                chunk=at_once(shape) if self.chunk is None else self.chunk,
-                like=_precision(problem, self.prior.device),
-                report=report,
-                first=first,
-            )
-        _check_kept(z, first)
-        info = {
-            "evaluations": sampler.evaluations * (1 + products),
-            "seconds": clock.perf_counter() - began,
-        }
-        states = space.bounded(self.prior.standardisation.inverse(z))
-        return Analysis(states, space, None, info, "SDA", start=problem.start)
+        z = sampler.sample(
+            denoiser,
+            process,
+            shape,
+            last - first,
+            generator,
+            chunk=at_once(shape) if self.chunk is None else self.chunk,
+            like=like,
+            report=report,
+            first=first,
+        )
+        return z, {"evaluations": sampler.evaluations * (1 + products)}
+
+    def _polished(
+        self, problem: Problem, states: Tensor, first: int, generator: rng.Seed
+    ) -> tuple[Float[Tensor, "ensemble time ..."], dict[str, Any]]:
+        """The trajectories after the sweeps, and of each group the share of states that is new."""
+        assert self.polish is not None
+        key, found, renewed = rng.key(generator), [], []
+        for number, group in enumerate(states.split(POLISHED), first // POLISHED):
+            moved = self.polish.improved(group, problem, rng.at(key, number))
+            found.append(moved)
+            renewed.append(float((moved != group).flatten(2).any(2).double().mean()))
+        steps = self.polish.sweeps * self.polish.particles * problem.steps
+        return torch.cat(found), {"renewed": torch.tensor(renewed), "model_steps": steps}
 
     def _posterior(self, problem: Problem, shape: tuple[int, ...]) -> Denoiser:
         """Denoiser of standardised trajectories given everything observed."""
@@ -181,6 +233,9 @@ class SDA(Assimilator):
         space = self.prior.space
         instruments = tuple(unbounded_observations(part, space) for part in problem.instruments)
         chosen = self.guidance or self.prior.guidance
+        if isinstance(self.sampler, Twisted) and self.guidance is None:
+            # Another guidance is no twist, or too narrow a one.
+            chosen = StandardLikelihood()
         guidance = chosen or InflatedLikelihood()
 
         def guided(denoiser: Denoiser, parts: tuple[Observations, ...]) -> Denoiser:
@@ -205,7 +260,7 @@ class WindowForecast(Assimilator):
     Member i is a draw of :math:`p(x_{1:n} \mid x_{-c+1:0})`, given its own last c states, by SDA
     with these as observations of every entry, of an error of 0.01 standard deviations of the
     prior; state 0 is then set to the last of them. As exact as SDA is, where c states tell all
-    that the past tells of the future.
+    that the past tells of the future. Nothing is corrected: members are forecast one by one.
 
     Arguments:
         sda: Prior, guidance and sampler.
@@ -241,11 +296,13 @@ class WindowForecast(Assimilator):
         std = KNOWN * scaled.std.expand(space.shape).flatten()[entries]
         model = ObservationModel(Select(entries.tolist()), std=std)
         found, began = [], clock.perf_counter()
+        sampler = None if isinstance(self.sda.sampler, Twisted) else self.sda.sampler
+        sda = replace(self.sda, sampler=sampler, polish=None)
         for i in range(first, last):
             values = self.past[i].flatten(1)[:, entries]
             seen = Observations(model, range(known), values)
             window = Problem(self.sda.prior, seen, known - 1 + problem.steps)
-            made = self.sda.assimilate_members(window, i, i + 1, rng.at(key, 1)).states
+            made = sda.assimilate_members(window, i, i + 1, rng.at(key, 1)).states
             found.append(made[:, known - 1 :])
         states = torch.cat(found)
         states[:, 0] = self.past[first:last, -1].to(states)

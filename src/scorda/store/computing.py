@@ -40,7 +40,9 @@ BATCH = 16
 class MemberSampler(Protocol):
     """A smoother whose members are independent: member i is a function of (seed, i) alone.
 
-    Its bits do not depend on the members that are drawn with it.
+    Its bits do not depend on the members that are drawn with it. Where members are independent in
+    groups alone (`Assimilator.together`), it draws whole groups, and what a report holds as a
+    series has its entries by group.
     """
 
     def assimilate_members(
@@ -226,13 +228,16 @@ class Computation:
         part = Part(0)
         part.load(saved, self.device)
         batch = min(BATCH, at_once((self.problem.steps + 1, *self.problem.space.shape)))
+        batch = -(-batch // self.method.together) * self.method.together
         while (low := first + part.made) < last:
             begin, high = time.monotonic(), min(low + batch, last)
             made = method.assimilate_members(self.problem, low, high, rng.seeded(self.seed))
             part.states.append(made.states)
-            before, part.entries = part.entries, [scalars(made.info)]
-            if before and "seconds" in part.entries[0]:
-                part.entries[0]["seconds"] += before[0]["seconds"]
+            now = scalars(made.info)
+            for key, value in (part.entries[0] if part.entries else {}).items():
+                if key == "seconds" or isinstance(value, list):
+                    now[key] = value + now[key]
+            part.entries = [now]
             if high < last and saved.due:
                 part.save(saved)
             self._tell(high)

@@ -100,9 +100,10 @@ def plan_steps(space: StateSpace, members: int, steps: int, size: int | None = N
     return Plan("time", min(size or usual, steps + 1), steps + 1)
 
 
-def plan_members(members: int, size: int | None = None) -> Plan:
-    """Plan blocks of members, 64 in each unless a size is given."""
-    return Plan("ensemble", min(size or 64, members), members)
+def plan_members(members: int, size: int | None = None, together: int = 1) -> Plan:
+    """Plan blocks of members, 64 in each unless a size is given, up to whole groups of some."""
+    size = -(-(size or 64) // together) * together
+    return Plan("ensemble", min(size, members), members)
 
 
 def conventions() -> dict[str, Any]:

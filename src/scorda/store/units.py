@@ -376,7 +376,7 @@ def _plan(
     if isinstance(method, Filter):
         return _step_plan(problem, members, block, kept)
     if isinstance(method, MemberSampler):
-        return layout.plan_members(members, block)
+        return layout.plan_members(members, block, method.together)
     return layout.plan_steps(problem.space, members, problem.steps, problem.steps + 1)
 
 

@@ -1,0 +1,103 @@
+"""Conditional SMC against the exact smoother of a linear-Gaussian system."""
+
+import pytest
+import torch
+
+from scorda.assimilation.conditional_smc import ConditionalSMC
+from scorda.core import rng
+from scorda.methods.kalman import KalmanSmoother
+from scorda.observations.model import ObservationModel
+from scorda.observations.observations import Observations
+from scorda.observations.operators import Select
+from scorda.observations.problem import Problem
+from scorda.systems.linear import LinearGaussian
+
+STEPS = 8
+
+
+def problem():
+    """The first of two variables, at the start, in the middle and before the end."""
+    transition = torch.tensor([[0.9, 0.2], [-0.2, 0.8]])
+    noise = torch.tensor([[0.2, 0.05], [0.05, 0.1]])
+    start = torch.tensor([1.0, -1.0]), torch.tensor([[1.0, 0.3], [0.3, 0.5]])
+    values = torch.tensor([[1.5], [0.2], [-0.9]])
+    seen = Observations(ObservationModel(Select([0]), std=0.4), (0, 3, 6), values)
+    return Problem(LinearGaussian(transition, noise, *start), seen, STEPS)
+
+
+def posterior(problem, members):
+    """Exact draws, as the backward recursion of the smoother makes them."""
+    exact = KalmanSmoother().moments(problem)
+    size, steps = problem.space.size, problem.steps
+    last = torch.distributions.MultivariateNormal(exact.means[-1], exact.covs[-1])
+    torch.manual_seed(0)
+    path = [last.sample((members,))]
+    for k in reversed(range(steps)):
+        gain = exact.lag_one[k].mT @ torch.linalg.inv(exact.covs[k + 1])
+        cov = exact.covs[k] - gain @ exact.lag_one[k]
+        mean = exact.means[k] + (path[-1] - exact.means[k + 1]) @ gain.mT
+        noise = torch.randn(members, size)
+        path.append(mean + noise @ torch.linalg.cholesky((cov + cov.mT) / 2).mT)
+    return torch.stack(path[::-1], 1)
+
+
+def errors(x, problem):
+    """Means, variances and covariances of successive states, in their standard errors."""
+    exact, n = KalmanSmoother().moments(problem), len(x)
+    std = exact.covs.diagonal(dim1=1, dim2=2).sqrt()
+    z = (x - exact.means) / std
+    lagged = torch.einsum("nti,ntj->tij", z[:, 1:], z[:, :-1]) / n
+    expected = exact.lag_one / (std[1:, :, None] * std[:-1, None])
+    return torch.stack(
+        [
+            z.mean(0).abs().max() * n**0.5,
+            (z.square().mean(0) - 1).abs().max() * (n / 2) ** 0.5,
+            ((lagged - expected) / (1 + expected.square()).sqrt()).abs().max() * n**0.5,
+        ]
+    )
+
+
+@pytest.mark.parametrize("particles", [2, 16])
+def test_a_sweep_leaves_the_posterior_as_it_is(particles):
+    """Of exact draws come exact draws: 70 numbers within 4 standard errors of 4000 members."""
+    exact = problem()
+    x = posterior(exact, 4000)
+    assert (errors(x, exact) < 4).all()
+    moved = ConditionalSMC(1, particles).improved(x, exact, rng.seeded(1))
+    assert (errors(moved, exact) < 4).all()
+    # It moves them: even one free particle takes its turn.
+    assert (moved != x).any(2).double().mean() > 0.1
+
+
+def test_sweeps_lead_from_the_prior_to_the_posterior():
+    """Trajectories that know of no observation: off by many standard errors, then by none."""
+    exact = problem()
+    system = exact.system
+    x = system.trajectory(system.prior(4000, rng.seeded(3)), STEPS, rng.seeded(4))
+    one = ConditionalSMC(1, 16).improved(x, exact, rng.seeded(1))
+    many = ConditionalSMC(6, 16).improved(x, exact, rng.seeded(1))
+    assert (errors(x, exact) > 20).any()
+    assert (errors(one, exact) < errors(x, exact)).all()
+    assert (errors(many, exact) < 4).all()
+
+
+def test_an_observed_last_step_and_none_at_all():
+    system = problem().system
+    at_end = Observations(
+        ObservationModel(Select([0]), std=0.4), (STEPS,), torch.tensor([[1.0]])
+    )
+    for seen in ([at_end], []):
+        exact = Problem(system, seen, STEPS)
+        x = system.trajectory(system.prior(4000, rng.seeded(3)), STEPS, rng.seeded(4))
+        moved = ConditionalSMC(4, 16).improved(x, exact, rng.seeded(1))
+        assert (errors(moved, exact) < 4).all()
+
+
+def test_what_has_no_density_is_refused():
+    system = problem().system
+    certain = LinearGaussian(system.transition, torch.zeros(2, 2), system.mean, system.cov)
+    with pytest.raises(ValueError, match="a system with model error"):
+        ConditionalSMC().check(Problem(certain, [], STEPS))
+    for wrong in ({"sweeps": 0}, {"particles": 1}):
+        with pytest.raises(ValueError, match="at least 1 sweep"):
+            ConditionalSMC(**wrong)
