@@ -17,6 +17,7 @@ from .assimilation import (
     Adaptive as Adaptive,
     Additive as Additive,
     Climatology as Climatology,
+    ConditionalSMC as ConditionalSMC,
     Filter as Filter,
     Hybrid as Hybrid,
     Multiplicative as Multiplicative,

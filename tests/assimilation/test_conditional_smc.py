@@ -83,9 +83,7 @@ def test_sweeps_lead_from_the_prior_to_the_posterior():
 
 def test_an_observed_last_step_and_none_at_all():
     system = problem().system
-    at_end = Observations(
-        ObservationModel(Select([0]), std=0.4), (STEPS,), torch.tensor([[1.0]])
-    )
+    at_end = Observations(ObservationModel(Select([0]), std=0.4), (STEPS,), torch.tensor([[1.0]]))
     for seen in ([at_end], []):
         exact = Problem(system, seen, STEPS)
         x = system.trajectory(system.prior(4000, rng.seeded(3)), STEPS, rng.seeded(4))

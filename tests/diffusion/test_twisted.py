@@ -73,7 +73,9 @@ def test_variance_of_the_chain_is_that_of_its_recursion():
         v = v / (1 + nu[-1] ** 2) ** 2 + nu[-1] ** 2
         assert_close(cov[0, 0], v)
         found.append(round(float(v), 3))
-    assert_close(torch.tensor(found), torch.tensor([0.796, 0.890, 0.943, 0.971]), atol=1e-3, rtol=0)
+    assert_close(
+        torch.tensor(found), torch.tensor([0.796, 0.890, 0.943, 0.971]), atol=1e-3, rtol=0
+    )
 
 
 def test_variance_between_its_bounds_has_the_error_of_ten_times_as_many_levels():
@@ -154,8 +156,7 @@ TWO = Mixture(
 def test_weights_of_two_modes_are_mended(var, exact, guidance):
     """Table 19.6 b, 10 runs of 256: 4 standard errors, and .012 that 64 levels leave (R = .02).
 
-    The guided chain alone is off by .09 to .31 for every number of members, but for MMPS at
-    R = .5.
+    The guided chain alone is off for every number of members where the error is small.
     """
     model, y = ObservationModel(Select([1]), std=var**0.5), torch.tensor([-0.2])
     settings = Twisted(64, 256, **RANGE)
@@ -164,9 +165,10 @@ def test_weights_of_two_modes_are_mended(var, exact, guidance):
     left = (x[:, 0] < 0).double().view(10, 256).mean(1)
     assert abs(left.mean() - exact) < 4 * left.std() / 10**0.5 + 0.012
     assert (told["lowest_ess"] > 0.25).all()
-    if isinstance(guidance, StandardLikelihood):
+    if var == 0.02 and isinstance(guidance, StandardLikelihood):
         never = Twisted(64, 2560, 0.0, **RANGE)
-        walk = _Walk(never, bound, PROCESS, rng.Stream((1, 2), 0, 2560, (2,)), rng.seeded(0), int)
+        noise = rng.Stream((1, 2), 0, 2560, (2,))
+        walk = _Walk(never, bound, PROCESS, noise, rng.seeded(0), int)
         walk._pick = lambda log_w: torch.arange(len(log_w))
         plain = (walk.run()[0][:, 0] < 0).double().mean()
         assert abs(plain - exact) > 0.06
@@ -177,16 +179,17 @@ def test_weights_of_two_modes_are_mended(var, exact, guidance):
     ("guidance", "share"), [(MMPS(1), 0.939), (InflatedLikelihood(1.0, None), 0.748)]
 )
 def test_effective_sample_size_of_one_observed_direction(guidance, share):
-    """Table 19.7, R = .25, 64 levels: the mean over 40 observations, each of 2000 members."""
+    """Table 19.7, R = .25, 64 levels: the mean over ten quantiles of what is observed."""
     prior = GaussianDenoiser.from_cov(torch.zeros(1), torch.eye(1))
-    settings = Twisted(64, 2000, 0.0, 0.0, **RANGE)
+    settings = Twisted(64, 1000, 0.0, 0.0, **RANGE)
+    places = (torch.arange(10) + 0.5) / 10
     found = []
-    for y in 1.25**0.5 * torch.randn(40, 1, generator=rng.seeded(2)):
+    for y in torch.distributions.Normal(0.0, 1.25**0.5).icdf(places)[:, None].double():
         bound = guidance.bind(prior, y, ObservationModel(Select([0]), std=0.5))
-        found.append(settings.draw(bound, PROCESS, (1,), 0, 2000, 5)[1]["final_ess"])
-    found = torch.cat(found)
-    # Means over y scatter by their own spread.
-    assert abs(found.mean() - share) < 3 * found.std() / 40**0.5 + 0.01
+        found.append(settings.draw(bound, PROCESS, (1,), 0, 1000, 5)[1]["final_ess"])
+    # An effective sample size of 1000 members scatters by some 0.01; the tails beyond the
+    # quantiles are left out.
+    assert abs(torch.cat(found).mean() - share) < 0.03
 
 
 def test_members_depend_on_their_number_and_group_alone():

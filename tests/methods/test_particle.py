@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from scorda.core.resampling import resample
 from scorda.core import rng
+from scorda.core.resampling import resample
 from scorda.methods.kalman import KalmanFilter, KalmanSmoother
 from scorda.methods.particle import ParticleFilter, ParticleSmoother, _covariance_noise
 from scorda.observations.model import ObservationModel

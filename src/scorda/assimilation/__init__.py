@@ -4,6 +4,7 @@ from scorda.assimilation.adaptive_inflation import Adaptive
 from scorda.assimilation.additive_inflation import Additive
 from scorda.assimilation.base import REQUIREMENTS, Assimilator, Cost, check_members, check_needs
 from scorda.assimilation.climatology import Climatology
+from scorda.assimilation.conditional_smc import ConditionalSMC
 from scorda.assimilation.correlations import (
     CorrelationTaper,
     CorrelationThreshold,
@@ -34,6 +35,7 @@ __all__ = [
     "Assimilator",
     "ByVariable",
     "Climatology",
+    "ConditionalSMC",
     "Consistency",
     "CorrelationTaper",
     "CorrelationThreshold",

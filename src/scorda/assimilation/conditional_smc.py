@@ -9,9 +9,9 @@ After each resampling the held particle also chooses its past anew,
 
 so that a trajectory whose end is kept may still change its beginning.
 
-Source: Lindsten, Jordan & Schön (2014), Particle Gibbs with ancestor sampling, J. Mach. Learn. Res.
-15, 2145-2184, algorithm 2. Deviation: particles are resampled at observed steps alone; between
-them their weights are equal and each is its own parent.
+Source: Lindsten, Jordan & Schön (2014), Particle Gibbs with ancestor sampling, J. Mach. Learn.
+Res. 15, 2145-2184, algorithm 2. Deviation: particles are resampled at observed steps alone;
+between them their weights are equal and each is its own parent.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class ConditionalSMC:
         particles: Particles of each sweep, that of the trajectory included, at least 2.
     """
 
-    sweeps: int = 4
-    particles: int = 64
+    sweeps: int = 8
+    particles: int = 256
 
     def __post_init__(self) -> None:
         if self.sweeps < 1 or self.particles < 2:

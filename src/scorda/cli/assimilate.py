@@ -223,6 +223,7 @@ def _workers(given: Assimilate) -> dict[str, Any]:
 def _tell(given: Assimilate, posterior: Posterior) -> None:
     from scorda.assimilation.innovations import sentences
     from scorda.store.consistency import errors_of
+    from scorda.store.corrections import corrections_of
     from scorda.store.scores import score_table
 
     if given.netcdf is not None:
@@ -230,7 +231,7 @@ def _tell(given: Assimilate, posterior: Posterior) -> None:
     scores = score_table({posterior.method: posterior})
     uses = "all data" if posterior.smoother else "past data only"
     table(None, *score_rows({uses: scores}), left=2)
-    if given.desroziers:
-        for sentence in sentences(errors_of(posterior)):
-            console().print(sentence)
+    said = sentences(errors_of(posterior)) if given.desroziers else []
+    for sentence in said + corrections_of(posterior):
+        console().print(sentence)
     console().print(f"posterior: {given.out}\nreport:    scorda report {given.out}")

@@ -19,6 +19,8 @@ from scorda.diffusion.samplers import (
     VarianceExploding,
 )
 from scorda.diffusion.training import Training, fit
+from scorda.diffusion.twisted import Twisted
+from scorda.diffusion.twists import StandardLikelihood
 from scorda.diffusion.variance_preserving import VariancePreserving
 
 __all__ = [
@@ -41,8 +43,10 @@ __all__ = [
     "PredictorCorrector",
     "Sampler",
     "ScalarProcess",
+    "StandardLikelihood",
     "SwitchedGuidance",
     "Training",
+    "Twisted",
     "VarianceExploding",
     "VariancePreserving",
     "fit",

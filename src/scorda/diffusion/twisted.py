@@ -24,7 +24,7 @@ models, arXiv:2306.17775; the variance of the step as in `Ancestral`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,12 +39,12 @@ from scorda.diffusion.guidance import GuidedDenoiser
 from scorda.diffusion.samplers import Ancestral, Noise, ScalarProcess
 from scorda.diffusion.twists import Twist, products_of, twist
 
-__all__ = ["Twisted"]
+__all__ = ["TRUSTED", "Twisted", "spread_of_evidence", "untrusted"]
 
 # Last levels at which nothing is resampled: what is alike there stays alike.
 FREE = 3
 
-# Evidence is worth its name up to this standard deviation of its logarithm.
+# Weights are worth their name up to this standard deviation of the log evidence over groups.
 TRUSTED = 1.0
 
 
@@ -225,8 +225,9 @@ class _Walk:
     def _part(self, u: Tensor, nu: float) -> tuple[Tensor, Tensor, Tensor]:
         level = align(torch.tensor(nu).to(u), u)
         if isinstance(self.denoiser, GuidedDenoiser):
-            found, limit = twist(self.denoiser, u, level), getattr(
-                self.denoiser.denoiser, "limit", None
+            found, limit = (
+                twist(self.denoiser, u, level),
+                getattr(self.denoiser.denoiser, "limit", None),
             )
             shift = found.shift
             if limit is not None:
@@ -238,6 +239,24 @@ class _Walk:
 
     def _pick(self, log_w: Tensor) -> Tensor:
         return resample(log_w.softmax(0), len(log_w), generator=self.choice)
+
+
+def spread_of_evidence(log_evidence: Sequence[float]) -> tuple[float, float]:
+    """Return the log of the mean evidence of groups, and the standard deviation of their logs.
+
+    The latter is NaN of a single group, whose spread nobody knows.
+    """
+    groups = torch.tensor(log_evidence, dtype=torch.float64)
+    spread = float(groups.std()) if len(groups) > 1 else math.nan
+    return float(groups.logsumexp(0)) - math.log(len(groups)), spread
+
+
+def untrusted(spread: float) -> str:
+    """Say that weights must not be trusted, given the spread of the log evidence."""
+    return (
+        f"The log evidence of groups differs by {spread:.1f} (standard deviation), so that the "
+        "weights must not be trusted: take larger groups, or a sampler without weights."
+    )
 
 
 def _share(log_w: Float[Tensor, "ensemble"]) -> float:

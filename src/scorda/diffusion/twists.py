@@ -6,14 +6,14 @@ too narrow is a worse one than a twist that is too wide.
 
 .. math:: \log \psi(u) = \log N(y;\, h(\hat x),\, V), \qquad \hat x = D(u)
 
-===================== ================================================ =========================
-`StandardLikelihood`  :math:`V = R + \gamma \nu^2/(1 + \nu^2) J J^T`     wide, one product
+===================== ================================================ ======================
+`StandardLikelihood`  :math:`V = R + \gamma \nu^2/(1 + \nu^2) J J^T`     wide
 `InflatedLikelihood`  :math:`V = R + \gamma \nu^2 J J^T`                 narrow for small gamma
-`MMPS`                :math:`V = R + J \nu^2 \partial_u D J^T`           a product per observed value
-===================== ================================================ =========================
+`MMPS`                :math:`V = R + J \nu^2 \partial_u D J^T`           a product per value
+===================== ================================================ ======================
 
-In the first two :math:`J J^T` is replaced by its row sums, which it is where it is diagonal, as for
-observed entries and means of blocks.
+In the first two :math:`J J^T` is replaced by its row sums, which it is where it is diagonal, as
+for observed entries and means of blocks.
 """
 
 from __future__ import annotations

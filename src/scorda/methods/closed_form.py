@@ -30,10 +30,10 @@ import torch
 from scorda.assimilation.base import Cost
 from scorda.assimilation.filter import PreparedFilter, Run
 from scorda.assimilation.likelihood_score import settled
-from scorda.core.resampling import resample
 from scorda.core import rng
 from scorda.core.errors import DegenerateEnsemble, DivergenceError
 from scorda.core.gaussian import component_std
+from scorda.core.resampling import resample
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace, variable_std
 from scorda.diffusion.denoisers import KernelDenoiser

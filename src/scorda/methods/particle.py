@@ -25,9 +25,9 @@ import torch
 from scorda.assimilation.base import Assimilator, Cost, check_needs
 from scorda.assimilation.filter import PreparedFilter, Run
 from scorda.assimilation.memory import check_memory
-from scorda.core.resampling import Scheme, resample
 from scorda.core import rng
 from scorda.core.errors import DivergenceError, check_predicted
+from scorda.core.resampling import Scheme, resample
 from scorda.core.shapes import Float, Tensor
 from scorda.observations.analysis import Analysis
 from scorda.observations.model import ObservationModel

@@ -11,8 +11,9 @@ Source: Rozet & Louppe (2023), Score-based data assimilation, arXiv:2306.10574. 
 
 from __future__ import annotations
 
-import time as clock
 import math
+import time as clock
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -29,15 +30,16 @@ from scorda.diffusion.batches import at_once
 from scorda.diffusion.denoisers import Conditioned, Denoiser, NetworkDenoiser, SwitchedDenoiser
 from scorda.diffusion.guidance import MMPS, Guidance, InflatedLikelihood
 from scorda.diffusion.samplers import PredictorCorrector, Sampler
-from scorda.diffusion.twisted import Twisted
+from scorda.diffusion.twisted import TRUSTED, Twisted, spread_of_evidence, untrusted
 from scorda.diffusion.twists import StandardLikelihood
 from scorda.observations.analysis import Analysis
-from scorda.observations.model import ObservationModel, stacked
+from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations
-from scorda.observations.operators import Gather, Operator, Select
+from scorda.observations.operators import Select
 from scorda.observations.problem import Problem
 from scorda.observations.unbounded import unbounded_observations
-from scorda.priors.trajectory import GaussianTrajectory, Prior, Standardisation
+from scorda.priors.observed import merge_entries, observes_entries, trajectory_model
+from scorda.priors.trajectory import GaussianTrajectory, Prior
 from scorda.systems.linear import LinearGaussian
 
 __all__ = ["SDA", "WindowForecast"]
@@ -132,7 +134,12 @@ class SDA(Assimilator):
                 density, which `polish` needs.
             DivergenceError: If the sampler has lost members.
         """
-        return self.assimilate_members(problem, 0, members, generator, report)
+        analysis = self.assimilate_members(problem, 0, members, generator, report)
+        if "roots" in analysis.info:
+            spread = spread_of_evidence(analysis.info["log_evidence"].tolist())[1]
+            if spread > TRUSTED:
+                warnings.warn(untrusted(spread), stacklevel=2)
+        return analysis
 
     def assimilate_members(
         self,
@@ -242,11 +249,11 @@ class SDA(Assimilator):
             y, model = trajectory_model(parts, self.prior.standardisation)
             return guidance.bind(denoiser, y, model) if len(y) else denoiser
 
-        entries = tuple(part for part in instruments if _observes_entries(part))
+        entries = tuple(part for part in instruments if observes_entries(part))
         if chosen is not None or not entries or not self.prior.per_entry:
             return guided(prior, instruments)
         merged = Conditioned(prior, *merge_entries(entries, self.prior.standardisation, shape))
-        rest = tuple(part for part in instruments if not _observes_entries(part))
+        rest = tuple(part for part in instruments if not observes_entries(part))
         above = guided(merged, rest)
         if self.prior.handover == 0:
             return above
@@ -330,6 +337,7 @@ def _precision(problem: Problem, device: torch.device) -> Tensor:
     """An empty tensor on a device, in the precision of the observed values."""
     dtypes = [part.values.dtype for part in problem.instruments] or [torch.get_default_dtype()]
     return torch.zeros(0, dtype=reduce(torch.promote_types, dtypes), device=device)
+<<<<<<< HEAD
 
 
 def merge_entries(
@@ -407,3 +415,5 @@ class _TrajectoryOperator(Operator):
     @staticmethod
     def _present(part: Observations) -> Tensor:
         return (~part.values.isnan()).flatten().nonzero()[:, 0]
+=======
+>>>>>>> a74527c4 (Corrected SDA: sentences, report, flags, docs page, tests; benchmark of sparse observations)

@@ -32,6 +32,7 @@ from scorda.report.reliability import rank_histograms, spread_skill
 from scorda.report.score_columns import COLUMNS, Column
 from scorda.report.series import error_and_spread, trajectories
 from scorda.store.consistency import errors_of
+from scorda.store.corrections import corrections_of
 from scorda.store.members import Members
 from scorda.store.posterior import Posterior
 from scorda.store.scores import by_variable, first_scored, score_table
@@ -235,6 +236,7 @@ def write_report(
         diagnostics=_diagnostics(runs, first),
         swatches=not many,
         errors=_errors_found(runs, first),
+        corrections={run.name: said for run in runs if (said := corrections_of(run.posterior))},
         version=posterior.info.get("versions", {}).get("scorda", "unknown"),
     )
 

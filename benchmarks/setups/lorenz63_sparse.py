@@ -1,0 +1,202 @@
+"""SDA on Lorenz-63 where it divides the histories of lobes wrongly, plain and corrected."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+
+from scorda.assimilation.conditional_smc import ConditionalSMC
+from scorda.bench.entry import Entry
+from scorda.core import rng
+from scorda.core.resampling import resample
+from scorda.core.shapes import Float, Tensor
+from scorda.diffusion.samplers import Ancestral
+from scorda.diffusion.twisted import Twisted
+from scorda.methods.sda import SDA
+from scorda.metrics.distance import wasserstein
+from scorda.observations.analysis import Analysis
+from scorda.observations.model import ObservationModel
+from scorda.observations.operators import Select
+from scorda.observations.problem import Problem, twin_experiment
+from scorda.priors.trajectory import load
+from scorda.systems.lorenz import Lorenz63
+
+__all__ = ["lorenz63_sparse"]
+
+STEPS = 64
+# Error of the observations in standard deviations of the variables.
+ERROR, STD = 0.05, (8.0, 9.0, 8.6)
+# Variable, steps between observations, the first of them, and the number of the twin experiment.
+CASES = {
+    "y every 12": (1, 12, 0, 2),
+    "x every 40": (0, 40, 0, 1),
+    "z every 10": (2, 10, 0, 0),
+    "x from step 40": (0, 8, 40, 0),
+}
+# Standard deviations of the model error beyond which a particle is no parent.
+REACH = 6.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """A twin experiment, and two draws of its posterior from filters that share nothing."""
+
+    problem: Problem
+    reference: Float[Tensor, "ensemble time *state"]
+    second: Float[Tensor, "ensemble time *state"]
+    ancestors: int
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """Trajectories are scored relative to a particle filter with backward simulation.
+
+    Arguments:
+        entries: Methods; a label begins with the name of a case.
+        particles: Particles of the reference.
+        paths: Paths drawn from it, twice.
+        seeds: Number of runs of each method on the same cases.
+        source: Where the set-up is from.
+    """
+
+    entries: tuple[Entry, ...]
+    particles: int = 2**17
+    paths: int = 512
+    seeds: int = 1
+    statistic: str = "mean"
+    source: str = "system of Rozet & Louppe (2023), section 4.1; own patterns of observations"
+
+    def prepare(self, seed: int) -> dict[str, Case]:
+        """Return the cases that an entry uses, the same for every seed."""
+        names = {entry.label.split(",")[0] for entry in self.entries}
+        return {name: _case(name, self.particles, self.paths) for name in sorted(names)}
+
+    def score(self, entry: Entry, cases: dict[str, Case], seed: int) -> dict[str, float]:
+        r"""Return the scores of one run.
+
+        w1: W1 to the paths of the reference (raw units, flattened), over that of as many paths of
+        the second draw, which is the floor. side: largest difference over time of the share of
+        members at x > 0, over its standard error. ancestors: different states at step 0 among the
+        paths of the reference. evaluations, model_steps: per member. sampling_seconds: of the
+        method alone. log_evidence_std: over groups.
+        """
+        case = cases[entry.label.split(",")[0]]
+        analysis: Analysis = entry.method.assimilate(
+            case.problem, entry.members, rng.at((seed, 1), 0)
+        )
+        x, reference, info = analysis.states, case.reference, analysis.info
+        floor = wasserstein(reference, case.second[: entry.members])
+        p, q = ((part[..., 0] > 0).double().mean(0) for part in (x, reference))
+        error = (q * (1 - q) * (1 / len(x) + 1 / len(reference))).sqrt()
+        scores = {
+            "w1": float(wasserstein(reference, x) / floor),
+            "floor": float(floor),
+            "side": float(((p - q).abs() / error.clamp(min=0.01)).max()),
+            "ancestors": float(case.ancestors),
+            "evaluations": float(info["evaluations"]),
+            "model_steps": float(info.get("model_steps", 0)),
+            "sampling_seconds": float(info["seconds"]),
+        }
+        if "log_evidence" in info:
+            scores["lowest_ess"] = float(info["lowest_ess"].min())
+        return scores
+
+    def shortened(self) -> Sparse:
+        """Return the benchmark with few particles and members, to test that it runs."""
+        entries = tuple(replace(entry, members=16) for entry in self.entries[:1])
+        return replace(self, entries=entries, particles=2**10, paths=64, seeds=1)
+
+
+def lorenz63_sparse(prior: str = "lorenz63") -> Sparse:
+    """SDA where single variables are observed rarely or late: plain, weighted, and polished.
+
+    Arguments:
+        prior: Name of a shipped prior or file of another one.
+    """
+    trained = load(prior)
+    base = trained.sampler
+    longer = Ancestral(62, 3, base.tau, min_noise=base.min_noise, max_noise=base.max_noise)
+    methods = {
+        "plain": SDA(trained),
+        "polished, 4 sweeps of 64": SDA(trained, polish=ConditionalSMC(4, 64)),
+        "polished": SDA(trained, polish=ConditionalSMC()),
+        "four times the levels": SDA(trained, sampler=longer),
+        "twisted": SDA(trained, sampler=Twisted(240)),
+    }
+    return Sparse(
+        tuple(
+            Entry(f"{case}, {label}", method, 128)
+            for label, method in methods.items()
+            for case in CASES
+        )
+    )
+
+
+@cache
+def _case(name: str, particles: int, paths: int) -> Case:
+    """Draw a case and its references, which takes a minute."""
+    variable, every, start, number = CASES[name]
+    model = ObservationModel(Select([variable]), std=ERROR * STD[variable])
+    twin = rng.at((number, 3), 0)
+    _, problem = twin_experiment(Lorenz63(), model, STEPS, every, twin, start=start)
+    draws = [
+        _paths(problem, particles, paths, rng.seeded(seed)) for seed in (101 + number, 202 + number)
+    ]
+    return Case(problem, *draws, ancestors=len(draws[0][:, 0].unique(dim=0)))
+
+
+def _paths(
+    problem: Problem, particles: int, paths: int, generator: rng.Seed
+) -> Float[Tensor, "ensemble time *state"]:
+    """Draw paths by a bootstrap filter and backward simulation (Godsill, Doucet & West 2004).
+
+    Particles beyond `REACH` standard deviations of the model error of a state are no parents.
+    """
+    system, observed = problem.system, problem.observed()
+    choice, error, back = rng.spawn(generator, 3)
+    x, weights, states, kept = _attractor(particles), None, [], []
+    for k in range(problem.steps + 1):
+        if k:
+            if weights is not None:
+                x = x[resample(weights, particles, generator=choice)]
+            x = system.step(x, error)
+        weights = None
+        if k in observed:
+            y, model = observed[k]
+            weights = model.log_likelihood(y.to(x), x).softmax(0)
+        states.append(x)
+        kept.append(weights)
+    last = torch.full((particles,), 1 / particles) if weights is None else weights
+    path = [x[resample(last, paths, "multinomial", back)]]
+    for k in reversed(range(problem.steps)):
+        path.append(_before(system, states[k], kept[k], path[-1], back))
+    return torch.stack(path[::-1], 1)
+
+
+def _before(
+    system: Lorenz63, x: Tensor, weights: Tensor | None, after: Tensor, generator: torch.Generator
+) -> Float[Tensor, "ensemble state"]:
+    """Draw for each state one of the particles that it may come from."""
+    ahead = (system.advance(x) / system.noise_std).double().numpy()
+    log_w = np.zeros(len(x)) if weights is None else weights.log().numpy()
+    target = (after / system.noise_std).double().numpy()
+    tree, chosen = cKDTree(ahead), []
+    near, nearest = tree.query_ball_point(target, REACH), tree.query(target)[1]
+    for one, place, only, u in zip(
+        target, near, nearest, rng.uniform(len(after), (), generator).tolist(), strict=True
+    ):
+        place = np.array(place or [only])
+        log = log_w[place] - 0.5 * np.square(ahead[place] - one).sum(1)
+        total = np.exp(log - log.max()).cumsum()
+        chosen.append(place[min(np.searchsorted(total, u * total[-1]), len(place) - 1)])
+    return x[torch.tensor(np.array(chosen))]
+
+
+@cache
+def _attractor(members: int) -> Float[Tensor, "ensemble state"]:
+    """Draw states of the attractor, from which all references start; it takes seconds."""
+    return Lorenz63().prior(members, torch.Generator().manual_seed(2**31))

@@ -1,0 +1,56 @@
+"""Weights and sweeps of SDA from the shell, from TOML, stored and told."""
+
+import pytest
+import torch
+
+import scorda
+from scorda.cli import main
+from scorda.core import rng
+
+COMMAND = (
+    "assimilate --observations sim/observations.csv --system lorenz63 --prior lorenz63"
+    " --method sda --members 20 --seed 3 --threads 1"
+)
+TWISTED = "--sampler twisted --sampler.noise-levels 8 --sampler.group 32"
+
+
+@pytest.fixture
+def simulated(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main("simulate --steps 16 --every 8 --observe x --std 0.5 --out sim".split()) == 0
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_flags_are_the_settings_of_the_library(simulated, capsys):
+    assert main(f"{COMMAND} {TWISTED} --polish.sweeps 2 --polish.particles 8".split()) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Log evidence" in shown and "Sweeps replaced" in shown
+    method = scorda.SDA(
+        scorda.priors.load("lorenz63"),
+        sampler=scorda.diffusion.Twisted(8, 32),
+        polish=scorda.ConditionalSMC(2, 8),
+    )
+    system = scorda.systems.Lorenz63()
+    observations = scorda.Observations.from_table("sim/observations.csv", system.space)
+    problem = scorda.Problem(system, observations, 16)
+    expected = method.assimilate(problem, 20, rng.seeded(3))
+    posterior = scorda.open_posterior("run.zarr")
+    assert torch.equal(posterior.analysis.states, expected.states)
+    # The settings that were written down make the same again.
+    assert main("assimilate --config run.zarr.toml --out again.zarr".split()) == 0
+    again = scorda.open_posterior("again.zarr")
+    assert torch.equal(again.analysis.states, expected.states)
+    assert main("report run.zarr --out report.html".split()) == 0
+    page = (simulated / "report.html").read_text()
+    assert "Log evidence" in page and "Sweeps replaced" in page
+
+
+@pytest.mark.slow
+def test_a_prior_alone_makes_no_steps(simulated, capsys):
+    """Without --system there is nothing to sweep with: one sentence."""
+    capsys.readouterr()
+    command = COMMAND.replace("--system lorenz63 ", "")
+    assert main(f"{command} --polish 2".split()) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "ConditionalSMC needs a system" in error
