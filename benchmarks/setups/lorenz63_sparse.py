@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cache
 
-import numpy as np
 import torch
-from scipy.spatial import cKDTree
 
 from scorda.assimilation.conditional_smc import ConditionalSMC
 from scorda.bench.entry import Entry
@@ -27,7 +25,7 @@ from scorda.systems.lorenz import Lorenz63
 
 __all__ = ["lorenz63_sparse"]
 
-STEPS = 64
+STEPS, MEMBERS = 64, 128
 # Error of the observations in standard deviations of the variables.
 ERROR, STD = 0.05, (8.0, 9.0, 8.6)
 # Variable, steps between observations, the first of them, and the number of the twin experiment.
@@ -37,8 +35,8 @@ CASES = {
     "z every 10": (2, 10, 0, 0),
     "x from step 40": (0, 8, 40, 0),
 }
-# Standard deviations of the model error beyond which a particle is no parent.
-REACH = 6.0
+# Paths that go back one step at once.
+AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class Sparse:
     Arguments:
         entries: Methods; a label begins with the name of a case.
         particles: Particles of the reference.
-        paths: Paths drawn from it, twice.
+        paths: Paths drawn from it; a second filter gives as many as there are members.
         seeds: Number of runs of each method on the same cases.
         source: Where the set-up is from.
     """
@@ -129,7 +127,7 @@ def lorenz63_sparse(prior: str = "lorenz63") -> Sparse:
     }
     return Sparse(
         tuple(
-            Entry(f"{case}, {label}", method, 128)
+            Entry(f"{case}, {label}", method, MEMBERS)
             for label, method in methods.items()
             for case in CASES
         )
@@ -143,19 +141,15 @@ def _case(name: str, particles: int, paths: int) -> Case:
     model = ObservationModel(Select([variable]), std=ERROR * STD[variable])
     twin = rng.at((number, 3), 0)
     _, problem = twin_experiment(Lorenz63(), model, STEPS, every, twin, start=start)
-    draws = [
-        _paths(problem, particles, paths, rng.seeded(seed)) for seed in (101 + number, 202 + number)
-    ]
-    return Case(problem, *draws, ancestors=len(draws[0][:, 0].unique(dim=0)))
+    reference = _paths(problem, particles, paths, rng.seeded(101 + number))
+    second = _paths(problem, particles, MEMBERS, rng.seeded(202 + number))
+    return Case(problem, reference, second, len(reference[:, 0].unique(dim=0)))
 
 
 def _paths(
     problem: Problem, particles: int, paths: int, generator: rng.Seed
 ) -> Float[Tensor, "ensemble time *state"]:
-    """Draw paths by a bootstrap filter and backward simulation (Godsill, Doucet & West 2004).
-
-    Particles beyond `REACH` standard deviations of the model error of a state are no parents.
-    """
+    """Draw paths by a bootstrap filter and backward simulation (Godsill, Doucet & West 2004)."""
     system, observed = problem.system, problem.observed()
     choice, error, back = rng.spawn(generator, 3)
     x, weights, states, kept = _attractor(particles), None, [], []
@@ -181,19 +175,18 @@ def _before(
     system: Lorenz63, x: Tensor, weights: Tensor | None, after: Tensor, generator: torch.Generator
 ) -> Float[Tensor, "ensemble state"]:
     """Draw for each state one of the particles that it may come from."""
-    ahead = (system.advance(x) / system.noise_std).double().numpy()
-    log_w = np.zeros(len(x)) if weights is None else weights.log().numpy()
-    target = (after / system.noise_std).double().numpy()
-    tree, chosen = cKDTree(ahead), []
-    near, nearest = tree.query_ball_point(target, REACH), tree.query(target)[1]
-    for one, place, only, u in zip(
-        target, near, nearest, rng.uniform(len(after), (), generator).tolist(), strict=True
-    ):
-        place = np.array(place or [only])
-        log = log_w[place] - 0.5 * np.square(ahead[place] - one).sum(1)
-        total = np.exp(log - log.max()).cumsum()
-        chosen.append(place[min(np.searchsorted(total, u * total[-1]), len(place) - 1)])
-    return x[torch.tensor(np.array(chosen))]
+    ahead = system.advance(x) / system.noise_std
+    centre = ahead.mean(0)
+    ahead = ahead - centre
+    own = -0.5 * ahead.square().sum(1)
+    own = own if weights is None else own + weights.log().to(own)
+    chosen = []
+    for part in (after / system.noise_std - centre).split(AT_ONCE):
+        log_w = torch.addmm(own, part, ahead.mT)
+        total = (log_w - log_w.amax(1, keepdim=True)).exp_().cumsum(1)
+        u = rng.uniform(len(part), (1,), generator, like=total) * total[:, -1:]
+        chosen.append(torch.searchsorted(total, u)[:, 0].clamp_max(len(x) - 1))
+    return x[torch.cat(chosen)]
 
 
 @cache

@@ -44,6 +44,16 @@ class ConditionalSMC:
     Arguments:
         sweeps: Sweeps of each trajectory, at least 1.
         particles: Particles of each sweep, that of the trajectory included, at least 2.
+
+    Example:
+        Trajectories of the system that know of no observation, with `problem` as in
+        `twin_experiment`:
+
+        >>> free = problem.system.trajectory(problem.system.prior(4, 0), 16, 1)
+        >>> sc.ConditionalSMC(2, 32).improved(free, problem, 2).shape
+        torch.Size([4, 17, 3])
+
+        For each member of SDA: ``sc.SDA(prior, polish=sc.ConditionalSMC())``.
     """
 
     sweeps: int = 8

@@ -24,7 +24,7 @@ def merge_entries(
     standardisation: Standardisation,
     shape: tuple[int, ...],
 ) -> tuple[Float[Tensor, "time ..."], Float[Tensor, "time ..."]]:
-    """Values and precisions of a standardised trajectory's observed entries, for `Conditioned`.
+    """Values and precisions of a standardised trajectory's observed entries, for ``Conditioned``.
 
     Several observations of one entry become one: their mean, weighted by precision.
 
