@@ -217,3 +217,14 @@ def test_a_generator_that_draws_ahead_can_be_seeded_anew(again):
     ahead = rng.Steps((8, 9), range(9)).at(4)
     again(ahead)
     assert torch.equal(rng.normal(4, (3,), ahead), rng.normal(4, (3,), 5))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_draw_keeps_its_numbers_when_the_next_is_made(dtype):
+    """Small draws are made in memory that a thread uses again."""
+    like = torch.zeros(0, dtype=dtype)
+    first = rng.normal_rows((1, 2), 0, 4, (3,), like)
+    before = first.clone()
+    rng.normal_rows((3, 4), 0, 4, (3,), like)
+    rng.uniform(4, (3,), rng.seeded(0), like)
+    assert (first == before).all()

@@ -260,8 +260,10 @@ class Stepper:
                 f"{self._method.name} weighs its members, and inflation would move them from "
                 "where their weights belong: leave `inflation` out."
             )
-        inflated = self._inflation.after(forecast, laid_out(analysis), generator)
-        check_finite(inflated, "inflated analysis")
+        analysis = laid_out(analysis)
+        inflated = self._inflation.after(forecast, analysis, generator)
+        if inflated is not analysis:
+            check_finite(inflated, "inflated analysis")
         info |= self._inflation.report()
         if carried := self._inflation.carried:
             own = {f"{PREFIX}{name}": tensor for name, tensor in carried.items()}

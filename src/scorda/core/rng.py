@@ -64,13 +64,13 @@ ROOT2 = math.sqrt(2)
 PLACE = slice(8, 24)
 NEW = torch.Generator().manual_seed(0).get_state().numpy()[PLACE].tobytes()
 
-# The generator of each thread.
+# The generator of each thread, and the memory in which it draws.
 _of_thread = threading.local()
 
 Key = tuple[int, int]
 
-# Makes numbers of a law of uniform ones, in place.
-Law = Callable[[np.ndarray], None]
+# Makes numbers of a law of uniform ones, in place, and returns them as a tensor.
+Law = Callable[[np.ndarray], Tensor]
 
 # A source of randomness: a generator, a seed, or None for the global generator of torch.
 Seed: TypeAlias = torch.Generator | SupportsIndex | None
@@ -138,7 +138,7 @@ def at(key: Key, step: int) -> torch.Generator:
 
 
 def _seed_at(key: Key, step: int) -> int:
-    told = b"".join(number.to_bytes(8, "little") for number in (*key, step))
+    told = (key[0] | key[1] << 64 | step << 128).to_bytes(24, "little")
     return int.from_bytes(blake2b(told, digest_size=8).digest(), "little") >> 1
 
 
@@ -288,9 +288,10 @@ def _rows(
     size = math.prod(shape)
     begin, count = first * size, (last - first) * size
     if count <= PART:
-        drawn = _drawn(_stream_at(key, draw, begin), law, count)
-        device = "cpu" if like is None else like.device
-        return drawn.to(device, dtype).view(last - first, *shape)
+        drawn = _drawn(_stream_at(key, draw, begin), law, count, (last - first, *shape))
+        # Memory of torch is aligned alike in every run, and products round by its alignment.
+        made = drawn.clone() if dtype == torch.float64 else drawn.to(dtype)
+        return made if like is None or like.is_cpu else made.to(like.device)
     rows = torch.empty(last - first, *shape, dtype=dtype)
     numbers = rows.view(-1)
 
@@ -311,15 +312,17 @@ def _fill(numbers: Tensor, law: Law, key: Key, draw: int, position: int) -> None
     """Write the numbers of a draw from a position on."""
     stream = _stream_at(key, draw, position)
     for part in numbers.split(PART):
-        part.copy_(_drawn(stream, law, len(part)))
+        part.copy_(_drawn(stream, law, len(part), (len(part),)))
 
 
-def _drawn(stream: np.random.Generator, law: Law, count: int) -> Tensor:
-    # Memory of torch is aligned alike in every run, and products round by its alignment.
-    drawn = torch.empty(count, dtype=torch.float64)
-    stream.random(out=(numbers := drawn.numpy()))
-    law(numbers)
-    return drawn
+def _drawn(stream: np.random.Generator, law: Law, count: int, shape: tuple[int, ...]) -> Tensor:
+    """Return the next numbers of a stream, in memory that the next draw of this thread changes."""
+    if not hasattr(_of_thread, "room"):
+        # Of torch, so that it is aligned. New memory would cost more than a few numbers.
+        _of_thread.room = torch.empty(PART, dtype=torch.float64).numpy()
+    numbers: np.ndarray = _of_thread.room[:count]
+    stream.random(out=numbers)
+    return law(numbers.reshape(shape))
 
 
 def _stream_at(key: Key, draw: int, position: int) -> np.random.Generator:
@@ -339,15 +342,16 @@ def _stream_at(key: Key, draw: int, position: int) -> np.random.Generator:
     return stream
 
 
-def _uniform(drawn: np.ndarray) -> None:
+def _uniform(drawn: np.ndarray) -> Tensor:
     """Keep uniform numbers below 1 when they are rounded to single precision, in place."""
-    np.minimum(drawn, 1 - 2**-24, out=drawn)
+    return torch.from_numpy(np.minimum(drawn, 1 - 2**-24, out=drawn))
 
 
-def _normal(drawn: np.ndarray) -> None:
+def _normal(drawn: np.ndarray) -> Tensor:
     """Make normal numbers of uniform ones, in place."""
     # NumPy begins an operation sooner than torch does.
     drawn *= 2
     drawn -= 1 - 2**-53
-    torch.from_numpy(drawn).erfinv_()
+    made = torch.from_numpy(drawn).erfinv_()
     drawn *= ROOT2
+    return made

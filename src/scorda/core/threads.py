@@ -6,7 +6,7 @@ cycle. `docs/reproducible.md` has figures.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
@@ -14,22 +14,20 @@ __all__ = ["SMALL", "few_threads", "one_thread"]
 
 # Numbers below which a second thread saves little at best.
 SMALL = 2**17
+AS_IT_IS = nullcontext()
 # Threads that torch began with: any other number is the user's choice.
 _default = torch.get_num_threads()
 
 
-@contextmanager
-def few_threads(numbers: int) -> Iterator[None]:
+def few_threads(numbers: int) -> AbstractContextManager[None]:
     """Compute on one thread in the block, if it is about fewer than `SMALL` numbers.
 
     A number of threads that was set by `torch.set_num_threads` stays.
     """
     threads = torch.get_num_threads()
     if threads == 1 or threads != _default or numbers >= SMALL:
-        yield
-        return
-    with one_thread():
-        yield
+        return AS_IT_IS
+    return one_thread()
 
 
 @contextmanager
