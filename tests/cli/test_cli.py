@@ -393,6 +393,9 @@ def test_methods_are_shown_with_what_they_need(capsys):
     assert main(["methods", "--table", "--format", "csv"]) == 0
     head, *rows = csv.reader(io.StringIO(capsys.readouterr().out))
     assert head[1] == "uses" and head[-1] == "N ≥" and all(len(r) == len(head) for r in rows)
+    posteriors = {r[0]: r[head.index("posterior")] for r in rows}
+    assert {name for name, of in posteriors.items() if of == "climatological"} == {"sda"}
+    assert set(posteriors.values()) == {"climatological", "forecast"}
     assert main(["methods", "EnKF"]) == 0
     shown = capsys.readouterr().out
     assert "exact for: linear-Gaussian, N → ∞" in shown

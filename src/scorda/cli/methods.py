@@ -15,9 +15,12 @@ if TYPE_CHECKING:
 
 __all__ = ["HEAD", "markdown", "methods", "row"]
 
-HEAD = ("method", "uses", "system", "h", "R", "law", "coordinates", "exact for", "cost", "N ≥")
+HEAD = (
+    "method", "uses", "posterior", "system", "h", "R", "law", "coordinates", "exact for", "cost",
+    "N ≥",
+)  # fmt: skip
 # Columns that a terminal of 80 columns has room for; of one method all are told.
-SHORT = (0, 2, 3, 5, 6)
+SHORT = (0, 3, 4, 6, 7)
 # What a method may need of a system, in the words of a table.
 SYSTEM = {
     "linear_system": "linear-Gaussian",
@@ -33,13 +36,14 @@ LAWS = {
     "density": "any",
 }
 NOTES = """\
-System: what it must provide; h: the observation operator that the method can take; R: errors given
-by `std` alone or also by a full `cov`; law: what else than a Gaussian the observed values may
-have, robust: Student, Laplace and Huber, by reweighting; linearised: any, by the closest linear
-Gaussian; N: members. A filter's states are conditioned
-on past observations, a smoother's on all. Cost: what a member costs at the default settings beside
-the steps of the system, in an analysis of a filter, in a run of any other. Every method takes
-missing values, cycles without any, and gaps of any length; every filter takes
+Posterior: the law of the states before any observation is that of the climate, which a trained
+prior knows, or of forecasts by the system; system: what it must provide; h: the observation
+operator that the method can take; R: errors given by `std` alone or also by a full `cov`; law:
+what else than a Gaussian the observed values may have, robust: Student, Laplace and Huber, by
+reweighting; linearised: any, by the closest linear Gaussian; N: members. A filter's states are
+conditioned on past observations, a smoother's on all. Cost: what a member costs at the default
+settings beside the steps of the system, in an analysis of a filter, in a run of any other. Every
+method takes missing values, cycles without any, and gaps of any length; every filter takes
 `--method.gross-error-check k`, which leaves out values more than k standard deviations from what
 its members predict, and, unless its members have weights, `--method.inflation` as a number or by
 name, such as `rtps:0.9`. `scorda methods NAME` shows the settings of a method."""
@@ -102,6 +106,7 @@ def row(name: str, kind: type[Assimilator]) -> list[str]:
     return [
         name,
         "all data" if kind.smoother else "past data",
+        "climatological" if catalogue.needs_trained_prior(kind) else "forecast",
         system,
         operator,
         "std" if "independent_errors" in kind.needs else "std, cov",
