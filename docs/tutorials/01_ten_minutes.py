@@ -51,10 +51,16 @@ for analysis in (smoothed, filtered):
 
 # %%
 # Members of the smoother, the truth, and the observations:
+
+# sphinx_gallery_alt = "x, y and z over time: members of the smoother lie close to the truth at"
+# sphinx_gallery_alt = "nearly all times, also in y and z, which were not observed."
 figure = smoothed.plot(truth=truth, observations=problem.instruments)
 
 # %%
 # and of the filter:
+
+# sphinx_gallery_alt = "The same for the filter: its members are far apart before the first"
+# sphinx_gallery_alt = "observations, fan out between them, and draw together at each."
 figure = filtered.plot(truth=truth, observations=problem.instruments)
 
 # %%

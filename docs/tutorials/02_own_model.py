@@ -40,6 +40,8 @@ system
 model = sc.ObservationModel(sc.Select([0]), std=0.2)
 truth, problem = sc.twin_experiment(system, model, steps=400, every=20, generator=0)
 analysis = sc.ETKF(inflation=1.02).assimilate(problem, members=20, generator=1)
+# sphinx_gallery_alt = "Prey and predators over time, in logarithms: members close to the truth,"
+# sphinx_gallery_alt = "around the observations of prey and also for predators."
 figure = analysis.plot(truth=truth, observations=problem.instruments)
 
 # %%

@@ -109,6 +109,9 @@ main(
 # A map of noon: the truth, what was observed, the mean of the members, their spread, and two of
 # them. Where no station is near, the members differ.
 posterior = sc.open_posterior(folder / "day.zarr")
+# sphinx_gallery_alt = "Maps of temperature at noon: truth, stations, mean, spread and two"
+# sphinx_gallery_alt = "members. Mean and members resemble the truth; the spread is largest"
+# sphinx_gallery_alt = "between the stations."
 figure = sc.report.fields(
     posterior.analysis, step=12, truth=posterior.truth, observations=posterior.observations
 )

@@ -45,10 +45,15 @@ for analysis in (global_filter, local_filter):
 # Error and spread over time: where the solid line (error) is far above the dashed one (spread),
 # the filter is too sure.
 groups = {"past data only": {"ETKF": global_filter, "LETKF": local_filter}}
+# sphinx_gallery_alt = "Error and spread over time: without localization the error stays at one"
+# sphinx_gallery_alt = "and the spread falls to 0.06; with it both fall to about 0.1 together."
 figure = sc.report.error_and_spread(groups, truth)
 
 # %%
 # The last analysis as a map:
+
+# sphinx_gallery_alt = "Maps of a velocity at the last step: truth, observed points, mean,"
+# sphinx_gallery_alt = "spread and two members, which resemble the truth."
 figure = sc.report.fields(local_filter, step=-1, truth=truth, observations=problem.instruments)
 
 # %%

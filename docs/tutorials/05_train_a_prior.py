@@ -58,6 +58,7 @@ prior
 # -----------------------
 # Without any observation the prior draws trajectories like those it was trained on.
 samples = prior.sample(4, steps=30, generator=0)
+# sphinx_gallery_alt = "Mean and spread of four samples of the prior over site and time."
 figure = sc.report.hovmoller(sc.Analysis(samples, prior.space))
 
 # %%
@@ -77,6 +78,8 @@ def observed(operator, std, when, seed):
 
 few = observed(sc.Select([0, 5, 10]), 0.2, list(range(31)), 1)
 analysis = sc.SDA(prior).assimilate(sc.Problem(prior, few, steps), members=32, generator=2)
+# sphinx_gallery_alt = "Truth, mean, error and spread over site and time: the spread is small at"
+# sphinx_gallery_alt = "the three observed sites, and the error is largest between them."
 figure = sc.report.hovmoller(analysis, truth)
 
 # %%

@@ -48,6 +48,8 @@ for name, states in ensembles.items():
 # honest. A U says that the truth is too often outside (too sure), a slope that it is too often
 # on one side (biased). The band is what chance alone explains.
 analyses = {name: sc.Analysis(states, space) for name, states in ensembles.items()}
+# sphinx_gallery_alt = "Three rank histograms: flat for the honest ensemble, a U for the one"
+# sphinx_gallery_alt = "that is too sure, a slope for the biased one."
 figure = sc.report.rank_histograms(analyses, truth)
 
 # %%
