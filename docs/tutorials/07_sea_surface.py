@@ -8,8 +8,8 @@ sea.
 
 # %%
 # The record is one of the Met Office (OSTIA, Open Government Licence) that comes with the package
-# ``iris-sample-data``: 54 months around the equator, of which we take the longitudes from Sumatra to
-# New Guinea. 42 months are to learn from; the last twelve are to be mapped.
+# ``iris-sample-data``: 54 months around the equator, of which we take the longitudes from Sumatra
+# to New Guinea. 42 months are to learn from; the last twelve are to be mapped.
 from dataclasses import replace
 from pathlib import Path
 
