@@ -34,6 +34,7 @@ from .core import (
 from .core.version import __version__ as __version__
 from .methods.closed_form import ClosedFormFilter as ClosedFormFilter
 from .methods.denkf import DEnKF as DEnKF
+from .methods.emulator_particle import EmulatorParticleFilter as EmulatorParticleFilter
 from .methods.enff import EnFF as EnFF
 from .methods.enkf import ETKF as ETKF, EnKF as EnKF
 from .methods.enkf_n import EnKFN as EnKFN

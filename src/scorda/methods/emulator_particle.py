@@ -1,0 +1,204 @@
+r"""A fully adapted particle filter: ancestors are weighed by what they predict.
+
+From weighted ancestors :math:`x_{k-1}^i` and an observation y of the next step,
+
+.. math:: \omega_i = p(y \mid x_{k-1}^i) = \int p(y \mid x) p(x \mid x_{k-1}^i) dx, \qquad
+    a_i \sim \omega / \textstyle\sum \omega, \quad
+    x_k^i \sim p(x_k \mid x_{k-1}^{a_i}, y), \quad
+    \hat p(y) = \tfrac1N \textstyle\sum_i \omega_i,
+
+so that all children have the same weight: the optimal proposal, and the auxiliary filter of it.
+The law of a step is known by its draws alone, as that of an emulator is. M draws of each ancestor
+give the mean :math:`\hat h_i` of what it predicts, and all of them together the covariances
+:math:`C_{hh}` and :math:`C_{xh}` of the model error about it:
+
+.. math:: \omega_i = N(y; \hat h_i, R + (1 - \tfrac1M) C_{hh}), \qquad
+    x_k = x + C_{xh} (R + C_{hh})^{-1} (y + \varepsilon - h(x)), \quad
+    x \sim p(x_k \mid x_{k-1}^{a}), \; \varepsilon \sim N(0, R).
+
+The factor leaves the sampling error of the mean, of covariance :math:`C_{hh} / M`, without effect
+on the expected weight.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from scorda.assimilation.base import Assimilator, Cost, check_members, check_needs
+from scorda.assimilation.memory import check_memory
+from scorda.core import rng
+from scorda.core.errors import DivergenceError, check_finite, locating
+from scorda.core.resampling import resample
+from scorda.core.shapes import Float, Tensor
+from scorda.observations.analysis import Analysis
+from scorda.observations.model import ObservationModel
+from scorda.observations.problem import Problem
+from scorda.observations.unbounded import unbounded_model
+from scorda.systems.base import forecast
+
+__all__ = ["EmulatorParticleFilter"]
+
+# Halvings in the search for the power of the weights.
+HALVINGS = 60
+
+
+@dataclass(frozen=True)
+class EmulatorParticleFilter(Assimilator):
+    r"""Fully adapted particle filter of a stochastic system, such as an `Emulator`.
+
+    It looks at the observation before the step and not after it, so that it needs far fewer
+    members than the bootstrap filter where a step has much error, and as many where it has none.
+    Exact as N grows where the step is Gaussian with a covariance that all states share and h is
+    linear: children then have exactly equal weights, and the estimate of the evidence is unbiased
+    but for the sampling error of the covariances. Elsewhere both are linearised by the
+    draws, and nothing corrects for it: a step without a density has no second weights.
+
+    The weights still degenerate with the number of independent observations, later than those of
+    the bootstrap filter. `least_effective` keeps an effective share of the ancestors by weights
+    :math:`\omega^a`, a < 1: biased, and better beyond about ten observations.
+
+    An observation of step 0, which has no ancestors, weighs the members by their likelihood.
+
+    Source: Pitt & Shephard (1999), J. Am. Stat. Assoc. 94, 590-599 (auxiliary filter, fully
+    adapted); Savary, Rozet & Louppe (2026), https://arxiv.org/abs/2605.20028, with emulators. The
+    moments from draws and their factor are our own; theirs are those of a denoiser, with R alone.
+
+    Arguments:
+        draws: M, draws of a step of each ancestor that its predictive law is made of, at least 2.
+        least_effective: Least effective share of the ancestors, in [0, 1); 0 leaves the weights
+            as they are, and the filter exact.
+
+    Raises:
+        ValueError: If a setting is out of range.
+        DivergenceError: If the predictive density of every member is zero or not finite.
+    """
+
+    draws: int = 8
+    least_effective: float = 0.0
+
+    needs = ("simulator",)
+    exact = "linear-Gaussian, N → ∞"
+    cost = Cost(10, note="M + 1 steps")
+    least_members = 2
+
+    def __post_init__(self) -> None:
+        if self.draws < 2 or not 0 <= self.least_effective < 1:
+            raise ValueError(
+                f"Got draws = {self.draws}, least_effective = {self.least_effective}: give at "
+                "least 2 draws, and a share in [0, 1)."
+            )
+
+    def memory(self, problem: Problem, members: int) -> int:
+        drawn = 3 * self.draws * members * problem.space.size
+        return super().memory(problem, members * (problem.steps + 1)) + 8 * drawn
+
+    def assimilate(self, problem: Problem, members: int, generator: rng.Seed = None) -> Analysis:
+        """Draw members of the filter at each step, ``(members, steps + 1, *state)``.
+
+        ``info`` holds per observed step its ``step``, the ``log_evidence``, and ``ess``: the
+        effective number of ancestors, before `least_effective` acts.
+        """
+        check_needs(self, problem)
+        check_members(self, members)
+        check_memory(self, problem, members)
+        generator = rng.as_generator(generator)
+        draw, error, analysis = (rng.key(generator) for _ in range(3))
+        observed = problem.observed()
+        x = problem.members_at_start(members, rng.at(draw, 0))
+        states: list[Tensor] = []
+        told: list[Tensor] = []
+        for k in range(problem.steps + 1):
+            with locating(self.name, k, len(told)):
+                if k in observed:
+                    y, model = observed[k]
+                    y, streams = y.to(x), rng.spawn(rng.at(analysis, k), 4)
+                    choose = self._weighed if k == 0 else self._adapted
+                    x, numbers = choose(problem, k, x, y, model, streams)
+                    told.append(numbers)
+                elif k:
+                    x = forecast(problem.system, x, rng.at(error, k), k - 1)
+                check_finite(x, "step")
+            states.append(x)
+        numbers = torch.stack(told) if told else x.new_zeros(0, 2)
+        info = {"step": list(observed), "log_evidence": numbers[:, 0], "ess": numbers[:, 1]}
+        drawn = torch.stack(states, 1)
+        return Analysis(drawn, problem.space, None, info, self.name, start=problem.start)
+
+    def _weighed(
+        self,
+        problem: Problem,
+        k: int,
+        x: Float[Tensor, "ensemble ..."],
+        y: Float[Tensor, "obs"],
+        model: ObservationModel,
+        streams: list[torch.Generator],
+    ) -> tuple[Float[Tensor, "ensemble ..."], Float[Tensor, "2"]]:
+        """Return members of step 0 drawn by their likelihood, log evidence and effective size."""
+        chosen, numbers = self._chosen(model.log_likelihood(y, x).double(), streams[0])
+        return x[chosen], numbers
+
+    def _adapted(
+        self,
+        problem: Problem,
+        k: int,
+        x: Float[Tensor, "ensemble ..."],
+        y: Float[Tensor, "obs"],
+        model: ObservationModel,
+        streams: list[torch.Generator],
+    ) -> tuple[Float[Tensor, "ensemble ..."], Float[Tensor, "2"]]:
+        """Return the children of step k of ancestors, log evidence and effective size."""
+        system, space, members = problem.system, problem.space, len(x)
+        choice, ahead, step, error = streams
+        model = unbounded_model(model, space)
+        several = x.repeat(self.draws, *(1,) * (x.ndim - 1))
+        drawn = space.unbounded(forecast(system, several, ahead, k - 1)).double()
+        log_density, white = model.compare(y, model.predict(drawn, y.double()))
+        log_norm = (log_density + 0.5 * white.square().sum(1))[0]
+        # Residuals y - h(x) in standard deviations of R, so that R is 1.
+        white = white.unflatten(0, (self.draws, members))
+        mean, anomalies = white.mean(0), white - white.mean(0)
+        states = drawn.flatten(1).unflatten(0, (self.draws, members))
+        states = (states - states.mean(0)).flatten(0, 1)
+        rows = anomalies.flatten(0, 1)
+        degrees = (self.draws - 1) * members
+        C_hh, C_xh = rows.mT @ rows / degrees, -states.mT @ rows / degrees
+        one = torch.eye(len(C_hh)).to(C_hh)
+        factor = torch.linalg.cholesky(one + (1 - 1 / self.draws) * C_hh)
+        fit = torch.linalg.solve_triangular(factor, mean.mT, upper=False).square().sum(0)
+        log_omega = log_norm - 0.5 * fit - factor.diagonal().log().sum()
+        chosen, numbers = self._chosen(log_omega, choice)
+        child = space.unbounded(forecast(system, x[chosen], step, k - 1)).double()
+        residual = model.compare(y, model.predict(child, y.double()))[1]
+        residual = residual + rng.normal(members, (len(C_hh),), error, like=residual)
+        moved = torch.linalg.solve(one + C_hh, residual.mT).mT @ C_xh.mT
+        analysis = (child + moved.view_as(child)).to(x)
+        return space.filled(space.bounded(analysis)), numbers
+
+    def _chosen(
+        self, log_weights: Float[Tensor, "ensemble"], generator: torch.Generator
+    ) -> tuple[Tensor, Float[Tensor, "2"]]:
+        """Return which ancestors have children, log evidence and effective size."""
+        members = len(log_weights)
+        evidence = log_weights.logsumexp(0) - math.log(members)
+        if not evidence.isfinite():
+            raise DivergenceError(
+                "No member predicts the observation with a finite density: use more members, or "
+                "a larger observation error."
+            )
+        ess = _effective(log_weights)
+        low, high = 0.0, 1.0
+        if ess < self.least_effective * members:
+            for _ in range(HALVINGS):
+                middle = 0.5 * (low + high)
+                enough = _effective(middle * log_weights) >= self.least_effective * members
+                low, high = (middle, high) if enough else (low, middle)
+            high = low
+        chosen = resample((high * log_weights).softmax(0), members, "systematic", generator)
+        return chosen, torch.stack((evidence, ess))
+
+
+def _effective(log_weights: Float[Tensor, "ensemble"]) -> Float[Tensor, ""]:
+    return 1 / log_weights.softmax(0).square().sum()
