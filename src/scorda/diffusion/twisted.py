@@ -121,7 +121,7 @@ class Twisted:
             report: Called with (evaluations done, evaluations in all).
 
         Returns:
-            Samples, and a report with one entry per group: ``log_evidence``; ``lowest_ess``, the
+            Samples, and a report with, one entry per group, ``log_evidence``; ``lowest_ess``, the
             smallest effective sample size as a share of the group, ``final_ess`` at the end;
             ``resampled``, how often; ``roots``, of how many starts the members descend; and
             ``ess``, the share at each level, of one group after the other. ``evaluations`` is
