@@ -8,6 +8,7 @@ work and not into the imports.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from pathlib import Path
 
 __all__ = ["JOBS", "Job", "contents", "forked", "prepare"]
 
+# Inputs that this process has made, by the commands that make them.
+MADE: dict[tuple[str, ...], Path] = {}
 # Their content tells times, so that only their names are compared.
 TIMED = (".zarr.json", ".html")
 
@@ -103,16 +106,20 @@ JOBS = [
 
 
 def prepare(job: Job, folder: Path) -> None:
-    """Make the input of a job in a folder.
+    """Make the input of a job in a folder, or copy that of another one that has the same.
 
     Raises:
         RuntimeError: If a command fails.
     """
+    if job.before in MADE:
+        shutil.copytree(MADE[job.before], folder, symlinks=True)
+        return
     folder.mkdir(parents=True)
     (folder / "mymodel.py").write_text(MODEL)
     for command in job.before:
         if (status := finish(forked(command, folder))) != 0:
             raise RuntimeError(f"{command} ended with {status} in {folder}.")
+    MADE[job.before] = folder
 
 
 def forked(command: str, folder: Path, first: Callable[[], object] | None = None) -> int:

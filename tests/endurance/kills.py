@@ -22,7 +22,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 from jobs import JOBS, Job, contents, finish, forked, imported, prepare
@@ -94,33 +96,39 @@ def _endure(job: Job, kills: int, folder: Path, chance: random.Random) -> Counte
 
 
 def _whole(job: Job, folder: Path) -> Whole:
-    """Run a job to its end twice: for its files, and counting its operations."""
-    prepare(job, folder)
-    prepare_from(folder, folder.with_suffix(".input"))
-    begin = time.perf_counter()
-    if (status := finish(forked(job.command, folder))) != 0:
-        said = folder.with_suffix(".said").read_text(errors="replace")
-        raise RuntimeError(f"{job.name} ended with {status}: {said}")
-    seconds = time.perf_counter() - begin
-    counted = folder.with_suffix(".counted")
-    prepare_from(folder.with_suffix(".input"), counted)
-    reader, writer = os.pipe()
+    """Run a job to its end twice: counting its operations, and for its files and seconds.
+
+    What the first run has imported is then imported here, once for all children to come.
+    """
+    first, counted = folder.with_suffix(".input"), folder.with_suffix(".counted")
+    prepare(job, first)
+    prepare_from(first, counted)
+    told = folder.with_suffix(".told")
 
     def count() -> None:
-        seen = operations(counted)
+        seen, before = operations(counted), set(sys.modules)
         end = os._exit
 
-        def told(status: int) -> None:
-            os.write(writer, str(len(seen)).encode())
+        def tell(status: int) -> None:
+            told.write_text("\n".join([str(len(seen)), *(set(sys.modules) - before)]))
             end(status)
 
-        os._exit = told  # type: ignore[assignment]
+        os._exit = tell  # type: ignore[assignment]
 
     if (status := finish(forked(job.command, counted, count))) != 0:
-        raise RuntimeError(f"{job.name} ended with {status} when its operations were counted.")
-    os.close(writer)
-    with os.fdopen(reader) as pipe:
-        return Whole(contents(folder), seconds, int(pipe.read()))
+        said = counted.with_suffix(".said").read_text(errors="replace")
+        raise RuntimeError(f"{job.name} ended with {status}: {said}")
+    number, *modules = told.read_text().splitlines()
+    for module in sorted(modules):
+        # Some are of the job alone, and some no module that can be imported by its name.
+        with suppress(ImportError):
+            import_module(module)
+    prepare_from(first, folder)
+    begin = time.perf_counter()
+    if (status := finish(forked(job.command, folder))) != 0:
+        raise RuntimeError(f"{job.name} ended with {status} when it was done again.")
+    seconds = time.perf_counter() - begin
+    return Whole(contents(folder), seconds, int(number))
 
 
 def prepare_from(folder: Path, other: Path) -> None:

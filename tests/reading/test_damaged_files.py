@@ -14,6 +14,6 @@ def test_whole_files_are_read(tmp_path):
 
 @pytest.mark.slow
 def test_damaged_files_are_read_or_refused_in_one_sentence(tmp_path):
-    """A minute of random damage; ``python tests/damage.py 0 1000`` tries a thousand."""
-    tried, refused = run(tmp_path, 0, 10_000, seconds=60)
-    assert tried > 50 and refused > 0.2 * tried
+    """A thousand files, the same everywhere; ``python tests/damage.py 1000 9000`` tries others."""
+    tried, refused = run(tmp_path, 0, 1000)
+    assert tried == 1000 and refused > 0.2 * tried
