@@ -23,7 +23,7 @@ def test_a_search_without_optuna_says_so(monkeypatch):
 
 
 def test_the_least_of_a_parabola_is_found():
-    """A grid of 60 has 20 values for each word, 0.2 apart and up to 0.1 away: this comes nearer."""
+    """A grid of 60 has 20 values for each word, 0.2 apart and up to 0.1 away: this is nearer."""
     pytest.importorskip("optuna")
 
     def mean(settings):
