@@ -7,6 +7,7 @@ from scorda.priors.kernel import Kernel
 from scorda.priors.local import LocalGaussian
 from scorda.priors.mixture import Mixture
 from scorda.priors.network import AmortisedNetwork, NetworkTraining, OnlineNetwork
+from scorda.priors.own import AzulaDenoiser, DiffusersDenoiser, ModuleDenoiser, OwnPrior
 from scorda.priors.prior_filter import PriorFilter, PriorFilterRun
 from scorda.priors.trajectory import (
     GaussianTrajectory,
@@ -18,6 +19,8 @@ from scorda.priors.trajectory import (
 
 __all__ = [
     "AmortisedNetwork",
+    "AzulaDenoiser",
+    "DiffusersDenoiser",
     "Emulator",
     "EnsemblePrior",
     "Gaussian",
@@ -25,8 +28,10 @@ __all__ = [
     "Kernel",
     "LocalGaussian",
     "Mixture",
+    "ModuleDenoiser",
     "NetworkTraining",
     "OnlineNetwork",
+    "OwnPrior",
     "PreparedPrior",
     "Prior",
     "PriorFilter",
