@@ -74,6 +74,13 @@ class EmulatorParticleFilter(Assimilator):
     Raises:
         ValueError: If a setting is out of range.
         DivergenceError: If the predictive density of every member is zero or not finite.
+
+    Example:
+        With `problem` as in `twin_experiment`:
+
+        >>> analysis = sc.EmulatorParticleFilter(draws=4).assimilate(problem, 50, generator=0)
+        >>> analysis.states.shape
+        torch.Size([50, 17, 3])
     """
 
     draws: int = 8
