@@ -56,7 +56,7 @@ class Sparse:
     Arguments:
         entries: Methods; a label begins with the name of a case.
         particles: Particles of the reference.
-        paths: Paths drawn from it; a second filter gives as many as there are members.
+        paths: Paths drawn from it, and as many from a second filter.
         seeds: Number of runs of each method on the same cases.
         source: Where the set-up is from.
     """
@@ -76,18 +76,20 @@ class Sparse:
     def score(self, entry: Entry, cases: dict[str, Case], seed: int) -> dict[str, float]:
         r"""Return the scores of one run.
 
-        w1: W1 to the paths of the reference (raw units, flattened), over that of as many paths of
-        the second draw, which is the floor. side: largest difference over time of the share of
-        members at x > 0, over its standard error. ancestors: different states at step 0 among the
-        paths of the reference. evaluations, model_steps: per member. sampling_seconds: of the
-        method alone. log_evidence_std: over groups.
+        w1: W1 to the paths of the reference (raw units, flattened), over the floor: that of as
+        many paths of the second draw, in the mean over its parts, because the halves of a
+        posterior have other weights in each of them. side: largest difference over time of the
+        share of members at x > 0, over its standard error. ancestors: different states at step 0
+        among the paths of the reference. evaluations, model_steps: per member. sampling_seconds:
+        of the method alone. lowest_ess, roots, renewed: mean over groups, where reported.
         """
         case = cases[entry.label.split(",")[0]]
         analysis: Analysis = entry.method.assimilate(
             case.problem, entry.members, rng.at((seed, 1), 0)
         )
         x, reference, info = analysis.states, case.reference, analysis.info
-        floor = wasserstein(reference, case.second[: entry.members])
+        parts = case.second.split(entry.members)
+        floor = sum(wasserstein(reference, part) for part in parts) / len(parts)
         p, q = ((part[..., 0] > 0).double().mean(0) for part in (x, reference))
         error = (q * (1 - q) * (1 / len(x) + 1 / len(reference))).sqrt()
         scores = {
@@ -99,8 +101,9 @@ class Sparse:
             "model_steps": float(info.get("model_steps", 0)),
             "sampling_seconds": float(info["seconds"]),
         }
-        if "log_evidence" in info:
-            scores["lowest_ess"] = float(info["lowest_ess"].min())
+        for name in ("lowest_ess", "roots", "renewed"):
+            if name in info:
+                scores[name] = float(info[name].mean())
         return scores
 
     def shortened(self) -> Sparse:
@@ -142,7 +145,7 @@ def _case(name: str, particles: int, paths: int) -> Case:
     twin = rng.at((number, 3), 0)
     _, problem = twin_experiment(Lorenz63(), model, STEPS, every, twin, start=start)
     reference = _paths(problem, particles, paths, rng.seeded(101 + number))
-    second = _paths(problem, particles, MEMBERS, rng.seeded(202 + number))
+    second = _paths(problem, particles, paths, rng.seeded(202 + number))
     return Case(problem, reference, second, len(reference[:, 0].unique(dim=0)))
 
 
