@@ -12,6 +12,7 @@ from scorda.bench.entry import Entry
 from scorda.core import rng
 from scorda.core.resampling import resample
 from scorda.core.shapes import Float, Tensor
+from scorda.diffusion.guidance import MMPS
 from scorda.diffusion.samplers import Ancestral
 from scorda.diffusion.twisted import Twisted
 from scorda.methods.sda import SDA
@@ -128,13 +129,17 @@ def lorenz63_sparse(prior: str = "lorenz63") -> Sparse:
         "four times the levels": SDA(trained, sampler=longer),
         "twisted": SDA(trained, sampler=Twisted(240)),
     }
-    return Sparse(
-        tuple(
-            Entry(f"{case}, {label}", method, MEMBERS)
-            for label, method in methods.items()
-            for case in CASES
-        )
-    )
+    entries = [
+        Entry(f"{case}, {label}", method, MEMBERS)
+        for label, method in methods.items()
+        for case in CASES
+    ]
+    for case, (_, every, start, _) in CASES.items():
+        # As many evaluations: each level takes one, and a product per observed value.
+        values = 1 + (STEPS - start) // every
+        moments = SDA(trained, MMPS(1), Twisted(240 // (1 + values)))
+        entries.append(Entry(f"{case}, twisted by MMPS", moments, MEMBERS))
+    return Sparse(tuple(entries))
 
 
 @cache

@@ -53,9 +53,10 @@ class Twisted:
     r"""Guided sampling corrected by weights, exact as the members of a group grow.
 
     Exact for the prior that the denoiser and the levels define, whatever the guidance; what is
-    left is the error of the denoiser, that of the levels, and that of a finite group. A group of
-    64 mends modes and means to some 0.3 standard deviations of the posterior, 256 to 0.15, if
-    few directions are observed (see tests). Members are drawn from the weights at the end.
+    left is the error of the denoiser, that of the levels, and that of a finite group. The members
+    that it takes grow exponentially with the observed directions that the guidance does not
+    foresee. They are drawn from the weights at the end. The guidance is `StandardLikelihood`,
+    `InflatedLikelihood`, or `MMPS` with its whole covariance, whatever its iterations.
 
     Arguments:
         noise_levels: Number of noise levels, at least 4; each takes one evaluation.
