@@ -1,5 +1,7 @@
 """Progress is told to a function, to a bar, or to nobody."""
 
+import sys
+import types
 from contextlib import contextmanager
 
 import pytest
@@ -52,4 +54,34 @@ def test_a_stored_run_shows_a_bar_and_has_the_bytes_of_one_that_does_not(drawn, 
 def test_without_a_terminal_a_bar_is_silent(capsys):
     with progress.bar("work") as update:
         update(1, 2)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_in_a_notebook_one_bar_moves_and_nothing_else_is_written(monkeypatch, capsys):
+    shown = []
+
+    class Handle:
+        def update(self, data, raw):
+            assert raw
+            shown.append(("moved", data))
+
+    def display(data, raw, display_id):
+        assert raw and display_id
+        shown.append(("shown", data))
+        return Handle()
+
+    notebook = types.SimpleNamespace(display=display)
+    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", notebook)
+    monkeypatch.setattr(
+        "rich.console.Console", lambda **of: types.SimpleNamespace(is_jupyter=True)
+    )
+    monkeypatch.setattr(progress, "PAUSE", 1e9)
+    with progress.bar("<work>") as update:
+        for done in (1, 2, 3):
+            update(done, 3)
+    assert [kind for kind, _ in shown] == ["shown", "moved"]
+    last = shown[-1][1]
+    assert last["text/plain"] == "<work> 3/3"
+    assert last["text/html"].startswith("<pre>&lt;work&gt; <progress value=")
     assert capsys.readouterr() == ("", "")

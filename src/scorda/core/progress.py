@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from html import escape
 from typing import ParamSpec, TypeAlias, TypeVar
 
 __all__ = ["Progress", "bar", "heard", "told", "with_bar"]
@@ -13,6 +15,8 @@ Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 # Called with how much is done and the total.
 Progress: TypeAlias = Callable[[int, int], None]
+# Seconds between two changes of a bar in a notebook.
+PAUSE = 0.1
 
 
 @contextmanager
@@ -26,18 +30,47 @@ def bar(label: str) -> Iterator[Progress]:
     from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeRemainingColumn
 
     screen = Console(stderr=True)
+    if screen.is_jupyter:
+        yield _in_notebook(label)
+        return
     shown = Bar(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.completed}/{task.total}"),
         TimeRemainingColumn(),
         console=screen,
-        disable=not (screen.is_terminal or screen.is_jupyter),
+        disable=not screen.is_terminal,
         transient=True,
     )
     with shown:
         task = shown.add_task(label, total=None)
         yield lambda done, total: shown.update(task, completed=done, total=total)
+
+
+def _in_notebook(label: str) -> Progress:
+    """Show a bar below a cell, as HTML: that of rich would need an extension of the notebook."""
+    from IPython.display import display
+
+    def drawn(done: int, total: int) -> dict[str, str]:
+        bar = f'<progress value="{done}" max="{total}"></progress>'
+        words = f"{done}/{total}"
+        page = f"<pre>{escape(label)} {bar} {words}</pre>"
+        return {"text/plain": f"{label} {words}", "text/html": page}
+
+    handle, moved = None, 0.0
+
+    def move(done: int, total: int) -> None:
+        nonlocal handle, moved
+        now = time.monotonic()
+        if handle is None:
+            handle = display(drawn(done, total), raw=True, display_id=True)
+        elif done == total or now > moved + PAUSE:
+            handle.update(drawn(done, total), raw=True)
+        else:
+            return
+        moved = now
+
+    return move
 
 
 @contextmanager

@@ -122,11 +122,12 @@ class Twisted:
             report: Called with (evaluations done, evaluations in all).
 
         Returns:
-            Samples, and a report with, one entry per group, ``log_evidence``; ``lowest_ess``, the
-            smallest effective sample size as a share of the group, ``final_ess`` at the end;
+            Samples, and a report. It has one entry per group of ``log_evidence``;
+            ``lowest_ess``, the smallest effective sample size as a share of the group,
+            ``final_ess`` at the end;
             ``resampled``, how often; ``roots``, of how many starts the members descend; and
             ``ess``, the share at each level, of one group after the other. ``evaluations`` is
-            one number: of the denoiser and products with its Jacobian, but for the first of each.
+            one number, of the denoiser and products with its Jacobian, but for the first of each.
         """
         key, size = rng.key(generator), self.group
         groups = range(first // size, -(-last // size))

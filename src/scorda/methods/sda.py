@@ -180,7 +180,7 @@ class SDA(Assimilator):
 
     @property
     def together(self) -> int:
-        """Members that are drawn together, in whole groups; 1 where they are independent."""
+        """Number of members drawn together, in whole groups, or 1 if they are independent."""
         group = self.sampler.group if isinstance(self.sampler, Twisted) else 1
         return group if self.polish is None else math.lcm(group, POLISHED)
 
