@@ -1,5 +1,7 @@
 """Conditional SMC against the exact smoother of a linear-Gaussian system."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,7 +11,9 @@ from scorda.methods.kalman import KalmanSmoother
 from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Select
+from scorda.observations.over_time import OverTime
 from scorda.observations.problem import Problem
+from scorda.systems import Lorenz63, Uniform, WithParameters
 from scorda.systems.linear import LinearGaussian
 
 STEPS = 8
@@ -99,3 +103,25 @@ def test_what_has_no_density_is_refused():
     for wrong in ({"sweeps": 0}, {"particles": 1}):
         with pytest.raises(ValueError, match="at least 1 sweep"):
             ConditionalSMC(**wrong)
+
+
+def test_what_it_would_get_wrong_is_refused():
+    """First states of its own, means over time, and parameters that differ between particles."""
+    exact, sweep = problem(), ConditionalSMC(1, 4)
+    x = exact.system.trajectory(exact.system.prior(3, 1), STEPS, 2)
+    mean = ObservationModel(OverTime(Select([0])), std=0.4)
+    rho = WithParameters(Lorenz63(noise_std=1.0), {"rho": Uniform(20, 35)})
+    walks = WithParameters(
+        Lorenz63(noise_std=0.0), {"rho": Uniform(20, 35)}, evolution="random-walk"
+    )
+    for wrong, words in (
+        (replace(exact, initial=x[:, 0]), "leave `initial` out"),
+        (
+            Problem(exact.system, Observations(mean, [(1, 2)], [[1.0]]), STEPS),
+            "observations of single steps",
+        ),
+        (Problem(rho, [], STEPS), "constant parameters have none"),
+        (Problem(walks, [], STEPS), "no transition density"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            sweep.improved(x, wrong, 1)

@@ -54,3 +54,16 @@ def test_a_prior_alone_makes_no_steps(simulated, capsys):
     assert main(f"{command} --polish 2".split()) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "ConditionalSMC needs a system" in error
+
+
+@pytest.mark.slow
+def test_a_number_of_sweeps_is_a_whole_one(simulated, capsys):
+    """`--polish 2` and `--polish conditional-smc:2` are sweeps; parts of one are told at once."""
+    short = f"{COMMAND} {TWISTED}"
+    for sweeps in ("2", "conditional-smc:2"):
+        assert main(f"{short} --overwrite --polish {sweeps} --polish.particles 8".split()) == 0
+        shown = " ".join(capsys.readouterr().out.split())
+        assert "Sweeps replaced" in shown
+    for sweeps in ("1.5", "nan", "conditional-smc:1.5"):
+        assert main(f"{short} --polish {sweeps}".split()) == 2
+        assert "give a whole number of sweeps" in capsys.readouterr().err

@@ -73,10 +73,35 @@ class ConditionalSMC:
         Raises:
             ValueError: If not.
         """
-        for need in ("simulator", "transition_density"):
+        for need in ("simulator", "transition_density", "no_circles"):
             holds, words = REQUIREMENTS[need]
             if not holds(problem):
                 raise ValueError(f"ConditionalSMC needs {words}: leave `polish` out.")
+        system, single = (
+            problem.system,
+            all(isinstance(step, int) for part in problem.instruments for step in part.steps),
+        )
+        if problem.initial is not None:
+            raise ValueError(
+                "ConditionalSMC draws first states from the prior of the system: leave `initial` "
+                "out of the problem."
+            )
+        if not single:
+            raise ValueError(
+                "ConditionalSMC needs observations of single steps, and some are of several, such "
+                "as a mean over time: leave `polish` out."
+            )
+        # Whoever draws a past anew would take another value of them.
+        if (fixed := getattr(system, "unchanging", None)) is not None and fixed.any():
+            raise ValueError(
+                "ConditionalSMC needs a density of each step, and constant parameters have none: "
+                "let them walk (evolution 'random-walk'), or leave `polish` out."
+            )
+        x = problem.drawn(1, 0)
+        try:
+            system.at(0).log_transition(x, x)
+        except TypeError as error:
+            raise ValueError(f"ConditionalSMC: {error}") from None
 
     def improved(
         self,
@@ -87,8 +112,9 @@ class ConditionalSMC:
         """Return the trajectories after all sweeps, of the same shape.
 
         Raises:
-            TypeError: If a step of the system has no density.
+            ValueError: If the problem has not what the kernel asks for (`check`).
         """
+        self.check(problem)
         key = rng.key(generator)
         for sweep in range(self.sweeps):
             paths = self._swept(paths, problem, rng.at(key, sweep))
@@ -101,7 +127,7 @@ class ConditionalSMC:
         count, observed = len(held), problem.observed()
         free, shape = self.particles - 1, held.shape[2:]
         # The held particle comes first.
-        x = problem.system.prior(count * free, start).to(held).view(count, free, *shape)
+        x = problem.drawn(count * free, start).to(held).view(count, free, *shape)
         x = torch.cat([held[:, :1], x], 1)
         states, parents = [x], {}
         log_w = _log_weights(observed, x, 0)

@@ -240,7 +240,7 @@ def _part(
     elif (number := _number(word)) is not None and float in get_args(hint):
         return None, lambda given: number
     elif number is not None and (usual := _usual(hint, parts)) is not None:
-        return None, lambda given: usual(**{next(iter(options_of(usual))): number})
+        kind, first = usual, _of_first(usual, word, number, at)
     elif word.endswith(".safetensors") and (kept := in_files(hint)):
         return None, lambda given: kept[0].load(word)  # type: ignore[attr-defined]
     else:
@@ -252,6 +252,7 @@ def _part(
         kind = _choose(word if first is None else named, hint, parts, at)
         if first is not None and not options_of(kind):
             raise UserError(f"Got --{at} {word}: {named} takes no number.")
+        first = None if first is None else _of_first(kind, word, first, at)
     if kind is None:
         return None, lambda given: default
     inner, make = settings_class(kind, chosen, where=at, like=like, first=first)
@@ -261,6 +262,16 @@ def _part(
         return default if settings is None and word is None else make(settings)
 
     return inner, part
+
+
+def _of_first(kind: type, word: str, number: float, at: str) -> float:
+    """Return a number that is the first setting of a part: a whole one where that is an int."""
+    name = next(iter(options_of(kind)))
+    if get_type_hints(kind)[name] is not int:
+        return number
+    if not number.is_integer():
+        raise UserError(f"Got --{at} {word}: give a whole number of {name.replace('_', ' ')}.")
+    return int(number)
 
 
 def _usual(hint: Any, parts: Mapping[str, type]) -> type | None:
