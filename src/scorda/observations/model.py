@@ -273,6 +273,20 @@ class ObservationModel:
         log_norm = log_det + 0.5 * white.shape[1] * math.log(2 * math.pi)
         return -0.5 * white.square().sum(-1) - log_norm, white
 
+    def log_densities(
+        self, y: Float[Tensor, "obs"], predicted: Float[Tensor, "ensemble obs"]
+    ) -> Float[Tensor, "ensemble obs"]:
+        """Return the log density of each value given what each member predicts, in double.
+
+        Raises:
+            TypeError: If the errors are correlated.
+        """
+        if self.cov is not None:
+            raise TypeError("Correlated errors have no density of single values: give `std`.")
+        y, predicted, shape = y.double(), predicted.double(), tuple(y.shape)
+        law = Normal() if self.law is None else self.law
+        return law.log_density(y, predicted, self.scale(shape, predicted).reshape(shape))
+
     def residual(
         self, y: Float[Tensor, "..."], predicted: Float[Tensor, "ensemble ..."]
     ) -> Float[Tensor, "ensemble obs"]:

@@ -13,6 +13,7 @@ from scorda.assimilation.filter import Filter
 from scorda.core import rng
 from scorda.core.shapes import Tensor
 from scorda.core.space import StateSpace
+from scorda.core.transforms import Circular, Logit
 from scorda.observations.analysis import Analysis
 from scorda.observations.laws import Density
 from scorda.observations.model import ObservationModel
@@ -103,7 +104,9 @@ def check_filter(method: Filter, members: int = 60, device: str = "cpu") -> None
     within 4 standard errors (at inflation 1 and without jitter). Promises of a run: those of
     `check_assimilator`, and at an unobserved step the forecast bit for bit. Observations of
     another law than the Gaussian give a finite run, the same for the same seed, or are refused by
-    a sentence that begins with the name of the method and "needs", as `errors` says.
+    a sentence that begins with the name of the method and "needs", as `errors` says. A variable
+    with bounds stays inside of them, and a circular one is what it is on a line where no member
+    comes near the cut, or is refused, as `circular` says.
 
     Arguments:
         method: The filter.
@@ -115,6 +118,7 @@ def check_filter(method: Filter, members: int = 60, device: str = "cpu") -> None
     """
     members = max(members, method.least_members)
     _check_laws(method, members, device)
+    _check_transforms(method, members, device)
     single, double = torch.float32, torch.float64
     cases = list(zip(SHAPES, (single, double, single), strict=True))
     if not is_slow(method):
@@ -179,6 +183,34 @@ def _check_laws(method: Filter, members: int, device: str) -> None:
         promise(states.isfinite().all(), method, f"is not finite with {what}")
         again = method.assimilate(seen, members, rng.seeded(0)).states
         promise(torch.equal(states, again), method, f"gives other results again with {what}")
+
+
+def _check_transforms(method: Filter, members: int, device: str) -> None:
+    """Keep the promises about bounds, of states that come near them, and about circles."""
+    plain = _problem(SHAPES[0], members, torch.float64, device)
+    bounds, circle = Logit(-4.5, 6.0), Circular(40.0, -20.0)
+    for transform in (bounds, circle):
+        system = plain.system.with_transforms({"q": transform})
+        what = f"a variable with {type(transform).__name__}"
+        try:
+            problem = replace(plain, system=system)
+            states = method.assimilate(problem, members, rng.seeded(0)).states
+        except ValueError as error:
+            named = str(error).startswith(f"{method.name} needs")
+            # Of a prior that the method has.
+            named = named or "takes no circular variables" in str(error)
+            promise(named, method, f"refuses {what}: {error}")
+            continue
+        promise(states.isfinite().all(), method, f"is not finite with {what}")
+        again = method.assimilate(problem, members, rng.seeded(0)).states
+        promise(torch.equal(states, again), method, f"gives other results again with {what}")
+        if transform is bounds:
+            inside = (states > bounds.lower) & (states < bounds.upper)
+            promise(inside.all(), method, "leaves the bounds of a variable")
+            continue
+        line = method.assimilate(plain, members, rng.seeded(0)).states
+        if line.abs().max() < circle.period / 4:
+            promise(torch.equal(states, line), method, "is another filter on a circle")
 
 
 def _is_neutral(method: Assimilator) -> bool:
