@@ -14,6 +14,7 @@ from scorda.bench.predictive import Predictive, predict
 from scorda.bench.without_truth import tune
 from scorda.core import rng
 from scorda.core.tapers import GaspariCohn
+from scorda.observations.value_laws import Poisson
 from scorda.systems.linear import LinearGaussian
 from scorda.systems.lorenz import Lorenz96
 
@@ -194,3 +195,27 @@ def test_the_score_is_drawn_over_the_first_setting_if_that_is_a_number():
     shown = tune(sc.ETKF(), problem, laws, 6, 1, spinup=0, progress=False)
     assert shown.rows[0].label == "ETKF, inflation=RTPS(0.5)"
     assert shown.plot().axes
+
+
+def test_a_law_of_counts_is_tuned_by_its_density():
+    """The log score of a run is minus the mean log density of the mixture of Poisson laws."""
+    system = Lorenz96(dim=8, noise_std=0.1)
+    model = sc.ObservationModel(sc.Select(range(4)), law=Poisson())
+    values = torch.tensor([[1.0, 0.0, 2.0, 1.0], [0.0, 3.0, 1.0, 0.0]])
+    problem = sc.Problem(system, sc.Observations(model, [1, 3], values), 4)
+    method = sc.ParticleFilter()
+    expected, w = [], torch.full((30,), 1 / 30)
+    for cycle in method.run(problem, 30, rng.seeded(2)):
+        if cycle.forecast is not None:
+            y, h = values[(1, 3).index(cycle.step)].double(), cycle.forecast[:, :4].double()
+            density = (y * h - h.exp() - torch.lgamma(y + 1)).exp()
+            expected += (w.double() @ density).log().tolist()
+        w = w if cycle.weights is None else cycle.weights
+    found = predict(method, problem, 30, rng.seeded(2))
+    assert found == {"log": pytest.approx(-sum(expected) / len(expected), rel=1e-6)}
+    tuned = sc.tune(method, problem, {"resample": [0.2, 0.9]}, 30, progress=False)
+    assert tuned.settings["resample"] in (0.2, 0.9)
+    with pytest.raises(
+        ValueError, match=r"poisson.*no scores but the log density, and this is crps"
+    ):
+        sc.tune(method, problem, {"resample": [0.2, 0.9]}, 30, score="crps")

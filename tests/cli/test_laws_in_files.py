@@ -98,8 +98,8 @@ def test_a_run_of_another_law_is_not_resumed(folder, capsys):
         ("--law student:0", "StudentT with df = 0.0: give a positive number"),
         ("--law poisson", "Got the observed value"),
         (
-            "--law laplace --withhold 0.3",
-            "than the Gaussian (laplace), for which there are no scores",
+            "--law laplace --withhold 0.3 --keep mean",
+            "than the Gaussian (laplace), for which there are no scores in a store without all",
         ),
         (
             "--law laplace --method etkf --method.gross-error-check 5",

@@ -10,7 +10,11 @@ import xarray
 import scorda as sc
 from scorda import store
 from scorda.observations.operators import Select
+from scorda.observations.value_laws import Poisson
+from scorda.report.leads import lead_times
 from scorda.store.ending import Ending
+from scorda.store.in_memory import analysis_scores
+from scorda.store.scores import scores
 from scorda.store.verification import COLUMNS
 from scorda.systems.lorenz import Lorenz96
 
@@ -96,6 +100,9 @@ def test_scores_are_those_of_the_definitions(weighted, twin, tmp_path):
         fair = np.mean(plain) + float(pairs / 2 - (pairs - own * alone) / (2 * (1 - own)))
         # 1e-4: the step of the grid.
         assert row["crps"] == pytest.approx(fair, abs=1e-4)
+        normal = torch.distributions.Normal(x, 1.0)
+        density = (w[:, at, None] * normal.log_prob(y).exp()).sum(0)
+        assert row["log"] == pytest.approx(-float(density.log().mean()), rel=1e-9)
     true = [row for row in rows if row["against"] == "truth"]
     weights = analysis.weights
     for name in ("rmse", "spread", "crps"):
@@ -183,3 +190,48 @@ def test_a_path_stands_for_a_store_and_none_for_no_observations(tmp_path):
         sc.verify(found, None)
     with pytest.raises(TypeError, match="Got the system 'lorenz96', which has no space"):
         sc.ETKF().start("lorenz96", 10)
+
+
+def test_counts_are_scored_by_the_density_of_the_mixture_alone(twin, tmp_path):
+    """Of 12 members with the Poisson law of each, by its formula."""
+    before = of_first_half(twin, tmp_path)
+    found = sc.forecast(before, twin[1].system, 3, tmp_path / "forecast.zarr")
+    counted = sc.ObservationModel(sc.Select([0, 3]), law=Poisson())
+    seen = sc.Observations(counted, [1, 3], [[2.0, 0.0], [1.0, float("nan")]])
+    rows = sc.verify(found, seen)
+    x = found.analysis.states.double()
+    w = torch.full((12, 4), 1 / 12) if found.analysis.weights is None else found.analysis.weights
+    for row, (step, entries, y) in zip(rows, ((1, [0, 3], [2, 0]), (3, [0], [1])), strict=True):
+        eta, y = x[:, step][:, entries], torch.tensor(y, dtype=torch.float64)
+        log_density = y * eta - eta.exp() - torch.lgamma(y + 1)
+        density = (w[:, step, None].double() * log_density.exp()).sum(0)
+        assert row["log"] == pytest.approx(-float(density.log().mean()), rel=1e-9)
+        assert row["values"] == len(entries)
+        assert all(np.isnan(row[name]) for name in ("rmse", "spread", "expected", "crps"))
+    assert lead_times(rows, found.space).axes[0].get_ylabel() == "minus log density"
+
+
+def test_withheld_counts_are_scored_by_the_density_of_the_mixture(twin, tmp_path):
+    """Beside Gaussian values, whose scores stay; in a store and in memory."""
+    problem = twin[1]
+    counted = sc.ObservationModel(sc.Select([0, 3]), law=Poisson())
+    counts = sc.Observations(counted, [1, 3], [[2.0, 0.0], [1.0, float("nan")]])
+    held = (counts, replace(problem.instruments[0], values=problem.instruments[0].values + 0.1))
+    found = store.run(sc.ETKF(), problem, 12, tmp_path / "run.zarr", 1, withheld=held)
+    scored = scores(found)
+    (name,) = (n for n in scored if n.startswith("observation_log"))
+    analysis = found.analysis
+    logs = []
+    for step, entries, y in ((1, [0, 3], [2, 0]), (3, [0], [1])):
+        eta, y = analysis.states[:, step][:, entries].double(), torch.tensor(y).double()
+        log_density = y * eta - eta.exp() - torch.lgamma(y + 1)
+        logs += (-log_density.exp().mean(0).log()).tolist()
+    assert scored[name] == pytest.approx(np.mean(logs), rel=1e-6)
+    alone = store.run(sc.ETKF(), problem, 12, tmp_path / "alone.zarr", 1, withheld=held[1:])
+    for score, value in scores(alone).items():
+        assert scored[f"{score}[x, instrument 2]"] == pytest.approx(value, rel=1e-12)
+    in_memory = analysis_scores(analysis, withheld=held)
+    assert in_memory[name] == pytest.approx(scored[name], rel=1e-6)
+    own = replace(counts, model=sc.ObservationModel(sc.Select([0, 3]), law=lambda y, h: y - h))
+    with pytest.raises(ValueError, match="a law of your own"):
+        store.run(sc.ETKF(), problem, 12, tmp_path / "own.zarr", 1, withheld=(own,))

@@ -14,6 +14,9 @@ alike, and small is good:
       \frac{(y - \bar h)^2}{2 (s^2 + \sigma^2)}
 
   (Gneiting & Raftery 2007, J. Am. Stat. Assoc. 102, 359-378). It punishes overconfidence harder.
+
+Of a law other than the Gaussian there is the log density of the mixture of the laws given each
+member, :math:`-\log \sum_i w_i \, p(y \mid h(x_i))`, which is proper too, and no CRPS.
 """
 
 from __future__ import annotations
@@ -29,8 +32,9 @@ from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
 from scorda.observations.circular import predicted
 from scorda.observations.memory import remembering
+from scorda.observations.model import ObservationModel
 from scorda.observations.problem import Problem
-from scorda.store.withheld import QUANTITIES, row_sums
+from scorda.store.withheld import QUANTITIES, mixture_log_density, row_sums
 
 __all__ = ["SCORES", "Predictive", "predict"]
 
@@ -44,6 +48,7 @@ class Predictive:
     """Means of the scores over the values so far."""
 
     _log: float = field(default=0.0, init=False)
+    _of_laws: int = field(default=0, init=False)
     _sums: Tensor = field(
         default_factory=lambda: torch.zeros(len(QUANTITIES), dtype=torch.float64), init=False
     )
@@ -79,10 +84,32 @@ class Predictive:
         place = torch.zeros(len(y), dtype=torch.long)
         self._sums += row_sums({"value": y, "std": std}, x, w, place, 1)[:, 0]
 
+    def add_law(
+        self,
+        predicted: Float[Tensor, "ensemble values"],
+        weights: Float[Tensor, "ensemble"] | None,
+        y: Float[Tensor, "values"],
+        model: ObservationModel,
+    ) -> None:
+        """Take in values of another law than the Gaussian, as `add` does; they have ``log`` alone.
+
+        It is minus the log density of the mixture of the laws given each member.
+        """
+        x = predicted.detach()
+        there = x.isfinite().all(1)
+        w = torch.ones(len(x)) if weights is None else weights.cpu()
+        w = w[there.cpu()].double()
+        density = model.log_densities(y, x[there]).cpu()
+        w = (w / w.sum())[:, None].expand(density.shape)
+        self._log -= float(mixture_log_density(density, w).sum())
+        self._of_laws += len(y)
+
     def result(self) -> dict[str, float]:
         """Return the scores, and ``chi2`` and ``coverage`` of the predictive law."""
         of = dict(zip(QUANTITIES, self._sums.tolist(), strict=True))
         number = of["present"]
+        if self._of_laws:
+            return {"log": self._log / (number + self._of_laws)}
         if not number:
             return {}
         return {
@@ -113,8 +140,6 @@ def predict(
             f"{method.name} makes no forecasts of observations before it uses them: score it "
             "with observations that are kept back (`withheld`)."
         )
-    for instrument in problem.instruments:
-        instrument.check_gaussian("scores without a truth")
     problem = remembering(problem)
     found, observed = Predictive(), problem.observed()
     weights: Tensor | None = None
@@ -122,6 +147,9 @@ def predict(
         if cycle.forecast is not None and cycle.step >= first:
             y, model = observed[cycle.step]
             seen = predicted(model.operator, cycle.forecast, problem.space, y, weights).flatten(1)
-            found.add(seen, weights, y, model.error_std(tuple(y.shape), seen))
+            if model.law is not None:
+                found.add_law(seen, weights, y, model)
+            else:
+                found.add(seen, weights, y, model.error_std(tuple(y.shape), seen))
         weights = cycle.weights
     return found.result()

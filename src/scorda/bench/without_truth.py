@@ -106,8 +106,8 @@ def tune(
         grid: Values to try by name of the setting, such as ``{"inflation": [1.0, 1.02, 1.05]}``.
         members: Number of members (default: 40, or those of ``problem.initial``).
         seeds: Number of seeds of each combination, from 0 on, or the seeds.
-        score: "log", which tells settings apart with fewer observations, or "crps", which a few
-            outliers move less.
+        score: "log", which tells settings apart with fewer observations, and is there for any
+            law of their errors; or "crps", which a few outliers move less.
         spinup: Share of the observed steps before the first that counts.
         withheld: Share of the observations to keep back for the score, or observations that
             `problem` does not have; None: 0.2 for a smoother, and each observation before it is
@@ -131,12 +131,7 @@ def tune(
         >>> chosen.method.inflation in (1.0, 1.05)
         True
     """
-    if score not in SCORES:
-        raise ValueError(f"Got score = {score!r}: choose one of {', '.join(SCORES)}.")
-    if search not in SEARCHES:
-        raise ValueError(f"Got search = {search!r}: choose one of {', '.join(SEARCHES)}.")
-    if not grid:
-        raise ValueError('Got no values to try: give some, such as {"inflation": [1.0, 1.02]}.')
+    _check(score, search, grid)
     options = settings_in(method, grid)
     if unknown := [name for name in grid if name not in (options or [{}])[0]]:
         raise ValueError(f"{method.name} has no setting {unknown[0]!r}, or no value for it.")
@@ -145,6 +140,8 @@ def tune(
     if isinstance(withheld, float | int):
         kept, withheld = withhold(problem.instruments, withheld)
         problem = replace(problem, observations=kept)
+    for instrument in (*problem.instruments, *withheld) if score != "log" else ():
+        instrument.check_gaussian(f"scores but the log density, and this is {score}")
     numbers, size, done = seeds_of(seeds), members_of(problem, members), Trials()
     first = observed_after(problem, spinup)
     total = (trials if search == "optuna" else len(options)) * len(numbers)
@@ -173,12 +170,20 @@ def tune(
     return Tuned(best.method, settings, score, rows)
 
 
+def _check(score: str, search: str, grid: Grid) -> None:
+    """Check what is asked for."""
+    if score not in SCORES:
+        raise ValueError(f"Got score = {score!r}: choose one of {', '.join(SCORES)}.")
+    if search not in SEARCHES:
+        raise ValueError(f"Got search = {search!r}: choose one of {', '.join(SEARCHES)}.")
+    if not grid:
+        raise ValueError('Got no values to try: give some, such as {"inflation": [1.0, 1.02]}.')
+
+
 def _scores(
     own: OwnProblem, method: Assimilator, members: int, generator: rng.Seed
 ) -> dict[str, float]:
     """Run a method, and score what it tells of observations that it has not used."""
-    for instrument in own.withheld:
-        instrument.check_gaussian("scores")
     if not own.withheld:
         return predict(method, own.problem, members, generator, own.first)
     from scorda.store.in_memory import predictions
@@ -193,7 +198,10 @@ def _scores(
             if step >= own.first:
                 y, model = one.at(k)
                 w = None if analysis.weights is None else analysis.weights[:, step]
-                found.add(predicted, w, y, model.error_std(tuple(y.shape), y))
+                if model.law is not None:
+                    found.add_law(predicted, w, y, model)
+                else:
+                    found.add(predicted, w, y, model.error_std(tuple(y.shape), y))
     return found.result()
 
 

@@ -159,6 +159,7 @@ HEADINGS = {
     "observation_rmse": "RMSE (withheld)",
     "innovation_chi2": "chi²",
     "observation_crps": "CRPS (withheld)",
+    "observation_log": "−log p (withheld)",
     "observation_coverage": "90 % covers",
     "evaluations": "evaluations",
     "seconds": "seconds",

@@ -138,7 +138,7 @@ def _tell(rows: list[dict[str, Any]]) -> None:
             shown.append(None)
         for at in some:
             row = own[at]
-            scores = [f"{row[name]:.3g}" for name in ("rmse", "spread", "expected", "crps")]
+            scores = [f"{row[name]:.3g}" for name in ("rmse", "spread", "expected", "crps", "log")]
             shown.append([against, variable, f"{row['lead']:g}", str(row["values"]), *scores])
-    head = ["against", "variable", "lead", "values", "RMSE", "spread", "expected", "CRPS"]
+    head = ["against", "variable", "lead", "values", "RMSE", "spread", "expected", "CRPS", "log"]
     table(None, head, shown, left=2)

@@ -40,6 +40,7 @@ COLUMNS = (
     Column("observation_rmse", "RMSE", "withheld values", True),
     Column("innovation_chi2", "χ²", "1 is reliable"),
     Column("observation_crps", "CRPS", "withheld values", True),
+    Column("observation_log", "−log p", "withheld values", True),
     Column("observation_coverage", "Coverage", "of the 90 % interval"),
     Column("evaluations", "Evaluations", "of the network"),
     Column("seconds", "Seconds"),

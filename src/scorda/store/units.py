@@ -54,6 +54,7 @@ from scorda.store.records import settings_of, start_of
 from scorda.store.resume import Work
 from scorda.store.seals import write_json
 from scorda.store.selection import Selection
+from scorda.store.withheld import check_scored
 from scorda.store.workers import Counted, Task, check_shard, do_shard, do_units
 from scorda.systems.base import System
 from scorda.systems.mapped import Mapped, unmapped
@@ -132,7 +133,7 @@ def run(
     if after is not None:
         after.check(method, problem, members, seed)
     for instrument in withheld:
-        instrument.check_gaussian("scores")
+        check_scored(instrument, keep is not None)
         check_circular(instrument, problem.space)
     kept = None if keep is None else _kept(keep, problem, members, withheld)
     # A wrong one is told before anything is computed.

@@ -9,11 +9,14 @@ Over all values of an instrument, a variable and a step,
 
 with the weighted mean :math:`\bar h` and the unbiased variance v of the members. A reliable
 forecast has an rmse of about what is expected; the CRPS is the fair one of the mixture. Against a
-truth the error :math:`\sigma` is 0.
+truth the error :math:`\sigma` is 0. ``log`` is the mean of minus the log density of the mixture,
+:math:`-\log \sum_i w_i \, p(y \mid h(x_i))`. Of a law other than the Gaussian there is this alone;
+of a truth, or correlated errors, there is none.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +31,7 @@ from scorda.observations.observations import Observations
 from scorda.store.groups import observation_table
 from scorda.store.members import LARGEST
 from scorda.store.posterior import Posterior, open_posterior
-from scorda.store.withheld import mixture_crps
+from scorda.store.withheld import mixture_crps, mixture_log_density
 
 __all__ = ["COLUMNS", "verify"]
 
@@ -42,6 +45,7 @@ COLUMNS = (
     "spread",
     "expected",
     "crps",
+    "log",
 )
 Row = dict[str, Any]
 
@@ -86,7 +90,6 @@ def verify(
         raise ValueError("Got neither observations nor a truth: give one of them.")
     states = forecast.states
     for instrument in given:
-        instrument.check_gaussian("scores")
         check_circular(instrument, forecast.space)
         if any(isinstance(step, tuple) for step in instrument.steps):
             raise ValueError("Got observations of several steps: a forecast is scored at each.")
@@ -119,10 +122,17 @@ def _observed(
         own, low = names[low : low + len(y)], low + len(y)
         x, w = _members(forecast, int(step))  # type: ignore[arg-type]
         seen = predicted(model.operator, x, forecast.space, y, w).flatten(1).double()
-        std = model.error_std(tuple(y.shape), y).double().expand(y.shape)
+        std = model.scale(tuple(y.shape), y).double()
+        log = torch.full_like(std, math.nan)
+        if model.cov is None:
+            log = -mixture_log_density(model.log_densities(y, seen), w[:, None].expand(seen.shape))
         for name in dict.fromkeys(own):
             of = torch.from_numpy(own == name)
-            scores = _scores(seen[:, of], w, y[of].double(), std[of])
+            if model.law is None:
+                scores = _scores(seen[:, of], w, y[of].double(), std[of])
+            else:
+                scores = {"values": int(of.sum()), **dict.fromkeys(COLUMNS[5:], math.nan)}
+            scores["log"] = float(log[of].mean())
             yield _row(forecast, against, str(name), step, scores)
 
 
@@ -172,6 +182,7 @@ def _scores(x: Tensor, w: Tensor, y: Tensor, std: Tensor, circle: Circular | Non
         "spread": float(var.mean().sqrt()),
         "expected": float(((1 + own) * var + std.square()).mean().sqrt()),
         "crps": float(crps.mean()),
+        "log": math.nan,
     }
 
 

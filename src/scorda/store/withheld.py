@@ -16,14 +16,18 @@ import numpy as np
 import torch
 
 from scorda.core.shapes import Float, Tensor
+from scorda.observations.law_names import law_named
+from scorda.observations.observations import Observations
 from scorda.store.members import LARGEST
 
 __all__ = [
     "QUANTITIES",
     "Kind",
+    "check_scored",
     "expected_norm",
     "kinds_of",
     "mixture_crps",
+    "mixture_log_density",
     "observation_scores",
     "observations_by_variable",
     "row_sums",
@@ -37,6 +41,22 @@ POOLED_ERRORS = "error std"
 QUANTITIES = ("present", "square", "chi2", "crps", "inside", "relative_square", "relative_crps")
 # Number of an instrument, and a variable.
 Kind = tuple[int, str]
+
+
+def check_scored(instrument: Observations, kept: bool) -> None:
+    """Check that values can be scored by what is stored of them.
+
+    Arguments:
+        instrument: Observations that were kept back.
+        kept: Whether the store keeps their scores alone, and not all members.
+
+    Raises:
+        ValueError: If their law is none that a store can name, or there are no such scores of it.
+    """
+    if kept:
+        instrument.check_gaussian("scores in a store without all members")
+    if any(text.startswith("own:") for text in instrument.laws()):
+        instrument.check_gaussian("scores, since a store cannot name a law of your own")
 
 
 def kinds_of(table: Any) -> tuple[list[Kind], Tensor]:
@@ -53,14 +73,27 @@ def observations_by_variable(
 ) -> dict[str, float]:
     """Compute `observation_scores` of each variable, and of each instrument that observed it.
 
-    Where there are several, those of all together are in standard deviations of the error.
+    Where there are several, those of all together are in standard deviations of the error. Of
+    values with another law than the Gaussian there is ``observation_log`` alone, the mean of minus
+    the log density of the mixture, and where one has such a law there is none of all together.
 
     Arguments:
         withheld: The group ``withheld`` of a store, with what each member predicts.
         weights: Weights of the members.
     """
     kinds, kind = kinds_of(withheld)
-    return scores_by_kind(kinds, _sums(withheld, weights, kind, len(kinds)))
+    sums = _sums(withheld, weights, kind, len(kinds))
+    if "law" not in withheld:
+        return scores_by_kind(kinds, sums)
+    laws = [str(text) for text in withheld["law"].values]
+    of_law = {int(k) for k, text in zip(kind, laws, strict=True) if text != "gaussian"}
+    logs = _logs(withheld, weights, kind, len(kinds), laws)
+    found: dict[str, float] = {}
+    for i, label in enumerate(_labels(kinds)):
+        own = {"observation_log": float(logs[i])} if i in of_law else _means(sums[:, i])
+        bracket = f"[{label}]" if len(kinds) > 1 else ""
+        found |= {f"{score}{bracket}": value for score, value in own.items()}
+    return found
 
 
 def observation_scores(
@@ -83,17 +116,22 @@ def scores_by_kind(
     """Return the scores of each kind and of all together, of the sums over their values."""
     if len(kinds) < 2:
         return _means(sums[:, 0])
-    names = [name for _, name in kinds]
     found: dict[str, float] = {}
-    for i, (instrument, name) in enumerate(kinds):
-        label = name or "unnamed"
-        if names.count(name) > 1:
-            label += f", instrument {instrument + 1}"
+    for i, label in enumerate(_labels(kinds)):
         found |= {f"{score}[{label}]": value for score, value in _means(sums[:, i]).items()}
     of = dict(zip(QUANTITIES, sums.sum(1), strict=True))
     of |= {"square": of["relative_square"], "crps": of["relative_crps"]}
     pooled = _means(torch.stack([of[name] for name in QUANTITIES]))
     return found | {f"{score}[{POOLED_ERRORS}]": value for score, value in pooled.items()}
+
+
+def _labels(kinds: Sequence[Kind]) -> list[str]:
+    """Return what stands in brackets behind the scores of each kind."""
+    names = [name for _, name in kinds]
+    return [
+        (name or "unnamed") + (f", instrument {number + 1}" if names.count(name) > 1 else "")
+        for number, name in kinds
+    ]
 
 
 def row_sums(
@@ -144,6 +182,32 @@ def _sums(withheld: Any, weights: Tensor | None, kind: Tensor, kinds: int) -> Te
     return sums
 
 
+def _logs(
+    withheld: Any, weights: Tensor | None, kind: Tensor, kinds: int, laws: Sequence[str]
+) -> Float[Tensor, "kinds"]:
+    """Return the mean of minus the log density of the values of each kind."""
+    members, number = withheld["predicted"].shape
+    found = torch.zeros(number, dtype=torch.float64)
+    together = max(LARGEST // members, 1)
+    for low in range(0, number, together):
+        part = withheld.isel(observation=slice(low, low + together)).load()
+        y, std = (torch.from_numpy(part[name].values).double() for name in ("value", "std"))
+        x = torch.from_numpy(part["predicted"].values).double()
+        w = torch.full(x.shape, 1 / members, dtype=torch.float64)
+        if weights is not None:
+            w = weights[:, torch.from_numpy(part["step"].values)].double()
+        texts = np.array(laws[low : low + together])
+        for text in set(texts):
+            of = torch.from_numpy(texts == text)
+            scale = std[of].nan_to_num(1.0)
+            density = law_named(text).log_density(y[of], x[:, of], scale)
+            # A member that was dropped is NaN and weighs nothing.
+            density = density.masked_fill(w[:, of] == 0, 0.0)
+            found[low : low + len(of)][of] = -mixture_log_density(density, w[:, of])
+    sums = torch.zeros(kinds, dtype=torch.float64).index_add(0, kind, found)
+    return sums / torch.bincount(kind, minlength=kinds)
+
+
 def _scored(y: Tensor, std: Tensor, predicted: Tensor, w: Tensor) -> dict[str, Tensor]:
     """Return what the scores are means of, for each value."""
     predicted = torch.where(w > 0, predicted, 0.0)
@@ -180,6 +244,13 @@ def mixture_crps(x: Tensor, w: Tensor, y: Tensor, std: Tensor) -> Tensor:
     # The diagonal of the pairs is A(0, sqrt(2) std).
     pairs = pairs - own * expected_norm(torch.zeros_like(std), math.sqrt(2) * std)
     return skill - pairs / (2 * (1 - own).clamp_min(1e-12))
+
+
+def mixture_log_density(
+    density: Float[Tensor, "ensemble values"], w: Float[Tensor, "ensemble values"]
+) -> Float[Tensor, "values"]:
+    """Return the log density of each value, of those given each member, with weights of sum 1."""
+    return torch.logsumexp(density + w.log(), 0)
 
 
 def expected_norm(mean: Tensor, std: Tensor) -> Tensor:
