@@ -69,7 +69,7 @@ class SDA(Assimilator):
         guidance: How observations enter. ``InflatedLikelihood()`` is the paper's form. Default:
             the prior's. Without one the paper's, but entries of the state with errors of their
             own are merged (``Conditioned``) if the prior allows it, at noise levels above its
-            `handover`. With the sampler `Twisted` it is `StandardLikelihood()`, and nothing is
+            `handover`. With the sampler `Twisted` it is ``StandardLikelihood()``, and nothing is
             merged.
         sampler: A sampler of independent members, or `Twisted`. Default: the prior's.
         chunk: Members computed at once; bounds the memory, leaves the samples as they are, bit
