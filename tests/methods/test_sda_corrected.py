@@ -99,6 +99,22 @@ def test_members_depend_on_their_number_alone(name):
     assert len(whole) == 70 and torch.equal(torch.cat(parts), whole)
 
 
+def test_few_members_take_no_more_groups_than_hold_them():
+    """8 members are swept in a group of 64, which one group of 100 of the sampler holds."""
+    method, told = sda(problem(), sampler=Twisted(8, 100), polish=ConditionalSMC(1, 4)), []
+    method.assimilate(problem(), 8, rng.seeded(1), report=lambda *now: told.append(now))
+    assert told[-1] == (8, 8)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", SETTINGS)
+def test_corrections_stay_on_the_device_of_the_prior(name):
+    method = sda(problem(), **SETTINGS[name])
+    method = replace(method, prior=method.prior.to("cuda"))
+    states = method.assimilate(problem(), 4, rng.seeded(1)).states
+    assert states.device.type == "cuda" and states.isfinite().all()
+
+
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_store_holds_the_members_and_reports_of_all_groups(name, tmp_path):
     method, path = sda(problem(), **SETTINGS[name]), tmp_path / "run.zarr"

@@ -39,7 +39,7 @@ class ConditionalSMC:
     observations, whatever the trajectories were at first. How many sweeps it takes depends on the
     particles, which start from the prior and follow the system: many more are needed where many
     values are observed, and in large states. A sweep costs ``particles`` steps of the system for
-    each step of each trajectory.
+    each step of each trajectory, and as many draws of its prior, each of which may spin up.
 
     Arguments:
         sweeps: Sweeps of each trajectory, at least 1.

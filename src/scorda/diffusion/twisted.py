@@ -169,7 +169,7 @@ class _Walk:
         u = numbers * math.sqrt(1 + nu[0] ** 2)
         here = self._twist(u, nu[0])
         log_w, log_z = here.log, 0.0
-        roots, ess, resampled = torch.arange(len(u)), [], 0
+        roots, ess, resampled = torch.arange(len(u), device=u.device), [], 0
         for i in range(len(nu)):
             ess.append(_share(log_w))
             if i < len(nu) - FREE and ess[-1] < settings.resample:

@@ -164,8 +164,9 @@ class SDA(Assimilator):
             )
         if self.polish is not None:
             self.polish.check(problem)
-        # Whole groups of members: of one for the sampler, of another to be polished.
-        low, high = first - first % self.together, -(-last // self.together) * self.together
+        # Sweeps move whole groups; `Twisted` draws its own.
+        size = 1 if self.polish is None else POLISHED
+        low, high = first - first % size, -(-last // size) * size
         began, generator = clock.perf_counter(), rng.as_generator(generator)
         with torch.no_grad():
             z, info = self._drawn(problem, low, high, generator, report)
