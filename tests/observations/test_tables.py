@@ -263,6 +263,7 @@ def test_summary_shortens_long_lists():
     assert tables.summary_of(rows) == "8 missing value (rows 1, 2, 3, 4, 5, ...)"
     rows = tuple(UnusedRow(k, f"reason {k}") for k in range(1, 6))
     assert tables.summary_of(rows).endswith("1 reason 3 (row 3); and 2 more reasons")
+    assert tables.summary_of(rows[:4]).endswith("1 reason 3 (row 3); and 1 more reason")
     table = lorenz((0.1, "x", 1.0, 1.0))
     assert Observations.from_table(table, LORENZ).summary().endswith("(2 to 2); 0 rows not used.")
 
@@ -375,7 +376,12 @@ GOOD = lorenz((0.1, "x", 1.0, 0.1))
 @pytest.mark.parametrize(
     ("table", "space", "settings", "match"),
     [
-        ({n: c for n, c in GOOD.items() if n != "time"}, LORENZ, {}, "it needs time"),
+        (
+            {n: c for n, c in GOOD.items() if n != "time"},
+            LORENZ,
+            {},
+            "it needs time, so rename a column",
+        ),
         ({n: c for n, c in GOOD.items() if n != "value"}, LORENZ, {}, "it needs value"),
         ({n: c for n, c in GOOD.items() if n != "variable"}, LORENZ, {}, "it needs variable"),
         ({n: c for n, c in GOOD.items() if n != "std"}, LORENZ, {}, "the argument `std`"),

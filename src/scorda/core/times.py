@@ -99,8 +99,9 @@ def time_unit(space: StateSpace) -> str:
     given = space.units.get("time", "")
     if given.lower() not in ALIASES:
         raise ValueError(
-            f"Got datetimes for a space whose unit of time is {given or 'not given'!r}: give it "
-            f'units={{"time": ...}}, one of {[*SECONDS, *MONTHS]}.'
+            f"Got datetimes for a space whose unit of time is {given or 'not given'!r}: give the "
+            f'StateSpace units={{"time": ...}}, one of {[*SECONDS, *MONTHS]}, or times as numbers '
+            "since step 0."
         )
     return ALIASES[given.lower()]
 

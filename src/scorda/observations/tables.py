@@ -308,7 +308,7 @@ def summary_of(unused: tuple[UnusedRow, ...]) -> str:
         shown = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
         parts.append(f"{len(rows)} {reason} (row{'s' * (len(rows) > 1)} {shown})")
     more = len(parts) - REASONS
-    return "; ".join(parts[:REASONS] + [f"and {more} more reasons"] * (more > 0))
+    return "; ".join(parts[:REASONS] + [f"and {more} more reason{'s' * (more > 1)}"] * (more > 0))
 
 
 def _check_columns(
@@ -336,7 +336,10 @@ def _check_columns(
             )
     for column, words in needed.items():
         if column not in columns:
-            raise ValueError(f"{name} has the columns {sorted(columns)}: it needs {words}.")
+            raise ValueError(
+                f"{name} has the columns {sorted(columns)}: it needs {words}, so rename a column "
+                "or add one."
+            )
     if not len(columns["value"]):
         raise ValueError(f"{name} has no rows: give at least one observation.")
 
