@@ -12,6 +12,7 @@ from scorda.core.space import StateSpace
 from scorda.observations import OverTime, newest, remembering
 from scorda.observations.operators import Select
 from scorda.store import open_posterior
+from scorda.store.ending import Ending
 from scorda.systems import LinearGaussian
 
 SPACE = StateSpace((2,), 0.5, ("x", "z"), units={"time": "hours"})
@@ -122,6 +123,34 @@ def test_the_posterior_is_that_of_the_kalman_filter_of_the_augmented_state(table
     error = 5 * np.sqrt(np.diag(cov)[:2] / 4000)
     assert (np.abs(states.mean(0) - mean[:2]) < error).all()
     np.testing.assert_allclose(np.cov(states.T), cov[:2, :2], atol=5 * 1.5 * cov[0, 0] / 4000**0.5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "method", [sc.ETKF(inflation=sc.Adaptive()), sc.EnFF(), sc.EnFF(inflation=sc.Adaptive())]
+)
+@pytest.mark.parametrize("lengths", [(3, 3), (3, 2), (2, 3), (3, 1), (1, 3)])
+def test_a_run_goes_on_from_one_with_periods_of_another_length(tmp_path, method, lengths):
+    """The ETKF has the numbers of one run over both, up to rounding; EnFF, whose kernels depend on
+    all that is remembered, has them where the lengths are the same."""
+
+    def rows(length, ends):
+        operator = Select([0]) if length == 1 else OverTime(Select([0]))
+        steps = ends if length == 1 else [tuple(range(e - length + 1, e + 1)) for e in ends]
+        model = sc.ObservationModel(operator, std=0.4)
+        return sc.Observations(model, steps, [[0.7] for _ in ends])
+
+    first, last = lengths
+    one = sc.Problem(system(), rows(first, [2, 3]), 4)
+    two = sc.Problem(system(), rows(last, [3, 4]), 4)
+    both = sc.Problem(system(), [rows(first, [2, 3]), rows(last, [7, 8])], 8)
+    start = store.run(method, one, 12, tmp_path / "one.zarr", 3)
+    on = store.run(method, two, 12, tmp_path / "two.zarr", 3, after=Ending.of(start))
+    states = on.analysis.states[:, 1:]
+    assert states.isfinite().all()
+    if isinstance(method, sc.ETKF) or first == last:
+        whole = method.assimilate(both, 12, 3).states[:, 5:]
+        torch.testing.assert_close(states, whole, atol=1e-10, rtol=0)
 
 
 @pytest.mark.slow

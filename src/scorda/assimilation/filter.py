@@ -195,7 +195,7 @@ class Filter(Assimilator, Run):
             yield from remembered(self, problem, members, generator, start, first)
             return
         self.check(problem, members)
-        start = forgetting(start)
+        start = forgetting(start, problem.space)
         observed = problem.observed()
         cycles = list(observed)
         generator = rng.as_generator(generator)

@@ -18,7 +18,7 @@ from scorda.assimilation.diagnostics import spread_of
 from scorda.core import rng
 from scorda.core.shapes import Tensor
 from scorda.core.space import StateSpace
-from scorda.observations.memory import remembering
+from scorda.observations.memory import remembered_space, remembering
 from scorda.observations.problem import Problem
 
 if TYPE_CHECKING:
@@ -35,12 +35,11 @@ def reaches_back(problem: Problem) -> bool:
     return any(isinstance(step, tuple) for one in problem.instruments for step in one.steps)
 
 
-def forgetting(start: Cycle | None) -> Cycle | None:
-    """Return the start of a run without the states before it."""
+def forgetting(start: Cycle | None, space: StateSpace) -> Cycle | None:
+    """Return the start of a run that remembers nothing, without the states before it."""
     if start is None or MEMORY not in (start.carried or {}):
         return start
-    left = {name: tensor for name, tensor in (start.carried or {}).items() if name != MEMORY}
-    return replace(start, carried=left or None)
+    return replace(start, carried=_carried(start, space, 1))
 
 
 def remembered(
@@ -58,22 +57,43 @@ def remembered(
         problem: What is assimilated, with rows of several steps.
         members: Number of members.
         generator: Source of randomness or its seed.
-        start: Step to go on after, with the states before it; a run that goes on from one without
-            them takes its ensemble for these, which no observation sees.
+        start: Step to go on after, with the states before it; a run that goes on from one with
+            fewer takes the oldest for those that lack, which no observation sees.
         first: Number of step 0 in the whole run.
     """
     whole, space = remembering(problem), problem.space
     copies = whole.space.size // space.size
     if start is not None:
-        before = (start.carried or {}).get(MEMORY, start.ensemble[:, None])
-        states = torch.cat((start.ensemble[:, None], before), 1)[:, :copies]
-        more = states[:, -1:].expand(-1, copies - states.shape[1], *space.shape)
-        states = torch.cat((states, more), 1)
-        joined = states.reshape(len(states), *whole.space.shape)
-        kept = forgetting(start)
-        start = replace(start, ensemble=joined, carried=None if kept is None else kept.carried)
+        states = torch.cat((start.ensemble[:, None], _memory(start)), 1)
+        joined = _lasting(states, copies).reshape(len(states), *whole.space.shape)
+        start = replace(start, ensemble=joined, carried=_carried(start, space, copies))
     for cycle in method.run(whole, members, generator, start, first):
         yield _newest(cycle, space)
+
+
+def _memory(start: Cycle) -> Tensor:
+    """Return the states before the start, ``(ensemble, states, *state)``."""
+    return (start.carried or {}).get(MEMORY, start.ensemble[:, None][:, :0])
+
+
+def _carried(start: Cycle, space: StateSpace, copies: int) -> dict[str, Tensor] | None:
+    """Return what the method itself carries, in the shape of states with so many copies."""
+    before = _memory(start).shape[1] + 1
+    shape, new = (remembered_space(space, n - 1).shape for n in (before, copies))
+    found = {name: x for name, x in (start.carried or {}).items() if name != MEMORY}
+    for name, x in found.items():
+        lead = x.shape[: max(x.ndim - len(shape), 0)]
+        if before != copies and (*lead, *shape) == tuple(x.shape):
+            parts = x.reshape(lead.numel(), before, *space.shape)
+            found[name] = _lasting(parts, copies).reshape(*lead, *new)
+    return found or None
+
+
+def _lasting(states: Tensor, copies: int) -> Tensor:
+    """Return ``(ensemble, copies, *state)`` with the oldest state for those that lack."""
+    states = states[:, :copies]
+    more = states[:, -1:].expand(-1, copies - states.shape[1], *states.shape[2:])
+    return torch.cat((states, more), 1)
 
 
 def _newest(cycle: Cycle, space: StateSpace) -> Cycle:

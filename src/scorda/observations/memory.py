@@ -29,7 +29,7 @@ from scorda.observations.over_time import OverTime
 from scorda.observations.problem import Problem
 from scorda.systems.base import System, forecast
 
-__all__ = ["OverTime", "newest", "remembering"]
+__all__ = ["OverTime", "newest", "remembered_space", "remembering"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +75,7 @@ class _Remembering(System):
 
     def __init__(self, system: Any, lag: int) -> None:
         self.system, self.lag = system, lag
-        self.space = _remembered(system.space, lag)
+        self.space = remembered_space(system.space, lag)
         self.name = f"{getattr(system, 'name', type(system).__name__)}, {lag} steps remembered"
         self.stochastic = getattr(system, "stochastic", True)
 
@@ -188,8 +188,10 @@ def _of_copies(instrument: Observations, space: StateSpace) -> list[Observations
     return found
 
 
-def _remembered(space: StateSpace, lag: int) -> StateSpace:
+def remembered_space(space: StateSpace, lag: int) -> StateSpace:
     """Return the space of states that remember: further variables on the same grid."""
+    if lag == 0:
+        return space
     names = [
         f"{n}_{back}_before" if back else n for back in range(lag + 1) for n in space.variables
     ]
