@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import scorda as sc
+from scorda import store
 from scorda.assimilation.base import check_needs
 from scorda.assimilation.innovations import desroziers
 from scorda.bench.predictive import predict
@@ -19,6 +20,7 @@ from scorda.observations.operators import Chain, Function, Linear, Pointwise, Se
 from scorda.observations.robust_laws import StudentT
 from scorda.observations.spatial import Average, Interpolate
 from scorda.store.in_memory import analysis_scores
+from scorda.store.scores import scores as scores_of_store
 from scorda.systems import Circular, FunctionSystem, Log
 
 METHODS = {name: entry.load() for name, entry in catalogue.listed().items()}
@@ -319,3 +321,34 @@ def test_the_density_of_a_step_goes_the_short_way():
         chain.log_transition(torch.tensor([359.0]), torch.tensor([y])) for y in (2.0, 356.0)
     )
     assert far == near
+
+
+@pytest.mark.slow
+def test_withheld_scores_go_the_short_way_from_the_weighted_mean(tmp_path):
+    """Directions all around the circle, of which the weights of a particle filter leave a few."""
+    space = sc.StateSpace((1,), variables=("d",), transforms={"d": DEGREES})
+
+    def prior(members, seed):
+        return np.random.default_rng(seed).uniform(0, 360, (members, 1))
+
+    whole = FunctionSystem(lambda x: x, prior, space, noise_std=1.0)
+    model = sc.ObservationModel(sc.Select([0]), std=20.0)
+    seen = sc.Observations(model, [1], [[30.0]])
+    values = torch.arange(0.0, 360.0, 45.0)[:, None] + 22.0
+    held = sc.Observations(model, range(2, 10), values)
+    problem, method = sc.Problem(whole, seen, 10), sc.ParticleFilter(resample=0.0)
+    run = store.run(method, problem, 30, tmp_path / "all.zarr", 1, withheld=[held])
+    found = run.analysis
+    w, x = found.weights[:, 2:10], found.states[:, 2:10, 0]
+    angle = torch.deg2rad(x)
+    middle = torch.rad2deg(torch.atan2((w * angle.sin()).sum(0), (w * angle.cos()).sum(0)))
+    mean = middle + (w * ((x - middle + 180) % 360 - 180)).sum(0)
+    rmse = float(((values[:, 0] - mean + 180) % 360 - 180).square().mean().sqrt())
+    kept = {"keep": store.Keep(statistics=("mean",))}
+    part = store.run(method, problem, 30, tmp_path / "part.zarr", 1, withheld=[held], **kept)
+    for scores in (
+        analysis_scores(found, None, [held]),
+        scores_of_store(run),
+        scores_of_store(part),
+    ):
+        assert scores["observation_rmse"] == pytest.approx(rmse, rel=1e-9)

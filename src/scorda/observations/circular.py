@@ -91,7 +91,7 @@ def predicted(
     flat = plain.flatten(1) + turns.more(x).to(plain)
     if y is not None:
         there = flat.isfinite().all(1)
-        left = None if weights is None else weights[there]
+        left = None if weights is None else weights[there] / weights[there].sum()
         flat = flat + turns.between(flat, turns.direction(flat[there], left))
         mean = _mean(flat[there], left)
         flat = flat + turns.between(mean, y.reshape(-1).to(flat))

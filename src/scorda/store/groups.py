@@ -104,7 +104,10 @@ def _predicted(
         seen = states[:, [step - first for step in steps]]
         y, model = instrument.at(k)
         x = seen[:, 0] if isinstance(entry, int) else seen
-        yield predicted(model.operator, x, space, y).flatten(1).numpy()
+        w = None
+        if space.circular and "weight" in root and isinstance(entry, int):
+            w = torch.from_numpy(np.asarray(array(root, "weight")[:, entry]))
+        yield predicted(model.operator, x, space, y, w).flatten(1).numpy()
 
 
 def read_states(root: zarr.Group, space: StateSpace, steps: int | list[int]) -> Tensor:

@@ -58,5 +58,6 @@ def predictions(analysis: Analysis, instrument: Observations) -> Iterator[Tensor
     for k, entry in enumerate(instrument.steps):
         if instrument.observed(k):
             y, model = instrument.at(k)
-            seen = states[:, entry if isinstance(entry, int) else list(entry)]
-            yield predicted(model.operator, seen, analysis.space, y).flatten(1)
+            at = entry if isinstance(entry, int) else list(entry)
+            w = None if analysis.weights is None else analysis.weights[:, at]
+            yield predicted(model.operator, states[:, at], analysis.space, y, w).flatten(1)

@@ -264,9 +264,15 @@ class Selection(Output):
         (number, steps), table = members.shape, self._table
         kinds, kind = kinds_of(table)
         here = (table["step"] >= first) & (table["step"] < first + steps)
-        states = self.space.filled(members.analysis.states)
+        states, weights = self.space.filled(members.analysis.states), members.analysis.weights
         made = [
-            predicted(model.operator, states[:, at], self.space, y)
+            predicted(
+                model.operator,
+                states[:, at],
+                self.space,
+                y,
+                None if weights is None else weights[:, at],
+            )
             for instrument in self.withheld
             for k, step in enumerate(instrument.steps)
             if isinstance(step, int) and 0 <= (at := step - first) < steps
@@ -277,7 +283,6 @@ class Selection(Output):
             return torch.zeros(len(QUANTITIES), len(kinds), steps, dtype=torch.float64)
         rows = {n: torch.from_numpy(table[n][here]).double() for n in ("value", "std")}
         step = torch.from_numpy(table["step"][here]) - first
-        weights = members.analysis.weights
         w = torch.full((number, 1), 1 / number, dtype=torch.float64).expand(number, len(step))
         if weights is not None:
             w = (weights / weights.sum(0))[:, step]
