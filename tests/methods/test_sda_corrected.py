@@ -159,6 +159,16 @@ def test_weights_that_must_not_be_trusted_are_told():
         sda(problem(), sampler=Twisted(32, 64)).assimilate(problem(), 128, rng.seeded(1))
 
 
+def test_a_single_group_is_said_to_tell_nothing_of_its_weights(tmp_path):
+    method = sda(problem(), sampler=Twisted(8, 32))
+    one, two = (
+        " ".join(corrections_of(store.run(method, problem(), n, tmp_path / f"{n}.zarr", seed=1)))
+        for n in (32, 33)
+    )
+    assert "of 1 group, which cannot tell" in one and "standard deviation" not in one
+    assert "of 2 groups (standard deviation" in two
+
+
 def test_forecasts_are_not_corrected():
     """Each member would take a group of its own, or a system that a forecast is made without."""
     method = sda(problem(), **SETTINGS["both"])

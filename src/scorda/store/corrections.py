@@ -22,7 +22,9 @@ def corrections_of(posterior: Posterior) -> list[str]:
     if "roots" in report:
         groups, lowest = _flat(report["log_evidence"]), _flat(report["lowest_ess"])
         mean, spread = spread_of_evidence(groups.tolist())
-        apart = "" if np.isnan(spread) else f" (standard deviation {spread:.2f})"
+        apart = f" (standard deviation {spread:.2f})"
+        if np.isnan(spread):
+            apart = ", which cannot tell whether its weights are to be trusted; several can"
         said.append(
             f"Log evidence {mean:.2f} of {len(groups)} group{'s' * (len(groups) > 1)}{apart}; "
             f"effective sample size at least {lowest.min():.0%} of a group; resampled "
