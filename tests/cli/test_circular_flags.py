@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import scorda as sc
 from scorda.cli import main
 from scorda.cli.bounds import circles_of
 from scorda.cli.settings import UserError
@@ -41,6 +42,15 @@ def test_circles_are_stored_resumed_and_compared(tmp_path, monkeypatch, capsys):
     assert main("report part.zarr --out part.html".split()) == 0
     assert main("forecast run.zarr --steps 3 --out next.zarr".split()) == 0
     assert open_posterior("next.zarr").space.transforms == {"x": Circular(60.0, -30.0)}
+    capsys.readouterr()
+    (tmp_path / "later.csv").write_text("time,site,value,std\n0.3,0,1,1\n")
+    goes_on = "assimilate --continue run.zarr --observations later.csv --out more.zarr"
+    assert main(f"{goes_on} --circular x=-30,40".split()) != 0
+    said = "circular variables x (-30 to 30), and the system now x (-30 to 40)"
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert main(goes_on.split()) == 0
+    with pytest.raises(ValueError, match="and the system now none"):
+        sc.forecast("run.zarr", sc.systems.Lorenz96(dim=8), 3, "plain-next.zarr")
 
 
 def test_circles_are_read_from_text():

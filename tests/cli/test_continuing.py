@@ -112,3 +112,5 @@ def test_another_setting_of_the_method_is_told(tables, capsys):
     assert "from here on" not in capsys.readouterr().out
     assert main(f"{goes_on} --inflation 1.2 --overwrite".split()) == 0
     assert "run.zarr has --inflation 1.05; from here on it is 1.2." in capsys.readouterr().out
+    assert main(f"{goes_on} --rotation --overwrite".split()) == 0
+    assert "run.zarr has --rotation False; from here on it is True." in capsys.readouterr().out

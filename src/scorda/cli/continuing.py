@@ -45,8 +45,9 @@ def continued(tokens: list[str], content: dict[str, Any]) -> tuple[list[str], di
         if not isinstance(now, Mapping) and letters(str(now)) != letters(str(before)):
             raise UserError(f"Got --{key} {now}, but {path} is of {before}: leave it out.")
     for key, before in found["method"].items():
-        if key in given and key != "name" and not _alike(given[key], before):
-            console().print(f"{path} has --{key} {before}; from here on it is {given[key]}.")
+        # A flag without a value is a switch.
+        if key in given and key != "name" and not _alike(now := given[key] or "True", before):
+            console().print(f"{path} has --{key} {before}; from here on it is {now}.")
     return taken(tokens, {k: v for k, v in found.items() if k not in content} | content)
 
 

@@ -100,9 +100,10 @@ def taken(tokens: list[str], content: dict[str, Any]) -> tuple[list[str], dict[s
 
 
 def flags_of(tokens: Iterable[str]) -> dict[str, str]:
-    """Return each flag, without its dashes, with the token that follows it."""
+    """Return each flag, without its dashes, with the token that follows it; "": none does."""
     parts = [part for token in tokens for part in _split(token)]
-    pairs = zip(parts, [*parts[1:], ""], strict=True)
+    after = ["" if part.startswith("--") else part for part in parts[1:]]
+    pairs = zip(parts, [*after, ""], strict=True)
     return {flag[2:]: value for flag, value in pairs if flag.startswith("--")}
 
 

@@ -20,6 +20,7 @@ from scorda.assimilation.filter import Filter
 from scorda.assimilation.free import Forecast
 from scorda.core.calendars import Start
 from scorda.core.shapes import Float, Tensor
+from scorda.core.transforms import Circular
 from scorda.observations.problem import Problem
 from scorda.store.damage import telling
 from scorda.store.keep import LAST
@@ -44,6 +45,7 @@ class Ending:
         step: Number of the last step, counted through all runs that went on from each other.
         observed: Whether this step was analysed.
         time: Its datetime, or its model time.
+        circular: Circular variables, on whose turns the members are.
     """
 
     path: Path
@@ -55,6 +57,7 @@ class Ending:
     step: int
     observed: bool
     time: Start
+    circular: dict[str, Circular]
 
     @staticmethod
     def of(posterior: Posterior) -> Ending:
@@ -93,6 +96,7 @@ class Ending:
                 posterior.first_step + steps,
                 bool((posterior.observations["step"].values == steps).any()),
                 float(time) if isinstance(time, np.number) else time,
+                posterior.space.circular,
             )
 
     @property
@@ -125,6 +129,15 @@ class Ending:
             raise ValueError(
                 f"{self.path} has {len(self.ensemble)} members and the seed {self.seed}: got "
                 f"{members} and {seed}."
+            )
+        if problem.space.circular != self.circular:
+            had, now = (
+                ", ".join(f"{n} ({c.first:g} to {c.first + c.period:g})" for n, c in of.items())
+                for of in (self.circular, problem.space.circular)
+            )
+            raise ValueError(
+                f"{self.path} has the circular variables {had or 'none'}, and the system now "
+                f"{now or 'none'}: give it those of the run."
             )
         if problem.initial is not None:
             raise ValueError(f"The first members are those of {self.path}: leave `initial` out.")
