@@ -2,6 +2,7 @@
 
 import sys
 
+import numpy as np
 import pytest
 
 import scorda as sc
@@ -20,6 +21,8 @@ def test_a_search_without_optuna_says_so(monkeypatch):
         sc.tune(sc.ETKF(), problem(), {"inflation": [1.0, 1.3]}, 8, search="optuna")
     with pytest.raises(ValueError, match="Got search = 'random': choose one of grid, optuna"):
         sc.tune(sc.ETKF(), problem(), {"inflation": [1.0, 1.3]}, 8, search="random")
+    with pytest.raises(ValueError, match="Got trials = 9, but a search of a grid tries all"):
+        sc.tune(sc.ETKF(), problem(), {"inflation": [1.0, 1.3]}, 8, trials=9)
 
 
 def test_the_least_of_a_parabola_is_found():
@@ -37,6 +40,7 @@ def test_the_least_of_a_parabola_is_found():
     assert {type(s["n"]) for s in found} == {int}
     assert all(1 <= s["n"] <= 9 and float(f"{s['x']:.4g}") == s["x"] for s in found)
     assert found == by_optuna(grid, 60, 0, mean)
+    assert found == by_optuna({**grid, "x": np.array([0.0, 4.0])}, 60, 0, mean)
     with pytest.raises(ValueError, match="trials = 0"):
         by_optuna(grid, 0, 0, mean)
 

@@ -63,10 +63,10 @@ def by_optuna(
 def _suggested(trial: Any, name: str, values: Iterable[Any]) -> Any:
     """Return a value that a trial suggests."""
     given = list(values)
-    kinds = {type(value) for value in given}
-    if len(given) != 2 or not kinds <= {int, float}:
+    numbers = [v for v in given if isinstance(v, int | float) and not isinstance(v, bool)]
+    if len(given) != 2 or len(numbers) != 2:
         return given[trial.suggest_categorical(name, list(range(len(given))))]
-    low, high = sorted(given)
-    if kinds == {int}:
+    low, high = sorted(numbers)
+    if isinstance(low, int) and isinstance(high, int):
         return trial.suggest_int(name, low, high)
-    return min(max(float(f"{trial.suggest_float(name, low, high):.{DIGITS}g}"), low), high)
+    return float(min(max(float(f"{trial.suggest_float(name, low, high):.{DIGITS}g}"), low), high))

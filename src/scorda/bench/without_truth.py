@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 __all__ = ["Tuned", "tune"]
 
 SEARCHES = ("grid", "optuna")
+# Settings that a search tries where no number is given.
+TRIALS = 50
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def tune(
     progress: Progress | bool = True,
     executor: Executor | None = None,
     search: str = "grid",
-    trials: int = 50,
+    trials: int | None = None,
 ) -> Tuned:
     """Choose settings of a method by the observations alone: no truth is needed.
 
@@ -117,7 +119,7 @@ def tune(
         search: "grid", all combinations; or "optuna", which needs the package: so many `trials`,
             each of which follows from those before. Two numbers of `grid` are then the ends of a
             range, of whole numbers where both are; other values are choices.
-        trials: Number of trials of such a search.
+        trials: Number of trials of such a search (default: 50).
 
     Raises:
         ImportError: If Optuna is asked for and not installed.
@@ -131,7 +133,8 @@ def tune(
         >>> chosen.method.inflation in (1.0, 1.05)
         True
     """
-    _check(score, search, grid)
+    _check(score, search, grid, trials)
+    trials = TRIALS if trials is None else trials
     options = settings_in(method, grid)
     if unknown := [name for name in grid if name not in (options or [{}])[0]]:
         raise ValueError(f"{method.name} has no setting {unknown[0]!r}, or no value for it.")
@@ -170,12 +173,17 @@ def tune(
     return Tuned(best.method, settings, score, rows)
 
 
-def _check(score: str, search: str, grid: Grid) -> None:
+def _check(score: str, search: str, grid: Grid, trials: int | None) -> None:
     """Check what is asked for."""
     if score not in SCORES:
         raise ValueError(f"Got score = {score!r}: choose one of {', '.join(SCORES)}.")
     if search not in SEARCHES:
         raise ValueError(f"Got search = {search!r}: choose one of {', '.join(SEARCHES)}.")
+    if trials is not None and search == "grid":
+        raise ValueError(
+            f"Got trials = {trials}, but a search of a grid tries all combinations: leave it out, "
+            'or give search = "optuna".'
+        )
     if not grid:
         raise ValueError('Got no values to try: give some, such as {"inflation": [1.0, 1.02]}.')
 

@@ -36,8 +36,8 @@ class Tune(Posed):
     installed: --trials, each of which follows from those before. Two numbers of --grid are then
     the ends of a range, as in inflation=1,1.3."""
 
-    trials: int = 50
-    """Number of settings that a search by optuna tries."""
+    trials: int | None = None
+    """Number of settings that a search by optuna tries (default: 50)."""
 
     seeds: int = 2
     """Number of runs of each combination, with the seeds from --seed on."""
