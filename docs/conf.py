@@ -82,6 +82,25 @@ def setup(app: Any) -> None:
     app.connect("source-read", with_links_to_pages)
 
 
+# In a notebook, what shows the figures that pyplot does not know of, as `drawn` does on the site.
+SHOWS_FIGURES = """\
+# What a cell names `figure` is shown below it.
+from IPython import get_ipython
+from IPython.display import display
+
+shown = []
+
+
+def show(_):
+    figure = get_ipython().user_ns.get("figure")
+    if figure is not None and not any(figure is one for one in shown):
+        shown.append(figure)
+        if not hasattr(figure, "number"):  # pyplot shows its own
+            display(figure)
+
+
+get_ipython().events.register("post_run_cell", show)"""
+
 sphinx_gallery_conf = {
     "examples_dirs": ["tutorials", "gallery"],
     "gallery_dirs": ["learn", "examples"],
@@ -94,6 +113,7 @@ sphinx_gallery_conf = {
     "write_computation_times": False,
     "within_subsection_order": "FileNameSortKey",
     "image_scrapers": ("drawn",),
+    "first_notebook_cell": SHOWS_FIGURES,
     # What a command returns.
     "ignore_repr_types": r"int",
     "backreferences_dir": "reference/used",
