@@ -208,7 +208,7 @@ def test_quick_tries_few_members_on_a_part(simulated):
         (f"{ASSIMILATE} --out run.nc", r"end in .zarr"),
         (f"{ASSIMILATE} --method sda", "sda needs --prior"),
         (f"{ASSIMILATE} --method letkf", "letkf needs --localization"),
-        (f"{ASSIMILATE} --prior p.safetensors", "Unknown option: --prior"),
+        (f"{ASSIMILATE} --prior p.safetensors", "takes no --prior"),
         (f"{ASSIMILATE} --method masf --prior lorenz63", "Unknown value of --prior"),
         (f"{ASSIMILATE} --method masf --prior mixtur", "did you mean 'mixture'"),
         (

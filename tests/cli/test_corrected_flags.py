@@ -53,7 +53,10 @@ def test_a_prior_alone_makes_no_steps(simulated, capsys):
     command = COMMAND.replace("--system lorenz63 ", "")
     assert main(f"{command} --polish 2".split()) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "ConditionalSMC needs a system" in error
+    assert (
+        error.count("\n") == 1
+        and "ConditionalSMC needs a system that makes steps and draws" in error
+    )
 
 
 @pytest.mark.slow
@@ -67,3 +70,9 @@ def test_a_number_of_sweeps_is_a_whole_one(simulated, capsys):
     for sweeps in ("1.5", "nan", "conditional-smc:1.5"):
         assert main(f"{short} --polish {sweeps}".split()) == 2
         assert "give a whole number of sweeps" in capsys.readouterr().err
+
+
+def test_a_prior_for_a_method_that_takes_none(capsys):
+    """The default method is a filter: whoever names a prior alone is told what to add."""
+    assert main("assimilate --observations seen.csv --prior lorenz63".split()) == 2
+    assert "takes no --prior: name one that does, such as sda" in capsys.readouterr().err

@@ -73,33 +73,35 @@ class ConditionalSMC:
         Raises:
             ValueError: If not.
         """
-        for need in ("simulator", "transition_density", "no_circles"):
+        if not (hasattr(problem.system, "step") and hasattr(problem.system, "prior")):
+            raise ValueError(
+                "ConditionalSMC needs a system that makes steps and draws first states (--system "
+                "in the shell): leave `polish` out."
+            )
+        for need in ("transition_density", "no_circles"):
             holds, words = REQUIREMENTS[need]
             if not holds(problem):
                 raise ValueError(f"ConditionalSMC needs {words}: leave `polish` out.")
-        system, single = (
-            problem.system,
-            all(isinstance(step, int) for part in problem.instruments for step in part.steps),
-        )
         if problem.initial is not None:
             raise ValueError(
                 "ConditionalSMC draws first states from the prior of the system: leave `initial` "
                 "out of the problem."
             )
-        if not single:
+        steps = [step for part in problem.instruments for step in part.steps]
+        if not all(isinstance(step, int) for step in steps):
             raise ValueError(
                 "ConditionalSMC needs observations of single steps, and some are of several, such "
                 "as a mean over time: leave `polish` out."
             )
         # Whoever draws a past anew would take another value of them.
-        if (fixed := getattr(system, "unchanging", None)) is not None and fixed.any():
+        if (fixed := getattr(problem.system, "unchanging", None)) is not None and fixed.any():
             raise ValueError(
                 "ConditionalSMC needs a density of each step, and constant parameters have none: "
                 "let them walk (evolution 'random-walk'), or leave `polish` out."
             )
         x = problem.drawn(1, 0)
         try:
-            system.at(0).log_transition(x, x)
+            problem.system.at(0).log_transition(x, x)
         except TypeError as error:
             raise ValueError(f"ConditionalSMC: {error}") from None
 

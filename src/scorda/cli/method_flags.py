@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.config import Dict
 
-from scorda.cli.catalogue import find_method, settings_class
-from scorda.cli.settings import flags_of, strings_of
+from scorda.cli.catalogue import find_method, options_of, settings_class
+from scorda.cli.settings import UserError, flags_of, strings_of
 from scorda.core.plugins import is_code
 
 if TYPE_CHECKING:
@@ -48,7 +48,10 @@ def with_method(
     ]
     chosen = strings_of(content) | flags_of(tokens)
     name = str(chosen.get("method", kind.method))  # type: ignore[attr-defined]
-    options, make = settings_class(find_method(name), chosen, taken)
+    method_class = find_method(name)
+    if "prior" in chosen and "prior" not in {*taken, *options_of(method_class)}:
+        raise UserError(f"The method {name} takes no --prior: name one that does, such as sda.")
+    options, make = settings_class(method_class, chosen, taken)
 
     def command(*, settings: Any = None, method: Any = None) -> None:
         act(settings or kind(), partial(make, method), chosen.get("prior"))
