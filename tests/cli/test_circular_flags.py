@@ -80,3 +80,6 @@ def test_circles_are_given_once_and_of_a_variable(tmp_path, monkeypatch, capsys)
     monkeypatch.chdir(tmp_path)
     assert main("simulate lorenz96 --circular q=360 --steps 2 --every 1".split()) != 0
     assert "--circular: " in capsys.readouterr().err
+    both = "simulate lorenz96 --circular x=360 --bounded x=-90,90 --steps 2 --every 1"
+    assert main(both.split()) != 0
+    assert "--bounded and --circular of x" in capsys.readouterr().err

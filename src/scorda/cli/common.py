@@ -99,8 +99,14 @@ def make_system(name: str, options: Mapping[str, Any], values: bool = False) -> 
     for flag, transforms_of in TRANSFORMS.items():
         if isinstance(options.get(flag), list):
             transforms = transforms_of(options.pop(flag))
+            system = make_system(name, options)
+            if flag == "bounded" and (both := transforms.keys() & system.space.circular.keys()):
+                raise UserError(
+                    f"Got --bounded and --circular of {', '.join(sorted(both))}: a circular "
+                    "variable has no bounds, so leave one of them out."
+                )
             try:
-                return make_system(name, options).with_transforms(transforms)
+                return system.with_transforms(transforms)
             except ValueError as error:
                 raise UserError(f"--{flag}: {error}") from error
     given = {k.replace("-", "_"): _value(v) for k, v in options.items()}
