@@ -161,3 +161,12 @@ def test_what_cannot_go_on_is_said_in_a_sentence(tmp_path):
     with pytest.raises(ValueError, match="smoother EnKS"):
         store.run(sc.EnKS(), rest, 12, path, 4, after=Ending.of(smooth))
     assert not path.exists()
+
+
+@pytest.mark.slow
+def test_a_run_that_is_neither_filter_nor_smoother_says_what_it_is(tmp_path):
+    problem, method = twin(), sc.EmulatorParticleFilter(draws=2)
+    run = store.run(method, between(problem, 0, 6), 4, tmp_path / "particles.zarr", 4)
+    rest = between(problem, 6, 12)
+    with pytest.raises(ValueError, match="is of EmulatorParticleFilter, which runs over all obs"):
+        store.run(method, rest, 4, tmp_path / "more.zarr", 4, after=Ending.of(run))

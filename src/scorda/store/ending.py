@@ -116,9 +116,12 @@ class Ending:
             ValueError: If not.
         """
         if not isinstance(method, Filter):
+            of = f"{self.method}, which runs over all observations at once"
+            if method.smoother:
+                of = f"the smoother {self.method}, whose past changes with each observation"
             raise ValueError(
-                f"{self.path} is of the smoother {self.method}, whose past changes with each "
-                "observation: run it again with all of them, or go on with a filter."
+                f"{self.path} is of {of}: run it again with all of them, or go on with a filter, "
+                "such as EnKF."
             )
         same = type(method).__name__ == self.method or isinstance(method, Forecast)
         if not same:
