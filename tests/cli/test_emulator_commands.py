@@ -36,7 +36,8 @@ def test_a_transition_is_no_prior_of_trajectories(tmp_path, monkeypatch, capsys)
     assert main("simulate --system lorenz63 --steps 8 --every 4 --out sim".split()) == 0
     run = "assimilate --observations sim/observations.csv --method sda --members 2 --steps 8"
     assert main(f"{run} --prior next.safetensors --out run.zarr".split()) != 0
-    assert "was trained on transitions" in " ".join(capsys.readouterr().err.split())
+    said = " ".join(capsys.readouterr().err.split())
+    assert "was trained on transitions" in said and "--system emulator" in said
 
 
 def test_an_emulator_without_its_file_is_refused(tmp_path, monkeypatch, capsys):

@@ -243,7 +243,8 @@ class TrainedTrajectory(Prior):
         if self.start is not None:
             raise ValueError(
                 "This prior was trained on transitions, from one state to the next, and has no "
-                "law of trajectories: make a system of it, `sc.priors.Emulator(prior)`."
+                "law of trajectories: make a system of it, `sc.priors.Emulator(prior)`, or "
+                "--system emulator --system.file in the place of --prior."
             )
         if self.diurnal_mean is not None:
             raise ValueError(
