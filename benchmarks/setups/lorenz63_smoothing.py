@@ -7,6 +7,7 @@ from functools import cache
 
 import torch
 
+from scorda.assimilation.conditional_smc import ConditionalSMC
 from scorda.bench.entry import Entry
 from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
@@ -142,6 +143,10 @@ def lorenz63_sda(prior: str = "lorenz63") -> Smoothing:
     methods = {label: SDA(trained, sampler=sampler) for label, sampler in samplers.items()}
     guided = SDA(trained, InflatedLikelihood(), _ancestral(base, 16, 3))
     methods["guided ancestral 16, corrections 3"] = guided
+    half = SDA(trained, sampler=_ancestral(base, 16, 3), precision="bfloat16")
+    methods["ancestral 16, corrections 3, bfloat16"] = half
+    polished = SDA(trained, sampler=_ancestral(base, 16, 3), polish=ConditionalSMC())
+    methods["ancestral 16, corrections 3, polished"] = polished
     entries = [
         Entry(f"{case}, {label}", method, 256)
         for label, method in methods.items()
