@@ -95,7 +95,7 @@ class DiffusersDenoiser:
     steps of the scheduler; levels beyond have its first or its last step.
 
     Arguments:
-        unet: ``unet(x, time).sample``, as `UNet2DModel`.
+        unet: ``unet(x, time).sample``, as the ``UNet2DModel`` of diffusers.
         scheduler: Its `alphas_cumprod` and ``config.prediction_type`` are used: "epsilon",
             "sample" or "v_prediction".
 
