@@ -138,7 +138,7 @@ class InflatedLikelihood(Guidance):
             # Depends on x-hat alone, so its products cost the operator's Jacobian, not the
             # network's. Scaled by the row sums of the matrix: where J J^T is diagonal, as for
             # selections, averages of blocks and pointwise functions, the first step is exact.
-            jacobian, adjoint = _linearise(model.operator, mean)
+            jacobian, adjoint = linearise(model.operator, mean)
             gain = align(self.gamma * noise_var, predicted)
             overlap = jacobian(adjoint(torch.ones_like(predicted))).clamp(min=0)
             residual, error = _gaussian(model, y, predicted, gain * overlap)
@@ -152,7 +152,7 @@ class InflatedLikelihood(Guidance):
 
         mean, shift = _pull_back(denoiser, u, noise, y, model, weigh)
         if self.bound is not None:
-            shift = _bounded(shift, self.bound * noise)
+            shift = bounded_shift(shift, self.bound * noise)
         return mean, shift
 
 
@@ -214,7 +214,7 @@ class MMPS(Guidance):
         with torch.enable_grad():
             u = u.detach().requires_grad_()
             mean = denoiser.denoise(u, noise)
-        jacobian, adjoint = _linearise(model.operator, mean.detach())
+        jacobian, adjoint = linearise(model.operator, mean.detach())
 
         def pull_back(v: Tensor) -> Tensor:
             return noise.square() * torch.autograd.grad(mean, u, v, retain_graph=True)[0]
@@ -254,7 +254,7 @@ class MMPS(Guidance):
         )
         shift = pull_back(adjoint(q / unit))
         if self.bound is not None:
-            shift = _bounded(shift, self.bound * noise)
+            shift = bounded_shift(shift, self.bound * noise)
         return mean.detach(), shift
 
 
@@ -354,11 +354,12 @@ def _pull_back(
     return mean.detach(), noise.square() * gradient
 
 
-def _bounded(shift: Tensor, limit: Tensor) -> Tensor:
+def bounded_shift(shift: Tensor, limit: Tensor) -> Tensor:
+    """Return a shift with components within a limit."""
     return torch.minimum(torch.maximum(shift, -limit), limit)
 
 
-def _linearise(
+def linearise(
     operator: Callable[[Tensor], Tensor], x: Tensor
 ) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
     """Products with the operator's Jacobian at x and with its transpose."""

@@ -30,8 +30,8 @@ from scorda.diffusion.guidance import (
     Guidance,
     GuidedDenoiser,
     InflatedLikelihood,
-    _bounded,
-    _linearise,
+    bounded_shift,
+    linearise,
 )
 from scorda.observations.model import ObservationModel
 
@@ -132,7 +132,7 @@ def twist(
     (gradient,) = torch.autograd.grad(predicted, u, weighed)
     shift = noise.square() * gradient
     if guidance.bound is not None:
-        shift = _bounded(shift, guidance.bound * noise)
+        shift = bounded_shift(shift, guidance.bound * noise)
     return Twist(mean.detach(), shift, log)
 
 
@@ -146,7 +146,7 @@ def _diagonal(
     model: ObservationModel, y: Tensor, mean: Tensor, predicted: Tensor, gain: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Weighed residuals and log density where row sums stand for J J^T."""
-    jacobian, adjoint = _linearise(model.operator, mean.detach())
+    jacobian, adjoint = linearise(model.operator, mean.detach())
     overlap = jacobian(adjoint(torch.ones_like(predicted))).clamp(min=0)
     residual = (y.to(predicted) - predicted.detach()).double()
     extra = (align(gain.flatten(), overlap) * overlap).double()
@@ -170,7 +170,7 @@ def _whole(
             f"Got {len(y)} observed values for Twisted with MMPS, which takes as many products "
             f"with the network at each level: use StandardLikelihood above {MOST}."
         )
-    jacobian, _ = _linearise(model.operator, mean.detach())
+    jacobian, _ = linearise(model.operator, mean.detach())
     rows = []
     for unit in torch.eye(len(y)).to(predicted):
         pulled = torch.autograd.grad(predicted, u, unit.expand_as(predicted), retain_graph=True)[0]

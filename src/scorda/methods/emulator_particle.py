@@ -58,7 +58,8 @@ class EmulatorParticleFilter(Assimilator):
 
     The weights still degenerate with the number of independent observations, later than those of
     the bootstrap filter. `least_effective` keeps an effective share of the ancestors by weights
-    :math:`\omega^a`, a < 1: biased, and better beyond about ten observations.
+    :math:`\omega^a`, a < 1, which is biased. On Lorenz-63 it helped with the model and not with an
+    emulator (benchmarks/NOTES.md).
 
     An observation of step 0, which has no ancestors, weighs the members by their likelihood.
 
@@ -122,8 +123,12 @@ class EmulatorParticleFilter(Assimilator):
                 if k in observed:
                     y, model = observed[k]
                     y, streams = y.to(x), rng.spawn(rng.at(analysis, k), 4)
-                    choose = self._weighed if k == 0 else self._adapted
-                    x, numbers = choose(problem, k, x, y, model, streams)
+                    if k:
+                        x, numbers = self._adapted(problem, k, x, y, model, streams)
+                    else:
+                        log_weights = model.log_likelihood(y, x).double()
+                        chosen, numbers = self._chosen(log_weights, streams[0])
+                        x = x[chosen]
                     told.append(numbers)
                 elif k:
                     x = forecast(problem.system, x, rng.at(error, k), k - 1)
@@ -133,19 +138,6 @@ class EmulatorParticleFilter(Assimilator):
         info = {"step": list(observed), "log_evidence": numbers[:, 0], "ess": numbers[:, 1]}
         drawn = torch.stack(states, 1)
         return Analysis(drawn, problem.space, None, info, self.name, start=problem.start)
-
-    def _weighed(
-        self,
-        problem: Problem,
-        k: int,
-        x: Float[Tensor, "ensemble ..."],
-        y: Float[Tensor, "obs"],
-        model: ObservationModel,
-        streams: list[torch.Generator],
-    ) -> tuple[Float[Tensor, "ensemble ..."], Float[Tensor, "2"]]:
-        """Return members of step 0 drawn by their likelihood, log evidence and effective size."""
-        chosen, numbers = self._chosen(model.log_likelihood(y, x).double(), streams[0])
-        return x[chosen], numbers
 
     def _adapted(
         self,
