@@ -29,6 +29,7 @@ extensions = [
     "command_help",
     "benchmark_results",
     "own_names",
+    "notebook_words",
 ]
 # Formulas without a network: `make docs` installs it, and checks that no page loads from afar.
 if find_spec("sphinx-mathjax-offline"):
@@ -123,6 +124,9 @@ sphinx_gallery_conf = {
 
 html_theme = "pydata_sphinx_theme"
 html_title = "Scorda"
+# Where a workflow of GitHub publishes it.
+_owner, _, _name = os.environ.get("GITHUB_REPOSITORY", "").partition("/")
+html_baseurl = f"https://{_owner.lower()}.github.io/{_name}/" if _name else ""
 html_static_path = ["_static"]
 html_css_files = ["scorda.css"]
 html_extra_path = ["llms.txt"]

@@ -8,6 +8,7 @@ from . import (
     observations as observations,
     priors as priors,
     report as report,
+    store as store,
     systems as systems,
     testing as testing,
 )

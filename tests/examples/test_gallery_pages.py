@@ -1,5 +1,6 @@
 """Scripts of the gallery are numbered; they and the tutorials tell their pictures in words."""
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -32,3 +33,21 @@ def test_links_of_the_site_to_scripts_name_some_that_are_there():
     }
     assert named <= {f"{script.parent.name}/{script.stem}" for script in SCRIPTS}
     assert named
+
+
+def test_downloaded_notebooks_have_words_in_the_place_of_roles():
+    spec = importlib.util.spec_from_file_location(
+        "notebook_words", DOCS / "extensions" / "notebook_words.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for script in [*TUTORIALS, *SCRIPTS]:
+        folder = "learn" if script in TUTORIALS else f"examples/{script.parent.name}"
+        text = module.in_words(script.read_text(encoding="utf-8"), folder)
+        assert not re.search(r":(?!math)[a-z:]+:`", text), script
+    said = ":doc:`03_stations`, :doc:`/data`, :cite:t:`hunt2007`, :class:`~scorda.EnKF`"
+    known = module.in_words(said, "learn", "https://example.org/scorda/")
+    assert "[Your files](https://example.org/scorda/data.html)" in known
+    assert "[Hunt et al. (2007)](https://" in known
+    assert known.endswith("`scorda.EnKF`")
+    assert "*Your files*" in module.in_words(said, "learn")
