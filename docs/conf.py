@@ -74,6 +74,8 @@ def with_links_to_pages(app: Any, page: str, source: list[str]) -> None:
     """Link to pages where the repository links to files."""
     for file, there in PAGES.items():
         source[0] = source[0].replace(f"]({file}", f"]({there}")
+    if REPOSITORY and page == "index":
+        source[0] = source[0].replace("cd scorda ", f"git clone {REPOSITORY}\ncd scorda ", 1)
     # Files of results are no pages.
     source[0] = re.sub(r"\[([^\]]*)\]\((\.\./benchmarks/)?results[^)]*\)", r"\1", source[0])
 
@@ -127,6 +129,7 @@ html_title = "Scorda"
 # Where a workflow of GitHub publishes it.
 _owner, _, _name = os.environ.get("GITHUB_REPOSITORY", "").partition("/")
 html_baseurl = f"https://{_owner.lower()}.github.io/{_name}/" if _name else ""
+REPOSITORY = f"{os.environ.get('GITHUB_SERVER_URL', '')}/{_owner}/{_name}" if _name else ""
 html_static_path = ["_static"]
 html_css_files = ["scorda.css"]
 html_extra_path = ["llms.txt"]
@@ -137,5 +140,6 @@ html_theme_options = {
     "footer_start": ["copyright"],
     "footer_end": [],
     "show_toc_level": 2,
+    **({"github_url": REPOSITORY} if REPOSITORY else {}),
 }
 html_show_sourcelink = False

@@ -8,8 +8,8 @@ the other two?
 
 # %%
 # A *twin experiment* makes a truth with the model, and observations of it, so that a posterior
-# can be compared with what really happened. Here the model is Lorenz's of 1963, with variables
-# x, y and z; only x is observed.
+# can be compared with what really happened. Here the model is that of :cite:t:`lorenz1963`, with
+# variables x, y and z; only x is observed.
 import scorda as sc
 
 system = sc.systems.Lorenz63()
@@ -38,8 +38,8 @@ filtered = sc.EnKF(inflation=1.02).assimilate(problem, members=64, generator=3)
 # %%
 # Compare
 # -------
-# The error of the mean alone rewards a collapsed ensemble: look at the spread and at the CRPS,
-# continuous ranked probability score, beside it. Spread over skill is near 1 for an honest
+# The error of the mean (RMSE, root mean square error) alone rewards a collapsed ensemble: look at
+# the spread and at the CRPS, continuous ranked probability score, beside it. Spread over skill is near 1 for an honest
 # ensemble, in the mean over many runs; this is one short run.
 for analysis in (smoothed, filtered):
     states = analysis.states

@@ -36,7 +36,8 @@ system = sc.systems.FunctionSystem(step, start, space, noise_std=0.01)
 system
 
 # %%
-# Count prey every 20 steps, with an error of 20 %:
+# Count prey every 20 steps, with an error of 20 %, and estimate both with the ETKF, an ensemble
+# transform Kalman filter:
 model = sc.ObservationModel(sc.Select([0]), std=0.2)
 truth, problem = sc.twin_experiment(system, model, steps=400, every=20, generator=0)
 analysis = sc.ETKF(inflation=1.02).assimilate(problem, members=20, generator=1)
@@ -60,5 +61,5 @@ print(
 # --observations counts.csv``, where ``make`` is a function that is annotated to return a
 # ``System``.
 #
-# **Next:** :doc:`/howto/index` shows how to choose a method, inflation and localization; or go
-# on with maps: :doc:`03_stations`.
+# **Next:** :doc:`/howto/choose_a_method`, and :doc:`/howto/inflation`; or go on with maps:
+# :doc:`03_stations`.

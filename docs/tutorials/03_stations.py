@@ -92,9 +92,9 @@ main(
 # %%
 # Draw maps
 # ---------
-# SDA (:cite:t:`rozet2023`) draws hourly maps of the day, given the table. Here we know the truth,
-# and give it for the scores; with real data ``--withhold 0.2`` keeps rows back and scores with
-# them::
+# SDA, score-based data assimilation (:cite:t:`rozet2023`), draws hourly maps of the day, given the
+# table. Here we know the truth, and give it for the scores; with real data ``--withhold 0.2``
+# keeps rows back and scores with them::
 #
 #    scorda assimilate --prior prior.safetensors --method sda --observations stations.csv
 #        --start 2019-03-22 --steps 23 --members 16 --truth day.nc --out day.zarr

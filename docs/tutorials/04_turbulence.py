@@ -20,9 +20,9 @@ problem
 # %%
 # Without localization
 # --------------------
-# 40 members span 39 directions. Between distant points they have correlations that are there by
-# chance alone, and an observation moves points that it knows nothing of. Soon the members agree
-# on something wrong.
+# The ETKF, ensemble transform Kalman filter, uses each observation everywhere. 40 members span 39
+# directions. Between distant points they have correlations that are there by chance alone, and an
+# observation moves points that it knows nothing of. Soon the members agree on something wrong.
 global_filter = sc.ETKF(inflation=1.05).assimilate(problem, members=40, generator=1)
 
 # %%
@@ -58,4 +58,4 @@ figure = sc.report.fields(local_filter, step=-1, truth=truth, observations=probl
 
 # %%
 # **Next:** :doc:`05_train_a_prior`. Which inflation and radius are right is measured, not
-# guessed: :doc:`/howto/index`.
+# guessed: :doc:`/howto/inflation`.

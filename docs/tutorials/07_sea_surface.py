@@ -7,9 +7,10 @@ sea.
 """
 
 # %%
-# The record is one of the Met Office (OSTIA, Open Government Licence) that comes with the package
-# ``iris-sample-data``: 54 months around the equator, of which we take the longitudes from Sumatra
-# to New Guinea. 42 months are to learn from; the last twelve are to be mapped.
+# The record is one of the Met Office (OSTIA, Operational Sea Surface Temperature and Ice Analysis;
+# Open Government Licence) that comes with the package ``iris-sample-data``: 54 months around the
+# equator, of which we take the longitudes from Sumatra to New Guinea. 42 months are to learn from;
+# the last twelve are to be mapped.
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,6 +55,7 @@ observations
 # %%
 # Draw the months
 # ---------------
+# SDA, score-based data assimilation (:cite:t:`rozet2023`), draws maps of all months together.
 started = prior.starting(start, months)
 problem = sc.Problem(started, observations, months - 1)
 analysis = sc.SDA(started).assimilate(problem, members=16, generator=1)
@@ -63,7 +65,8 @@ analysis = sc.SDA(started).assimilate(problem, members=16, generator=1)
 figure = sc.report.fields(analysis, step=3, truth=truth, observations=observations)
 
 # %%
-# At the points that were not observed:
+# At the points that were not observed, the error of the mean (RMSE, root mean square error) and of
+# the ensemble (CRPS, continuous ranked probability score):
 unseen = values.isnan() & space.inside
 states = analysis.states.double().flatten(2)[:, unseen]
 crps = float(sc.metrics.crps(states, truth.flatten(1)[unseen]))
