@@ -45,7 +45,7 @@ def title_of(page: str) -> str:
         script = DOCS / SCRIPTS[folder] / f"{name}.py"
         text = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or ""
         return text.splitlines()[0]
-    (file,) = (DOCS / f"{page}{end}" for end in (".md", ".rst") if (DOCS / f"{page}{end}").exists())
+    (file,) = DOCS.glob(f"{page}.[mr]*")
     lines = file.read_text(encoding="utf-8").splitlines()
     return next(line.removeprefix("# ") for line in lines if re.match(r"# |\w", line))
 

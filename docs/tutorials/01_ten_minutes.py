@@ -39,8 +39,8 @@ filtered = sc.EnKF(inflation=1.02).assimilate(problem, members=64, generator=3)
 # Compare
 # -------
 # The error of the mean (RMSE, root mean square error) alone rewards a collapsed ensemble: look at
-# the spread and at the CRPS, continuous ranked probability score, beside it. Spread over skill is near 1 for an honest
-# ensemble, in the mean over many runs; this is one short run.
+# the spread and at the CRPS, continuous ranked probability score, beside it. Spread over skill is
+# near 1 for an honest ensemble, in the mean over many runs; this is one short run.
 for analysis in (smoothed, filtered):
     states = analysis.states
     print(
