@@ -41,7 +41,7 @@ def in_words(text: str, folder: str, base: str = "") -> str:
 def title_of(page: str) -> str:
     """Return the first heading of a page, named from the root of the site."""
     folder, _, name = page.partition("/")
-    if folder in SCRIPTS and name != "index":
+    if folder in SCRIPTS:
         script = DOCS / SCRIPTS[folder] / f"{name}.py"
         text = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or ""
         return text.splitlines()[0]
