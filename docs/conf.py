@@ -132,6 +132,7 @@ html_baseurl = f"https://{_owner.lower()}.github.io/{_name}/" if _name else ""
 REPOSITORY = f"{os.environ.get('GITHUB_SERVER_URL', '')}/{_owner}/{_name}" if _name else ""
 html_static_path = ["_static"]
 html_css_files = ["scorda.css"]
+html_js_files = [("names.js", {"defer": "defer"})]
 html_extra_path = ["llms.txt"]
 html_theme_options = {
     "show_prev_next": True,
