@@ -128,6 +128,26 @@ def test_rows_of_different_lengths_are_refused():
         as_tensor([[1.0], [1.0, 2.0]], "values")
 
 
+@pytest.mark.parametrize("name", ["rmse", "crps", "coverage"])
+def test_metrics_take_lists_and_refuse_text(name, unchecked):
+    ensemble, truth = np.random.default_rng(0).normal(size=(6, 2, 3)), np.zeros((2, 3))
+    metric = getattr(metrics, name)
+    expected = metric(torch.tensor(ensemble), torch.tensor(truth))
+    torch.testing.assert_close(metric(ensemble.tolist(), truth.tolist()), expected)
+    with pytest.raises(TypeError, match="give an array of real numbers"):
+        metric("members", truth)
+
+
+@pytest.mark.parametrize("members", [20.0, "20", None, True])
+def test_a_number_of_members_is_a_whole_number(members, unchecked):
+    seen = Observations(ObservationModel(Select([0]), std=1.0), [1], [[0.0]])
+    problem = Problem(
+        LinearGaussian(torch.eye(2), torch.eye(2), torch.zeros(2), torch.eye(2)), seen, 1
+    )
+    with pytest.raises(TypeError, match=r"Got members = .* give a whole number"):
+        EnKF().assimilate(problem, members)
+
+
 def test_numbers_and_lists_have_the_default_type():
     torch.set_default_dtype(torch.float32)
     assert as_tensor([1.5, 2], "values").dtype == as_tensor(3, "values").dtype == torch.float32

@@ -165,6 +165,11 @@ def test_other_sources_of_randomness_are_refused(unchecked):
         rng.as_generator(np.random.default_rng(0))
 
 
+def test_a_seed_that_is_too_large_is_refused():
+    with pytest.raises(ValueError, match="give one of at most 63 bits"):
+        rng.as_generator(2**70)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(1, (3,)), (4, (2, 3)), (40, (40,)), (2, ()), (300, (200,))])
 def test_draws_made_ahead_are_those_made_alone(shape, dtype):

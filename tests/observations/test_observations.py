@@ -303,6 +303,11 @@ def test_steps_may_come_from_numpy_and_torch(unchecked):
     assert observations(steps=np.array([3, 9])).steps == (3, 9)
     assert observations(steps=torch.tensor([3, 9])).steps == (3, 9)
     assert observations(steps=range(4, 6)).steps == (4, 5)
+    for steps in (8, None):
+        with pytest.raises(TypeError, match="give a list, with one entry per row"):
+            observations(steps=steps)
+    with pytest.raises(ValueError, match="Got the step False"):
+        observations(steps=[False, True])
     assert len(observations()) == 2
 
 

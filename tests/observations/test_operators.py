@@ -315,3 +315,30 @@ def test_a_black_box_gets_a_numpy_copy_and_returns_any_real_type(made):
     y = Function(rounded, differentiable=False)(x)
     assert torch.equal(y, torch.tensor([[0.0, 1.0], [1.0, 0.0]])) and y.dtype == x.dtype
     assert torch.equal(x, torch.tensor([[0.2, 1.1], [0.9, 0.4]]))
+
+
+@pytest.mark.parametrize(
+    "made",
+    [lambda x: x.numpy(), lambda x: x.tolist(), lambda x: None, lambda x: x.to(torch.complex128)],
+)
+def test_a_function_of_torch_returns_a_real_tensor(made, unchecked):
+    """The imaginary part of a complex number would be dropped without a word."""
+    for operator in (Function(made), Pointwise(made)):
+        with pytest.raises(TypeError, match="must be a real torch tensor"):
+            operator(torch.ones(4, 3))
+
+
+def test_a_function_that_changes_its_states_is_refused():
+    """These are the members of the ensemble: the analysis would go on with other ones."""
+    for operator in (Function(lambda x: x.mul_(2.0)), Pointwise(lambda x: x.mul_(2.0))):
+        with pytest.raises(ValueError, match=r"changed the states .* x.clone"):
+            operator(torch.ones(4, 3))
+    kept = Function(lambda x: x.clone().mul_(2.0))
+    assert (kept(torch.ones(4, 3)) == 2.0).all()
+    assert torch.func.jacrev(lambda x: kept(x).sum())(torch.ones(4, 3)).tolist() == [[2.0] * 3] * 4
+
+
+@pytest.mark.parametrize("indices", [1, None, torch.tensor(1), np.array([[0, 1]])])
+def test_indices_are_a_list(indices, unchecked):
+    with pytest.raises(TypeError, match="indices: give a list of whole numbers"):
+        Select(indices)

@@ -17,6 +17,21 @@ def test_codes_are_found(code, count):
     assert np.flatnonzero(suspicious(values)).tolist() == list(range(count))
 
 
+@pytest.mark.parametrize("code", [0.0, -9999.0, 9.96921e36, 200.0])
+@pytest.mark.parametrize("share", [0.25, 0.75])
+def test_a_code_at_all_points_of_land_is_found(code, share):
+    """Many values are the same number: the climate is that of the others."""
+    land = np.arange(len(NORMAL)) < share * len(NORMAL)
+    assert (suspicious(np.where(land, code, NORMAL)) == land).all()
+
+
+@pytest.mark.parametrize("end", [-32.767, 32.767])
+def test_the_end_of_a_packed_range_is_no_heavy_tail(end):
+    """Temperatures in K never differ by a multiple, so that a multiple says nothing of them."""
+    values = np.append(NORMAL, 280.0 + 2 * end)
+    assert np.flatnonzero(suspicious(values)).tolist() == [len(NORMAL)]
+
+
 @pytest.mark.parametrize(
     "values",
     [
@@ -26,6 +41,8 @@ def test_codes_are_found(code, count):
         np.concatenate([NORMAL - 280.0, NORMAL - 180.0]),
         np.zeros(100),
         np.append(np.zeros(100), 5.0),
+        np.append(np.zeros(900), np.exp(np.random.default_rng(1).normal(size=100))),
+        np.round(NORMAL - 280.0),
         np.array([1.0, 2.0, 50.0]),
         np.array([]),
     ],

@@ -1,12 +1,15 @@
 """Columns of tables come back as they were written, and malformed tables are refused."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import xarray
 
 from scorda.core.columns import numbers
 from scorda.core.files import write_columns
@@ -206,6 +209,79 @@ def test_stations_of_the_conventions_are_rows(unchecked, layout):
     assert read["value"][order].tolist() == frame["t2m"].tolist()
     assert read["longitude"][order].tolist() == frame["lon"].tolist()
     assert (read["time"][order].astype("M8[us]") == frame["time"].to_numpy("M8[us]")).all()
+
+
+RAGGED = {
+    "too few rows": ("size", [2, 1], "has 4 rows, and 3 by 'size'"),
+    "a negative number of rows": ("size", [5, -1], "'size' that are no whole numbers"),
+    "an absent number of rows": ("size", [2.0, np.nan], "'size' that are no whole numbers"),
+    "stations from 1": ("which", [1, 1, 2, 2], "has 2 stations, and 2 in 'which'"),
+    "a negative station": ("which", [0, 0, -1, 1], "'which' that are no whole numbers"),
+}
+
+
+@pytest.mark.parametrize("how", RAGGED)
+def test_ragged_rows_of_no_station_are_refused(how, unchecked):
+    """A station counted from the end would give its rows to another one."""
+    name, entries, says = RAGGED[how]
+    attribute = {"size": "sample_dimension", "which": "instance_dimension"}[name]
+    along, of = ("station", "obs") if name == "size" else ("obs", "station")
+    frame = stations()
+    data = xarray.Dataset(
+        {n: ("obs", frame[n].values) for n in ("time", "t2m")}
+        | {name: (along, entries, {attribute: of})},
+        {"lat": ("station", [50.0, 51.5]), "lon": ("station", [1.0, 2.25])},
+    )
+    with pytest.raises(ValueError, match=re.escape(says)):
+        read_columns(data, ("t2m",))
+
+
+def test_numbers_with_a_decimal_comma_are_numbers_where_no_comma_separates(tmp_path):
+    """As spreadsheets save them where the decimal point is a comma."""
+    frame, path = stations(), tmp_path / "a.csv"
+    frame.to_csv(path, index=False, sep=";", decimal=",")
+    read = read_columns(path)
+    for name in ("lat", "lon", "t2m"):
+        assert numbers(read[name])[0].tolist() == frame[name].tolist()
+
+
+def test_columns_have_their_usual_names():
+    """A unit that is not seen would be the wrong one."""
+    read = read_columns({"Time": [0], "VALUE": [1.0], "Unit": ["degC"], "value": [2.0]})
+    assert sorted(read) == ["VALUE", "time", "units", "value"]
+    assert read["value"].tolist() == [2.0]
+
+
+def test_a_package_that_is_missing_is_named(tmp_path, monkeypatch):
+    import pandas
+
+    def without(*args, **kwargs):
+        raise ImportError("`Import zstandard` failed.")
+
+    monkeypatch.setattr(pandas, "read_csv", without)
+    (tmp_path / "a.csv.zst").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"a.csv.zst needs another package .* install it"):
+        read_columns(tmp_path / "a.csv.zst")
+
+
+@pytest.mark.parametrize("values", [[1 + 1j, 2.0], ["a", "b"]])
+def test_complex_numbers_are_refused_in_every_table(values):
+    import pandas
+
+    frame = pandas.DataFrame({"time": [0, 1], "value": values})
+    for table in (frame, dict(frame)):
+        if isinstance(values[0], str):
+            assert read_columns(table)["value"].tolist() == values
+        else:
+            with pytest.raises(ValueError, match="complex numbers in a table"):
+                read_columns(table)
+
+
+def test_columns_may_be_tensors_and_bytes():
+    tensor = torch.tensor([1.0, 2.0], requires_grad=True)
+    given = {"value": tensor, "half": tensor.bfloat16(), "variable": np.array([b"a", b"b"])}
+    read = read_columns(given)
+    assert [read[n].tolist() for n in given] == [[1.0, 2.0], [1.0, 2.0], ["a", "b"]]
 
 
 def test_stations_whose_values_are_text_are_refused(unchecked):

@@ -57,6 +57,12 @@ SAME = {
     "valid_time and a single level": lambda d: d.rename(time="valid_time").expand_dims(
         pressure_level=[850.0]
     ),
+    "positions in radians": lambda d: d.assign_coords(
+        latitude=("latitude", np.deg2rad(LAT), {"units": "radian", "standard_name": "latitude"}),
+        longitude=("longitude", np.deg2rad(LON), {"units": "rad"}),
+    ),
+    "points of several labels": lambda d: d.stack(place=("latitude", "longitude")),
+    "an empty unit": lambda d: d.assign(t2m=d.t2m.assign_attrs(units=" ")),
     "one member": lambda d: d.expand_dims(number=[3], axis=1),
     "a larger domain": lambda d: d.pad(longitude=(0, 2), constant_values=0.0).assign_coords(
         longitude=np.arange(-5.0, 6.0)
@@ -69,7 +75,8 @@ SAME = {
 @pytest.mark.parametrize("stored", [False, True])
 def test_the_same_states_come_of_each_way_to_write_them(tmp_path, how, stored):
     source, tolerance = SAME[how](truth()), 1e-9
-    if stored:
+    # A file cannot hold several labels of a point.
+    if stored and how != "points of several labels":
         encoding = {}
         if how == "packed integers":
             encoding = {"t2m": {"dtype": "int32", "scale_factor": 0.01, "_FillValue": -(2**31)}}
@@ -101,6 +108,11 @@ REFUSED = {
         lambda d: d.assign_coords(time=d.time - np.timedelta64(1, "D")),
         "none is of step 0",
     ),
+    "a time twice": (
+        lambda d: xarray.concat([d, d.isel(time=[3]) + 5.0], "time"),
+        "2019-03-15T03:00:00.000000000 of step 3 twice",
+    ),
+    "complex numbers": (lambda d: d.astype(complex), "has 't2m' as complex128 on the axes"),
     "a level too many": (lambda d: d.expand_dims(level=[850.0, 500.0]), "the axis 'level'"),
     "two members": (lambda d: d.expand_dims(number=[0, 1]), "2 series or members: select one"),
     "no values": (lambda d: d.where(d.time != d.time[2]), "not finite"),
@@ -140,6 +152,25 @@ def test_fields_may_lack_positions_where_that_is_asked_for():
     finer = truth().interp(latitude=np.arange(45.0, 50.1, 0.5))
     with pytest.raises(ValueError, match="each must be a position"):
         aligned(finer, SPACE, partly=True)
+
+
+def test_values_of_a_truth_that_are_none_are_said():
+    """Scores against them mean nothing, and nobody else would say so."""
+    _, notes = read_states(truth(np.where(LAT[:, None] == 46, -9999.0, VALUES)), SPACE, 12, START)
+    assert notes[-1] == "117 values of t2m are far from all others, such as -9999"
+
+
+@pytest.mark.parametrize("name", ["depth", "height"])
+def test_a_level_of_another_kind_is_no_level_of_the_space(name):
+    space = StateSpace(
+        (2,), 1.0, ("t",), {"level": np.array([500.0, 850.0])}, units={"level": "hPa"}
+    )
+    data = xarray.Dataset(
+        {"t": (("time", name), np.zeros((2, 2)))}, {"time": [0.0, 1.0], name: [500.0, 850.0]}
+    )
+    with pytest.raises(ValueError, match="it needs one for 'level' of the space"):
+        read_states(data, space, 1)
+    read_states(data.rename({name: "plev"}), space, 1)
 
 
 def test_levels_are_converted():

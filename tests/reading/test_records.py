@@ -69,7 +69,7 @@ def test_bounds_flags_and_other_shapes_are_left_out_and_named():
     assert "flag, index, orography" in note
 
 
-@pytest.mark.parametrize("name", ["series", "member", "number", "trajectory", "run"])
+@pytest.mark.parametrize("name", ["ens", "series", "member", "number", "trajectory", "run"])
 def test_independent_series_are_no_space(name):
     """The axis `run` has no name that is known, so that the user names it."""
     data = record().expand_dims({name: [0, 1]}, axis=1)
@@ -139,6 +139,56 @@ def test_days_of_any_calendar_are_regular(calendar):
     assert found.space.dt == 24.0 and found.space.calendar == calendar
     days = {"noleap": 10, "360_day": 12, "julian": 11, "all_leap": 11}
     assert len(found) == days[calendar]
+
+
+def test_a_mesh_in_radians_is_one_in_degrees():
+    """As the models on icosahedra write it; a radian is 57 degrees."""
+    lat, lon = np.array([45.0, 46.0, 46.5, 47.0]), np.array([-2.0, 0.0, 1.0, 3.0])
+    values = np.random.default_rng(0).normal(size=(30, 4))
+    data = xarray.Dataset(
+        {"t": (("time", "cell"), values, {"coordinates": "clat clon"})},
+        {
+            "time": np.datetime64("2019-03-01", "ns") + np.arange(30) * np.timedelta64(1, "h"),
+            "clat": ("cell", np.deg2rad(lat), {"units": "radian", "standard_name": "latitude"}),
+            "clon": ("cell", np.deg2rad(lon), {"units": "radian", "standard_name": "longitude"}),
+        },
+    )
+    space = read_fields(data).space
+    np.testing.assert_allclose(space.points["clat"], lat, atol=1e-9)
+    np.testing.assert_allclose(space.points["clon"], lon, atol=1e-9)
+    assert space.units["clat"] == "degrees_north"
+    assert "converted clat from radians to degrees" in read_fields(data).notes
+
+
+def test_dates_as_numbers_and_durations_are_times():
+    """20190331 and 20190401 are a day apart, not seventy."""
+    days = np.array(["2019-03-30", "2019-03-31", "2019-04-01"], dtype="M8[D]")
+    values = np.random.default_rng(0).normal(size=(3, 5))
+
+    def read(times, **attributes):
+        axes = {"time": ("time", times, attributes)}
+        return read_fields(xarray.Dataset({"t": (("time", "x"), values)}, axes))
+
+    written = [float(str(d).replace("-", "")) for d in days]
+    for found in (read(np.array(written)), read(np.array(written, dtype=int))):
+        assert (found.space.dt, found.start) == (24.0, "2019-03-30T00:00:00")
+        assert found.states.shape[1] == 3
+        assert "took numbers such as 20190321 for dates" in found.notes
+    half = np.array([20190330.0, 20190330.5, 20190331.0])
+    found = read(half, units="day as %Y%m%d.%f")
+    assert (found.space.dt, found.start) == (12.0, "2019-03-30T00:00:00")
+    # What is no date stays model time.
+    assert read(np.array([20190350.0, 20190351.0, 20190352.0])).start is None
+    assert read(np.arange(3) * np.timedelta64(3600 * 10**9, "ns")).space.dt == 1.0
+
+
+@pytest.mark.parametrize("units, calendar", [("years since 1900-01-01", "standard"),
+                                              ("days since 1900-01-01", "none")])  # fmt: skip
+def test_times_that_cannot_be_decoded_are_named(units, calendar):
+    axes = {"time": ("time", np.arange(3.0), {"units": units, "calendar": calendar})}
+    data = xarray.Dataset({"t": (("time", "x"), np.zeros((3, 5)))}, axes)
+    with pytest.raises(ValueError, match=r"times that cannot be decoded .* give them units such"):
+        read_fields(data)
 
 
 def test_repeated_and_swapped_times_are_named():

@@ -6,6 +6,7 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 from typing import final
 
 from scorda.core import rng
@@ -258,8 +259,11 @@ def check_members(method: Assimilator, members: int) -> None:
     """Check the size of an ensemble before a run.
 
     Raises:
+        TypeError: If it is no whole number.
         DegenerateEnsemble: If the method cannot work with so few members.
     """
+    if not isinstance(members, Integral) or isinstance(members, bool):
+        raise TypeError(f"Got members = {members!r}: give a whole number.")
     if members < method.least_members:
         raise DegenerateEnsemble(
             f"Got {members} members: {method.name} needs at least {method.least_members}."

@@ -24,6 +24,7 @@ from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.observations.analysis import Analysis
 from scorda.observations.observations import Observations
+from scorda.observations.repeated import without_repeated
 from scorda.observations.rows import How
 from scorda.priors.trajectory import Prior
 from scorda.reading.columns import is_text_table
@@ -223,7 +224,8 @@ def read_observations(
 ) -> list[Observations]:
     """Read one instrument per file and variable: a table, or fields with NaN (NetCDF, zarr).
 
-    Of fields, all variables of the space are read that a file holds, unless one is asked for.
+    Of fields, all variables of the space are read that a file holds, unless one is asked for. A
+    report that two files have counts once.
     """
     found = []
     for path in paths:
@@ -240,7 +242,7 @@ def read_observations(
                     path, space, std or 1.0, name, None, start, tolerance, steps, **fields
                 )
             )
-    return found
+    return without_repeated(found, space) if len(paths) > 1 else found
 
 
 def climate_of(system: Any, members: int = 64) -> dict[str, tuple[float, float]]:

@@ -68,6 +68,8 @@ def as_indices(values: Iterable[Any], what: str) -> tuple[int, ...]:
         TypeError: If one is no whole number; True and False are none.
     """
     found = []
+    if not isinstance(values, Iterable) or getattr(values, "ndim", 1) != 1:
+        raise TypeError(f"Got {values!r:.80} for {what}: give a list of whole numbers.")
     for value in values:
         plain = value.item() if hasattr(value, "item") else value
         if isinstance(plain, bool) or not hasattr(plain, "__index__"):
@@ -95,22 +97,26 @@ def as_positions(positions: ArrayLike | None, observations: int | None = None) -
 
 def takes_arrays(function: Callable[..., Result]) -> Callable[..., Result]:
     """Let a function of tensors take arrays of any kind, as `as_tensor` does."""
-    names = tuple(inspect.signature(function).parameters)
+    parameters = inspect.signature(function).parameters
+    names = tuple(parameters)
+    arrays = {name for name, p in parameters.items() if "Tensor" in str(p.annotation)}
 
     @wraps(function)
     def taking(*args: Any, **kwargs: Any) -> Result:
         # More arguments than names: the function itself says so.
         labels = names + names[-1:] * len(args)
-        given = [_taken(v, name) for v, name in zip(args, labels, strict=False)]
-        return function(*given, **{name: _taken(v, name) for name, v in kwargs.items()})
+        given = [_taken(v, n, n in arrays) for v, n in zip(args, labels, strict=False)]
+        named = {n: _taken(v, n, n in arrays) for n, v in kwargs.items()}
+        return function(*given, **named)
 
     return taking
 
 
-def _taken(value: Any, name: str) -> Any:
-    """An array as a tensor; anything else, numbers among them, as it is."""
+def _taken(value: Any, name: str, wanted: bool) -> Any:
+    """An array as a tensor, also a list where one is wanted; anything else as it is."""
     array = hasattr(value, "__array__") and not isinstance(value, np.generic)
-    return as_tensor(value, name) if array else value
+    listed = wanted and isinstance(value, list | tuple | str)
+    return as_tensor(value, name) if array or listed else value
 
 
 def _unreal(what: str, dtype: Any) -> TypeError:

@@ -55,7 +55,7 @@ def instants(values: np.ndarray, calendar: str = "proleptic_gregorian") -> np.nd
 
     plain = pandas.api.types.infer_dtype(values, skipna=False) == "string"
     if is_gregorian(calendar) and (plain or not any(hasattr(v, "calendar") for v in values)):
-        kinds = (str, datetime.datetime, np.datetime64)
+        kinds = (str, datetime.date, np.datetime64)
         text = values if plain else [str(v) if isinstance(v, kinds) else "" for v in values]
         # A date has ten characters, and the next one decides whether it ends there.
         others = {begin for begin in {v[:11] for v in text} if not DATE.match(begin)}

@@ -86,6 +86,7 @@ def as_generator(source: Seed) -> torch.Generator | None:
 
     Raises:
         TypeError: If it is neither a generator nor a whole number.
+        ValueError: If it is a larger number than torch takes.
     """
     if source is None or isinstance(source, torch.Generator):
         return source
@@ -95,6 +96,8 @@ def as_generator(source: Seed) -> torch.Generator | None:
         raise TypeError(
             f"Got {source!r} as a source of randomness: give a torch.Generator or a whole number."
         ) from None
+    except (ValueError, RuntimeError, OverflowError):
+        raise ValueError(f"Got the seed {source}: give one of at most 63 bits.") from None
 
 
 def key(generator: Seed = None) -> Key:

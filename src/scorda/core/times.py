@@ -31,6 +31,7 @@ __all__ = [
     "match_times",
     "phases",
     "phases_of",
+    "same_times",
     "time_axis",
     "time_unit",
 ]
@@ -88,6 +89,14 @@ def match_times(
     if steps is not None:
         reason[known & (step > steps)] = f"time after step {steps}"
     return np.where(np.abs(step) < 2.0**62, step, -1.0).astype(np.int64)[code], reason[code]
+
+
+def same_times(times: np.ndarray, calendar: str) -> np.ndarray:
+    """Return times of a column so that equal ones are equal, in whatever zone they are written."""
+    if times.dtype.kind in "fium":
+        return times
+    elapsed, _, dates = _numbers_and_dates(times, calendar)
+    return np.where(np.isnat(dates), elapsed, dates.astype(np.int64).astype(float))
 
 
 def time_unit(space: StateSpace) -> str:

@@ -8,7 +8,7 @@ steps and values. Where an entry of ``steps`` is a tuple of steps, the operator 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
@@ -75,6 +75,8 @@ class Observations:
     start: Start | None = field(default=None, metadata={"decides": False})
 
     def __post_init__(self) -> None:
+        if not isinstance(self.steps, Iterable):
+            raise TypeError(f"Got steps = {self.steps!r}: give a list, with one entry per row.")
         steps = tuple(_entry(s) for s in self.steps)
         object.__setattr__(self, "steps", steps)
         object.__setattr__(self, "values", as_tensor(self.values, "values"))
@@ -503,6 +505,8 @@ def _check_errors(std: Tensor, values: Tensor) -> None:
 def _entry(step: Any) -> int | tuple[int, ...]:
     """Return an entry of `steps` as an integer or a tuple of them."""
     try:
+        if isinstance(step, bool):
+            raise TypeError
         if isinstance(step, Sequence):
             if not step:
                 raise TypeError

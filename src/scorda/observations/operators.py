@@ -301,7 +301,7 @@ class Pointwise(Operator):
     fn: Callable[[Tensor], Tensor]
 
     def __call__(self, x: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble ..."]:
-        y = self.fn(x)
+        y = _of_torch(self.fn, x, "Pointwise")
         if y.shape != x.shape:
             raise ShapeError(
                 f"The function of Pointwise made shape {tuple(y.shape)} of {tuple(x.shape)}: it "
@@ -335,7 +335,7 @@ class Function(Positioned):
 
     def __call__(self, x: Float[Tensor, "ensemble ..."]) -> Float[Tensor, "ensemble ..."]:
         if self.differentiable:
-            y = self.fn(x)
+            y = _of_torch(self.fn, x, "Function, with differentiable=False for any other library,")
         else:
             y = as_tensor(self.fn(x.numpy(force=True).copy()), "fn(x)").to(x)
         if y.ndim < 1 or len(y) != len(x):
@@ -392,6 +392,21 @@ class Chain(Operator):
     ) -> Float[Tensor, "obs axes"]:
         between = tuple(self.inner(torch.zeros(1, *shape)).shape[1:])
         return self.outer.placed(self.inner.placed(positions, shape), between)
+
+
+def _of_torch(fn: Callable[..., Any], x: Tensor, name: str) -> Tensor:
+    """Call a function of torch, and check that it returns a tensor and leaves its input alone."""
+    before = x._version
+    y = fn(x)
+    if not isinstance(y, Tensor) or y.is_complex():
+        kind = y.dtype if isinstance(y, Tensor) else type(y).__name__
+        raise TypeError(f"The function of {name} returned {kind}: it must be a real torch tensor.")
+    if x._version != before:
+        raise ValueError(
+            f"The function of {name} changed the states that it got: let it work on a copy, "
+            "x.clone()."
+        )
+    return y
 
 
 def _stations(

@@ -25,7 +25,7 @@ from scorda.observations.positions import (
 from scorda.observations.robust_laws import Normal
 from scorda.reading.climate import LIMIT, suspicious
 from scorda.reading.fields import role_of_axis
-from scorda.reading.roles import role_of_name
+from scorda.reading.roles import role_of_name, same_kind
 from scorda.reading.units import conversion
 
 __all__ = ["How", "Rows", "UnusedRow", "position_columns", "unused_rows"]
@@ -194,26 +194,39 @@ class Rows:
         """
         self._check_units()
         notes, usable = list[str](), self.usable
-        code, units = np.zeros(len(value), dtype=np.int64), np.array([""], dtype=object)
-        if "units" in self.columns:
-            code, units = distinct(self.columns["units"])
+        # An error that the caller gives is in the unit of the space already.
+        own = np.zeros(len(value), dtype=bool)
+        if "std" in self.columns:
+            own = ~np.isnan(numbers(self.columns["std"])[0])
         for index, name in enumerate(self.space.variables):
-            for k, unit in enumerate(units):
-                told = str(unit).strip() if isinstance(unit, str) else ""
-                unit = told or (self.how.units or {}).get(name, "")
-                wanted = self.space.units.get(name, "")
-                rows = (variable == index) & (code == k) & usable
-                if not unit or not wanted or not rows.any():
-                    continue
-                factor, offset = _conversion(unit, wanted, name, int(rows.argmax()) + 1)
+            wanted, of = self.space.units.get(name, ""), (variable == index) & usable
+            for unit, rows in self._by_unit("units", of):
+                unit = unit or (self.how.units or {}).get(name, "")
+                factor, offset = _conversion(unit, wanted, f"variable {name!r}", rows)
                 if (factor, offset) != (1.0, 0.0):
-                    # An error that the caller gives is in the unit of the space already.
-                    own = "std" in self.columns and ~np.isnan(numbers(self.columns["std"])[0])
                     value = np.where(rows, factor * value + offset, value)
-                    error = np.where(rows & own, abs(factor) * error, error)
                     count = int(rows.sum())
                     notes.append(f"{count} values of {name} converted from {unit} to {wanted}")
+                for other, some in self._by_unit("std_units", rows & own):
+                    ratio = _conversion(other or unit, wanted, f"std of {name!r}", some)[0]
+                    if ratio != 1.0:
+                        error = np.where(some, abs(ratio) * error, error)
+                    if other and other != unit:
+                        count = int(some.sum())
+                        notes.append(f"{count} std of {name} converted from {other} to {wanted}")
         return value, error, notes
+
+    def _by_unit(self, column: str, of: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+        """Give each unit that a column names for some of the rows, "" for none, and which."""
+        if not of.any():
+            return
+        if column not in self.columns:
+            yield "", of
+            return
+        code, units = distinct(self.columns[column])
+        for k, unit in enumerate(units):
+            if (rows := of & (code == k)).any():
+                yield str(unit).strip() if isinstance(unit, str) else "", rows
 
     def position(self, variable: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return each row's position, the nearest point of its grid, and whether it is there.
@@ -240,8 +253,15 @@ class Rows:
         point, on_grid = np.zeros(rows, dtype=np.int64), np.ones(rows, dtype=bool)
         columns = position_columns(self.columns, space, self.space.same_as)
         if columns is not None:
-            for i, column in enumerate(columns):
-                position[:, i] = self.number(column, "position", of=of)
+            for i, (axis, column) in enumerate(zip(space.position_names, columns, strict=True)):
+                given = self.number(column, "position", of=of)
+                for unit, some in self._by_unit(f"{column}_units", of):
+                    wanted = "" if unit == "1" else space.units.get(axis, "")
+                    words = f"position {column!r}"
+                    factor, offset = _conversion(unit, wanted, words, some)
+                    if (factor, offset) != (1.0, 0.0):
+                        given = np.where(some, factor * given + offset, given)
+                position[:, i] = given
             self.refuse(of & ~within_a_period(position, space), "position more than a period away")
             position = _in_one_turn(position, space)
             if self.how.nearest is not None:
@@ -277,7 +297,12 @@ def position_columns(
     found = []
     for axis in space.position_names:
         role = role_of_axis(axis, space)
-        same = [c for c in columns if role is not None and role_of_name(c) == role]
+        unit = space.units.get(axis, "")
+        same = [
+            c
+            for c in columns
+            if role is not None and role_of_name(c) == role and same_kind(c, axis, unit)
+        ]
         if axis in columns:
             found.append(axis)
         elif same_as.get(axis) in columns:
@@ -305,8 +330,11 @@ def _index(name: str, names: tuple[str, ...]) -> int:
     return names.index(name) if name in names else -1
 
 
-def _conversion(unit: str, wanted: str, name: str, row: int) -> tuple[float, float]:
+def _conversion(unit: str, wanted: str, what: str, rows: np.ndarray) -> tuple[float, float]:
+    """Return factor and offset of rows; they stay as they are where a unit is not known."""
+    if not unit or not wanted:
+        return 1.0, 0.0
     try:
         return conversion(unit, wanted)
     except ValueError as error:
-        raise ValueError(f"Row {row}, variable {name!r}: {error}") from error
+        raise ValueError(f"Row {int(rows.argmax()) + 1}, {what}: {error}") from error

@@ -15,15 +15,17 @@ CSV file not included.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, SupportsFloat
 
 import numpy as np
 
+from scorda.core.arrays import ArrayLike, as_tensor
 from scorda.core.calendars import start_text
 from scorda.core.columns import distinct
 from scorda.core.space import StateSpace
-from scorda.core.times import match_times
+from scorda.core.times import match_times, same_times
 from scorda.observations.circular import on_one_turn
 from scorda.observations.law_columns import law_of_columns
 from scorda.observations.laws import Law
@@ -34,7 +36,7 @@ from scorda.reading.blocks import NUMBERS, time_blocks
 from scorda.reading.columns import read_columns
 from scorda.reading.fields import aligned
 from scorda.reading.gridded import contiguous
-from scorda.reading.opening import Source, name_of, readable
+from scorda.reading.opening import Source, is_labelled, name_of, readable
 
 __all__ = [
     "UsableRows",
@@ -48,6 +50,8 @@ __all__ = [
 LAND = "some values on land"
 # Reasons that a summary names; more are counted.
 REASONS = 3
+# Significant digits of values that are the same report in other units.
+DIGITS = 12
 # Spreads the bits of a number over 64 (the golden ratio in binary).
 ODD = np.uint64(0x9E3779B97F4A7C15)
 # Largest number of 64 bits.
@@ -148,7 +152,7 @@ def usable_rows(table: Source, space: StateSpace, how: How) -> UsableRows:
         value, error, law = value[usable], error[usable], law[usable]
         period = period[usable]
     told_apart = [period] if len(periods) > 1 else []
-    kept = ~_repeated(times, step, *place.T, value, error, *told_apart)
+    kept = ~_repeated(times, space, step, *place.T, _rounded(value), _rounded(error), *told_apart)
     if not kept.all():
         notes.append(f"{int((~kept).sum())} repeated reports counted once")
         step, place, value = step[kept], place[kept], value[kept]
@@ -175,8 +179,11 @@ def usable_fields(
         raise ValueError(f"Give `variable`, one of {list(space.variables)}.")
     name = space.variables[0] if variable is None else variable
     own, notes = space.only(name), tuple[str, ...]()
-    if not 0 < std < math.inf:
-        raise ValueError(f"Got an observation error std of {std}: it must be positive and finite.")
+    if np.ndim(std) or not isinstance(std, SupportsFloat) or not 0 < float(std) < math.inf:
+        raise ValueError(
+            f"Got an observation error std of {std!r}: it must be positive and finite, one number."
+        )
+    array = _plain(array, name)
     if isinstance(array, np.ndarray):
         shape, parts = array.shape, _parts(array)
     else:
@@ -344,7 +351,15 @@ def _check_columns(
         raise ValueError(f"{name} has no rows: give at least one observation.")
 
 
-def _repeated(times: np.ndarray, *numbers: np.ndarray) -> np.ndarray:
+def _rounded(column: np.ndarray) -> np.ndarray:
+    """Return numbers of as many digits as are left after a conversion of units."""
+    with np.errstate(divide="ignore"):
+        size = np.floor(np.log10(np.abs(column)))
+    scale = 10.0 ** np.where(np.isfinite(size), DIGITS - 1 - size, 0.0)
+    return np.round(column * scale) / scale
+
+
+def _repeated(times: np.ndarray, space: StateSpace, *numbers: np.ndarray) -> np.ndarray:
     """Return which rows have the same time and the same numbers as an earlier one."""
     import pandas
 
@@ -357,7 +372,8 @@ def _repeated(times: np.ndarray, *numbers: np.ndarray) -> np.ndarray:
     alike = pandas.Series(code).isin(ordered[1:][ordered[1:] == ordered[:-1]]).to_numpy()
     rows = {str(i): column[alike] for i, column in enumerate(numbers)}
     out = np.zeros(len(times), dtype=bool)
-    out[alike] = pandas.DataFrame({"time": times[alike], **rows}).duplicated().to_numpy()
+    when = same_times(times[alike], space.calendar)
+    out[alike] = pandas.DataFrame({"time": when, **rows}).duplicated().to_numpy()
     return out
 
 
@@ -411,6 +427,18 @@ def _read_fields(
             yield rows, values
 
     return data[name].shape, parts(), times, notes
+
+
+def _plain(array: Source | ArrayLike, name: str) -> Source | np.ndarray:
+    """Return an array as one of NumPy, and what has labels with the name of its variable."""
+    if is_labelled(array):
+        return array.rename(name) if getattr(array, "name", "") is None else array
+    if isinstance(array, np.ndarray) and array.dtype.kind != "c":
+        return array
+    paths = isinstance(array, Sequence) and all(isinstance(a, str | Path) for a in array)
+    if isinstance(array, str | Path) or paths:
+        return array
+    return as_tensor(array, "the fields").numpy(force=True)
 
 
 def _parts(array: np.ndarray) -> Parts:

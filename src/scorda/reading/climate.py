@@ -1,8 +1,10 @@
 """Values that no measurement of their variable can be: codes for what is missing, other units.
 
-The climate of a record is grown from the middle nine tenths of its values: a value belongs to it
-that is no more than `LIMIT` of its standard deviations from the next one, or of its sign and no
-more than `MULTIPLE` of it. So a heavy tail belongs to it, and a code far from all values does not.
+The climate of a record is grown from the middle nine tenths of its values, without numbers that
+many of them are, such as a code at all points of land. A value belongs to it that is no more than
+`LIMIT` of its standard deviations from the next one, or, where its values spread over a multiple,
+of their sign and no more than `MULTIPLE` of the next one. So a heavy tail belongs to it, and a
+code far from all values does not.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ __all__ = ["LIMIT", "check_values", "climate_of", "sampled", "suspicious"]
 LIMIT = 10.0
 # Multiple of its next neighbour up to which a value of the same sign is of a heavy tail.
 MULTIPLE = 3.0
+# Share of the values from which on a number is one that many are, and that others must have.
+OFTEN, OTHERS = 0.01, 0.05
 # Values beyond which a sample stands for all, and extremes of each part that it has on each side.
 SAMPLE, EXTREMES = 2**18, 50
 # Bounds of what is no infinity.
@@ -43,16 +47,19 @@ def climate_of(values: np.ndarray, limit: float = LIMIT) -> tuple[float, float]:
     present = np.sort(values[np.isfinite(values)], axis=None)
     if present.size < 4:
         return NO_CLIMATE
-    tail = 0.05 if present.size >= 20 else 0.25
-    first, last = int(tail * present.size), int((1 - tail) * present.size)
+    varied = _without_repeated(present)
+    tail = 0.05 if varied.size >= 20 else 0.25
+    ends = varied[[int(tail * varied.size), int((1 - tail) * varied.size)]]
+    first, last = int((present < ends[0]).sum()), int((present <= ends[1]).sum()) - 1
     while True:
         std = present[first : last + 1].std()
         if std == 0.0:
             return NO_CLIMATE
         wide = np.flatnonzero(np.diff(present) > limit * std)
         low, high = present[wide], present[wide + 1]
-        of_tail = ((low > 0) & (high <= MULTIPLE * low)) | ((high < 0) & (low >= MULTIPLE * high))
-        wide = wide[~of_tail]
+        if _has_tail(float(present[first]), float(present[last])):
+            positive, negative = (low > 0) & (high <= MULTIPLE * low), (high < 0)
+            wide = wide[~(positive | (negative & (low >= MULTIPLE * high)))]
         below, above = wide[wide < first], wide[wide >= last]
         wider = int(below[-1]) + 1 if below.size else 0, int(above[0]) if above.size else -1
         if wider[1] < 0:
@@ -60,6 +67,19 @@ def climate_of(values: np.ndarray, limit: float = LIMIT) -> tuple[float, float]:
         if wider == (first, last):
             return float(present[first]), float(present[last])
         first, last = wider
+
+
+def _has_tail(low: float, high: float) -> bool:
+    """Say whether values spread over a multiple, as those of rain, but not temperatures in K."""
+    return low * high <= 0.0 or max(abs(low), abs(high)) >= MULTIPLE * min(abs(low), abs(high))
+
+
+def _without_repeated(ordered: np.ndarray) -> np.ndarray:
+    """Leave out numbers that many values are, such as a code on land, if others are left."""
+    new = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
+    counts = np.diff(np.append(new, ordered.size))
+    others = ordered[np.repeat(counts <= max(OFTEN * ordered.size, 1), counts)]
+    return others if others.size >= max(20, OTHERS * ordered.size) else ordered
 
 
 def sampled(parts: Iterable[np.ndarray], size: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import lzma
+import re
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scorda.core.columns import distinct, is_text
 from scorda.reading.opening import Source, name_of, open_data, readable
 from scorda.reading.stations import rows_of
 
@@ -40,8 +42,13 @@ MOST_COLUMNS = 10_000
 MOST_ROWS = 2**28
 # Fields of a table of text that are read at once, and rows of all of it.
 TOGETHER, WHOLE = 2**18, 2**62
+# Columns of observations, whose names may have capitals, and one with another usual name.
+NAMES = {n: n for n in ("time", "value", "std", "variable", "units", "since", "law")}
+NAMES |= {"unit": "units"}
 # Columns that are text even where all of it is digits.
-LABELS = ("variable", "units")
+LABELS = ("variable", "units", "unit")
+# A number as it is written where commas separate no fields.
+DECIMAL_COMMA = re.compile(r"\s*[+-]?\d*,\d+(?:[eE][+-]?\d+)?\s*")
 # No text has the separator of units (ASCII 31): with it a line is one field.
 WHOLE_LINES: dict[str, Any] = {"sep": "\x1f", "quoting": csv.QUOTE_NONE}
 # The header is read as a row, since pandas renames columns of equal names.
@@ -69,6 +76,15 @@ def read_columns(table: Source, variables: tuple[str, ...] = ()) -> dict[str, np
         FileNotFoundError: If there is no such file.
         ValueError: If the file is malformed or too large, or columns have different lengths.
     """
+    columns = _columns_of(table, variables)
+    named: dict[str, np.ndarray] = {}
+    for name, column in columns.items():
+        usual = NAMES.get(name.strip().lower(), name)
+        named[name if usual in columns or usual in named else usual] = column
+    return named
+
+
+def _columns_of(table: Source, variables: tuple[str, ...]) -> dict[str, np.ndarray]:
     import xarray
 
     if isinstance(table, str | Path):
@@ -80,16 +96,7 @@ def read_columns(table: Source, variables: tuple[str, ...] = ()) -> dict[str, np
         if path.suffix.lower() in PARQUET:
             return _read_parquet(path)
     if isinstance(table, str | Path | xarray.Dataset):
-        dataset = open_data(table, "a NetCDF table (one in CSV is named *.csv)")
-        for name, values in dataset.variables.items():
-            if values.size > MOST_ROWS:
-                raise ValueError(
-                    f"{name_of(table)} has {values.size} values of {name!r}, of which a table has "
-                    f"at most {MOST_ROWS}: give a part of them."
-                )
-        with readable(table, "a table"):
-            dataset = dataset.load()
-        return rows_of(dataset, name_of(table), variables)
+        return _of_data(table, variables)
     if hasattr(table, "to_pandas") and not isinstance(table, Mapping):
         table = table.to_pandas()
     if hasattr(table, "reset_index"):
@@ -106,6 +113,27 @@ def read_columns(table: Source, variables: tuple[str, ...] = ()) -> dict[str, np
     return columns
 
 
+def _of_data(table: Source, variables: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Return the columns of a NetCDF file, a zarr store or a data set."""
+    import pandas
+
+    if not isinstance(table, str | Path):
+        # Levels of labels are columns here, not axes.
+        indexes = {a: i for a, i in table.indexes.items() if a in table.dims}
+        several = [a for a, i in indexes.items() if isinstance(i, pandas.MultiIndex)]
+        table = table.reset_index(several)
+    dataset = open_data(table, "a NetCDF table (one in CSV is named *.csv)")
+    for name, values in dataset.variables.items():
+        if values.size > MOST_ROWS:
+            raise ValueError(
+                f"{name_of(table)} has {values.size} values of {name!r}, of which a table has "
+                f"at most {MOST_ROWS}: give a part of them."
+            )
+    with readable(table, "a table"):
+        dataset = dataset.load()
+    return rows_of(dataset, name_of(table), variables)
+
+
 def _column(values: Any) -> np.ndarray:
     """Return a column as an array of numbers, datetimes (UTC) or objects, NaN where masked."""
     if hasattr(values, "to_pandas") and not hasattr(values, "dtype"):
@@ -118,18 +146,30 @@ def _column(values: Any) -> np.ndarray:
         out = np.array(values.data, dtype=float if numeric else object)
         out[absent] = np.nan if numeric else None
         return out
+    if hasattr(values, "detach"):
+        from scorda.core.arrays import as_tensor
+
+        values = as_tensor(values, "a column").numpy(force=True)
     array = np.asarray(values)
     if array.dtype.kind == "c":
-        raise ValueError("Got complex numbers in a table: give real ones.")
+        raise _complex()
+    if array.dtype.kind == "S":
+        return np.char.decode(array, "utf-8").astype(object)
     if array.dtype.kind in "fiu" and not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     return array
+
+
+def _complex() -> ValueError:
+    return ValueError("Got complex numbers in a table: give real ones.")
 
 
 def _of_series(values: pandas.Series) -> np.ndarray:
     import pandas
 
     kind = values.dtype
+    if pandas.api.types.is_complex_dtype(kind):
+        raise _complex()
     if isinstance(kind, pandas.DatetimeTZDtype):
         return values.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy("M8[us]")
     if isinstance(kind, pandas.PeriodDtype):
@@ -179,6 +219,11 @@ def _read_text(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path} is empty: give a header line and at least one row.") from None
     except _Wide:
         raise
+    except ImportError as error:
+        raise ValueError(
+            f"{path} needs another package to be unpacked ({_reason(error)}): install it, or "
+            "give the table as it is."
+        ) from error
     except (ParserError, OSError, csv.Error, ValueError, *BROKEN) as error:
         raise ValueError(
             f"{path} is no CSV table ({_reason(error)}): save it as CSV in UTF-8, "
@@ -193,7 +238,18 @@ def _read_text(path: Path) -> dict[str, np.ndarray]:
             f"Row {row} of {path} has {fields[row]} fields for {len(names)} columns: separate "
             "fields by commas, and leave none out."
         )
-    return columns or {name: rows[i][1:].to_numpy(object) for i, name in enumerate(names)}
+    columns = columns or {name: rows[i][1:].to_numpy(object) for i, name in enumerate(names)}
+    return columns if sep == "," else {n: _with_points(c) for n, c in columns.items()}
+
+
+def _with_points(column: np.ndarray) -> np.ndarray:
+    """Return text in which numbers have a decimal point in place of a comma."""
+    if not is_text(column):
+        return column
+    code, found = distinct(column)
+    odd = [k for k, entry in enumerate(found) if DECIMAL_COMMA.fullmatch(entry)]
+    found[odd] = [entry.replace(",", ".") for entry in found[odd]]
+    return found[code]
 
 
 class _Wide(ValueError):
@@ -215,7 +271,7 @@ def _typed(
     import pandas
     from pandas.errors import ParserError
 
-    labels = [raw for name, raw in zip(names, header, strict=True) if name in LABELS]
+    labels = [raw for name, raw in zip(names, header, strict=True) if name.lower() in LABELS]
 
     def read(kind: Any, rows: int) -> list[pandas.DataFrame]:
         with pandas.read_csv(

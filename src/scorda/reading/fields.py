@@ -20,10 +20,11 @@ from scorda.core.space import StateSpace
 from scorda.core.sphere import is_latitude, is_longitude
 from scorda.core.times import match_times
 from scorda.reading.blocks import NUMBERS, in_blocks, time_blocks
+from scorda.reading.climate import climate_of, sampled
 from scorda.reading.gridded import Gridded, contiguous, gridded
 from scorda.reading.opening import Source, name_of, open_data, readable
 from scorda.reading.points import at_points, free_axes
-from scorda.reading.roles import role_of_name
+from scorda.reading.roles import role_of_name, same_kind
 from scorda.reading.stations import is_gridded
 from scorda.reading.units import conversion, converted
 
@@ -139,8 +140,13 @@ def read_states(
     if "time" in data.coords:
         exact = 1e-3 * space.dt
         found, reason = match_times(data["time"].values, space, start, exact, steps)
-        places = np.full(steps + 1, -1)
-        places[found[reason == ""]] = np.flatnonzero(reason == "")
+        places, of = np.full(steps + 1, -1), np.flatnonzero(reason == "")
+        places[found[of]] = of
+        if len(twice := of[places[found[of]] != of]):
+            raise ValueError(
+                f"{name_of(source)} has the time {data['time'].values[twice[0]]} of step "
+                f"{found[twice[0]]} twice: give one state of each time."
+            )
         wanted = f"steps 0 to {steps}" + (f" from {start} on" if start is not None else "")
     else:
         places = np.arange(steps + 1)
@@ -170,7 +176,19 @@ def read_states(
         space.check(torch.where(land, 0, states), f"states of {name_of(source)}")
     if land.any():
         notes = (*notes, f"{int(land.sum())} of {land.numel()} values are never there (land)")
-    return states.masked_fill_(~inside, np.nan), notes
+    states.masked_fill_(~inside, np.nan)
+    return states, (*notes, *_far_values(states, space))
+
+
+def _far_values(states: Float[Tensor, "time *state"], space: StateSpace) -> Iterator[str]:
+    """Say which variables have values that none of their measurements can be."""
+    for name in space.variables:
+        values = space.field(states, name)
+        parts = (block.numpy() for _, block in blocks(values[None], NUMBERS))
+        low, high = climate_of(sampled(parts, values.numel()))
+        far = values[(values < low) | (values > high)]
+        if len(far):
+            yield f"{len(far)} values of {name} are far from all others, such as {far[0]:g}"
 
 
 def _loaded(data: xarray.Dataset, places: np.ndarray) -> Iterator[tuple[slice, xarray.Dataset]]:
@@ -208,7 +226,12 @@ def _renamed(
         if axis in found.axes or axis in free_axes(space):
             continue
         role = role_of_axis(axis, space)
-        same = [a for a in left if role is not None and found.roles.get(a) == role]
+        unit = space.units.get(axis, "")
+        same = [
+            a
+            for a in left
+            if role is not None and found.roles.get(a) == role and same_kind(a, axis, unit)
+        ]
         if same:
             names[same[0]] = axis
             left.remove(same[0])
@@ -300,8 +323,8 @@ def _in_unit(
     notes: list[str],
 ) -> xarray.Dataset:
     """Return the data with one variable in the unit of the space."""
-    given, wanted = found.units.get(name), space.units.get(name)
-    if given is None or wanted is None:
+    given, wanted = found.units.get(name, "").strip(), space.units.get(name, "").strip()
+    if not given or not wanted:
         return data
     try:
         factor, offset = conversion(given, wanted)

@@ -18,6 +18,8 @@ import numpy as np
 from scorda.core.space import LARGEST
 from scorda.core.sphere import is_latitude, is_longitude
 from scorda.reading.blocks import in_blocks
+from scorda.reading.declared import declared_range
+from scorda.reading.labels import in_degrees, with_plain_times
 from scorda.reading.opening import Source, name_of
 from scorda.reading.points import place_names, with_places
 from scorda.reading.roles import role_of_name, roles
@@ -83,7 +85,7 @@ def gridded(
         ValueError: If a variable is missing, or the variables share no axes.
     """
     notes: list[str] = []
-    dataset = _with_plain_times(dataset, notes)
+    dataset = in_degrees(with_plain_times(dataset, notes), notes)
     names = _chosen(dataset, source, variables, notes)
     # The roles on this grid: another one may have latitudes of its own.
     known = roles(dataset[names])
@@ -95,10 +97,16 @@ def gridded(
             f"{name_of(source)} has the axes {list(data.dims)}: {series_axis!r}, named as that of "
             "series or members, must be one of them."
         )
+    if series in data.dims and series_axis is None and data.sizes[series] > 1:
+        notes.append(f"took {series!r} for an axis of independent series")
     if series in data.dims and series != "series":
         data = data.rename({series: "series"})
         if "series" in data.coords:
             data = data.drop_vars("series")
+    for name in names:
+        if declared := declared_range(data[name]):
+            ends = f"{declared[0]:g} to {declared[1]:g}"
+            notes.append(f"took values of {name} outside {ends} (valid_range) for missing")
     single = [str(d) for d, n in data.sizes.items() if n == 1 and d != "time"]
     if single:
         notes.append(f"left out the {_axes(single)} of one entry")
@@ -166,7 +174,7 @@ def grids(
     Raises:
         ValueError: If a variable is missing.
     """
-    fields = _numbers(_with_plain_times(dataset, []))
+    fields = _numbers(with_plain_times(dataset, []))
     _check_present(dataset, fields, source, variables)
     names = list(variables) or [n for n, dims in fields.items() if dims - {"time"}]
     found: dict[frozenset[str], list[str]] = {}
@@ -198,20 +206,6 @@ def same_axes(dataset: xarray.Dataset, parts: Sequence[Sequence[str]]) -> dict[s
             first = found.get(shortest, shortest)
             found |= {axis: first for axis in names if axis != first}
     return found
-
-
-def _with_plain_times(dataset: xarray.Dataset, notes: list[str]) -> xarray.Dataset:
-    """Name the axis of time ``time``."""
-    time = roles(dataset).get("time")
-    if time is None or time == "time" or "time" in dataset.variables:
-        return dataset
-    if time in dataset.dims:
-        notes.append(f"took {time!r} for the time")
-        return dataset.rename({time: "time"})
-    if dataset[time].ndim == 1:
-        notes.append(f"took {time!r} for the time")
-        return dataset.swap_dims({str(dataset[time].dims[0]): time}).rename({time: "time"})
-    return dataset
 
 
 def _chosen(
@@ -271,6 +265,11 @@ def _check_present(
     variables: Sequence[str],
 ) -> None:
     if missing := [n for n in variables if n not in fields]:
+        if missing[0] in dataset.variables:
+            raise ValueError(
+                f"{name_of(source)} has {missing[0]!r} as {dataset[missing[0]].dtype} on the axes "
+                f"{list(dataset[missing[0]].dims)}: it needs real numbers on the time."
+            )
         raise ValueError(
             f"{name_of(source)} has the variables {sorted(fields) or list(dataset)}: it needs "
             f"{', '.join(map(repr, missing))}."

@@ -7,6 +7,7 @@ for files reaches the caller: each becomes one sentence.
 
 from __future__ import annotations
 
+import math
 import sys
 import traceback
 import warnings
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from scorda.reading.blocks import in_blocks
 from scorda.reading.blosc import guard
+from scorda.reading.declared import within_range
 
 if TYPE_CHECKING:
     import xarray
@@ -43,13 +45,13 @@ def open_data(source: Source, kind: str = "a NetCDF file or a zarr store") -> xa
     """
     import xarray
 
-    if isinstance(source, xarray.Dataset):
-        return _decoded(source)
     if isinstance(source, xarray.DataArray):
-        return _decoded(source.to_dataset(name=source.name or "value"))
+        source = source.to_dataset(name=source.name or "value")
+    if isinstance(source, xarray.Dataset):
+        return within_range(_decoded(source))
     paths = _paths(source)
     with readable(source, kind):
-        datasets = [_open(path) for path in paths]
+        datasets = [within_range(_open(path)) for path in paths]
         if len(datasets) == 1:
             return datasets[0]
         # Blocks keep the parts on the disk until a selection is loaded.
@@ -85,6 +87,12 @@ def readable(source: Source, kind: str) -> Iterator[None]:
     except Exception as error:
         _drop(error)
         reason = " ".join(str(error).split())
+        if reason.startswith("unable to decode time units"):
+            raise ValueError(
+                f"{name_of(source)} has times that cannot be decoded "
+                f"({reason.partition('. Try opening')[0]}): give them units such as "
+                "'hours since 2019-01-01', and a calendar of the CF conventions."
+            ) from error
         told = "" if not reason or "IO backends" in reason else f" ({reason[:200]})"
         raise ValueError(
             f"{name_of(source)} cannot be read as {kind}{told}: give one, whole and with the "
@@ -186,8 +194,18 @@ def _decoding() -> dict[str, Any]:
 
 
 def _decoded(dataset: xarray.Dataset) -> xarray.Dataset:
-    """Decode an object as a file would be; what is decoded already stays as it is."""
+    """Decode an object as a file would be; what is decoded already stays as it is.
+
+    Several levels of labels along an axis become an axis each, if they are a grid.
+    """
+    import pandas
     import xarray
 
     with readable(dataset, "data of the CF conventions"):
+        for axis in [a for a, i in dataset.indexes.items() if a in dataset.dims]:
+            index = dataset.indexes[axis]
+            if isinstance(index, pandas.MultiIndex):
+                levels = index.remove_unused_levels().levels
+                whole = index.is_unique and math.prod(map(len, levels)) == len(index)
+                dataset = dataset.unstack(axis) if whole else dataset.reset_index(axis)
         return xarray.decode_cf(dataset, **_decoding())

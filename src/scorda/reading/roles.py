@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scorda.reading.units import convertible
+
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["role_of_name", "roles"]
+__all__ = ["role_of_name", "roles", "same_kind"]
 
 # Names of axes whose attributes say nothing, in lower case.
 NAMES = {
@@ -21,19 +23,36 @@ NAMES = {
     "latitude": ("latitude", "lat", "lats", "nav_lat"),
     "longitude": ("longitude", "lon", "lons", "long", "nav_lon"),
     "level": ("level", "lev", "plev", "pressure_level", "isobaricinhpa", "depth", "height"),
-    "member": ("member", "number", "ensemble", "realization"),
+    "member": ("member", "number", "ensemble", "ens", "realization", "realisation", "member_id"),
     "series": ("series", "trajectory"),
 }
 ROLE = {name: role for role, names in NAMES.items() for name in names}
 # Keys of cf-xarray for each role, the more certain first.
 CF_KEYS = {"time": ("time", "T"), "latitude": ("latitude",), "longitude": ("longitude",)}
 CF_KEYS["level"] = ("vertical", "Z")
+# Kinds of levels by their names and by the units of their positions.
+KINDS = {"depth": "depth", "height": "height", "plev": "pressure", "pressure_level": "pressure"}
+KINDS |= {"isobaricinhpa": "pressure"}
+UNITS = {"pressure": "Pa", "length": "m"}
 STANDARD_NAMES = {"realization": "member"}
 
 
 def role_of_name(name: str) -> str | None:
     """Return what an axis or a column of that name stands for, if it is one of `NAMES`."""
     return ROLE.get(name.lower())
+
+
+def same_kind(name: str, axis: str, unit: str = "") -> bool:
+    """Say whether a column or an axis may count the same as an axis of a space with a unit.
+
+    Heights, depths and pressures are levels of different kinds; ``level`` may be any.
+    """
+    kinds = [KINDS.get(name.lower(), "any"), KINDS.get(axis.lower(), "any")]
+    if kinds[1] == "any":
+        kinds[1] = next((k for k, of in UNITS.items() if unit and convertible(unit, of)), "any")
+    if "any" in kinds or kinds[0] == kinds[1]:
+        return True
+    return "length" in kinds and "pressure" not in kinds
 
 
 def roles(dataset: xarray.Dataset) -> dict[str, str]:

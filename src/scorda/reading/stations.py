@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scorda.core.sphere import is_latitude, is_longitude
 from scorda.reading.points import with_places
 from scorda.reading.roles import role_of_name, roles
 
@@ -29,12 +30,14 @@ def rows_of(
 ) -> dict[str, np.ndarray]:
     """Return the columns of a data set: its own, or one row per value of its variables.
 
-    The unit of the values becomes the column ``units``.
+    The unit of the values becomes the column ``units``, that of another column, such as ``std`` or
+    ``level``, the column ``std_units`` or ``level_units``.
 
     Raises:
-        ValueError: If the data set is neither a table nor one of stations.
+        ValueError: If the data set is neither a table nor one of stations, or its ragged rows
+            belong to no station.
     """
-    dataset = _flattened(_placed(dataset, variables))
+    dataset = _flattened(_placed(dataset, variables), name)
     dims = {d for v in dataset.variables.values() for d in v.dims}
     if len(dims) == 1 and not set(variables) & set(map(str, dataset.data_vars)):
         return _columns(dataset)
@@ -85,25 +88,45 @@ def _columns(dataset: xarray.Dataset) -> dict[str, np.ndarray]:
     for name, values in dataset.variables.items():
         if values.ndim:
             columns[str(name)] = _text(values.values)
+    source = {name: name for name in columns}
     for role, name in roles(dataset).items():
         if role not in columns and name in columns:
-            columns[role] = columns.pop(name)
-    units = dataset["value"].attrs.get("units") if "value" in columns else None
-    if units is not None and "units" not in columns:
-        columns["units"] = np.full(len(columns["value"]), str(units), dtype=object)
+            columns[role], source[role] = columns.pop(name), source.pop(name)
+    for column, name in source.items():
+        units = _unit_of(dataset[name])
+        told = "units" if column == "value" else f"{column}_units"
+        if units and told not in columns:
+            columns[told] = np.full(len(columns[column]), units, dtype=object)
     return columns
 
 
-def _flattened(dataset: xarray.Dataset) -> xarray.Dataset:
+def _unit_of(values: xarray.DataArray) -> str:
+    """Return the unit of a column, "" where it has none, or degrees as every position."""
+    units = str(values.attrs.get("units", "")).strip()
+    return "" if is_latitude(units) or is_longitude(units) else units
+
+
+def _flattened(dataset: xarray.Dataset, source: str) -> xarray.Dataset:
     """Repeat what belongs to a station along its rows, where the rows are ragged."""
     for name, values in dataset.variables.items():
         sample, instance = (
             values.attrs.get(k) for k in ("sample_dimension", "instance_dimension")
         )
         if sample in dataset.dims:
-            index = np.repeat(np.arange(values.size), values.values.astype(int))
+            counts = _whole(values.values, str(name), source)
+            if counts.sum() != dataset.sizes[sample]:
+                raise ValueError(
+                    f"{source} has {dataset.sizes[sample]} rows, and {int(counts.sum())} by "
+                    f"{str(name)!r}, the number of rows of each station: correct these."
+                )
+            index = np.repeat(np.arange(values.size), counts)
         elif instance in dataset.dims:
-            sample, index = values.dims[0], values.values.astype(int)
+            sample, index = values.dims[0], _whole(values.values, str(name), source)
+            if index.max(initial=-1) >= dataset.sizes[instance]:
+                raise ValueError(
+                    f"{source} has {dataset.sizes[instance]} stations, and {int(index.max())} in "
+                    f"{str(name)!r}, the station of each row: count them from 0."
+                )
         else:
             continue
         station = values.dims[0] if instance is None else instance
@@ -116,6 +139,16 @@ def _flattened(dataset: xarray.Dataset) -> xarray.Dataset:
         at_rows = dataset.drop_vars([*own, name]).assign(spread)
         return at_rows.set_coords([n for n in spread if n in dataset.coords])
     return dataset
+
+
+def _whole(given: np.ndarray, name: str, source: str) -> np.ndarray:
+    """Return numbers of rows or of stations as integers."""
+    if given.dtype.kind not in "fiu" or not ((given >= 0) & (given % 1 == 0)).all():
+        raise ValueError(
+            f"{source} has entries of {name!r} that are no whole numbers from 0 on: correct them; "
+            "they say which rows are of which station."
+        )
+    return given.astype(np.int64)
 
 
 def _station_rows(
@@ -137,6 +170,9 @@ def _station_rows(
         rows["variable"] = np.full(int(kept.sum()), name, dtype=object)
         units = str(values.attrs.get("units", ""))
         rows["units"] = np.full(int(kept.sum()), units, dtype=object)
+        for role in places:
+            if unit := _unit_of(dataset[known[role]]):
+                rows[f"{role}_units"] = np.full(int(kept.sum()), unit, dtype=object)
         for column, entries in rows.items():
             columns.setdefault(column, []).append(entries)
     return {name: np.concatenate(parts) for name, parts in columns.items()}

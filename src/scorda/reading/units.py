@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["conversion", "converted"]
+__all__ = ["conversion", "converted", "convertible"]
 
 # Spellings of degrees Celsius that the CF conventions do not have, without space and underscore.
 CELSIUS = {"c", "degc", "degreec", "degreesc", "celsius", "degreecelsius", "degreescelsius", "°c"}
@@ -34,6 +34,15 @@ def converted(values: np.ndarray, given: str, wanted: str) -> np.ndarray:
     """
     factor, offset = conversion(given, wanted)
     return values if (factor, offset) == (1.0, 0.0) else values * factor + offset
+
+
+def convertible(given: str, wanted: str) -> bool:
+    """Say whether values can be converted from a unit to another one."""
+    try:
+        conversion(given, wanted)
+    except ValueError:
+        return False
+    return True
 
 
 @cache
