@@ -57,3 +57,8 @@ def test_a_range_of_packed_numbers_is_one_of_these(tmp_path, scale):
 @pytest.mark.parametrize("text", ["0, 40", [0.0, 1.0, 2.0], [40.0, 0.0]])
 def test_a_range_that_is_none_is_left_alone(text):
     assert read_fields(record(valid_range=text)).missing == 0
+
+
+def test_the_range_is_said_as_it_is_declared():
+    notes = read_fields(record(valid_range=np.array([0.0, 40.0]))).notes
+    assert notes[0] == "took values of sst outside 0 to 40 (valid_range) for missing"

@@ -36,7 +36,8 @@ def within_range(dataset: xarray.Dataset) -> xarray.Dataset:
     for name, (low, high) in found.items():
         values, given = data[name], dataset[name]
         attributes = {k: v for k, v in given.attrs.items() if k not in NAMES}
-        kept = values.where((values >= low) & (values <= high))
+        slack = SLACK * max((abs(x) for x in (low, high) if np.isfinite(x)), default=0.0)
+        kept = values.where((values >= low - slack) & (values <= high + slack))
         data[name] = kept.assign_attrs(attributes | {"valid_range": np.array([low, high])})
         data[name].encoding = dict(given.encoding)
     return data
@@ -60,7 +61,4 @@ def declared_range(values: xarray.DataArray) -> tuple[float, float] | None:
         pairs = pairs if scale > 0 else pairs[:, ::-1]
     low, high = np.fmax(*pairs)[0], np.fmin(*pairs)[1]
     low, high = (-np.inf if np.isnan(low) else low), (np.inf if np.isnan(high) else high)
-    if not low < high:
-        return None
-    slack = SLACK * max((abs(x) for x in (low, high) if np.isfinite(x)), default=0.0)
-    return low - slack, high + slack
+    return (float(low), float(high)) if low < high else None

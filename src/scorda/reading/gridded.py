@@ -123,6 +123,8 @@ def gridded(
     data, period = _on_sphere(data, axes, of_axis, units, notes)
     if places:
         data = _of_points(data, places, units, notes)
+    if counted := [axis for axis in axes if axis not in data.coords]:
+        notes.append(f"counted the positions of {', '.join(counted)} from 0, since there are none")
     data = _increasing(data, axes, source)
     return Gridded(data, axes, of_axis, units, period, _calendar(data), tuple(notes), places)
 

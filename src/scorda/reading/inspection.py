@@ -262,7 +262,9 @@ def _table(
             continue
         entries, words = numbers(columns[column])
         if not words.all() and np.isfinite(entries).any():
-            facts.append((column, _range(entries) + _absent(entries)))
+            found = _words(columns.get(f"{column}_units", np.array([], dtype=object)))[1]
+            unit = "".join(f" {word}" for word in found if word)
+            facts.append((column, _range(entries) + unit + _absent(entries)))
     facts += _table_times(columns["time"], warnings)
     if is_record:
         facts.append(("as a record", "points with positions of their own (scorda train --data)"))

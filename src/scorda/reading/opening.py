@@ -87,6 +87,9 @@ def readable(source: Source, kind: str) -> Iterator[None]:
     except Exception as error:
         _drop(error)
         reason = " ".join(str(error).split())
+        if isinstance(error, ValueError) and reason.startswith(name_of(source)):
+            # A sentence of Scorda's own, from a function that this one calls.
+            raise
         if reason.startswith("unable to decode time units"):
             raise ValueError(
                 f"{name_of(source)} has times that cannot be decoded "
