@@ -157,3 +157,14 @@ def test_an_error_of_fields_is_one_number(std, unchecked):
 def test_complex_fields_are_refused():
     with pytest.raises(TypeError, match="the fields of type complex128"):
         Observations.from_array(FIELDS + 0j, SPACE, 0.3)
+
+
+def test_an_error_has_the_unit_of_its_value_where_the_state_has_none():
+    space = StateSpace((2,), 1.0, ("t",), {"x": np.arange(2.0)})
+    table = xarray.Dataset({
+        "time": ("row", [0.0, 1.0]), "x": ("row", [0.0, 1.0]),
+        "value": ("row", [1.0, 2.0], {"units": "K"}),
+        "std": ("row", [300.0, 300.0], {"units": "mK"}),
+    })  # fmt: skip
+    found = Observations.from_table(table, space)
+    assert found.std[~found.values.isnan()].tolist() == pytest.approx([0.3, 0.3])

@@ -27,7 +27,9 @@ def test_a_circle_that_ends_where_it_begins_is_named(tmp_path):
     path = tmp_path / "a.nc"
     xarray.Dataset({"t": (("time", "lat", "lon"), VALUES)}, axes).to_netcdf(path)
     for read in (inspect, read_fields):
-        with pytest.raises(ValueError, match=r"^\S*a\.nc has a position of 'lon' twice: leave one"):
+        with pytest.raises(
+            ValueError, match=r"^\S*a\.nc has a position of 'lon' twice: leave one"
+        ):
             read(path)
 
 

@@ -25,11 +25,14 @@ def without_repeated(instruments: Sequence[Observations], space: StateSpace) -> 
     The earlier instrument says so in its notes; one that has no report of its own is left out.
     """
     kept: list[Observations] = []
-    reports: list[pandas.DataFrame] = []
     for instrument in instruments:
-        own, values = _reports(instrument, space), instrument.values
-        for k, other in enumerate(reports):
-            known = own.merge(other.drop(columns=["row", "entry"]).drop_duplicates())
+        values = instrument.values
+        for k, other in enumerate(kept):
+            both = np.intersect1d(_numbers(instrument), _numbers(other))
+            if not len(both):
+                continue
+            own, others = (_reports(o, space, both) for o in (instrument, other))
+            known = own.merge(others.drop(columns=["row", "entry"]).drop_duplicates())
             if not len(known):
                 continue
             flat = values.clone().reshape(len(values), -1)
@@ -43,26 +46,33 @@ def without_repeated(instruments: Sequence[Observations], space: StateSpace) -> 
         kept.append(
             instrument if values is instrument.values else replace(instrument, values=values)
         )
-        reports.append(own)
     return kept
 
 
-def _reports(instrument: Observations, space: StateSpace) -> pandas.DataFrame:
-    """Return a row for each present value: its steps, place, value, error and law."""
+def _numbers(instrument: Observations) -> np.ndarray:
+    """Return all present values."""
+    return instrument.flat[~instrument.flat.isnan()].numpy(force=True)
+
+
+def _reports(instrument: Observations, space: StateSpace, among: np.ndarray) -> pandas.DataFrame:
+    """Return a row for each value that is one of these: its steps, place, value, error and law."""
     import pandas
 
     steps = np.array([str(step) for step in instrument.steps], dtype=object)
     parts = []
     for piece in present_values(instrument):
-        places = piece.operator.coordinates(space)[piece.entry].numpy(force=True)
+        value = piece.value.numpy(force=True)
+        some = np.isin(value, among)
+        row, entry = piece.row[some], piece.entry[some]
+        places = piece.operator.coordinates(space)[entry].numpy(force=True)
         columns = {
-            "row": piece.row,
-            "entry": piece.entry,
-            "steps": steps[piece.row],
-            "variable": np.array(piece.operator.variables(space), dtype=object)[piece.entry],
-            "law": instrument.laws()[piece.entry],
-            "value": piece.value.numpy(force=True),
-            "std": piece.std.numpy(force=True),
+            "row": row,
+            "entry": entry,
+            "steps": steps[row],
+            "variable": np.array(piece.operator.variables(space), dtype=object)[entry],
+            "law": instrument.laws()[entry],
+            "value": value[some],
+            "std": piece.std.numpy(force=True)[some],
         }
         columns |= {f"place {i}": column for i, column in enumerate(places.T)}
         parts.append(pandas.DataFrame(columns))

@@ -194,6 +194,8 @@ class Rows:
         """
         self._check_units()
         notes, usable = list[str](), self.usable
+        if not self.how.units and not {"units", "std_units"} & self.columns.keys():
+            return value, error, notes
         # An error that the caller gives is in the unit of the space already.
         own = np.zeros(len(value), dtype=bool)
         if "std" in self.columns:
@@ -208,12 +210,13 @@ class Rows:
                     count = int(rows.sum())
                     notes.append(f"{count} values of {name} converted from {unit} to {wanted}")
                 for other, some in self._by_unit("std_units", rows & own):
-                    ratio = _conversion(other or unit, wanted, f"std of {name!r}", some)[0]
+                    to = wanted or unit
+                    ratio = _conversion(other or unit, to, f"std of {name!r}", some)[0]
                     if ratio != 1.0:
                         error = np.where(some, abs(ratio) * error, error)
-                    if other and other != unit:
+                    if ratio != 1.0 and other not in ("", unit):
                         count = int(some.sum())
-                        notes.append(f"{count} std of {name} converted from {other} to {wanted}")
+                        notes.append(f"{count} std of {name} converted from {other} to {to}")
         return value, error, notes
 
     def _by_unit(self, column: str, of: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:

@@ -355,7 +355,8 @@ def _rounded(column: np.ndarray) -> np.ndarray:
     """Return numbers of as many digits as are left after a conversion of units."""
     with np.errstate(divide="ignore"):
         size = np.floor(np.log10(np.abs(column)))
-    scale = 10.0 ** np.where(np.isfinite(size), DIGITS - 1 - size, 0.0)
+    # Beyond 1e-290 a number is 0.
+    scale = 10.0 ** np.where(np.isfinite(size), np.clip(DIGITS - 1 - size, -300, 300), 0.0)
     return np.round(column * scale) / scale
 
 

@@ -25,14 +25,12 @@ def with_plain_times(dataset: xarray.Dataset, notes: list[str]) -> xarray.Datase
     Durations become numbers of hours.
     """
     time = roles(dataset).get("time")
-    if time is not None and time != "time" and "time" not in dataset.variables:
+    named = time in (None, "time") or "time" in dataset.variables
+    if not named and (time in dataset.dims or dataset[time].ndim == 1):
         notes.append(f"took {time!r} for the time")
-        if time not in dataset.dims and dataset[time].ndim == 1:
+        if time not in dataset.dims:
             dataset = dataset.swap_dims({str(dataset[time].dims[0]): time})
-        if time in dataset.dims:
-            dataset = dataset.rename({time: "time"})
-        else:
-            notes.pop()
+        dataset = dataset.rename({time: "time"})
     if "time" not in dataset.coords or dataset["time"].ndim != 1:
         return dataset
     times = dataset["time"]
