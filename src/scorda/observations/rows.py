@@ -194,7 +194,7 @@ class Rows:
         """
         self._check_units()
         notes, usable = list[str](), self.usable
-        if not self.how.units and not {"units", "std_units"} & self.columns.keys():
+        if not self.how.units and not any(n in self.columns for n in ("units", "std_units")):
             return value, error, notes
         # An error that the caller gives is in the unit of the space already.
         own = np.zeros(len(value), dtype=bool)
