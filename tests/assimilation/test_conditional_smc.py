@@ -106,11 +106,10 @@ def test_what_has_no_density_is_refused():
 
 
 def test_what_it_would_get_wrong_is_refused():
-    """First states of its own, means over time, and parameters that differ between particles."""
+    """First states of its own, means over time, and parameters that walk without model error."""
     exact, sweep = problem(), ConditionalSMC(1, 4)
     x = exact.system.trajectory(exact.system.prior(3, 1), STEPS, 2)
     mean = ObservationModel(OverTime(Select([0])), std=0.4)
-    rho = WithParameters(Lorenz63(noise_std=1.0), {"rho": Uniform(20, 35)})
     walks = WithParameters(
         Lorenz63(noise_std=0.0), {"rho": Uniform(20, 35)}, evolution="random-walk"
     )
@@ -120,7 +119,6 @@ def test_what_it_would_get_wrong_is_refused():
             Problem(exact.system, Observations(mean, [(1, 2)], [[1.0]]), STEPS),
             "observations of single steps",
         ),
-        (Problem(rho, [], STEPS), "constant parameters have none"),
         (Problem(walks, [], STEPS), "no transition density"),
     ):
         with pytest.raises(ValueError, match=words):

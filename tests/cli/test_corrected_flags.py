@@ -76,3 +76,35 @@ def test_a_prior_for_a_method_that_takes_none(capsys):
     """The default method is a filter: whoever names a prior alone is told what to add."""
     assert main("assimilate --observations seen.csv --prior lorenz63".split()) == 2
     assert "takes no --prior: name one that does, such as sda" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_members_and_constant_parameters_of_a_trained_prior_are_polished(simulated, capsys):
+    """The flags are the library's settings; other parameters than the prior's are told."""
+    rho = "--system lorenz63 --system.spinup 1 --parameter rho=uniform:20,35"
+    sizes = "--series 16 --length 12 --width 8 --blocks 1 --training-steps 4 --batch 4 --segment 9"
+    assert main(f"train {rho} {sizes} --out prior.safetensors".split()) == 0
+    given = (
+        "assimilate --observations sim/observations.csv --prior prior.safetensors --method sda"
+        " --members 6 --seed 3 --threads 1 --polish 2 --polish.particles 16"
+    )
+    assert main(f"{given} {rho}".split()) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "and the parameters of" in shown
+    system = scorda.WithParameters(
+        scorda.systems.Lorenz63(spinup=1), {"rho": scorda.systems.Uniform(20, 35)}
+    )
+    observations = scorda.Observations.from_table("sim/observations.csv", system.space)
+    prior = scorda.priors.load("prior.safetensors")
+    method = scorda.SDA(prior, polish=scorda.ConditionalSMC(2, 16))
+    expected = method.assimilate(scorda.Problem(system, observations, 16), 6, rng.seeded(3))
+    states = scorda.open_posterior("run.zarr").analysis.states
+    assert torch.equal(states, expected.states)
+    assert torch.equal(states[:, 0, 3], states[:, -1, 3])
+    for other, named in (
+        (rho.split(" --parameter")[0], "no parameters"),
+        (rho.replace("rho=", "beta="), "the parameters beta"),
+    ):
+        assert main(f"{given} --overwrite {other}".split()) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and f"{named}, the prior the parameters rho" in error

@@ -23,6 +23,7 @@ import torch
 
 from scorda.assimilation.base import Assimilator, Cost, check_needs
 from scorda.assimilation.conditional_smc import ConditionalSMC
+from scorda.assimilation.constant_parameters import having_constants, with_constants
 from scorda.core import rng
 from scorda.core.errors import DivergenceError
 from scorda.core.shapes import Float, Tensor
@@ -129,9 +130,9 @@ class SDA(Assimilator):
             report: Called with (evaluations done, evaluations in all).
 
         Raises:
-            ValueError: If problem and prior have different spaces, the problem has an initial
-                ensemble, which this method has no place for, or its system has no steps with a
-                density, which `polish` needs.
+            ValueError: If problem and prior have different spaces, or with `polish` different
+                parameters; the problem has an initial ensemble, which this method has no place
+                for; or its system has no steps with a density, which `polish` needs.
             DivergenceError: If the sampler has lost members.
         """
         analysis = self.assimilate_members(problem, 0, members, generator, report)
@@ -152,7 +153,14 @@ class SDA(Assimilator):
         """Members ``first`` to ``last - 1`` of the ensemble that belongs to the generator."""
         check_needs(self, problem)
         space = self.prior.space
-        if (problem.space.shape, problem.space.dt) != (space.shape, space.dt):
+        same = (problem.space.shape, problem.space.dt) == (space.shape, space.dt)
+        ours, theirs = problem.space.parameters, space.parameters
+        if ours != theirs and (self.polish is not None or not same):
+            raise ValueError(
+                f"The problem has {_named(ours)}, the prior {_named(theirs)}: give both the same "
+                "(`WithParameters`; in the shell --parameter name=LAW for each, of train too)."
+            )
+        if not same:
             raise ValueError(
                 f"The problem has states of shape {problem.space.shape} with dt "
                 f"{problem.space.dt}, the prior {space.shape} with dt {space.dt}: use a prior "
@@ -218,15 +226,23 @@ class SDA(Assimilator):
     def _polished(
         self, problem: Problem, states: Tensor, first: int, generator: rng.Seed
     ) -> tuple[Float[Tensor, "ensemble time ..."], dict[str, Any]]:
-        """The trajectories after the sweeps, and of each group the share of states that is new."""
+        """The trajectories after the sweeps, and of each group the shares that are new."""
         assert self.polish is not None
-        key, found, renewed = rng.key(generator), [], []
+        key, found, known = rng.key(generator), [], having_constants(problem.system)
+        renewed: dict[str, list[float]] = {"renewed": []}
+        if known is not None:
+            renewed["renewed_parameters"] = []
         for number, group in enumerate(states.split(POLISHED), first // POLISHED):
             moved = self.polish.improved(group, problem, rng.at(key, number))
             found.append(moved)
-            renewed.append(float((moved != group).flatten(2).any(2).double().mean()))
+            changed = (moved != with_constants(group, problem.system)).flatten(2)
+            renewed["renewed"].append(float(changed.any(2).double().mean()))
+            if known is not None:
+                own = changed[:, 0, known.unchanging.to(changed.device)]
+                renewed["renewed_parameters"].append(float(own.any(1).double().mean()))
         steps = self.polish.sweeps * self.polish.particles * problem.steps
-        return torch.cat(found), {"renewed": torch.tensor(renewed), "model_steps": steps}
+        shares = {name: torch.tensor(of) for name, of in renewed.items()}
+        return torch.cat(found), {**shares, "model_steps": steps}
 
     def _posterior(self, problem: Problem, shape: tuple[int, ...]) -> Denoiser:
         """Denoiser of standardised trajectories given everything observed."""
@@ -316,6 +332,11 @@ class WindowForecast(Assimilator):
         states[:, 0] = self.past[first:last, -1].to(states)
         info = {"seconds": clock.perf_counter() - began}
         return Analysis(states, space, None, info, self.name)
+
+
+def _named(parameters: tuple[str, ...]) -> str:
+    """Name parameters in a sentence."""
+    return f"the parameters {', '.join(parameters)}" if parameters else "no parameters"
 
 
 def _check_kept(z: Float[Tensor, "ensemble ..."], first: int) -> None:

@@ -34,9 +34,13 @@ def corrections_of(posterior: Posterior) -> list[str]:
         if spread > TRUSTED:
             said.append(untrusted(spread))
     if "renewed" in report:
-        share = _flat(report["renewed"]).mean()
-        little = ": take more sweeps or particles" if share < RENEWED else ""
-        said.append(f"Sweeps replaced {share:.0%} of the states of the members{little}.")
+        share = least = _flat(report["renewed"]).mean()
+        values = ""
+        if "renewed_parameters" in report:
+            of = _flat(report["renewed_parameters"]).mean()
+            values, least = f", and the parameters of {of:.0%}", min(share, of)
+        little = ": take more sweeps or particles" if least < RENEWED else ""
+        said.append(f"Sweeps replaced {share:.0%} of the states of the members{values}{little}.")
     return said
 
 

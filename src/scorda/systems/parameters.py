@@ -131,8 +131,15 @@ class WithParameters(AdditiveNoise):
             name: law.sample(members, source)
             for (name, law), source in zip(self.laws.items(), own, strict=True)
         }
-        fields = self.system.with_values(values).prior(members, states)
-        drawn = [value.to(fields)[:, None] for value in values.values()]
+        return self.prior_given(values, states)
+
+    def prior_given(
+        self, values: Mapping[str, Float[Tensor, "ensemble"]], generator: rng.Seed = None
+    ) -> Float[Tensor, "ensemble size"]:
+        """Draw states at step 0 of members with these values of all parameters."""
+        members = len(next(iter(values.values())))
+        fields = self.system.with_values(values).prior(members, rng.as_generator(generator))
+        drawn = [values[name].to(fields)[:, None] for name in self.laws]
         return torch.cat([fields.reshape(members, -1), *drawn], 1)
 
     def advance(self, x: Float[Tensor, "... size"]) -> Float[Tensor, "... size"]:
