@@ -23,7 +23,7 @@ import torch
 
 from scorda.core import rng
 from scorda.core.distributions import Distribution
-from scorda.core.shapes import Float, Tensor
+from scorda.core.shapes import Bool, Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.systems.base import AdditiveNoise, System
 from scorda.systems.function import FunctionSystem
@@ -73,6 +73,8 @@ class WithParameters(AdditiveNoise):
         >>> sc.EnKF().assimilate(problem, members=20, generator=0).sel("rho").shape
         (20, 17)
     """
+
+    unchanging: Bool[Tensor, "size"]
 
     def __init__(
         self,
