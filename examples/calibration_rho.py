@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument("--prior", default="prior.safetensors")
     parser.add_argument("--truths", type=int, default=100)
     parser.add_argument("--distances", type=int, default=6, help="truths of which W1 is measured")
-    parser.add_argument("--particles", type=int, default=8192, help="for each value of the grid")
+    parser.add_argument("--particles", type=int, default=4096, help="for each value of the grid")
     parser.add_argument("--out", type=Path, default=Path("rho.csv"))
     given = parser.parse_args()
     torch.set_num_threads(1)

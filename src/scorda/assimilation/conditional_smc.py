@@ -221,9 +221,8 @@ class ConditionalSMC:
         density = system.log_transition(before.flatten(0, 1), repeated).view(before.shape[:2])
         first = log_w.double().clone()
         first[own] += density.double()
-        first_parent = _drawn(first, 1, choice)
-        rest = _drawn(log_w, log_w.shape[1] - 1, choice)
-        return torch.cat([first_parent, rest], 1)
+        parent = _drawn(first, 1, choice)
+        return torch.cat([parent, _drawn(log_w, log_w.shape[1] - 1, choice)], 1)
 
 
 def _log_weights(

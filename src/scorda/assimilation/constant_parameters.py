@@ -103,10 +103,10 @@ class ConstantParameters:
         filter has those of the trajectory, of which it has the first state as first particle.
         """
         tries, states, *own = rng.spawn(generator, 2 + len(self.system.laws))
-        count, names = len(held) * tried, list(self.system.laws)
+        count = len(held) * tried
         values = {
-            name: self.system.laws[name].sample(count * each, source, like=self.mean)
-            for name, source in zip(names, own, strict=True)
+            name: law.sample(count * each, source, like=self.mean)
+            for (name, law), source in zip(self.system.laws.items(), own, strict=True)
         }
         near, z = self._near(count, tries)
         now = self.system.values_of(held.cpu())
@@ -116,7 +116,10 @@ class ConstantParameters:
             value = torch.where(near, there, values[name][:count])
             value[::tried] = now[name].to(value)
             values[name] = value.repeat_interleave(each)
-        x = self.system.prior_given(values, states)
+        # In the precision in which systems draw their states.
+        default = torch.get_default_dtype()
+        given = {name: value.to(default) for name, value in values.items()}
+        x = self.system.prior_given(given, states)
         self.system.space.check_bounds(x, "the draws of the system")
         x = self.system.space.within(x).to(held).view(count, each, -1)
         x[::tried, 0] = held
