@@ -35,6 +35,12 @@ def lines(axes):
     return {line.get_label(): line.get_xydata() for line in axes.get_lines()}
 
 
+def test_trajectories_tell_the_unit_of_a_variable():
+    space = StateSpace((2,), variables=("level", "rate"), units={"level": "m"})
+    figure = plot.trajectories(Analysis(rng.normal(5, (4, 2), rng.seeded(1)), space))
+    assert [axes.get_ylabel() for axes in figure.axes] == ["level (m)", "rate"]
+
+
 def test_trajectories_show_truth_observations_and_the_band():
     model = ObservationModel(Select([0]), std=0.5)
     truth, problem = twin_experiment(Lorenz63(spinup=0.5), model, 16, 4, rng.seeded(0))

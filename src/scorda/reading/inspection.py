@@ -235,7 +235,7 @@ def _table(
     if "value" not in columns or "time" not in columns:
         raise ValueError(
             f"{name_of(source)} has the columns {sorted(columns)}: a table of observations has "
-            "time and value."
+            "time and value, so rename columns, or add them."
         )
     count = len(columns["value"])
     facts.append(("rows", f"{count}, columns {', '.join(columns)}"))
@@ -252,7 +252,10 @@ def _table(
         far = np.flatnonzero(of)[suspicious(value[of])]
         if len(far):
             rows = ", ".join(f"{value[i]:g} (row {i + 1})" for i in far[:SHOWN])
-            warnings.append(f"{len(far)} values of {name} are far from all others: {rows}")
+            warnings.append(
+                f"{len(far)} values of {name} are far from all others: {rows}; what stands for "
+                "none is declared with --missing"
+            )
     if text.any():
         warnings.append(
             f"{int(text.sum())} values are no numbers, the first in row {int(text.argmax()) + 1}"

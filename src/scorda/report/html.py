@@ -292,8 +292,8 @@ def _errors(table: xarray.Dataset, space: StateSpace) -> str:
         low, high = float(std[variable == name].min()), float(std[variable == name].max())
         text = f"std {low:.3g}" + ("" if np.isclose(low, high) else f" to {high:.3g}")
         if len(names) > 1:
-            text = f"{name or 'unnamed'} {text} {space.units.get(name, '')}".strip()
-        parts.append(text)
+            text = f"{name or 'unnamed'} {text}"
+        parts.append(f"{text} {space.units.get(name, '')}".strip())
     return ", ".join(parts)
 
 

@@ -32,6 +32,7 @@ from scorda.report.base import (
     style,
     subplots,
     times_of,
+    with_unit,
 )
 from scorda.report.partial import Band, Partial, drawn_of, states_of
 from scorda.store.members import Block, Members, blocks
@@ -103,7 +104,9 @@ def trajectories(
                 here &= np.isin(where, kept)
                 at = first + (where[here] - kept.start) // kept.step
                 _draw_observations(row, times[at], np.asarray(table["value"])[here], std[here])
-            row.set_ylabel(component_name(space, component), rotation=0, ha="right", va="center")
+            name = space.variables[space.variable_of(np.array([component]))[0]]
+            label = with_unit(space, name, component_name(space, component))
+            row.set_ylabel(label, rotation=0, ha="right", va="center")
             row.yaxis.set_major_locator(MaxNLocator(4))
             row.margins(x=0.01)
         label_time(rows[-1, 0].xaxis, axis, space)
