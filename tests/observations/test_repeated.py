@@ -7,6 +7,7 @@ import torch
 
 from scorda.cli.common import read_observations
 from scorda.core.space import StateSpace
+from scorda.core.transforms import Circular
 from scorda.observations.observations import Observations
 from scorda.observations.repeated import without_repeated
 
@@ -58,6 +59,18 @@ def test_a_report_that_is_sent_twice_has_its_own_error(how):
     torch.testing.assert_close(found.values, once.values, equal_nan=True, rtol=1e-12, atol=0)
     torch.testing.assert_close(found.std, once.std, equal_nan=True, rtol=1e-12, atol=0)
     assert "6 repeated reports counted once" in found.summary()
+
+
+def test_a_direction_a_turn_off_is_the_same_report():
+    wind = StateSpace(
+        (3, 4), 1.0, ("dir",), SPACE.coordinates, units=SPACE.units | {"dir": "degree"},
+        transforms={"dir": Circular(360.0)},
+    )  # fmt: skip
+    first = table(value=[350.0, 10.0, 180.0, 90.0, 0.0, 359.0], std=10.0)
+    both = pandas.concat([first, first.assign(value=first["value"] - 360.0)])
+    found = Observations.from_table(both, wind, START)
+    assert "6 repeated reports counted once" in found.summary()
+    assert found.std[~found.values.isnan()].tolist() == [10.0] * 6
 
 
 def test_reports_that_differ_are_averaged():

@@ -13,7 +13,7 @@ from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Select
 from scorda.observations.problem import Problem
-from scorda.reading.ensembles import read_initial
+from scorda.reading.ensembles import read_initial, read_predicted
 
 LAT, LON = np.arange(45.0, 49.0), np.arange(-5.0, 0.0)
 START = "2019-03-15T00:00"
@@ -106,6 +106,10 @@ WRONG = {
     ),
     "one other hour": (lambda d: at_times(d, HOURS[:1], 0), "none is known to be that of step 0"),
     "other model times": (lambda d: at_times(d, [3.0, 4.0], 0), "times, 3.0 to 4.0"),
+    "the first hour twice": (
+        lambda d: at_times(d, HOURS[[1, 1, 2]], 0),
+        "has the time of step 0 2 times",
+    ),
     "times without labels": (lambda d: at_times(d, HOURS, 0).drop_vars("time"), "without labels"),
     "unequal weights": (
         lambda d: d.assign(weight=("number", [0.5, 0.1, 0.1, 0.1, 0.1, 0.1])),
@@ -122,6 +126,29 @@ def test_what_is_no_ensemble_at_the_start_is_refused(tmp_path, how):
     with pytest.raises(ValueError, match=words) as error:
         read_initial(path, SPACE, START)
     assert str(path) in str(error.value) and str(error.value).count(". ") == 0
+
+
+def test_values_of_members_that_are_none_are_said():
+    """Land, which is 0 in the states, is no such value."""
+    code = members(np.where(LAT[:, None] == 46, -9999.0, VALUES))
+    _, notes = read_initial(code, SPACE)
+    assert notes == ("30 values of t2m are far from all others, such as -9999",)
+    masked = StateSpace(
+        (4, 5),
+        1.0,
+        ("t2m",),
+        SPACE.coordinates,
+        units=SPACE.units,
+        mask=LON + 0 * LAT[:, None] < -1,
+    )
+    assert read_initial(members(), masked)[1] == ()
+
+
+def test_predictions_may_be_a_data_set():
+    values = VALUES[:, 0, :3]
+    data = xarray.Dataset({"h": (("obs", "number"), values.T)}, {"number": np.arange(6)})
+    found, unit = read_predicted(data, 6, 3, labels=np.arange(6))
+    assert (found.tolist(), unit) == (values.tolist(), "")
 
 
 def test_several_datetimes_need_the_start_and_a_single_one_is_said():

@@ -182,6 +182,20 @@ def test_dates_as_numbers_and_durations_are_times():
     assert read(np.arange(3) * np.timedelta64(3600 * 10**9, "ns")).space.dt == 1.0
 
 
+@pytest.mark.parametrize("unit", ["Hours Since 2019-03-01", "HOURS SINCE 2019-03-01 00:00:00"])
+@pytest.mark.parametrize("stored", [False, True])
+def test_units_of_times_may_have_capitals(tmp_path, unit, stored):
+    axes = {"time": ("time", np.arange(5.0), {"units": unit}), "x": [1.0, 2.0]}
+    data = xarray.Dataset({"t": (("time", "x"), np.arange(10.0).reshape(5, 2))}, axes)
+    if stored:
+        data.to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
+        data = tmp_path / "a.nc"
+    found = read_fields(data)
+    assert (found.space.dt, found.start) == (1.0, "2019-03-01T00:00:00")
+    assert found.space.coordinates["x"].tolist() == [1.0, 2.0]
+    assert found.states[0].tolist() == np.arange(10.0).reshape(5, 2).tolist()
+
+
 @pytest.mark.parametrize("units, calendar", [("years since 1900-01-01", "standard"),
                                               ("days since 1900-01-01", "none")])  # fmt: skip
 def test_times_that_cannot_be_decoded_are_named(units, calendar):

@@ -173,6 +173,8 @@ def test_a_run_that_cannot_start_leaves_nothing(twin, tmp_path):
     truth, problem = twin
     with pytest.raises(ValueError, match="at least"):
         store.run(EnKF(), problem, 1, tmp_path / "a.zarr")
+    with pytest.raises(ValueError, match="Got members = 0: give a whole number, at least 1"):
+        store.run(EnKF(), problem, 0, tmp_path / "a.zarr")
     with pytest.raises(ValueError, match="one state more"):
         store.run(EnKF(), problem, 8, tmp_path / "a.zarr", truth=truth[1:])
     with pytest.raises(ValueError, match=r"end in \.zarr"):

@@ -152,7 +152,10 @@ def usable_rows(table: Source, space: StateSpace, how: How) -> UsableRows:
         value, error, law = value[usable], error[usable], law[usable]
         period = period[usable]
     told_apart = [period] if len(periods) > 1 else []
-    kept = ~_repeated(times, space, step, *place.T, _rounded(value), _rounded(error), *told_apart)
+    # Of a circular variable a report may be a turn off its copy.
+    turned = on_one_turn(value, np.zeros(len(value), dtype=np.int64), place, space)
+    numbers = [_rounded(turned), _rounded(error), *told_apart]
+    kept = ~_repeated(times, space, step, *place.T, *numbers)
     if not kept.all():
         notes.append(f"{int((~kept).sum())} repeated reports counted once")
         step, place, value = step[kept], place[kept], value[kept]

@@ -18,7 +18,7 @@ from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.core.times import match_times
 from scorda.reading.columns import is_text_table, read_columns
-from scorda.reading.fields import aligned
+from scorda.reading.fields import aligned, far_values
 from scorda.reading.gridded import gridded
 from scorda.reading.opening import Source, is_labelled, name_of, open_data, readable, space_of
 from scorda.reading.points import points_of
@@ -104,8 +104,8 @@ def read_predicted(
         FileNotFoundError: If there is no such file.
         ValueError: If it does not hold one number for each member and observation.
     """
-    table = is_text_table(source) or str(source).endswith((".parquet", ".pq"))
-    if not is_labelled(source) and table:
+    labelled = is_labelled(source)
+    if not labelled and (is_text_table(source) or str(source).endswith((".parquet", ".pq"))):
         columns = read_columns(source)
         values, unit = np.stack([_numbers(c, n, source) for n, c in columns.items()]), ""
     else:
@@ -160,7 +160,8 @@ def read_initial(
                 "of equal weight."
             )
     # In the order of memory of any other tensor, so that sums have the same last bits.
-    return space.filled(states).contiguous(), (*notes, *said)
+    far = far_values(space.masked(states, np.nan), space)
+    return space.filled(states).contiguous(), (*notes, *said, *far)
 
 
 def _times(dataset: xarray.Dataset, data: xarray.Dataset) -> np.ndarray | None:
@@ -197,6 +198,11 @@ def _at_start(
         unit = {k: v for k, v in space.units.items() if k == "time"}
         line = StateSpace((1,), space.dt, units=unit, calendar=calendar)
         _, reason = match_times(times, line, start, 1e-3 * space.dt, 0)
+        if (reason == "").sum() > 1:
+            raise ValueError(
+                f"{name_of(source)} has the time of step 0 {int((reason == '').sum())} times: "
+                "leave all but one out."
+            )
         if (reason == "").any():
             return int((reason == "").argmax()), ()
     raise ValueError(

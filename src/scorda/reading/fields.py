@@ -31,7 +31,7 @@ from scorda.reading.units import conversion, converted
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["aligned", "present_variables", "read_states", "role_of_axis"]
+__all__ = ["aligned", "far_values", "present_variables", "read_states", "role_of_axis"]
 
 # Positions are the same within this share of the distance to the next.
 SAME = 1e-3
@@ -177,10 +177,10 @@ def read_states(
     if land.any():
         notes = (*notes, f"{int(land.sum())} of {land.numel()} values are never there (land)")
     states.masked_fill_(~inside, np.nan)
-    return states, (*notes, *_far_values(states, space))
+    return states, (*notes, *far_values(states, space))
 
 
-def _far_values(states: Float[Tensor, "time *state"], space: StateSpace) -> Iterator[str]:
+def far_values(states: Float[Tensor, "..."], space: StateSpace) -> Iterator[str]:
     """Say which variables have values that none of their measurements can be."""
     for name in space.variables:
         values = space.field(states, name)

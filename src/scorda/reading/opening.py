@@ -8,6 +8,7 @@ for files reaches the caller: each becomes one sentence.
 from __future__ import annotations
 
 import math
+import re
 import sys
 import traceback
 import warnings
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Source", "is_labelled", "name_of", "open_data", "readable", "space_of"]
 
+# Of a unit of time; xarray knows it in small letters alone.
+SINCE = re.compile(r"\s+since\s+", re.IGNORECASE)
 # A path (with * for several files), several paths, or an object of xarray.
 Source = Any
 
@@ -167,7 +170,7 @@ def _open(path: str) -> xarray.Dataset:
     with warnings.catch_warnings():
         # Times that NumPy's calendar lacks are those of cftime, which is no loss here.
         warnings.simplefilter("ignore", xarray.SerializationWarning)
-        return xarray.open_dataset(path, **_decoding(), **settings)
+        return _since(xarray.open_dataset(path, **_decoding(), **settings))
 
 
 def _engine(path: str) -> str | None:
@@ -211,4 +214,21 @@ def _decoded(dataset: xarray.Dataset) -> xarray.Dataset:
                 levels = index.remove_unused_levels().levels
                 whole = index.is_unique and math.prod(map(len, levels)) == len(index)
                 dataset = dataset.unstack(axis) if whole else dataset.reset_index(axis)
-        return xarray.decode_cf(dataset, **_decoding())
+        return _since(xarray.decode_cf(dataset, **_decoding()))
+
+
+def _since(dataset: xarray.Dataset) -> xarray.Dataset:
+    """Decode times also where their unit is written in capitals, as ``Hours Since 1970-01-01``."""
+    import xarray
+
+    found = {}
+    for name, values in dataset.variables.items():
+        unit = values.attrs.get("units")
+        if isinstance(unit, str) and SINCE.search(unit) and values.dtype.kind in "fiu":
+            found[name] = values.copy(deep=False)
+            found[name].attrs["units"] = SINCE.sub(" since ", unit)
+    if not found:
+        return dataset
+    given = {name: found.get(name, values) for name, values in dataset.variables.items()}
+    plain = xarray.Dataset(given, attrs=dataset.attrs).set_coords(list(dataset.coords))
+    return xarray.decode_cf(plain, **_decoding())

@@ -353,6 +353,8 @@ def _check(
 ) -> None:
     if block is not None and block < 1:
         raise ValueError(f"Got units of work of {block} steps or members: give at least 1.")
+    if members < 1:
+        raise ValueError(f"Got members = {members}: give a whole number, at least 1.")
     check_needs(method, problem)
     check_memory(method, problem, members)
     if truth is not None and tuple(truth.shape) != (problem.steps + 1, *problem.space.shape):
