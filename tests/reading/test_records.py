@@ -246,6 +246,45 @@ def test_the_parts_of_a_record_are_put_together(tmp_path):
         assert (read_fields(source).states == read_fields(record()).states).all()
 
 
+PARTS = {
+    "another unit": (
+        lambda d: (d - 273.15).assign(t2m=lambda e: e.t2m.assign_attrs(units="degC")),
+        r"1\.nc has 't2m' in degC, and \S*0\.nc in K: convert one",
+    ),
+    "a unit that is none": (
+        lambda d: d.assign(t2m=d.t2m.assign_attrs(units="?")),
+        r"1\.nc has 't2m' in \?",
+    ),
+    "some times again": (lambda d: d, "whose times follow each other"),
+    "another calendar": (
+        lambda d: d.convert_calendar("noleap", use_cftime=True),
+        r"cannot be put together .* give parts of the same variables",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", PARTS)
+def test_parts_that_do_not_fit_are_named(tmp_path, how):
+    """Without their units, 280 K and 7 degC would be one record."""
+    change, says = PARTS[how]
+    begin = 25 if how == "some times again" else 30
+    record().isel(time=slice(0, 30)).to_netcdf(tmp_path / "0.nc", engine="h5netcdf")
+    later = change(record().isel(time=slice(begin, 60)))
+    later.to_netcdf(tmp_path / "1.nc", engine="h5netcdf")
+    with pytest.raises(ValueError, match=says):
+        read_fields(tmp_path / "*.nc")
+
+
+def test_parts_may_spell_their_unit_otherwise(tmp_path):
+    record().isel(time=slice(0, 30)).to_netcdf(tmp_path / "0.nc", engine="h5netcdf")
+    later = record().isel(time=slice(30, 60))
+    later = later.assign(t2m=later.t2m.assign_attrs(units="kelvin"))
+    later.to_netcdf(tmp_path / "1.nc", engine="h5netcdf")
+    found = read_fields(tmp_path / "*.nc")
+    assert (found.states == read_fields(record()).states).all()
+    assert found.space.units["t2m"] == "K"
+
+
 class Counted(BackendArray):
     """An array on disk, of which it counts what is read."""
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from scorda.reading.blocks import in_blocks
 from scorda.reading.blosc import guard
 from scorda.reading.declared import within_range
+from scorda.reading.units import same_unit
 
 if TYPE_CHECKING:
     import xarray
@@ -55,11 +56,35 @@ def open_data(source: Source, kind: str = "a NetCDF file or a zarr store") -> xa
     paths = _paths(source)
     with readable(source, kind):
         datasets = [within_range(_open(path)) for path in paths]
-        if len(datasets) == 1:
-            return datasets[0]
+    return datasets[0] if len(datasets) == 1 else _together(datasets, paths, source)
+
+
+def _together(
+    datasets: Sequence[xarray.Dataset], paths: Sequence[str], source: Source
+) -> xarray.Dataset:
+    """Put the parts of a record together by their coordinates."""
+    import xarray
+
+    for other, path in zip(datasets, paths, strict=True):
+        for name in set(other.data_vars) & set(datasets[0].data_vars):
+            units = [str(d[name].attrs.get("units", "")).strip() for d in (datasets[0], other)]
+            if all(units) and not same_unit(*units):
+                raise ValueError(
+                    f"{path} has {str(name)!r} in {units[1]}, and {paths[0]} in {units[0]}: "
+                    "convert one of them."
+                )
+    try:
         # Blocks keep the parts on the disk until a selection is loaded.
         parts = [in_blocks(dataset) for dataset in datasets]
         return xarray.merge([xarray.combine_by_coords(parts, combine_attrs="override")])
+    except MemoryError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{name_of(source)} cannot be put together ({reason[:200]}): give parts of the same "
+            "variables, positions and calendar, whose times follow each other."
+        ) from error
 
 
 def is_labelled(value: Any) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["conversion", "converted", "convertible"]
+__all__ = ["conversion", "converted", "convertible", "same_unit"]
 
 # Spellings of degrees Celsius that the CF conventions do not have, without space and underscore.
 CELSIUS = {"c", "degc", "degreec", "degreesc", "celsius", "degreecelsius", "degreescelsius", "°c"}
@@ -34,6 +34,13 @@ def converted(values: np.ndarray, given: str, wanted: str) -> np.ndarray:
     """
     factor, offset = conversion(given, wanted)
     return values if (factor, offset) == (1.0, 0.0) else values * factor + offset
+
+
+def same_unit(given: str, wanted: str) -> bool:
+    """Say whether two names are those of the same unit, such as K and kelvin."""
+    return given == wanted or (
+        convertible(given, wanted) and conversion(given, wanted) == (1.0, 0.0)
+    )
 
 
 def convertible(given: str, wanted: str) -> bool:
