@@ -365,12 +365,10 @@ def _from_fields(
     given: Train, checkpoint: Checkpoint, report: Report, device: torch.device
 ) -> TrainedTrajectory:
     from scorda.cli.bounds import bounds_of
-    from scorda.priors.from_fields import train_on_fields, training_for
+    from scorda.priors import from_fields, step_of_fields
     from scorda.reading.records import read_fields
 
     simulated = ("series", "length", "architecture", "half_width", "levels", "minutes")
-    if given.transition:
-        raise UserError(f"--transition goes with {SIMULATED} only; from Python, `sc.train`.")
     refuse(given, simulated, f"goes with {SIMULATED} only")
     refuse(given, ("parameter",), "goes with --system only")
     if device.type != "cpu":
@@ -390,8 +388,11 @@ def _from_fields(
     if fields.missing and not given.no_fill:
         console().print("record: missing values are filled by its own Gaussian law")
     chosen = _given(given, *TRAINING)
-    training = replace(training_for(fields), **chosen, seed=given.seed)
-    return train_on_fields(
+    learn, settings = from_fields.train_on_fields, from_fields.training_for
+    if given.transition:
+        learn, settings = step_of_fields.train_step_on_fields, step_of_fields.step_training_for
+    training = replace(settings(fields), **chosen, seed=given.seed)
+    return learn(
         fields,
         **_given(given, "modes", "corrected", "width", "blocks"),
         settings=training,

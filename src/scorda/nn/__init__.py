@@ -6,13 +6,25 @@ from typing import Any
 from torch import nn
 
 from scorda.nn.spectral import ModeNetwork
+from scorda.nn.steps import StepModes, StepUNet
 from scorda.nn.temporal import TemporalConv, WindowMLP
 from scorda.nn.unet import UNet
 
-__all__ = ["ARCHITECTURES", "ModeNetwork", "TemporalConv", "UNet", "WindowMLP", "build"]
+__all__ = [
+    "ARCHITECTURES",
+    "ModeNetwork",
+    "StepModes",
+    "StepUNet",
+    "TemporalConv",
+    "UNet",
+    "WindowMLP",
+    "build",
+]
 
 ARCHITECTURES: dict[str, type[nn.Module]] = {
     "modes": ModeNetwork,
+    "step-modes": StepModes,
+    "step-unet": StepUNet,
     "temporal-conv": TemporalConv,
     "unet": UNet,
     "window-mlp": WindowMLP,

@@ -28,7 +28,7 @@ from torch import nn
 from scorda.core.shapes import Float, Tensor
 from scorda.nn.temporal import TemporalConv
 
-__all__ = ["TIMES", "ModeNetwork"]
+__all__ = ["TIMES", "ModeNetwork", "gain"]
 
 # Memories tau of the mixture, in steps: from noise to what outlasts a window.
 TIMES = (0.3, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 512.0)
@@ -105,8 +105,8 @@ class ModeNetwork(nn.Module):
         coefficients = flat @ basis
         # In the eigenbasis of each mode's correlation every gain is a number.
         inner = torch.einsum("btm,mtk->bkm", coefficients, vectors[:-1])
-        inner = torch.einsum("bkm,mtk->btm", inner * _gain(values[:-1].T, nu), vectors[:-1])
-        apply = vectors[-1] * _gain(values[-1], nu) @ vectors[-1].T
+        inner = torch.einsum("bkm,mtk->btm", inner * gain(values[:-1].T, nu), vectors[:-1])
+        apply = vectors[-1] * gain(values[-1], nu) @ vectors[-1].T
         inner = inner - apply @ coefficients
         lead = coefficients[..., : self.corrected]
         spectrum = self.spectrum[: self.corrected].to(flat)
@@ -129,6 +129,7 @@ class ModeNetwork(nn.Module):
         return self._windows[key]
 
 
-def _gain(variance: Tensor, nu: Tensor) -> Tensor:
+def gain(variance: Tensor, nu: Tensor) -> Tensor:
+    """Return the gain F of directions of some variance at a noise level."""
     squared = nu.square()
     return nu * (variance - 1) / ((variance + squared) * (1 + squared).sqrt())

@@ -58,6 +58,7 @@ class UNet(nn.Module):
         context: Number of constant fields.
         min_noise: Smallest noise level of training.
         max_noise: Largest noise level of training.
+        given: Number of fields of each window that are given beside it, without noise.
 
     Raises:
         ValueError: If the grid does not fit the strides.
@@ -77,6 +78,7 @@ class UNet(nn.Module):
         context: int = 0,
         min_noise: float = 2e-2,
         max_noise: float = 50.0,
+        given: int = 0,
     ) -> None:
         super().__init__()
         rows, columns = grid
@@ -91,7 +93,7 @@ class UNet(nn.Module):
         self.register_buffer("context", torch.zeros(context, rows, columns))
         self.embed = NoiseEmbedding(FEATURES, min_noise, max_noise)
         size = (2 * k + 1) * channels
-        self.first = RingConv(2 * size * patch**2 + context * patch**2, width)
+        self.first = RingConv((2 * size + given + context) * patch**2, width)
         widths = [width * 2**level for level in range(levels)]
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         self.shrink, self.grow = nn.ModuleList(), nn.ModuleList()
@@ -133,8 +135,9 @@ class UNet(nn.Module):
         self,
         x: Float[Tensor, "ensemble time channels y x"],
         noise: Float[Tensor, "ensemble"],
+        given: Float[Tensor, "ensemble windows given y x"] | None = None,
     ) -> Float[Tensor, "ensemble time channels y x"]:
-        """Evaluate at noisy states in units of the data, and their noise levels.
+        """Evaluate at noisy states in units of the data, their noise levels, and given fields.
 
         Raises:
             ValueError: If the trajectory is shorter than one window.
@@ -149,7 +152,8 @@ class UNet(nn.Module):
         # Below the levels of training what was learned fades out, and the law is left.
         learned = learned * (noise / self.embed.min_noise).clamp(max=1).pow(FADING)[:, None]
         coefficients = law.slide(x)
-        windows = torch.cat([law.windows(coefficients * gain) for gain in seen], 2)
+        beside = () if given is None else (given,)
+        windows = torch.cat([*(law.windows(coefficients * gain) for gain in seen), *beside], 2)
         embedding = self.embed(noise)[:, None].expand(-1, windows.shape[1], -1)
         out = torch.cat(list(self._parts(windows.flatten(0, 1), embedding.flatten(0, 1))))
         out = out.unflatten(0, windows.shape[:2])

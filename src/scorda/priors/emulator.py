@@ -12,14 +12,17 @@ with ``transition=True`` learns the second half of pairs from noise-free first h
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
 from scorda.core import rng
+from scorda.core.calendars import Start
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
+from scorda.core.times import phases_of
 from scorda.diffusion.denoisers import Denoiser, GaussianDenoiser, NetworkDenoiser
 from scorda.diffusion.samplers import Multistep, Sampler
 from scorda.diffusion.transitions import KNOWN
@@ -77,44 +80,64 @@ class Emulator(System):
     and Markov: of the past it knows one state.
 
     The states of step 0 (`prior`) are those that a trained transition has kept of its record,
-    drawn with replacement; of any other prior they are the first of pairs that it draws.
+    drawn with replacement; of any other prior they are the first of pairs that it draws. Where the
+    record has a daily cycle they are moved to the time of day of step 0.
 
     Arguments:
         law: Prior of pairs of states with noise levels per entry: a trained transition
             (``train(..., transition=True)``, ``scorda train --transition``), a prior of whole
             trajectories, or a `GaussianTrajectory` of one step.
-        sampler: How a step is drawn.
+        sampler: How a step is drawn. Default: as the transition of a record of fields says, else
+            in 17 evaluations.
+        start: Datetime of step 0, which a law with a daily cycle needs.
 
     Raises:
-        ValueError: If the prior takes one noise level for all entries, or has a daily cycle.
+        ValueError: If the prior takes one noise level for all entries, has a daily cycle and no
+            `start`, or the start lies between two steps.
     """
 
     law: Prior
-    sampler: Sampler = SAMPLER
+    sampler: Sampler | None = None
+    start: Start | None = None
+    now: int = field(default=0, repr=False, kw_only=True)
     space: StateSpace = field(init=False, repr=False)
     name: str = field(default="emulator", init=False, repr=False)
     stochastic = True
 
     def __post_init__(self) -> None:
-        if not self.law.per_entry or self.law.diurnal_mean is not None:
+        if not self.law.per_entry:
             raise ValueError(
-                "An Emulator needs a prior whose network takes a noise level per entry, without a "
-                "daily cycle: train one with transition=True, or `scorda train --transition`."
+                "An Emulator needs a prior whose network takes a noise level per entry: train one "
+                "with transition=True, or `scorda train --transition`."
+            )
+        if self.law.diurnal_mean is not None and self.start is None:
+            raise ValueError(
+                "This emulator has a daily cycle: say when step 0 is, with Emulator(prior, "
+                "start=...), or --system.start in the shell."
             )
         object.__setattr__(self, "space", self.law.space)
+        self._cycle(0)
+
+    def at(self, step: int, members: Sequence[int] | None = None) -> Emulator:
+        return self if self.law.diurnal_mean is None else replace(self, now=step)
 
     def prior(self, members: int, generator: rng.Seed = None) -> Float[Tensor, "ensemble *state"]:
-        start = self.law.start
+        start, space = self.law.start, self.space
         if start is None:
-            return self.space.filled(self.law.sample(members, 1, generator)[:, 0])
-        return start[(rng.uniform(members, (), generator, like=start) * len(start)).long()]
+            return space.filled(self.law.sample(members, 1, generator)[:, 0])
+        drawn = start[(rng.uniform(members, (), generator, like=start) * len(start)).long()]
+        if self.law.diurnal_mean is None:
+            return drawn
+        # They are kept as of the first time of day.
+        moved = self._cycle(0) - self.law.diurnal_mean[0]
+        return space.filled(space.bounded(space.unbounded(drawn) + moved.to(drawn)))
 
     def step(self, x: Float[Tensor, "..."], generator: rng.Seed = None) -> Float[Tensor, "..."]:
         """Draw the next states; row i of the noise depends on the generator and i only."""
         shape = self.space.shape
         rows = x if x.ndim > len(shape) else x[None]
         denoiser = _Rows(self.next(rows.reshape(-1, *shape)), shape)
-        sampler, process, inner = self.sampler, self.law.process, tuple(rows.shape[1:])
+        sampler, process, inner = self._sampler, self.law.process, tuple(rows.shape[1:])
         noise = rng.normal(len(rows), inner, generator, like=x)
         with torch.no_grad():
             # From about the mean, which a deterministic sampler would otherwise never forget.
@@ -126,7 +149,8 @@ class Emulator(System):
 
     def next(self, x: Float[Tensor, "ensemble *state"]) -> Denoiser:
         """Return the denoiser of the standardised next states of members."""
-        z = self.law.standardisation.forward(self.law.space.unbounded(x))
+        x = self.law.space.unbounded(x)
+        z = self.law.standardisation.forward(x - self._cycle(self.now).to(x))
         if isinstance(self.law, GaussianTrajectory):
             return _conditional(self.law, z)
         if isinstance(self.law, TrainedTrajectory):
@@ -134,17 +158,37 @@ class Emulator(System):
         return NextDenoiser(self.law.denoiser(2), z)
 
     def in_units(self, z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Return standardised states to their units, 0 outside of the mask."""
-        return self.space.filled(self.law.space.bounded(self.law.standardisation.inverse(z)))
+        """Return standardised next states to their units, 0 outside of the mask."""
+        x = self.law.standardisation.inverse(z) + self._cycle(self.now + 1).to(z)
+        return self.space.filled(self.law.space.bounded(x))
+
+    @property
+    def _sampler(self) -> Sampler:
+        if self.sampler is not None:
+            return self.sampler
+        of_fields = self.law.start is not None and isinstance(self.law.sampler, Multistep)
+        return self.law.sampler if of_fields else SAMPLER
+
+    def _cycle(self, step: int) -> Float[Tensor, "..."]:
+        """Return the mean of the time of day of a step, 0 where there is no daily cycle."""
+        if self.law.diurnal_mean is None:
+            return torch.zeros(())
+        assert self.start is not None
+        first = int(phases_of(self.start, 1, self.space)[0])
+        return self.law.diurnal_mean[(first + step) % len(self.law.diurnal_mean)]
 
 
-def load_emulator(file: str | Path) -> Emulator:
+def load_emulator(file: str | Path, start: Start | None = None) -> Emulator:
     """Return the emulator of a file that `scorda train --transition` wrote, or of a prior.
+
+    Arguments:
+        file: The file, or the name of a shipped prior.
+        start: Datetime of step 0, which one with a daily cycle needs.
 
     Raises:
         ValueError: If the file is damaged, or its prior cannot be conditioned on a state.
     """
-    return Emulator(load(file))
+    return Emulator(load(file), start=start)
 
 
 def _conditional(law: GaussianTrajectory, z: Float[Tensor, "ensemble ..."]) -> GaussianDenoiser:

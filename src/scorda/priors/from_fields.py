@@ -48,7 +48,7 @@ from scorda.priors.memory import memory_of
 from scorda.priors.trajectory import Standardisation, TrainedTrajectory
 from scorda.reading.records import Fields
 
-__all__ = ["train_on_fields", "training_for"]
+__all__ = ["Law", "law_of", "prepared", "train_on_fields", "training_for"]
 
 # Rows of a square matrix, by their places.
 Rows = Callable[[slice], Tensor]
@@ -92,15 +92,9 @@ def train_on_fields(
         ValueError: If the record is too short, does not vary, is beyond its bounds, or lacks
             values without `fill`.
     """
-    if modes < 1 or corrected < 1:
-        raise ValueError(f"Got modes = {modes}, corrected = {corrected}: give at least 1 of each.")
     settings = settings or training_for(fields)
-    fields.space.check_no_circles("A trained prior")
-    if fields.space.transforms:
-        fields.space.check_bounds(fields.states, "the record")
-        fields = replace(fields, states=fields.space.unbounded(fields.states))
-    _check_record(fields, settings.segment, fill)
-    law = _law(fields, modes)
+    fields = prepared(fields, modes, corrected, settings, fill)
+    law = law_of(fields, modes)
     count = len(law.spectrum) - 1
     architecture = {
         "name": "modes", "size": fields.space.size, "modes": count,
@@ -138,8 +132,21 @@ def training_for(fields: Fields) -> Training:
     )  # fmt: skip
 
 
-def _check_record(fields: Fields, segment: int, fill: bool) -> None:
-    count = len(fields)
+def prepared(
+    fields: Fields, modes: int, corrected: int, settings: Training, fill: bool
+) -> Fields:
+    """Check a record and settings, and return the record in coordinates without bounds.
+
+    Raises:
+        ValueError: As `train_on_fields` does.
+    """
+    if modes < 1 or corrected < 1:
+        raise ValueError(f"Got modes = {modes}, corrected = {corrected}: give at least 1 of each.")
+    fields.space.check_no_circles("A trained prior")
+    if fields.space.transforms:
+        fields.space.check_bounds(fields.states, "the record")
+        fields = replace(fields, states=fields.space.unbounded(fields.states))
+    count, segment = len(fields), settings.segment
     if count < 4 * BLOCKS:
         raise ValueError(f"Got a record of {count} fields: give {4 * BLOCKS} at least.")
     if segment > count:
@@ -151,16 +158,19 @@ def _check_record(fields: Fields, segment: int, fill: bool) -> None:
             f"Got a record of which {fields.missing} values are missing: have them filled (no "
             "--no-fill in the shell), or leave these fields or points out."
         )
+    return fields
 
 
-class _Law(NamedTuple):
+class Law(NamedTuple):
     """The Gaussian law of a record, in units of the standard deviations of its anomalies.
 
-    `std` has the shape of a state, `coefficients` the shape ``(series, time, modes)``.
+    `phase` has the time of day of each field, `std` the shape of a state, `coefficients` the shape
+    ``(series, time, modes)``.
 
     The last entries of `spectrum` and `memory` are those of all directions outside of the modes.
     """
 
+    phase: Tensor
     cycle: Tensor
     std: Tensor
     basis: Tensor
@@ -170,8 +180,13 @@ class _Law(NamedTuple):
     largest: float
     found: dict[str, Any]
 
+    @property
+    def larger(self) -> float:
+        """Factor by which variances are larger than those of the record."""
+        return float(self.found["inflation"] * self.found["factor"])
 
-def _law(fields: Fields, modes: int) -> _Law:
+
+def law_of(fields: Fields, modes: int) -> Law:
     """Estimate the law of a record with at most so many modes.
 
     Raises:
@@ -191,7 +206,8 @@ def _law(fields: Fields, modes: int) -> _Law:
     coefficients, seen = record.coefficients(found).unflatten(0, series), record.seen.view(series)
     basis = found.new_zeros(space.size, modes)
     basis[inside] = found
-    return _Law(
+    return Law(
+        phase,
         space.filled(cycle),
         std,
         basis,
@@ -213,7 +229,7 @@ def _written(radius: float) -> float | None:
     return None if math.isinf(radius) else radius
 
 
-def _network(architecture: dict[str, Any], law: _Law, seed: int) -> ModeNetwork:
+def _network(architecture: dict[str, Any], law: Law, seed: int) -> ModeNetwork:
     """Build the network of a law, whose correction is still zero."""
     torch.manual_seed(seed)
     network = build(architecture)

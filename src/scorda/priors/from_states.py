@@ -13,8 +13,10 @@ from scorda.core.arrays import ArrayLike, as_tensor
 from scorda.core.progress import Progress, told
 from scorda.core.space import StateSpace
 from scorda.diffusion.training import Training
-from scorda.priors.from_fields import train_on_fields, training_for as training_for_fields
-from scorda.priors.from_system import SIZES, Recipe, train_on_states, training_for
+from scorda.priors import from_system
+from scorda.priors.from_fields import train_on_fields, training_for
+from scorda.priors.from_system import SIZES, Recipe, train_on_states
+from scorda.priors.step_of_fields import step_training_for, train_step_on_fields
 from scorda.priors.trajectory import TrainedTrajectory
 from scorda.reading.opening import Source, is_labelled
 from scorda.reading.records import Fields, read_fields
@@ -63,8 +65,8 @@ def train(
         checkpoint: File that a killed training goes on from; the caller removes it at the end.
         progress: Whether to show a bar, or a function of the steps done and their total; both
             move at each validation.
-        transition: Learn the law of a state given the one before, by "temporal-conv", for
-            `priors.Emulator`, in place of that of trajectories.
+        transition: Learn the law of a state given the one before, for `priors.Emulator`, in place
+            of that of trajectories: by "modes", "temporal-conv" (default of an array) or "unet".
         sizes: Sizes of the network: `width`, `blocks`; `modes` and `corrected` of "modes";
             `half_width` of "window-mlp" and "unet", `levels` of "unet".
 
@@ -82,7 +84,8 @@ def train(
         'SDA'
     """
     fields = _fields(states, space)
-    alone = transition or not fields.space.axes
+    recorded = isinstance(states, Fields | str | Path) or is_labelled(states)
+    alone = not fields.space.axes or (transition and not recorded)
     chosen = architecture or ("temporal-conv" if alone else MODES)
     if chosen not in (MODES, *SIZES):
         names = ", ".join((MODES, *SIZES))
@@ -94,14 +97,12 @@ def train(
             f"{chosen} has no size {unknown[0]!r}: it has {', '.join(sorted(known))}."
         )
     if chosen == MODES:
-        if transition:
-            raise ValueError("Got transition=True with modes: transitions need temporal-conv.")
-        settings = training or training_for_fields(fields)
+        settings = training or (step_training_for if transition else training_for)(fields)
         pieces, recipe = fields.states, None
     else:
         pieces = _pieces(fields)
         recipe = Recipe(pieces.shape[0], pieces.shape[1], chosen, **sizes)
-        settings = training or Training(**training_for(recipe, transition))
+        settings = training or Training(**from_system.training_for(recipe, transition))
     if training is None:
         steps = settings.training_steps if training_steps is None else training_steps
         settings = replace(settings, training_steps=steps, seed=seed)
@@ -113,7 +114,8 @@ def train(
 
         if recipe is None:
             how: dict[str, Any] = {**sizes, "settings": settings, "checkpoint": checkpoint}
-            return train_on_fields(fields, **how, report=report)
+            learn = train_step_on_fields if transition else train_on_fields
+            return learn(fields, **how, report=report)
         told_of = {"states": list(fields.states.shape), "start": fields.start}
         return train_on_states(
             pieces, fields.space, recipe, settings, told_of, checkpoint, report,

@@ -16,16 +16,17 @@ from scorda.core.space import StateSpace
 from scorda.diffusion import parallel
 from scorda.diffusion.checkpoint import Checkpoint
 from scorda.diffusion.guidance import MMPS, InflatedLikelihood, SwitchedGuidance
-from scorda.diffusion.samplers import Ancestral, VarianceExploding
+from scorda.diffusion.samplers import Ancestral, Multistep, VarianceExploding
 from scorda.diffusion.training import Training, fit
 from scorda.diffusion.transitions import known_first, transition_loss
 from scorda.nn import build
+from scorda.nn.steps import StepUNet
 from scorda.nn.unet import UNet
 from scorda.priors.trajectory import Standardisation, TrainedTrajectory
 from scorda.systems.base import System, plain_settings
 
-# Numbers of the states that a transition keeps of its record.
-KEPT = 2**16
+# Numbers of the states that a transition keeps of its record, and how many states at least.
+KEPT, FEWEST = 2**16, 256
 # How far beyond the largest simulated value a denoised one may lie.
 MARGIN = 1.25
 # 61 evaluations. Chosen on Lorenz-63, on other test cases than `scorda bench lorenz63-sda` has.
@@ -39,6 +40,9 @@ FIELD_SAMPLER = Ancestral(
 FIELD_GUIDANCE = SwitchedGuidance(MMPS(8, covariance="law"), InflatedLikelihood(), 3.0)
 # Below the lowest level nothing but the Gaussian law is used, which needs no training.
 FIELD_TRAINING: dict[str, Any] = {"min_noise": 2e-2, "max_noise": 50.0, "batch": 32, "rate": 2e-3}
+# A step of a field changes all but its largest scales by less than a standard deviation.
+STEP_TRAINING = FIELD_TRAINING | {"segment": 2, "min_noise": 5e-3, "max_noise": 10.0}
+STEP_SAMPLER = Multistep(noise_levels=12, corrections=0, min_noise=5e-3, max_noise=10.0)
 # Sizes that a recipe takes where it gives none, for each architecture.
 SIZES: dict[str, dict[str, int]] = {
     "temporal-conv": {"series": 8192, "length": 1024, "width": 96, "blocks": 5},
@@ -46,7 +50,7 @@ SIZES: dict[str, dict[str, int]] = {
     "unet": {"series": 1024, "length": 64, "width": 48, "blocks": 2, "half_width": 2, "levels": 2},
 }
 
-__all__ = ["Recipe", "resampled", "train_on_states", "train_on_system", "training_for"]
+__all__ = ["Recipe", "kept_states", "resampled", "train_on_states", "train_on_system", "training_for"]
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,8 @@ def training_for(recipe: Recipe, transition: bool = False) -> dict[str, Any]:
     """Return the settings of `Training` that belong to an architecture and its trajectories."""
     assert recipe.length is not None
     if transition:
-        return {"segment": 2, "batch": 512}
+        of_fields = recipe.architecture == "unet"
+        return STEP_TRAINING if of_fields else {"segment": 2, "batch": 512}
     segment = recipe.window or min(Training.segment, recipe.length)
     return {"segment": segment} | (FIELD_TRAINING if recipe.architecture == "unet" else {})
 
@@ -182,7 +187,7 @@ def train_on_states(
         device: Device of the training.
         slice_seconds: Stop at the first validation after so long.
         transition: Learn the law of a state given the one before, for `Emulator`, in place of
-            that of trajectories. It needs the architecture "temporal-conv" and segments of 2.
+            that of trajectories, by "temporal-conv" or "unet", from segments of 2.
 
     Raises:
         ValueError: If the trajectories are too short, or the architecture does not fit the states.
@@ -196,12 +201,12 @@ def train_on_states(
     states = space.unbounded(states)
     standardisation = Standardisation.of(states, space)
     z = standardisation.forward(states)
-    start = _kept(states, space) if transition else None
+    start = kept_states(states, space) if transition else None
     del states
-    architecture = _architecture(recipe, settings, context, z)
+    architecture = _architecture(recipe, settings, context, z, transition)
     torch.manual_seed(settings.seed)
     network = build(architecture)
-    if isinstance(network, UNet):
+    if isinstance(network, UNet | StepUNet):
         network.prepare(z, context)
     network.to(device)
     how: dict[str, Any] = {}
@@ -217,22 +222,27 @@ def train_on_states(
         "history": history,
     }
     of_fields = recipe.architecture == "unet"
+    sampler = (STEP_SAMPLER if transition else FIELD_SAMPLER) if of_fields else SAMPLER
     return TrainedTrajectory(
         architecture,
         network.to("cpu"),
         space,
         standardisation,
         VarianceExploding(1e-3, 1e3),
-        FIELD_SAMPLER if of_fields else SAMPLER,
+        sampler,
         provenance,
-        guidance=FIELD_GUIDANCE if of_fields else None,
+        guidance=FIELD_GUIDANCE if of_fields and not transition else None,
         limit=MARGIN * float(z.abs().max()),
         start=start,
     )
 
 
 def _architecture(
-    recipe: Recipe, settings: Training, context: Tensor | None, z: Float[Tensor, "series time ..."]
+    recipe: Recipe,
+    settings: Training,
+    context: Tensor | None,
+    z: Float[Tensor, "series time ..."],
+    transition: bool,
 ) -> dict[str, Any]:
     """Return the name and the arguments of the network, as for `nn.build`."""
     made = {"name": recipe.architecture, "channels": z[0, 0].numel()}
@@ -241,7 +251,8 @@ def _architecture(
     if recipe.architecture == "unet":
         fields = 0 if context is None else len(context)
         made |= {"channels": z.shape[2], "grid": list(z.shape[3:]), "context": fields}
-        return made | {"k": recipe.half_width, "levels": recipe.levels, "blocks": recipe.blocks}
+        made |= {"levels": recipe.levels, "blocks": recipe.blocks}
+        return made | ({"name": "step-unet"} if transition else {"k": recipe.half_width})
     if recipe.architecture == "window-mlp":
         return made | {"k": recipe.half_width, "depth": recipe.blocks}
     first = z[:, 1:] - z[:, :-1]
@@ -276,20 +287,21 @@ def _check_grid(recipe: Recipe, space: StateSpace) -> None:
 
 def _check_transition(recipe: Recipe, settings: Training) -> None:
     """Check that a network can learn transitions."""
-    if recipe.architecture != "temporal-conv" or settings.segment != 2 or not settings.observed:
+    known = recipe.architecture in ("temporal-conv", "unet")
+    if not known or settings.segment != 2 or not settings.observed:
         raise ValueError(
             f"Got {recipe.architecture} with segments of {settings.segment}, observed = "
-            f"{settings.observed}, for transitions: they are learned by temporal-conv, from "
-            "segments of 2, with levels per entry (observed > 0)."
+            f"{settings.observed}, for transitions: they are learned by temporal-conv or unet, "
+            "from segments of 2, with levels per entry (observed > 0)."
         )
 
 
-def _kept(
+def kept_states(
     states: Float[Tensor, "series time *state"], space: StateSpace
 ) -> Float[Tensor, "states *state"]:
     """Return states that stand for the climate, evenly spaced in the record, in their units."""
     every = states.flatten(0, 1)
-    number = max(1, min(len(every), KEPT // space.size))
+    number = max(1, min(len(every), max(KEPT // space.size, FEWEST)))
     return space.bounded(every[torch.linspace(0, len(every) - 1, number).round().long()])
 
 

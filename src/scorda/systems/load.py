@@ -14,7 +14,7 @@ from scorda.systems.lorenz import Lorenz63, Lorenz96
 __all__ = ["BUILT_IN", "check_known", "load_system"]
 
 
-def _emulator(file: str = "") -> System:
+def _emulator(file: str = "", start: str | None = None) -> System:
     """Return the emulator of a file of `scorda train --transition`."""
     if not file:
         raise ValueError(
@@ -22,7 +22,9 @@ def _emulator(file: str = "") -> System:
             "--system.file next.safetensors."
         )
     # By name, because priors stand on a higher floor.
-    made: System = importlib.import_module("scorda.priors.emulator").load_emulator(file)
+    made: System = importlib.import_module("scorda.priors.emulator").load_emulator(
+        file, start
+    )
     return made
 
 
