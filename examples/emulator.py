@@ -51,6 +51,8 @@ def forecasts(file: str) -> Iterator[tuple[str, Tensor, Tensor]]:
     emulator = sc.systems.load_system("emulator", file=file)
     yield "model", run(model, first), truth
     yield "emulator", run(emulator, first), truth
+    read_off = sc.priors.Emulator(sc.load("lorenz63"))
+    yield "read off the prior of trajectories", run(read_off, first), truth
     yield "linear law of the record", run(linear_law(record), first - mean) + mean, truth
     places = torch.randint(RECORD, (MEMBERS, TRUTHS, 1), generator=rng.seeded(5))
     yield "climatology", record[places].expand(-1, -1, len(LEADS), -1), truth

@@ -114,7 +114,23 @@ def test_a_share_of_effective_ancestors_is_kept():
     assert many.states[:, 1].std(0).mean() > few.states[:, 1].std(0).mean() > 0.5 * spread
 
 
-@pytest.mark.parametrize("options", [{"draws": 1}, {"least_effective": 1.0}])
+@pytest.mark.slow
+def test_looking_several_steps_ahead_is_exact_too():
+    """Every 3 steps: moments and evidence of Kalman; and fewer ancestors are lost than by 1."""
+    model = ObservationModel(Select([0]), std=0.1)
+    problem = twin_experiment(rotating(), model, 9, 3, 0)[1]
+    exact = KalmanFilter().moments(problem)
+    analysis = EmulatorParticleFilter(draws=4, ahead=5).assimilate(problem, 8000, 1)
+    std = exact.covs.diagonal(dim1=1, dim2=2).sqrt()
+    bound = 6 / 8000**0.5
+    assert ((analysis.states.mean(0) - exact.means).abs() / std).max() < bound
+    assert (analysis.states.std(0) / std - 1).abs().max() < bound
+    assert abs(evidence(analysis) - float(exact.log_evidence.sum())) < 0.1
+    near = EmulatorParticleFilter(draws=4).assimilate(problem, 8000, 1)
+    assert torch.as_tensor(analysis.info["ess"]).mean() > torch.as_tensor(near.info["ess"]).mean()
+
+
+@pytest.mark.parametrize("options", [{"draws": 1}, {"least_effective": 1.0}, {"ahead": 0}])
 def test_a_setting_out_of_range_is_refused(unchecked, options):
     with pytest.raises(ValueError, match="at least 2 draws"):
         EmulatorParticleFilter(**options)

@@ -175,7 +175,7 @@ def test_the_provenance_of_a_record_of_the_globe_can_be_written():
     units = {"latitude": "degrees_north", "longitude": "degrees_east"}
     space = StateSpace((3, 6), 1.0, ("t",), axes, {"longitude": 360.0}, units)
     states = torch.randn(20, 3, 6, generator=torch.Generator().manual_seed(0)).double()
-    found = from_fields._law(Fields(states, space), 8).found
+    found = from_fields.law_of(Fields(states, space), 8).found
     assert [row[0] for row in found["radii"]][-1] is None
     json.dumps(found, allow_nan=False)
 

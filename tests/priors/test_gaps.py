@@ -155,7 +155,7 @@ def test_a_record_with_land_has_the_law_of_its_sea():
     nothing = torch.full((1, 64, 4, 2), torch.nan)
     wide = Fields(torch.cat((sea.states, nothing), -1), space, sea.start)
     assert wide.missing == 0
-    ours, exact = from_fields._law(wide, 300), from_fields._law(sea, 300)
+    ours, exact = from_fields.law_of(wide, 300), from_fields.law_of(sea, 300)
     scores = [torch.tensor(law.found["radii"]) for law in (ours, exact)]
     assert_close(*scores)
     assert ours.found["radius"] == exact.found["radius"] and len(ours.spectrum) == 13
@@ -224,7 +224,7 @@ def test_a_record_with_gaps_is_filled_and_says_so():
     assert prior.provenance["filled"] == holes.missing
     with pytest.raises(ValueError, match=f"{holes.missing} values are missing"):
         train_on_fields(holes, corrected=4, width=8, settings=FEW, fill=False)
-    ours, whole = from_fields._law(holes, 300), from_fields._law(fields, 300)
+    ours, whole = from_fields.law_of(holes, 300), from_fields.law_of(fields, 300)
     # A tenth less data moves the largest variances by a few of their own percent; the mean of
     # 160 correlated fields, 20 a phase, is known to .3 of the std at best.
     assert_close(ours.spectrum[:3], whole.spectrum[:3], rtol=0.1, atol=0)
@@ -237,7 +237,7 @@ def test_a_point_that_is_never_seen_at_some_time_of_the_day_has_its_other_mean()
     fields = record()
     states = fields.states.clone()
     states[0, 3::8, 1, 1] = torch.nan
-    law = from_fields._law(replace(fields, states=states), 300)
+    law = from_fields.law_of(replace(fields, states=states), 300)
     kept = states[0, :, 1, 1]
     other = torch.stack([kept[p::8].mean() for p in range(8) if p != 3]).mean()
     assert_close(law.cycle[3, 1, 1], other)
@@ -251,8 +251,8 @@ def test_the_law_of_a_record_is_the_same_in_any_unit(factor):
     shape = (2, *fields.space.shape)
     space = StateSpace(shape, 3.0, ("a", "b"), fields.space.coordinates, units=UNITS)
     unit = torch.tensor([1.0, factor]).view(2, 1, 1)
-    ours = from_fields._law(Fields(states * unit, space, fields.start), 300)
-    same = from_fields._law(Fields(states, space, fields.start), 300)
+    ours = from_fields.law_of(Fields(states * unit, space, fields.start), 300)
+    same = from_fields.law_of(Fields(states, space, fields.start), 300)
     assert_close(ours.std, same.std * unit)
     assert ours.found["radius"] == same.found["radius"]
     assert_close(ours.spectrum, same.spectrum)
@@ -302,11 +302,11 @@ def test_the_law_of_a_large_record_is_made_of_some_fields_at_once(monkeypatch):
     fields = record()
     gone = gaps(64 * 20, 1, 0.1).view(fields.states.shape)
     fields = replace(fields, states=fields.states.masked_fill(gone, torch.nan))
-    whole = from_fields._law(fields, 300)
-    single = from_fields._law(replace(fields, states=fields.states.float()), 300)
+    whole = from_fields.law_of(fields, 300)
+    single = from_fields.law_of(replace(fields, states=fields.states.float()), 300)
     monkeypatch.setattr(anomalies, "NUMBERS", 70)
     monkeypatch.setattr("scorda.priors.gaps.NUMBERS", 70)
-    parts = from_fields._law(fields, 300)
+    parts = from_fields.law_of(fields, 300)
     assert parts.found["radius"] == single.found["radius"] == whole.found["radius"]
     for made, digits in ((parts, 1e-10), (single, 1e-4)):
         assert_close(made.std, whole.std, rtol=digits, atol=0)
@@ -323,11 +323,11 @@ def test_a_record_on_disk_has_the_law_of_the_same_record_in_memory(monkeypatch, 
         gaps(80 * 20, 1, share).view(fields.states.shape), torch.nan
     )
     fields = replace(fields, states=states)
-    inside = from_fields._law(fields, 300)
+    inside = from_fields.law_of(fields, 300)
     monkeypatch.setattr(scratch, "IN_MEMORY", 0)
     onto = scratch.scratch(tuple(states.shape), states.dtype)
     onto.copy_(states)
-    outside = from_fields._law(replace(fields, states=onto), 300)
+    outside = from_fields.law_of(replace(fields, states=onto), 300)
     for name in ("cycle", "std", "basis", "spectrum", "memory", "coefficients"):
         assert torch.equal(getattr(inside, name), getattr(outside, name)), name
 

@@ -61,7 +61,7 @@ def moments(x, leads):
 
 @pytest.mark.slow
 def test_forecasts_from_a_linear_gaussian_record_have_the_law_of_the_system():
-    """Mean and covariance at leads 1, 2 and 5; the record has errors of 0.007, 4000 draws 0.016."""
+    """Mean and covariance at leads 1, 2, 5; the record has errors of 0.007, 4000 draws 0.016."""
     emulator = Emulator(train_step_on_fields(record(), settings=FEW))
     x, members = torch.tensor([5.0, 2.0, 3.5, 1.0]), 4000
     forecast = emulator.trajectory(x.expand(members, -1), 5, rng.seeded(3))
@@ -83,7 +83,9 @@ def test_a_linear_step_is_that_of_least_squares_with_the_error_that_it_has():
     states = system.trajectory(torch.zeros(1, 3), 20_000, rng.seeded(0))
     step = linear_step(states, 2)
     assert_close(step.advance.diagonal(), rates, rtol=0, atol=5 / 20_000**0.5)
-    assert_close(step.spectrum, torch.tensor([4.0, 1.0, 0.25]), rtol=5 * (2 / 20_000) ** 0.5, atol=0)
+    assert_close(
+        step.spectrum, torch.tensor([4.0, 1.0, 0.25]), rtol=5 * (2 / 20_000) ** 0.5, atol=0
+    )
     assert_close(step.turn.mT @ step.turn, torch.eye(3))
 
 

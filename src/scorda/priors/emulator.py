@@ -24,8 +24,10 @@ from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.core.times import phases_of
 from scorda.diffusion.denoisers import Denoiser, GaussianDenoiser, NetworkDenoiser
+from scorda.diffusion.guidance import Guidance
 from scorda.diffusion.samplers import Multistep, Sampler
 from scorda.diffusion.transitions import KNOWN
+from scorda.priors.read_off import guided_windows, window_of
 from scorda.priors.trajectory import GaussianTrajectory, Prior, TrainedTrajectory, load
 from scorda.systems.base import System
 
@@ -83,33 +85,34 @@ class Emulator(System):
     drawn with replacement; of any other prior they are the first of pairs that it draws. Where the
     record has a daily cycle they are moved to the time of day of step 0.
 
+    A prior of trajectories whose network takes one noise level for all entries, such as that of
+    Kolmogorov flow, is conditioned on the last state by its guidance (`read_off`), which costs as
+    much as SDA of one window.
+
     Arguments:
-        law: Prior of pairs of states with noise levels per entry: a trained transition
-            (``train(..., transition=True)``, ``scorda train --transition``), a prior of whole
-            trajectories, or a `GaussianTrajectory` of one step.
-        sampler: How a step is drawn. Default: as the transition of a record of fields says, else
-            in 17 evaluations.
+        law: A trained transition (``train(..., transition=True)``, ``scorda train
+            --transition``), a prior of whole trajectories, or a `GaussianTrajectory` of one step.
+        sampler: How a step is drawn. Default: in 17 evaluations where the prior takes levels per
+            entry, else, and for a transition of fields, as the prior says.
         start: Datetime of step 0, which a law with a daily cycle needs.
+        guidance: How the last state enters where there are no levels per entry. Default: as the
+            prior says, else `InflatedLikelihood`.
 
     Raises:
-        ValueError: If the prior takes one noise level for all entries, has a daily cycle and no
-            `start`, or the start lies between two steps.
+        ValueError: If the prior has a daily cycle and no `start` is given, or the start lies
+            between two steps.
     """
 
     law: Prior
     sampler: Sampler | None = None
     start: Start | None = None
+    guidance: Guidance | None = None
     now: int = field(default=0, repr=False, kw_only=True)
     space: StateSpace = field(init=False, repr=False)
     name: str = field(default="emulator", init=False, repr=False)
     stochastic = True
 
     def __post_init__(self) -> None:
-        if not self.law.per_entry:
-            raise ValueError(
-                "An Emulator needs a prior whose network takes a noise level per entry: train one "
-                "with transition=True, or `scorda train --transition`."
-            )
         if self.law.diurnal_mean is not None and self.start is None:
             raise ValueError(
                 "This emulator has a daily cycle: say when step 0 is, with Emulator(prior, "
@@ -124,7 +127,9 @@ class Emulator(System):
     def prior(self, members: int, generator: rng.Seed = None) -> Float[Tensor, "ensemble *state"]:
         start, space = self.law.start, self.space
         if start is None:
-            return space.filled(self.law.sample(members, 1, generator)[:, 0])
+            states = window_of(self.law)
+            law = self.law if self.start is None else self.law.starting(self.start, states)
+            return space.filled(law.sample(members, states - 1, generator)[:, 0])
         drawn = start[(rng.uniform(members, (), generator, like=start) * len(start)).long()]
         if self.law.diurnal_mean is None:
             return drawn
@@ -136,7 +141,10 @@ class Emulator(System):
         """Draw the next states; row i of the noise depends on the generator and i only."""
         shape = self.space.shape
         rows = x if x.ndim > len(shape) else x[None]
-        denoiser = _Rows(self.next(rows.reshape(-1, *shape)), shape)
+        flat = rows.reshape(-1, *shape)
+        if not self.law.per_entry:
+            return self._read_off(flat, rows.shape[: rows.ndim - len(shape)], generator).view_as(x)
+        denoiser = _Rows(self.next(flat), shape)
         sampler, process, inner = self._sampler, self.law.process, tuple(rows.shape[1:])
         noise = rng.normal(len(rows), inner, generator, like=x)
         with torch.no_grad():
@@ -149,13 +157,30 @@ class Emulator(System):
 
     def next(self, x: Float[Tensor, "ensemble *state"]) -> Denoiser:
         """Return the denoiser of the standardised next states of members."""
-        x = self.law.space.unbounded(x)
-        z = self.law.standardisation.forward(x - self._cycle(self.now).to(x))
+        z = self._standardised(x)
         if isinstance(self.law, GaussianTrajectory):
             return _conditional(self.law, z)
         if isinstance(self.law, TrainedTrajectory):
             return NextDenoiser(NetworkDenoiser(self.law.network, self.law.limit), z)
         return NextDenoiser(self.law.denoiser(2), z)
+
+    def _standardised(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Return the standardised anomalies of states."""
+        x = self.law.space.unbounded(x)
+        return self.law.standardisation.forward(x - self._cycle(self.now).to(x))
+
+    def _read_off(
+        self, x: Float[Tensor, "states ..."], leading: tuple[int, ...], generator: rng.Seed
+    ) -> Float[Tensor, "states ..."]:
+        """Draw the next states from windows of the prior; of each member with its own noise."""
+        z = self._standardised(x)
+        states = window_of(self.law), *self.space.shape
+        denoiser = _Rows(guided_windows(self.law, z, self.guidance), states)
+        sampler, members, inner = self._sampler, leading[0], (*leading[1:], *states)
+        process = self.law.process
+        with torch.no_grad():
+            found = sampler.sample(denoiser, process, inner, members, generator, like=z)
+        return self.in_units(found.reshape(-1, *states)[:, 1])
 
     def in_units(self, z: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Return standardised next states to their units, 0 outside of the mask."""
@@ -167,7 +192,7 @@ class Emulator(System):
         if self.sampler is not None:
             return self.sampler
         of_fields = self.law.start is not None and isinstance(self.law.sampler, Multistep)
-        return self.law.sampler if of_fields else SAMPLER
+        return self.law.sampler if of_fields or not self.law.per_entry else SAMPLER
 
     def _cycle(self, step: int) -> Float[Tensor, "..."]:
         """Return the mean of the time of day of a step, 0 where there is no daily cycle."""

@@ -132,9 +132,7 @@ def training_for(fields: Fields) -> Training:
     )  # fmt: skip
 
 
-def prepared(
-    fields: Fields, modes: int, corrected: int, settings: Training, fill: bool
-) -> Fields:
+def prepared(fields: Fields, modes: int, corrected: int, settings: Training, fill: bool) -> Fields:
     """Check a record and settings, and return the record in coordinates without bounds.
 
     Raises:

@@ -50,7 +50,14 @@ SIZES: dict[str, dict[str, int]] = {
     "unet": {"series": 1024, "length": 64, "width": 48, "blocks": 2, "half_width": 2, "levels": 2},
 }
 
-__all__ = ["Recipe", "kept_states", "resampled", "train_on_states", "train_on_system", "training_for"]
+__all__ = [
+    "Recipe",
+    "kept_states",
+    "resampled",
+    "train_on_states",
+    "train_on_system",
+    "training_for",
+]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-r"""An emulator is learned from one record of gridded fields: the law of a field given the last one.
+r"""An emulator of fields is learned from one record: the law of a field given the last one.
 
 Mean, standard deviations and modes are those of the prior of the record (`from_fields`). Of the
 coefficients c of the modes a linear step is estimated,
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -231,4 +231,3 @@ def _starts(fields: Fields, law: Law) -> Float[Tensor, "states *state"]:
     if not len(whole):
         whole = space.filled(law.cycle[:1]).to(states)
     return kept_states(whole[None], space)
-

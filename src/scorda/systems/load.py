@@ -22,9 +22,7 @@ def _emulator(file: str = "", start: str | None = None) -> System:
             "--system.file next.safetensors."
         )
     # By name, because priors stand on a higher floor.
-    made: System = importlib.import_module("scorda.priors.emulator").load_emulator(
-        file, start
-    )
+    made: System = importlib.import_module("scorda.priors.emulator").load_emulator(file, start)
     return made
 
 
