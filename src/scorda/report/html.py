@@ -272,10 +272,12 @@ def _observed(run: _Run) -> dict[str, Any]:
 def _facts(runs: Sequence[_Run]) -> dict[str, str]:
     dataset, space = runs[0].dataset, runs[0].posterior.space
     steps, unit = runs[0].posterior.states - 1, space.units.get("time", "")
+    unit = unit.removesuffix("s") if space.dt == 1 and unit != "s" else unit
+    size = " × ".join(map(str, space.shape))
     return {
         "System": dataset.attrs["system"],
-        "State": f"{' × '.join(map(str, space.shape))} numbers",
-        "Length": f"{steps} steps of {space.dt:g} {unit}".strip(),
+        "State": f"{size} number" + "s" * (size != "1"),
+        "Length": f"{steps} step{'s' * (steps != 1)} of {space.dt:g} {unit}".strip(),
         "Observation error": _errors(runs[0].observations, space),
         "Methods": ", ".join(run.name for run in runs) if len(runs) <= LISTED else str(len(runs)),
     }
