@@ -34,6 +34,7 @@ NEW = [
     "lorenz96-masf-dim",
     "lorenz96-masf-forcing",
     "lorenz96-masf-gap",
+    "lorenz96-sda",
 ]
 
 

@@ -246,6 +246,7 @@ def test_quick_tries_few_members_on_a_part(simulated):
         ("train --system lorenz63 --modes 3", "goes with --data of fields only"),
         ("train --system lorenz63 --out p.pt", "end in .safetensors"),
         ("train --system lorenz63 --architecture unet", "two periodic axes"),
+        ("train --system lorenz63 --architecture ring-conv", "one periodic axis of equal steps"),
         ("train --system lorenz63 --device tpu", "cpu or cuda"),
         ("methods enkff", "did you mean 'enkf'"),
         ("simulate --observe w", "Unknown variable 'w'"),

@@ -44,6 +44,7 @@ ARCHITECTURES = [
     {"name": "temporal-conv", "channels": 6, "width": 8, "blocks": 1, "dilation": 1},
     {"name": "window-mlp", "channels": 6, "k": 1, "width": 8, "depth": 1},
     {"name": "modes", "size": 6, "modes": 4, "corrected": 2, "width": 8, "blocks": 1},
+    {"name": "ring-conv", "channels": 1, "grid": [6], "width": 8, "blocks": 1},
     {"name": "unet", "channels": 2, "grid": [4, 4], "k": 1, "width": 8, "levels": 1, "blocks": 1},
 ]
 NESTED = json.loads("[" * 200 + "]" * 200)
@@ -64,7 +65,7 @@ def whole(folder: Path) -> None:
     land = np.arange(16).reshape(4, 4) != 5
     plane = StateSpace((2, 4, 4), 0.5, ("u", "v"), {"y": axis, "x": axis}, mask=land)
     guidance = SwitchedGuidance(DPS(), InflatedLikelihood(), 1.0)
-    samplers = [Ancestral(), Multistep(), Ancestral(), Multistep()]
+    samplers = [Ancestral(), Multistep(), Ancestral(), Multistep(), Ancestral()]
     for sampler, architecture in zip(samplers, ARCHITECTURES, strict=True):
         space = plane if architecture["name"] == "unet" else line
         one = Standardisation(torch.zeros(space.shape), torch.ones(space.shape))

@@ -80,7 +80,8 @@ class Train:
     """States of each simulated trajectory."""
 
     architecture: str | None = None
-    """Network for --system: temporal-conv, window-mlp, or unet (fields on two periodic axes)."""
+    """Network for --system: temporal-conv, window-mlp, ring-conv (one periodic axis), or unet
+    (fields on two periodic axes); default: ring-conv of states on one, else temporal-conv."""
 
     transition: bool = False
     """Learn steps from state to state, for --system emulator, in place of trajectories."""
@@ -104,7 +105,7 @@ class Train:
     """Segments per step."""
 
     segment: int | None = None
-    """States per segment (default of window-mlp and unet: their windows)."""
+    """States per segment (default of window-mlp and unet: their windows; of ring-conv 33)."""
 
     rate: float | None = None
     """Highest learning rate."""
@@ -339,12 +340,13 @@ def _from_system(
     device: torch.device,
 ) -> TrainedTrajectory:
     from scorda.diffusion.training import Training
-    from scorda.priors.from_system import Recipe, train_on_system, training_for
+    from scorda.priors.from_system import Recipe, architecture_for, train_on_system, training_for
 
     fields = ("variable", "since", "until", "series_axis", "missing", "no_fill")
     refuse(given, (*fields, "modes", "corrected"), "goes with --data of fields only")
-    names = ("series", "length", "architecture", "width", "blocks", "half_width", "levels")
-    recipe = Recipe(**_given(given, *names))
+    names = ("series", "length", "width", "blocks", "half_width", "levels")
+    architecture = given.architecture or architecture_for(system.space, given.transition)
+    recipe = Recipe(architecture=architecture, **_given(given, *names))
     if states is not None:
         recipe = replace(recipe, series=states.shape[0], length=states.shape[1])
     chosen = training_for(recipe, given.transition) | _given(given, *TRAINING, "seed")

@@ -85,7 +85,7 @@ def arguments(content: Any) -> dict[str, Any]:
     axes = made.pop("axes", list(coordinates))
     if sorted(axes) != sorted(coordinates):
         raise ValueError(
-            f"The space has axes = {axes}, which are not those of its coordinates, "
+            f"The space has axes = {str(axes)[:200]}, which are not those of its coordinates, "
             f"{list(coordinates)}: {AGAIN}."
         )
     made |= {name: tuple(made[name]) for name in ("shape", "variables")}

@@ -8,9 +8,12 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from scorda.core.shapes import Float, Tensor
+from scorda.core.shapes import Bool, Float, Tensor
 
-__all__ = ["Levels", "levels_for", "observed_levels"]
+__all__ = ["Levels", "levels_for", "observed_levels", "ring_levels"]
+
+# Largest number of points of a ring from one observed point to the next.
+FARTHEST = 8
 
 # Makes levels per entry of one level per segment, the shape of a segment and a generator.
 Levels = Callable[[Tensor, tuple[int, ...], torch.Generator], Tensor]
@@ -34,6 +37,7 @@ def observed_levels(
     shape: tuple[int, ...],
     share: float,
     generator: torch.Generator,
+    seen: Bool[Tensor, "ensemble components"] | None = None,
 ) -> Float[Tensor, "ensemble time ..."]:
     """Lower the noise level of some entries, as observations of them would.
 
@@ -41,6 +45,13 @@ def observed_levels(
     are regular in half of the segments and at random in the others, 1 to 64 steps apart; in half
     of the segments all components share them; in a quarter there is a hole, which may reach an
     end.
+
+    Arguments:
+        noise: Level of each segment.
+        shape: Shape of a segment.
+        share: Share of segments with observed entries.
+        generator: Source of randomness.
+        seen: Which components are observed where a segment has any (default: each by chance).
     """
     size, states, components = len(noise), shape[0], math.prod(shape[1:])
 
@@ -48,7 +59,8 @@ def observed_levels(
         return torch.rand(*axes, generator=generator)
 
     time = torch.arange(states)[:, None]
-    used = (uniform(size, 1) < share) & (uniform(size, components) < 0.5)
+    used = uniform(size, 1) < share
+    used = used & (uniform(size, components) < 0.5 if seen is None else seen)
     stride = (64 ** uniform(size, 1, components)).round()
     offset = (uniform(size, 1, components) * stride).floor()
     regular = (time - offset) % stride == 0
@@ -61,3 +73,28 @@ def observed_levels(
     precision = (used[:, None] & times & ~hole) / std[:, None].square()
     level = (noise[:, None, None] ** -2 + precision).rsqrt()
     return level.view(size, *shape)
+
+
+def ring_levels(
+    noise: Float[Tensor, "ensemble"],
+    shape: tuple[int, ...],
+    share: float,
+    generator: torch.Generator,
+) -> Float[Tensor, "ensemble time ..."]:
+    """Make levels as `observed_levels` does, with dense and sparse networks of a ring's points.
+
+    In half of the segments every first to eighth point is observed, in the others each point
+    with a chance that is drawn for the segment. All variables are observed there.
+    """
+    size, points = len(noise), shape[-1]
+
+    def uniform(*axes: int) -> Tensor:
+        return torch.rand(*axes, generator=generator)
+
+    stride = (FARTHEST ** uniform(size, 1)).round()
+    offset = (uniform(size, 1) * stride).floor()
+    even = (torch.arange(points) - offset) % stride == 0
+    scattered = uniform(size, points) < uniform(size, 1)
+    seen = torch.where(uniform(size, 1) < 0.5, even, scattered)
+    seen = seen.repeat(1, math.prod(shape[1:-1]))
+    return observed_levels(noise, shape, share, generator, seen)

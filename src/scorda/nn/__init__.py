@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from scorda.nn.ring_temporal import RingTemporalConv
 from scorda.nn.spectral import ModeNetwork
 from scorda.nn.steps import StepModes, StepUNet
 from scorda.nn.temporal import TemporalConv, WindowMLP
@@ -13,6 +14,7 @@ from scorda.nn.unet import UNet
 __all__ = [
     "ARCHITECTURES",
     "ModeNetwork",
+    "RingTemporalConv",
     "StepModes",
     "StepUNet",
     "TemporalConv",
@@ -23,6 +25,7 @@ __all__ = [
 
 ARCHITECTURES: dict[str, type[nn.Module]] = {
     "modes": ModeNetwork,
+    "ring-conv": RingTemporalConv,
     "step-modes": StepModes,
     "step-unet": StepUNet,
     "temporal-conv": TemporalConv,

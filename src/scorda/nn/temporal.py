@@ -9,7 +9,7 @@ of the exact one given its window, and exact where 2k + 1 is at least the length
 window. The ends are zero-padded, and a constant channel marks them, so that the first and last
 states are learned rather than composed.
 
-Both, and the U-Net of fields, know the noise level from a `NoiseEmbedding`.
+They, the U-Net of fields and the network of a ring know the noise level from a `NoiseEmbedding`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from scorda.core.shapes import Float, Tensor
 
-__all__ = ["NoiseEmbedding", "TemporalConv", "WindowMLP", "compose"]
+__all__ = ["NoiseEmbedding", "TemporalConv", "WindowMLP", "compose", "differences_of"]
 
 # Sizes of the embedding of the noise level.
 WINDOW_FEATURES = 64
@@ -226,19 +226,9 @@ class TemporalConv(nn.Module):
             x: Noisy states.
             noise: Noise level of each member, or of each entry of x.
         """
-        state, x = x.shape[2:], x.flatten(2)
-        nu2 = noise[:, None, None].square() if noise.ndim == 1 else noise.flatten(2).square()
-        nu2 = nu2.expand_as(x)
-        base = nu2.amax((1, 2))
-        s1, s2 = self.differences
-        d1 = (x[:, 1:] - x[:, :-1]) / (s1**2 + nu2[:, 1:] + nu2[:, :-1]).sqrt()
-        d2 = x[:, 2:] - 2 * x[:, 1:-1] + x[:, :-2]
-        d2 = d2 / (s2**2 + nu2[:, 2:] + 4 * nu2[:, 1:-1] + nu2[:, :-2]).sqrt()
-        d1, d2 = F.pad(d1, (0, 0, 0, 1)), F.pad(d2, (0, 0, 1, 1))[:, : x.shape[1]]
-        parts = [x / (1 + nu2).sqrt(), d1, d2, torch.ones_like(x[..., :1])]
-        if self.per_entry:
-            ratio = nu2 / base[:, None, None]
-            parts += [ratio.log() / 4, (1 - ratio) * parts[0]]
+        state = x.shape[2:]
+        parts, base = differences_of(x.flatten(2), noise, self.differences, self.per_entry)
+        parts.insert(3, torch.ones_like(parts[0][..., :1]))
         # (ensemble, channels, 1, time) in channels-last memory: the fast layout of convolutions.
         z = torch.cat(parts, -1)
         z = self.first(z.mT.unsqueeze(2).contiguous(memory_format=torch.channels_last))
@@ -246,6 +236,35 @@ class TemporalConv(nn.Module):
         for block in self.blocks:
             z = block(z, embedding)
         return self.last(F.silu(z)).squeeze(2).mT.unflatten(2, state)
+
+
+def differences_of(
+    x: Float[Tensor, "ensemble time size"],
+    noise: Float[Tensor, "ensemble ..."],
+    scale: tuple[float, float],
+    per_entry: bool,
+) -> tuple[list[Tensor], Float[Tensor, "ensemble"]]:
+    """Return what `TemporalConv` sees of each entry, and the squared level of each member.
+
+    Arguments:
+        x: Noisy states.
+        noise: Noise level of each member, or of each entry.
+        scale: s_1, s_2 of `TemporalConv`.
+        per_entry: Whether levels may differ between entries.
+    """
+    nu2 = noise[:, None, None].square() if noise.ndim == 1 else noise.flatten(2).square()
+    nu2 = nu2.expand_as(x)
+    base = nu2.amax((1, 2))
+    s1, s2 = scale
+    d1 = (x[:, 1:] - x[:, :-1]) / (s1**2 + nu2[:, 1:] + nu2[:, :-1]).sqrt()
+    d2 = x[:, 2:] - 2 * x[:, 1:-1] + x[:, :-2]
+    d2 = d2 / (s2**2 + nu2[:, 2:] + 4 * nu2[:, 1:-1] + nu2[:, :-2]).sqrt()
+    d1, d2 = F.pad(d1, (0, 0, 0, 1)), F.pad(d2, (0, 0, 1, 1))[:, : x.shape[1]]
+    parts = [x / (1 + nu2).sqrt(), d1, d2]
+    if per_entry:
+        ratio = nu2 / base[:, None, None]
+        parts += [ratio.log() / 4, (1 - ratio) * parts[0]]
+    return parts, base
 
 
 class _Block(nn.Module):

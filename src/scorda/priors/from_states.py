@@ -47,8 +47,9 @@ def train(
     * "modes": of a record of fields. The Gaussian law of their patterns, with a daily cycle where
       the record has one, and a network that corrects the leading ones. A few hundred fields are
       enough, and it takes a minute;
-    * "temporal-conv", "window-mlp" and "unet": a network alone, of trajectories of a nonlinear
-      system. It needs many states, and takes minutes to hours.
+    * "temporal-conv", "window-mlp", "ring-conv" (states on one periodic axis) and "unet": a
+      network alone, of trajectories of a nonlinear system. It needs many states, and takes
+      minutes to hours.
 
     Both are approximate. The result is a function of the arguments and the number of threads.
 
@@ -57,7 +58,7 @@ def train(
             xarray Dataset of variables on regular times, as ``scorda train --data`` reads it.
         space: Space of the states of an array, whose `dt` is the time between them (default:
             that of a dataset).
-        architecture: One of the four (default: "modes" of states on axes, else "temporal-conv").
+        architecture: One of the five (default: "modes" of states on axes, else "temporal-conv").
             A single record is cut into up to 20 trajectories for a network alone.
         training_steps: Steps of the optimiser (default: 1000 for "modes", else 10 000).
         seed: Seed of weights, batches and noise, a whole number.

@@ -149,10 +149,10 @@ def check_network(
     size = architecture.get("size") or architecture["channels"] * math.prod(
         architecture.get("grid", ())
     )
-    fits = "grid" not in architecture or space.shape == (
-        architecture["channels"],
-        *architecture["grid"],
-    )
+    grid = tuple(architecture.get("grid", ()))
+    # The states of one variable on a ring have no axis of variables.
+    flat = len(grid) == 1 and space.shape == grid
+    fits = not grid or flat or space.shape == (architecture["channels"], *grid)
     if size != space.size or not fits or int(getattr(network, "half_width", 0)) > 10**6:
         raise ValueError(
             f"architecture of {path} is for states of {size} numbers, and its space has "

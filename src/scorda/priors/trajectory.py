@@ -351,7 +351,7 @@ class GaussianTrajectory(Prior):
 
 
 def load(source: str | Path) -> TrainedTrajectory:
-    """Load a trained prior: the name of a shipped one ("lorenz63") or a file.
+    """Load a trained prior: a shipped one (lorenz63, lorenz96, kolmogorov) or a file.
 
     Raises:
         FileNotFoundError: If there is neither such a shipped prior nor such a file.
