@@ -199,6 +199,7 @@ def test_quick_tries_few_members_on_a_part(simulated):
         (f"{ASSIMILATE} --localization 4", "Methods that can do without"),
         (f"{ASSIMILATE} --dtype float16", "float32 or float64"),
         (f"{ASSIMILATE[:-2]}0", "Got --members 0"),
+        ("demo --members 0", "Got --members 0"),
         (
             "assimilate --observations far.csv --prior lorenz63 --method sda --members 2",
             "far from the climate of",

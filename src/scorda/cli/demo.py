@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from scorda.cli.console import console, progress, score_rows, table
+from scorda.cli.settings import UserError
 
 if TYPE_CHECKING:
     from scorda.assimilation.base import Assimilator
@@ -59,6 +60,8 @@ def demo(*, settings: Annotated[Demo | None, Parameter(name="*")] = None) -> Non
     from scorda.systems.lorenz import Lorenz63
 
     given = settings or Demo()
+    if given.members < 1:
+        raise UserError(f"Got --members {given.members}: give at least 1.")
     check_output(given.out / "report.html", overwrite=True, make_parents=True)
     threads = use_torch("float32", given.threads)
     out, system = console(), Lorenz63()
