@@ -12,8 +12,9 @@ from pathlib import Path
 
 from scorda.bench.run import Row
 from scorda.report.comparison import sweep
+from scorda.report.tradeoff import tradeoff
 
-__all__ = ["main", "rows"]
+__all__ = ["main", "of_samplers", "rows"]
 
 FOLDER = Path(__file__).parent
 # Swept parameter and scores, by file.
@@ -27,10 +28,37 @@ SWEPT = {
 
 
 def main() -> None:
-    """Write ``docs/NAME.png`` for each swept result."""
+    """Write ``docs/NAME.png`` for each swept result, and the trade-off of SDA's samplers."""
     for name, (parameter, scores) in SWEPT.items():
         figure = sweep(rows(FOLDER / "results" / f"{name}.csv", parameter, scores), scores)
         figure.savefig(FOLDER.parent / "docs" / f"{name}.png", dpi=110)
+    figure = tradeoff(of_samplers(FOLDER / "results" / "lorenz63-sda.csv"))
+    figure.savefig(FOLDER.parent / "docs" / "tradeoff.png", dpi=110)
+
+
+def of_samplers(path: Path) -> list[Row]:
+    """Read the rows of samplers by name; those of the default in other forms are left out."""
+    with path.open(newline="", encoding="utf-8") as file:
+        records = [r for r in csv.DictReader(file) if "default," not in r["sampler"]]
+    return [
+        Row(
+            label=f"{kind}, {record['sampler']}",
+            members=256,
+            seeds=8,
+            mean={
+                "w1": float(record[f"w1_{kind}"]),
+                "evaluations": float(record["evaluations"]),
+                "sampling_seconds": float(record["seconds"]),
+            },
+            error={},
+            seconds=math.nan,
+            expected={},
+            tolerance=math.inf,
+        )
+        for kind in ("low", "high")
+        for record in records
+        if record["seconds"] and "polished" not in record["sampler"]
+    ]
 
 
 def rows(path: Path, parameter: str, scores: tuple[str, ...]) -> list[Row]:

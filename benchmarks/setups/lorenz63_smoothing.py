@@ -13,6 +13,7 @@ from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
 from scorda.diffusion.guidance import InflatedLikelihood
 from scorda.diffusion.samplers import Ancestral, Multistep, Sampler
+from scorda.diffusion.stochastic_multistep import StochasticMultistep
 from scorda.methods.particle import ParticleSmoother
 from scorda.methods.sda import SDA
 from scorda.metrics.distance import wasserstein
@@ -147,6 +148,16 @@ def lorenz63_sda(prior: str = "lorenz63") -> Smoothing:
     methods["ancestral 16, corrections 3, bfloat16"] = half
     polished = SDA(trained, sampler=_ancestral(base, 16, 3), polish=ConditionalSMC())
     methods["ancestral 16, corrections 3, polished"] = polished
+    # Below the prior's lowest level: no correction roughens the smooth mean that ends the walk.
+    few = {
+        n: SDA(
+            trained, sampler=StochasticMultistep(n, 0, min_noise=4e-3, max_noise=base.max_noise)
+        )
+        for n in (8, 16, 24, 31)
+    }
+    methods |= {f"stochastic multistep {n}": method for n, method in few.items()}
+    smoothed = replace(few[16], polish=ConditionalSMC(4, 64))
+    methods["stochastic multistep 16, polished by 4 sweeps of 64"] = smoothed
     entries = [
         Entry(f"{case}, {label}", method, 256)
         for label, method in methods.items()

@@ -370,6 +370,11 @@ TRAINING_FREE = {
         coupled=False,
         sampler=scorda.diffusion.Ancestral(16, corrections=0),
     ),
+    "score-filter --no-coupled --sampler stochastic-multistep --sampler.noise-levels 16"
+    " --sampler.corrections 0 --sampler.min-noise 0.005": scorda.ScoreFilter(
+        coupled=False,
+        sampler=scorda.diffusion.StochasticMultistep(16, corrections=0, min_noise=0.005),
+    ),
     "closed-form-filter --relative-bandwidth likelihood": scorda.ClosedFormFilter("likelihood"),
 }
 

@@ -25,6 +25,7 @@ from scorda.diffusion.bridge import BridgeODE, BridgeSDE
 from scorda.diffusion.denoisers import GaussianDenoiser, KernelDenoiser, NetworkDenoiser
 from scorda.diffusion.guidance import DPS, MMPS, InflatedLikelihood
 from scorda.diffusion.samplers import Ancestral, Multistep, PredictorCorrector, VarianceExploding
+from scorda.diffusion.stochastic_multistep import StochasticMultistep
 from scorda.diffusion.variance_preserving import VariancePreserving
 from scorda.methods.closed_form import ClosedFormFilter
 from scorda.methods.enff import EnFF
@@ -366,6 +367,7 @@ SAMPLERS = [
     PredictorCorrector(64, corrections=0, grid="time"),
     Ancestral(64, corrections=0),
     Multistep(16, corrections=0),
+    StochasticMultistep(32, corrections=0),
 ]
 
 

@@ -15,6 +15,7 @@ from scorda.diffusion import batches as sizes
 from scorda.diffusion.batches import at_once, batches
 from scorda.diffusion.guidance import DPS, MMPS, InflatedLikelihood
 from scorda.diffusion.samplers import Ancestral, Multistep, PredictorCorrector
+from scorda.diffusion.stochastic_multistep import StochasticMultistep
 from scorda.methods.sda import SDA
 from scorda.nn import build
 from scorda.observations.model import ObservationModel
@@ -68,7 +69,12 @@ def problem(steps=3):
 
 
 GUIDANCE = [InflatedLikelihood(), MMPS(2), MMPS(2, solver="cg"), DPS()]
-SAMPLERS = [PredictorCorrector(3, 1), Ancestral(3, 0), Multistep(3, 0)]
+SAMPLERS = [
+    PredictorCorrector(3, 1),
+    Ancestral(3, 0),
+    Multistep(3, 0),
+    StochasticMultistep(3, 0),
+]
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from scorda.diffusion.samplers import (
     ScalarProcess,
     VarianceExploding,
 )
+from scorda.diffusion.stochastic_multistep import StochasticMultistep
 from scorda.diffusion.training import Training, fit
 from scorda.diffusion.twisted import Twisted
 from scorda.diffusion.twists import StandardLikelihood
@@ -44,6 +45,7 @@ __all__ = [
     "Sampler",
     "ScalarProcess",
     "StandardLikelihood",
+    "StochasticMultistep",
     "SwitchedGuidance",
     "Training",
     "Twisted",

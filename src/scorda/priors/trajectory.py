@@ -38,6 +38,7 @@ from scorda.diffusion.samplers import (
     ScalarProcess,
     VarianceExploding,
 )
+from scorda.diffusion.stochastic_multistep import StochasticMultistep
 from scorda.diffusion.variance_preserving import VariancePreserving
 from scorda.nn import build
 from scorda.priors import kept
@@ -54,7 +55,7 @@ __all__ = [
 
 PROCESSES = {c.__name__: c for c in (VarianceExploding, VariancePreserving)}
 GUIDANCES = {c.__name__: c for c in (DPS, InflatedLikelihood, MMPS, SwitchedGuidance)}
-SAMPLERS = {c.__name__: c for c in (Ancestral, Multistep, PredictorCorrector)}
+SAMPLERS = {c.__name__: c for c in (Ancestral, Multistep, PredictorCorrector, StochasticMultistep)}
 
 
 @dataclass(frozen=True)
