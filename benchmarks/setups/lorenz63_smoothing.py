@@ -150,10 +150,8 @@ def lorenz63_sda(prior: str = "lorenz63") -> Smoothing:
     methods["ancestral 16, corrections 3, polished"] = polished
     # Below the prior's lowest level: no correction roughens the smooth mean that ends the walk.
     few = {
-        n: SDA(
-            trained, sampler=StochasticMultistep(n, 0, min_noise=4e-3, max_noise=base.max_noise)
-        )
-        for n in (8, 16, 24, 31)
+        n: SDA(trained, sampler=StochasticMultistep(n, 0, min_noise=6e-3, max_noise=15.0))
+        for n in (8, 16, 24)
     }
     methods |= {f"stochastic multistep {n}": method for n, method in few.items()}
     smoothed = replace(few[16], polish=ConditionalSMC(4, 64))
