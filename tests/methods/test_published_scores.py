@@ -82,15 +82,16 @@ def test_measured_score_holds_with_the_options_chosen(name, entry, twin, single)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["ancestral 16, corrections 3", "stochastic multistep 16"])
 @pytest.mark.parametrize("kind", ["low", "high"])
-def test_sda_samples_the_posterior_of_the_particle_smoother(kind, single):
+def test_sda_samples_the_posterior_of_the_particle_smoother(kind, sampler, single):
     """The benchmark's eight cases, as its goals are.
 
     W1 is the median, the spread and the misfit of the mean their means: single cases have a spread
     of 0.85 to 1.07 at a W1 of exact draws, and a mean of eight the standard error 0.03.
     """
     setup = PROBLEMS["lorenz63-sda"]()
-    label = f"{kind}, ancestral 16, corrections 3"
+    label = f"{kind}, {sampler}"
     (entry,) = (entry for entry in setup.entries if entry.label == label)
     setup = replace(setup, entries=(entry,))
     cases = [setup.score(entry, setup.prepare(k), k) for k in range(setup.seeds)]
