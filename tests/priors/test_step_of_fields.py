@@ -96,6 +96,7 @@ def test_few_pairs_leave_the_step_diagonal():
     assert step.rank == 0 and int((step.advance != 0).sum()) == 20
 
 
+@pytest.mark.slow
 def test_it_knows_the_time_of_day(tmp_path):
     """A cycle of 10 degrees every 6 hours passes from step to step; the file keeps it."""
     prior = train_step_on_fields(record(400, daily=True), settings=FEW)
@@ -114,6 +115,7 @@ def test_it_knows_the_time_of_day(tmp_path):
     assert abs(float(later) - 13) < 0.7
 
 
+@pytest.mark.slow
 def test_what_is_outside_of_the_mask_stays_zero():
     axes = {"x": np.arange(float(POINTS))}
     space = StateSpace((POINTS,), 1.0, ("t",), axes, mask=np.array([True, False, True, True]))
