@@ -156,7 +156,8 @@ def test_a_record_with_land_has_the_law_of_its_sea():
     wide = Fields(torch.cat((sea.states, nothing), -1), space, sea.start)
     assert wide.missing == 0
     ours, exact = from_fields.law_of(wide, 300), from_fields.law_of(sea, 300)
-    scores = [torch.tensor(law.found["radii"]) for law in (ours, exact)]
+    # No taper, the last one, has no radius.
+    scores = [torch.tensor(law.found["radii"][:-1]) for law in (ours, exact)]
     assert_close(*scores)
     assert ours.found["radius"] == exact.found["radius"] and len(ours.spectrum) == 13
     inside = space.inside

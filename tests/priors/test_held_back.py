@@ -10,12 +10,14 @@ from torch.testing import assert_close
 from scorda.core.space import StateSpace
 from scorda.nn.spectral import TIMES
 from scorda.priors import held_back
+from scorda.priors.anomalies import Climatology
 from scorda.priors.gaps import Gappy
-from scorda.priors.held_back import chosen_by_blocks, inflation_of
+from scorda.priors.held_back import Points, chosen_by_blocks, inflation_of
 
 POINTS = 24
 SPACE = StateSpace((POINTS,), 1.0, ("t",), {"x": np.arange(float(POINTS))})
 PLACES = torch.arange(float(POINTS), dtype=torch.float64)[:, None]
+LAST = torch.tensor([0.0, 0.0, 1.0])
 COV = torch.exp(-(PLACES - PLACES.T).abs() / 6)
 
 
@@ -35,7 +37,9 @@ def drawn(times, memory=0.8, phases=1, seed=0):
 
 
 def choose(z, phase, samples):
-    return chosen_by_blocks(Gappy(z.clone()), phase, samples, PLACES, SPACE, 300)
+    mean = Climatology(phase, torch.zeros(1), samples)
+    points = Points(PLACES, torch.zeros(POINTS, dtype=torch.long), SPACE)
+    return chosen_by_blocks(Gappy(z.clone()), mean, points, 300)
 
 
 @pytest.mark.slow
@@ -59,8 +63,8 @@ def test_a_gaussian_record_of_many_fields_stays_as_it_is(monkeypatch):
 def test_a_record_of_few_fields_needs_a_taper_more_than_one_of_many(monkeypatch):
     """The CRPS without a taper (nearly) over that with one."""
     monkeypatch.setattr(held_back, "RADII", (0.25, 4.0))
-    few, many = choose(*drawn(40), 40.0).scores, choose(*drawn(1500), 1500.0).scores
-    assert few[1][2] / few[0][2] > 1.03 > many[1][2] / many[0][2]
+    few, many = choose(*drawn(40), 40.0).radii, choose(*drawn(1500), 1500.0).radii
+    assert few[1].crps / few[0].crps > 1.03 > many[1].crps / many[0].crps
 
 
 def test_a_mean_of_few_fields_is_not_learned_from_the_held_back_ones():
@@ -108,8 +112,9 @@ def test_the_factor_makes_variance_and_squared_error_equal():
     """Of sums with the variance 2 f and the squared error 3: f = 1.5, between two candidates."""
     factors = torch.tensor(held_back.FACTORS, dtype=torch.float64)
     sums = torch.stack((torch.full_like(factors, 3.0), 2 * factors, 1 + (factors - 2) ** 2), 1)
-    chosen = held_back._best([5.0, 7.0], torch.stack((sums, sums + torch.tensor([0, 0, 1.0]))))
-    assert chosen.radius == 5.0 and chosen.factor == pytest.approx(1.5)
+    (factor, crps), (other, more) = held_back._best(torch.stack((sums, sums + LAST)))
+    assert factor == other == pytest.approx(1.5)
+    assert more == pytest.approx(crps + 1.0)
 
 
 @pytest.mark.parametrize(("series", "times"), [(1, 43), (3, 21), (7, 20)])
@@ -145,3 +150,65 @@ def test_runs_of_a_record_choose_about_what_the_whole_does(monkeypatch):
     some = choose(z, phase, 200.0)
     assert some != whole
     assert abs(math.log(some.factor / whole.factor)) < 4 * 0.12
+
+
+@pytest.mark.slow
+def test_a_long_record_whose_points_all_go_together_has_no_taper():
+    """A common series and a little noise: the widest taper takes a tenth of the correlation."""
+    z, phase = drawn(1500)
+    z = z[:, :1] + 0.2 * torch.randn(z.shape, generator=torch.Generator().manual_seed(2)).double()
+    chosen = choose((z - z.mean(0)) / z.std(0), phase, 150.0)
+    assert chosen.radius == math.inf and chosen.radii[-1].radius == math.inf
+
+
+def pair(times, correlation, seed=0):
+    """Return two variables at each point, whose noise has that correlation."""
+    first, phase = drawn(times, seed=seed)
+    second, _ = drawn(times, memory=0.5 if correlation == 0 else 0.8, seed=seed + 100)
+    second = correlation * first + (1 - correlation**2) ** 0.5 * second
+    space = StateSpace((2, POINTS), 1.0, ("t", "q"), SPACE.coordinates)
+    points = Points(PLACES.repeat(2, 1), torch.arange(2).repeat_interleave(POINTS), space)
+    return torch.cat((first, second), 1), phase, points
+
+
+@pytest.mark.parametrize(("correlation", "groups"), [(0.0, (1, 0)), (0.9, (0, 0))])
+def test_variables_stay_together_where_one_tells_of_the_other(monkeypatch, correlation, groups):
+    """Of 60 fields, independent variables have chance correlations that only mislead."""
+    monkeypatch.setattr(held_back, "RADII", (0.5, 1.0))
+    z, phase, points = pair(60, correlation)
+    chosen = chosen_by_blocks(Gappy(z), Climatology(phase, torch.zeros(1), 60.0), points, 300)
+    assert chosen.groups == groups
+    assert {score.groups for score in chosen.apart} == {(0, 0), (1, 0)}
+
+
+def test_groups_leave_no_covariance_between_them():
+    _, _, points = pair(10, 0.0)
+    taper = points.taper(2.0, (1, 0), slice(3, 5))
+    assert (taper[:, :POINTS] > 0).any() and not taper[:, POINTS:].any()
+    assert_close(taper[:, :POINTS], points.taper(2.0, (0, 0), slice(3, 5))[:, :POINTS])
+
+
+def test_a_variable_leaves_a_group_and_two_part_once():
+    assert held_back._apart((0, 0)) == [(1, 0)]
+    assert held_back._apart((0, 0, 1)) == [(2, 0, 1)]
+    assert held_back._apart((0, 0, 0)) == [(1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 2)]
+    assert held_back._apart((0, 1)) == []
+
+
+def test_a_hidden_variable_is_predicted_from_the_others_alone():
+    """By the closed form for one state: E[v | u] of unit variances with a correlation of 0.9."""
+    cov = torch.tensor([[1.0, 0.9], [0.9, 1.0]], dtype=torch.float64)
+    values, vectors = torch.linalg.eigh(cov)
+    memory = torch.zeros(3, len(TIMES), dtype=torch.float64)
+    memory[:, 2] = 1
+    law = held_back._Law(vectors, torch.cat((values, values[:1])), memory)
+    z = torch.tensor([[1.3, -0.4]], dtype=torch.float64)
+    hidden = torch.tensor([False, True])
+    made = held_back._errors(law, z, torch.Generator().manual_seed(3), hidden)
+    generator = torch.Generator().manual_seed(3)
+    torch.randperm(2, generator=generator)
+    y = 1.3 + held_back.ERROR * torch.randn(1, 1, generator=generator, dtype=torch.float64).item()
+    for row, factor in zip(made, held_back.FACTORS, strict=True):
+        gain = 0.9 * factor / (factor + held_back.ERROR**2)
+        assert row[0].item() == pytest.approx((-0.4 - gain * y) ** 2)
+        assert row[1].item() == pytest.approx(factor - 0.9 * factor * gain)

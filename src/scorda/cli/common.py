@@ -256,7 +256,11 @@ def climate_of(system: Any, members: int = 64) -> dict[str, tuple[float, float]]
         mean = scaled.mean if mean is None else mean
         shape = (-1, *system.space.shape)
         means = mean.expand(torch.broadcast_shapes(mean.shape, system.space.shape)).reshape(shape)
-        stds = scaled.std.expand(system.space.shape).reshape(shape)
+        stds = scaled.std.expand(system.space.shape)
+        if system.annual is not None:
+            # A wave has half of its square as variance.
+            stds = (stds.square() + system.annual.square().sum(0) / 2).sqrt()
+        stds = stds.reshape(shape)
     else:
         means = system.prior(members, rng.seeded(0))
         stds = torch.zeros_like(means[:1])

@@ -22,7 +22,7 @@ from scorda.core.calendars import (
     total_months,
 )
 from scorda.core.columns import distinct, is_text, numbers
-from scorda.core.shapes import Int, Tensor
+from scorda.core.shapes import Float, Int, Tensor
 from scorda.core.space import StateSpace
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "same_times",
     "time_axis",
     "time_unit",
+    "waves_of_year",
 ]
 
 SECONDS = {"seconds": 1.0, "minutes": 60.0, "hours": 3600.0, "days": 86400.0}
@@ -205,6 +206,23 @@ def phases_of(start: Start, states: int, space: StateSpace) -> Int[Tensor, "stat
             f"Got start = {start!r} between two of the {steps} steps of a day: start on a step."
         )
     return (torch.arange(states) + round(phase)) % steps
+
+
+def waves_of_year(
+    start: Start, states: int, space: StateSpace, harmonics: int
+) -> Float[Tensor, "states waves"]:
+    r"""Return :math:`\cos 2 \pi k \tau` and :math:`\sin 2 \pi k \tau` for k = 1, 2, ... in turn.
+
+    :math:`\tau` is the share of the year that has passed, in months of the calendar, at each of so
+    many states from a datetime on.
+    """
+    import torch
+
+    dates = dates_after(start, space.dt * np.arange(float(states)), space)
+    months = total_months(instants(dates, space.calendar), space.calendar)
+    angle = 2 * math.pi * torch.from_numpy(months % 12.0 / 12.0)
+    order = angle[:, None] * torch.arange(1.0, harmonics + 1, dtype=torch.float64)
+    return torch.stack((order.cos(), order.sin()), 2).flatten(1)
 
 
 def _elapsed(

@@ -5,13 +5,15 @@ prior is a Gaussian law, estimated and regularised, and a network that corrects 
 The correction is kept only where it helps on fields that it was not fitted to (`nn.spectral`). The
 parts of the law:
 
-* mean: the daily cycle where the record has one, else the time mean;
+* mean: the daily cycle where the record has one, else the time mean, and of records of several
+  years their yearly cycle (`season`);
 * covariance: the sample covariance S of the anomalies, tapered, :math:`S \circ G` with Gaspari and
   Cohn's function G of the distance. It keeps what the sample resolves nearby and drops the chance
   correlations of far points. Its radius is the one of `held_back.RADII` with the lowest CRPS when
   windows of held-back blocks of the record are predicted from some of their points. On the globe,
   G of the great circle is a correlation function only while it ends within half of the
-  circumference; radii beyond stand for no taper, :math:`S` itself, which is always one;
+  circumference. The last candidate is no taper, :math:`S` itself. Of several variables, those
+  that the others do not help to predict are independent of them (`held_back`);
 * inflation :math:`(n + 1) / (n - 1)` of the covariance, for n days in the record: the mean was
   estimated from the same record, and will be off by as much again;
 * a factor of the covariance, with which the errors of these predictions are as large as their
@@ -22,18 +24,18 @@ parts of the law:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from scorda.core import rng
 from scorda.core.scratch import blocks as in_blocks, release, scratch
 from scorda.core.shapes import Tensor
 from scorda.core.space import StateSpace
-from scorda.core.tapers import GaspariCohn
 from scorda.core.times import phases
 from scorda.diffusion.checkpoint import Checkpoint
 from scorda.diffusion.guidance import MMPS
@@ -43,7 +45,7 @@ from scorda.nn import build
 from scorda.nn.spectral import ModeNetwork
 from scorda.priors.anomalies import mean_of, spread_of, standardised
 from scorda.priors.gaps import Gappy, interpolated
-from scorda.priors.held_back import BLOCKS, chosen_by_blocks, inflation_of
+from scorda.priors.held_back import BLOCKS, Chosen, Points, chosen_by_blocks, inflation_of
 from scorda.priors.memory import memory_of
 from scorda.priors.trajectory import Standardisation, TrainedTrajectory
 from scorda.reading.records import Fields
@@ -75,8 +77,8 @@ def train_on_fields(
 ) -> TrainedTrajectory:
     """Learn a prior of windows of any length from a record of fields.
 
-    The prior is approximate: stationary but for the daily cycle of its mean, and Gaussian but for
-    the correction.
+    The prior is approximate: stationary but for the cycles of its mean, and Gaussian but for the
+    correction. It is the joint law of all variables and levels.
 
     Arguments:
         fields: The record; of datetimes over three days or more, for a daily cycle.
@@ -103,7 +105,7 @@ def train_on_fields(
     }  # fmt: skip
     network = _network(architecture, law, settings.seed)
     history = _correct(network, law.coefficients, settings, checkpoint, report)
-    daily, center = len(law.cycle) > 1, law.cycle[0]
+    cyclic, center = len(law.cycle) > 1 or law.annual is not None, law.cycle[0]
     provenance: dict[str, Any] = {
         "fields": len(fields), "series": len(fields.states), "start": fields.start,
         "filled": fields.missing, **law.found, "training": asdict(settings), "history": history,
@@ -113,12 +115,13 @@ def train_on_fields(
         architecture,
         network,
         fields.space,
-        Standardisation(torch.zeros_like(center) if daily else center, law.std),
+        Standardisation(torch.zeros_like(center) if cyclic else center, law.std),
         VarianceExploding(1e-2, max_noise),
         Multistep(noise_levels=24, corrections=0, min_noise=2e-2, max_noise=max_noise),
         provenance,
-        law.cycle if daily else None,
+        law.cycle if cyclic else None,
         guidance=GUIDANCE,
+        annual=law.annual,
     )
 
 
@@ -170,6 +173,7 @@ class Law(NamedTuple):
 
     phase: Tensor
     cycle: Tensor
+    annual: Tensor | None
     std: Tensor
     basis: Tensor
     spectrum: Tensor
@@ -191,22 +195,25 @@ def law_of(fields: Fields, modes: int) -> Law:
         ValueError: If the record does not vary.
     """
     space, series = fields.space, fields.states.shape[:2]
-    phase, cycle, samples = mean_of(fields)
-    std, inside = spread_of(fields, cycle, phase), space.inside
-    record = Gappy(standardised(fields, cycle, phase, std))
+    mean = mean_of(fields)
+    std, inside = spread_of(fields, mean), space.inside
+    record = Gappy(standardised(fields, mean, std))
     places, modes = _places(space)[inside], min(modes, int(inside.sum()))
-    radius, factor, scores = chosen_by_blocks(record, phase, samples, places, space, modes)
-    spectrum, found = _modes(record, places, space, radius, modes)
+    variable = torch.from_numpy(space.variable_of(np.arange(space.size)))[inside]
+    points = Points(places, variable, space)
+    chosen = chosen_by_blocks(record, mean, points, modes)
+    spectrum, found = _modes(record, points, chosen, modes)
     left = (record.variance().sum() - spectrum.sum()).clamp(min=0)
     left = (left / max(len(places) - modes, 1)).clamp(min=1e-8)
     record.fill(found, spectrum, float(left))
-    inflation = inflation_of(samples)
+    inflation, factor = inflation_of(mean.samples), chosen.factor
     coefficients, seen = record.coefficients(found).unflatten(0, series), record.seen.view(series)
     basis = found.new_zeros(space.size, modes)
     basis[inside] = found
     return Law(
-        phase,
-        space.filled(cycle),
+        mean.phase,
+        space.filled(mean.cycle),
+        None if mean.annual is None else space.filled(mean.annual),
         std,
         basis,
         torch.cat((spectrum, left[None])) * inflation * factor,
@@ -214,8 +221,11 @@ def law_of(fields: Fields, modes: int) -> Law:
         _scaled(interpolated(coefficients, seen), math.sqrt(inflation * factor)),
         float(spectrum[0]) * inflation * factor,
         {
-            "radius": _written(radius),
-            "radii": [[_written(tried), *rest] for tried, *rest in scores],
+            "radius": _written(chosen.radius),
+            "groups": _named(chosen.groups, space),
+            "radii": [[_written(s.radius), s.factor, s.crps] for s in chosen.radii],
+            "apart": [[_named(s.groups, space), s.factor, s.crps] for s in chosen.apart],
+            "harmonics": mean.harmonics(space),
             "inflation": inflation,
             "factor": factor,
         },
@@ -225,6 +235,12 @@ def law_of(fields: Fields, modes: int) -> Law:
 def _written(radius: float) -> float | None:
     """Return a radius as JSON has it: None stands for no taper."""
     return None if math.isinf(radius) else radius
+
+
+def _named(groups: Sequence[int], space: StateSpace) -> list[list[str]]:
+    """Return the variables of each group."""
+    pairs = list(zip(groups, space.variables, strict=True))
+    return [[name for g, name in pairs if g == group] for group in dict.fromkeys(groups)]
 
 
 def _network(architecture: dict[str, Any], law: Law, seed: int) -> ModeNetwork:
@@ -252,17 +268,12 @@ def _places(space: StateSpace) -> Tensor:
     return positions.repeat(space.size // len(positions), 1)
 
 
-def _modes(
-    record: Gappy, places: Tensor, space: StateSpace, radius: float, count: int
-) -> tuple[Tensor, Tensor]:
+def _modes(record: Gappy, points: Points, chosen: Chosen, count: int) -> tuple[Tensor, Tensor]:
     """Return the leading variances and orthonormal modes of the tapered sample covariance."""
-    size = len(places)
+    size, dtype = len(points.places), points.places.dtype
 
     def rows(part: slice) -> Tensor:
-        sample = record.covariance(part)
-        if math.isinf(radius):
-            return sample
-        return sample * GaspariCohn(radius)(space.distance(places[part], places))
+        return record.covariance(part) * points.taper(chosen.radius, chosen.groups, part)
 
     if size <= DENSE:
         values, vectors = torch.linalg.eigh(rows(slice(None)))
@@ -272,7 +283,7 @@ def _modes(
     known = _kept(rows, chunks, size) if size**2 <= record.z.numel() else rows
     generator = torch.Generator().manual_seed(0)
     width = min(count + 20, size)
-    basis = torch.randn(size, width, generator=generator, dtype=places.dtype)
+    basis = torch.randn(size, width, generator=generator, dtype=dtype)
     for _ in range(4):
         basis = torch.linalg.qr(basis).Q
         basis = torch.cat([known(part) @ basis for part in chunks])

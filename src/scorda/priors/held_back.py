@@ -9,14 +9,22 @@ variance v of these predictions, under the law whose covariance is multiplied by
 
 .. math:: f : \quad v(f) = e^2(f) ,
 
-and the radius is that whose predictions with its own factor have the lowest CRPS. Of a stationary
-record of many days f is near 1, since the law is then that of the new fields too.
+and the radius is that whose predictions with its own factor have the lowest CRPS. It may be
+infinite: no taper. Of a stationary record of many days f is near 1, since the law is then that of
+the new fields too.
+
+In a state of several variables chance correlations between them are not far: a taper by distance
+leaves those at one point as they are. And variables of one law share modes, each with one memory.
+So the variables form groups, which are independent of each other. They begin as one. Then one
+variable after the other leaves for a group of its own, as long as the CRPS falls; or all do. For
+this choice each window is predicted once more: one variable from points of the others alone.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -31,8 +39,12 @@ from scorda.metrics.accuracy import gaussian_crps
 from scorda.nn.spectral import TIMES
 from scorda.priors.gaps import Gappy
 from scorda.priors.memory import memory_of
+from scorda.priors.season import Season, left_by_season
 
-__all__ = ["BLOCKS", "RADII", "Chosen", "chosen_by_blocks", "inflation_of"]
+if TYPE_CHECKING:
+    from scorda.priors.anomalies import Climatology
+
+__all__ = ["BLOCKS", "RADII", "Chosen", "Points", "chosen_by_blocks", "inflation_of"]
 
 # Candidates for the radius of the taper, in units of the domain's diameter.
 RADII = tuple(2.0 ** (k / 2) for k in range(-8, 3))
@@ -47,13 +59,65 @@ FIELDS, RUNS = 20_000, 20
 # Fields whose pages are in memory at once.
 SOME = 500
 
+# The group of each variable.
+Groups = tuple[int, ...]
+
 
 class Chosen(NamedTuple):
-    """A radius and a factor, and the rows (radius, factor, CRPS) of all radii."""
+    """A radius, a factor, the group of each variable, and the scores of all that was tried."""
 
     radius: float
     factor: float
-    scores: list[list[float]]
+    groups: Groups
+    radii: list[Score]
+    apart: list[Score]
+
+
+class Score(NamedTuple):
+    """The factor of a radius and of groups of variables, and the CRPS with it."""
+
+    radius: float
+    groups: Groups
+    factor: float
+    crps: float
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """Where the points of a record are, and of which variable.
+
+    Arguments:
+        places: Positions.
+        variable: Index of the variable of each.
+        space: Their space.
+    """
+
+    places: Float[Tensor, "points axes"]
+    variable: Int[Tensor, "points"]
+    space: StateSpace
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def some(self, which: Int[Tensor, "some"]) -> Points:
+        """Return some of them."""
+        return Points(self.places[which], self.variable[which], self.space)
+
+    def distance(self, part: slice) -> Float[Tensor, "part points"]:
+        """Return distances of some from all, 0 where they have none."""
+        if lacking(self.space) or not self.places.shape[1]:
+            return torch.zeros(len(self.places[part]), len(self))
+        return self.space.distance(self.places[part], self.places)
+
+    def taper(self, radius: float, groups: Groups, part: slice) -> Tensor:
+        """Return the factors of the covariance of some with all."""
+        taper = torch.ones((), dtype=torch.float64)
+        if not math.isinf(radius):
+            taper = GaspariCohn(radius)(self.distance(part))
+        if len(set(groups)) == 1:
+            return taper
+        group = torch.tensor(groups)[self.variable]
+        return taper * (group[part, None] == group)
 
 
 class _Law(NamedTuple):
@@ -77,55 +141,126 @@ def inflation_of(samples: float) -> float:
     return (samples + 1) / (samples - 1)
 
 
-def chosen_by_blocks(
-    record: Gappy,
-    phase: Int[Tensor, "time"],
-    samples: float,
-    places: Float[Tensor, "points axes"],
-    space: StateSpace,
-    modes: int,
-) -> Chosen:
-    """Return the radius and the factor that predict held-back blocks of a record best.
+def chosen_by_blocks(record: Gappy, mean: Climatology, points: Points, modes: int) -> Chosen:
+    """Return the radius, the factor and the groups that predict held-back blocks of a record best.
 
     Arguments:
         record: Standardised anomalies, ``(series * time, points)``.
-        phase: Time of the day or of the year of each field, of which each has its own mean.
-        samples: Draws that make a mean.
-        places: Positions of the points.
-        space: Their space.
+        mean: Their mean.
+        points: The points.
         modes: Modes of the law.
     """
     generator = torch.Generator().manual_seed(0)
-    points = torch.randperm(len(places), generator=generator)[:POINTS]
-    places = places[points]
-    apart = not lacking(space)
-    distance = space.distance(places, places) if apart else torch.zeros(2 * (len(points),))
+    some = torch.randperm(len(points), generator=generator)[:POINTS]
+    together = (0,) * len(points.space.variables)
+    inside, points = points.space.inside, points.some(some)
+    if len(points) < 2:
+        return Chosen(math.inf, 1.0, together, [], [])
+    blocks = _Blocks.of(record, mean, inside, some)
+    distance = points.distance(slice(None))
+    tried = [(radius, together) for radius in _radii(points.space, distance)]
+    radii = _scores(blocks, points, tried, modes)
+    best = min(radii, key=_crps)
+    apart: list[Score] = []
+    if len(together) > 1:
+        groups, apart = _grouped(blocks, points, best.radius, modes)
+        best = best if groups.groups == together else groups
+    return Chosen(best.radius, best.factor, best.groups, radii, apart)
+
+
+def _grouped(
+    blocks: _Blocks, points: Points, radius: float, modes: int
+) -> tuple[Score, list[Score]]:
+    """Return the best groups of variables with this radius, and the scores of all groups."""
+    others: list[Groups] = [(0,) * len(points.space.variables)]
+    best, scores = None, []
+    while others:
+        found = _scores(blocks, points, [(radius, each) for each in others], modes, hide=True)
+        scores += found
+        better = min(found, key=_crps)
+        if best is not None and better.crps >= best.crps:
+            break
+        best, others = better, _apart(better.groups)
+    assert best is not None
+    return best, scores
+
+
+def _crps(score: Score) -> float:
+    return score.crps
+
+
+def _apart(groups: Groups) -> list[Groups]:
+    """Return groups of which one variable more stands alone, and those of which all do."""
+    shared = [i for i, group in enumerate(groups) if groups.count(group) > 1]
+    alone = max(groups) + 1
+    found = [(*groups[:i], alone, *groups[i + 1 :]) for i in shared]
+    # Of two variables, either leaves the other.
+    return [*found, tuple(range(len(groups)))] if len(shared) > 2 else found[:1]
+
+
+def _radii(space: StateSpace, distance: Tensor) -> list[float]:
+    """Return the radii to be tried, and last the infinite one."""
     diameter = float(distance.max())
-    if apart and not diameter > 0:
-        return Chosen(math.inf, 1.0, [])
-    series = len(record.z) // len(phase)
-    looked = _runs(series, len(phase))
-    fields, times = looked.flatten(), looked.shape[1]
-    z = torch.cat([_values(record, some, points) for some in fields.split(SOME)])
     widest = math.inf if space.sphere is None else HALF_CIRCUMFERENCE
-    tapers = [GaspariCohn(share * diameter if apart else math.inf) for share in RADII]
-    radii = list(dict.fromkeys(t.radius if t.reach <= widest else math.inf for t in tapers))
-    phase, count = phase.repeat(series)[fields], min(modes, len(points))
-    block = _blocks(*looked.shape)
-    sums = torch.zeros(len(radii), len(FACTORS), 3, dtype=torch.float64)
+    tapers = [GaspariCohn(share * diameter) for share in RADII if diameter > 0]
+    radii = [taper.radius for taper in tapers if taper.reach <= widest]
+    return [*dict.fromkeys(radii), math.inf]
+
+
+class _Blocks(NamedTuple):
+    """What is looked at of a record: some fields at some points, and the block of each field."""
+
+    z: Tensor
+    phase: Tensor
+    season: Season | None
+    samples: float
+    block: Tensor
+    times: int
+
+    @classmethod
+    def of(cls, record: Gappy, mean: Climatology, inside: Tensor, points: Tensor) -> _Blocks:
+        series = len(record.z) // len(mean.phase)
+        looked = _runs(series, len(mean.phase))
+        fields = looked.flatten()
+        z = torch.cat([_values(record, some, points) for some in fields.split(SOME)])
+        time = fields % len(mean.phase)
+        season = mean.season
+        if season is not None:
+            season = Season(season.waves[time], season.used[inside][points])
+        block = _blocks(*looked.shape)
+        return cls(z, mean.phase[time], season, mean.samples, block, looked.shape[1])
+
+
+def _scores(
+    blocks: _Blocks,
+    points: Points,
+    tried: list[tuple[float, Groups]],
+    modes: int,
+    hide: bool = False,
+) -> list[Score]:
+    """Return the scores of the predictions of all blocks; also of one variable from the others."""
+    generator = torch.Generator()
+    tapers = [points.taper(*candidate, slice(None)) for candidate in tried]
+    count = min(modes, len(points))
+    sums = torch.zeros(len(tried), len(FACTORS), 3, dtype=torch.float64)
     for held in range(BLOCKS):
-        kept = block != held
-        fresh = _centred(z, phase, kept)
+        kept = blocks.block != held
+        fresh = _centred(blocks.z, blocks.phase, kept)
+        if blocks.season is not None:
+            fresh = left_by_season(fresh, kept, blocks.season)
         sample = Gappy(fresh[kept])
         cov = sample.covariance(slice(None))
-        inflation = inflation_of(max(samples * float(kept.double().mean()), 2.0))
-        for i, radius in enumerate(radii):
-            law = _law(sample, cov * GaspariCohn(radius)(distance), kept.view(-1, times), count)
+        inflation = inflation_of(max(blocks.samples * float(kept.double().mean()), 2.0))
+        for i, taper in enumerate(tapers):
+            law = _law(sample, cov * taper, kept.view(-1, blocks.times), count)
             law = law._replace(spectrum=law.spectrum * inflation)
-            for number, first in enumerate(_windows(block == held, times)):
+            for number, first in enumerate(_windows(blocks.block == held, blocks.times)):
                 generator.manual_seed(1 + held * WINDOWS + number)
                 sums[i] += _errors(law, fresh[first], generator)
-    return _best(radii, sums)
+                if hide:
+                    hidden = points.variable == (held + number) % len(points.space.variables)
+                    sums[i] += _errors(law, fresh[first], generator, hidden)
+    return [Score(*pair, *row) for pair, row in zip(tried, _best(sums), strict=True)]
 
 
 def _values(record: Gappy, fields: Tensor, points: Tensor) -> Tensor:
@@ -188,11 +323,19 @@ def _law(record: Gappy, cov: Tensor, kept: Tensor, count: int) -> _Law:
     return _Law(basis, torch.cat((spectrum, rest[None])), memory)
 
 
-def _errors(law: _Law, z: Tensor, generator: torch.Generator) -> Tensor:
-    """Return summed squared errors, variances and CRPS of a window's predictions per factor."""
+def _errors(
+    law: _Law, z: Tensor, generator: torch.Generator, hidden: Tensor | None = None
+) -> Tensor:
+    """Return summed squared errors, variances and CRPS of a window's predictions per factor.
+
+    Those of the hidden points are made from the others; else of some from others, at random.
+    """
     states, points = z.shape
     order = torch.randperm(points, generator=generator)
     count = min(PREDICTORS, points // 2)
+    if hidden is not None:
+        count = min(PREDICTORS, int((~hidden).sum()))
+        order = torch.cat((order[~hidden[order]][:count], order[hidden[order]]))
     order = order[: count + TARGETS]
     values = z[:, order]
     noise = ERROR * torch.randn(states, count, generator=generator, dtype=torch.float64)
@@ -214,12 +357,10 @@ def _errors(law: _Law, z: Tensor, generator: torch.Generator) -> Tensor:
     return torch.stack((error.square().sum(1), var.sum(1), crps.sum(1)), 1)
 
 
-def _best(radii: list[float], sums: Tensor) -> Chosen:
-    """Return the radius with the lowest CRPS, each with the factor that makes v = e^2."""
-    factors = np.log(FACTORS)
-    rows = []
-    for radius, (squared, var, crps) in zip(radii, sums.mT.numpy(), strict=True):
+def _best(sums: Tensor) -> list[tuple[float, float]]:
+    """Return the factor that makes v = e^2 and the CRPS there, of each candidate."""
+    factors, rows = np.log(FACTORS), []
+    for squared, var, crps in sums.mT.numpy():
         factor = float(np.interp(0.0, np.log(var / np.maximum(squared, 1e-30)), factors))
-        rows.append([radius, math.exp(factor), float(np.interp(factor, factors, crps))])
-    radius, factor, _ = min(rows, key=lambda row: row[2])
-    return Chosen(radius, factor, rows)
+        rows.append((math.exp(factor), float(np.interp(factor, factors, crps))))
+    return rows

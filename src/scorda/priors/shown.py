@@ -20,7 +20,8 @@ def prior_html(prior: Prior) -> str:
         "process": repr(prior.process),
         "sampler": repr(prior.sampler),
         "guidance": repr(prior.guidance) if prior.guidance is not None else "",
-        "daily cycle": "" if prior.diurnal_mean is None else "yes",
+        "daily cycle": "" if prior.diurnal_mean is None or len(prior.diurnal_mean) == 1 else "yes",
+        "yearly cycle": "" if prior.annual is None else f"{len(prior.annual) // 2} harmonics",
         "device": prior.device,
     }
     architecture = getattr(prior, "architecture", {})

@@ -26,7 +26,7 @@ from scorda.core.files import check_finite_tensors, read_tensors, write_tensors
 from scorda.core.ownership import check_output
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
-from scorda.core.times import phases_of
+from scorda.core.times import phases_of, waves_of_year
 from scorda.diffusion.batches import at_once
 from scorda.diffusion.denoisers import Denoiser, GaussianDenoiser, NetworkDenoiser
 from scorda.diffusion.guidance import DPS, MMPS, Guidance, InflatedLikelihood, SwitchedGuidance
@@ -113,6 +113,8 @@ class Prior(ABC):
     per_entry: bool = False
     # Mean of each time of day, where the law has a daily cycle and no datetime yet.
     diurnal_mean: Tensor | None = None
+    # Cosines and sines of its yearly cycle in turn, beside it.
+    annual: Tensor | None = None
     # States of step 0, where the prior is one of transitions alone.
     start: Tensor | None = None
 
@@ -129,12 +131,18 @@ class Prior(ABC):
         return prior_html(self)
 
     def starting(self, start: Start, states: int) -> Prior:
-        """The prior of so many states from a datetime on, without a daily cycle itself [final]."""
+        """The prior of so many states from a datetime on, without a cycle itself [final]."""
         if self.diurnal_mean is None:
             return self
-        mean = self.diurnal_mean[phases_of(start, states, self.space)]
+        mean = self.diurnal_mean.expand(states, *self.diurnal_mean.shape[1:])
+        if len(self.diurnal_mean) > 1:
+            mean = self.diurnal_mean[phases_of(start, states, self.space)]
+        if self.annual is not None:
+            waves = waves_of_year(start, states, self.space, len(self.annual) // 2)
+            mean = mean + torch.tensordot(waves.to(mean), self.annual, 1)
         scaled = Standardisation(mean, self.standardisation.std)
-        return replace(self, standardisation=scaled, diurnal_mean=None)  # type: ignore[type-var]
+        without: dict[str, Any] = {"diurnal_mean": None, "annual": None}
+        return replace(self, standardisation=scaled, **without)  # type: ignore[type-var]
 
     @abstractmethod
     def denoiser(self, states: int) -> Denoiser:
@@ -189,7 +197,7 @@ class TrainedTrajectory(Prior):
         sampler: Default sampler.
         provenance: System, data recipe, training, versions; kept in the file.
         diurnal_mean: Mean of each time of day ``(phases, *state)``, in place of that of
-            `standardisation`; `starting` places it.
+            `standardisation`; `starting` places it. Of one phase, where there is a yearly cycle.
         limit: Largest size of a denoised component, in standardised units (see
             `NetworkDenoiser`).
         handover: Noise level above which `SDA` merges observed entries, if the network takes
@@ -197,6 +205,7 @@ class TrainedTrajectory(Prior):
         guidance: Default guidance.
         start: States of step 0, ``(states, *state)``, of a prior that was trained on transitions:
             for `Emulator` alone. None: a prior of whole trajectories.
+        annual: Cosines and sines of a yearly cycle in turn, ``(2 * harmonics, *state)``.
     """
 
     architecture: Mapping[str, Any]
@@ -211,6 +220,7 @@ class TrainedTrajectory(Prior):
     handover: float = 0.4
     guidance: Guidance | None = None
     start: Float[Tensor, "states ..."] | None = field(default=None, repr=False)
+    annual: Float[Tensor, "waves ..."] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         self.network.requires_grad_(False).eval()
@@ -249,7 +259,7 @@ class TrainedTrajectory(Prior):
             )
         if self.diurnal_mean is not None:
             raise ValueError(
-                "This prior has a daily cycle: say when the window begins, with "
+                "This prior has a cycle of the day or year: say when the window begins, with "
                 "prior.starting(datetime of step 0, states), or --start in the shell."
             )
         mean = self.standardisation.mean
@@ -287,6 +297,8 @@ class TrainedTrajectory(Prior):
         tensors |= {"standardisation.mean": std.mean, "standardisation.std": std.std}
         if self.diurnal_mean is not None:
             tensors["diurnal_mean"] = self.diurnal_mean
+        if self.annual is not None:
+            tensors["annual"] = self.annual
         if self.start is not None:
             tensors["start"] = self.start
         check_finite_tensors(path, tensors)
@@ -414,6 +426,11 @@ def _made(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
     daily = tensors.get("diurnal_mean")
     if daily is not None:
         kept.check_broadcast(path, "diurnal_mean", daily[:1].squeeze(0), space.shape)
+    annual = tensors.get("annual")
+    if annual is not None:
+        if daily is None or len(annual) % 2:
+            raise ValueError(f"{path} has an incomplete yearly cycle: train it again.")
+        kept.check_broadcast(path, "annual", annual[:1].squeeze(0), space.shape)
     start = tensors.get("start")
     if (start is None) == (header["kind"] == "transition"):
         raise ValueError(f"{path} is a {header['kind']} with other tensors: train it again.")
@@ -434,6 +451,7 @@ def _made(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
         header.get("handover", 0.4),
         guidance,
         start,
+        annual,
     )
 
 
