@@ -100,3 +100,28 @@ def test_several_files_and_remote_stores_train_as_one_file_does(fields, tmp_path
         assert prior.space == priors[0].space
         weights = zip(prior.network.parameters(), priors[0].network.parameters(), strict=True)
         assert all(torch.equal(*pair) for pair in weights)
+
+
+@pytest.mark.slow
+def test_one_variable_is_observed_and_the_other_is_drawn_with_its_season(tmp_path, monkeypatch):
+    """Days of three years: the prior asks when a window begins, and July is warm."""
+    monkeypatch.chdir(tmp_path)
+    draw, days = np.random.default_rng(0), np.arange(1200)
+    season = -10 * np.cos(2 * np.pi * (days - 15) / 365.25)
+    t = 280 + season + draw.normal(size=1200)
+    q = 5 + 0.4 * (t - 280) + 0.1 * draw.normal(size=1200)
+    times = np.datetime64("2001-01-01", "ns") + days * np.timedelta64(1, "D")
+    made = {"t": ("time", t, {"units": "K"}), "q": ("time", q, {"units": "g/kg"})}
+    xarray.Dataset(made, {"time": times}).to_netcdf("days.nc", engine="h5netcdf")
+    train = "train --data days.nc --quick --width 4 --corrected 1 --segment 5 --threads 1"
+    assert main(train.split()) == 0
+    prior = scorda.load("prior.safetensors")
+    assert prior.provenance["harmonics"] == {"q": 1, "t": 1}
+    assert len(prior.provenance["groups"]) == 1
+    (tmp_path / "o.csv").write_text("time,variable,value\n2005-07-16,t,292\n2005-07-18,t,288\n")
+    command = "assimilate --prior prior.safetensors --method sda --observations o.csv --std 0.1"
+    command += " --members 8 --threads 1 --steps 4 --start 2005-07-15 --netcdf run.nc"
+    assert main(command.split()) == 0
+    with xarray.open_dataset("run.nc") as run:
+        found = run["q"].mean("ensemble").values
+    assert np.abs(found[[1, 3]] - [9.8, 8.2]).max() < 0.3

@@ -52,7 +52,9 @@ RADII = tuple(2.0 ** (k / 2) for k in range(-8, 3))
 FACTORS = tuple(2.0 ** (k / 2) for k in range(-4, 7))
 # Blocks that are held back in turn, windows of each, their states, the points that are looked at,
 # those that predict (in standardised units with this error), and those that are predicted.
+# Of few points there are up to MOST windows for the choice of groups, which are as soon predicted.
 BLOCKS, WINDOWS, STATES, POINTS, PREDICTORS, ERROR, TARGETS = 5, 4, 16, 400, 20, 0.2, 100
+MOST = 16
 
 # Fields at most that are looked at, and the least number of runs of them.
 FIELDS, RUNS = 20_000, 20
@@ -241,7 +243,9 @@ def _scores(
     """Return the scores of the predictions of all blocks; also of one variable from the others."""
     generator = torch.Generator()
     tapers = [points.taper(*candidate, slice(None)) for candidate in tried]
-    count = min(modes, len(points))
+    count, windows = min(modes, len(points)), WINDOWS
+    if hide:
+        windows = max(WINDOWS, min(MOST, POINTS // len(points)))
     sums = torch.zeros(len(tried), len(FACTORS), 3, dtype=torch.float64)
     for held in range(BLOCKS):
         kept = blocks.block != held
@@ -254,8 +258,8 @@ def _scores(
         for i, taper in enumerate(tapers):
             law = _law(sample, cov * taper, kept.view(-1, blocks.times), count)
             law = law._replace(spectrum=law.spectrum * inflation)
-            for number, first in enumerate(_windows(blocks.block == held, blocks.times)):
-                generator.manual_seed(1 + held * WINDOWS + number)
+            for number, first in enumerate(_windows(blocks.block == held, blocks.times, windows)):
+                generator.manual_seed(1 + held * windows + number)
                 sums[i] += _errors(law, fresh[first], generator)
                 if hide:
                     hidden = points.variable == (held + number) % len(points.space.variables)
@@ -290,13 +294,13 @@ def _blocks(series: int, times: int) -> Tensor:
     return (torch.arange(times) * BLOCKS // times).repeat(series)
 
 
-def _windows(held: Tensor, times: int) -> list[Tensor]:
+def _windows(held: Tensor, times: int, count: int = WINDOWS) -> list[Tensor]:
     """Return the fields of windows that lie in a held-back block, evenly over it."""
     fields = held.view(-1, times).nonzero()
     runs = fields.split(int((fields[:, 0] == fields[0, 0]).sum()))
     states = min(STATES, len(runs[0]))
     firsts = [run[0, 0] * times + run[i, 1] for run in runs for i in range(len(run) - states + 1)]
-    picks = np.linspace(0, len(firsts) - 1, WINDOWS).round().astype(int)
+    picks = np.linspace(0, len(firsts) - 1, count).round().astype(int)
     return [firsts[i] + torch.arange(states) for i in picks]
 
 
