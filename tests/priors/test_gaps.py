@@ -15,6 +15,7 @@ from scorda.diffusion.training import Training
 from scorda.priors import anomalies, from_fields, memory
 from scorda.priors.from_fields import train_on_fields
 from scorda.priors.gaps import Gappy, interpolated
+from scorda.priors.held_back import Chosen, Points
 from scorda.priors.trajectory import Standardisation
 from scorda.reading.records import Fields
 
@@ -342,10 +343,12 @@ def test_rows_of_a_large_covariance_are_computed_once_in_a_long_record(monkeypat
     z = torch.randn(8 * days, 20, generator=rng.seeded(0), dtype=torch.float64)
     places = torch.arange(20.0, dtype=torch.float64)[:, None]
     space = StateSpace((20,), 1.0, coordinates={"x": np.arange(20.0)})
-    dense, _ = from_fields._modes(Gappy(z), places, space, 4.0, 20)
+    points = Points(places, torch.zeros(20, dtype=torch.long), space)
+    chosen = Chosen(4.0, 1.0, (0,), [], [])
+    dense, _ = from_fields._modes(Gappy(z), points, chosen, 20)
     monkeypatch.setattr(from_fields, "DENSE", 10)
     looked.clear()
-    found, _ = from_fields._modes(Gappy(z), places, space, 4.0, 20)
+    found, _ = from_fields._modes(Gappy(z), points, chosen, 20)
     assert len(looked) == (5 if days == 1 else 1)
     assert_close(found, dense, rtol=1e-9, atol=1e-9)
 

@@ -134,9 +134,10 @@ class Prior(ABC):
         """The prior of so many states from a datetime on, without a cycle itself [final]."""
         if self.diurnal_mean is None:
             return self
-        mean = self.diurnal_mean.expand(states, *self.diurnal_mean.shape[1:])
-        if len(self.diurnal_mean) > 1:
-            mean = self.diurnal_mean[phases_of(start, states, self.space)]
+        daily = self.diurnal_mean
+        # One mean for all times of day has no phases.
+        phase = phases_of(start, states, self.space) if len(daily) > 1 else [0] * states
+        mean = daily[phase]
         if self.annual is not None:
             waves = waves_of_year(start, states, self.space, len(self.annual) // 2)
             mean = mean + torch.tensordot(waves.to(mean), self.annual, 1)
