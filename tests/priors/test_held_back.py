@@ -195,15 +195,17 @@ def test_a_variable_leaves_a_group_and_two_part_once():
     assert held_back._apart((0, 1)) == []
 
 
-def test_a_hidden_variable_is_predicted_from_the_others_alone():
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_hidden_variable_is_predicted_from_the_others_alone(which):
     """By the closed form for one state: E[v | u] of unit variances with a correlation of 0.9."""
     cov = torch.tensor([[1.0, 0.9], [0.9, 1.0]], dtype=torch.float64)
     values, vectors = torch.linalg.eigh(cov)
     memory = torch.zeros(3, len(TIMES), dtype=torch.float64)
     memory[:, 2] = 1
     law = held_back._Law(vectors, torch.cat((values, values[:1])), memory)
-    z = torch.tensor([[1.3, -0.4]], dtype=torch.float64)
-    hidden = torch.tensor([False, True])
+    z = torch.full((1, 2), 1.3, dtype=torch.float64)
+    z[0, which] = -0.4
+    hidden = torch.arange(2) == which
     made = held_back._errors(law, z, torch.Generator().manual_seed(3), hidden)
     generator = torch.Generator().manual_seed(3)
     torch.randperm(2, generator=generator)
