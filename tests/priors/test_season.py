@@ -112,6 +112,8 @@ def test_few_years_and_steps_of_months_have_none():
     months = replace(SPACES[24.0], units={**UNITS, "time": "months"}, dt=1.0)
     assert anomalies.harmonics_of(Fields(fields.states, months, START)) == 0
     assert anomalies.harmonics_of(Fields(fields.states, SPACES[24.0])) == 0
+    unknown = replace(SPACES[24.0], units={})
+    assert anomalies.harmonics_of(Fields(fields.states, unknown, START)) == 0
 
 
 def test_coefficients_are_those_of_least_squares_of_what_is_present():

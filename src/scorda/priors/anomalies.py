@@ -75,7 +75,7 @@ def mean_of(fields: Fields) -> Climatology:
 def harmonics_of(fields: Fields) -> int:
     """Return the harmonics of a yearly cycle that are tried: none of months, or of few years."""
     space = fields.space
-    if fields.start is None or time_unit(space) in MONTHS:
+    if fields.start is None or "time" not in space.units or time_unit(space) in MONTHS:
         return 0
     seconds = space.dt * SECONDS[time_unit(space)]
     short = len(fields) * seconds < CYCLES * YEAR or seconds * STEPS_OF_YEAR > YEAR
