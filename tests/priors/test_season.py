@@ -89,6 +89,8 @@ def test_a_yearly_cycle_is_kept_in_the_file_and_asks_for_a_date(tmp_path):
         p.starting("2010-12-30T12:00", 4).sample(2, 3, rng.seeded(1)) for p in (prior, loaded)
     ]
     assert torch.equal(*drawn)
+    with pytest.raises(ValueError, match="a yearly cycle, which an emulator does not have"):
+        sc.priors.Emulator(loaded)
     replace(loaded, annual=loaded.annual[:3]).save(tmp_path / "p.safetensors")
     with pytest.raises(ValueError, match="incomplete yearly cycle"):
         sc.load(tmp_path / "p.safetensors")

@@ -66,10 +66,10 @@ class Climatology:
         return mean + torch.tensordot(self.season.waves[rows, 1:], self.annual, 1)
 
 
-def mean_of(fields: Fields) -> Climatology:
+def mean_of(fields: Fields, seasons: bool = True) -> Climatology:
     """Return the mean of each time of day or month, with a yearly cycle where that helps."""
     found = _cycle_of(fields)
-    return found if harmonics_of(fields) == 0 else _with_season(fields, found)
+    return _with_season(fields, found) if seasons and harmonics_of(fields) else found
 
 
 def harmonics_of(fields: Fields) -> int:

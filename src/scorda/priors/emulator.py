@@ -113,6 +113,11 @@ class Emulator(System):
     stochastic = True
 
     def __post_init__(self) -> None:
+        if self.law.annual is not None:
+            raise ValueError(
+                "This prior has a yearly cycle, which an emulator does not have: train one with "
+                "transition=True, or `scorda train --transition`."
+            )
         if self.law.diurnal_mean is not None and self.start is None:
             raise ValueError(
                 "This emulator has a daily cycle: say when step 0 is, with Emulator(prior, "

@@ -188,14 +188,14 @@ class Law(NamedTuple):
         return float(self.found["inflation"] * self.found["factor"])
 
 
-def law_of(fields: Fields, modes: int) -> Law:
-    """Estimate the law of a record with at most so many modes.
+def law_of(fields: Fields, modes: int, seasons: bool = True) -> Law:
+    """Estimate the law of a record with at most so many modes, with a yearly cycle or without.
 
     Raises:
         ValueError: If the record does not vary.
     """
     space, series = fields.space, fields.states.shape[:2]
-    mean = mean_of(fields)
+    mean = mean_of(fields, seasons)
     std, inside = spread_of(fields, mean), space.inside
     record = Gappy(standardised(fields, mean, std))
     places, modes = _places(space)[inside], min(modes, int(inside.sum()))

@@ -95,7 +95,7 @@ def train_step_on_fields(
             "learned from segments of 2, with levels per entry (observed > 0)."
         )
     fields = prepared(fields, modes, corrected, settings, fill)
-    law = law_of(fields, modes)
+    law = law_of(fields, modes, seasons=False)
     # As they are in the record: the law of trajectories makes them larger.
     coefficients = law.coefficients / math.sqrt(law.larger)
     count = coefficients.shape[2]
