@@ -141,6 +141,23 @@ def test_coefficients_are_those_of_least_squares_of_what_is_present():
     assert not sums.coefficients(some)[0, 1:].any()
 
 
+@pytest.mark.parametrize(("seen", "waves", "bound"), [(3, 0, 20), (9, 4, 5)])
+def test_a_point_seen_in_some_months_has_the_harmonics_that_these_tell_apart(seen, waves, bound):
+    """Seen from December on in all years: its mean of other seasons stays at a mean of its own.
+
+    The cycle goes up and down by 10 K. Without this the mean of a point seen in three months is
+    off by 200 K in summer.
+    """
+    fields, exact = record(seed=1), cycle(365, 24.0)
+    month = (np.datetime64(START[:10]) + np.arange(len(fields))).astype("M8[M]").astype(int) % 12
+    states = fields.states.clone()
+    states[:, torch.from_numpy((month + 1) % 12 >= seen), 0] = torch.nan
+    found = mean_of(Fields(states, SPACES[24.0], START))
+    assert found.harmonics(SPACES[24.0])["t"] == 2
+    assert int((found.annual[:, 0] != 0).sum()) == waves and (found.annual[:, 1] != 0).all()
+    assert (found.at(slice(0, 365)) - exact).abs().amax(0)[0] < bound
+
+
 def test_a_year_of_360_days_has_its_middle_in_july():
     own = StateSpace((1,), 24.0, units=UNITS, calendar="360_day")
     waves = waves_of_year("2000-07-01", 91, own, 1)

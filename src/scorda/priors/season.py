@@ -5,7 +5,8 @@ r"""The yearly cycle of a record of days or hours: harmonics beside the mean of 
 with the time of day h and the share :math:`\tau` of the year that has passed, by least squares at
 each point. Each variable has the K from 0 to `HARMONICS` with the least squared error when blocks
 of the record are held back in turn and predicted with the coefficients of the others. So a
-variable whose years differ more than its seasons has none.
+variable whose years differ more than its seasons has none. A point that was seen in some seasons
+only has as many of them as these tell apart, so that its mean does not run away in the others.
 
 Approximate: the daily cycle is the same in all seasons. Records of months have a mean of each
 month instead (`anomalies`).
@@ -24,6 +25,9 @@ __all__ = ["HARMONICS", "Season", "Sums", "left_by_season"]
 
 # Harmonics at most: as many as a season of some weeks needs.
 HARMONICS = 3
+# Least eigenvalue of the mean products of the waves at the times of a point's values, which is 0.5
+# for whole years. The variance of a mean that was not seen grows with its inverse.
+CLEAR = 0.05
 
 
 class Season(NamedTuple):
@@ -73,10 +77,14 @@ class Sums:
     def coefficients(
         self, used: Bool[Tensor, "points waves"], without: int | None = None
     ) -> Float[Tensor, "points waves"]:
-        """Return the coefficients of the waves in use, of all blocks or without one."""
+        """Return the coefficients of the waves in use, of all blocks or without one.
+
+        They are 0 for waves that the values of a point do not tell apart.
+        """
         products, given = self.products.sum(0), self.given.sum(0)
         if without is not None:
             products, given = products - self.products[without], given - self.given[without]
+        used = _clear(products, used)
         both = used[:, :, None] & used[:, None]
         # A point without values, and a wave that is not in use, have the coefficient 0.
         matrix = torch.where(both, products, 0.0)
@@ -105,6 +113,24 @@ class Sums:
             if best:
                 chosen[own] = tried[best][own]
         return chosen
+
+
+def _clear(
+    products: Float[Tensor, "points waves waves"], used: Bool[Tensor, "points waves"]
+) -> Bool[Tensor, "points waves"]:
+    """Return the waves in use without the highest harmonics that a point's values do not tell."""
+    number = products[:, 0, 0]
+    # Points without gaps were seen in all seasons.
+    gappy = ((number > 0) & (number < number.max())).nonzero()[:, 0]
+    means, some = products[gappy] / number[gappy, None, None], used[gappy]
+    identity = torch.eye(used.shape[1], dtype=products.dtype)
+    for first in range(used.shape[1] - 2, 0, -2):
+        own = torch.where(some[:, :, None] & some[:, None], means, identity)
+        unclear = torch.linalg.eigvalsh(own)[:, 0] < CLEAR
+        some[unclear, first:] = False
+    used = used.clone()
+    used[gappy] = some
+    return used
 
 
 def left_by_season(
