@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from scorda.core import rng
 from scorda.core.space import StateSpace
 from scorda.nn.spectral import TIMES
 from scorda.priors import held_back
@@ -214,3 +215,23 @@ def test_a_hidden_variable_is_predicted_from_the_others_alone(which):
         gain = 0.9 * factor / (factor + held_back.ERROR**2)
         assert row[0].item() == pytest.approx((-0.4 - gain * y) ** 2)
         assert row[1].item() == pytest.approx(factor - 0.9 * factor * gain)
+
+
+def test_every_variable_of_many_is_hidden_as_often(monkeypatch):
+    """Of 20 windows, each of ten variables is predicted from the others in two."""
+    variables, seen = 10, []
+    space = StateSpace((variables, 40), 1.0, tuple("abcdefghij"), {"x": np.arange(40.0)})
+    points = Points(torch.zeros(400, 1).double(), torch.arange(10).repeat_interleave(40), space)
+    z = rng.normal(100, (400,), rng.seeded(0)).double()
+    blocks = held_back._Blocks(
+        z, torch.zeros(100).long(), None, 100.0, torch.arange(100) // 20, 100
+    )
+
+    def noted(law, z, generator, hidden=None):
+        if hidden is not None:
+            seen.append(int(points.variable[hidden].unique()))
+        return torch.ones(len(held_back.FACTORS), 3, dtype=torch.float64)
+
+    monkeypatch.setattr(held_back, "_errors", noted)
+    held_back._scores(blocks, points, [(math.inf, (0,) * variables)], 5, hide=True)
+    assert [seen.count(i) for i in range(variables)] == [2] * variables

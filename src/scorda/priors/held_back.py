@@ -243,7 +243,7 @@ def _scores(
     """Return the scores of the predictions of all blocks; also of one variable from the others."""
     generator = torch.Generator()
     tapers = [points.taper(*candidate, slice(None)) for candidate in tried]
-    count, windows = min(modes, len(points)), WINDOWS
+    count, windows, variables = min(modes, len(points)), WINDOWS, len(points.space.variables)
     if hide:
         windows = max(WINDOWS, min(MOST, POINTS // len(points)))
     sums = torch.zeros(len(tried), len(FACTORS), 3, dtype=torch.float64)
@@ -262,7 +262,7 @@ def _scores(
                 generator.manual_seed(1 + held * windows + number)
                 sums[i] += _errors(law, fresh[first], generator)
                 if hide:
-                    hidden = points.variable == (held + number) % len(points.space.variables)
+                    hidden = points.variable == (held * windows + number) % variables
                     sums[i] += _errors(law, fresh[first], generator, hidden)
     return [Score(*pair, *row) for pair, row in zip(tried, _best(sums), strict=True)]
 
