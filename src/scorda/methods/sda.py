@@ -40,6 +40,7 @@ from scorda.observations.operators import Select
 from scorda.observations.problem import Problem
 from scorda.observations.unbounded import unbounded_observations
 from scorda.priors.observed import merge_entries, observes_entries, trajectory_model
+from scorda.priors.trained_on import other_settings
 from scorda.priors.trajectory import GaussianTrajectory, Prior
 from scorda.systems.linear import LinearGaussian
 
@@ -166,6 +167,8 @@ class SDA(Assimilator):
                 f"{problem.space.dt}, the prior {space.shape} with dt {space.dt}: use a prior "
                 "that was trained on this system."
             )
+        if other := other_settings(self.prior, problem.system):
+            warnings.warn(other, stacklevel=2)
         if problem.initial is not None:
             raise ValueError(
                 "SDA draws the first state from its prior: leave `initial` out of the problem."
