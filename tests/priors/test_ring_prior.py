@@ -12,6 +12,7 @@ from scorda.methods.sda import SDA
 from scorda.observations.model import ObservationModel
 from scorda.observations.operators import Select
 from scorda.observations.problem import twin_experiment
+from scorda.priors.emulator import Emulator
 from scorda.priors.from_states import train
 from scorda.priors.from_system import Recipe, architecture_for, train_on_system, training_for
 from scorda.priors.trajectory import load
@@ -101,3 +102,9 @@ def test_levels_of_dense_and_sparse_networks():
         assert (seen.any(1) == regular).all(1).any()
     nothing = ring_levels(noise[:9], (33, 40), 0.0, rng.seeded(0))
     assert torch.equal(nothing, noise[:9, None, None].expand(9, 33, 40))
+
+
+def test_an_emulator_needs_a_network_of_single_steps():
+    """That of a ring takes five states at once."""
+    with pytest.raises(ValueError, match="takes at least 5 states, and an emulator goes from one"):
+        Emulator(learned())

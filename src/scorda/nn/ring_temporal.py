@@ -87,6 +87,11 @@ class RingTemporalConv(nn.Module):
         """Return the largest number of states on either side that one output depends on."""
         return ROW * (len(self.blocks) + 2)
 
+    @property
+    def least_states(self) -> int:
+        """Return the least number of states that it takes."""
+        return ROW + 1
+
     def forward(
         self, x: Float[Tensor, "ensemble time ..."], noise: Float[Tensor, "ensemble ..."]
     ) -> Float[Tensor, "ensemble time ..."]:
@@ -100,10 +105,10 @@ class RingTemporalConv(nn.Module):
             ValueError: If there are fewer than 5 states.
         """
         length = x.shape[1]
-        if length <= ROW:
+        if length < self.least_states:
             raise ValueError(
                 f"Got a trajectory of {length} states: a network along a ring takes at least "
-                f"{ROW + 1}, assimilate at least that many."
+                f"{self.least_states}. Give it longer ones, and in training segments as long."
             )
         rest = (length - 1) % ROW
         if not rest:

@@ -100,7 +100,7 @@ class Emulator(System):
 
     Raises:
         ValueError: If the prior has a daily cycle and no `start` is given, or the start lies
-            between two steps.
+            between two steps; or its network needs more than two states.
     """
 
     law: Prior
@@ -117,6 +117,13 @@ class Emulator(System):
             raise ValueError(
                 "This prior has a yearly cycle, which an emulator does not have: train one with "
                 "transition=True, or `scorda train --transition`."
+            )
+        least = getattr(getattr(self.law, "network", None), "least_states", 1)
+        if self.law.per_entry and least > 2:
+            raise ValueError(
+                f"The network of this prior takes at least {least} states, and an emulator goes "
+                "from one to the next: train one with transition=True, or `scorda train "
+                "--transition`."
             )
         if self.law.diurnal_mean is not None and self.start is None:
             raise ValueError(
