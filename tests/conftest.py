@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 
 import jaxtyping
 import pytest
@@ -46,6 +47,14 @@ def double_precision():
     yield
     torch.set_default_dtype(dtype)
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def folders_of_modules():
+    """Each test leaves the folders that modules come from as it found them; workers get them."""
+    folders = list(sys.path)
+    yield
+    sys.path[:] = folders
 
 
 @pytest.fixture
