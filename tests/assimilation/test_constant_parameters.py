@@ -1,7 +1,7 @@
 """Sweeps with constant parameters, against posteriors on a grid and in closed form."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -220,6 +220,23 @@ def test_one_trajectory_and_equal_ones_take_values_of_the_prior():
         assert ConstantParameters.of(exact.system, paths).cov is None
         moved = ConditionalSMC(2, 16).improved(paths, exact, 1)
         assert moved.shape == paths.shape and moved.isfinite().all()
+
+
+@pytest.mark.parametrize("seen", [OBSERVED, (0, 2, 3, 5, 6)], ids=["end", "before"])
+def test_values_that_drive_the_system_beyond_all_numbers_have_no_weight(seen):
+    """Also where nothing is observed afterwards, at step 8."""
+
+    class Exploding(Autoregressive):
+        def advance(self, x):
+            return torch.where(along(self.a, 1) > 0.9, x * torch.nan, super().advance(x))
+
+    exact = problem({"a": Uniform(-0.9, 0.89)})
+    paths = started(exact, 0.5, 1.0, 20)
+    system = WithParameters(Exploding(), {"a": Uniform(-0.9, 30.0)})
+    steps = [replace(part, steps=seen) for part in exact.instruments]
+    moved = ConditionalSMC(4, 32).improved(paths, Problem(system, steps, STEPS), rng.seeded(1))
+    assert moved.isfinite().all() and moved[..., 1].max() <= 0.9
+    assert not torch.equal(moved, paths)
 
 
 def test_constants_that_cannot_be_tried_are_refused():

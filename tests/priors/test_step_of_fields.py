@@ -130,6 +130,8 @@ def test_segments_of_another_length_are_refused():
 
 
 def test_train_takes_a_record_for_transitions_and_names_its_sampler():
-    prior = sc.train(record(200), transition=True, training_steps=2, progress=False)
+    sizes = {"width": 8, "blocks": 1, "modes": 3, "corrected": 2}
+    prior = sc.train(record(200), transition=True, training_steps=2, progress=False, **sizes)
+    assert sizes.items() <= prior.architecture.items()
     assert prior.architecture["name"] == "step-modes" and isinstance(prior.sampler, Multistep)
     assert Emulator(prior)._sampler == prior.sampler

@@ -175,7 +175,7 @@ class ConditionalSMC:
             x = moved
             states.append(x)
             log_w = _log_weights(observed, x, k)
-        final = x.new_zeros(x.shape[:2]).double() if log_w is None else log_w
+        final = _without_lost(x.new_zeros(x.shape[:2]).double(), x) if log_w is None else log_w
         if evidence is not None:
             evidence = (evidence + final.double().logsumexp(1)).view(len(held), -1)
             chosen = _drawn(evidence, 1, choice)[:, 0]
@@ -220,7 +220,7 @@ class ConditionalSMC:
         repeated = held[:, None].expand_as(before).flatten(0, 1)
         density = system.log_transition(before.flatten(0, 1), repeated).view(before.shape[:2])
         first = log_w.double().clone()
-        first[own] += density.double()
+        first[own] = _without_lost(first[own] + density.double(), before)
         parent = _drawn(first, 1, choice)
         return torch.cat([parent, _drawn(log_w, log_w.shape[1] - 1, choice)], 1)
 
@@ -234,7 +234,15 @@ def _log_weights(
     if step not in observed:
         return None
     y, model = observed[step]
-    return model.log_likelihood(y.to(x), x.flatten(0, 1)).view(x.shape[:2])
+    return _without_lost(model.log_likelihood(y.to(x), x.flatten(0, 1)).view(x.shape[:2]), x)
+
+
+def _without_lost(
+    log_w: Float[Tensor, "ensemble particles"], x: Float[Tensor, "ensemble particles ..."]
+) -> Float[Tensor, "ensemble particles"]:
+    """Give no weight to particles that the system has driven beyond all numbers."""
+    kept = x.flatten(2).isfinite().all(2)
+    return torch.where(kept, log_w, -torch.inf)
 
 
 def _drawn(

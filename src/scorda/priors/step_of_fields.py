@@ -208,11 +208,8 @@ def _correct(
     """Train the correction on the coefficients alone; it stays zero where nothing is better."""
     modes = coefficients.shape[2]
     core = StepModes(modes, modes, network.corrected)
-    core.load_state_dict(
-        {n: b for n, b in network.state_dict().items() if n in core.state_dict()}
-        | {"basis": torch.eye(modes)}
-    )
     core.correction = network.correction
+    core.load_state_dict(network.state_dict() | {"basis": torch.eye(modes)})
     how: dict[str, Any] = {"levels": known_first, "loss": transition_loss, "keep": True}
     history = fit(core, coefficients.float(), settings, checkpoint, report, **how)
     # JSON has no NaN, the loss before the first step.
