@@ -109,5 +109,6 @@ def test_other_parameters_than_those_of_the_prior_are_told_in_a_sentence():
         method.assimilate(lacking, 4, 1)
     other = WithParameters(Pulled(), {"f": Normal(0.0, 1.0)})
     other.space = replace(other.space, variables=("x", "g"), parameters=("g",))
-    with pytest.raises(ValueError, match=r"the parameters g, the prior the parameters f"):
-        method.assimilate(replace(problem(), system=other), 4, 1)
+    for one in (method, sda()):
+        with pytest.raises(ValueError, match=r"the parameters g, the prior the parameters f"):
+            one.assimilate(replace(problem(), system=other), 4, 1)

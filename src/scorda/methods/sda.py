@@ -131,9 +131,9 @@ class SDA(Assimilator):
             report: Called with (evaluations done, evaluations in all).
 
         Raises:
-            ValueError: If problem and prior have different spaces, or with `polish` different
-                parameters; the problem has an initial ensemble, which this method has no place
-                for; or its system has no steps with a density, which `polish` needs.
+            ValueError: If problem and prior have different spaces or parameters; the problem has
+                an initial ensemble, which this method has no place for; or its system has no
+                steps with a density, which `polish` needs.
             DivergenceError: If the sampler has lost members.
         """
         analysis = self.assimilate_members(problem, 0, members, generator, report)
@@ -156,7 +156,8 @@ class SDA(Assimilator):
         space = self.prior.space
         same = (problem.space.shape, problem.space.dt) == (space.shape, space.dt)
         ours, theirs = problem.space.parameters, space.parameters
-        if ours != theirs and (self.polish is not None or not same):
+        # States alone do not tell what is a parameter, and a plain prior of them may be used.
+        if ours != theirs and (self.polish is not None or not same or (ours and theirs)):
             raise ValueError(
                 f"The problem has {_named(ours)}, the prior {_named(theirs)}: give both the same "
                 "(`WithParameters`; in the shell --parameter name=LAW for each, of train too)."
