@@ -75,9 +75,18 @@ def test_an_emulator_of_a_record_keeps_the_time_of_day_in_a_forecast(
         f"assimilate --observations sim/observations.csv {system} --start 2020-01-20T12:00 "
         "--method enkf --members 6 --seed 3 --threads 1"
     )
+    for other in (f"{run} --steps 5", f"simulate {system} {simulate}"):
+        other = other.replace("--start 2020-01-20T12", "--start 2020-01-20T18")
+        assert main(f"{other} --out other".split()) != 0
+        assert "give both the same start" in " ".join(capsys.readouterr().err.split())
     assert main(f"{run} --steps 5 --out run.zarr".split()) == 0
     assert main(f"{run} --steps 7 --out longer.zarr".split()) == 0
     assert main("forecast run.zarr --steps 2 --out forecast.zarr".split()) == 0
+    # A run that goes on begins at another time of day, which is that of the step.
+    rows = "time,variable,latitude,value,std\n2020-01-22T00:00,t,50,0,1\n"
+    (tmp_path / "later.csv").write_text(rows)
+    later = "assimilate --continue run.zarr --observations later.csv --steps 2 --threads 1"
+    assert main(f"{later} --out later.zarr".split()) == 0
     short, long = (
         scorda.open_posterior(path).analysis.states for path in ("forecast.zarr", "longer.zarr")
     )

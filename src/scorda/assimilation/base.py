@@ -17,6 +17,7 @@ from scorda.observations.model import ObservationModel
 from scorda.observations.problem import Problem
 from scorda.observations.unbounded import unbounded_observations
 from scorda.systems.linear import LinearGaussian
+from scorda.systems.mapped import unmapped
 
 __all__ = ["REQUIREMENTS", "Assimilator", "Cost", "check_members", "check_needs"]
 
@@ -222,12 +223,21 @@ REQUIREMENTS: dict[str, tuple[Callable[[Problem], bool], str]] = {
 }
 
 
-def check_needs(method: Assimilator, problem: Problem) -> None:
+def check_needs(method: Assimilator, problem: Problem, first: int = 0) -> None:
     """Check before a run that a problem has what the method needs.
+
+    Arguments:
+        method: The method.
+        problem: The problem.
+        first: Step of the system that is step 0 of the problem.
 
     Raises:
         ValueError: If not; the sentence names the method, the reason and the methods that can.
+            Or if the observations begin at another time of day than the system.
     """
+    check_start = getattr(unmapped(problem.system), "check_start", None)
+    if check_start is not None and problem.start is not None:
+        check_start(problem.start, first)
     if getattr(problem.system, "drops", False) and not method.drops:
         raise ValueError(
             f"{method.name} cannot go on without the members that on_failure = 'drop' leaves out: "

@@ -194,7 +194,7 @@ class Filter(Assimilator, Run):
         if reaches_back(problem):
             yield from remembered(self, problem, members, generator, start, first)
             return
-        self.check(problem, members)
+        self.check(problem, members, first)
         start = forgetting(start, problem.space)
         observed = problem.observed()
         cycles = list(observed)
@@ -215,14 +215,14 @@ class Filter(Assimilator, Run):
             yield stepper.cycle()
 
     @final
-    def check(self, problem: Problem, members: int) -> None:
-        """Check settings, problem and members before a run [final].
+    def check(self, problem: Problem, members: int, first: int = 0) -> None:
+        """Check settings, problem and members before a run from a step of the system on [final].
 
         Raises:
             ValueError: If a setting is out of range, or the problem lacks what the method needs.
             DegenerateEnsemble: If there are too few members.
         """
-        check_needs(self, problem)
+        check_needs(self, problem, first)
         check_members(self, members)
         check_memory(self, problem, members)
         check_gross_errors(self.gross_error_check)

@@ -153,6 +153,9 @@ def _simulate_twin(given: Simulate, system: System, named: dict[str, Any]) -> No
         check_output(file, given.overwrite, make_parents=True)
     twin, places = rng.spawn(rng.seeded(given.seed), 2)
     check_keys(given.observe, system.space.variables, "variable")
+    check_start = getattr(system, "check_start", None)
+    if given.start is not None and check_start is not None:
+        check_start(given.start)
     if given.stride < 1:
         raise UserError(f"Got --stride {given.stride}: give at least 1.")
     operator = Select.stations(system.space, given.stations, places, given.observe, given.stride)

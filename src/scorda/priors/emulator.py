@@ -136,6 +136,23 @@ class Emulator(System):
     def at(self, step: int, members: Sequence[int] | None = None) -> Emulator:
         return self if self.law.diurnal_mean is None else replace(self, now=step)
 
+    def check_start(self, start: Start, first: int = 0) -> None:
+        """Check that a run begins at the time of day, or of year, of a step.
+
+        Raises:
+            ValueError: If not.
+        """
+        if self.law.diurnal_mean is None:
+            return
+        assert self.start is not None
+        phase = phases_of(self.start, first + 1, self.space)[first]
+        if phases_of(start, 1, self.space)[0] != phase:
+            raise ValueError(
+                f"Got the start {start} for an emulator with a cycle, of which step {first} is "
+                f"{first} steps after {self.start}: give both the same start (--start and "
+                "--system.start in the shell)."
+            )
+
     def prior(self, members: int, generator: rng.Seed = None) -> Float[Tensor, "ensemble *state"]:
         start, space = self.law.start, self.space
         if start is None:

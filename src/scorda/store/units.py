@@ -129,7 +129,8 @@ def run(
         DegenerateEnsemble: Likewise, if its ensemble has no spread.
     """
     calendar = problem.space.calendar
-    _check(method, problem, members, truth, block)
+    first = 0 if after is None else after.step
+    _check(method, problem, members, truth, block, first)
     if after is not None:
         after.check(method, problem, members, seed)
     for instrument in withheld:
@@ -166,7 +167,6 @@ def run(
         steps = _step_plan(problem, members, None, kept) if plan.axis == "ensemble" else plan
         drops = getattr(problem.system, "drops", False)
         output = Selection(kept, problem.space, members, steps, start, truth, withheld, drops)
-    first = 0 if after is None else after.step
     layer = Layer(
         method, alone, members, seed, start, plan, truth, record, withheld, output, kept, first
     )
@@ -349,13 +349,18 @@ def _over_workers(
 
 
 def _check(
-    method: Assimilator, problem: Problem, members: int, truth: Tensor | None, block: int | None
+    method: Assimilator,
+    problem: Problem,
+    members: int,
+    truth: Tensor | None,
+    block: int | None,
+    first: int,
 ) -> None:
     if block is not None and block < 1:
         raise ValueError(f"Got units of work of {block} steps or members: give at least 1.")
     if members < 1:
         raise ValueError(f"Got members = {members}: give a whole number, at least 1.")
-    check_needs(method, problem)
+    check_needs(method, problem, first)
     check_memory(method, problem, members)
     if truth is not None and tuple(truth.shape) != (problem.steps + 1, *problem.space.shape):
         raise ValueError(
