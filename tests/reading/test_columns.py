@@ -245,6 +245,13 @@ def test_numbers_with_a_decimal_comma_are_numbers_where_no_comma_separates(tmp_p
         assert numbers(read[name])[0].tolist() == frame[name].tolist()
 
 
+def test_a_comma_of_thousands_is_no_decimal_one(tmp_path):
+    """1,013 beside 999.5 is no number near 1."""
+    (tmp_path / "a.csv").write_text("time;value\n0;1,013\n1;999.5\n")
+    values = numbers(read_columns(tmp_path / "a.csv")["value"])[0]
+    assert np.isnan(values[0]) and values[1] == 999.5
+
+
 def test_columns_have_their_usual_names():
     """A unit that is not seen would be the wrong one."""
     read = read_columns({"Time": [0], "VALUE": [1.0], "Unit": ["degC"], "value": [2.0]})

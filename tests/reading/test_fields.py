@@ -142,6 +142,24 @@ def test_states_without_datetimes_are_matched_by_model_time():
     assert torch.equal(read_states(xarray.Dataset(columns), space, 4)[0], values.double())
 
 
+@pytest.mark.parametrize("hours", [1, 24])
+@pytest.mark.parametrize("unit", ["hours", "h", None])
+def test_model_times_are_in_their_own_unit(hours, unit):
+    """Two steps of a day are 48 hours, written with their unit or as durations, and not 2."""
+    times = hours * np.arange(3.0)
+    axis = times * np.timedelta64(3600 * 10**9, "ns") if unit is None else times
+    space = StateSpace((2,), 1.0, ("t",), {"x": np.arange(2.0)}, units={"time": "days"})
+    values = (("time", "x"), np.arange(6.0).reshape(3, 2))
+    labels = {"time": ("time", axis, {"units": unit} if unit else {}), "x": [0.0, 1.0]}
+    data = xarray.Dataset({"t": values}, labels)
+    if hours == 1:
+        with pytest.raises(ValueError, match="none is of step 1"):
+            read_states(data, space, 2)
+        return
+    states, notes = read_states(data, space, 2)
+    assert states[2].tolist() == [4.0, 5.0] and "converted times from" in " ".join(notes)
+
+
 def test_fields_may_lack_positions_where_that_is_asked_for():
     part = truth().isel(latitude=slice(2, 4))
     data, notes = aligned(part, SPACE, partly=True)

@@ -179,6 +179,7 @@ def test_dates_as_numbers_and_durations_are_times():
     assert (found.space.dt, found.start) == (12.0, "2019-03-30T00:00:00")
     # What is no date stays model time.
     assert read(np.array([20190350.0, 20190351.0, 20190352.0])).start is None
+    assert read(np.array([20190301.0, 20190302.0, 20190303.0]), units="s").start is None
     assert read(np.arange(3) * np.timedelta64(3600 * 10**9, "ns")).space.dt == 1.0
 
 

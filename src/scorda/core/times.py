@@ -26,6 +26,7 @@ from scorda.core.shapes import Float, Int, Tensor
 from scorda.core.space import StateSpace
 
 __all__ = [
+    "ALIASES",
     "SECONDS",
     "dates_after",
     "match_times",
@@ -34,6 +35,7 @@ __all__ = [
     "same_times",
     "time_axis",
     "time_unit",
+    "unit_ratio",
     "waves_of_year",
 ]
 
@@ -114,6 +116,13 @@ def time_unit(space: StateSpace) -> str:
             "since step 0."
         )
     return ALIASES[given.lower()]
+
+
+def unit_ratio(unit: str, space: StateSpace) -> float:
+    """Return how many of the space's units of time a unit is; 1 where it is not known."""
+    units = [ALIASES.get(u.strip().lower(), "") for u in (unit, space.units.get("time", ""))]
+    seconds = [SECONDS.get(u) for u in units]
+    return 1.0 if seconds[0] is None or seconds[1] is None else seconds[0] / seconds[1]
 
 
 def dates_after(start: Start, elapsed: np.ndarray, space: StateSpace) -> np.ndarray:

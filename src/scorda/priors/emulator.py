@@ -137,7 +137,7 @@ class Emulator(System):
         return self if self.law.diurnal_mean is None else replace(self, now=step)
 
     def check_start(self, start: Start, first: int = 0) -> None:
-        """Check that a run begins at the time of day, or of year, of a step.
+        """Check that a run begins at the time of day of a step.
 
         Raises:
             ValueError: If not.
@@ -148,8 +148,8 @@ class Emulator(System):
         phase = phases_of(self.start, first + 1, self.space)[first]
         if phases_of(start, 1, self.space)[0] != phase:
             raise ValueError(
-                f"Got the start {start} for an emulator with a cycle, of which step {first} is "
-                f"{first} steps after {self.start}: give both the same start (--start and "
+                f"Got the start {start} for an emulator with a daily cycle, of which step {first} "
+                f"is {first} steps after {self.start}: give both the same start (--start and "
                 "--system.start in the shell)."
             )
 

@@ -47,8 +47,9 @@ NAMES = {n: n for n in ("time", "value", "std", "variable", "units", "since", "l
 NAMES |= {"unit": "units"}
 # Columns that are text even where all of it is digits.
 LABELS = ("variable", "units", "unit")
-# A number as it is written where commas separate no fields.
+# A number as it is written where commas separate no fields, and one that has a point.
 DECIMAL_COMMA = re.compile(r"\s*[+-]?\d*,\d+(?:[eE][+-]?\d+)?\s*")
+DECIMAL_POINT = re.compile(r"\s*[+-]?[\d,]*\.\d*(?:[eE][+-]?\d+)?\s*")
 # No text has the separator of units (ASCII 31): with it a line is one field.
 WHOLE_LINES: dict[str, Any] = {"sep": "\x1f", "quoting": csv.QUOTE_NONE}
 # The header is read as a row, since pandas renames columns of equal names.
@@ -243,11 +244,16 @@ def _read_text(path: Path) -> dict[str, np.ndarray]:
 
 
 def _with_points(column: np.ndarray) -> np.ndarray:
-    """Return text in which numbers have a decimal point in place of a comma."""
+    """Return text in which numbers have a decimal point in place of a comma.
+
+    Beside numbers that have a point a comma may stand for thousands: such text is left as it is.
+    """
     if not is_text(column):
         return column
     code, found = distinct(column)
     odd = [k for k, entry in enumerate(found) if DECIMAL_COMMA.fullmatch(entry)]
+    if any(DECIMAL_POINT.fullmatch(entry) for entry in found):
+        return column
     found[odd] = [entry.replace(",", ".") for entry in found[odd]]
     return found[code]
 

@@ -22,6 +22,7 @@ from scorda.core.times import match_times
 from scorda.reading.blocks import NUMBERS, in_blocks, time_blocks
 from scorda.reading.climate import climate_of, sampled
 from scorda.reading.gridded import Gridded, contiguous, gridded
+from scorda.reading.labels import in_time_unit
 from scorda.reading.opening import Source, name_of, open_data, readable
 from scorda.reading.points import at_points, free_axes
 from scorda.reading.roles import role_of_name, same_kind
@@ -112,6 +113,7 @@ def _aligned(
     data = data.transpose(*leading, *space.axes)
     for name in names:
         data = _in_unit(data, name, found, space, source, notes)
+    data = in_time_unit(data, space, notes)
     return data, tuple(notes)
 
 

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scorda.core.space import StateSpace
+from scorda.core.times import ALIASES, unit_ratio
 from scorda.reading.roles import role_of_name, roles
 
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["in_degrees", "with_plain_times"]
+__all__ = ["in_degrees", "in_time_unit", "with_plain_times"]
 
 RADIANS = ("radian", "radians", "rad")
 DEGREES = {"latitude": "degrees_north", "longitude": "degrees_east"}
@@ -36,7 +38,8 @@ def with_plain_times(dataset: xarray.Dataset, notes: list[str]) -> xarray.Datase
     times = dataset["time"]
     if times.dtype.kind == "m":
         notes.append("took durations for model time in hours")
-        return dataset.assign_coords(time=("time", times.values / np.timedelta64(1, "h")))
+        hours = times.values / np.timedelta64(1, "h")
+        return dataset.assign_coords(time=("time", hours, {"units": "hours"}))
     if times.dtype.kind in "fiu" and (dates := _dates(times)) is not None:
         notes.append("took numbers such as 20190321 for dates")
         return dataset.assign_coords(time=("time", dates))
@@ -47,7 +50,11 @@ def _dates(times: xarray.DataArray) -> np.ndarray | None:
     """Return datetimes of numbers such as 20190321.25, or None where not all are dates."""
     numbers = times.values.astype(float)
     low, high = DATES
-    said = str(times.attrs.get("units", "")).startswith("day as %Y%m%d")
+    unit = str(times.attrs.get("units", ""))
+    said = unit.startswith("day as %Y%m%d")
+    if unit.strip().lower() in ALIASES:
+        # What counts seconds is no date.
+        return None
     whole = bool(np.isfinite(numbers).all()) and (said or bool((numbers % 1 == 0).all()))
     if not numbers.size or not whole or not ((numbers >= low) & (numbers < high)).all():
         return None
@@ -59,6 +66,18 @@ def _dates(times: xarray.DataArray) -> np.ndarray | None:
         return None
     seconds = np.round((numbers - day) * 86400.0)
     return dates + seconds.astype("m8[s]")
+
+
+def in_time_unit(dataset: xarray.Dataset, space: StateSpace, notes: list[str]) -> xarray.Dataset:
+    """Convert model times with a unit to that of a space."""
+    if "time" not in dataset.coords or dataset["time"].dtype.kind not in "fiu":
+        return dataset
+    times, unit = dataset["time"], str(dataset["time"].attrs.get("units", ""))
+    ratio = unit_ratio(unit, space)
+    if ratio == 1.0:
+        return dataset
+    notes.append(f"converted times from {unit} to {space.units['time']}")
+    return dataset.assign_coords(time=("time", ratio * times.values))
 
 
 def in_degrees(dataset: xarray.Dataset, notes: list[str]) -> xarray.Dataset:
