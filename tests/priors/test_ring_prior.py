@@ -20,6 +20,7 @@ from scorda.systems.kolmogorov import KolmogorovFlow
 from scorda.systems.lorenz import Lorenz63, Lorenz96
 
 SYSTEM = Lorenz96(dim=8, spinup=1.0)
+GRID = {"y": np.arange(2.0), "x": np.arange(3.0)}
 RECIPE = Recipe(series=6, length=17, architecture="ring-conv", width=4, blocks=1)
 
 
@@ -54,7 +55,14 @@ def test_rings_of_equal_steps_have_a_network_of_their_own():
 @pytest.mark.parametrize(
     ("states", "space", "why"),
     [
-        ((40, 3), StateSpace((3,)), r"its axes are \[\], of which \[\] are periodic"),
+        ((40, 3), StateSpace((3,)), "its variables share no axis"),
+        ((40, 12), ring(period={}), "its axis longitude has no period"),
+        ((40, 2), ring(2), r"fewer than 3 points \(2\)"),
+        (
+            (40, 2, 3),
+            StateSpace((2, 3), coordinates=GRID),
+            "axes are y, x",
+        ),
         ((40, 12), ring(period={"longitude": 400.0}), "do not divide the period"),
         ((40, 12), ring(mask=np.arange(12) != 3), "a mask"),
     ],

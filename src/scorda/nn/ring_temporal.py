@@ -108,7 +108,8 @@ class RingTemporalConv(nn.Module):
         if length < self.least_states:
             raise ValueError(
                 f"Got a trajectory of {length} states: a network along a ring takes at least "
-                f"{self.least_states}. Give it longer ones, and in training segments as long."
+                f"{self.least_states}. Give it longer ones, and in training segments as "
+                "long, or train temporal-conv."
             )
         rest = (length - 1) % ROW
         if not rest:

@@ -139,14 +139,21 @@ def architecture_for(space: StateSpace, transition: bool = False) -> str:
 
 def not_a_ring(space: StateSpace) -> str:
     """Return why states are not those of one ring of equal steps; nothing where they are."""
-    if len(space.axes) != 1 or space.axes[0] not in space.period:
-        periodic = [name for name in space.axes if name in space.period]
-        return f"its axes are {list(space.axes)}, of which {periodic} are periodic"
+    if len(space.axes) != 1:
+        return (
+            f"its axes are {', '.join(space.axes)}"
+            if space.axes
+            else "its variables share no axis"
+        )
+    if space.axes[0] not in space.period:
+        return f"its axis {space.axes[0]} has no period"
     if space.points is not None or space.has_land:
         return "its points have positions of their own or a mask"
     places = (space.coordinates or {})[space.axes[0]]
+    if len(places) < 3:
+        return f"its ring has fewer than 3 points ({len(places)})"
     step = space.period[space.axes[0]] / len(places)
-    if len(places) < 3 or not np.allclose(np.diff(places), step, rtol=1e-3, atol=0):
+    if not np.allclose(np.diff(places), step, rtol=1e-3, atol=0):
         return f"its {len(places)} positions do not divide the period into equal steps"
     return ""
 
