@@ -490,6 +490,8 @@ def test_fields_are_read_from_files(tmp_path, kind):
         ValueError, match=r"latitude 50 to 50\.5 .*each must be a position of the space"
     ):
         Observations.from_array(path, other, 0.5, start="2019-03-21T05:00")
+    with pytest.raises(ValueError, match=r"a\.(nc|zarr) has 4 fields of 't2m' of which no value"):
+        Observations.from_array(path, UK, 0.5, start="2030-03-21T05:00")
     line = StateSpace((4,), variables=("t2m",), units=HOURS)
     with pytest.raises(ValueError, match="it needs one for 'site' of the space"):
         Observations.from_array(path, line, 0.5)

@@ -187,6 +187,7 @@ def usable_fields(
             f"Got an observation error std of {std!r}: it must be positive and finite, one number."
         )
     array = _plain(array, name)
+    given = "Got" if isinstance(array, np.ndarray) else f"{name_of(array)} has"
     if isinstance(array, np.ndarray):
         shape, parts = array.shape, _parts(array)
     else:
@@ -210,7 +211,7 @@ def usable_fields(
         row, point, value = row[kept], point[kept], value[kept]
     if not len(row):
         raise ValueError(
-            f"Got {shape[0]} fields of which no value can be used "
+            f"{given} {shape[0]} fields of {name!r} of which no value can be used "
             f"({summary_of(unused) or 'all are NaN'}): give at least one."
         )
     place = (space.entries(name).start + point).astype(float)[:, None]
