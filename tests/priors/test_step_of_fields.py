@@ -107,6 +107,10 @@ def test_it_knows_the_time_of_day(tmp_path):
     prior.save(tmp_path / "next.safetensors")
     emulator = load_emulator(tmp_path / "next.safetensors", start="2019-05-01T12:00")
     check_system(emulator)
+    for start, first in (("2019-05-07T12:00", 0), ("2019-05-01T18:00", 1), (6.0, 1)):
+        emulator.check_start(start, first)
+    with pytest.raises(ValueError, match="of which step 1 is 1 steps after 2019-05-01T12:00"):
+        emulator.check_start("2019-05-01T12:00", 1)
     means = emulator.trajectory(emulator.prior(200, 0), 4, 1).mean((0, 2))
     # Of noon, the evening, midnight...; the record has a spread of about 0.7.
     expected = 3 + torch.tensor([20.0, 30.0, 0.0, 10.0, 20.0])

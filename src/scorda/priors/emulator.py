@@ -142,7 +142,8 @@ class Emulator(System):
         Raises:
             ValueError: If not.
         """
-        if self.law.diurnal_mean is None:
+        if self.law.diurnal_mean is None or isinstance(start, float):
+            # A model time is of no day.
             return
         assert self.start is not None
         phase = phases_of(self.start, first + 1, self.space)[first]
