@@ -18,6 +18,7 @@ import math
 from pathlib import Path
 
 import torch
+from scipy.stats import chisquare
 
 import scorda as sc
 from scorda.core import rng
@@ -72,6 +73,13 @@ def coverage(found: Int[Tensor, "truths summaries"], level: float) -> tuple[floa
     u = (found + 0.5) / MEMBERS
     inside = ((u > low) & (u < 1 - low)).double().mean(1)
     return float(inside.mean()), float(inside.std() / len(inside) ** 0.5)
+
+
+def uniformity(found: Int[Tensor, "truths summaries"]) -> dict[str, float]:
+    """Return for each summary the p-value of a chi-squared test that its ranks are uniform."""
+    bins = (found * BINS // MEMBERS).unbind(1)
+    counts = [torch.bincount(row, minlength=BINS).numpy() for row in bins]
+    return {name: float(chisquare(n).pvalue) for name, n in zip(SUMMARIES, counts, strict=True)}
 
 
 def read(path: Path) -> dict[str, dict[int, list[int]]]:
@@ -130,6 +138,8 @@ def main() -> None:
             print(
                 f"{LABELS[name]}, {len(of)} truths: {level:.0%} covers {share:.3f} ± {error:.3f}"
             )
+        for summary, p in uniformity(of).items():
+            print(f"  ranks of {summary}: p = {p:.2f}")
     if given.out is not None:
         figure(found).savefig(given.out, dpi=110)  # type: ignore[attr-defined]
 
