@@ -39,6 +39,7 @@ __all__ = [
     "Sampler",
     "ScalarProcess",
     "VarianceExploding",
+    "extrapolated",
 ]
 
 # Noise levels: the one before, this one, the next.
@@ -389,8 +390,18 @@ class Multistep(Sampler):
     def move(
         self, u: Tensor, mean: Tensor, previous: Tensor | None, levels: Levels, noise: Noise
     ) -> Tensor:
-        nu_before, nu, nu_next = levels
-        if previous is not None:
-            weight = math.log(nu / nu_next) / math.log(nu_before / nu) / 2
-            mean = mean + weight * (mean - previous)
+        _, nu, nu_next = levels
+        mean = extrapolated(mean, previous, levels)
         return mean + nu_next / nu * (u - mean)
+
+
+def extrapolated(mean: Tensor, previous: Tensor | None, levels: Levels) -> Tensor:
+    """Return the denoised state in the middle of a step, in log noise, by that of the step before.
+
+    It is the one of the begin of the step where there is none before.
+    """
+    nu_before, nu, nu_next = levels
+    if previous is None:
+        return mean
+    weight = math.log(nu / nu_next) / math.log(nu_before / nu) / 2
+    return mean + weight * (mean - previous)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from scorda.core.shapes import Tensor
-from scorda.diffusion.samplers import Levels, Noise, Sampler
+from scorda.diffusion.samplers import Levels, Noise, Sampler, extrapolated
 
 __all__ = ["StochasticMultistep"]
 
@@ -32,9 +32,7 @@ class StochasticMultistep(Sampler):
     def move(
         self, u: Tensor, mean: Tensor, previous: Tensor | None, levels: Levels, noise: Noise
     ) -> Tensor:
-        nu_before, nu, nu_next = levels
-        if previous is not None:
-            weight = math.log(nu / nu_next) / math.log(nu_before / nu) / 2
-            mean = mean + weight * (mean - previous)
+        _, nu, nu_next = levels
+        mean = extrapolated(mean, previous, levels)
         ratio = (nu_next / nu) ** 2
         return mean + ratio * (u - mean) + nu_next * math.sqrt(1 - ratio) * noise()

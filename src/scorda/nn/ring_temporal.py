@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from scorda.core.shapes import Float, Tensor
+from scorda.nn.modulated import ModulatedBlock, channels_last, zeroed
 from scorda.nn.temporal import NoiseEmbedding, differences_of
 
 __all__ = ["RingTemporalConv"]
@@ -72,15 +73,16 @@ class RingTemporalConv(nn.Module):
         self.embed = NoiseEmbedding(FEATURES, min_noise, max_noise)
         inputs = ROW * ((5 if per_entry else 3) * channels + 1)
         self.first = _Around(inputs, width, FAR, 1)
-        self.blocks = nn.ModuleList(_Block(width) for _ in range(blocks))
-        self.last = nn.Conv2d(width, ROW * channels, 1)
-        nn.init.zeros_(self.last.weight)
-        assert self.last.bias is not None
-        nn.init.zeros_(self.last.bias)
-        # Channels-last weights: the convolutions take them as they are.
-        for weight in self.parameters():
-            if weight.ndim == 4:
-                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+        self.blocks = nn.ModuleList(
+            ModulatedBlock(
+                FEATURES,
+                width,
+                lambda: (_Around(width, width, FAR, 0), _Around(width, width, NEAR, 1)),
+            )
+            for _ in range(blocks)
+        )
+        self.last = zeroed(nn.Conv2d(width, ROW * channels, 1))
+        channels_last(self)
 
     @property
     def half_width(self) -> int:
@@ -146,20 +148,3 @@ class _Around(nn.Conv2d):
     def forward(self, z: Tensor) -> Tensor:
         z = torch.cat((z[..., -self.reach :], z, z[..., : self.reach]), -1)
         return super().forward(z)
-
-
-class _Block(nn.Module):
-    """Two convolutions with a residual connection; the noise level scales and shifts."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.modulation = nn.Linear(FEATURES, 2 * width)
-        self.conv1, self.conv2 = _Around(width, width, FAR, 0), _Around(width, width, NEAR, 1)
-        nn.init.zeros_(self.modulation.weight)
-        nn.init.zeros_(self.modulation.bias)
-        nn.init.zeros_(self.conv2.weight)
-
-    def forward(self, z: Tensor, embedding: Tensor) -> Tensor:
-        scale, shift = self.modulation(embedding)[..., None, None].chunk(2, 1)
-        h = self.conv1(F.silu(z))
-        return z + self.conv2(F.silu(torch.addcmul(shift, h, 1 + scale)))

@@ -26,9 +26,10 @@ import torch
 from torch import nn
 
 from scorda.core.shapes import Float, Tensor
+from scorda.nn.modulated import zeroed
 from scorda.nn.temporal import TemporalConv
 
-__all__ = ["TIMES", "ModeNetwork", "gain"]
+__all__ = ["TIMES", "ModeNetwork", "check_modes", "gain"]
 
 # Memories tau of the mixture, in steps: from noise to what outlasts a window.
 TIMES = (0.3, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 512.0)
@@ -68,19 +69,14 @@ class ModeNetwork(nn.Module):
         times: tuple[float, ...] = TIMES,
     ) -> None:
         super().__init__()
-        if not 0 < corrected <= modes <= size:
-            raise ValueError(
-                f"Got corrected = {corrected}, modes = {modes}, size = {size}: need "
-                "0 < corrected <= modes <= size."
-            )
+        check_modes(corrected, modes, size)
         self.corrected, self.times = corrected, tuple(times)
         self.register_buffer("basis", torch.eye(size, modes))
         # The last entries are those of the directions outside of the modes.
         self.register_buffer("spectrum", torch.ones(modes + 1))
         self.register_buffer("memory", torch.full((modes + 1, len(times)), 1 / len(times)))
         self.correction = TemporalConv(corrected, width, blocks, min_noise, max_noise)
-        assert self.correction.last.bias is not None
-        nn.init.zeros_(self.correction.last.bias)
+        zeroed(self.correction.last)
         self._windows: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
 
     @property
@@ -127,6 +123,19 @@ class ModeNetwork(nn.Module):
             values = values.clamp(min=0) * self.spectrum.double()[:, None]
             self._windows = {key: (vectors.to(like), values.to(like))}
         return self._windows[key]
+
+
+def check_modes(corrected: int, modes: int, size: int) -> None:
+    """Check the number of modes, and of those that are corrected.
+
+    Raises:
+        ValueError: If there are more than the components of a state, or none.
+    """
+    if not 0 < corrected <= modes <= size:
+        raise ValueError(
+            f"Got corrected = {corrected}, modes = {modes}, size = {size}: need "
+            "0 < corrected <= modes <= size."
+        )
 
 
 def gain(variance: Tensor, nu: Tensor) -> Tensor:

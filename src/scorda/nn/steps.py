@@ -17,7 +17,8 @@ import torch
 from torch import nn
 
 from scorda.core.shapes import Float, Tensor
-from scorda.nn.spectral import gain
+from scorda.nn.modulated import zeroed
+from scorda.nn.spectral import check_modes, gain
 from scorda.nn.temporal import TemporalConv
 from scorda.nn.unet import UNet
 
@@ -62,11 +63,7 @@ class StepModes(nn.Module):
         max_noise: float = 300.0,
     ) -> None:
         super().__init__()
-        if not 0 < corrected <= modes <= size:
-            raise ValueError(
-                f"Got corrected = {corrected}, modes = {modes}, size = {size}: need "
-                "0 < corrected <= modes <= size."
-            )
+        check_modes(corrected, modes, size)
         self.corrected = corrected
         self.register_buffer("basis", torch.eye(size, modes))
         # Of the coefficients of states, by which the correction scales what it sees.
@@ -77,8 +74,7 @@ class StepModes(nn.Module):
         self.register_buffer("spectrum", torch.ones(modes + 1))
         self.register_buffer("rest", torch.zeros(()))
         self.correction = TemporalConv(corrected, width, blocks, min_noise, max_noise)
-        assert self.correction.last.bias is not None
-        nn.init.zeros_(self.correction.last.bias)
+        zeroed(self.correction.last)
 
     def forward(
         self, x: Float[Tensor, "ensemble 2 ..."], noise: Float[Tensor, "ensemble 2 ..."]

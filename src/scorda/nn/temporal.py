@@ -23,6 +23,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from scorda.core.shapes import Float, Tensor
+from scorda.nn.modulated import ModulatedBlock, channels_last
 
 __all__ = ["NoiseEmbedding", "TemporalConv", "WindowMLP", "compose", "differences_of"]
 
@@ -207,10 +208,7 @@ class TemporalConv(nn.Module):
         self.blocks = nn.ModuleList(_Block(width, CONV_FEATURES, far) for far in self.dilations)
         self.last = nn.Conv2d(width, channels, 1)
         nn.init.zeros_(self.last.weight)
-        # Channels-last weights: the convolutions take them as they are.
-        for weight in self.parameters():
-            if weight.ndim == 4:
-                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+        channels_last(self)
 
     @property
     def half_width(self) -> int:
@@ -267,19 +265,15 @@ def differences_of(
     return parts, base
 
 
-class _Block(nn.Module):
-    """Two convolutions with a residual connection; the noise level scales and shifts."""
+class _Block(ModulatedBlock):
+    """Convolutions along time; priors in files have the rounding of this order of operations."""
 
     def __init__(self, width: int, features: int, dilation: int) -> None:
-        super().__init__()
-        self.modulation = nn.Linear(features, 2 * width)
-        padding = (0, KERNEL // 2)
-        self.conv1 = nn.Conv2d(width, width, (1, KERNEL), padding=padding)
-        far, padding = (1, dilation), (0, KERNEL // 2 * dilation)
-        self.conv2 = nn.Conv2d(width, width, (1, KERNEL), padding=padding, dilation=far)
-        nn.init.zeros_(self.modulation.weight)
-        nn.init.zeros_(self.modulation.bias)
-        nn.init.zeros_(self.conv2.weight)
+        def along(dilation: int) -> nn.Conv2d:
+            padding = (0, KERNEL // 2 * dilation)
+            return nn.Conv2d(width, width, (1, KERNEL), padding=padding, dilation=(1, dilation))
+
+        super().__init__(features, width, lambda: (along(1), along(dilation)))
 
     def forward(self, z: Tensor, embedding: Tensor) -> Tensor:
         scale, shift = self.modulation(embedding)[..., None, None].chunk(2, 1)

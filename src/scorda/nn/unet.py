@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from scorda.core.shapes import Float, Tensor
 from scorda.nn.homogeneous import HomogeneousLaw
+from scorda.nn.modulated import ModulatedBlock, channels_last, zeroed
 from scorda.nn.ring import RingConv
 from scorda.nn.temporal import NoiseEmbedding
 
@@ -98,19 +99,13 @@ class UNet(nn.Module):
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         self.shrink, self.grow = nn.ModuleList(), nn.ModuleList()
         for level, inner in enumerate(widths):
-            self.down.append(nn.ModuleList(_Block(inner) for _ in range(blocks)))
+            self.down.append(nn.ModuleList(_block(inner) for _ in range(blocks)))
             if level + 1 < levels:
-                self.up.append(nn.ModuleList(_Block(inner) for _ in range(blocks)))
+                self.up.append(nn.ModuleList(_block(inner) for _ in range(blocks)))
                 self.shrink.append(nn.Conv2d(inner, widths[level + 1], 2, 2))
                 self.grow.append(nn.ConvTranspose2d(widths[level + 1], inner, 2, 2))
-        self.last = nn.Conv2d(width, size * patch**2, 1)
-        nn.init.zeros_(self.last.weight)
-        assert self.last.bias is not None
-        nn.init.zeros_(self.last.bias)
-        # Channels-last weights: the convolutions take them as they are.
-        for weight in self.parameters():
-            if weight.ndim == 4:
-                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+        self.last = zeroed(nn.Conv2d(width, size * patch**2, 1))
+        channels_last(self)
 
     def prepare(
         self,
@@ -196,21 +191,10 @@ class UNet(nn.Module):
         return F.pixel_shuffle(self.last(F.silu(z)), self.patch).to(windows)
 
 
-class _Block(nn.Module):
-    """Two convolutions with a residual connection; the noise level scales and shifts."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.modulation = nn.Linear(FEATURES, 2 * width)
-        self.conv1, self.conv2 = RingConv(width, width), RingConv(width, width)
-        nn.init.zeros_(self.modulation.weight)
-        nn.init.zeros_(self.modulation.bias)
-        nn.init.zeros_(self.conv2.weight)
-
-    def forward(self, z: Tensor, embedding: Tensor) -> Tensor:
-        scale, shift = self.modulation(embedding)[..., None, None].chunk(2, 1)
-        h = self.conv1(F.silu(z))
-        return z + self.conv2(F.silu(torch.addcmul(shift, h, 1 + scale)))
+def _block(width: int) -> ModulatedBlock:
+    return ModulatedBlock(
+        FEATURES, width, lambda: (RingConv(width, width), RingConv(width, width))
+    )
 
 
 def _through(blocks: Any, z: Tensor, embedding: Tensor) -> Tensor:
