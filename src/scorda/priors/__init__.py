@@ -1,5 +1,6 @@
 """Priors: a forecast ensemble or a record of trajectories becomes a denoiser."""
 
+from scorda.priors.as_azula import as_azula
 from scorda.priors.base import EnsemblePrior, PreparedPrior, PriorRun
 from scorda.priors.emulator import Emulator
 from scorda.priors.gaussian import Gaussian
@@ -39,5 +40,6 @@ __all__ = [
     "PriorRun",
     "Standardisation",
     "TrainedTrajectory",
+    "as_azula",
     "load",
 ]
