@@ -47,13 +47,13 @@ def as_azula(prior: Prior, states: int, schedule: Any = None) -> Any:
         missing = "as_azula needs azula, which is not installed: pip install azula."
         raise ImportError(missing) from error
 
-    class OfProcess(Schedule):  # type: ignore[misc]
+    class OfProcess(Schedule):
         """The schedule of a scalar process."""
 
         def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
             return prior.process.alpha(t), prior.process.sigma(t)
 
-    class OfPrior(Denoiser):  # type: ignore[misc]
+    class OfPrior(Denoiser):
         """The denoiser of a prior."""
 
         def __init__(self) -> None:
