@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from scorda.assimilation.backward import came_from, check_backward
 from scorda.assimilation.base import Assimilator, Cost, check_needs
 from scorda.assimilation.filter import PreparedFilter, Run
 from scorda.assimilation.memory import check_memory
@@ -153,14 +154,20 @@ class ParticleSmoother(Assimilator):
     system needs model error or few observations. It is the ground truth of Rozet & Louppe (2023),
     section 4.1, with the same 2^16 particles and multinomial resampling.
 
+    With ``backward`` paths do not follow the ancestries: from the last step to the first, each
+    chooses among all particles by their weights and the density of the step (backward simulation,
+    `scorda.assimilation.backward`). Members then share far fewer states. It takes a system with
+    additive model error, and more time the larger the state and the smaller its error are.
+
     Ancestries are stored, not copies of paths: the memory is particles x (steps + 1) states.
 
     Arguments:
         particles: Number of particles. A problem's `initial` ensemble is resampled to it.
         scheme: "systematic" or "multinomial".
+        backward: Whether paths are drawn by backward simulation.
 
     Raises:
-        ValueError: If a setting is out of range.
+        ValueError: If a setting is out of range, or the steps of the system have no such density.
         DivergenceError: If the likelihood of every particle is zero, or the operator is not
             finite for one.
 
@@ -174,6 +181,7 @@ class ParticleSmoother(Assimilator):
 
     particles: int = 2**16
     scheme: Scheme = "multinomial"
+    backward: bool = False
 
     smoother = True
     needs = ("simulator",)
@@ -208,8 +216,10 @@ class ParticleSmoother(Assimilator):
         start, error, choice, draw = rng.spawn(generator, 4)
         observed = problem.observed()
         x = self._start(problem, start)
+        if self.backward:
+            check_backward(problem.system.at(0), x)
         weights: Tensor | None = None
-        parents, states, evidences, sizes = {}, [], [], []
+        parents, states, kept, evidences, sizes = {}, [], {}, [], []
         for k in range(problem.steps + 1):
             if k:
                 if weights is not None:
@@ -223,6 +233,8 @@ class ParticleSmoother(Assimilator):
                 if log_likelihood.isnan().any():
                     check_predicted(model.operator(x))
                 weights, ess, evidence = _reweighted(weights, log_likelihood, k)
+                if self.backward:
+                    kept[k] = weights
                 evidences.append(evidence)
                 sizes.append(ess)
         final = _equal(x) if weights is None else weights
@@ -230,7 +242,10 @@ class ParticleSmoother(Assimilator):
         paths = []
         for k in reversed(range(problem.steps + 1)):
             paths.append(states[k][line])
-            if k in parents:
+            if self.backward and k:
+                before = problem.system.at(k - 1), states[k - 1], kept.get(k - 1)
+                line = came_from(*before, paths[-1], draw)
+            elif k in parents:
                 line = parents[k][line]
         info = {
             "log_evidence": torch.stack(evidences) if evidences else x.new_zeros(0),

@@ -217,10 +217,22 @@ class AdditiveNoise(System):
         Raises:
             TypeError: If the model error has no density, because Q is singular.
         """
+        return self.log_error(self.advance(x), x_next)
+
+    def log_error(
+        self, advanced: Float[Tensor, "..."], x_next: Float[Tensor, "..."]
+    ) -> Float[Tensor, "..."]:
+        """Return the log density of a state given the one that the model has advanced [final].
+
+        It is highest where the two are the same.
+
+        Raises:
+            TypeError: If the model error has no density, because Q is singular.
+        """
         axes, space = len(self.space.shape), self.space
         inside = space.inside if self.unchanging is None else space.inside & ~self.unchanging
-        inside = inside.to(x.device).reshape(space.shape)
-        error = space.shortest(space.unbounded(x_next) - space.unbounded(self.advance(x)))
+        inside = inside.to(advanced.device).reshape(space.shape)
+        error = space.shortest(space.unbounded(x_next) - space.unbounded(advanced))
         slope = space.log_slope(x_next, inside)
         if self.noise_cov is not None:
             cov, error = self.noise_cov, error.flatten(-axes)
@@ -228,11 +240,11 @@ class AdditiveNoise(System):
                 kept = inside.flatten()
                 cov, error = cov[kept][:, kept], error[..., kept]
             if torch.linalg.cholesky_ex(cov).info.item() != 0:
-                return super().log_transition(x, x_next)
-            return slope + gaussian_log_density(error, error.new_zeros(len(cov)), cov.to(x))
-        std = torch.as_tensor(self._std(x)).to(x).expand(space.shape)
+                return super().log_transition(advanced, x_next)
+            return slope + gaussian_log_density(error, error.new_zeros(len(cov)), cov.to(advanced))
+        std = torch.as_tensor(self._std(advanced)).to(advanced).expand(space.shape)
         if not (std > 0)[inside].all():
-            return super().log_transition(x, x_next)
+            return super().log_transition(advanced, x_next)
         # The gradient of what is masked would be NaN where its error is 0.
         white = (error / std.masked_fill(~inside, 1.0)).masked_fill(~inside, 0.0)
         log_norm = std[inside].log().sum() + 0.5 * int(inside.sum()) * math.log(2 * math.pi)

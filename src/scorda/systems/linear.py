@@ -121,10 +121,17 @@ class LinearGaussian(System):
         self, x: Float[Tensor, "... state"], x_next: Float[Tensor, "... state"]
     ) -> Float[Tensor, "..."]:
         """Return the log density of one step, where Q is positive definite."""
+        return self.log_error(self.advance(x), x_next)
+
+    def log_error(
+        self, advanced: Float[Tensor, "... state"], x_next: Float[Tensor, "... state"]
+    ) -> Float[Tensor, "..."]:
+        """Return the log density of a state given the one that the model has advanced."""
         if torch.linalg.cholesky_ex(self.noise_cov).info.item() != 0:
-            return super().log_transition(x, x_next)
-        error = x_next - self.advance(x)
-        return gaussian_log_density(error, torch.zeros_like(self.mean).to(x), self.noise_cov.to(x))
+            return super().log_transition(advanced, x_next)
+        error = x_next - advanced
+        zero, cov = torch.zeros_like(self.mean).to(advanced), self.noise_cov.to(advanced)
+        return gaussian_log_density(error, zero, cov)
 
     def trajectory_moments(
         self, steps: int
