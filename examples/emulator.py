@@ -51,7 +51,8 @@ def forecasts(file: str) -> Iterator[tuple[str, Tensor, Tensor]]:
     emulator = sc.systems.load_system("emulator", file=file)
     yield "model", run(model, first), truth
     yield "emulator", run(emulator, first), truth
-    read_off = sc.priors.Emulator(sc.load("lorenz63"))
+    few = sc.diffusion.StochasticMultistep(16, corrections=0, min_noise=6e-3, max_noise=15.0)
+    read_off = sc.priors.Emulator(sc.load("lorenz63"), few)
     yield "read off the prior of trajectories", run(read_off, first), truth
     yield "linear law of the record", run(linear_law(record), first - mean) + mean, truth
     places = torch.randint(RECORD, (MEMBERS, TRUTHS, 1), generator=rng.seeded(5))

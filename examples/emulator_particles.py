@@ -1,10 +1,10 @@
 """Score particle filters of Lorenz-63 that carry 100 members against the bootstrap filter.
 
-    python examples/emulator_particles.py
+    python examples/emulator_particles.py next.safetensors
 
-makes benchmarks/results/lorenz63-particles.csv. x is observed every 8 steps with std 0.05, 20
-times. Scores are W1 of 100 members to 100 draws of a bootstrap filter with 2^15 particles, the
-mean over the observations but the first.
+makes benchmarks/results/lorenz63-particles.csv; the file is the emulator of examples/emulator.py.
+x is observed every 8 steps with std 0.05, 20 times. Scores are W1 of 100 members to 100 draws of
+a bootstrap filter of the model with 2^15 particles, the mean over the observations but the first.
 
 A filter that carries 100 members from one observation to the next can at best draw them from the
 exact posterior given those of the last one, unless it moves them elsewhere: here from 327 copies
@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import csv
 import math
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -26,17 +28,22 @@ from scorda.core.resampling import resample
 from scorda.core.shapes import Float, Tensor
 
 SEEDS, EVERY, TIMES, STD = range(4), 8, 20, 0.05
-MEMBERS, REFERENCE, DRAWS = 100, 2**15, 4
+MEMBERS, REFERENCE, DRAWS, ROOTS = 100, 2**15, 4, 10
 MODEL = sc.systems.Lorenz63()
 OUT = Path(__file__).parents[1] / "benchmarks" / "results" / "lorenz63-particles.csv"
 # Members ``(observations, members, 3)`` of a filter for a problem and a seed.
 Run = Callable[[sc.Problem, int], Tensor]
 
 
-def filtered(method: sc.ParticleFilter | sc.EmulatorParticleFilter, members: int) -> Run:
+def filtered(
+    method: sc.ParticleFilter | sc.EmulatorParticleFilter,
+    members: int,
+    system: sc.systems.System = MODEL,
+) -> Run:
     """Return the members of a filter at the observed steps, which all count alike."""
 
     def run(problem: sc.Problem, seed: int) -> Tensor:
+        problem = replace(problem, system=system)
         states = method.assimilate(problem, members, seed).states
         return states[:, EVERY::EVERY].transpose(0, 1)
 
@@ -70,9 +77,8 @@ def score(x: Float[Tensor, "observations ensemble 3"], reference: Tensor) -> flo
     return total / number
 
 
-def main() -> None:
-    """Write the table."""
-    torch.set_default_dtype(torch.float64)
+def filters(file: str) -> dict[str, Run]:
+    """Return the filters by name."""
     bootstrap = sc.ParticleFilter(1.0)
     runs: dict[str, Run] = {
         f"bootstrap, {n} members": filtered(bootstrap, n)
@@ -82,11 +88,24 @@ def main() -> None:
     for ahead in (1, EVERY):
         run = filtered(sc.EmulatorParticleFilter(draws=8, ahead=ahead), MEMBERS)
         runs[f"adapted {ahead} ahead, 100 members"] = run
+    rooted = sc.EmulatorParticleFilter(draws=8, ahead=EVERY, roots=ROOTS)
+    name = f"adapted {EVERY} ahead, {ROOTS} roots, 100 members"
+    runs[name] = filtered(rooted, MEMBERS)
+    runs[f"{name} of the emulator"] = filtered(
+        rooted, MEMBERS, sc.systems.load_system("emulator", file=file)
+    )
+    return runs
+
+
+def main(file: str) -> None:
+    """Write the table."""
+    torch.set_default_dtype(torch.float64)
+    runs = filters(file)
     scores: dict[str, list[float]] = {name: [] for name in runs}
     for seed in SEEDS:
         observed = sc.ObservationModel(sc.Select([0]), std=STD)
         problem = sc.twin_experiment(MODEL, observed, EVERY * TIMES, EVERY, seed)[1]
-        reference = filtered(bootstrap, REFERENCE)(problem, 1000 + seed)
+        reference = filtered(sc.ParticleFilter(1.0), REFERENCE)(problem, 1000 + seed)
         for i, (name, run) in enumerate(runs.items()):
             x = run(problem, 2000 + 10 * seed + i)
             scores[name].append(score(x, reference))
@@ -101,4 +120,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

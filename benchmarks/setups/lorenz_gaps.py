@@ -7,15 +7,20 @@ ours; each set-up states them.
 
 from __future__ import annotations
 
-from dataclasses import replace
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
+from scorda.assimilation.cycle import Cycle
 from scorda.bench.entry import Entry, grid
 from scorda.bench.filtering import Setup, Start
 from scorda.bench.sweep import Sweep
 from scorda.bench.tuning import Length, Tuning
+from scorda.core import rng
 from scorda.core.tapers import GaspariCohn
 from scorda.diffusion.bridge import BridgeODE
 from scorda.methods.closed_form import ClosedFormFilter
+from scorda.methods.emulator_particle import EmulatorParticleFilter
 from scorda.methods.enff import EnFF
 from scorda.methods.enkf import EnKF
 from scorda.methods.ensf import EnSF
@@ -28,6 +33,7 @@ from scorda.methods.sf import SF
 from scorda.methods.ssls import SSLS
 from scorda.observations.model import ObservationModel
 from scorda.observations.operators import Select
+from scorda.observations.problem import Problem
 from scorda.priors.gaussian import Gaussian
 from scorda.priors.kernel import Kernel
 from scorda.priors.mixture import Mixture
@@ -115,8 +121,46 @@ def lorenz96_masf_forcing() -> Sweep:
 
 
 def lorenz96_masf_gap() -> Sweep:
-    """Lorenz-96 with 40 sites, observed every 1 to 12 steps of 0.05; see `_lorenz96`."""
-    return Sweep({f"gap={g}": _lorenz96(gap=g) for g in GAPS}, SOURCE)
+    """Lorenz-96 with 40 sites, observed every 1 to 12 steps of 0.05; see `_lorenz96`.
+
+    The adapted particle filter, which needs model error, forecasts with some that the truth has
+    not; its std per step is chosen.
+    """
+    errors = grid(noise_std=(0.2, 0.4, 0.8), least_effective=(0.2, 0.5))
+    adapted = Entry("adapted particle filter", WithModelError(), MEMBERS, errors)
+    points = {f"gap={g}": _lorenz96(gap=g) for g in GAPS}
+    return Sweep(
+        {g: replace(point, entries=(*point.entries, adapted)) for g, point in points.items()},
+        SOURCE,
+    )
+
+
+@dataclass(frozen=True)
+class WithModelError:
+    """`EmulatorParticleFilter` of the model with a model error, as a filter of `Setup`.
+
+    It looks ahead from one observation to the next.
+
+    Arguments:
+        noise_std: Standard deviation of the model error of one step.
+        least_effective: As that of the filter.
+    """
+
+    noise_std: float = 0.4
+    least_effective: float = 0.2
+
+    def run(self, problem: Problem, members: int, generator: rng.Seed) -> Iterator[Cycle]:
+        """Yield the steps of a run."""
+        observed = list(problem.observed())
+        method = EmulatorParticleFilter(8, self.least_effective, ahead=max(GAPS))
+        begin = time.perf_counter()
+        system = replace(problem.system, noise_std=self.noise_std)
+        found = method.assimilate(replace(problem, system=system), members, generator)
+        seconds = (time.perf_counter() - begin) / len(observed)
+        for step in range(problem.steps + 1):
+            x = found.states[:, step]
+            forecast = x if step in observed else None
+            yield Cycle(step, x, forecast=forecast, report={"seconds": seconds})
 
 
 def ensf(members: int) -> Entry:

@@ -130,7 +130,29 @@ def test_looking_several_steps_ahead_is_exact_too():
     assert torch.as_tensor(analysis.info["ess"]).mean() > torch.as_tensor(near.info["ess"]).mean()
 
 
-@pytest.mark.parametrize("options", [{"draws": 1}, {"least_effective": 1.0}, {"ahead": 0}])
+@pytest.mark.slow
+def test_roots_leave_more_ancestors_and_the_filter_exact():
+    """300 members of 30 roots each: moments of Kalman, evidence of 9000 at the first step."""
+    problem = problem_of(cycles=3)
+    exact = KalmanFilter().moments(problem)
+    one, many = (
+        EmulatorParticleFilter(roots=roots).assimilate(problem, 300, 1) for roots in (1, 30)
+    )
+    assert many.states.shape == one.states.shape == (300, 4, 2)
+    ess = [torch.as_tensor(analysis.info["ess"]) for analysis in (one, many)]
+    # Of the second observation on both have 300 ancestors.
+    assert 20 < ess[1][0] / ess[0][0] < 45 and bool((ess[1][1:] <= 300).all())
+    first = torch.as_tensor(many.info["log_evidence"])[0]
+    assert abs(float(first - exact.log_evidence[0])) < 0.05
+    std = exact.covs.diagonal(dim1=1, dim2=2).sqrt()
+    bound = 5 / 300**0.5
+    assert ((many.states.mean(0) - exact.means).abs() / std).max() < bound
+    assert (many.states.std(0) / std - 1).abs().max() < bound
+
+
+@pytest.mark.parametrize(
+    "options", [{"draws": 1}, {"least_effective": 1.0}, {"ahead": 0}, {"roots": 0}]
+)
 def test_a_setting_out_of_range_is_refused(unchecked, options):
     with pytest.raises(ValueError, match="at least 2 draws"):
         EmulatorParticleFilter(**options)

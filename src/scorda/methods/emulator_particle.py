@@ -63,6 +63,9 @@ class EmulatorParticleFilter(Assimilator):
     :math:`\omega^a`, a < 1, which is biased. On Lorenz-63 it helped with the model and not with an
     emulator (benchmarks/NOTES.md).
 
+    Of members from a climate the first observation leaves few ancestors. `roots` draws more
+    states of step 0 for it, of which it keeps as many as there are members.
+
     An observation of step 0, which has no ancestors, weighs the members by their likelihood.
 
     Source: Pitt & Shephard (1999), J. Am. Stat. Assoc. 94, 590-599 (auxiliary filter, fully
@@ -77,6 +80,8 @@ class EmulatorParticleFilter(Assimilator):
             filter (docs/emulator.md).
         least_effective: Least effective share of the ancestors, in [0, 1); 0 leaves the weights
             as they are, and the filter exact.
+        roots: States of step 0 drawn for each member, at least 1, until the first observation;
+            1 where the problem has an ensemble of step 0.
 
     Raises:
         ValueError: If a setting is out of range.
@@ -93,6 +98,7 @@ class EmulatorParticleFilter(Assimilator):
     draws: int = 8
     least_effective: float = 0.0
     ahead: int = 1
+    roots: int = 1
 
     needs = ("simulator",)
     exact = "linear-Gaussian, N → ∞"
@@ -100,15 +106,17 @@ class EmulatorParticleFilter(Assimilator):
     least_members = 2
 
     def __post_init__(self) -> None:
-        if self.draws < 2 or not 0 <= self.least_effective < 1 or self.ahead < 1:
+        least = min(self.draws - 1, self.ahead, self.roots)
+        if not 0 <= self.least_effective < 1 or least < 1:
             raise ValueError(
                 f"Got draws = {self.draws}, least_effective = {self.least_effective}, ahead = "
-                f"{self.ahead}: give at least 2 draws, a share in [0, 1), and at least 1 step."
+                f"{self.ahead}, roots = {self.roots}: give at least 2 draws, a share in [0, 1), "
+                "at least 1 step and at least 1 root."
             )
 
     def memory(self, problem: Problem, members: int) -> int:
-        drawn = 3 * self.draws * members * problem.space.size
-        return super().memory(problem, members * (problem.steps + 1)) + 8 * drawn
+        drawn = 3 * self.draws * self.roots * members * problem.space.size
+        return super().memory(problem, members * (problem.steps + self.roots)) + 8 * drawn
 
     def assimilate(self, problem: Problem, members: int, generator: rng.Seed = None) -> Analysis:
         """Draw members of the filter at each step, ``(members, steps + 1, *state)``.
@@ -122,7 +130,7 @@ class EmulatorParticleFilter(Assimilator):
         generator = rng.as_generator(generator)
         draw, error, analysis = (rng.key(generator) for _ in range(3))
         observed = problem.observed()
-        x = problem.members_at_start(members, rng.at(draw, 0))
+        x = problem.members_at_start(self.roots * members, rng.at(draw, 0))
         states: list[Tensor] = []
         told: list[Tensor] = []
         last = 0
@@ -134,10 +142,11 @@ class EmulatorParticleFilter(Assimilator):
                     if k:
                         first = max(k - self.ahead, last)
                         past = states[first]
-                        x, numbers = self._adapted(problem, first, k, past, y, model, streams)
+                        given = problem, first, k, past, y, model, members, streams
+                        x, numbers = self._adapted(*given)
                     else:
                         log_weights = model.log_likelihood(y, x).double()
-                        chosen, numbers = self._chosen(log_weights, streams[0])
+                        chosen, numbers = self._chosen(log_weights, members, streams[0])
                         x = x[chosen]
                     told.append(numbers)
                     last = k
@@ -147,7 +156,8 @@ class EmulatorParticleFilter(Assimilator):
             states.append(x)
         numbers = torch.stack(told) if told else x.new_zeros(0, 2)
         info = {"step": list(observed), "log_evidence": numbers[:, 0], "ess": numbers[:, 1]}
-        drawn = torch.stack(states, 1)
+        # Before the first observation all roots have the same law.
+        drawn = torch.stack([state[:members] for state in states], 1)
         return Analysis(drawn, problem.space, None, info, self.name, start=problem.start)
 
     def _adapted(
@@ -158,10 +168,11 @@ class EmulatorParticleFilter(Assimilator):
         x: Float[Tensor, "ensemble ..."],
         y: Float[Tensor, "obs"],
         model: ObservationModel,
+        members: int,
         streams: list[torch.Generator],
     ) -> tuple[Float[Tensor, "ensemble ..."], Float[Tensor, "2"]]:
         """Return the children of step k of ancestors of a step, log evidence, effective size."""
-        space, members = problem.space, len(x)
+        space, ancestors = problem.space, len(x)
         choice, ahead, step, error = streams
 
         def moved_on(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -175,18 +186,18 @@ class EmulatorParticleFilter(Assimilator):
         log_density, white = model.compare(y, model.predict(drawn, y.double()))
         log_norm = (log_density + 0.5 * white.square().sum(1))[0]
         # Residuals y - h(x) in standard deviations of R, so that R is 1.
-        white = white.unflatten(0, (self.draws, members))
+        white = white.unflatten(0, (self.draws, ancestors))
         mean, anomalies = white.mean(0), white - white.mean(0)
-        states = drawn.flatten(1).unflatten(0, (self.draws, members))
+        states = drawn.flatten(1).unflatten(0, (self.draws, ancestors))
         states = (states - states.mean(0)).flatten(0, 1)
         rows = anomalies.flatten(0, 1)
-        degrees = (self.draws - 1) * members
+        degrees = (self.draws - 1) * ancestors
         C_hh, C_xh = rows.mT @ rows / degrees, -states.mT @ rows / degrees
         one = torch.eye(len(C_hh)).to(C_hh)
         factor = torch.linalg.cholesky(one + (1 - 1 / self.draws) * C_hh)
         fit = torch.linalg.solve_triangular(factor, mean.mT, upper=False).square().sum(0)
         log_omega = log_norm - 0.5 * fit - factor.diagonal().log().sum()
-        chosen, numbers = self._chosen(log_omega, choice)
+        chosen, numbers = self._chosen(log_omega, members, choice)
         child = moved_on(x[chosen], step)
         residual = model.compare(y, model.predict(child, y.double()))[1]
         residual = residual + rng.normal(members, (len(C_hh),), error, like=residual)
@@ -195,11 +206,10 @@ class EmulatorParticleFilter(Assimilator):
         return space.filled(space.bounded(analysis)), numbers
 
     def _chosen(
-        self, log_weights: Float[Tensor, "ensemble"], generator: torch.Generator
+        self, log_weights: Float[Tensor, "ancestors"], members: int, generator: torch.Generator
     ) -> tuple[Tensor, Float[Tensor, "2"]]:
         """Return which ancestors have children, log evidence and effective size."""
-        members = len(log_weights)
-        evidence = log_weights.logsumexp(0) - math.log(members)
+        evidence = log_weights.logsumexp(0) - math.log(len(log_weights))
         if not evidence.isfinite():
             raise DivergenceError(
                 "No member predicts the observation with a finite density: use more members, or "
@@ -207,10 +217,12 @@ class EmulatorParticleFilter(Assimilator):
             )
         ess = _effective(log_weights)
         low, high = 0.0, 1.0
-        if ess < self.least_effective * members:
+        if ess < self.least_effective * len(log_weights):
             for _ in range(HALVINGS):
                 middle = 0.5 * (low + high)
-                enough = _effective(middle * log_weights) >= self.least_effective * members
+                enough = _effective(middle * log_weights) >= self.least_effective * len(
+                    log_weights
+                )
                 low, high = (middle, high) if enough else (low, middle)
             high = low
         chosen = resample((high * log_weights).softmax(0), members, "systematic", generator)

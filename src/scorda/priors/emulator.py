@@ -85,22 +85,20 @@ class Emulator(System):
     drawn with replacement; of any other prior they are the first of pairs that it draws. Where the
     record has a daily cycle they are moved to the time of day of step 0.
 
-    A prior of trajectories whose network takes one noise level for all entries, such as that of
-    Kolmogorov flow, is conditioned on the last state by its guidance (`read_off`), which costs as
-    much as SDA of one window.
+    A trained prior of whole trajectories is conditioned on the last state as SDA conditions it
+    (`read_off`), which costs as much as SDA of one window.
 
     Arguments:
         law: A trained transition (``train(..., transition=True)``, ``scorda train
             --transition``), a prior of whole trajectories, or a `GaussianTrajectory` of one step.
-        sampler: How a step is drawn. Default: in 17 evaluations where the prior takes levels per
-            entry, else, and for a transition of fields, as the prior says.
+        sampler: How a step is drawn. Default: in 17 evaluations for a trained transition and a
+            `GaussianTrajectory`; for windows, and a transition of fields, as the prior says.
         start: Datetime of step 0, which a law with a daily cycle needs.
-        guidance: How the last state enters where there are no levels per entry. Default: as the
-            prior says, else `InflatedLikelihood`.
+        guidance: How the last state enters windows. Default: as the prior says, else as in SDA.
 
     Raises:
         ValueError: If the prior has a daily cycle and no `start` is given, or the start lies
-            between two steps; or its network needs more than two states.
+            between two steps.
     """
 
     law: Prior
@@ -117,13 +115,6 @@ class Emulator(System):
             raise ValueError(
                 "This prior has a yearly cycle, which an emulator does not have: train one with "
                 "transition=True, or `scorda train --transition`."
-            )
-        least = getattr(getattr(self.law, "network", None), "least_states", 1)
-        if self.law.per_entry and least > 2:
-            raise ValueError(
-                f"The network of this prior takes at least {least} states, and an emulator goes "
-                "from one to the next: train one with transition=True, or `scorda train "
-                "--transition`."
             )
         if self.law.diurnal_mean is not None and self.start is None:
             raise ValueError(
@@ -172,7 +163,7 @@ class Emulator(System):
         shape = self.space.shape
         rows = x if x.ndim > len(shape) else x[None]
         flat = rows.reshape(-1, *shape)
-        if not self.law.per_entry:
+        if self._of_windows:
             return self._read_off(flat, rows.shape[: rows.ndim - len(shape)], generator).view_as(x)
         denoiser = _Rows(self.next(flat), shape)
         sampler, process, inner = self._sampler, self.law.process, tuple(rows.shape[1:])
@@ -222,7 +213,13 @@ class Emulator(System):
         if self.sampler is not None:
             return self.sampler
         of_fields = self.law.start is not None and isinstance(self.law.sampler, Multistep)
-        return self.law.sampler if of_fields or not self.law.per_entry else SAMPLER
+        return self.law.sampler if of_fields or self._of_windows else SAMPLER
+
+    @property
+    def _of_windows(self) -> bool:
+        """Whether a step is the second state of a window that is conditioned on its first."""
+        trajectories = isinstance(self.law, TrainedTrajectory) and self.law.start is None
+        return trajectories or not self.law.per_entry
 
     def _cycle(self, step: int) -> Float[Tensor, "..."]:
         """Return the mean of the time of day of a step, 0 where there is no daily cycle."""
