@@ -130,7 +130,6 @@ def test_looking_several_steps_ahead_is_exact_too():
     assert torch.as_tensor(analysis.info["ess"]).mean() > torch.as_tensor(near.info["ess"]).mean()
 
 
-@pytest.mark.slow
 def test_roots_leave_more_ancestors_and_the_filter_exact():
     """300 members of 30 roots each: moments of Kalman, evidence of 9000 at the first step."""
     problem = problem_of(cycles=3)

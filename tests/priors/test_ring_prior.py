@@ -7,6 +7,7 @@ import torch
 from scorda.core import rng
 from scorda.core.space import StateSpace
 from scorda.diffusion.levels import ring_levels
+from scorda.diffusion.samplers import Multistep
 from scorda.diffusion.training import Training
 from scorda.methods.sda import SDA
 from scorda.observations.model import ObservationModel
@@ -114,6 +115,6 @@ def test_levels_of_dense_and_sparse_networks():
 
 def test_steps_are_read_off_windows_of_a_network_that_takes_five_states():
     prior = learned()
-    x = prior.sample(3, 8, 0)[:, 0]
-    found = Emulator(prior).step(x, rng.seeded(1))
+    x = SYSTEM.prior(3, rng.seeded(0)).float()
+    found = Emulator(prior, Multistep(3, 0)).step(x, rng.seeded(1))
     assert found.shape == x.shape and bool(found.isfinite().all())
