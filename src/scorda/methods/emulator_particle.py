@@ -75,13 +75,13 @@ class EmulatorParticleFilter(Assimilator):
     Arguments:
         draws: M, draws of each ancestor that its predictive law is made of, at least 2.
         ahead: Steps before an observation from which its ancestors are taken, at least 1; from
-            the observation before where that is nearer. On Lorenz-63, with its model and observed
-            every 8 steps, 100 members with 8 came within 1.2 of the W1 of 10 000 of the bootstrap
-            filter (docs/emulator.md).
+            the observation before where that is nearer.
         least_effective: Least effective share of the ancestors, in [0, 1); 0 leaves the weights
             as they are, and the filter exact.
         roots: States of step 0 drawn for each member, at least 1, until the first observation;
-            1 where the problem has an ensemble of step 0.
+            1 where the problem has an ensemble of step 0. On Lorenz-63, observed every 8 steps,
+            100 members with ``ahead=8, roots=10`` come within 1.1 of the W1 of 10 000 of the
+            bootstrap filter (docs/emulator.md).
 
     Raises:
         ValueError: If a setting is out of range.
