@@ -165,12 +165,12 @@ class EmulatorParticleFilter(Assimilator):
         problem: Problem,
         first: int,
         k: int,
-        x: Float[Tensor, "ensemble ..."],
+        x: Float[Tensor, "ancestors ..."],
         y: Float[Tensor, "obs"],
         model: ObservationModel,
         members: int,
         streams: list[torch.Generator],
-    ) -> tuple[Float[Tensor, "ensemble ..."], Float[Tensor, "2"]]:
+    ) -> tuple[Float[Tensor, "children ..."], Float[Tensor, "2"]]:
         """Return the children of step k of ancestors of a step, log evidence, effective size."""
         space, ancestors = problem.space, len(x)
         choice, ahead, step, error = streams
