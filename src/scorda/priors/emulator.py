@@ -82,8 +82,8 @@ class Emulator(System):
     and Markov: of the past it knows one state.
 
     The states of step 0 (`prior`) are those that a trained transition has kept of its record,
-    drawn with replacement; of any other prior they are the first of windows that it draws. Where the
-    record has a daily cycle they are moved to the time of day of step 0.
+    drawn with replacement; of any other prior they are the first of windows that it draws. Where
+    the record has a daily cycle they are moved to the time of day of step 0.
 
     A trained prior of whole trajectories is conditioned on the last state as SDA conditions it
     (`read_off`), which costs as much as SDA of one window.
