@@ -1,5 +1,7 @@
 """EmulatorParticleFilter against the Kalman filter: evidence, moments, and its limits."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -155,6 +157,13 @@ def test_roots_leave_more_ancestors_and_the_filter_exact():
 def test_a_setting_out_of_range_is_refused(unchecked, options):
     with pytest.raises(ValueError, match="at least 2 draws"):
         EmulatorParticleFilter(**options)
+
+
+def test_roots_of_an_ensemble_that_is_given_are_refused():
+    problem = problem_of(cycles=1)
+    given = replace(problem, initial=problem.system.prior(20, 0))
+    with pytest.raises(ValueError, match="no more states can be drawn"):
+        EmulatorParticleFilter(roots=2).assimilate(given, 20, 0)
 
 
 def test_members_that_predict_nothing_of_the_observation_are_named():

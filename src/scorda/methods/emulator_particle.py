@@ -84,7 +84,7 @@ class EmulatorParticleFilter(Assimilator):
             bootstrap filter (docs/emulator.md).
 
     Raises:
-        ValueError: If a setting is out of range.
+        ValueError: If a setting is out of range, or there are roots of a given ensemble.
         DivergenceError: If the predictive density of every member is zero or not finite.
 
     Example:
@@ -125,6 +125,11 @@ class EmulatorParticleFilter(Assimilator):
         effective number of ancestors, before `least_effective` acts.
         """
         check_needs(self, problem)
+        if self.roots > 1 and problem.initial is not None:
+            raise ValueError(
+                f"Got roots = {self.roots} for a problem with an ensemble of step 0, of which no "
+                "more states can be drawn: give roots = 1, or leave the ensemble out."
+            )
         check_members(self, members)
         check_memory(self, problem, members)
         generator = rng.as_generator(generator)
