@@ -12,6 +12,7 @@ from scorda.core import rng, scratch
 from scorda.core.gaussian import gaussian_condition
 from scorda.core.space import StateSpace
 from scorda.diffusion.training import Training
+from scorda.nn.spectral import TIMES
 from scorda.priors import anomalies, from_fields, memory
 from scorda.priors.from_fields import train_on_fields
 from scorda.priors.gaps import Gappy, interpolated
@@ -128,6 +129,40 @@ def test_missing_fields_lie_between_their_neighbours_as_numpy_has_it(monkeypatch
             expected[k, absent, mode] = torch.from_numpy(between)
     monkeypatch.setattr("scorda.priors.gaps.NUMBERS", 12)
     assert torch.equal(interpolated(given, seen), expected)
+
+
+def test_the_better_half_of_the_fields_is_seen_well():
+    z = torch.ones(6, 4)
+    assert Gappy(z.clone()).seen_well.all()
+    for field, missing in enumerate((0, 1, 1, 2, 4, 3)):
+        z[field, :missing] = torch.nan
+    # Of 4, 3, 3, 2 and 1 values, 3 or more; a field without any does not count.
+    assert Gappy(z).seen_well.tolist() == [True, True, True, False, False, False]
+    assert not Gappy(torch.full((3, 2), torch.nan)).seen_well.any()
+
+
+def test_a_variable_that_is_missing_at_times_keeps_its_memory():
+    """Filled in from another variable it jumps; its law has the memory of the fields that have it.
+
+    A slow variable a, rho = 0.99, of which a quarter is missing, beside a fast one, rho = 0.3.
+    The correlation of a with the next state, 0.76 of the record without gaps, is 0.03 off: its
+    covariance is of other pairs. With the memory of all fields it would be 0.10 off.
+    """
+    noise = torch.randn(3000, 2, generator=rng.seeded(4))
+    x, rho = torch.zeros(3000, 2), torch.tensor([0.99, 0.3])
+    for k in range(1, 3000):
+        x[k] = rho * x[k - 1] + (1 - rho**2).sqrt() * noise[k]
+    x[:, 1] += 0.7 * x[:, 0]
+    gone = gaps(3000, 1, 0.25)[:, 0]
+    space = StateSpace((2,), 1.0, ("a", "b"))
+    correlation = []
+    for states in (x, x.index_put((gone, torch.tensor(0)), torch.tensor(torch.nan))):
+        law = from_fields.law_of(Fields(states[None], space), 2)
+        decay = torch.exp(-1 / torch.tensor(TIMES, dtype=torch.float64))
+        share = law.basis.square() * law.spectrum[:-1]
+        share = share[0] / share[0].sum()
+        correlation.append(float(share @ (law.memory[:-1] @ decay)))
+    assert abs(correlation[1] - correlation[0]) < 0.05
 
 
 def record(seed=0, mask=None, columns=5, days=8):

@@ -217,7 +217,7 @@ def law_of(fields: Fields, modes: int, seasons: bool = True) -> Law:
         std,
         basis,
         torch.cat((spectrum, left[None])) * inflation * factor,
-        memory_of(coefficients, seen),
+        memory_of(coefficients, record.seen_well.view(series)),
         _scaled(interpolated(coefficients, seen), math.sqrt(inflation * factor)),
         float(spectrum[0]) * inflation * factor,
         {

@@ -10,6 +10,10 @@ other directions, and :math:`E_p` the rows of the present values :math:`z_p`,
     \quad D = \mathrm{diag}(\lambda_j - \lambda_0) .
 
 A field without any value gets the coefficients between those of the fields before and after.
+
+What is filled in knows nothing of the fields before and after, and jumps: a variable that is
+missing for an hour would lose its memory. So the memory is that of the fields with the fewest gaps
+(`Gappy.seen_well`).
 """
 
 from __future__ import annotations
@@ -55,6 +59,13 @@ class Gappy:
     def seen(self) -> Bool[Tensor, "fields"]:
         """Return which fields have a value."""
         return torch.cat([part.any(1) for _, part in _split(self.present)])
+
+    @property
+    def seen_well(self) -> Bool[Tensor, "fields"]:
+        """Return which fields have at least as many values as the median of those with some."""
+        number = torch.cat([part.sum(1) for _, part in _split(self.present)])
+        some = number > 0
+        return some & (number >= number[some].median()) if some.any() else some
 
     def covariance(self, part: slice) -> Float[Tensor, "part points"]:
         """Return rows of the sample covariance."""

@@ -322,7 +322,7 @@ def _law(record: Gappy, cov: Tensor, kept: Tensor, count: int) -> _Law:
     record.fill(basis, spectrum, float(rest))
     coefficients = torch.zeros(kept.numel(), count, dtype=torch.float64)
     seen = torch.zeros_like(kept)
-    coefficients[kept.flatten()], seen[kept] = record.coefficients(basis), record.seen
+    coefficients[kept.flatten()], seen[kept] = record.coefficients(basis), record.seen_well
     memory = memory_of(coefficients.unflatten(0, kept.shape), seen)
     return _Law(basis, torch.cat((spectrum, rest[None])), memory)
 
