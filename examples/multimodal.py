@@ -8,9 +8,10 @@ section 4.1: 49 states 0.025 apart, z observed at every fourth with an error of 
 deviations.
 
 Two comparisons tell whether the sampler has found the posterior. The weights of the halves are
-known. The weights of the histories within them are estimated by the particle smoother, from the
-few of its ancestors that survive. A history that the posterior excludes has a low log-density
-under the system and the observations, which is printed too.
+known. The weights of the histories within them are estimated by a particle smoother with backward
+simulation; their standard error is that of its paths and of its effective particles. A history
+that the posterior excludes has a low log-density under the system and the observations, which is
+printed too. Members are those of SDA alone, and after sweeps of conditional SMC.
 
     python examples/multimodal.py --out multimodal.png
 """
@@ -28,6 +29,7 @@ import torch
 import scorda as sc
 from scorda.core import rng
 from scorda.core.shapes import Tensor
+from scorda.metrics.paths import effective, furthest, histories, known_shares, turns
 from scorda.report.base import BLUE, MUTED, OBSERVED, TRUTH, style, subplots
 
 STEPS, EVERY, STD = 48, 4, 0.1 * 8.6
@@ -49,26 +51,13 @@ def reference(problem: sc.Problem, particles: int, paths: int, seed: int) -> sc.
     """
     start = problem.system.prior(particles // 2, rng.seeded(seed))
     problem = replace(problem, initial=torch.cat((start, mirrored(start))))
-    return sc.ParticleSmoother(particles).assimilate(problem, paths, rng.seeded(seed + 1))
+    smoother = sc.ParticleSmoother(particles, "systematic", backward=True)
+    return smoother.assimilate(problem, paths, rng.seeded(seed + 1))
 
 
 def mirrored(states: Tensor) -> Tensor:
     """Return the states with the signs of x and y changed."""
     return states * states.new_tensor([-1.0, -1.0, 1.0])
-
-
-def turns(states: Tensor) -> list[int]:
-    """Return the steps where the mean of |x| over members peaks, so that the lobe is certain."""
-    size = states[..., 0].abs().mean(0)
-    rises = torch.cat((size.new_ones(1), size[1:] - size[:-1])) > 0
-    falls = torch.cat((size[1:] - size[:-1], -size.new_ones(1))) < 0
-    return (rises & falls & (size > size.mean())).nonzero()[:, 0].tolist()
-
-
-def histories(states: Tensor, steps: list[int]) -> list[str]:
-    """Return the lobes that each member visits at these steps, such as "+-+"."""
-    signs = (states[:, steps, 0] > 0).tolist()
-    return ["".join("+" if sign else "-" for sign in member) for member in signs]
 
 
 def weighed(
@@ -177,17 +166,25 @@ def row(label: str, states: Tensor) -> str:
     return f"{label:28} {modes.positive:.3f} (0.5 +- {modes.error:.3f})"
 
 
-def main(
-    arguments: list[str] | None = None, prior: sc.priors.Prior | None = None
-) -> tuple[Modes, Check]:
+def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seed", type=int, default=1, help="of truth, observations and members")
     parser.add_argument("--members", type=int, default=256)
     parser.add_argument("--levels", type=int, help="noise levels (default: the prior's sampler)")
     parser.add_argument("--corrections", type=int, help="Langevin corrections at each")
+    parser.add_argument(
+        "--sweeps", type=int, nargs=2, default=(4, 256), metavar=("SWEEPS", "PARTICLES"),
+        help="of conditional SMC; 0 0: SDA alone",
+    )  # fmt: skip
     parser.add_argument("--particles", type=int, default=2**16, help="0: without the reference")
     parser.add_argument("--out", type=Path, help="figure to write")
-    given = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(
+    arguments: list[str] | None = None, prior: sc.priors.Prior | None = None
+) -> tuple[Modes, Check]:
+    given = parsed(arguments)
     prior = prior or sc.load("lorenz63")
     truth, problem = twin(given.seed)
     chosen = {"noise_levels": given.levels, "corrections": given.corrections}
@@ -196,11 +193,16 @@ def main(
     states = method.assimilate(problem, given.members, rng.seeded(given.seed + 1000)).states
 
     draws = {"SDA": states}
+    if given.sweeps[0]:
+        sweeps = sc.ConditionalSMC(*given.sweeps)
+        draws["SDA with sweeps"] = sweeps.improved(states, problem, given.seed + 4000)
+    known = states
     if given.particles:
-        paths = reference(problem, given.particles, 1024, given.seed + 2000)
-        draws["particle smoother"] = paths.states
-        print(f"particle smoother: {paths.info['ancestors']} particles of step 0 survive")
-    steps = turns(states)
+        known = reference(problem, given.particles, 1024, given.seed + 2000).states
+        draws["particle smoother"] = known
+        least = min(effective(known[:, k]) for k in range(STEPS + 1))
+        print(f"particle smoother: {least:.0f} effective particles at the step of the fewest")
+    steps = turns(known)
     print(f"{'':28} share of members with x > 0 where |x| is largest")
     for label, members in draws.items():
         print(row(label, members))
@@ -208,6 +210,10 @@ def main(
     for label, members in draws.items():
         for history, share, density in weighed(problem, members, steps):
             print(f"{label + ' ' + history:28} {share:.3f}  {density:.0f}")
+    if given.particles:
+        exact = known_shares(known, steps)
+        for label in list(draws)[:-1]:
+            print(f"{label}: up to {furthest(draws[label], exact, steps):.1f} standard errors off")
     check = predictive(problem, states, given.seed + 3000)
     print(
         f"\n{check.inside} of {check.observations} observations inside the central 90 % of the "

@@ -5,18 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cache
 
-import torch
-
 from scorda.assimilation.conditional_smc import ConditionalSMC
 from scorda.bench.entry import Entry
 from scorda.core import rng
-from scorda.core.resampling import resample
 from scorda.core.shapes import Float, Tensor
 from scorda.diffusion.guidance import MMPS
 from scorda.diffusion.samplers import Ancestral
 from scorda.diffusion.twisted import Twisted
+from scorda.methods.particle import ParticleSmoother
 from scorda.methods.sda import SDA
 from scorda.metrics.distance import wasserstein
+from scorda.metrics.paths import effective, furthest, known_shares, shares, turns
 from scorda.observations.analysis import Analysis
 from scorda.observations.model import ObservationModel
 from scorda.observations.operators import Select
@@ -36,18 +35,25 @@ CASES = {
     "z every 10": (2, 10, 0, 0),
     "x from step 40": (0, 8, 40, 0),
 }
-# Paths that go back one step at once.
-AT_ONCE = 16
 
 
 @dataclass(frozen=True)
 class Case:
-    """A twin experiment, and two draws of its posterior from filters that share nothing."""
+    """A twin experiment, and draws of its posterior from two filters that share nothing.
+
+    Arguments:
+        problem: The problem.
+        reference: Paths of the larger filter.
+        second: Paths of the other one.
+        effective: Effective particles of the reference at each step (`effective`).
+        steps: Steps at which a history has its signs.
+    """
 
     problem: Problem
     reference: Float[Tensor, "ensemble time *state"]
     second: Float[Tensor, "ensemble time *state"]
-    ancestors: int
+    effective: list[float]
+    steps: list[int]
 
 
 @dataclass(frozen=True)
@@ -57,14 +63,16 @@ class Sparse:
     Arguments:
         entries: Methods; a label begins with the name of a case.
         particles: Particles of the reference.
-        paths: Paths drawn from it, and as many from a second filter.
+        paths: Paths drawn from it. A second filter has a quarter of the particles.
+        compared: Paths of each filter to which W1 is taken.
         seeds: Number of runs of each method on the same cases.
         source: Where the set-up is from.
     """
 
     entries: tuple[Entry, ...]
-    particles: int = 2**17
-    paths: int = 512
+    particles: int = 2**20
+    paths: int = 1024
+    compared: int = 512
     seeds: int = 1
     statistic: str = "mean"
     source: str = "system of Rozet & Louppe (2023), section 4.1; own patterns of observations"
@@ -72,36 +80,48 @@ class Sparse:
     def prepare(self, seed: int) -> dict[str, Case]:
         """Return the cases that an entry uses, the same for every seed."""
         names = {entry.label.split(",")[0] for entry in self.entries}
-        return {name: _case(name, self.particles, self.paths) for name in sorted(names)}
+        return {
+            name: _case(name, self.particles, self.paths, self.compared) for name in sorted(names)
+        }
 
     def score(self, entry: Entry, cases: dict[str, Case], seed: int) -> dict[str, float]:
         r"""Return the scores of one run.
 
         w1: W1 to the paths of the reference (raw units, flattened), over the floor: that of as
         many paths of the second draw, in the mean over its parts, because the halves of a
-        posterior have other weights in each of them. side: largest difference over time of the
-        share of members at x > 0, over its standard error. ancestors: different states at step 0
-        among the paths of the reference. evaluations, model_steps: per member. sampling_seconds:
-        of the method alone. lowest_ess, roots, renewed: mean over groups, where reported.
+        posterior have other weights in each of them. histories: largest difference of the share
+        of a history from the reference's, over the standard error of both, where members count as
+        independent. side: the same of the share of x > 0, the largest over time. apart: histories
+        of the second filter. Then the share of each history, that of the reference, and its
+        error. ancestors: different states at step 0 among the paths of the reference. effective,
+        least_effective: its effective particles there, and at the step of the fewest. evaluations,
+        model_steps: per member. sampling_seconds: of the method alone. lowest_ess, roots, renewed:
+        mean over groups, where reported.
         """
         case = cases[entry.label.split(",")[0]]
         analysis: Analysis = entry.method.assimilate(
             case.problem, entry.members, rng.at((seed, 1), 0)
         )
-        x, reference, info = analysis.states, case.reference, analysis.info
+        x, reference, info = analysis.states, case.reference[: self.compared], analysis.info
         parts = case.second.split(entry.members)
         floor = sum(wasserstein(reference, part) for part in parts) / len(parts)
-        p, q = ((part[..., 0] > 0).double().mean(0) for part in (x, reference))
-        error = (q * (1 - q) * (1 / len(x) + 1 / len(reference))).sqrt()
+        found, known = shares(x, case.steps), known_shares(case.reference, case.steps)
         scores = {
             "w1": float(wasserstein(reference, x) / floor),
             "floor": float(floor),
-            "side": float(((p - q).abs() / error.clamp(min=0.01)).max()),
-            "ancestors": float(case.ancestors),
+            "histories": furthest(x, known, case.steps),
+            "side": _side(x, case),
+            "apart": furthest(case.second, known, case.steps),
+            "ancestors": float(len(case.reference[:, 0].unique(dim=0))),
+            "effective": case.effective[0],
+            "least_effective": min(case.effective),
             "evaluations": float(info["evaluations"]),
             "model_steps": float(info.get("model_steps", 0)),
             "sampling_seconds": float(info["seconds"]),
         }
+        for name, (share, error) in known.items():
+            scores[name] = found.get(name, 0.0)
+            scores |= {f"{name}, reference": share, f"{name}, its error": error}
         for name in ("lowest_ess", "roots", "renewed"):
             if name in info:
                 scores[name] = float(info[name].mean())
@@ -110,7 +130,7 @@ class Sparse:
     def shortened(self) -> Sparse:
         """Return the benchmark with few particles and members, to test that it runs."""
         entries = tuple(replace(entry, members=16) for entry in self.entries[:1])
-        return replace(self, entries=entries, particles=2**10, paths=64, seeds=1)
+        return replace(self, entries=entries, particles=2**10, paths=64, compared=64, seeds=1)
 
 
 def lorenz63_sparse(prior: str = "lorenz63") -> Sparse:
@@ -143,61 +163,34 @@ def lorenz63_sparse(prior: str = "lorenz63") -> Sparse:
 
 
 @cache
-def _case(name: str, particles: int, paths: int) -> Case:
-    """Draw a case and its references, which takes a minute."""
+def _case(name: str, particles: int, paths: int, others: int) -> Case:
+    """Draw a case and its references, which takes minutes."""
     variable, every, start, number = CASES[name]
     model = ObservationModel(Select([variable]), std=ERROR * STD[variable])
     twin = rng.at((number, 3), 0)
     _, problem = twin_experiment(Lorenz63(), model, STEPS, every, twin, start=start)
-    reference = _paths(problem, particles, paths, rng.seeded(101 + number))
-    second = _paths(problem, particles, paths, rng.seeded(202 + number))
-    return Case(problem, reference, second, len(reference[:, 0].unique(dim=0)))
+    reference = _paths(problem, particles, paths, rng.at((number, 101), 0), 101)
+    second = _paths(problem, particles // 4, others, rng.at((number, 202), 0), 202)
+    known = [effective(reference[:, k]) for k in range(STEPS + 1)]
+    return Case(problem, reference, second, known, turns(reference))
 
 
 def _paths(
-    problem: Problem, particles: int, paths: int, generator: rng.Seed
+    problem: Problem, particles: int, paths: int, generator: rng.Seed, start: int
 ) -> Float[Tensor, "ensemble time *state"]:
-    """Draw paths by a bootstrap filter and backward simulation (Godsill, Doucet & West 2004)."""
-    system, observed = problem.system, problem.observed()
-    choice, error, back = rng.spawn(generator, 3)
-    x, weights, states, kept = _attractor(particles), None, [], []
-    for k in range(problem.steps + 1):
-        if k:
-            if weights is not None:
-                x = x[resample(weights, particles, generator=choice)]
-            x = system.step(x, error)
-        weights = None
-        if k in observed:
-            y, model = observed[k]
-            weights = model.log_likelihood(y.to(x), x).softmax(0)
-        states.append(x)
-        kept.append(weights)
-    last = torch.full((particles,), 1 / particles) if weights is None else weights
-    path = [x[resample(last, paths, "multinomial", back)]]
-    for k in reversed(range(problem.steps)):
-        path.append(_before(system, states[k], kept[k], path[-1], back))
-    return torch.stack(path[::-1], 1)
+    # Systematic resampling of as many particles leaves their first states as they are.
+    smoother = ParticleSmoother(particles, "systematic", backward=True)
+    problem = replace(problem, initial=_attractor(particles, start))
+    return smoother.assimilate(problem, paths, generator).states
 
 
-def _before(
-    system: Lorenz63, x: Tensor, weights: Tensor | None, after: Tensor, generator: torch.Generator
-) -> Float[Tensor, "ensemble state"]:
-    """Draw for each state one of the particles that it may come from."""
-    ahead = system.advance(x) / system.noise_std
-    centre = ahead.mean(0)
-    ahead = ahead - centre
-    own = -0.5 * ahead.square().sum(1)
-    own = own if weights is None else own + weights.log().to(own)
-    chosen = []
-    for part in (after / system.noise_std - centre).split(AT_ONCE):
-        log_w = torch.addmm(own, part, ahead.mT)
-        total = (log_w - log_w.amax(1, keepdim=True)).exp_().cumsum(1)
-        u = rng.uniform(len(part), (1,), generator, like=total) * total[:, -1:]
-        chosen.append(torch.searchsorted(total, u)[:, 0].clamp_max(len(x) - 1))
-    return x[torch.cat(chosen)]
+def _side(x: Float[Tensor, "ensemble time *state"], case: Case) -> float:
+    p, q = ((part[..., 0] > 0).double().mean(0) for part in (x, case.reference))
+    each = 1 / len(x) + 1 / len(case.reference) + 1 / min(case.effective)
+    return float(((p - q).abs() / (q * (1 - q) * each).sqrt().clamp(min=0.01)).max())
 
 
 @cache
-def _attractor(members: int) -> Float[Tensor, "ensemble state"]:
-    """Draw states of the attractor, from which all references start; it takes seconds."""
-    return Lorenz63().prior(members, torch.Generator().manual_seed(2**31))
+def _attractor(members: int, seed: int) -> Float[Tensor, "ensemble state"]:
+    """Draw states of the attractor, from which the filters of all cases start."""
+    return Lorenz63().prior(members, rng.seeded(seed))

@@ -40,7 +40,9 @@ def test_members_are_counted_by_the_half_they_belong_to():
 @pytest.mark.slow
 def test_sda_finds_both_halves_and_covers_the_observations(tmp_path):
     out = tmp_path / "multimodal.png"
-    settings = "--members 160 --levels 16 --corrections 1 --particles 0 --out".split()
+    settings = (
+        "--members 160 --levels 16 --corrections 1 --sweeps 1 16 --particles 0 --out".split()
+    )
     modes, check = example.main([*settings, str(out)])
     # Members are independent: four standard errors of a fair coin.
     assert abs(modes.positive - 0.5) < 4 * modes.error
