@@ -77,6 +77,30 @@ def test_file_gives_the_prior_back_bit_for_bit(tmp_path, architecture, dtype):
     assert all(torch.equal(t, again[n]) for n, t in read_tensors(path)[0].items())
 
 
+def test_half_a_file_computes_in_single_precision(tmp_path):
+    unet = {"name": "unet", "channels": 2, "grid": [8, 8], "k": 1, "width": 8, "levels": 1}
+    network = build(unet).float()
+    one = Standardisation(torch.zeros(()), torch.ones(()))
+    space = StateSpace((2, 8, 8), 1)
+    prior = replace(trained(), architecture=unet, network=network, space=space, standardisation=one)
+    network.law.estimate(1e-6 * torch.randn(200, 4, 2, 8, 8, generator=rng.seeded(0)))
+    prior.save(tmp_path / "whole.safetensors")
+    prior.save(tmp_path / "half.safetensors", half=True)
+    back, weights = load(tmp_path / "half.safetensors").network, dict(network.named_parameters())
+    for name, tensor in back.state_dict().items():
+        wanted = network.state_dict()[name]
+        # Of a variance, far below the range of 16 bits, nothing is lost.
+        rounded = wanted.half().float() if name in weights else wanted
+        assert torch.equal(tensor, rounded) and tensor.dtype == torch.float32
+    sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("half", "whole")]
+    saved = 2 * sum(p.numel() for p in weights.values())
+    assert sizes[1] - sizes[0] == pytest.approx(saved, abs=200)
+    next(iter(weights.values())).flatten()[0] = 7e4
+    with pytest.raises(ValueError, match="not finite"):
+        prior.save(tmp_path / "more.safetensors", half=True)
+    assert not (tmp_path / "more.safetensors").exists()
+
+
 def test_truncated_foreign_and_mismatched_files_are_refused(tmp_path):
     path = tmp_path / "prior.safetensors"
     trained().save(path)

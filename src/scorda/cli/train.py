@@ -125,6 +125,9 @@ class Train:
     precision: str | None = None
     """Type of products and convolutions: float32, or bfloat16 if the processor has it."""
 
+    half: bool = False
+    """Keep the weights of --out in 16 bits, 11 of them significant: half of the file."""
+
     device: str = "cpu"
     """cpu or cuda; under torchrun each process takes a GPU of its own."""
 
@@ -237,7 +240,7 @@ def _finish(given: Train, files: TrainingFiles, prior: TrainedTrajectory) -> Non
     stopped = given.minutes is not None and done < steps
     with atomic(check_output(given.out.with_suffix(".toml"), overwrite=True)) as partial:
         partial.write_text(toml_mark() + to_toml(_settings(given)), encoding="utf-8")
-    prior.save(given.out, {**files.record, "complete": not stopped})
+    prior.save(given.out, {**files.record, "complete": not stopped}, given.half)
     _say(f"prior: {given.out}")
     if stopped:
         _say(f"stopped after step {done} of {steps}: continue with --resume")

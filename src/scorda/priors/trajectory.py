@@ -271,12 +271,16 @@ class TrainedTrajectory(Prior):
             )
         return NetworkDenoiser(self.network, self.limit)
 
-    def save(self, path: str | Path, record: Mapping[str, Any] | None = None) -> None:
+    def save(
+        self, path: str | Path, record: Mapping[str, Any] | None = None, half: bool = False
+    ) -> None:
         """Write one safetensors file whose header holds everything but the weights.
 
         Arguments:
             path: File to write.
             record: All that decided the weights, of JSON types, to be kept in the header.
+            half: Write the trained weights with 11 significant bits, in half of the bytes; `load`
+                computes with them in 32 bits.
 
         Raises:
             ValueError: If a weight is not finite, or a file is there that Scorda did not write.
@@ -295,6 +299,10 @@ class TrainedTrajectory(Prior):
             "versions": versions(),
         } | ({} if record is None else {"record": dict(record)})
         tensors = {f"network.{n}": p for n, p in self.network.state_dict().items()}
+        if half:
+            # Buffers, such as a covariance, have a wider range than 16 bits.
+            trained = {f"network.{n}" for n, _ in self.network.named_parameters()}
+            tensors = {n: t.half() if n in trained else t.float() for n, t in tensors.items()}
         tensors |= {"standardisation.mean": std.mean, "standardisation.std": std.std}
         if self.diurnal_mean is not None:
             tensors["diurnal_mean"] = self.diurnal_mean
@@ -419,7 +427,9 @@ def _made(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
         raise ValueError(f"{path}: {error}") from error
     process, sampler, guidance = made
     weights = {
-        n.removeprefix("network."): t for n, t in tensors.items() if n.startswith("network.")
+        n.removeprefix("network."): t.float() if t.dtype == torch.float16 else t
+        for n, t in tensors.items()
+        if n.startswith("network.")
     }
     kept.check_network(path, header["architecture"], weights, space)
     for name in ("standardisation.mean", "standardisation.std"):
