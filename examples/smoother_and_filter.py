@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import csv
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from time import process_time
@@ -25,7 +24,7 @@ from typing import Any
 import torch
 
 import scorda as sc
-from scorda.bench.scenario import Given, Scenario
+from scorda.bench.scenario import Scenario
 from scorda.bench.setups.kolmogorov_scenarios import kolmogorov_assimilation
 from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
@@ -35,30 +34,37 @@ from scorda.priors.network.amortised import AmortisedNetwork
 from scorda.priors.network.prior import NetworkTraining
 
 RESULTS = Path(__file__).parents[1] / "benchmarks/results/kolmogorov-smoother-filter.csv"
-HEADER = ("points", "method", "seed", "step", "rmse", "crps", "spread_skill", "seconds", "settings")
+SCORES = {"rmse": rmse, "crps": crps, "spread_skill": spread_skill}
+HEADER = ("points", "method", "seed", "step", *SCORES, "seconds", "settings")
 CHOOSE, LEARN = 10, 900
 MEMBERS, SMOOTHED = 40, 8
-SAMPLER = sc.diffusion.BridgeODE(noise_levels=9, order=2)
+SAMPLERS = {
+    "SDA": None,
+    "SDA, 16 evaluations": sc.diffusion.StochasticMultistep(16, 0, min_noise=0.02, max_noise=50.0),
+}
+BRIDGE = sc.diffusion.BridgeODE(noise_levels=9, order=2)
+GRID = tuple(product((0.3, 0.45), (1.0, 1.1)))
 Ensemble = Float[Tensor, "ensemble time ..."]
 
 
-def filtered(method: Any, problem: sc.Problem, seed: int) -> Ensemble:
-    """Return a filter's members at all steps: analyses, and forecasts where nothing is seen."""
-    run = method.run(problem, MEMBERS, rng.at((seed, 2), 0))
-    return torch.stack([cycle.ensemble for cycle in run], 1)
+def filters(scenario: Scenario) -> dict[str, Callable[[float, float], Any]]:
+    """Return functions of radius and inflation that make the filters."""
+    return {
+        "EnKF": lambda r, i: sc.EnKF(i, localization=sc.GaspariCohn(2 * r)),
+        "LETKF": lambda r, i: sc.LETKF(i, localization=sc.GaspariCohn(r)),
+        "MASF": lambda r, i: sc.MASF(local(r, scenario), sampler=BRIDGE, inflation=i),
+    }
 
 
-def smoothed(method: Any, problem: sc.Problem, seed: int, members: int) -> Ensemble:
-    """Return a smoother's trajectories."""
-    states: Ensemble = method.assimilate(problem, members, rng.at((seed, 2), 0)).states
-    return states
+def local(radius: float, scenario: Scenario) -> sc.priors.LocalGaussian:
+    """Return local Gaussians in 16 x 16 blocks."""
+    return sc.priors.LocalGaussian(sc.GaspariCohn(radius), scenario.system.space.shape[-1] // 16)
 
 
 def network(scenario: Scenario, steps: int) -> AmortisedNetwork:
-    """Train a network over local Gaussians on forecasts of an LETKF between two observations."""
+    """Train a network over local Gaussians on 120 forecasts of an LETKF."""
     model = sc.ObservationModel(scenario.operator, std=scenario.std)
-    gap = scenario.observed[1]
-    assert isinstance(gap, int)
+    gap = int(scenario.observed[1])  # type: ignore[arg-type]
     _, problem = twin_experiment(scenario.system, model, 125 * gap, gap, rng.seeded(LEARN))
     letkf = sc.LETKF(1.1, localization=sc.GaspariCohn(0.4))
     run = letkf.run(problem, MEMBERS, rng.at((LEARN, 2), 0))
@@ -67,36 +73,77 @@ def network(scenario: Scenario, steps: int) -> AmortisedNetwork:
         steps, 64, batch=32, rate=2e-3, weighting="state", validation_interval=max(1, steps // 4)
     )
     return AmortisedNetwork.train(
-        torch.stack(forecasts), scenario.system.space, model, axis=("y", "x"), base=local(0.4, scenario), training=training
-    )  # fmt: skip
+        torch.stack(forecasts),
+        scenario.system.space,
+        model,
+        axis=("y", "x"),
+        base=local(0.4, scenario),
+        training=training,
+    )
 
 
-def local(radius: float, scenario: Scenario) -> sc.priors.LocalGaussian:
-    """Return local Gaussians in 16 x 16 blocks."""
-    block = scenario.system.space.shape[-1] // 16
-    return sc.priors.LocalGaussian(sc.GaspariCohn(radius), block)
+def drawn(method: Any, problem: sc.Problem, seed: int) -> Ensemble:
+    """Return a smoother's trajectories, or the members of a filter at all steps.
+
+    Where nothing is seen the members of a filter are its forecast.
+    """
+    draws = rng.at((seed, 2), 0)
+    if isinstance(method, sc.SDA):
+        smoothed: Ensemble = method.assimilate(problem, SMOOTHED, draws).states
+        return smoothed
+    return torch.stack([cycle.ensemble for cycle in method.run(problem, MEMBERS, draws)], 1)
 
 
-def methods(scenario: Scenario) -> dict[str, Callable[[float, float], Any]]:
-    """Return the methods of a radius and an inflation."""
-    return {
-        "EnKF": lambda r, i: sc.EnKF(i, localization=sc.GaspariCohn(2 * r)),
-        "LETKF": lambda r, i: sc.LETKF(i, localization=sc.GaspariCohn(r)),
-        "MASF": lambda r, i: sc.MASF(local(r, scenario), sampler=SAMPLER, inflation=i),
-    }
+def chosen(make: Callable[[float, float], Any], scenario: Scenario) -> tuple[float, float]:
+    """Return the radius and inflation of least CRPS on a truth that is not scored."""
+    case = scenario.prepare(CHOOSE)
+    assert case.truth is not None
+    found = [crps(drawn(make(*at), case.problem, CHOOSE), case.truth) for at in GRID]
+    return GRID[int(torch.stack(found).argmin())]
 
 
-def rows(
-    label: str, states: Ensemble, given: Given, seed: int, seconds: float, settings: str
-) -> Iterator[tuple[Any, ...]]:
-    """Return the scores of each step, and of all."""
-    truth = given.truth
-    assert truth is not None
-    every = {"all": slice(None)} | {str(k): slice(k, k + 1) for k in range(states.shape[1])}
+def rows(states: Ensemble, truth: Float[Tensor, "time ..."]) -> Iterator[tuple[Any, ...]]:
+    """Return the step and the scores of all states, and of each step."""
+    every = {"all": slice(None)} | {str(k): slice(k, k + 1) for k in range(len(truth))}
     for step, at in every.items():
-        x, true = states[:, at], truth[at]
-        scores = (float(score(x, true)) for score in (rmse, crps, spread_skill))
-        yield truth.shape[-1], label, seed, step, *scores, seconds, settings
+        yield step, *(float(score(states[:, at], truth[at])) for score in SCORES.values())
+
+
+class Table:
+    """The file of results; a method's run on a truth is done once.
+
+    Arguments:
+        scenario: The scenario.
+        seeds: Seeds of the truths.
+    """
+
+    def __init__(self, scenario: Scenario, seeds: list[int]) -> None:
+        self.scenario, self.points = scenario, scenario.system.space.shape[-1]
+        there = list(csv.reader(RESULTS.open())) if RESULTS.exists() else [HEADER]
+        self.done = {tuple(row[:3]) for row in there}
+        self.seeds = seeds
+        if not RESULTS.exists():
+            self.write([HEADER])
+
+    def write(self, found: list[tuple[Any, ...]]) -> None:
+        """Append rows."""
+        with RESULTS.open("a", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows(found)
+
+    def left(self, label: str) -> list[int]:
+        """Return the seeds whose rows of a method are missing."""
+        return [s for s in self.seeds if (str(self.points), label, str(s)) not in self.done]
+
+    def add(self, label: str, method: Any, settings: str) -> None:
+        """Run a method on the truths that are left, and write its rows."""
+        for seed in self.left(label):
+            case, started = self.scenario.prepare(seed), process_time()
+            assert case.truth is not None
+            states = drawn(method, case.problem, seed)
+            seconds = round(process_time() - started, 1)
+            found = list(rows(states, case.truth))
+            self.write([(self.points, label, seed, *row, seconds, settings) for row in found])
+            print(label, seed, *(f"{value:.3f}" for value in found[0][1:]), settings, flush=True)
 
 
 def main() -> None:
@@ -105,48 +152,20 @@ def main() -> None:
     parser.add_argument("--prior", default="kolmogorov")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--training-steps", type=int, default=800)
-    parser.add_argument("--only", nargs="+", default=["EnKF", "LETKF", "MASF", "amortised", "SDA"])
     given = parser.parse_args()
     torch.set_num_threads(1)
     scenario = kolmogorov_assimilation(given.prior)
-    points = scenario.system.space.shape[-1]
-    there = list(csv.reader(RESULTS.open())) if RESULTS.exists() else []
-    done = {tuple(row[:3]) for row in there}
-    cases = {seed: scenario.prepare(seed) for seed in (CHOOSE, *given.seeds)}
-
-    def score(label: str, run: Callable[[Given, int], Ensemble], settings: str) -> None:
-        for seed in given.seeds:
-            if (str(points), label, str(seed)) in done:
-                continue
-            started = process_time()
-            states = run(cases[seed], seed)
-            found = list(
-                rows(label, states, cases[seed], seed, process_time() - started, settings)
-            )
-            with RESULTS.open("a", newline="") as file:
-                writer = csv.writer(file, lineterminator="\n")
-                if file.tell() == 0:
-                    writer.writerow(HEADER)
-                writer.writerows(found)
-            print(label, seed, *(f"{value:.3f}" for value in found[0][4:7]), settings, flush=True)
-
-    for label, make in methods(scenario).items():
-        if label not in given.only or all((str(points), label, str(s)) in done for s in given.seeds):
-            continue
-        tried = {
-            (r, i): float(crps(filtered(make(r, i), cases[CHOOSE].problem, CHOOSE), cases[CHOOSE].truth))
-            for r, i in product((0.3, 0.45), (1.0, 1.1))
-        }
-        best = min(tried, key=lambda k: tried[k])
-        print(label, tried, flush=True)
-        score(label, lambda c, s: filtered(make(*best), c.problem, s), f"radius {best[0]}, inflation {best[1]}")
-    if "amortised" in given.only:
-        net = network(scenario, given.training_steps)
-        method = sc.MASF(net, sampler=SAMPLER, inflation=1.1)
-        score("MASF amortised", lambda c, s: filtered(method, c.problem, s), "inflation 1.1")
-    if "SDA" in given.only:
-        sda = sc.SDA(sc.load(given.prior))
-        score("SDA", lambda c, s: smoothed(sda, c.problem, s, SMOOTHED), "default")
+    table = Table(scenario, given.seeds)
+    for label, sampler in SAMPLERS.items():
+        table.add(label, sc.SDA(sc.load(given.prior), sampler=sampler), "")
+    for label, make in filters(scenario).items():
+        if table.left(label):
+            radius, inflation = chosen(make, scenario)
+            settings = f"radius {radius}, inflation {inflation}"
+            table.add(label, make(radius, inflation), settings)
+    if table.left("MASF amortised"):
+        learned = network(scenario, given.training_steps)
+        table.add("MASF amortised", sc.MASF(learned, sampler=BRIDGE, inflation=1.1), "")
 
 
 if __name__ == "__main__":

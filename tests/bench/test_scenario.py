@@ -12,7 +12,7 @@ from scorda.methods.sda import SDA
 from scorda.observations.analysis import Analysis
 from scorda.observations.operators import Operator
 from scorda.observations.spatial import Average
-from scorda.priors.trajectory import GaussianTrajectory
+from scorda.priors.gaussian_trajectory import GaussianTrajectory
 from scorda.systems.linear import LinearGaussian
 from scorda.systems.lorenz import Lorenz63
 

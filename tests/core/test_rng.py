@@ -18,7 +18,7 @@ from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Select
 from scorda.observations.problem import Problem, twin_experiment
-from scorda.priors.trajectory import GaussianTrajectory
+from scorda.priors.gaussian_trajectory import GaussianTrajectory
 from scorda.systems.linear import LinearGaussian
 from scorda.systems.lorenz import Lorenz63
 

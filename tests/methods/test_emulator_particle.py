@@ -15,7 +15,7 @@ from scorda.observations.model import ObservationModel
 from scorda.observations.operators import Select
 from scorda.observations.problem import Problem, twin_experiment
 from scorda.priors.emulator import Emulator
-from scorda.priors.trajectory import GaussianTrajectory
+from scorda.priors.gaussian_trajectory import GaussianTrajectory
 from scorda.systems.function import FunctionSystem
 from scorda.systems.linear import LinearGaussian
 

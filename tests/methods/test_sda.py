@@ -22,7 +22,8 @@ from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Function, Linear, Pointwise, Select
 from scorda.observations.problem import Problem
-from scorda.priors.trajectory import GaussianTrajectory, load
+from scorda.priors.gaussian_trajectory import GaussianTrajectory
+from scorda.priors.trajectory import load
 from scorda.systems.linear import LinearGaussian
 from scorda.systems.lorenz import Lorenz63
 from scripts import ROOT, load_script

@@ -19,7 +19,7 @@ from scorda.observations.model import ObservationModel
 from scorda.observations.observations import Observations
 from scorda.observations.operators import Select
 from scorda.observations.problem import Problem
-from scorda.priors.trajectory import GaussianTrajectory
+from scorda.priors.gaussian_trajectory import GaussianTrajectory
 from scorda.store.corrections import corrections_of
 from scorda.systems.linear import LinearGaussian
 

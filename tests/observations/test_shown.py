@@ -9,7 +9,7 @@ import torch
 import scorda as sc
 from scorda.core import rng
 from scorda.observations.analysis import Analysis
-from scorda.priors.trajectory import GaussianTrajectory
+from scorda.priors.gaussian_trajectory import GaussianTrajectory
 from scorda.systems.linear import LinearGaussian
 from scorda.systems.lorenz import Lorenz63
 

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 import scorda as sc
 from scorda.core import rng
 from scorda.priors import AzulaDenoiser, as_azula
-from scorda.priors.trajectory import GaussianTrajectory
+from scorda.priors.gaussian_trajectory import GaussianTrajectory
 from scorda.systems.linear import LinearGaussian
 
 LEVELS = (0.02, 0.5, 3.0, 9.0)

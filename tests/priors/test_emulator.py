@@ -17,8 +17,9 @@ from scorda.observations.model import ObservationModel
 from scorda.observations.operators import Select
 from scorda.observations.problem import Problem, twin_experiment
 from scorda.priors.emulator import Emulator, NextDenoiser, load_emulator
+from scorda.priors.gaussian_trajectory import GaussianTrajectory
 from scorda.priors.read_off import STATES, guided_windows
-from scorda.priors.trajectory import GaussianTrajectory, TrainedTrajectory, load
+from scorda.priors.trajectory import TrainedTrajectory, load
 from scorda.systems.linear import LinearGaussian
 from scorda.systems.load import load_system
 from scorda.testing import check_system

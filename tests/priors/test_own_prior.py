@@ -11,8 +11,9 @@ import scorda as sc
 from scorda.core import rng
 from scorda.core.space import StateSpace
 from scorda.diffusion.samplers import Multistep
+from scorda.priors.gaussian_trajectory import GaussianTrajectory
 from scorda.priors.own import AzulaDenoiser, DiffusersDenoiser, ModuleDenoiser, OwnPrior
-from scorda.priors.trajectory import GaussianTrajectory, Standardisation
+from scorda.priors.trajectory import Standardisation
 from scorda.systems.linear import LinearGaussian
 
 VAR = 0.7

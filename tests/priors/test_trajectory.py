@@ -15,7 +15,8 @@ from scorda.diffusion import batches
 from scorda.diffusion.samplers import Multistep, PredictorCorrector
 from scorda.diffusion.variance_preserving import VariancePreserving
 from scorda.nn import build
-from scorda.priors.trajectory import GaussianTrajectory, Standardisation, TrainedTrajectory, load
+from scorda.priors.gaussian_trajectory import GaussianTrajectory
+from scorda.priors.trajectory import Standardisation, TrainedTrajectory, load
 from scorda.systems.linear import LinearGaussian
 from scripts import load_script
 
@@ -82,7 +83,9 @@ def test_half_a_file_computes_in_single_precision(tmp_path):
     network = build(unet).float()
     one = Standardisation(torch.zeros(()), torch.ones(()))
     space = StateSpace((2, 8, 8), 1)
-    prior = replace(trained(), architecture=unet, network=network, space=space, standardisation=one)
+    prior = replace(
+        trained(), architecture=unet, network=network, space=space, standardisation=one
+    )
     network.law.estimate(1e-6 * torch.randn(200, 4, 2, 8, 8, generator=rng.seeded(0)))
     prior.save(tmp_path / "whole.safetensors")
     prior.save(tmp_path / "half.safetensors", half=True)

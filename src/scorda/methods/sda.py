@@ -39,9 +39,10 @@ from scorda.observations.observations import Observations
 from scorda.observations.operators import Select
 from scorda.observations.problem import Problem
 from scorda.observations.unbounded import unbounded_observations
+from scorda.priors.gaussian_trajectory import GaussianTrajectory
 from scorda.priors.observed import merge_entries, observes_entries, trajectory_model
 from scorda.priors.trained_on import other_settings
-from scorda.priors.trajectory import GaussianTrajectory, Prior
+from scorda.priors.trajectory import Prior
 from scorda.systems.linear import LinearGaussian
 
 __all__ = ["SDA", "WindowForecast"]

@@ -4,19 +4,14 @@ from scorda.priors.as_azula import as_azula
 from scorda.priors.base import EnsemblePrior, PreparedPrior, PriorRun
 from scorda.priors.emulator import Emulator
 from scorda.priors.gaussian import Gaussian
+from scorda.priors.gaussian_trajectory import GaussianTrajectory
 from scorda.priors.kernel import Kernel
 from scorda.priors.local import LocalGaussian
 from scorda.priors.mixture import Mixture
 from scorda.priors.network import AmortisedNetwork, NetworkTraining, OnlineNetwork
 from scorda.priors.own import AzulaDenoiser, DiffusersDenoiser, ModuleDenoiser, OwnPrior
 from scorda.priors.prior_filter import PriorFilter, PriorFilterRun
-from scorda.priors.trajectory import (
-    GaussianTrajectory,
-    Prior,
-    Standardisation,
-    TrainedTrajectory,
-    load,
-)
+from scorda.priors.trajectory import Prior, Standardisation, TrainedTrajectory, load
 
 __all__ = [
     "AmortisedNetwork",

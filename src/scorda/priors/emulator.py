@@ -27,8 +27,9 @@ from scorda.diffusion.denoisers import Denoiser, GaussianDenoiser, NetworkDenois
 from scorda.diffusion.guidance import Guidance
 from scorda.diffusion.samplers import Multistep, Sampler
 from scorda.diffusion.transitions import KNOWN
+from scorda.priors.gaussian_trajectory import GaussianTrajectory
 from scorda.priors.read_off import guided_windows, window_of
-from scorda.priors.trajectory import GaussianTrajectory, Prior, TrainedTrajectory, load
+from scorda.priors.trajectory import Prior, TrainedTrajectory, load
 from scorda.systems.base import System
 
 __all__ = ["Emulator", "NextDenoiser", "load_emulator"]

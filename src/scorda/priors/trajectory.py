@@ -1,8 +1,7 @@
 r"""Priors of trajectories: what SDA asks for, and what is kept in a file.
 
 A prior gives a denoiser of standardised trajectories ``(ensemble, time, *state)`` of any length.
-`TrainedTrajectory` is a trained one; `GaussianTrajectory` the exact one of a
-linear-Gaussian system, the oracle of the tests.
+`TrainedTrajectory` is a trained one.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.core.times import phases_of, waves_of_year
 from scorda.diffusion.batches import at_once
-from scorda.diffusion.denoisers import Denoiser, GaussianDenoiser, NetworkDenoiser
+from scorda.diffusion.denoisers import Denoiser, NetworkDenoiser
 from scorda.diffusion.guidance import DPS, MMPS, Guidance, InflatedLikelihood, SwitchedGuidance
 from scorda.diffusion.samplers import (
     Ancestral,
@@ -43,10 +42,8 @@ from scorda.diffusion.variance_preserving import VariancePreserving
 from scorda.nn import build
 from scorda.priors import kept
 from scorda.priors.shown import prior_html
-from scorda.systems.linear import LinearGaussian
 
 __all__ = [
-    "GaussianTrajectory",
     "Prior",
     "Standardisation",
     "TrainedTrajectory",
@@ -312,64 +309,6 @@ class TrainedTrajectory(Prior):
             tensors["start"] = self.start
         check_finite_tensors(path, tensors)
         write_tensors(check_output(path, overwrite=True), tensors, header)
-
-
-@dataclass(frozen=True, eq=False)
-class GaussianTrajectory(Prior):
-    """The exact Gaussian law of a linear-Gaussian system's trajectories.
-
-    Made by `of`. Exact for trajectories of the length it was made for, and for no other.
-
-    Arguments:
-        space: Space of the states.
-        standardisation: Map between states and the sampler's coordinates, per component.
-        mean: Mean of a standardised trajectory, ``(time, *state)``.
-        cov: Covariance of the flattened standardised trajectory.
-        process: Forward process that sampling uses.
-        sampler: Default sampler.
-    """
-
-    space: StateSpace
-    standardisation: Standardisation
-    mean: Float[Tensor, "time ..."]
-    cov: Float[Tensor, "trajectory trajectory"]
-    process: ScalarProcess = field(default_factory=lambda: VarianceExploding(1e-3, 1e3))
-    sampler: Sampler = field(default_factory=lambda: Multistep(corrections=0, max_noise=1e3))
-
-    per_entry = True
-
-    @classmethod
-    def of(cls, system: LinearGaussian, steps: int) -> GaussianTrajectory:
-        """The law of ``steps + 1`` states of a system."""
-        mean, cov = system.trajectory_moments(steps)
-        states, size = steps + 1, system.space.size
-        mean = mean.reshape(states, size)
-        var = cov.diagonal().reshape(states, size)
-        centre = mean.mean(0)
-        scale = (var + (mean - centre).square()).mean(0).sqrt()
-        scale = torch.where(scale > 0, scale, 1.0)
-        weight = scale.repeat(states)
-        return cls(
-            system.space,
-            Standardisation(centre, scale),
-            (mean - centre) / scale,
-            cov / (weight[:, None] * weight),
-        )
-
-    @property
-    def device(self) -> torch.device:
-        return self.mean.device
-
-    def to(self, device: torch.device | str) -> GaussianTrajectory:
-        return replace(self, mean=self.mean.to(device), cov=self.cov.to(device))
-
-    def denoiser(self, states: int) -> GaussianDenoiser:
-        if states != len(self.mean):
-            raise ValueError(
-                f"Asked for trajectories of {states} states of a Gaussian prior made for "
-                f"{len(self.mean)}: make it with steps = {states - 1}."
-            )
-        return GaussianDenoiser.from_cov(self.mean, self.cov)
 
 
 def load(source: str | Path) -> TrainedTrajectory:
