@@ -312,7 +312,9 @@ class TrainedTrajectory(Prior):
 
 
 def load(source: str | Path) -> TrainedTrajectory:
-    """Load a trained prior: a shipped one (lorenz63, lorenz96, kolmogorov) or a file.
+    """Load a trained prior: a shipped one, such as lorenz63, or a file.
+
+    Shipped are lorenz63, lorenz96, kolmogorov (32 x 32 points) and kolmogorov-64.
 
     Raises:
         FileNotFoundError: If there is neither such a shipped prior nor such a file.
