@@ -1,5 +1,6 @@
 """EmulatorParticleFilter against the Kalman filter: evidence, moments, and its limits."""
 
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -149,6 +150,34 @@ def test_roots_leave_more_ancestors_and_the_filter_exact():
     bound = 5 / 300**0.5
     assert ((many.states.mean(0) - exact.means).abs() / std).max() < bound
     assert (many.states.std(0) / std - 1).abs().max() < bound
+
+
+def test_roots_are_kept_for_as_many_steps_as_it_looks_ahead(monkeypatch):
+    """Of 19 steps before the first observation the last two, and those that are at work."""
+    model = ObservationModel(Select([0]), std=0.1)
+    problem = twin_experiment(rotating(), model, 20, 20, 0)[1]
+    made, alive, step = [], [], LinearGaussian.step
+
+    def counted(system, x, generator=None):
+        moved = step(system, x, generator)
+        made.append(weakref.ref(moved))
+        alive.append(sum(ref() is not None for ref in made))
+        return moved
+
+    monkeypatch.setattr(LinearGaussian, "step", counted)
+    EmulatorParticleFilter(ahead=2, roots=3).assimilate(problem, 5, 0)
+    assert max(alive) < 8
+
+
+def test_the_least_effective_number_is_a_share_of_the_members():
+    """100 of 3000 roots are effective, enough for 50 members: the weights stay as they are."""
+    problem = problem_of(cycles=1)
+    exact, least = (
+        EmulatorParticleFilter(roots=60, least_effective=share).assimilate(problem, 50, 1)
+        for share in (0.0, 0.9)
+    )
+    assert 45 < float(torch.as_tensor(exact.info["ess"])[0]) < 0.9 * 60 * 50
+    assert torch.equal(exact.states, least.states)
 
 
 @pytest.mark.parametrize(

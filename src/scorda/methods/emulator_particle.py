@@ -23,6 +23,7 @@ on the expected weight.
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass
 
 import torch
@@ -59,7 +60,7 @@ class EmulatorParticleFilter(Assimilator):
     draws, and nothing corrects for it: a step without a density has no second weights.
 
     The weights still degenerate with the number of independent observations, later than those of
-    the bootstrap filter. `least_effective` keeps an effective share of the ancestors by weights
+    the bootstrap filter. `least_effective` keeps an effective number of ancestors by weights
     :math:`\omega^a`, a < 1, which is biased. On Lorenz-63 it helped with the model and not with an
     emulator (benchmarks/NOTES.md).
 
@@ -76,8 +77,8 @@ class EmulatorParticleFilter(Assimilator):
         draws: M, draws of each ancestor that its predictive law is made of, at least 2.
         ahead: Steps before an observation from which its ancestors are taken, at least 1; from
             the observation before where that is nearer.
-        least_effective: Least effective share of the ancestors, in [0, 1); 0 leaves the weights
-            as they are, and the filter exact.
+        least_effective: Least effective number of ancestors, as a share of the members, in
+            [0, 1); 0 leaves the weights as they are, and the filter exact.
         roots: States of step 0 drawn for each member, at least 1, until the first observation;
             1 where the problem has an ensemble of step 0. On Lorenz-63, observed every 8 steps,
             100 members with ``ahead=8, roots=10`` come within 1.1 of the W1 of 10 000 of the
@@ -116,7 +117,8 @@ class EmulatorParticleFilter(Assimilator):
 
     def memory(self, problem: Problem, members: int) -> int:
         drawn = 3 * self.draws * self.roots * members * problem.space.size
-        return super().memory(problem, members * (problem.steps + self.roots)) + 8 * drawn
+        carried = (self.roots - 1) * min(self.ahead, problem.steps)
+        return super().memory(problem, members * (problem.steps + 1 + carried)) + 8 * drawn
 
     def assimilate(self, problem: Problem, members: int, generator: rng.Seed = None) -> Analysis:
         """Draw members of the filter at each step, ``(members, steps + 1, *state)``.
@@ -137,6 +139,8 @@ class EmulatorParticleFilter(Assimilator):
         observed = problem.observed()
         x = problem.members_at_start(self.roots * members, rng.at(draw, 0))
         states: list[Tensor] = []
+        # Ancestors of the last steps: all roots, until the first observation.
+        recent: deque[Tensor] = deque(maxlen=min(self.ahead, problem.steps + 1))
         told: list[Tensor] = []
         last = 0
         for k in range(problem.steps + 1):
@@ -146,8 +150,7 @@ class EmulatorParticleFilter(Assimilator):
                     y, streams = y.to(x), rng.spawn(rng.at(analysis, k), 4)
                     if k:
                         first = max(k - self.ahead, last)
-                        past = states[first]
-                        given = problem, first, k, past, y, model, members, streams
+                        given = problem, first, k, recent[first - k], y, model, members, streams
                         x, numbers = self._adapted(*given)
                     else:
                         log_weights = model.log_likelihood(y, x).double()
@@ -158,12 +161,14 @@ class EmulatorParticleFilter(Assimilator):
                 elif k:
                     x = forecast(problem.system, x, rng.at(error, k), k - 1)
                 check_finite(x, "step")
-            states.append(x)
+            recent.append(x)
+            # Before the first observation all roots have the same law.
+            states.append(x[:members].clone())
         numbers = torch.stack(told) if told else x.new_zeros(0, 2)
         info = {"step": list(observed), "log_evidence": numbers[:, 0], "ess": numbers[:, 1]}
-        # Before the first observation all roots have the same law.
-        drawn = torch.stack([state[:members] for state in states], 1)
-        return Analysis(drawn, problem.space, None, info, self.name, start=problem.start)
+        return Analysis(
+            torch.stack(states, 1), problem.space, None, info, self.name, start=problem.start
+        )
 
     def _adapted(
         self,
@@ -220,14 +225,12 @@ class EmulatorParticleFilter(Assimilator):
                 "No member predicts the observation with a finite density: use more members, or "
                 "a larger observation error."
             )
-        ess = _effective(log_weights)
+        ess, least = _effective(log_weights), self.least_effective * members
         low, high = 0.0, 1.0
-        if ess < self.least_effective * len(log_weights):
+        if ess < least:
             for _ in range(HALVINGS):
                 middle = 0.5 * (low + high)
-                enough = _effective(middle * log_weights) >= self.least_effective * len(
-                    log_weights
-                )
+                enough = _effective(middle * log_weights) >= least
                 low, high = (middle, high) if enough else (low, middle)
             high = low
         chosen = resample((high * log_weights).softmax(0), members, "systematic", generator)
