@@ -14,7 +14,6 @@ the saturation and gamma = 0.1 for the loop.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import cast
 
 from torch.nn.functional import softsign
 
@@ -115,9 +114,10 @@ def _scenario(
     compared: bool,
 ) -> Scenario:
     entries = [Entry("SDA", SDA(prior), MEMBERS)]
-    # Its steps have the variance of a Gaussian, of which those of the default lose a fifth.
-    whole = replace(cast(Ancestral, prior.sampler), upper=0.5)
-    samplers: dict[str, Sampler] = {"upper = 0.5": whole, "16 evaluations": QUICK}
+    samplers: dict[str, Sampler] = {"16 evaluations": QUICK}
+    if isinstance(prior.sampler, Ancestral):
+        # Its steps have the variance of a Gaussian, of which those of the default lose a fifth.
+        samplers = {"upper = 0.5": replace(prior.sampler, upper=0.5), **samplers}
     entries += [Entry(n, SDA(prior, sampler=s), MEMBERS // 2) for n, s in samplers.items()]
     if compared:
         entries += [Entry(label, method, MEMBERS // 2) for label, method in _others(prior).items()]

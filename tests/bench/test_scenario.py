@@ -1,10 +1,13 @@
 """Scores of smoothed trajectories are what their names say."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from scorda.bench.entry import Entry
 from scorda.bench.scenario import Scenario, defect
+from scorda.bench.setups.kolmogorov_scenarios import kolmogorov_ring
 from scorda.core import rng
 from scorda.diffusion.guidance import MMPS
 from scorda.diffusion.samplers import Multistep
@@ -13,6 +16,7 @@ from scorda.observations.analysis import Analysis
 from scorda.observations.operators import Operator
 from scorda.observations.spatial import Average
 from scorda.priors.gaussian_trajectory import GaussianTrajectory
+from scorda.priors.trajectory import load
 from scorda.systems.linear import LinearGaussian
 from scorda.systems.lorenz import Lorenz63
 
@@ -114,3 +118,13 @@ def test_what_is_wanted_needs_no_truth():
     states[:, 7] = 1.5
     scores = setup.score(Entry("copies", Copies(states), 2), given, 0)
     assert scores["residual"] == pytest.approx(5.0) and "rmse" not in scores
+
+
+@pytest.mark.slow
+def test_scenarios_take_priors_of_any_sampler(tmp_path):
+    """The whole variance of a step is a setting of `Ancestral` alone."""
+    prior = replace(load("kolmogorov"), sampler=Multistep(8, 0))
+    prior.save(tmp_path / "flow.safetensors")
+    names = [entry.label for entry in kolmogorov_ring(str(tmp_path / "flow.safetensors")).entries]
+    assert names == ["SDA", "16 evaluations"]
+    assert "upper = 0.5" in [entry.label for entry in kolmogorov_ring().entries]
