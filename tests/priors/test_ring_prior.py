@@ -118,3 +118,5 @@ def test_steps_are_read_off_windows_of_a_network_that_takes_five_states():
     x = SYSTEM.prior(3, rng.seeded(0)).float()
     found = Emulator(prior, Multistep(3, 0)).step(x, rng.seeded(1))
     assert found.shape == x.shape and bool(found.isfinite().all())
+    with pytest.raises(ValueError, match="read off windows of several states"):
+        Emulator(prior).next(x)

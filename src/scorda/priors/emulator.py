@@ -178,7 +178,16 @@ class Emulator(System):
         return self.in_units(z).view_as(x)
 
     def next(self, x: Float[Tensor, "ensemble *state"]) -> Denoiser:
-        """Return the denoiser of the standardised next states of members."""
+        """Return the denoiser of the standardised next states of members.
+
+        Raises:
+            ValueError: If the prior is one of whole trajectories.
+        """
+        if self._of_windows:
+            raise ValueError(
+                "The steps of this emulator are read off windows of several states, so that the "
+                "next state has no denoiser of its own: train a transition, or use `step`."
+            )
         z = self._standardised(x)
         if isinstance(self.law, GaussianTrajectory):
             return _conditional(self.law, z)
