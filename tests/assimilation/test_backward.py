@@ -7,12 +7,14 @@ from scipy.stats import chisquare
 from scorda.assimilation import backward
 from scorda.assimilation.backward import came_from
 from scorda.core import rng
+from scorda.core.space import StateSpace
 from scorda.methods.kalman import KalmanSmoother
 from scorda.methods.particle import ParticleSmoother
 from scorda.observations.model import ObservationModel
+from scorda.observations.observations import Observations
 from scorda.observations.operators import Select
 from scorda.observations.problem import Problem, twin_experiment
-from scorda.systems import Lorenz63, Uniform, WithParameters
+from scorda.systems import FunctionSystem, Lorenz63, Uniform, WithParameters
 from scorda.systems.linear import LinearGaussian
 
 PARTICLES, DRAWS = 40, 20_000
@@ -22,6 +24,10 @@ def system(noise=0.3):
     transition = torch.tensor([[0.9, 0.3], [-0.2, 0.8]])
     error = noise * torch.tensor([[1.0, 0.4], [0.4, 0.7]])
     return LinearGaussian(transition, error, torch.tensor([1.0, 0.0]), torch.eye(2))
+
+
+def model():
+    return ObservationModel(Select([0]), std=0.7)
 
 
 @pytest.mark.parametrize("weighted", [True, False])
@@ -58,8 +64,7 @@ def test_each_state_has_particles_of_its_own():
 
 def test_smoother_matches_rts():
     """2^14 particles, 4000 paths; 5 standard errors of the paths and half the particles."""
-    model = ObservationModel(Select([0]), std=0.7)
-    problem = twin_experiment(system(), model, 6, 2, rng.seeded(1), start=0)[1]
+    problem = twin_experiment(system(), model(), 6, 2, rng.seeded(1), start=0)[1]
     exact, particles, paths = KalmanSmoother().moments(problem), 2**14, 4000
     analysis = ParticleSmoother(particles, backward=True).assimilate(problem, paths, 0)
     plain = ParticleSmoother(particles).assimilate(problem, paths, 0)
@@ -76,10 +81,53 @@ def test_smoother_matches_rts():
     assert analysis.info["ancestors"] > 1.2 * plain.info["ancestors"]
 
 
+@pytest.mark.parametrize("noise", [0.3, 1e-3], ids=["proposals", "sum"])
+def test_a_path_does_not_depend_on_how_many_are_drawn(monkeypatch, noise):
+    """As without backward simulation; the parts in which states are compared are small."""
+    monkeypatch.setattr(backward, "PART", 2**12)
+    problem = twin_experiment(system(noise), model(), 6, 2, rng.seeded(1), start=0)[1]
+    smoother = ParticleSmoother(500, backward=True)
+    few, many = (smoother.assimilate(problem, paths, 0).states for paths in (7, 300))
+    assert torch.equal(few, many[:7])
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["nan", "error"])
+def test_particles_of_no_weight_need_not_be_advanced(fails):
+    """Beyond 2 the model is not finite; the observations leave no particle there."""
+
+    def step(x):
+        if fails and (x.abs() > 2).any():
+            raise FloatingPointError
+        return torch.where(x.abs() > 2, torch.nan, 0.9 * x)
+
+    def wide(members, seed):
+        return torch.linspace(-3, 3, members)[:, None]
+
+    space = StateSpace((1,), 1.0, ("x",))
+    limited = FunctionSystem(step, wide, space, noise_std=0.1, library="torch")
+    seen = Observations(ObservationModel(Select([0]), std=0.02), (0, 1, 2), torch.zeros(3, 1))
+    problem = Problem(limited, [seen], 2)
+    states = ParticleSmoother(400, backward=True).assimilate(problem, 50, 0).states
+    assert (states.abs() < 0.1).all()
+
+
+def test_a_particle_of_hardly_any_weight_that_becomes_nan_is_no_ones_past(monkeypatch):
+    monkeypatch.setattr(backward, "DEARER", float("inf"))
+    walk = system()
+    x = torch.cat([torch.full((1, 2), torch.nan), torch.zeros(3, 2)])
+    weights = torch.tensor([1e-30, 0.5, 0.25, 0.25], dtype=torch.float64)
+    drawn = came_from(walk, x, weights, torch.zeros(400, 2), rng.seeded(0))
+    assert sorted(drawn.unique().tolist()) == [1, 2, 3]
+
+
 def test_what_has_no_such_density_is_refused():
-    """Systems without model error, or with constant parameters."""
+    """Systems without model error, with constant parameters, or with models of single members."""
     certain = LinearGaussian(torch.eye(2), torch.zeros(2, 2), torch.zeros(2), torch.eye(2))
     constant = WithParameters(Lorenz63(spinup=0.1), {"rho": Uniform(20, 35)})
-    for wrong in (certain, constant, Lorenz63(noise_std=0, spinup=0.1)):
+    single = FunctionSystem(
+        lambda x, **others: x, torch.zeros(99, 1), StateSpace((1,), 1.0, ("x",)), 0.1,
+        per_member=True,
+    )  # fmt: skip
+    for wrong in (certain, constant, single, Lorenz63(noise_std=0, spinup=0.1)):
         with pytest.raises(ValueError, match="additive model error of every variable"):
             ParticleSmoother(20, backward=True).assimilate(Problem(wrong, [], 2), 2, 0)

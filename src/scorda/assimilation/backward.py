@@ -44,7 +44,9 @@ def check_backward(system: Any, x: Float[Tensor, "particles *state"]) -> None:
             raise TypeError(f"{type(system).__name__} has none.")
         if fixed is not None and fixed.any():
             raise TypeError("Constant parameters have none.")
-        system.log_transition(x[:1], x[:1])
+        if getattr(system, "per_member", False):
+            raise TypeError("A model of single members may draw random numbers.")
+        system.log_error(x[:1], x[:1])
     except TypeError as error:
         raise ValueError(
             "ParticleSmoother(backward=True) needs a system with additive model error of every "
@@ -61,36 +63,46 @@ def came_from(
 ) -> Int[Tensor, "ensemble"]:
     """Draw for each state the particle of the step before that it comes from.
 
-    Exact up to rounding, for any number of proposals.
+    Exact up to rounding, for any number of proposals. The draw for a state does not depend on the
+    states after it.
 
     Arguments:
         system: A system with additive model error, at the step of the particles.
         x: Particles.
         weights: Their weights, of sum 1; None: they are equal.
         after: States one step later.
-        generator: Source of randomness.
+        generator: Source of randomness, of which one key is taken.
     """
+    if weights is not None:
+        # A system may be unable to advance a particle that was far off.
+        alive = weights.nonzero()[:, 0]
+        x, weights = x[alive], weights[alive].double()
     ahead, highest = system.advance(x), system.log_error(after, after)
-    total = None if weights is None else weights.double().cumsum(0)
+    total = None if weights is None else weights.cumsum(0)
     double = torch.zeros((), dtype=torch.float64, device=x.device)
     found = torch.empty(len(after), dtype=torch.long, device=x.device)
     waiting, tried = torch.arange(len(after), device=x.device), 0
+    key = rng.key(generator)
     while len(waiting) and DEARER * tried < len(x):
-        tries = min(16 + tried, max(PART // (len(waiting) * x[0].numel()), 1))
-        u, v = rng.uniform(len(waiting), (2, tries), generator, like=double).unbind(1)
-        which = (u * len(x)).long() if total is None else _below(total, u * total[-1])
-        density = system.log_error(ahead[which], after[waiting, None]) - highest[waiting, None]
-        accepted = v.log() < density
-        first, some = accepted.long().argmax(1, keepdim=True), accepted.any(1)
-        found[waiting[some]] = which.gather(1, first)[some, 0]
-        waiting, tried = waiting[~some], tried + tries
+        tries, source, left = 16 + tried, rng.at(key, tried), []
+        for rows in waiting.split(max(PART // (tries * x[0].numel()), 1)):
+            u, v = rng.uniform(len(rows), (2, tries), source, like=double).unbind(1)
+            which = (u * len(x)).long() if total is None else _below(total, u * total[-1])
+            density = system.log_error(ahead[which], after[rows, None]) - highest[rows, None]
+            accepted = v.log() < density
+            first, some = accepted.long().argmax(1, keepdim=True), accepted.any(1)
+            found[rows[some]] = which.gather(1, first)[some, 0]
+            left.append(rows[~some])
+        waiting, tried = torch.cat(left), tried + tries
+    source = rng.at(key, tried)
     for rows in waiting.split(max(PART // x.numel(), 1)):
         log_w = system.log_error(ahead, after[rows, None]).double()
-        log_w = log_w if weights is None else log_w + weights.double().log()
-        sums = log_w.softmax(1).cumsum(1)
-        u = rng.uniform(len(rows), (1,), generator, like=double)
+        log_w = log_w if weights is None else log_w + weights.log()
+        # NaN of particles that the system cannot advance, which proposals never accept.
+        sums = log_w.nan_to_num(-torch.inf, neginf=-torch.inf).softmax(1).cumsum(1)
+        u = rng.uniform(len(rows), (1,), source, like=double)
         found[rows] = _below(sums, u * sums[:, -1:])[:, 0]
-    return found
+    return found if weights is None else alive[found]
 
 
 def _below(

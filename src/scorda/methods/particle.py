@@ -223,8 +223,10 @@ class ParticleSmoother(Assimilator):
         for k in range(problem.steps + 1):
             if k:
                 if weights is not None:
-                    parents[k] = resample(weights, self.particles, self.scheme, choice)
-                    x, weights = x[parents[k]], None
+                    parent = resample(weights, self.particles, self.scheme, choice)
+                    x, weights = x[parent], None
+                    if not self.backward:
+                        parents[k] = parent
                 x = forecast(problem.system, x, error, k - 1)
             states.append(x)
             if k in observed:
