@@ -78,6 +78,16 @@ def test_weights_are_a_copy_that_moves_with_the_denoiser(azula):
     assert next(given.own.network.parameters()).dtype == torch.float64
 
 
+def test_trajectories_of_other_shapes_are_refused(azula):
+    """A network would take any number of states, and none that was asked for."""
+    given = as_azula(sc.load("lorenz63"), 5)
+    for shape in ((2, 9, 3), (2, 5, 4), (5, 3)):
+        with pytest.raises(ValueError, match=r"takes \(members, 5, 3\)"):
+            given(torch.zeros(shape), torch.tensor(0.5))
+    with pytest.raises(ValueError, match="at least one"):
+        as_azula(sc.load("lorenz63"), 0)
+
+
 def test_the_lack_of_azula_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "azula.denoise", None)
     with pytest.raises(ImportError, match="pip install azula"):

@@ -25,8 +25,8 @@ def as_azula(prior: Prior, states: int, schedule: Any = None) -> Any:
     """Return the denoiser of standardised trajectories of so many states as one of azula.
 
     It maps ``(ensemble, time, *state)`` and azula's time to azula's ``DiracPosterior``: the mean
-    is that of our denoiser, to rounding, and there is no variance. What azula draws becomes
-    states by ``prior.space.bounded(prior.standardisation.inverse(x))``.
+    is that of our denoiser, to rounding, and there is no variance; other shapes are a ValueError.
+    What azula draws becomes states by ``prior.space.bounded(prior.standardisation.inverse(x))``.
 
     Arguments:
         prior: The prior; one with a cycle of the day or year from ``prior.starting``.
@@ -46,6 +46,10 @@ def as_azula(prior: Prior, states: int, schedule: Any = None) -> Any:
     except ImportError as error:
         missing = "as_azula needs azula, which is not installed: pip install azula."
         raise ImportError(missing) from error
+
+    if states < 1:
+        raise ValueError(f"Got states = {states}: a trajectory has at least one.")
+    shape = (states, *prior.space.shape)
 
     class OfProcess(Schedule):
         """The schedule of a scalar process."""
@@ -67,6 +71,11 @@ def as_azula(prior: Prior, states: int, schedule: Any = None) -> Any:
         def forward(
             self, x_t: Float[Tensor, "ensemble time ..."], t: Float[Tensor, "..."], **others: Any
         ) -> Any:
+            if x_t.shape[1:] != shape:
+                raise ValueError(
+                    f"Got x_t of shape {tuple(x_t.shape)}: this denoiser takes (members, "
+                    f"{', '.join(map(str, shape))})."
+                )
             alpha, sigma = (align(part, x_t) for part in self.schedule(t))
             return DiracPosterior(mean=self.own.denoise(x_t / alpha, sigma / alpha))
 
