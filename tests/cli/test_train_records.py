@@ -48,6 +48,10 @@ def test_training_says_what_it_understood_of_a_record(fields, capsys):
         ("--data t.nc --series-axis member", "must be one of them"),
         ("--system lorenz63 --no-fill", "goes with --data of fields only"),
         ("--system lorenz63 --missing 1", "goes with --data of fields only"),
+        ("--system lorenz63 --clock 1", "goes with --data of fields only"),
+        ("--data t.nc --missing=-999 --clock 1", "three years"),
+        ("--data t.nc --missing=-999 --clock 1000", "0 to 12"),
+        ("--data t.nc --transition --clock 1", "--transition learns steps"),
     ],
 )
 def test_records_that_are_not_meant_so_are_refused(fields, capsys, flags, says):

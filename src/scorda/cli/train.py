@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from scorda.cli.console import console, progress
+from scorda.cli.learned import Report, from_fields, from_system
 from scorda.cli.settings import SystemOptions, UserError, plain, refuse, to_toml
 
 if TYPE_CHECKING:
@@ -19,22 +20,14 @@ if TYPE_CHECKING:
 
     from scorda.cli.training_files import TrainingFiles
     from scorda.core.shapes import Tensor
-    from scorda.diffusion.checkpoint import Checkpoint
     from scorda.priors.trajectory import TrainedTrajectory
     from scorda.systems.base import System
 
 __all__ = ["Train", "train"]
 
-Report = Callable[[dict[str, float]], None]
 # Settings of a run that do not decide what is learned.
 RUN = ("resume", "overwrite", "trust_code", "config", "minutes")
-SIMULATED = "--system or a store of `scorda simulate --series`"
 QUICK_STEPS, QUICK_SERIES, QUICK_LENGTH = 20, 16, 100
-# Settings of `Training` that have a flag, beside the seed.
-TRAINING = (
-    "training_steps", "batch", "segment", "rate", "min_noise", "max_noise", "average", "every",
-    "precision",
-)  # fmt: skip
 
 
 @dataclass
@@ -72,6 +65,10 @@ class Train:
 
     corrected: int | None = None
     """Leading patterns of --data that the network corrects."""
+
+    clock: int | None = None
+    """Harmonics of the year that the network of --data sees beside each state, so that it may
+    learn a spread that has seasons (default: none)."""
 
     series: int | None = None
     """Trajectories of --system to simulate."""
@@ -223,9 +220,9 @@ def _train_alone(given: Train, device: torch.device, first: bool) -> None:
         with progress("training") as update:
             report = _reporter(given.training_steps, update)
             if system is None:
-                prior = _from_fields(given, files.checkpoint, report, device)
+                prior = from_fields(given, files.checkpoint, report, device)
             else:
-                prior = _from_system(given, system, states, files.checkpoint, report, device)
+                prior = from_system(given, system, states, files.checkpoint, report, device)
         if first:
             _finish(given, files, prior)
 
@@ -290,8 +287,10 @@ def _settings(given: Train) -> dict[str, Any]:
     named = {
         k: plain(v)
         for k, v in vars(given).items()
-        if k not in (*RUN, "system_options", "parameter", "bounded")
+        if k not in (*RUN, "system_options", "parameter", "bounded", "clock")
     }
+    if given.clock:
+        named["clock"] = given.clock
     if given.system is None and given.bounded:
         named["bounded"] = given.bounded
     if given.system is not None:
@@ -332,80 +331,3 @@ def _simulated_or_stored(given: Train) -> tuple[System | None, Tensor | None]:
     own = "is not for stored trajectories, which have their own"
     refuse(given, ("parameter", "bounded"), own)
     return stored_trajectories(given.data, given.system, given.system_options)
-
-
-def _from_system(
-    given: Train,
-    system: System,
-    states: Tensor | None,
-    checkpoint: Checkpoint,
-    report: Report,
-    device: torch.device,
-) -> TrainedTrajectory:
-    from scorda.diffusion.training import Training
-    from scorda.priors.from_system import Recipe, architecture_for, train_on_system, training_for
-
-    fields = ("variable", "since", "until", "series_axis", "missing", "no_fill")
-    refuse(given, (*fields, "modes", "corrected"), "goes with --data of fields only")
-    names = ("series", "length", "width", "blocks", "half_width", "levels")
-    architecture = given.architecture or architecture_for(system.space, given.transition)
-    recipe = Recipe(architecture=architecture, **_given(given, *names))
-    if states is not None:
-        recipe = replace(recipe, series=states.shape[0], length=states.shape[1])
-    chosen = training_for(recipe, given.transition) | _given(given, *TRAINING, "seed")
-    return train_on_system(
-        system,
-        recipe,
-        Training(**chosen),
-        checkpoint,
-        report,
-        states,
-        device=device,
-        slice_seconds=math.inf if given.minutes is None else 60 * given.minutes,
-        transition=given.transition,
-    )
-
-
-def _from_fields(
-    given: Train, checkpoint: Checkpoint, report: Report, device: torch.device
-) -> TrainedTrajectory:
-    from scorda.cli.bounds import bounds_of
-    from scorda.priors import from_fields, step_of_fields
-    from scorda.reading.records import read_fields
-
-    simulated = ("series", "length", "architecture", "half_width", "levels", "minutes")
-    refuse(given, simulated, f"goes with {SIMULATED} only")
-    refuse(given, ("parameter",), "goes with --system only")
-    if device.type != "cpu":
-        raise UserError(f"Got --device cuda, which goes with {SIMULATED} only.")
-    assert given.data is not None
-    fields = read_fields(
-        given.data, given.variable, given.since, given.until, given.series_axis, given.missing
-    )
-    for note in fields.notes:
-        console().print(f"record: {note}")
-    if given.bounded:
-        try:
-            space = fields.space.with_transforms(bounds_of(given.bounded))
-        except ValueError as error:
-            raise UserError(f"--bounded: {error}") from error
-        fields = replace(fields, space=space)
-    if fields.missing and not given.no_fill:
-        console().print("record: missing values are filled by its own Gaussian law")
-    chosen = _given(given, *TRAINING)
-    learn, settings = from_fields.train_on_fields, from_fields.training_for
-    if given.transition:
-        learn, settings = step_of_fields.train_step_on_fields, step_of_fields.step_training_for
-    training = replace(settings(fields), **chosen, seed=given.seed)
-    return learn(
-        fields,
-        **_given(given, "modes", "corrected", "width", "blocks"),
-        settings=training,
-        checkpoint=checkpoint,
-        report=report,
-        fill=not given.no_fill,
-    )
-
-
-def _given(given: Train, *names: str) -> dict[str, Any]:
-    return {name: getattr(given, name) for name in names if getattr(given, name) is not None}

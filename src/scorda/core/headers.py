@@ -26,6 +26,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "blocks": (0, 256),
     "channels": (1, 2**28),
     "chunk_shape": (1, 2**40),
+    "clock": (0, 12),
     "complete": (0, 1),
     "context": (0, 1024),
     "corrected": (1, 2**20),

@@ -29,7 +29,7 @@ from scorda.core.shapes import Float, Tensor
 from scorda.nn.modulated import zeroed
 from scorda.nn.temporal import TemporalConv
 
-__all__ = ["TIMES", "ModeNetwork", "check_modes", "gain"]
+__all__ = ["TIMES", "AtTimes", "ModeNetwork", "check_modes", "gain"]
 
 # Memories tau of the mixture, in steps: from noise to what outlasts a window.
 TIMES = (0.3, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 512.0)
@@ -51,6 +51,7 @@ class ModeNetwork(nn.Module):
         min_noise: Smallest noise level of training.
         max_noise: Largest noise level of training.
         times: Memories tau, in steps.
+        clock: Harmonics of the year that the correction sees beside each state, if any.
     """
 
     basis: Tensor
@@ -67,6 +68,7 @@ class ModeNetwork(nn.Module):
         min_noise: float = 2e-2,
         max_noise: float = 300.0,
         times: tuple[float, ...] = TIMES,
+        clock: int = 0,
     ) -> None:
         super().__init__()
         check_modes(corrected, modes, size)
@@ -77,6 +79,9 @@ class ModeNetwork(nn.Module):
         self.register_buffer("memory", torch.full((modes + 1, len(times)), 1 / len(times)))
         self.correction = TemporalConv(corrected, width, blocks, min_noise, max_noise)
         zeroed(self.correction.last)
+        self.clock = nn.Linear(2 * clock, width, bias=False) if clock else None
+        if self.clock is not None:
+            nn.init.zeros_(self.clock.weight)
         self._windows: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
 
     @property
@@ -92,9 +97,19 @@ class ModeNetwork(nn.Module):
         return torch.einsum("mq,qab->mab", self.memory.double(), decay)
 
     def forward(
-        self, x: Float[Tensor, "ensemble time ..."], noise: Float[Tensor, "ensemble"]
+        self,
+        x: Float[Tensor, "ensemble time ..."],
+        noise: Float[Tensor, "ensemble"],
+        waves: Float[Tensor, "*ensemble time waves"] | None = None,
     ) -> Float[Tensor, "ensemble time ..."]:
-        """Evaluate the network at noisy states, in units of the data, and their noise levels."""
+        """Evaluate the network at noisy states, in units of the data, and their noise levels.
+
+        Arguments:
+            x: Noisy states.
+            noise: Noise level of each member.
+            waves: Cosines and sines of the year at each state in turn, for a network with a clock.
+        """
+        more = None if self.clock is None or waves is None else self.clock(waves.to(x))
         flat, nu = x.flatten(2), noise[:, None, None]
         vectors, values = self._window(x.shape[1], flat)
         basis = self.basis.to(flat)
@@ -108,7 +123,7 @@ class ModeNetwork(nn.Module):
         spectrum = self.spectrum[: self.corrected].to(flat)
         # To unit variance at this noise level, and back to the size of what is to be learned.
         scale = ((1 + nu.square()) / (spectrum + nu.square())).sqrt()
-        learned = self.correction(lead * scale, noise) * spectrum.sqrt() * scale
+        learned = self.correction(lead * scale, noise, more) * spectrum.sqrt() * scale
         inner = torch.cat(
             (inner[..., : self.corrected] + learned, inner[..., self.corrected :]), -1
         )
@@ -123,6 +138,32 @@ class ModeNetwork(nn.Module):
             values = values.clamp(min=0) * self.spectrum.double()[:, None]
             self._windows = {key: (vectors.to(like), values.to(like))}
         return self._windows[key]
+
+
+class AtTimes(nn.Module):
+    """A network with a clock, for windows of given times.
+
+    Arguments:
+        network: The network.
+        waves: As `ModeNetwork.forward` takes them, one for all windows or one for each.
+    """
+
+    waves: Tensor
+
+    def __init__(self, network: ModeNetwork, waves: Float[Tensor, "*ensemble time waves"]) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("waves", waves)
+
+    @property
+    def half_width(self) -> int:
+        """Return that of the network."""
+        return self.network.half_width
+
+    def forward(
+        self, x: Float[Tensor, "ensemble time ..."], noise: Float[Tensor, "ensemble"]
+    ) -> Float[Tensor, "ensemble time ..."]:
+        return self.network(x, noise, self.waves)
 
 
 def check_modes(corrected: int, modes: int, size: int) -> None:

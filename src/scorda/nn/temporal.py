@@ -216,13 +216,17 @@ class TemporalConv(nn.Module):
         return 1 + sum(KERNEL // 2 * (1 + dilation) for dilation in self.dilations)
 
     def forward(
-        self, x: Float[Tensor, "ensemble time ..."], noise: Float[Tensor, "ensemble ..."]
+        self,
+        x: Float[Tensor, "ensemble time ..."],
+        noise: Float[Tensor, "ensemble ..."],
+        more: Float[Tensor, "*ensemble time width"] | None = None,
     ) -> Float[Tensor, "ensemble time ..."]:
         """Evaluate the network at noisy states, in units of the data, and their noise levels.
 
         Arguments:
             x: Noisy states.
             noise: Noise level of each member, or of each entry of x.
+            more: What is added to the hidden channels of each state, if anything.
         """
         state = x.shape[2:]
         parts, base = differences_of(x.flatten(2), noise, self.differences, self.per_entry)
@@ -230,6 +234,8 @@ class TemporalConv(nn.Module):
         # (ensemble, channels, 1, time) in channels-last memory: the fast layout of convolutions.
         z = torch.cat(parts, -1)
         z = self.first(z.mT.unsqueeze(2).contiguous(memory_format=torch.channels_last))
+        if more is not None:
+            z = z + more.mT.unsqueeze(-2)
         embedding = self.embed(base.sqrt())
         for block in self.blocks:
             z = block(z, embedding)

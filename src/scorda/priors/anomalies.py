@@ -20,7 +20,7 @@ from scorda.priors.season import HARMONICS, Season, Sums
 from scorda.reading.records import Fields
 from scorda.reading.roles import role_of_name
 
-__all__ = ["Climatology", "mean_of", "spread_of", "standardised"]
+__all__ = ["Climatology", "harmonics_of", "mean_of", "spread_of", "standardised"]
 
 # Days of record without which there is no daily cycle, or years without which there is no yearly.
 CYCLES = 3

@@ -112,7 +112,7 @@ class Emulator(System):
     stochastic = True
 
     def __post_init__(self) -> None:
-        if self.law.annual is not None:
+        if self.law.annual is not None or self.law.clock:
             raise ValueError(
                 "This prior has a yearly cycle, which an emulator does not have: train one with "
                 "transition=True, or `scorda train --transition`."

@@ -31,19 +31,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 
 from scorda.core import rng
+from scorda.core.headers import RANGES
 from scorda.core.scratch import blocks as in_blocks, release, scratch
 from scorda.core.shapes import Tensor
 from scorda.core.space import StateSpace
-from scorda.core.times import phases
+from scorda.core.times import phases, waves_of_year
 from scorda.diffusion.checkpoint import Checkpoint
 from scorda.diffusion.guidance import MMPS
 from scorda.diffusion.samplers import Multistep, VarianceExploding
 from scorda.diffusion.training import Training, denoising_loss, fit
 from scorda.nn import build
-from scorda.nn.spectral import ModeNetwork
-from scorda.priors.anomalies import mean_of, spread_of, standardised
+from scorda.nn.spectral import AtTimes, ModeNetwork
+from scorda.priors.anomalies import harmonics_of, mean_of, spread_of, standardised
 from scorda.priors.gaps import Gappy, interpolated
 from scorda.priors.held_back import BLOCKS, Chosen, Points, chosen_by_blocks, inflation_of
 from scorda.priors.memory import memory_of
@@ -74,6 +76,7 @@ def train_on_fields(
     checkpoint: Checkpoint | str | Path | None = None,
     report: Callable[[dict[str, float]], None] | None = None,
     fill: bool = True,
+    clock: int = 0,
 ) -> TrainedTrajectory:
     """Learn a prior of windows of any length from a record of fields.
 
@@ -89,11 +92,21 @@ def train_on_fields(
         settings: Settings of the training (default: `training_for` the record).
         checkpoint: As in `training.fit`, like `report`.
         fill: Whether missing values are filled by the record's own Gaussian law (`priors.gaps`).
+        clock: Harmonics of the year that the network sees beside each state, up to 12, so that it
+            may learn a spread that has seasons.
 
     Raises:
         ValueError: If the record is too short, does not vary, is beyond its bounds, or lacks
-            values without `fill`.
+            values without `fill`; or has no three years of dates for a clock.
     """
+    most = int(RANGES["clock"][1])
+    if clock not in range(most + 1):
+        raise ValueError(f"Got clock = {clock}: give a whole number of harmonics, 0 to {most}.")
+    if clock and not harmonics_of(fields):
+        raise ValueError(
+            f"Got clock = {clock} for a record that has no yearly cycle: it needs dates, steps of "
+            "hours or days that are at most a month, and three years; else train it without."
+        )
     settings = settings or training_for(fields)
     fields = prepared(fields, modes, corrected, settings, fill)
     law = law_of(fields, modes)
@@ -103,9 +116,14 @@ def train_on_fields(
         "corrected": min(corrected, count), "width": width, "blocks": blocks,
         "min_noise": settings.min_noise, "max_noise": settings.max_noise,
     }  # fmt: skip
+    waves = None
+    if clock:
+        architecture["clock"] = clock
+        waves = waves_of_year(str(fields.start), len(fields), fields.space, clock)
     network = _network(architecture, law, settings.seed)
-    history = _correct(network, law.coefficients, settings, checkpoint, report)
-    cyclic, center = len(law.cycle) > 1 or law.annual is not None, law.cycle[0]
+    history = _correct(network, law.coefficients, settings, checkpoint, report, waves)
+    cyclic = len(law.cycle) > 1 or law.annual is not None or clock > 0
+    center = law.cycle[0]
     provenance: dict[str, Any] = {
         "fields": len(fields), "series": len(fields.states), "start": fields.start,
         "filled": fields.missing, **law.found, "training": asdict(settings), "history": history,
@@ -313,19 +331,23 @@ def _correct(
     settings: Training,
     checkpoint: Checkpoint | str | Path | None,
     report: Callable[[dict[str, float]], None] | None,
+    waves: Tensor | None = None,
 ) -> list[dict[str, float]]:
     """Train the correction on the leading modes alone; undo it where it does not help."""
     lead = network.corrected
     core = ModeNetwork(lead, lead, lead, times=network.times)
-    core.correction = network.correction
+    core.correction, core.clock = network.correction, network.clock
     with torch.no_grad():
         core.basis.copy_(torch.eye(lead))
         core.spectrum.copy_(torch.cat((network.spectrum[:lead], network.spectrum[-1:])))
         core.memory.copy_(torch.cat((network.memory[:lead], network.memory[-1:])))
     series = torch.cat([block[..., :lead].float() for _, block in in_blocks(coefficients)], 1)
+    if waves is not None:
+        # The waves of each state beside it, which `_clocked_loss` takes apart.
+        series = torch.cat((series, waves.float().expand(len(series), -1, -1)), 2)
     held = max(settings.segment, round(settings.validation * series.shape[1]))
     before = _loss(core, series[:, -held:], settings)
-    history = fit(core, series, settings, checkpoint, report)
+    history = fit(core, series, settings, checkpoint, report, loss=_clocked_loss)
     after = _loss(core, series[:, -held:], settings)
     if not after < before:
         # The first guess, zero, is also that of the Gaussian law.
@@ -333,6 +355,16 @@ def _correct(
         assert network.correction.last.bias is not None
         torch.nn.init.zeros_(network.correction.last.bias)
     return [{"step": 0, "gaussian": before, "corrected": after}, *history]
+
+
+def _clocked_loss(network: nn.Module, x0: Tensor, noise: Tensor, eps: Tensor) -> Tensor:
+    """Return the loss of segments, beside whose states stand the waves of a clock, if any."""
+    assert isinstance(network, ModeNetwork)
+    size = network.corrected
+    if x0.shape[2] > size:
+        placed = AtTimes(network, x0[..., size:])
+        return denoising_loss(placed, x0[..., :size], noise, eps[..., :size])
+    return denoising_loss(network, x0, noise, eps)
 
 
 def _loss(network: ModeNetwork, series: Tensor, settings: Training) -> float:
@@ -345,5 +377,5 @@ def _loss(network: ModeNetwork, series: Tensor, settings: Training) -> float:
         losses = []
         for i, level in enumerate(levels):
             eps = torch.randn(x0.shape, generator=rng.at(key, i), dtype=x0.dtype)
-            losses.append(denoising_loss(network, x0, level.expand(len(x0)), eps).mean())
+            losses.append(_clocked_loss(network, x0, level.expand(len(x0)), eps).mean())
     return float(torch.stack(losses).mean())

@@ -68,7 +68,8 @@ def train(
             move at each validation.
         transition: Learn the law of a state given the one before, for `priors.Emulator`, in place
             of that of trajectories: by "modes", "temporal-conv" (default of an array) or "unet".
-        sizes: Sizes of the network: `width`, `blocks`; `modes` and `corrected` of "modes";
+        sizes: Sizes of the network: `width`, `blocks`; `modes` and `corrected` of "modes",
+            and its `clock`, harmonics of the year that the network sees beside each state;
             `half_width` of "window-mlp" and "unet", `levels` of "unet".
 
     Raises:
@@ -92,6 +93,7 @@ def train(
         names = ", ".join((MODES, *SIZES))
         raise ValueError(f"Got architecture = {architecture!r}: it is one of {names}.")
     known = {"width", "blocks", *(("modes", "corrected") if chosen == MODES else ())}
+    known |= {"clock"} if chosen == MODES and not transition else set()
     known |= set(SIZES.get(chosen, {})) - {"series", "length"}
     if unknown := sorted(set(sizes) - known):
         raise ValueError(

@@ -40,6 +40,7 @@ from scorda.diffusion.samplers import (
 from scorda.diffusion.stochastic_multistep import StochasticMultistep
 from scorda.diffusion.variance_preserving import VariancePreserving
 from scorda.nn import build
+from scorda.nn.spectral import AtTimes, ModeNetwork
 from scorda.priors import kept
 from scorda.priors.shown import prior_html
 
@@ -112,6 +113,8 @@ class Prior(ABC):
     diurnal_mean: Tensor | None = None
     # Cosines and sines of its yearly cycle in turn, beside it.
     annual: Tensor | None = None
+    # Harmonics of the year that its network sees.
+    clock: int = 0
     # States of step 0, where the prior is one of transitions alone.
     start: Tensor | None = None
 
@@ -139,8 +142,12 @@ class Prior(ABC):
             waves = waves_of_year(start, states, self.space, len(self.annual) // 2)
             mean = mean + torch.tensordot(waves.to(mean), self.annual, 1)
         scaled = Standardisation(mean, self.standardisation.std)
-        without: dict[str, Any] = {"diurnal_mean": None, "annual": None}
+        without = {"diurnal_mean": None, "annual": None, **self._network_at(start, states)}
         return replace(self, standardisation=scaled, **without)  # type: ignore[type-var]
+
+    def _network_at(self, start: Start, states: int) -> dict[str, Any]:
+        """Return the network for these times as a setting, where it has a clock."""
+        return {}
 
     @abstractmethod
     def denoiser(self, states: int) -> Denoiser:
@@ -229,6 +236,18 @@ class TrainedTrajectory(Prior):
         system = self.provenance.get("system")
         named = system["name"] if isinstance(system, Mapping) else ", ".join(self.space.variables)
         return str(named)
+
+    @property
+    def clock(self) -> int:  # type: ignore[override]
+        """Harmonics of the year that the network sees beside each state."""
+        return int(self.architecture.get("clock", 0))
+
+    def _network_at(self, start: Start, states: int) -> dict[str, Any]:
+        if not self.clock:
+            return {}
+        assert isinstance(self.network, ModeNetwork)
+        waves = waves_of_year(start, states, self.space, self.clock).to(self.device)
+        return {"network": AtTimes(self.network, waves)}
 
     @property
     def per_entry(self) -> bool:  # type: ignore[override]
@@ -379,9 +398,10 @@ def _made(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
     if daily is not None:
         kept.check_broadcast(path, "diurnal_mean", daily[:1].squeeze(0), space.shape)
     annual = tensors.get("annual")
+    yearly = annual is not None or header["architecture"].get("clock")
+    if (yearly and daily is None) or (annual is not None and len(annual) % 2):
+        raise ValueError(f"{path} has an incomplete yearly cycle: train it again.")
     if annual is not None:
-        if daily is None or len(annual) % 2:
-            raise ValueError(f"{path} has an incomplete yearly cycle: train it again.")
         kept.check_broadcast(path, "annual", annual[:1].squeeze(0), space.shape)
     start = tensors.get("start")
     if (start is None) == (header["kind"] == "transition"):
