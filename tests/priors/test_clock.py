@@ -102,8 +102,7 @@ def test_a_clock_denoises_as_only_who_knows_the_date_can(tmp_path):
             exact = std[i] ** 2 / (std[i] ** 2 + nu**2) * (x + nu * eps)
             known.append((exact - x).square().mean())
         error, exact = float(torch.stack(errors).mean()), float(torch.stack(known).mean())
-        # The training leaves 2 % of a short record. Without the date a third more is the least.
-        print(nu, error, exact, least_error(std, nu))
+        # The training leaves 3 %. The least without the date is 38 % above at a noise of 1.
         assert error < 1.05 * exact < 0.85 * least_error(std, nu)
     spreads = [
         float(prior.starting(date, STATES).sample(400, STATES - 1, 0).std())
