@@ -5,19 +5,17 @@ the flow by its prior alone, and each of its states has seen all observations. E
 have the solver, and a state has seen those up to its time: all of them at the last step.
 
 Radius and inflation of the filters are chosen by the CRPS of all states on a truth of its own;
-SDA has sixteen evaluations. MASF's network is trained on forecasts of an LETKF that runs on
-observations of yet another truth. A row for each method, truth and step goes to
-benchmarks/results/kolmogorov-smoother-filter.csv; those that are there are not run again.
+SDA has sixteen evaluations, MASF local Gaussians. Scores of some steps, means over the truths, go
+to benchmarks/results/kolmogorov-smoother-filter.csv.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
-from time import process_time
 from typing import Any
 
 import torch
@@ -29,17 +27,15 @@ from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
 from scorda.metrics.accuracy import crps, rmse, spread_skill
 from scorda.observations.masks import Mask
-from scorda.observations.problem import twin_experiment
-from scorda.priors.network.amortised import AmortisedNetwork
-from scorda.priors.network.prior import NetworkTraining
 from scorda.systems.kolmogorov import KolmogorovFlow
 
 RESULTS = Path(__file__).parents[1] / "benchmarks/results/kolmogorov-smoother-filter.csv"
 SCORES = {"rmse": rmse, "crps": crps, "spread_skill": spread_skill}
-HEADER = ("points", "method", "seed", "step", *SCORES, "seconds", "settings")
-CHOOSE, LEARN = 10, 900
+HEADER = ("method", "steps", *SCORES, "crps_error", "settings")
+CHOOSE = 10
 MEMBERS, SMOOTHED = 40, 8
 SEEN, GAP, STEPS = 8, 4, 28
+SHOWN = {"all": slice(None), "first": slice(1), "14th": slice(14, 15), "last": slice(STEPS, None)}
 BRIDGE = sc.diffusion.BridgeODE(noise_levels=9, order=2)
 GRID = tuple(product((0.3, 0.45), (1.0, 1.1)))
 Ensemble = Float[Tensor, "ensemble time ..."]
@@ -66,26 +62,6 @@ def local(radius: float, scenario: Scenario) -> sc.priors.LocalGaussian:
     return sc.priors.LocalGaussian(sc.GaspariCohn(radius), scenario.system.space.shape[-1] // 16)
 
 
-def network(scenario: Scenario, steps: int) -> AmortisedNetwork:
-    """Train a network over local Gaussians on 120 forecasts of an LETKF."""
-    model = sc.ObservationModel(scenario.operator, std=scenario.std)
-    _, problem = twin_experiment(scenario.system, model, 125 * GAP, GAP, rng.seeded(LEARN))
-    letkf = sc.LETKF(1.1, localization=sc.GaspariCohn(0.4))
-    run = letkf.run(problem, MEMBERS, rng.at((LEARN, 2), 0))
-    forecasts = [cycle.forecast for cycle in run if cycle.forecast is not None][5:]
-    training = NetworkTraining(
-        steps, 64, batch=32, rate=2e-3, weighting="state", validation_interval=max(1, steps // 4)
-    )
-    return AmortisedNetwork.train(
-        torch.stack(forecasts),
-        scenario.system.space,
-        model,
-        axis=("y", "x"),
-        base=local(0.4, scenario),
-        training=training,
-    )
-
-
 def drawn(method: Any, problem: sc.Problem, seed: int) -> Ensemble:
     """Return a smoother's trajectories, or the members of a filter at all steps.
 
@@ -106,48 +82,14 @@ def chosen(make: Callable[[float, float], Any], scenario: Scenario) -> tuple[flo
     return GRID[int(torch.stack(found).argmin())]
 
 
-def rows(states: Ensemble, truth: Float[Tensor, "time ..."]) -> Iterator[tuple[Any, ...]]:
-    """Return the step and the scores of all states, and of each step."""
-    every = {"all": slice(None)} | {str(k): slice(k, k + 1) for k in range(len(truth))}
-    for step, at in every.items():
-        yield step, *(float(score(states[:, at], truth[at])) for score in SCORES.values())
-
-
-class Table:
-    """The file of results; a method's run on a truth is done once.
-
-    Arguments:
-        scenario: The scenario.
-        seeds: Seeds of the truths.
-    """
-
-    def __init__(self, scenario: Scenario, seeds: list[int]) -> None:
-        self.scenario, self.points = scenario, scenario.system.space.shape[-1]
-        there = list(csv.reader(RESULTS.open())) if RESULTS.exists() else [HEADER]
-        self.done = {tuple(row[:3]) for row in there}
-        self.seeds = seeds
-        if not RESULTS.exists():
-            self.write([HEADER])
-
-    def write(self, found: list[tuple[Any, ...]]) -> None:
-        """Append rows."""
-        with RESULTS.open("a", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows(found)
-
-    def left(self, label: str) -> list[int]:
-        """Return the seeds whose rows of a method are missing."""
-        return [s for s in self.seeds if (str(self.points), label, str(s)) not in self.done]
-
-    def add(self, label: str, method: Any, settings: str) -> None:
-        """Run a method on the truths that are left, and write its rows."""
-        for seed in self.left(label):
-            case, started = self.scenario.prepare(seed), process_time()
-            assert case.truth is not None
-            states = drawn(method, case.problem, seed)
-            seconds = round(process_time() - started, 1)
-            found = list(rows(states, case.truth))
-            self.write([(self.points, label, seed, *row, seconds, settings) for row in found])
-            print(label, seed, *(f"{value:.3f}" for value in found[0][1:]), settings, flush=True)
+def scores(states: Ensemble, truth: Float[Tensor, "time ..."]) -> Float[Tensor, "step score"]:
+    """Return the scores of some steps."""
+    return torch.stack(
+        [
+            torch.stack([score(states[:, at], truth[at]) for score in SCORES.values()])
+            for at in SHOWN.values()
+        ]
+    )
 
 
 def main() -> None:
@@ -155,21 +97,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--prior", default="kolmogorov")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--training-steps", type=int, default=800)
     given = parser.parse_args()
     torch.set_num_threads(1)
     prior = sc.load(given.prior)
     scenario = set_up(prior)
-    table = Table(scenario, given.seeds)
-    table.add("SDA, 16 evaluations", sc.SDA(prior, sampler=QUICK), "")
+    methods: dict[str, tuple[Any, str]] = {"SDA": (sc.SDA(prior, sampler=QUICK), "")}
     for label, make in filters(scenario).items():
-        if table.left(label):
-            radius, inflation = chosen(make, scenario)
-            settings = f"radius {radius}, inflation {inflation}"
-            table.add(label, make(radius, inflation), settings)
-    if table.left("MASF amortised"):
-        learned = network(scenario, given.training_steps)
-        table.add("MASF amortised", sc.MASF(learned, sampler=BRIDGE, inflation=1.1), "")
+        radius, inflation = chosen(make, scenario)
+        methods[label] = make(radius, inflation), f"radius {radius}, inflation {inflation}"
+    with RESULTS.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(HEADER)
+        for label, (method, settings) in methods.items():
+            found = []
+            for seed in given.seeds:
+                case = scenario.prepare(seed)
+                assert case.truth is not None
+                found.append(scores(drawn(method, case.problem, seed), case.truth))
+            mean = torch.stack(found).mean(0)
+            error = torch.stack(found)[..., 1].std(0) / len(found) ** 0.5
+            for step, row, off in zip(SHOWN, mean.tolist(), error.tolist(), strict=True):
+                cells = (f"{value:.3f}" for value in (*row, off))
+                writer.writerow((label, step, *cells, settings))
+            print(label, *(f"{value:.3f}" for value in mean[0].tolist()), settings, flush=True)
 
 
 if __name__ == "__main__":
