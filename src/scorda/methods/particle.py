@@ -156,7 +156,7 @@ class ParticleSmoother(Assimilator):
 
     With ``backward`` paths do not follow the ancestries: from the last step to the first, each
     chooses among all particles by their weights and the density of the step (backward simulation,
-    `scorda.assimilation.backward`). Members then share far fewer states. It takes a system with
+    ``scorda.assimilation.backward``). Members then share far fewer states. It takes a system with
     additive model error, and more time the larger the state and the smaller its error are.
 
     Ancestries are stored, not copies of paths: the memory is particles x (steps + 1) states.

@@ -31,14 +31,14 @@ def as_azula(prior: Prior, states: int, schedule: Any = None) -> Any:
     Arguments:
         prior: The prior; one with a cycle of the day or year from ``prior.starting``.
         states: States of a trajectory.
-        schedule: A `Schedule` of azula, whose noise levels are among those that the prior was
+        schedule: A ``Schedule`` of azula, whose noise levels are among those that the prior was
             trained on (default: that of the process of the prior).
 
     Raises:
         ImportError: If azula is not installed.
         ValueError: If the prior has no trajectories of that length.
 
-    Source: azula 0.11.1, `azula.denoise` and `azula.noise`.
+    Source: azula 0.11.1, ``azula.denoise`` and ``azula.noise``.
     """
     try:
         from azula.denoise import Denoiser, DiracPosterior
