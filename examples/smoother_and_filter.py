@@ -35,7 +35,7 @@ HEADER = ("method", "steps", *SCORES, "crps_error", "settings")
 CHOOSE = 10
 MEMBERS, SMOOTHED = 40, 8
 SEEN, GAP, STEPS = 8, 4, 28
-SHOWN = {"all": slice(None), "first": slice(1), "14th": slice(14, 15), "last": slice(STEPS, None)}
+SHOWN = {"all": slice(None)} | {f"step {k}": slice(k, k + 1) for k in (0, 14, STEPS)}
 BRIDGE = sc.diffusion.BridgeODE(noise_levels=9, order=2)
 GRID = tuple(product((0.3, 0.45), (1.0, 1.1)))
 Ensemble = Float[Tensor, "ensemble time ..."]

@@ -8,9 +8,10 @@ the guidance.
 
 Where the network takes a level per entry the first state is one more noisy copy of itself while
 the noise is large, and guides below the prior's `handover`, as in SDA. Its small level all the way
-down is what the network knows least: it was trained with errors of at least 0.01 on segments with
-few known states, and its mean of the next state of Lorenz-63 is then off by twice the model error.
-The states after the next one are unknown, but a window without them is off too.
+down is what the network knows least: it was trained with errors of at least 0.01, and rarely on
+segments with one known state. While the next state of Lorenz-63 is noisy, the mean that it gives
+for it is off by more than a step changes it (benchmarks/NOTES.md). The states after the next one
+are unknown, but a window without them is off too.
 """
 
 from __future__ import annotations
