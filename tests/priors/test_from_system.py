@@ -1,5 +1,7 @@
 """A prior of fields learned from a simulated flow."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -15,8 +17,8 @@ FLOW = KolmogorovFlow(size=8, resolution=12, viscosity=0.05, wavenumber=2, spinu
 RECIPE = Recipe(series=6, length=6, architecture="unet", width=4, blocks=1, half_width=1)
 
 
-def learned(system=FLOW, recipe=RECIPE, **options):
-    chosen = training_for(recipe) | {"training_steps": 4, "batch": 4, "every": 2}
+def learned(system=FLOW, recipe=RECIPE, rate=2e-3, **options):
+    chosen = training_for(recipe) | {"training_steps": 4, "batch": 4, "every": 2, "rate": rate}
     return train_on_system(system, recipe, Training(**chosen), **options)
 
 
@@ -48,6 +50,20 @@ def test_a_slice_says_how_far_it_came(tmp_path):
     options = {"checkpoint": tmp_path / "c", "slice_seconds": 0.0}
     assert learned(**options).provenance["history"][-1]["step"] == 2
     assert learned(**options).provenance["history"][-1]["step"] == 4
+
+
+def test_training_starts_from_the_weights_of_a_prior():
+    """They are validated first, and stay where a training that can only spoil them is over."""
+    first = learned()
+    still = learned(initial=first, rate=1e-30)
+    assert [e["step"] for e in still.provenance["history"]] == [0, 2, 4]
+    for ours, theirs in zip(still.network.parameters(), first.network.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    spoilt = learned(initial=first, rate=1e4)
+    for ours, theirs in zip(spoilt.network.parameters(), first.network.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    with pytest.raises(ValueError, match="another network"):
+        learned(recipe=replace(RECIPE, width=6), initial=first)
 
 
 def test_what_does_not_fit_is_refused():

@@ -37,6 +37,7 @@ def from_system(
     checkpoint: Checkpoint,
     report: Report,
     device: torch.device,
+    initial: TrainedTrajectory | None = None,
 ) -> TrainedTrajectory:
     """Return the prior of a system, of its stored trajectories or of simulated ones."""
     from scorda.diffusion.training import Training
@@ -60,6 +61,7 @@ def from_system(
         device=device,
         slice_seconds=math.inf if given.minutes is None else 60 * given.minutes,
         transition=given.transition,
+        initial=initial,
     )
 
 
@@ -72,7 +74,15 @@ def from_fields(
     from scorda.priors.step_of_fields import step_training_for, train_step_on_fields
     from scorda.reading.records import read_fields
 
-    simulated = ("series", "length", "architecture", "half_width", "levels", "minutes")
+    simulated = (
+        "series",
+        "length",
+        "architecture",
+        "half_width",
+        "levels",
+        "minutes",
+        "start_from",
+    )
     refuse(given, simulated, f"goes with {SIMULATED} only")
     refuse(given, ("parameter",), "goes with --system only")
     if given.transition:

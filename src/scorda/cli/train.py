@@ -27,6 +27,8 @@ __all__ = ["Train", "train"]
 
 # Settings of a run that do not decide what is learned.
 RUN = ("resume", "overwrite", "trust_code", "config", "minutes")
+# Settings that came later: a record of a training without them stays as it is.
+ONLY_IF_GIVEN = ("clock", "start_from")
 QUICK_STEPS, QUICK_SERIES, QUICK_LENGTH = 20, 16, 100
 
 
@@ -82,6 +84,10 @@ class Train:
 
     transition: bool = False
     """Learn steps from state to state, for --system emulator, in place of trajectories."""
+
+    start_from: str | None = None
+    """Prior with the same network whose weights are the first, for --system: a shipped one, or a
+    file of this command."""
 
     half_width: int | None = None
     """Half-width of the windows of window-mlp and unet."""
@@ -199,6 +205,7 @@ def _train_alone(given: Train, device: torch.device, first: bool) -> None:
     from scorda.cli.training_files import TrainingFiles
     from scorda.core.lock import locked
     from scorda.diffusion import parallel
+    from scorda.priors.trajectory import load
 
     if given.quick:
         given.training_steps, given.every = QUICK_STEPS, QUICK_STEPS // 2
@@ -206,7 +213,8 @@ def _train_alone(given: Train, device: torch.device, first: bool) -> None:
             given.series, given.length = QUICK_SERIES, QUICK_LENGTH
     use_torch("float32", given.threads)
     system, states = _simulated_or_stored(given)
-    record = _record(given, system)
+    initial = None if given.start_from is None else load(given.start_from)
+    record = _record(given, system, initial)
     files = TrainingFiles(given.out, record, given.resume, given.overwrite, given.trust_code)
     if files.complete():
         _say(f"prior: {given.out} is complete")
@@ -222,7 +230,9 @@ def _train_alone(given: Train, device: torch.device, first: bool) -> None:
             if system is None:
                 prior = from_fields(given, files.checkpoint, report, device)
             else:
-                prior = from_system(given, system, states, files.checkpoint, report, device)
+                prior = from_system(
+                    given, system, states, files.checkpoint, report, device, initial
+                )
         if first:
             _finish(given, files, prior)
 
@@ -287,10 +297,9 @@ def _settings(given: Train) -> dict[str, Any]:
     named = {
         k: plain(v)
         for k, v in vars(given).items()
-        if k not in (*RUN, "system_options", "parameter", "bounded", "clock")
+        if k not in (*RUN, "system_options", "parameter", "bounded", *ONLY_IF_GIVEN)
     }
-    if given.clock:
-        named["clock"] = given.clock
+    named |= {k: getattr(given, k) for k in ONLY_IF_GIVEN if getattr(given, k)}
     if given.system is None and given.bounded:
         named["bounded"] = given.bounded
     if given.system is not None:
@@ -298,7 +307,9 @@ def _settings(given: Train) -> dict[str, Any]:
     return named
 
 
-def _record(given: Train, system: System | None) -> dict[str, Any]:
+def _record(
+    given: Train, system: System | None, initial: TrainedTrajectory | None
+) -> dict[str, Any]:
     """All that decides the prior: settings, bytes of the data, code, version, threads."""
     import torch
 
@@ -307,7 +318,7 @@ def _record(given: Train, system: System | None) -> dict[str, Any]:
     from scorda.store import records
     from scorda.store.identity import identity
 
-    record = identity(system=system)
+    record = identity(system=system, initial=initial)
     if given.data is not None:
         record["sha256"] |= fingerprints([given.data])
     settings = {k: v for k, v in _settings(given).items() if k != "out"}

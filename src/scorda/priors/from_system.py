@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
@@ -168,6 +169,7 @@ def train_on_system(
     device: torch.device | str = "cpu",
     slice_seconds: float = math.inf,
     transition: bool = False,
+    initial: TrainedTrajectory | None = None,
 ) -> TrainedTrajectory:
     """Simulate a system, train a network on its trajectories, and return the prior.
 
@@ -181,10 +183,10 @@ def train_on_system(
         states: Trajectories to learn from, in place of simulated ones.
         device: Device on which the network is trained; the prior is on the CPU.
         slice_seconds: As in `training.fit`; `provenance` tells how far the training is.
-        transition: As in `train_on_states`.
+        transition: As in `train_on_states`, like `initial`.
 
     Raises:
-        ValueError: If the trajectories are too short, or the architecture does not fit the states.
+        ValueError: As `train_on_states`.
     """
     _check_grid(recipe, system.space)
     if states is None:
@@ -202,6 +204,7 @@ def train_on_system(
         device,
         slice_seconds,
         transition,
+        initial,
     )
 
 
@@ -217,6 +220,7 @@ def train_on_states(
     device: torch.device | str = "cpu",
     slice_seconds: float = math.inf,
     transition: bool = False,
+    initial: TrainedTrajectory | None = None,
 ) -> TrainedTrajectory:
     """Train a network on trajectories, wherever they are from, and return the prior.
 
@@ -233,9 +237,12 @@ def train_on_states(
         slice_seconds: Stop at the first validation after so long.
         transition: Learn the law of a state given the one before, for `Emulator`, in place of
             that of trajectories, by "temporal-conv" or "unet", from segments of 2.
+        initial: Prior of the same network, whose weights are the first. They stay where training
+            finds none with a lower validation loss.
 
     Raises:
-        ValueError: If the trajectories are too short, or the architecture does not fit the states.
+        ValueError: If the trajectories are too short, the architecture does not fit the states,
+            or `initial` has another network.
     """
     _check_grid(recipe, space)
     if transition:
@@ -253,20 +260,24 @@ def train_on_states(
     network = build(architecture)
     if isinstance(network, UNet | StepUNet):
         network.prepare(z, context)
+    if initial is not None:
+        _take_weights(network, initial.network)
     network.to(device)
     how: dict[str, Any] = {}
     if recipe.architecture == "ring-conv" and settings.observed:
         how = {"levels": lambda noise, shape, at: ring_levels(noise, shape, settings.observed, at)}
     if transition:
         how = {"levels": known_first, "loss": transition_loss}
-    history = fit(network, z, settings, checkpoint, report, slice_seconds=slice_seconds, **how)
+    how |= {"slice_seconds": slice_seconds, "keep": initial is not None}
+    history = fit(network, z, settings, checkpoint, report, **how)
     provenance = {
         **told,
         "recipe": asdict(recipe),
         "training": asdict(settings),
         "threads": torch.get_num_threads(),
         "processes": parallel.count(),
-        "history": history,
+        # JSON has no NaN, the loss before the first step.
+        "history": [{**e, "loss": e["loss"] if e["step"] else None} for e in history],
     }
     of_fields = recipe.architecture == "unet"
     samplers = {"unet": STEP_SAMPLER if transition else FIELD_SAMPLER, "ring-conv": RING_SAMPLER}
@@ -282,6 +293,23 @@ def train_on_states(
         limit=MARGIN * float(z.abs().max()),
         start=start,
     )
+
+
+def _take_weights(network: nn.Module, initial: nn.Module) -> None:
+    """Copy the weights of a network; what the data give, as their Gaussian law, stays."""
+    first = dict(initial.named_parameters())
+    shapes = [
+        {n: p.shape for n, p in each.items()} for each in (dict(network.named_parameters()), first)
+    ]
+    if shapes[0] != shapes[1]:
+        other = next(n for n in {**shapes[0], **shapes[1]} if shapes[0].get(n) != shapes[1].get(n))
+        raise ValueError(
+            f"The prior to start from has another network ({other} differs in shape): train with "
+            "its architecture and sizes, or start anew."
+        )
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            parameter.copy_(first[name])
 
 
 def _architecture(
