@@ -41,6 +41,29 @@ def test_turning_the_ring_turns_the_output(length):
     assert (net(x.roll(1, 1), noise.roll(1, 1)) - out.roll(1, 1)).abs().max() > 1e-3
 
 
+def test_turning_the_ring_with_its_fields_turns_the_output():
+    """Without turning them it does not; where they are 0 they change nothing but the bits."""
+    torch.manual_seed(0)
+    net = RingTemporalConv(2, [SITES], 8, 1, per_entry=True, context=1)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(0.1 * torch.randn(p.shape))
+    (x, u), context = noisy(9), torch.randn(1, SITES)
+    net.context.copy_(context)
+    out = net(x, 0.1 + u)
+    turned = [part.roll(2, -1) for part in (x, 0.1 + u)]
+    assert (net(*turned) - out.roll(2, -1)).abs().max() > 1e-3
+    net.context.copy_(context.roll(2, -1))
+    assert_close(net(*turned), out.roll(2, -1), rtol=1e-9, atol=1e-10)
+    plain = RingTemporalConv(2, [SITES], 8, 1, per_entry=True)
+    weights = net.state_dict()
+    assert set(weights) - set(plain.state_dict()) == {"context"}
+    weights["first.weight"] = weights["first.weight"][:, :-1]
+    plain.load_state_dict({n: w for n, w in weights.items() if n != "context"})
+    net.context.zero_()
+    assert_close(net(x, 0.1 + u), plain(x, 0.1 + u), rtol=1e-9, atol=1e-10)
+
+
 def test_one_variable_needs_no_axis_of_variables():
     net, (x, u) = randomised(channels=1), noisy(9, channels=1)
     out = net(x[:, :, 0], 0.1 + u[:, :, 0])

@@ -10,6 +10,7 @@ from scorda.diffusion.guidance import MMPS, InflatedLikelihood, SwitchedGuidance
 from scorda.diffusion.training import denoising_loss
 from scorda.nn import build, unet
 from scorda.nn.ring import Ring
+from scorda.nn.steps import StepUNet
 from scorda.nn.unet import UNet
 from scorda.observations.model import ObservationModel
 from scorda.observations.operators import Function
@@ -75,6 +76,18 @@ def test_a_trajectory_is_a_loop_over_windows():
         centre = min(max(i, k), 5 - k)
         window = net(x[:, centre - k : centre + k + 1], NOISE)
         assert_close(out[:, i], window[:, i - (centre - k)], rtol=1e-9, atol=1e-10)
+
+
+def test_one_variable_needs_no_axis_of_variables():
+    torch.manual_seed(0)
+    net, step = UNet(1, GRID, **SIZES), StepUNet(1, GRID, 4, 1, 1)
+    for each in (net, step):
+        torch.nn.init.normal_(each.get_parameter([n for n, _ in each.named_parameters()][-2]))
+    x = noisy()[:, :, :1]
+    assert torch.equal(net(x[:, :, 0], NOISE), net(x, NOISE)[:, :, 0])
+    assert torch.equal(net.covariance(x[:, :, 0], NOISE), net.covariance(x, NOISE)[:, :, 0])
+    pair, levels = x[:, :2], NOISE.view(2, 1, 1, 1, 1).expand_as(x[:, :2])
+    assert torch.equal(step(pair[:, :, 0], levels[:, :, 0]), step(pair, levels)[:, :, 0])
 
 
 def test_members_and_windows_do_not_leak():

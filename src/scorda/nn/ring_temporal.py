@@ -32,9 +32,12 @@ NEAR, FAR = 1, 2
 class RingTemporalConv(nn.Module):
     """Residual convolutions, circular along a ring and ordinary along time.
 
-    It sees the features of `TemporalConv`. A trajectory begins with whole rows of 4 states and
-    ends with one more state; one of another length is taken in two parts of such a length, which
-    leave out at most three states at either end, and each half is that of one part.
+    It sees the features of `TemporalConv`, and fields along the ring that stay the same, such as
+    the height of the ground: with these, turning the ring no longer turns the output.
+
+    A trajectory begins with whole rows of 4 states and ends with one more state; one of another
+    length is taken in two parts of such a length, which leave out at most three states at either
+    end, and each half is that of one part.
 
     Memory and time are linear in members, states and points.
 
@@ -48,10 +51,13 @@ class RingTemporalConv(nn.Module):
         max_noise: Largest noise level of training.
         differences: As for `TemporalConv`.
         per_entry: As for `TemporalConv`.
+        context: Number of constant fields.
 
     Raises:
         ValueError: If the grid is no ring of at least 3 points.
     """
+
+    context: Tensor
 
     def __init__(
         self,
@@ -63,6 +69,7 @@ class RingTemporalConv(nn.Module):
         max_noise: float = 20.0,
         differences: Sequence[float] = (1.0, 1.0),
         per_entry: bool = False,
+        context: int = 0,
     ) -> None:
         super().__init__()
         if len(grid) != 1 or grid[0] <= FAR:
@@ -71,8 +78,10 @@ class RingTemporalConv(nn.Module):
         self.differences, self.per_entry = (first, second), per_entry
         self.points = int(grid[0])
         self.embed = NoiseEmbedding(FEATURES, min_noise, max_noise)
+        # A file of a network without such fields does not hold any.
+        self.register_buffer("context", torch.zeros(context, self.points), persistent=context > 0)
         inputs = ROW * ((5 if per_entry else 3) * channels + 1)
-        self.first = _Around(inputs, width, FAR, 1)
+        self.first = _Around(inputs + context, width, FAR, 1)
         self.blocks = nn.ModuleList(
             ModulatedBlock(
                 FEATURES,
@@ -130,7 +139,11 @@ class RingTemporalConv(nn.Module):
         parts.append(torch.ones_like(parts[0][..., : self.points]))
         z = torch.cat([part.unflatten(2, (-1, self.points)) for part in parts], 2)
         z = F.pad(z, (0, 0, 0, 0, 0, ROW - 1)).unflatten(1, (-1, ROW)).flatten(2, 3)
-        z = self.first(z.transpose(1, 2).contiguous(memory_format=torch.channels_last))
+        z = z.transpose(1, 2)
+        if len(self.context):
+            beside = self.context.to(z)[:, None].expand(len(z), -1, z.shape[2], -1)
+            z = torch.cat((z, beside), 1)
+        z = self.first(z.contiguous(memory_format=torch.channels_last))
         embedding = self.embed(base.sqrt())
         for block in self.blocks:
             z = block(z, embedding)

@@ -147,10 +147,15 @@ class StepUNet(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "ensemble 2 channels y x"],
-        noise: Float[Tensor, "ensemble 2 channels y x"],
-    ) -> Float[Tensor, "ensemble 2 channels y x"]:
-        """Evaluate at known and noisy states, in units of the data, and their noise levels."""
+        x: Float[Tensor, "ensemble 2 ..."],
+        noise: Float[Tensor, "ensemble 2 ..."],
+    ) -> Float[Tensor, "ensemble 2 ..."]:
+        """Evaluate at known and noisy states, in units of the data, and their noise levels.
+
+        States of one variable may come without the axis of variables.
+        """
+        if x.ndim == 4:
+            return self(x.unsqueeze(2), noise.unsqueeze(2)).squeeze(2)
         known, u = x.unbind(1)
         nu = noise[:, 1, 0, 0, 0]
         share = (nu / (1 + nu.square()).sqrt())[:, None, None, None]

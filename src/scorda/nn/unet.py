@@ -128,15 +128,19 @@ class UNet(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "ensemble time channels y x"],
+        x: Float[Tensor, "ensemble time ..."],
         noise: Float[Tensor, "ensemble"],
         given: Float[Tensor, "ensemble windows given y x"] | None = None,
-    ) -> Float[Tensor, "ensemble time channels y x"]:
+    ) -> Float[Tensor, "ensemble time ..."]:
         """Evaluate at noisy states in units of the data, their noise levels, and given fields.
+
+        States of one variable may come without the axis of variables.
 
         Raises:
             ValueError: If the trajectory is shorter than one window.
         """
+        if x.ndim == 4:
+            return self(x.unsqueeze(2), noise, given).squeeze(2)
         law, states = self.law, 2 * self.half_width + 1
         if x.shape[1] < states:
             raise ValueError(
@@ -156,13 +160,15 @@ class UNet(nn.Module):
 
     def covariance(
         self,
-        v: Float[Tensor, "ensemble time channels y x"],
+        v: Float[Tensor, "ensemble time ..."],
         noise: Float[Tensor, "ensemble"],
-    ) -> Float[Tensor, "ensemble time channels y x"]:
+    ) -> Float[Tensor, "ensemble time ..."]:
         """Product with the covariance of the law given noisy states, composed of windows.
 
         Symmetric for one window; of a longer trajectory as nearly as the composition allows.
         """
+        if v.ndim == 4:
+            return self.covariance(v.unsqueeze(2), noise).squeeze(2)
         return self.law.compose(self.law.slide(v) * self.law.remaining(noise))
 
     def _parts(self, windows: Tensor, embedding: Tensor) -> Iterator[Tensor]:

@@ -150,8 +150,8 @@ def check_network(
         architecture.get("grid", ())
     )
     grid = tuple(architecture.get("grid", ()))
-    # The states of one variable on a ring have no axis of variables.
-    flat = len(grid) == 1 and space.shape == grid
+    # States of one variable may have no axis of variables.
+    flat = space.shape == grid
     fits = not grid or flat or space.shape == (architecture["channels"], *grid)
     if size != space.size or not fits or int(getattr(network, "half_width", 0)) > 10**6:
         raise ValueError(
