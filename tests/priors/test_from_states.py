@@ -9,7 +9,8 @@ import scorda as sc
 from scorda.core import rng
 from scorda.diffusion.training import Training
 from scorda.priors.from_fields import train_on_fields
-from scorda.priors.from_system import Recipe, train_on_system
+from scorda.priors.from_system import train_on_system
+from scorda.priors.recipe import Recipe
 from scorda.reading.records import read_fields
 from scorda.systems.lorenz import Lorenz63
 

@@ -8,7 +8,8 @@ from torch.testing import assert_close
 
 from scorda.core import rng
 from scorda.diffusion.training import Training
-from scorda.priors.from_system import Recipe, resampled, train_on_system, training_for
+from scorda.priors.from_system import resampled, train_on_system
+from scorda.priors.recipe import Recipe, training_for
 from scorda.priors.trajectory import load
 from scorda.systems.kolmogorov import KolmogorovFlow
 from scorda.systems.lorenz import Lorenz63

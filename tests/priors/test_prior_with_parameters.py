@@ -10,7 +10,8 @@ from scorda.diffusion.guidance import MMPS
 from scorda.diffusion.samplers import Ancestral, PredictorCorrector
 from scorda.diffusion.training import Training
 from scorda.priors import GaussianTrajectory
-from scorda.priors.from_system import Recipe, train_on_system
+from scorda.priors.from_system import train_on_system
+from scorda.priors.recipe import Recipe
 from scorda.systems import LinearGaussian, Lorenz63, Uniform, WithParameters
 
 RECIPE = Recipe(series=64, length=12, architecture="temporal-conv", width=8, blocks=1)

@@ -15,7 +15,8 @@ from scorda.observations.operators import Select
 from scorda.observations.problem import twin_experiment
 from scorda.priors.emulator import Emulator
 from scorda.priors.from_states import train
-from scorda.priors.from_system import Recipe, architecture_for, train_on_system, training_for
+from scorda.priors.from_system import train_on_system
+from scorda.priors.recipe import Recipe, architecture_for, training_for
 from scorda.priors.trajectory import load
 from scorda.systems.kolmogorov import KolmogorovFlow
 from scorda.systems.lorenz import Lorenz63, Lorenz96

@@ -15,6 +15,7 @@ from scorda.observations.observations import Observations
 from scorda.reading import blocks, fields, inspection, records
 from scorda.reading.gridded import unwrapped
 from scorda.reading.records import read_fields
+from scorda.reading.static import on_grid
 
 HOURS = np.datetime64("2019-03-01", "ns") + np.arange(60) * np.timedelta64(1, "h")
 
@@ -383,3 +384,27 @@ def test_a_window_that_is_converted_or_completed_reads_the_window(monkeypatch, c
         truth, _ = fields.read_states(data, space, 95, "2020-01-05")
         assert np.array_equal(truth.numpy().reshape(96, 20), expected)
         assert sum(counted.read) <= 96 * 20 + 2 * 200 and max(counted.read) <= 200
+
+
+def test_static_fields_are_on_the_grid_of_the_space():
+    """By their labels, whatever the order of their axes; none of them is a state or left out."""
+    ground = np.arange(12.0).reshape(3, 4)
+    data = record(lat=(47.0, 46.0, 45.0)).assign(height=(("latitude", "longitude"), ground))
+    data = data.assign(mask=(("longitude", "latitude"), ground.T > 4))
+    # As several files put together have it.
+    data["repeated"] = data.height.expand_dims(time=data.time)
+    found = read_fields(data, static=("height", "mask", "repeated"))
+    assert found.space.variables == ("t2m",) and found.notes == ()
+    for name in ("height", "repeated"):
+        np.testing.assert_array_equal(found.static[name], ground[::-1])
+    np.testing.assert_array_equal(found.static["mask"], ground[::-1] > 4)
+    other = record(lon=(0.0, 1.0, 2.0, 9.0)).drop_vars("t2m").assign_coords(latitude=data.latitude)
+    with pytest.raises(ValueError, match="it needs all positions"):
+        on_grid({"h": other.assign(h=(("latitude", "longitude"), ground)).h}, found.space)
+
+
+def test_named_axes_close():
+    found = read_fields(record(), periodic=("longitude",))
+    assert found.space.period == {"longitude": 4.0}
+    with pytest.raises(ValueError, match="not three or more in equal steps"):
+        read_fields(record(lon=(0.0, 1.0, 3.0, 4.0)), periodic=("longitude",))

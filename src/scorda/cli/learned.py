@@ -17,12 +17,16 @@ if TYPE_CHECKING:
     from scorda.core.shapes import Tensor
     from scorda.diffusion.checkpoint import Checkpoint
     from scorda.priors.trajectory import TrainedTrajectory
+    from scorda.reading.records import Fields
     from scorda.systems.base import System
 
 __all__ = ["Report", "from_fields", "from_system"]
 
 Report = Callable[[dict[str, float]], None]
 SIMULATED = "--system or a store of `scorda simulate --series`"
+# Settings of the patterns of a record, and sizes of networks.
+OF_PATTERNS = ("modes", "corrected", "clock", "no_fill")
+SIZES = ("width", "blocks", "half_width", "levels")
 # Settings of `Training` that have a flag, beside the seed.
 TRAINING = (
     "training_steps", "batch", "segment", "rate", "min_noise", "max_noise", "average", "every",
@@ -41,13 +45,13 @@ def from_system(
 ) -> TrainedTrajectory:
     """Return the prior of a system, of its stored trajectories or of simulated ones."""
     from scorda.diffusion.training import Training
-    from scorda.priors.from_system import Recipe, architecture_for, train_on_system, training_for
+    from scorda.priors.from_system import train_on_system
+    from scorda.priors.recipe import Recipe, architecture_for, training_for
 
-    fields = ("variable", "since", "until", "series_axis", "missing", "no_fill")
-    refuse(given, (*fields, "modes", "corrected", "clock"), "goes with --data of fields only")
-    names = ("series", "length", "width", "blocks", "half_width", "levels")
+    fields = ("variable", "since", "until", "series_axis", "missing", "periodic", "static")
+    refuse(given, (*fields, *OF_PATTERNS), "goes with --data of fields only")
     architecture = given.architecture or architecture_for(system.space, given.transition)
-    recipe = Recipe(architecture=architecture, **_given(given, *names))
+    recipe = Recipe(architecture=architecture, **_given(given, "series", "length", *SIZES))
     if states is not None:
         recipe = replace(recipe, series=states.shape[0], length=states.shape[1])
     chosen = training_for(recipe, given.transition) | _given(given, *TRAINING, "seed")
@@ -59,48 +63,67 @@ def from_system(
         report,
         states,
         device=device,
-        slice_seconds=math.inf if given.minutes is None else 60 * given.minutes,
+        slice_seconds=_seconds(given),
         transition=given.transition,
         initial=initial,
     )
 
 
 def from_fields(
-    given: Train, checkpoint: Checkpoint, report: Report, device: torch.device
+    given: Train,
+    checkpoint: Checkpoint,
+    report: Report,
+    device: torch.device,
+    initial: TrainedTrajectory | None = None,
 ) -> TrainedTrajectory:
-    """Return the prior of a record."""
-    from scorda.cli.bounds import bounds_of
-    from scorda.priors.from_fields import train_on_fields, training_for
-    from scorda.priors.step_of_fields import step_training_for, train_step_on_fields
-    from scorda.reading.records import read_fields
-
-    simulated = (
-        "series",
-        "length",
-        "architecture",
-        "half_width",
-        "levels",
-        "minutes",
-        "start_from",
-    )
-    refuse(given, simulated, f"goes with {SIMULATED} only")
+    """Return the prior of a record: of its patterns, or by a network of its grid."""
+    refuse(given, ("series", "length"), f"goes with {SIMULATED} only")
     refuse(given, ("parameter",), "goes with --system only")
+    if given.architecture is not None:
+        refuse(given, (*OF_PATTERNS, "transition"), "is of patterns: leave --architecture out")
+        return _by_a_grid(given, checkpoint, report, device, initial)
+    grids = f"goes with {SIMULATED}, or with --architecture, only"
+    refuse(given, ("half_width", "levels", "minutes", "start_from"), grids)
     if given.transition:
         refuse(given, ("clock",), "is of trajectories, and --transition learns steps")
     if device.type != "cpu":
-        raise UserError(f"Got --device cuda, which goes with {SIMULATED} only.")
-    assert given.data is not None
-    fields = read_fields(
-        given.data, given.variable, given.since, given.until, given.series_axis, given.missing
+        raise UserError(f"Got --device cuda, which {grids}.")
+    return _of_patterns(given, checkpoint, report)
+
+
+def _by_a_grid(
+    given: Train,
+    checkpoint: Checkpoint,
+    report: Report,
+    device: torch.device,
+    initial: TrainedTrajectory | None,
+) -> TrainedTrajectory:
+    """Return the prior of a record by a network of its grid."""
+    from scorda.diffusion.training import Training
+    from scorda.priors.grid_of_fields import train_grid_on_fields
+    from scorda.priors.recipe import Recipe, training_for
+
+    fields = _record(given)
+    recipe = Recipe(length=len(fields), **_given(given, "architecture", *SIZES))
+    chosen = training_for(recipe) | _given(given, *TRAINING, "seed")
+    return train_grid_on_fields(
+        fields,
+        recipe,
+        Training(**chosen),
+        checkpoint,
+        report,
+        device,
+        _seconds(given),
+        initial,
     )
-    for note in fields.notes:
-        console().print(f"record: {note}")
-    if given.bounded:
-        try:
-            space = fields.space.with_transforms(bounds_of(given.bounded))
-        except ValueError as error:
-            raise UserError(f"--bounded: {error}") from error
-        fields = replace(fields, space=space)
+
+
+def _of_patterns(given: Train, checkpoint: Checkpoint, report: Report) -> TrainedTrajectory:
+    """Return the prior of a record, of its patterns."""
+    from scorda.priors.from_fields import train_on_fields, training_for
+    from scorda.priors.step_of_fields import step_training_for, train_step_on_fields
+
+    fields = _record(given)
     if fields.missing and not given.no_fill:
         console().print("record: missing values are filled by its own Gaussian law")
     chosen = _given(given, *TRAINING)
@@ -117,6 +140,37 @@ def from_fields(
         report=report,
         fill=not given.no_fill,
     )
+
+
+def _record(given: Train) -> Fields:
+    """Read the record, and say what was understood of it."""
+    from scorda.cli.bounds import bounds_of
+    from scorda.reading.records import read_fields
+
+    assert given.data is not None
+    fields = read_fields(
+        given.data,
+        given.variable,
+        given.since,
+        given.until,
+        given.series_axis,
+        given.missing,
+        given.periodic,
+        given.static,
+    )
+    for note in fields.notes:
+        console().print(f"record: {note}")
+    if given.bounded:
+        try:
+            space = fields.space.with_transforms(bounds_of(given.bounded))
+        except ValueError as error:
+            raise UserError(f"--bounded: {error}") from error
+        fields = replace(fields, space=space)
+    return fields
+
+
+def _seconds(given: Train) -> float:
+    return math.inf if given.minutes is None else 60 * given.minutes
 
 
 def _given(given: Train, *names: str) -> dict[str, Any]:

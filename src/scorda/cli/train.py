@@ -28,7 +28,7 @@ __all__ = ["Train", "train"]
 # Settings of a run that do not decide what is learned.
 RUN = ("resume", "overwrite", "trust_code", "config", "minutes")
 # Settings that came later: a record of a training without them stays as it is.
-ONLY_IF_GIVEN = ("clock", "start_from")
+ONLY_IF_GIVEN = ("clock", "start_from", "periodic", "static")
 QUICK_STEPS, QUICK_SERIES, QUICK_LENGTH = 20, 16, 100
 
 
@@ -59,6 +59,14 @@ class Train:
     missing: list[float] = field(default_factory=list)
     """Value that stands for what is missing in --data; repeat the flag for several."""
 
+    periodic: list[str] = field(default_factory=list)
+    """Axis of --data that closes, of equal steps, as those of a model on a periodic square do; a
+    circle of longitudes closes by itself. Repeat the flag for several."""
+
+    static: list[str] = field(default_factory=list)
+    """Variable of --data without a time, such as the height of the ground or a mask of land, which
+    the network of --architecture sees beside the states. Repeat the flag for several."""
+
     no_fill: bool = False
     """Refuse missing values of --data, instead of filling them by its own Gaussian law."""
 
@@ -80,14 +88,16 @@ class Train:
 
     architecture: str | None = None
     """Network for --system: temporal-conv, window-mlp, ring-conv (one periodic axis), or unet
-    (fields on two periodic axes); default: ring-conv of states on one, else temporal-conv."""
+    (fields on two periodic axes); default: ring-conv of states on one, else temporal-conv. For
+    --data: ring-conv or unet, for many fields whose law is alike at all places; default: spatial
+    patterns, for some hundred fields."""
 
     transition: bool = False
     """Learn steps from state to state, for --system emulator, in place of trajectories."""
 
     start_from: str | None = None
-    """Prior with the same network whose weights are the first, for --system: a shipped one, or a
-    file of this command."""
+    """Prior with the same network whose weights are the first, for --system or --architecture: a
+    shipped one, or a file of this command."""
 
     half_width: int | None = None
     """Half-width of the windows of window-mlp and unet."""
@@ -228,7 +238,7 @@ def _train_alone(given: Train, device: torch.device, first: bool) -> None:
         with progress("training") as update:
             report = _reporter(given.training_steps, update)
             if system is None:
-                prior = from_fields(given, files.checkpoint, report, device)
+                prior = from_fields(given, files.checkpoint, report, device, initial)
             else:
                 prior = from_system(
                     given, system, states, files.checkpoint, report, device, initial

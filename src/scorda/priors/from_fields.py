@@ -52,7 +52,7 @@ from scorda.priors.memory import memory_of
 from scorda.priors.trajectory import Standardisation, TrainedTrajectory
 from scorda.reading.records import Fields
 
-__all__ = ["Law", "law_of", "prepared", "train_on_fields", "training_for"]
+__all__ = ["Law", "law_of", "prepared", "train_on_fields", "training_for", "unbounded"]
 
 # Rows of a square matrix, by their places.
 Rows = Callable[[slice], Tensor]
@@ -161,21 +161,37 @@ def prepared(fields: Fields, modes: int, corrected: int, settings: Training, fil
     """
     if modes < 1 or corrected < 1:
         raise ValueError(f"Got modes = {modes}, corrected = {corrected}: give at least 1 of each.")
+    if fields.static:
+        raise ValueError(
+            f"Got the static fields {', '.join(fields.static)} for patterns, which know every "
+            "place already, so that a field of places tells them nothing: name a network of the "
+            "grid (architecture ring-conv or unet), or leave them out."
+        )
+    fields = unbounded(fields, settings.segment)
+    if fields.missing and not fill:
+        raise ValueError(
+            f"Got a record of which {fields.missing} values are missing: have them filled (no "
+            "--no-fill in the shell), or leave these fields or points out."
+        )
+    return fields
+
+
+def unbounded(fields: Fields, segment: int) -> Fields:
+    """Check a record against the segments of a training, and return it without bounds.
+
+    Raises:
+        ValueError: If it is too short, beyond its bounds, or has circular variables.
+    """
     fields.space.check_no_circles("A trained prior")
     if fields.space.transforms:
         fields.space.check_bounds(fields.states, "the record")
         fields = replace(fields, states=fields.space.unbounded(fields.states))
-    count, segment = len(fields), settings.segment
+    count = len(fields)
     if count < 4 * BLOCKS:
         raise ValueError(f"Got a record of {count} fields: give {4 * BLOCKS} at least.")
     if segment > count:
         raise ValueError(
             f"Got segments of {segment} fields of a record of {count}: give shorter ones."
-        )
-    if fields.missing and not fill:
-        raise ValueError(
-            f"Got a record of which {fields.missing} values are missing: have them filled (no "
-            "--no-fill in the shell), or leave these fields or points out."
         )
     return fields
 

@@ -13,9 +13,10 @@ from scorda.core.arrays import ArrayLike, as_tensor
 from scorda.core.progress import Progress, told
 from scorda.core.space import StateSpace
 from scorda.diffusion.training import Training
-from scorda.priors import from_system
 from scorda.priors.from_fields import train_on_fields, training_for
-from scorda.priors.from_system import SIZES, Recipe, train_on_states
+from scorda.priors.from_system import train_on_states
+from scorda.priors.grid_of_fields import NETWORKS, train_grid_on_fields
+from scorda.priors.recipe import SIZES, Recipe, training_for as training_of
 from scorda.priors.step_of_fields import step_training_for, train_step_on_fields
 from scorda.priors.trajectory import TrainedTrajectory
 from scorda.reading.opening import Source, is_labelled
@@ -47,19 +48,22 @@ def train(
     * "modes": of a record of fields. The Gaussian law of their patterns, with a daily cycle where
       the record has one, and a network that corrects the leading ones. A few hundred fields are
       enough, and it takes a minute;
-    * "temporal-conv", "window-mlp", "ring-conv" (states on one periodic axis) and "unet": a
-      network alone, of trajectories of a nonlinear system. It needs many states, and takes
-      minutes to hours.
+    * "temporal-conv", "window-mlp", "ring-conv" (states on one periodic axis) and "unet" (two
+      periodic axes): a network alone, of trajectories of a nonlinear system. It needs many
+      states, and takes minutes to hours. Of a record, "ring-conv" and "unet" learn the anomalies
+      from its daily and yearly cycle, beside its static fields (``priors.grid_of_fields``).
 
     Both are approximate. The result is a function of the arguments and the number of threads.
 
     Arguments:
         states: Trajectories ``(time, *state)`` or ``(series, time, *state)``; or a path or an
-            xarray Dataset of variables on regular times, as ``scorda train --data`` reads it.
+            xarray Dataset of variables on regular times, as ``scorda train --data`` reads it, or
+            `Fields` of ``reading.records.read_fields``, which knows more: static fields, axes
+            that close.
         space: Space of the states of an array, whose `dt` is the time between them (default:
             that of a dataset).
         architecture: One of the five (default: "modes" of states on axes, else "temporal-conv").
-            A single record is cut into up to 20 trajectories for a network alone.
+            A single array is cut into up to 20 trajectories for a network alone.
         training_steps: Steps of the optimiser (default: 1000 for "modes", else 10 000).
         seed: Seed of weights, batches and noise, a whole number.
         training: All settings of the training, in place of these two.
@@ -99,13 +103,14 @@ def train(
         raise ValueError(
             f"{chosen} has no size {unknown[0]!r}: it has {', '.join(sorted(known))}."
         )
+    by_grid = recorded and chosen in NETWORKS and not transition
     if chosen == MODES:
         settings = training or (step_training_for if transition else training_for)(fields)
         pieces, recipe = fields.states, None
     else:
-        pieces = _pieces(fields)
+        pieces = fields.states if by_grid else _pieces(fields)
         recipe = Recipe(pieces.shape[0], pieces.shape[1], chosen, **sizes)
-        settings = training or Training(**from_system.training_for(recipe, transition))
+        settings = training or Training(**training_of(recipe, transition))
     if training is None:
         steps = settings.training_steps if training_steps is None else training_steps
         settings = replace(settings, training_steps=steps, seed=seed)
@@ -119,6 +124,8 @@ def train(
             how: dict[str, Any] = {**sizes, "settings": settings, "checkpoint": checkpoint}
             learn = train_step_on_fields if transition else train_on_fields
             return learn(fields, **how, report=report)
+        if by_grid:
+            return train_grid_on_fields(fields, recipe, settings, checkpoint, report)
         told_of = {"states": list(fields.states.shape), "start": fields.start}
         return train_on_states(
             pieces, fields.space, recipe, settings, told_of, checkpoint, report,
@@ -149,6 +156,11 @@ def _pieces(fields: Fields) -> torch.Tensor:
         raise ValueError(
             f"Got trajectories of which {fields.missing} values are missing: only {MODES!r} "
             "fills them."
+        )
+    if fields.static:
+        raise ValueError(
+            f"Got the static fields {', '.join(fields.static)}, which {' and '.join(NETWORKS)} "
+            "see, of trajectories: choose one of these, without transition, or leave them out."
         )
     states = fields.space.filled(fields.states).to(torch.get_default_dtype())
     if len(states) > 1:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -25,6 +24,7 @@ from scorda.diffusion.transitions import known_first, transition_loss
 from scorda.nn import build
 from scorda.nn.steps import StepUNet
 from scorda.nn.unet import UNet
+from scorda.priors.recipe import Recipe, check_grid, check_transition
 from scorda.priors.trajectory import Standardisation, TrainedTrajectory
 from scorda.systems.base import System, plain_settings
 
@@ -44,119 +44,10 @@ FIELD_SAMPLER = Ancestral(
     noise_levels=50, corrections=2, tau=0.2, min_noise=2e-3, max_noise=100.0, correct_below=3.0
 )
 FIELD_GUIDANCE = SwitchedGuidance(MMPS(8, covariance="law"), InflatedLikelihood(), 3.0)
-# Below the lowest level nothing but the Gaussian law is used, which needs no training.
-FIELD_TRAINING: dict[str, Any] = {"min_noise": 2e-2, "max_noise": 50.0, "batch": 32, "rate": 2e-3}
 # A step of a field changes all but its largest scales by less than a standard deviation.
-STEP_TRAINING = FIELD_TRAINING | {"segment": 2, "min_noise": 5e-3, "max_noise": 10.0}
 STEP_SAMPLER = Multistep(noise_levels=12, corrections=0, min_noise=5e-3, max_noise=10.0)
-# A segment is whole rows of the network, and one more state. A state has as many examples as
-# points: few segments make a batch.
-RING_SEGMENT = 33
-RING_TRAINING: dict[str, Any] = {"min_noise": 5e-3, "batch": 16, "rate": 2e-3}
-# Sizes that a recipe takes where it gives none, for each architecture.
-SIZES: dict[str, dict[str, int]] = {
-    "temporal-conv": {"series": 8192, "length": 1024, "width": 96, "blocks": 5},
-    "window-mlp": {"series": 8192, "length": 1024, "width": 96, "blocks": 5, "half_width": 4},
-    "unet": {"series": 1024, "length": 64, "width": 48, "blocks": 2, "half_width": 2, "levels": 2},
-    "ring-conv": {"series": 2048, "length": 256, "width": 64, "blocks": 5},
-}
 
-__all__ = [
-    "Recipe",
-    "architecture_for",
-    "kept_states",
-    "resampled",
-    "train_on_states",
-    "train_on_system",
-    "training_for",
-]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """The trajectories to simulate, and the network that learns them.
-
-    Arguments:
-        series: Trajectories to simulate. None, here and below: as many as `SIZES` has.
-        length: States of each.
-        architecture: "temporal-conv" (fully convolutional, for half-widths above 4),
-            "window-mlp" (fully connected windows, composed), "ring-conv" (convolutional along one
-            periodic axis and time) or "unet" (windows of fields on two periodic axes, composed).
-        width: Hidden channels; of "unet" those of the finest level, and twice as many on each
-            coarser one.
-        blocks: Residual blocks, of "unet" per level and direction; for "temporal-conv" they set
-            the half-width: 73 with five, as the second convolution of each reaches twice as far
-            as that of the block before.
-        half_width: k of "window-mlp" and "unet", whose segments are their windows.
-        levels: Levels of "unet".
-
-    Raises:
-        ValueError: If the architecture is unknown, or does not have a size that is given.
-    """
-
-    series: int | None = None
-    length: int | None = None
-    architecture: str = "temporal-conv"
-    width: int | None = None
-    blocks: int | None = None
-    half_width: int | None = None
-    levels: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.architecture not in SIZES:
-            raise ValueError(
-                f"Got architecture = {self.architecture!r}: it is one of {', '.join(SIZES)}."
-            )
-        for name in ("series", "length", "width", "blocks", "half_width", "levels"):
-            default, given = SIZES[self.architecture].get(name), getattr(self, name)
-            if default is None and given is not None:
-                raise ValueError(f"Got {name} = {given}: {self.architecture} has no {name}.")
-            object.__setattr__(self, name, default if given is None else given)
-            least = 0 if name in ("blocks", "half_width") else 1
-            if default is not None and getattr(self, name) < least:
-                raise ValueError(f"Got {name} = {given}: it must be at least {least}.")
-
-    @property
-    def window(self) -> int | None:
-        """Number of states of a window, which segments are; None where segments are longer."""
-        return None if self.half_width is None else 2 * self.half_width + 1
-
-
-def training_for(recipe: Recipe, transition: bool = False) -> dict[str, Any]:
-    """Return the settings of `Training` that belong to an architecture and its trajectories."""
-    assert recipe.length is not None
-    if transition:
-        of_fields = recipe.architecture == "unet"
-        return STEP_TRAINING if of_fields else {"segment": 2, "batch": 512}
-    longest = RING_SEGMENT if recipe.architecture == "ring-conv" else Training.segment
-    own = {"unet": FIELD_TRAINING, "ring-conv": RING_TRAINING}.get(recipe.architecture, {})
-    return {"segment": recipe.window or min(longest, recipe.length)} | own
-
-
-def architecture_for(space: StateSpace, transition: bool = False) -> str:
-    """Return the network for trajectories of a space where none is named."""
-    return "temporal-conv" if transition or not_a_ring(space) else "ring-conv"
-
-
-def not_a_ring(space: StateSpace) -> str:
-    """Return why states are not those of one ring of equal steps; nothing where they are."""
-    if len(space.axes) != 1:
-        return (
-            f"its axes are {', '.join(space.axes)}"
-            if space.axes
-            else "its variables share no axis"
-        )
-    if space.axes[0] not in space.period:
-        return f"its axis {space.axes[0]} has no period"
-    if space.points is not None or space.has_land:
-        return "its points have positions of their own or a mask"
-    places = (space.coordinates or {})[space.axes[0]]
-    if len(places) < 3:
-        return f"its ring has fewer than 3 points ({len(places)})"
-    step = space.period[space.axes[0]] / len(places)
-    if not np.allclose(np.diff(places), step, rtol=1e-3, atol=0):
-        return f"its {len(places)} positions do not divide the period into equal steps"
-    return ""
+__all__ = ["kept_states", "resampled", "train_on_states", "train_on_system", "train_on_z"]
 
 
 def train_on_system(
@@ -188,7 +79,7 @@ def train_on_system(
     Raises:
         ValueError: As `train_on_states`.
     """
-    _check_grid(recipe, system.space)
+    check_grid(recipe, system.space)
     if states is None:
         states = parallel.make_once(lambda: _simulate(system, recipe, settings))
     told = {"system": {"name": system.name, "settings": plain_settings(system)}}
@@ -244,9 +135,9 @@ def train_on_states(
         ValueError: If the trajectories are too short, the architecture does not fit the states,
             or `initial` has another network.
     """
-    _check_grid(recipe, space)
+    check_grid(recipe, space)
     if transition:
-        _check_transition(recipe, settings)
+        check_transition(recipe, settings)
     space.check(states, "trajectories")
     space.check_no_circles("A trained prior")
     space.check_bounds(states, "trajectories")
@@ -255,11 +146,59 @@ def train_on_states(
     z = standardisation.forward(states)
     start = kept_states(states, space) if transition else None
     del states
+    prior = train_on_z(
+        z,
+        space,
+        standardisation,
+        recipe,
+        settings,
+        told,
+        checkpoint,
+        report,
+        context,
+        device,
+        slice_seconds,
+        transition,
+        initial,
+    )
+    return replace(prior, start=start)
+
+
+def train_on_z(
+    z: Float[Tensor, "series time *state"],
+    space: StateSpace,
+    standardisation: Standardisation,
+    recipe: Recipe,
+    settings: Training,
+    told: Mapping[str, Any],
+    checkpoint: Checkpoint | str | Path | None,
+    report: Callable[[dict[str, float]], None] | None,
+    context: Float[Tensor, "..."] | None,
+    device: torch.device | str,
+    slice_seconds: float,
+    transition: bool = False,
+    initial: TrainedTrajectory | None = None,
+) -> TrainedTrajectory:
+    """Train a network on standardised trajectories, and return the prior.
+
+    Arguments:
+        z: Standardised trajectories, in coordinates without bounds.
+        space: As in `train_on_states`, like all that is not named here.
+        standardisation: Map between states and these.
+
+    Raises:
+        ValueError: If the trajectories are too short, or `initial` has another network.
+    """
+    of_fields = recipe.architecture == "unet"
+    if of_fields and not space.has_channels:
+        z = z.unsqueeze(2)
     architecture = _architecture(recipe, settings, context, z, transition)
     torch.manual_seed(settings.seed)
     network = build(architecture)
     if isinstance(network, UNet | StepUNet):
         network.prepare(z, context)
+    elif context is not None:
+        network.get_buffer("context").copy_(context)
     if initial is not None:
         _take_weights(network, initial.network)
     network.to(device)
@@ -279,7 +218,6 @@ def train_on_states(
         # JSON has no NaN, the loss before the first step.
         "history": [{**e, "loss": e["loss"] if e["step"] else None} for e in history],
     }
-    of_fields = recipe.architecture == "unet"
     samplers = {"unet": STEP_SAMPLER if transition else FIELD_SAMPLER, "ring-conv": RING_SAMPLER}
     return TrainedTrajectory(
         architecture,
@@ -291,7 +229,6 @@ def train_on_states(
         provenance,
         guidance=FIELD_GUIDANCE if of_fields and not transition else None,
         limit=MARGIN * float(z.abs().max()),
-        start=start,
     )
 
 
@@ -332,6 +269,7 @@ def _architecture(
         return made | {"k": recipe.half_width, "depth": recipe.blocks}
     if recipe.architecture == "ring-conv":
         made |= {"channels": made["channels"] // z.shape[-1], "grid": [z.shape[-1]]}
+        made |= {} if context is None else {"context": len(context)}
     else:
         made |= {"dilation": 2}
     first = z[:, 1:] - z[:, :-1]
@@ -347,37 +285,6 @@ def _simulate(
     start, error = rng.spawn(rng.seeded(settings.seed), 2)
     assert recipe.series is not None and recipe.length is not None
     return system.trajectory(system.prior(recipe.series, start), recipe.length - 1, error)
-
-
-def _check_grid(recipe: Recipe, space: StateSpace) -> None:
-    """Check that a network along periodic axes gets states on such axes."""
-    if recipe.architecture == "ring-conv" and (why := not_a_ring(space)):
-        raise ValueError(
-            f"The architecture ring-conv needs one periodic axis of equal steps, and {why}: use "
-            "temporal-conv."
-        )
-    if recipe.architecture == "unet" and space.points is not None:
-        raise ValueError(
-            "The architecture unet needs a grid of equal steps along its axes, and each point of "
-            "this space has a position of its own (`points`): use temporal-conv."
-        )
-    periodic = [name for name in space.axes if name in space.period]
-    if recipe.architecture == "unet" and not (space.has_channels and len(periodic) == 2):
-        raise ValueError(
-            f"The architecture unet needs variables on two periodic axes: this system has states "
-            f"of shape {space.shape} with the periodic axes {periodic}; use temporal-conv."
-        )
-
-
-def _check_transition(recipe: Recipe, settings: Training) -> None:
-    """Check that a network can learn transitions."""
-    known = recipe.architecture in ("temporal-conv", "unet")
-    if not known or settings.segment != 2 or not settings.observed:
-        raise ValueError(
-            f"Got {recipe.architecture} with segments of {settings.segment}, observed = "
-            f"{settings.observed}, for transitions: they are learned by temporal-conv or unet, "
-            "from segments of 2, with levels per entry (observed > 0)."
-        )
 
 
 def kept_states(

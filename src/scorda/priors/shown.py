@@ -10,11 +10,16 @@ from scorda.core.shown import as_html
 if TYPE_CHECKING:
     from scorda.priors.trajectory import Prior
 
-__all__ = ["prior_html"]
+__all__ = ["prior_facts", "prior_html"]
 
 
 def prior_html(prior: Prior) -> str:
     """Return a summary of a prior as HTML, with its space."""
+    return as_html(type(prior).__name__, prior_facts(prior), {"space": prior.space._repr_html_()})
+
+
+def prior_facts(prior: Prior) -> dict[str, object]:
+    """Return what a summary of a prior says, by label; empty where there is nothing to say."""
     facts: dict[str, object] = {
         "name": getattr(prior, "name", ""),
         "process": repr(prior.process),
@@ -27,4 +32,7 @@ def prior_html(prior: Prior) -> str:
     architecture = getattr(prior, "architecture", {})
     if isinstance(architecture, Mapping):
         facts["network"] = ", ".join(f"{key} {value}" for key, value in architecture.items())
-    return as_html(type(prior).__name__, facts, {"space": prior.space._repr_html_()})
+    static = getattr(prior, "provenance", {}).get("static")
+    if isinstance(static, Mapping):
+        facts["static fields"] = ", ".join(static)
+    return facts

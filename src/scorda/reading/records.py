@@ -10,8 +10,8 @@ their own and are never space.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -27,11 +27,12 @@ from scorda.reading.climate import check_values
 from scorda.reading.gridded import Gridded, contiguous, gridded, grids, same_axes
 from scorda.reading.opening import Source, name_of, open_data, readable, space_of
 from scorda.reading.points import points_of
+from scorda.reading.static import on_grid, static_fields
 
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["Fields", "read_fields", "regular_times"]
+__all__ = ["Fields", "closed", "read_fields", "regular_times"]
 
 # Most fields of a record for one that is there: what has more gaps has no step.
 MOST_MISSING = 20
@@ -48,12 +49,15 @@ class Fields:
         space: Their space; its `dt` is the time between them.
         start: Datetime of the first, as ISO 8601 text in the space's calendar, if known.
         notes: What was understood, changed or left out when they were read, in phrases.
+        static: Fields of the grid that do not change with time, such as the height of the ground,
+            by name. They are no part of the states; NaN where one has no value.
     """
 
     states: Float[Tensor, "..."]
     space: StateSpace
     start: str | None = None
     notes: tuple[str, ...] = ()
+    static: Mapping[str, Float[Tensor, "..."]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.states.ndim == 1 + len(self.space.shape):
@@ -63,6 +67,12 @@ class Fields:
                 f"Got fields of shape {tuple(self.states.shape)}: give (time, "
                 f"*{self.space.shape}), or (series, time, *{self.space.shape})."
             )
+        for name, values in self.static.items():
+            if tuple(values.shape) != self.space.grid:
+                raise ValueError(
+                    f"Got the static field {name} of shape {tuple(values.shape)}: give one value "
+                    f"for each point of the grid, {self.space.grid}."
+                )
         for _, block in blocks(self.states, NUMBERS):
             self.space.check(torch.where(block.isnan(), 0, block), "the fields")
 
@@ -85,6 +95,8 @@ def read_fields(
     until: Start | None = None,
     series_axis: str | None = None,
     missing: Sequence[float] = (),
+    periodic: Sequence[str] = (),
+    static: Sequence[str] = (),
 ) -> Fields:
     """Read variables on ``(time, ...)`` as a record.
 
@@ -100,14 +112,61 @@ def read_fields(
         series_axis: Axis of independent series. Default: one named series, trajectory, member or
             number, if there is one.
         missing: Values that stand for what is missing, beside those that the file declares.
+        periodic: Axes that close after one more step of theirs, such as those of a model on a
+            periodic square. A circle of longitudes is one by itself.
+        static: Variables without a time on the same grid, such as the height of the ground.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file cannot be read, a variable is missing or has no values, times are
-            not regular or are repeated, or values are infinite or are no values of their variable.
+            not regular or are repeated, or values are infinite or are no values of their variable;
+            or if a periodic axis has no equal steps, or a static variable changes with time.
     """
+    still = static_fields(source, static) if static else {}
+    fields = _read(source, variable, since, until, series_axis, missing, static)
+    if periodic:
+        fields = replace(fields, space=closed(fields.space, periodic))
+    if static:
+        fields = replace(fields, static=on_grid(still, fields.space))
+    return fields
+
+
+def closed(space: StateSpace, axes: Sequence[str]) -> StateSpace:
+    """Return a space some of whose axes close after one more step.
+
+    Raises:
+        ValueError: If one is no axis of equal steps.
+    """
+    period = dict(space.period)
+    for axis in axes:
+        places = (space.coordinates or {}).get(axis)
+        if places is None or space.parts is not None or space.points is not None:
+            raise ValueError(
+                f"Got the periodic axis {axis!r}: the axes with positions of one grid are "
+                f"{[] if space.parts or space.points else list(space.axes)}."
+            )
+        steps = np.diff(places)
+        if len(places) < 3 or not np.allclose(steps, steps[0], rtol=1e-3, atol=0):
+            raise ValueError(
+                f"Got the periodic axis {axis!r} of {len(places)} positions that are not three or "
+                "more in equal steps: leave it out."
+            )
+        period[axis] = float(steps.mean()) * len(places)
+    return replace(space, period=period)
+
+
+def _read(
+    source: Source,
+    variable: str | Sequence[str],
+    since: Start | None,
+    until: Start | None,
+    series_axis: str | None,
+    missing: Sequence[float],
+    static: Sequence[str],
+) -> Fields:
+    """Read a record without its static variables, and without what is said of its axes."""
     names = [variable] if isinstance(variable, str) else list(variable)
-    dataset = open_data(source)
+    dataset = open_data(source).drop_vars(static, errors="ignore")
     groups = grids(dataset, source, names) if names else []
     if len(groups) < 2:
         found = gridded(dataset, source, names, series_axis)
