@@ -35,25 +35,29 @@ def hovmoeller(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_circle_of_longitudes_is_learned_with_its_ground(hovmoeller, capsys, tmp_path):
     """The shell trains what Python trains, says what it knows, and needs no field again."""
-    assert main([*TRAIN.split(), *RING.split(), "--static", "height", "--static", "land"]) == 0
+    assert main([*TRAIN.split(), *RING.split(), "--static", "land", "--static", "height"]) == 0
     assert "left out" not in capsys.readouterr().out
     prior = sc.load("prior.safetensors")
-    assert list(prior.provenance["static"]) == ["height", "land"]
+    assert [field["name"] for field in prior.provenance["static"]] == ["land", "height"]
     # In the order of the space, from 0 degrees on.
     height = np.roll(hovmoeller.height.values, 6)
     expected = (height - height.mean()) / height.std(ddof=1)
-    np.testing.assert_allclose(prior.network.context[0], expected, rtol=1e-5)
+    np.testing.assert_allclose(prior.network.context[1], expected, rtol=1e-5)
     training = {**prior.provenance["training"]}
     torch.set_default_dtype(torch.float32)
     again = sc.train(
-        read_fields("r.nc", static=("height", "land")), None, "ring-conv", width=4, blocks=1,
+        read_fields("r.nc", static=("land", "height")), None, "ring-conv", width=4, blocks=1,
         training=Training(**training), progress=False,
     )  # fmt: skip
     for own, other in zip(prior.network.parameters(), again.network.parameters(), strict=True):
         assert torch.equal(own, other)
     assert main(["inspect", "prior.safetensors"]) == 0
     told = capsys.readouterr().out
-    assert "static fields  height, land" in told and "longitude (12)" in told
+    assert (
+        "static fields  land, height" in told
+        and "--start DATETIME" in told
+        and "longitude (12)" in told
+    )
     (tmp_path / "o.csv").write_text(
         "time,longitude,variable,value\n2020-02-01T02:00,30,t,281\n2020-02-01T05:00,90,t,279\n"
     )

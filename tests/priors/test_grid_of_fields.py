@@ -163,8 +163,8 @@ def test_a_file_is_all_that_sda_and_an_emulator_need(tmp_path, name):
     back = sc.load(tmp_path / "p.safetensors")
     expected = (static - static.mean()) / static.std()
     assert_close(back.network.context, expected[None].to(back.network.context))
-    told = {"mean": float(static.mean()), "std": float(static.std())}
-    assert back.provenance["static"] == {"height": told}
+    told = {"name": "height", "mean": float(static.mean()), "std": float(static.std())}
+    assert back.provenance["static"] == [told]
     assert "height" in back._repr_html_()
     z, noise = rng.normal(2, (9, *grid), rng.seeded(0)), torch.tensor(0.5)
     out = prior.denoiser(9).denoise(z, noise)
@@ -200,6 +200,16 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path):
     assert_close(resumed.network.state_dict(), whole.network.state_dict(), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("kind", [torch.int16, torch.bool])
+def test_static_fields_may_be_whole_numbers_or_a_mask(kind):
+    states = torch.randn(100, 8, generator=rng.seeded(5)).double()
+    land = torch.tensor([0, 1, 1, 0, 0, 0, 1, 0])
+    fields = Fields(states, space_of("ring-conv", (8,)), static={"land": land.to(kind)})
+    expected = (land - land.double().mean()) / land.double().std()
+    found = small(fields).network.context[0]
+    assert_close(found, expected.to(found))
+
+
 def test_points_without_values_are_no_part_of_the_law(given):
     """Land of a record on two periodic axes: 0 in training, NaN in what is drawn."""
     mask = torch.ones(4, 6, dtype=torch.bool)
@@ -227,6 +237,8 @@ def test_what_a_network_of_a_grid_cannot_learn_is_refused():
         (Fields(draws, replace(space, period={})), "has no period: name axes that close"),
         (Fields(draws, space, static={"h": hole}), "has no value at 1 points"),
         (Fields(draws, space, static={"h": torch.ones(8)}), "is the same at all points"),
+        # Their mean is not 0.1 in double precision.
+        (Fields(draws, space, static={"h": np.full(8, 0.1)}), "is the same at all points"),
     ):
         with pytest.raises(ValueError, match=words):
             small(fields)

@@ -399,8 +399,21 @@ def test_static_fields_are_on_the_grid_of_the_space():
         np.testing.assert_array_equal(found.static[name], ground[::-1])
     np.testing.assert_array_equal(found.static["mask"], ground[::-1] > 4)
     other = record(lon=(0.0, 1.0, 2.0, 9.0)).drop_vars("t2m").assign_coords(latitude=data.latitude)
-    with pytest.raises(ValueError, match="it needs all positions"):
+    with pytest.raises(ValueError, match=r"static field h is of another grid.*all positions"):
         on_grid({"h": other.assign(h=(("latitude", "longitude"), ground)).h}, found.space)
+
+
+def test_static_fields_are_read_like_the_record():
+    """The time may have another name, and what stands for missing values is none of them."""
+    ground = np.arange(12.0).reshape(3, 4)
+    data = record().assign(height=(("latitude", "longitude"), ground))
+    data["repeated"] = data.height.expand_dims(time=data.time)
+    data["date"] = data.height.astype("M8[ns]")
+    found = read_fields(data.rename(time="valid_time"), "t2m", static=("repeated",), missing=[5.0])
+    expected = np.where(ground == 5, np.nan, ground)
+    np.testing.assert_array_equal(found.static["repeated"], expected)
+    with pytest.raises(ValueError, match=r"'date' as datetime64.*needs real numbers"):
+        read_fields(data, "t2m", static=("date",))
 
 
 def test_named_axes_close():

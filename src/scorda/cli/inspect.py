@@ -45,6 +45,8 @@ def _prior(file: str) -> str:
     width = max(map(len, told))
     lines = [f"  {name:{width}}  {value}" for name, value in told.items()]
     where = f"--prior {file} --method sda"
+    if prior.diurnal_mean is not None:
+        where += " --start DATETIME"
     if prior.start is not None:
         where = f"--system emulator --system.file {file}"
     command = f"  scorda assimilate {where} --observations FILE"

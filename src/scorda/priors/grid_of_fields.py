@@ -121,9 +121,10 @@ def _on_grid(
     return z.view(fields.states.shape).to(torch.get_default_dtype())
 
 
-def _context(fields: Fields) -> tuple[Tensor | None, dict[str, Any]]:
-    """Return the static fields as the network gets them, and their means and deviations."""
-    rows, told = [], {}
+def _context(fields: Fields) -> tuple[Tensor | None, list[dict[str, Any]]]:
+    """Return the static fields as the network gets them; their names, means and deviations."""
+    # A list: the header of a file sorts the names of a mapping, and the fields have an order.
+    rows, told = [], []
     space = fields.space
     inside = torch.ones(space.grid, dtype=torch.bool)
     if space.mask is not None:
@@ -135,12 +136,13 @@ def _context(fields: Fields) -> tuple[Tensor | None, dict[str, Any]]:
                 f"The static field {name} has no value at {lacking} points of the record: give "
                 "one that has."
             )
-        mean, std = float(values[known].mean()), float(values[known].std())
-        if not std > 0:
+        # Equal numbers may differ from their mean by a rounding error.
+        if values[known].min() == values[known].max():
             raise ValueError(
                 f"The static field {name} is the same at all points, which tells a network "
                 "nothing: leave it out."
             )
+        mean, std = float(values[known].mean()), float(values[known].std())
         rows.append(torch.where(known, (values - mean) / std, 0.0))
-        told[name] = {"mean": mean, "std": std}
+        told.append({"name": name, "mean": mean, "std": std})
     return (torch.stack(rows) if rows else None), told

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from scorda.core.shown import as_html
@@ -33,6 +33,7 @@ def prior_facts(prior: Prior) -> dict[str, object]:
     if isinstance(architecture, Mapping):
         facts["network"] = ", ".join(f"{key} {value}" for key, value in architecture.items())
     static = getattr(prior, "provenance", {}).get("static")
-    if isinstance(static, Mapping):
-        facts["static fields"] = ", ".join(static)
+    if isinstance(static, Sequence):
+        named = [str(f["name"]) for f in static if isinstance(f, Mapping) and "name" in f]
+        facts["static fields"] = ", ".join(named)
     return facts

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from scorda.core.arrays import ArrayLike, as_tensor
 from scorda.core.calendars import Start, instants, iso, parse_start, total_months
 from scorda.core.scratch import blocks, release, scratch
 from scorda.core.shapes import Float, Tensor
@@ -57,7 +58,7 @@ class Fields:
     space: StateSpace
     start: str | None = None
     notes: tuple[str, ...] = ()
-    static: Mapping[str, Float[Tensor, "..."]] = field(default_factory=dict)
+    static: Mapping[str, ArrayLike] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.states.ndim == 1 + len(self.space.shape):
@@ -67,7 +68,9 @@ class Fields:
                 f"Got fields of shape {tuple(self.states.shape)}: give (time, "
                 f"*{self.space.shape}), or (series, time, *{self.space.shape})."
             )
-        for name, values in self.static.items():
+        static = {n: as_tensor(v, f"the static field {n}") for n, v in self.static.items()}
+        object.__setattr__(self, "static", static)
+        for name, values in static.items():
             if tuple(values.shape) != self.space.grid:
                 raise ValueError(
                     f"Got the static field {name} of shape {tuple(values.shape)}: give one value "
@@ -122,7 +125,7 @@ def read_fields(
             not regular or are repeated, or values are infinite or are no values of their variable;
             or if a periodic axis has no equal steps, or a static variable changes with time.
     """
-    still = static_fields(source, static) if static else {}
+    still = static_fields(source, static, missing) if static else {}
     fields = _read(source, variable, since, until, series_axis, missing, static)
     if periodic:
         fields = replace(fields, space=closed(fields.space, periodic))

@@ -11,6 +11,7 @@ import torch
 from scorda.core.shapes import Float, Tensor
 from scorda.core.space import StateSpace
 from scorda.reading.fields import aligned
+from scorda.reading.labels import with_plain_times
 from scorda.reading.opening import Source, name_of, open_data, readable
 
 if TYPE_CHECKING:
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["on_grid", "static_fields"]
 
 
-def static_fields(source: Source, variables: Sequence[str]) -> dict[str, xarray.DataArray]:
+def static_fields(
+    source: Source, variables: Sequence[str], missing: Sequence[float] = ()
+) -> dict[str, xarray.DataArray]:
     """Load variables that do not change with time, without an axis of time.
 
     A variable on the time whose values are the same at all times is one of them.
@@ -27,12 +30,13 @@ def static_fields(source: Source, variables: Sequence[str]) -> dict[str, xarray.
     Arguments:
         source: What `opening.open_data` takes.
         variables: Their names.
+        missing: Values that stand for what is missing.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If a variable is missing, or changes with time.
+        ValueError: If a variable is missing, holds no numbers, or changes with time.
     """
-    dataset = open_data(source)
+    dataset = with_plain_times(open_data(source), [])
     found: dict[str, xarray.DataArray] = {}
     for name in variables:
         if name not in dataset.data_vars:
@@ -40,14 +44,21 @@ def static_fields(source: Source, variables: Sequence[str]) -> dict[str, xarray.
                 f"{name_of(source)} has the variables {sorted(map(str, dataset.data_vars))}: it "
                 f"needs {name!r}, as a static field."
             )
+        if dataset[name].dtype.kind not in "fiub":
+            raise ValueError(
+                f"{name_of(source)} has {name!r} as {dataset[name].dtype}: a static field needs "
+                "real numbers."
+            )
         with readable(source, "fields"):
             values = dataset[name].astype(float).load()
+        for code in missing:
+            values = values.where(~np.isclose(values, code, rtol=1e-6, atol=0.0))
         if "time" in values.dims:
             first = values.isel(time=0, drop=True)
             if not bool(((values == first) | (values.isnull() & first.isnull())).all()):
                 raise ValueError(
                     f"{name_of(source)} has {name!r} on the time, with which it changes: a static "
-                    "field does not."
+                    "field does not, so name another."
                 )
             values = first
         found[name] = values
@@ -69,6 +80,9 @@ def on_grid(
         )
     found: dict[str, Tensor] = {}
     for name, values in static.items():
-        data, _ = aligned(values.to_dataset(name=name), space, [name])
+        try:
+            data, _ = aligned(values.to_dataset(name=name), space, [name])
+        except ValueError as error:
+            raise ValueError(f"The static field {name} is of another grid: {error}") from error
         found[name] = torch.from_numpy(np.array(data[name].values, dtype=float))
     return found
