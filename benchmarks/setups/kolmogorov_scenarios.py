@@ -115,7 +115,7 @@ def _scenario(
 ) -> Scenario:
     entries = [Entry("SDA", SDA(prior), MEMBERS)]
     samplers: dict[str, Sampler] = {"16 evaluations": QUICK}
-    if isinstance(prior.sampler, Ancestral):
+    if isinstance(prior.sampler, Ancestral) and not prior.sampler.upper:
         # Its steps have the variance of a Gaussian, of which those of the default lose a fifth.
         samplers = {"upper = 0.5": replace(prior.sampler, upper=0.5), **samplers}
     entries += [Entry(n, SDA(prior, sampler=s), MEMBERS // 2) for n, s in samplers.items()]

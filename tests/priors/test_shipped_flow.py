@@ -18,8 +18,8 @@ def test_it_is_of_the_flow_of_the_paper_in_single_precision():
 @pytest.mark.slow
 def test_its_error_is_six_tenths_of_that_of_its_gaussian_law():
     prior, flow = load("kolmogorov-64"), KolmogorovFlow.sda()
-    # 4 windows of 40 960 numbers that no training has seen. Measured: 0.57 to 0.60 in single ones,
-    # 0.583 +- 0.009 in all.
+    # 4 windows of 40 960 numbers that no training has seen. Measured: 0.54 to 0.58 in single ones,
+    # 0.554 +- 0.009 in all.
     truth = flow.trajectory(flow.prior(4, rng.seeded(77)), 4)
     z = (truth - prior.standardisation.mean) / prior.standardisation.std
     noisy = (z + torch.randn(z.shape, generator=rng.seeded(1))).float()
@@ -29,4 +29,4 @@ def test_its_error_is_six_tenths_of_that_of_its_gaussian_law():
     for tensor in (last.weight, last.bias):
         tensor.zero_()
     law = denoiser.denoise(noisy, torch.ones(())) - z
-    assert learned.square().mean() < 0.62 * law.square().mean()
+    assert learned.square().mean() < 0.59 * law.square().mean()
