@@ -58,7 +58,7 @@ def train(
     Arguments:
         states: Trajectories ``(time, *state)`` or ``(series, time, *state)``; or a path or an
             xarray Dataset of variables on regular times, as ``scorda train --data`` reads it, or
-            the ``Fields`` of ``reading.records.read_fields``, which knows more: static fields, axes
+            ``Fields`` of ``reading.records.read_fields``, which knows more: static fields, axes
             that close.
         space: Space of the states of an array, whose `dt` is the time between them (default:
             that of a dataset).
