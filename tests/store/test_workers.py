@@ -21,7 +21,9 @@ from scorda.core.space import StateSpace
 from scorda.methods.enkf import EnKF
 from scorda.observations.problem import Problem
 from scorda.store import run
+from scorda.store.layout import new_store
 from scorda.store.posterior import open_posterior
+from scorda.store.resume import Work
 from scorda.store.series import simulate_series
 from scorda.store.workers import do_unit
 from scorda.systems.function import FunctionSystem
@@ -47,6 +49,35 @@ def test_units_at_once_have_the_bytes_of_one_after_another(tmp_path, serial, eng
     assert seen == [(n, 24) for n in range(2, 25, 2)]
     assert posterior.info["units"] == 12
     assert not (tmp_path / ".b.zarr.progress").exists()
+
+
+def test_units_wait_until_the_store_is_in_its_place(tmp_path, monkeypatch, serial):
+    place, drawn, placing = Work._place, Drawing.assimilate_members, threading.Event()
+
+    def late(work, new):
+        placing.set()
+        time.sleep(0.5)
+        place(work, new)
+
+    def others_meanwhile(method, problem, first, last, generator=None):
+        assert first == 0 or placing.wait(60)
+        return drawn(method, problem, first, last, generator)
+
+    monkeypatch.setattr(Work, "_place", late)
+    monkeypatch.setattr(Drawing, "assimilate_members", others_meanwhile)
+    with ThreadPoolExecutor(3) as pool:
+        draw(tmp_path / "b.zarr", executor=pool)
+    assert contents(tmp_path / "b.zarr") == serial
+
+
+def test_a_store_that_a_killed_worker_has_made_is_put_in_its_place(tmp_path, monkeypatch):
+    work = Work(tmp_path / "a.zarr", {}, lambda path, *_: new_store(path, StateSpace((1,)), {}))
+    with monkeypatch.context() as patch, pytest.raises(TypeError):
+        patch.setattr(Work, "_place", None)
+        work.create("float32")
+    assert not work.path.exists()
+    work.create("float32")
+    assert (work.path / "zarr.json").exists()
 
 
 def test_arrays_do_not_go_through_the_engine(tmp_path):

@@ -153,11 +153,13 @@ class Work:
         write_json(self.folder / "record.json", {"record": self.record})
 
     def create(self, dtype: str) -> None:
-        """Make the store with its empty arrays, once; it appears whole and marked."""
+        """Make the store with its empty arrays, once, or wait until another has made it."""
         self.folder.mkdir(exist_ok=True)
         with held(self.folder / "create.lock"):
             if not self.created:
                 self._create(dtype)
+            elif not self.path.exists():
+                self._place(self.folder / "new.zarr")
 
     def _create(self, dtype: str) -> None:
         self.begin()

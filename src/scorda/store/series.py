@@ -103,8 +103,7 @@ def simulate_series(
     with named_as_given(path), work.writing(resume, overwrite, trust_code) as left:
         if not left:
             return
-        if not work.created:
-            work.create(str(record["dtype"]))
+        work.create(str(record["dtype"]))
         before, pool = torch.get_num_threads(), executor or ThreadPoolExecutor(threads)
         torch.set_num_threads(1)
         try:

@@ -269,8 +269,7 @@ class _Run(Task):
 
     def _prepare(self, states: Tensor) -> None:
         """Make the store once there are states, whose type of number it has."""
-        if not self.work.created:
-            self.work.create(str(states.dtype).removeprefix("torch."))
+        self.work.create(str(states.dtype).removeprefix("torch."))
 
     def _equal_weights(self) -> list[str]:
         """Write the weights of units in which all members count alike, if others have weights."""
