@@ -96,6 +96,32 @@ def test_a_periodic_square_is_named_by_its_axes(tmp_path, monkeypatch):
         assert torch.equal(weight, other[name])
 
 
+@pytest.mark.slow
+def test_steps_of_a_circle_of_longitudes_are_learned_with_its_ground(hovmoeller):
+    """The shell trains what Python trains, and the emulator has the daily cycle of the record."""
+    flags = "--architecture ring-conv --transition --static height"
+    assert main([*TRAIN.split(), *flags.split()]) == 0
+    prior = sc.load("prior.safetensors")
+    assert prior.architecture["name"] == "step-ring" and len(prior.network.context) == 1
+    training = Training(**prior.provenance["training"])
+    assert training.segment == 2
+    torch.set_default_dtype(torch.float32)
+    again = sc.train(
+        read_fields("r.nc", static=("height",)), None, "ring-conv", width=4, blocks=1,
+        training=training, progress=False, transition=True,
+    )  # fmt: skip
+    for own, other in zip(prior.network.parameters(), again.network.parameters(), strict=True):
+        assert torch.equal(own, other)
+    emulator = sc.priors.Emulator(prior, start="2020-01-01T05:00")
+    # Without a correction, at a level above all others, nothing but the known anomaly is left.
+    for p in prior.network.last.parameters():
+        torch.nn.init.zeros_(p)
+    x, noise = emulator.prior(3, 0), torch.tensor(1e6)
+    found = emulator.in_units(emulator.next(x).denoise(torch.zeros_like(x), noise))
+    cycle = prior.diurnal_mean
+    torch.testing.assert_close(found, x + cycle[6] - cycle[5], rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
@@ -107,7 +133,8 @@ def test_a_periodic_square_is_named_by_its_axes(tmp_path, monkeypatch):
         ("--architecture temporal-conv", "it is one of ring-conv, unet, or left out"),
         (f"{RING} --modes 3", "is of patterns: leave --architecture out"),
         (f"{RING} --clock 1", "is of patterns: leave --architecture out"),
-        (f"{RING} --transition", "is of patterns: leave --architecture out"),
+        ("--architecture unet --transition", "is of ring-conv and of patterns: name ring-conv"),
+        (f"{RING} --transition", "with segments of 9, observed = 0.7, for transitions"),
         ("--levels 2", "or with --architecture, only"),
     ],
 )

@@ -51,7 +51,6 @@ def test_rings_of_equal_steps_have_a_network_of_their_own():
     ]
     for space in others:
         assert architecture_for(space) == "temporal-conv"
-    assert architecture_for(SYSTEM.space, transition=True) == "temporal-conv"
 
 
 @pytest.mark.parametrize(

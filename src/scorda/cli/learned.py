@@ -50,7 +50,7 @@ def from_system(
 
     fields = ("variable", "since", "until", "series_axis", "missing", "periodic", "static")
     refuse(given, (*fields, *OF_PATTERNS), "goes with --data of fields only")
-    architecture = given.architecture or architecture_for(system.space, given.transition)
+    architecture = given.architecture or architecture_for(system.space)
     recipe = Recipe(architecture=architecture, **_given(given, "series", "length", *SIZES))
     if states is not None:
         recipe = replace(recipe, series=states.shape[0], length=states.shape[1])
@@ -80,7 +80,10 @@ def from_fields(
     refuse(given, ("series", "length"), f"goes with {SIMULATED} only")
     refuse(given, ("parameter",), "goes with --system only")
     if given.architecture is not None:
-        refuse(given, (*OF_PATTERNS, "transition"), "is of patterns: leave --architecture out")
+        refuse(given, OF_PATTERNS, "is of patterns: leave --architecture out")
+        if given.architecture != "ring-conv":
+            steps = "is of ring-conv and of patterns: name ring-conv, or leave --architecture out"
+            refuse(given, ("transition",), steps)
         return _by_a_grid(given, checkpoint, report, device, initial)
     grids = f"goes with {SIMULATED}, or with --architecture, only"
     refuse(given, ("half_width", "levels", "minutes", "start_from"), grids)
@@ -105,7 +108,7 @@ def _by_a_grid(
 
     fields = _record(given)
     recipe = Recipe(length=len(fields), **_given(given, "architecture", *SIZES))
-    chosen = training_for(recipe) | _given(given, *TRAINING, "seed")
+    chosen = training_for(recipe, given.transition) | _given(given, *TRAINING, "seed")
     return train_grid_on_fields(
         fields,
         recipe,
@@ -115,6 +118,7 @@ def _by_a_grid(
         device,
         _seconds(given),
         initial,
+        given.transition,
     )
 
 

@@ -93,7 +93,8 @@ class Train:
     patterns, for some hundred fields."""
 
     transition: bool = False
-    """Learn steps from state to state, for --system emulator, in place of trajectories."""
+    """Learn steps from state to state, for --system emulator, in place of trajectories; not by
+    window-mlp, nor by unet of --data."""
 
     start_from: str | None = None
     """Prior with the same network whose weights are the first, for --system or --architecture: a
@@ -118,7 +119,8 @@ class Train:
     """Segments per step."""
 
     segment: int | None = None
-    """States per segment (default of window-mlp and unet: their windows; of ring-conv 33)."""
+    """States per segment (default of window-mlp and unet: their windows; of ring-conv 33; of
+    --transition 2)."""
 
     rate: float | None = None
     """Highest learning rate."""

@@ -7,7 +7,7 @@ from torch import nn
 
 from scorda.nn.ring_temporal import RingTemporalConv
 from scorda.nn.spectral import ModeNetwork
-from scorda.nn.steps import StepModes, StepUNet
+from scorda.nn.steps import StepModes, StepRing, StepUNet
 from scorda.nn.temporal import TemporalConv, WindowMLP
 from scorda.nn.unet import UNet
 
@@ -16,6 +16,7 @@ __all__ = [
     "ModeNetwork",
     "RingTemporalConv",
     "StepModes",
+    "StepRing",
     "StepUNet",
     "TemporalConv",
     "UNet",
@@ -27,6 +28,7 @@ ARCHITECTURES: dict[str, type[nn.Module]] = {
     "modes": ModeNetwork,
     "ring-conv": RingTemporalConv,
     "step-modes": StepModes,
+    "step-ring": StepRing,
     "step-unet": StepUNet,
     "temporal-conv": TemporalConv,
     "unet": UNet,

@@ -19,7 +19,7 @@ from scorda.core.shapes import Float, Tensor
 from scorda.nn.modulated import ModulatedBlock, channels_last, zeroed
 from scorda.nn.temporal import NoiseEmbedding, differences_of
 
-__all__ = ["RingTemporalConv"]
+__all__ = ["FAR", "FEATURES", "Around", "RingTemporalConv", "ring_of"]
 
 # Size of the embedding of the noise level.
 FEATURES = 128
@@ -72,21 +72,19 @@ class RingTemporalConv(nn.Module):
         context: int = 0,
     ) -> None:
         super().__init__()
-        if len(grid) != 1 or grid[0] <= FAR:
-            raise ValueError(f"Got a grid of {tuple(grid)}: it is one ring of at least 3 points.")
         first, second = differences
         self.differences, self.per_entry = (first, second), per_entry
-        self.points = int(grid[0])
+        self.points = ring_of(grid)
         self.embed = NoiseEmbedding(FEATURES, min_noise, max_noise)
         # A file of a network without such fields does not hold any.
         self.register_buffer("context", torch.zeros(context, self.points), persistent=context > 0)
         inputs = ROW * ((5 if per_entry else 3) * channels + 1)
-        self.first = _Around(inputs + context, width, FAR, 1)
+        self.first = Around(inputs + context, width, FAR, 1)
         self.blocks = nn.ModuleList(
             ModulatedBlock(
                 FEATURES,
                 width,
-                lambda: (_Around(width, width, FAR, 0), _Around(width, width, NEAR, 1)),
+                lambda: (Around(width, width, FAR, 0), Around(width, width, NEAR, 1)),
             )
             for _ in range(blocks)
         )
@@ -151,7 +149,18 @@ class RingTemporalConv(nn.Module):
         return out[:, : x.shape[1]].reshape(x.shape)
 
 
-class _Around(nn.Conv2d):
+def ring_of(grid: Sequence[int]) -> int:
+    """Return the number of points of a ring.
+
+    Raises:
+        ValueError: If the grid is no ring of at least 3 points.
+    """
+    if len(grid) != 1 or grid[0] <= FAR:
+        raise ValueError(f"Got a grid of {tuple(grid)}: it is one ring of at least 3 points.")
+    return int(grid[0])
+
+
+class Around(nn.Conv2d):
     """Convolution on (time, ring): zeros before and after in time, the other side on the ring."""
 
     def __init__(self, inputs: int, outputs: int, reach: int, rows: int) -> None:

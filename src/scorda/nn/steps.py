@@ -1,6 +1,6 @@
 r"""Networks of a step of fields: denoisers of the next state around a linear law.
 
-Both are networks of pairs ``(ensemble, 2, *state)`` with levels per entry, of which the first
+All are networks of pairs ``(ensemble, 2, *state)`` with levels per entry, of which the first
 state is known and has no noise. Around the mean :math:`m = A x_k` of the next state they denoise
 the residual :math:`u - m`, in the form of `denoisers.precondition`:
 
@@ -11,18 +11,21 @@ The first half of what they return is 0.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from scorda.core.shapes import Float, Tensor
-from scorda.nn.modulated import zeroed
+from scorda.nn.modulated import ModulatedBlock, channels_last, zeroed
+from scorda.nn.ring_temporal import FAR, FEATURES, Around, ring_of
 from scorda.nn.spectral import check_modes, gain
-from scorda.nn.temporal import TemporalConv
+from scorda.nn.temporal import NoiseEmbedding, TemporalConv
 from scorda.nn.unet import UNet
 
-__all__ = ["StepModes", "StepUNet"]
+__all__ = ["StepModes", "StepRing", "StepUNet"]
 
 
 class StepModes(nn.Module):
@@ -161,3 +164,102 @@ class StepUNet(nn.Module):
         share = (nu / (1 + nu.square()).sqrt())[:, None, None, None]
         made = share * known + self.unet((u - known)[:, None], nu, known[:, None])[:, 0]
         return torch.stack((torch.zeros_like(made), made), 1)
+
+
+class StepRing(nn.Module):
+    r"""Convolutions along a ring that correct a Gaussian law of the difference of two states.
+
+    Here A is 1. With :math:`r = u - x_k` and the standard deviation s of the differences of a
+    variable, the denoiser is
+
+    .. math:: D = x_k + \frac{s^2}{s^2 + \nu^2} r + \frac{s \nu}{\sqrt{s^2 + \nu^2}} N,
+
+    where N sees :math:`x_k`, :math:`r / \sqrt{s^2 + \nu^2}`, the noise level and constant fields.
+    It starts from zero, so that D is first that of differences without correlation. Turning the
+    ring turns the output, unless a constant field varies along it. One output depends on 2 points
+    of the ring on either side, and 4 more for each block.
+
+    Arguments:
+        channels: Variables of a state.
+        grid: Number of points of the ring.
+        width: Hidden channels.
+        blocks: Residual blocks of two convolutions of 5 points.
+        min_noise: Smallest noise level of training.
+        max_noise: Largest noise level of training.
+        differences: s of each variable, in units of the data.
+        context: Number of constant fields.
+
+    Raises:
+        ValueError: If the grid is no ring of at least 3 points, or there is not one s for each
+            variable.
+    """
+
+    std: Tensor
+    context: Tensor
+    per_entry = True
+    half_width = 1
+
+    def __init__(
+        self,
+        channels: int,
+        grid: Sequence[int],
+        width: int = 64,
+        blocks: int = 5,
+        min_noise: float = 5e-3,
+        max_noise: float = 10.0,
+        differences: Sequence[float] = (1.0,),
+        context: int = 0,
+    ) -> None:
+        super().__init__()
+        points = ring_of(grid)
+        if len(differences) != channels or not all(0 <= s < math.inf for s in differences):
+            raise ValueError(
+                f"Got {len(differences)} standard deviations of differences for {channels} "
+                "variables: give one of each, finite and not negative."
+            )
+        std = torch.tensor([float(s) for s in differences])[:, None]
+        self.register_buffer("std", std, persistent=False)
+        # A file of a network without such fields does not hold any.
+        self.register_buffer("context", torch.zeros(context, points), persistent=context > 0)
+        self.embed = NoiseEmbedding(FEATURES, min_noise, max_noise)
+        self.first = Around(2 * channels + context, width, FAR, 0)
+        self.blocks = nn.ModuleList(
+            ModulatedBlock(
+                FEATURES,
+                width,
+                lambda: (Around(width, width, FAR, 0), Around(width, width, FAR, 0)),
+            )
+            for _ in range(blocks)
+        )
+        self.last = zeroed(nn.Conv2d(width, channels, 1))
+        channels_last(self)
+
+    def forward(
+        self, x: Float[Tensor, "ensemble 2 ..."], noise: Float[Tensor, "ensemble 2 ..."]
+    ) -> Float[Tensor, "ensemble 2 ..."]:
+        """Evaluate at known and noisy states, in units of the data, and their noise levels.
+
+        States of one variable may come without the axis of variables.
+        """
+        known, u = x.reshape(len(x), 2, len(self.std), -1).unbind(1)
+        level = noise.flatten(2)[:, 1, 0]
+        nu, s, r = level[:, None, None], self.std.to(x), u - known
+        # Of the difference with its noise, and of data with theirs.
+        whole, unit = (s.square() + nu.square()).sqrt(), (1 + nu.square()).sqrt()
+        learned = self._correction(known, r / whole, level) * s * unit / whole
+        made = known * nu / unit + gain(s.square(), nu) * r + learned
+        return torch.stack((torch.zeros_like(made), made), 1).view_as(x)
+
+    def _correction(
+        self,
+        known: Float[Tensor, "ensemble channels x"],
+        residual: Float[Tensor, "ensemble channels x"],
+        level: Float[Tensor, "ensemble"],
+    ) -> Float[Tensor, "ensemble channels x"]:
+        context = self.context.to(known).expand(len(known), *self.context.shape)
+        z = torch.cat((known, residual, context), 1).unsqueeze(2)
+        z = self.first(z.contiguous(memory_format=torch.channels_last))
+        embedding = self.embed(level)
+        for block in self.blocks:
+            z = block(z, embedding)
+        return self.last(F.silu(z)).squeeze(2)

@@ -93,7 +93,8 @@ class Emulator(System):
         law: A trained transition (``train(..., transition=True)``, ``scorda train
             --transition``), a prior of whole trajectories, or a `GaussianTrajectory` of one step.
         sampler: How a step is drawn. Default: in 17 evaluations for a trained transition and a
-            `GaussianTrajectory`; for windows, and a transition of fields, as the prior says.
+            `GaussianTrajectory`; for windows, and a transition of fields or of a ring, as the
+            prior says.
         start: Datetime of step 0, which a law with a daily cycle needs.
         guidance: How the last state enters windows. Default: as the prior says, else as in SDA.
 

@@ -16,7 +16,7 @@ from scorda.diffusion.training import Training
 from scorda.priors.from_fields import train_on_fields, training_for
 from scorda.priors.from_system import train_on_states
 from scorda.priors.grid_of_fields import NETWORKS, train_grid_on_fields
-from scorda.priors.recipe import SIZES, Recipe, training_for as training_of
+from scorda.priors.recipe import SIZES, Recipe, architecture_for, training_for as training_of
 from scorda.priors.step_of_fields import step_training_for, train_step_on_fields
 from scorda.priors.trajectory import TrainedTrajectory
 from scorda.reading.opening import Source, is_labelled
@@ -71,7 +71,9 @@ def train(
         progress: Whether to show a bar, or a function of the steps done and their total; both
             move at each validation.
         transition: Learn the law of a state given the one before, for `priors.Emulator`, in place
-            of that of trajectories: by "modes", "temporal-conv" (default of an array) or "unet".
+            of that of trajectories: by "modes", "unet", "ring-conv" or "temporal-conv" (an array
+            has "ring-conv" by default where its states are on one periodic axis of equal steps,
+            else "temporal-conv").
         sizes: Sizes of the network: `width`, `blocks`; `modes` and `corrected` of "modes",
             and its `clock`, harmonics of the year that the network sees beside each state;
             `half_width` of "window-mlp" and "unet", `levels` of "unet".
@@ -92,7 +94,7 @@ def train(
     fields = _fields(states, space)
     recorded = isinstance(states, Fields | str | Path) or is_labelled(states)
     alone = not fields.space.axes or (transition and not recorded)
-    chosen = architecture or ("temporal-conv" if alone else MODES)
+    chosen = architecture or (architecture_for(fields.space) if alone else MODES)
     if chosen not in (MODES, *SIZES):
         names = ", ".join((MODES, *SIZES))
         raise ValueError(f"Got architecture = {architecture!r}: it is one of {names}.")
@@ -103,7 +105,7 @@ def train(
         raise ValueError(
             f"{chosen} has no size {unknown[0]!r}: it has {', '.join(sorted(known))}."
         )
-    by_grid = recorded and chosen in NETWORKS and not transition
+    by_grid = recorded and (chosen == "ring-conv" or (chosen in NETWORKS and not transition))
     if chosen == MODES:
         settings = training or (step_training_for if transition else training_for)(fields)
         pieces, recipe = fields.states, None
@@ -125,7 +127,9 @@ def train(
             learn = train_step_on_fields if transition else train_on_fields
             return learn(fields, **how, report=report)
         if by_grid:
-            return train_grid_on_fields(fields, recipe, settings, checkpoint, report)
+            return train_grid_on_fields(
+                fields, recipe, settings, checkpoint, report, transition=transition
+            )
         told_of = {"states": list(fields.states.shape), "start": fields.start}
         return train_on_states(
             pieces, fields.space, recipe, settings, told_of, checkpoint, report,

@@ -18,7 +18,7 @@ from scorda.diffusion import parallel
 from scorda.diffusion.checkpoint import Checkpoint
 from scorda.diffusion.guidance import MMPS, InflatedLikelihood, SwitchedGuidance
 from scorda.diffusion.levels import ring_levels
-from scorda.diffusion.samplers import Ancestral, Multistep, VarianceExploding
+from scorda.diffusion.samplers import Ancestral, Multistep, Sampler, VarianceExploding
 from scorda.diffusion.training import Training, fit
 from scorda.diffusion.transitions import known_first, transition_loss
 from scorda.nn import build
@@ -135,7 +135,7 @@ def train_on_states(
         device: Device of the training.
         slice_seconds: Stop at the first validation after so long.
         transition: Learn the law of a state given the one before, for `Emulator`, in place of
-            that of trajectories, by "temporal-conv" or "unet", from segments of 2.
+            that of trajectories, by "temporal-conv", "ring-conv" or "unet", from segments of 2.
         initial: Prior of the same network, whose weights are the first. They stay where training
             finds none with a lower validation loss.
 
@@ -228,14 +228,16 @@ def train_on_z(
         # JSON has no NaN, the loss before the first step.
         "history": [{**e, "loss": e["loss"] if e["step"] else None} for e in history],
     }
-    samplers = {"unet": STEP_SAMPLER if transition else FIELD_SAMPLER, "ring-conv": RING_SAMPLER}
+    own: dict[str, Sampler] = {"unet": FIELD_SAMPLER, "ring-conv": RING_SAMPLER}
+    if transition:
+        own = {"unet": STEP_SAMPLER, "ring-conv": STEP_SAMPLER}
     return TrainedTrajectory(
         architecture,
         network.to("cpu"),
         space,
         standardisation,
         VarianceExploding(1e-3, 1e3),
-        samplers.get(recipe.architecture, SAMPLER),
+        own.get(recipe.architecture, SAMPLER),
         provenance,
         guidance=FIELD_GUIDANCE if of_fields and not transition else None,
         limit=MARGIN * float(z.abs().max()),
@@ -285,6 +287,9 @@ def _architecture(
     else:
         made |= {"dilation": 2}
     first = z[:, 1:] - z[:, :-1]
+    if transition and recipe.architecture == "ring-conv":
+        std = first.flatten(2).unflatten(2, (made["channels"], -1)).square().mean((0, 1, 3)).sqrt()
+        return made | {"name": "step-ring", "blocks": recipe.blocks, "differences": std.tolist()}
     second = first[:, 1:] - first[:, :-1]
     differences = [float(d.square().mean().sqrt()) for d in (first, second)]
     made |= {"blocks": recipe.blocks, "differences": differences}

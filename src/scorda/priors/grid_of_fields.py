@@ -23,7 +23,8 @@ from scorda.diffusion.training import Training
 from scorda.priors.anomalies import mean_of, spread_of, standardised
 from scorda.priors.from_fields import unbounded
 from scorda.priors.from_system import train_on_z
-from scorda.priors.recipe import Recipe, check_grid, training_for
+from scorda.priors.recipe import Recipe, check_grid, check_transition, training_for
+from scorda.priors.step_of_fields import starts_of
 from scorda.priors.trajectory import Standardisation, TrainedTrajectory
 from scorda.reading.records import Fields
 
@@ -43,6 +44,7 @@ def train_grid_on_fields(
     device: torch.device | str = "cpu",
     slice_seconds: float = math.inf,
     initial: TrainedTrajectory | None = None,
+    transition: bool = False,
 ) -> TrainedTrajectory:
     """Learn a prior of trajectories from a record of fields, by a network of its grid.
 
@@ -59,6 +61,8 @@ def train_grid_on_fields(
         device: As in `train_on_states`, like all that follow.
         slice_seconds: Stop at the first validation after so long.
         initial: Prior of the same network, whose weights are the first.
+        transition: Learn the law of a field given the one before, for `Emulator`, from segments
+            of 2. It has the daily cycle of the mean and no yearly one.
 
     Raises:
         ValueError: If the record has gaps, is too short or beyond its bounds, or does not vary;
@@ -77,9 +81,11 @@ def train_grid_on_fields(
             "architecture out, for patterns, which do."
         )
     recipe = replace(recipe, series=len(fields.states), length=len(fields))
-    settings = settings or Training(**training_for(recipe))
+    settings = settings or Training(**training_for(recipe, transition))
+    if transition:
+        check_transition(recipe, settings)
     fields, space = unbounded(fields, settings.segment), fields.space
-    mean = mean_of(fields)
+    mean = mean_of(fields, seasons=not transition)
     std = spread_of(fields, mean)
     cycle, annual = space.filled(mean.cycle), mean.annual
     cyclic = len(cycle) > 1 or annual is not None
@@ -101,10 +107,12 @@ def train_grid_on_fields(
         context,
         device,
         slice_seconds,
-        initial=initial,
+        transition,
+        initial,
     )
     return replace(
         prior,
+        start=starts_of(fields, mean.cycle, mean.phase) if transition else None,
         diurnal_mean=cycle if cyclic else None,
         annual=None if annual is None else space.filled(annual),
     )

@@ -23,11 +23,13 @@ __all__ = [
 # Below the lowest level nothing but the Gaussian law is used, which needs no training.
 FIELD_TRAINING: dict[str, Any] = {"min_noise": 2e-2, "max_noise": 50.0, "batch": 32, "rate": 2e-3}
 # A step of a field changes all but its largest scales by less than a standard deviation.
-STEP_TRAINING = FIELD_TRAINING | {"segment": 2, "min_noise": 5e-3, "max_noise": 10.0}
+STEP_TRAINING = FIELD_TRAINING | {"min_noise": 5e-3, "max_noise": 10.0}
 # A segment is whole rows of the network, and one more state. A state has as many examples as
 # points: few segments make a batch.
 RING_SEGMENT = 33
 RING_TRAINING: dict[str, Any] = {"min_noise": 5e-3, "batch": 16, "rate": 2e-3}
+# Chosen on Lorenz-96 (benchmarks/NOTES.md).
+RING_STEP_TRAINING = RING_TRAINING | {"max_noise": 10.0, "batch": 64}
 # Sizes that a recipe takes where it gives none, for each architecture.
 SIZES: dict[str, dict[str, int]] = {
     "temporal-conv": {"series": 8192, "length": 1024, "width": 96, "blocks": 5},
@@ -46,7 +48,8 @@ class Recipe:
         length: States of each.
         architecture: "temporal-conv" (fully convolutional, for half-widths above 4),
             "window-mlp" (fully connected windows, composed), "ring-conv" (convolutional along one
-            periodic axis and time) or "unet" (windows of fields on two periodic axes, composed).
+            periodic axis and time; for transitions along the axis alone) or "unet" (windows of
+            fields on two periodic axes, composed).
         width: Hidden channels; of "unet" those of the finest level, and twice as many on each
             coarser one.
         blocks: Residual blocks, of "unet" per level and direction; for "temporal-conv" they set
@@ -91,16 +94,16 @@ def training_for(recipe: Recipe, transition: bool = False) -> dict[str, Any]:
     """Return the settings of `Training` that belong to an architecture and its trajectories."""
     assert recipe.length is not None
     if transition:
-        of_fields = recipe.architecture == "unet"
-        return STEP_TRAINING if of_fields else {"segment": 2, "batch": 512}
+        own = {"unet": STEP_TRAINING, "ring-conv": RING_STEP_TRAINING}
+        return {"segment": 2} | own.get(recipe.architecture, {"batch": 512})
     longest = RING_SEGMENT if recipe.architecture == "ring-conv" else Training.segment
     own = {"unet": FIELD_TRAINING, "ring-conv": RING_TRAINING}.get(recipe.architecture, {})
     return {"segment": recipe.window or min(longest, recipe.length)} | own
 
 
-def architecture_for(space: StateSpace, transition: bool = False) -> str:
-    """Return the network for trajectories of a space where none is named."""
-    return "temporal-conv" if transition or not_a_ring(space) else "ring-conv"
+def architecture_for(space: StateSpace) -> str:
+    """Return the network for trajectories, or transitions, of a space where none is named."""
+    return "temporal-conv" if not_a_ring(space) else "ring-conv"
 
 
 def not_a_ring(space: StateSpace) -> str:
@@ -152,10 +155,10 @@ def check_grid(recipe: Recipe, space: StateSpace, instead: str = "use temporal-c
 
 def check_transition(recipe: Recipe, settings: Training) -> None:
     """Check that a network can learn transitions."""
-    known = recipe.architecture in ("temporal-conv", "unet")
-    if not known or settings.segment != 2 or not settings.observed:
+    known = ("temporal-conv", "ring-conv", "unet")
+    if recipe.architecture not in known or settings.segment != 2 or not settings.observed:
         raise ValueError(
             f"Got {recipe.architecture} with segments of {settings.segment}, observed = "
-            f"{settings.observed}, for transitions: they are learned by temporal-conv or unet, "
-            "from segments of 2, with levels per entry (observed > 0)."
+            f"{settings.observed}, for transitions: they are learned by {', '.join(known)}, from "
+            "segments of 2, with levels per entry (observed > 0)."
         )

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from scorda.core.shapes import Float, Tensor
+from scorda.core.shapes import Float, Int, Tensor
 from scorda.diffusion.checkpoint import Checkpoint
 from scorda.diffusion.samplers import Multistep, VarianceExploding
 from scorda.diffusion.training import Training, fit
@@ -34,7 +34,7 @@ from scorda.priors.from_system import kept_states
 from scorda.priors.trajectory import Standardisation, TrainedTrajectory
 from scorda.reading.records import Fields
 
-__all__ = ["linear_step", "step_training_for", "train_step_on_fields"]
+__all__ = ["linear_step", "starts_of", "step_training_for", "train_step_on_fields"]
 
 # Candidates for the number of modes that pass into each other.
 RANKS = (0, 5, 10, 20, 40, 80, 160)
@@ -124,7 +124,7 @@ def train_step_on_fields(
         Multistep(noise_levels=24, corrections=0, min_noise=MIN_NOISE, max_noise=max_noise),
         provenance,
         law.cycle if daily else None,
-        start=_starts(fields, law),
+        start=starts_of(fields, law.cycle, law.phase),
     )
 
 
@@ -216,15 +216,22 @@ def _correct(
     return [e if e["step"] else {**e, "loss": e["validation"]} for e in history]
 
 
-def _starts(fields: Fields, law: Law) -> Float[Tensor, "states *state"]:
-    """Return states that stand for the climate, as those of the first time of day."""
-    space, phase = fields.space, law.phase
-    states = fields.states
-    if len(law.cycle) > 1:
-        states = states - (law.cycle - law.cycle[0])[phase].to(states)
+def starts_of(
+    fields: Fields, cycle: Float[Tensor, "phases *state"], phase: Int[Tensor, "time"]
+) -> Float[Tensor, "states *state"]:
+    """Return states that stand for the climate, as those of the first time of day.
+
+    Arguments:
+        fields: The record, without bounds.
+        cycle: Mean of each time of day.
+        phase: Time of day of each field.
+    """
+    space, states = fields.space, fields.states
+    if len(cycle) > 1:
+        states = states - (cycle - cycle[0])[phase].to(states)
     # Where values are missing nothing can start.
     whole = space.filled(states).flatten(0, 1)
     whole = whole[whole.flatten(1).isfinite().all(1)]
     if not len(whole):
-        whole = space.filled(law.cycle[:1]).to(states)
+        whole = space.filled(cycle[:1]).to(states)
     return kept_states(whole[None], space)
