@@ -100,45 +100,18 @@ class HomogeneousLaw(nn.Module):
         return self._fields(spectra).permute(2, 1, 0, 3, 4)
 
     def compose(
-        self,
-        coefficients: Float[Tensor, "modes size windows ensemble 2"],
-        shares: Float[Tensor, "ensemble states"] | None = None,
+        self, coefficients: Float[Tensor, "modes size windows ensemble 2"]
     ) -> Float[Tensor, "ensemble time channels y x"]:
-        """Return the trajectory of windows with given coefficients: centres and ends.
-
-        With shares a state is the sum of its values in all windows that hold it, times their
-        shares: share e is that of the window whose state e it is, or of the first or the last
-        window where there is none.
-        """
-        c = self.channels
-        if shares is None:
-            half, last = self.states // 2, coefficients.shape[2] - 1
-            rows = self.basis.to(coefficients).split((half * c, c, half * c), 1)
-            parts = [
-                _apply(part, coefficients[:, :, first : stop + 1])
-                for part, first, stop in zip(rows, (0, 0, last), (0, last, last), strict=True)
-            ]
-            states = [part.unflatten(1, (-1, c)).transpose(2, 3).flatten(1, 2) for part in parts]
-            joined = torch.cat(states, 1).flatten(1, 2)
-        else:
-            joined = self._shared(coefficients, shares.to(coefficients)).flatten(1, 2)
-        fields = self._fields(joined.unsqueeze(2))
+        """Return the trajectory of windows with given coefficients: centres and ends."""
+        half, c, last = self.states // 2, self.channels, coefficients.shape[2] - 1
+        rows = self.basis.to(coefficients).split((half * c, c, half * c), 1)
+        parts = [
+            _apply(part, coefficients[:, :, first : stop + 1])
+            for part, first, stop in zip(rows, (0, 0, last), (0, last, last), strict=True)
+        ]
+        states = [part.unflatten(1, (-1, c)).transpose(2, 3).flatten(1, 2) for part in parts]
+        fields = self._fields(torch.cat(states, 1).flatten(1, 2).unsqueeze(2))
         return fields.unflatten(0, (-1, c)).squeeze(2).permute(2, 0, 1, 3, 4)
-
-    def _shared(
-        self,
-        coefficients: Float[Tensor, "modes size windows ensemble 2"],
-        shares: Float[Tensor, "ensemble states"],
-    ) -> Float[Tensor, "modes time channels ensemble 2"]:
-        spectra = _apply(self.basis.to(coefficients), coefficients)
-        spectra = spectra.unflatten(1, (-1, self.channels)).movedim(3, 1)
-        joined = spectra.new_zeros(())
-        for e in range(self.states):
-            # Window j has state j + e of the trajectory as its state e; the states at the ends,
-            # which no window has there, are those of the first and the last one.
-            parts = (spectra[:, 0, :e], spectra[:, :, e], spectra[:, -1, e + 1 :])
-            joined = joined + shares[:, e, None] * torch.cat(parts, 1)
-        return joined
 
     def gains(self, noise: Float[Tensor, "ensemble"]) -> tuple[Gains, Gains, Gains, Gains]:
         r"""Return F, S and the gains of the inputs: the denoised mean, and a white field.

@@ -1,11 +1,9 @@
 r"""The U-Net is the network for fields on two periodic axes; it sees windows of a trajectory.
 
 A window of 2k + 1 states is one image whose channels are the variables of its states; on a longer
-trajectory the network is applied to every window, and the outputs are composed: each state is that
-of the window around it, or a weighted mean over all windows that hold it, which knows k more
-states on either side (`shares`, fitted after the training). Around the network stands the exact
-denoiser of a homogeneous Gaussian law (`homogeneous`): the spectrum and the linear memory of the
-flow are not learned but estimated, and the network starts from there.
+trajectory the network is applied to every window and the outputs are composed as in `mlp`. Around
+it stands the exact denoiser of a homogeneous Gaussian law (`homogeneous`): the spectrum and the
+linear memory of the flow are not learned but estimated, and the network starts from there.
 
 Memory is linear in the length, with or without a gradient: 7 MB per state and member at 64 x 64
 (width 48), 0.9 GB for 127 states.
@@ -13,7 +11,6 @@ Memory is linear in the length, with or without a gradient: 7 MB per state and m
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -63,15 +60,12 @@ class UNet(nn.Module):
         min_noise: Smallest noise level of training.
         max_noise: Largest noise level of training.
         given: Number of fields of each window that are given beside it, without noise.
-        shares: Noise levels for which there are shares of the windows, evenly spaced in the
-            logarithm; none of 0. They are those of the centres until they are set.
 
     Raises:
         ValueError: If the grid does not fit the strides.
     """
 
     context: Tensor
-    shares: Tensor
 
     def __init__(
         self,
@@ -86,7 +80,6 @@ class UNet(nn.Module):
         min_noise: float = 2e-2,
         max_noise: float = 50.0,
         given: int = 0,
-        shares: int = 0,
     ) -> None:
         super().__init__()
         rows, columns = grid
@@ -99,9 +92,6 @@ class UNet(nn.Module):
         self.half_width, self.patch = k, patch
         self.law = HomogeneousLaw(2 * k + 1, channels, (rows, columns))
         self.register_buffer("context", torch.zeros(context, rows, columns))
-        # A file of a network without them does not hold any.
-        centres = torch.eye(2 * k + 1)[k].repeat(shares, 1)
-        self.register_buffer("shares", centres, persistent=shares > 0)
         self.embed = NoiseEmbedding(FEATURES, min_noise, max_noise)
         size = (2 * k + 1) * channels
         self.first = RingConv((2 * size + given + context) * patch**2, width)
@@ -166,24 +156,7 @@ class UNet(nn.Module):
         embedding = self.embed(noise)[:, None].expand(-1, windows.shape[1], -1)
         out = torch.cat(list(self._parts(windows.flatten(0, 1), embedding.flatten(0, 1))))
         out = out.unflatten(0, windows.shape[:2])
-        windows = coefficients * linear + law.coefficients(out) * learned
-        return law.compose(windows, self._shares(noise))
-
-    def share_levels(self) -> Float[Tensor, "levels"]:
-        """Return the noise levels of the shares."""
-        ends = torch.tensor([self.embed.min_noise, self.embed.max_noise]).log()
-        return torch.linspace(ends[0], ends[1], len(self.shares)).exp()
-
-    def _shares(self, noise: Float[Tensor, "ensemble"]) -> Float[Tensor, "ensemble states"] | None:
-        """Return the shares at noise levels, between those that are known by their logarithms."""
-        last = len(self.shares) - 1
-        if last < 1:
-            return None
-        low, high = self.embed.min_noise, self.embed.max_noise
-        place = (last * (noise / low).log() / math.log(high / low)).clamp(0, last)
-        before = place.floor().clamp(max=last - 1).long()
-        shares = self.shares.to(noise)
-        return shares[before].lerp(shares[before + 1], (place - before)[:, None])
+        return law.compose(coefficients * linear + law.coefficients(out) * learned)
 
     def covariance(
         self,

@@ -25,7 +25,6 @@ from scorda.nn import build
 from scorda.nn.steps import StepUNet
 from scorda.nn.unet import UNet
 from scorda.priors.recipe import Recipe, check_grid, check_transition
-from scorda.priors.shares import LEVELS, fit_shares
 from scorda.priors.trajectory import Standardisation, TrainedTrajectory
 from scorda.systems.base import System, plain_settings
 
@@ -217,8 +216,6 @@ def train_on_z(
         how = {"levels": known_first, "loss": transition_loss}
     how |= {"slice_seconds": slice_seconds, "keep": initial is not None}
     history = fit(network, z, settings, checkpoint, report, **how)
-    if isinstance(network, UNet):
-        fit_shares(network, z, rng.spawn(rng.seeded(settings.seed), 3)[2])
     provenance = {
         **told,
         "recipe": asdict(recipe),
@@ -276,9 +273,7 @@ def _architecture(
         fields = 0 if context is None else len(context)
         made |= {"channels": z.shape[2], "grid": list(z.shape[3:]), "context": fields}
         made |= {"levels": recipe.levels, "blocks": recipe.blocks}
-        if transition:
-            return made | {"name": "step-unet"}
-        return made | {"k": recipe.half_width, "shares": LEVELS if recipe.half_width else 0}
+        return made | ({"name": "step-unet"} if transition else {"k": recipe.half_width})
     if recipe.architecture == "window-mlp":
         return made | {"k": recipe.half_width, "depth": recipe.blocks}
     if recipe.architecture == "ring-conv":
