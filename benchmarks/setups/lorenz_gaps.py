@@ -151,16 +151,23 @@ class WithModelError:
 
     def run(self, problem: Problem, members: int, generator: rng.Seed) -> Iterator[Cycle]:
         """Yield the steps of a run."""
-        observed = list(problem.observed())
         method = EmulatorParticleFilter(8, self.least_effective, ahead=max(GAPS))
-        begin = time.perf_counter()
         system = replace(problem.system, noise_std=self.noise_std)
-        found = method.assimilate(replace(problem, system=system), members, generator)
-        seconds = (time.perf_counter() - begin) / len(observed)
-        for step in range(problem.steps + 1):
-            x = found.states[:, step]
-            forecast = x if step in observed else None
-            yield Cycle(step, x, forecast=forecast, report={"seconds": seconds})
+        yield from cycles_of(method, replace(problem, system=system), members, generator)
+
+
+def cycles_of(
+    method: EmulatorParticleFilter, problem: Problem, members: int, generator: rng.Seed
+) -> Iterator[Cycle]:
+    """Yield the steps of a run of the particle filter, as those of other filters."""
+    observed = problem.observed()
+    begin = time.perf_counter()
+    found = method.assimilate(problem, members, generator)
+    seconds = (time.perf_counter() - begin) / len(observed)
+    for step in range(problem.steps + 1):
+        x = found.states[:, step]
+        forecast = x if step in observed else None
+        yield Cycle(step, x, forecast=forecast, report={"seconds": seconds})
 
 
 def ensf(members: int) -> Entry:

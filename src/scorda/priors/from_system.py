@@ -225,16 +225,16 @@ def train_on_z(
         # JSON has no NaN, the loss before the first step.
         "history": [{**e, "loss": e["loss"] if e["step"] else None} for e in history],
     }
-    own: dict[str, Sampler] = {"unet": FIELD_SAMPLER, "ring-conv": RING_SAMPLER}
+    samplers: dict[str, Sampler] = {"unet": FIELD_SAMPLER, "ring-conv": RING_SAMPLER}
     if transition:
-        own = {"unet": STEP_SAMPLER, "ring-conv": STEP_SAMPLER}
+        samplers = {"unet": STEP_SAMPLER, "ring-conv": STEP_SAMPLER}
     return TrainedTrajectory(
         architecture,
         network.to("cpu"),
         space,
         standardisation,
         VarianceExploding(1e-3, 1e3),
-        own.get(recipe.architecture, SAMPLER),
+        samplers.get(recipe.architecture, SAMPLER),
         provenance,
         guidance=FIELD_GUIDANCE if of_fields and not transition else None,
         limit=MARGIN * float(z.abs().max()),
