@@ -1,6 +1,7 @@
 """Samplers against the exact flow, exact marginals and slow loops."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -264,6 +265,11 @@ def test_corrections_below_a_level_leave_out_those_above(build):
     sampler.sample(denoiser, process, (D,), 1, rng.seeded(0))
     assert denoiser.levels == [10.0, 1.0, 0.1, 0.1, 0.1, 0.01, 0.01, 0.01]
     assert denoiser.rows == sampler.evaluations == 8
+    between = replace(sampler, correct_below=5.0, correct_above=0.05)
+    denoiser = Counted(gaussian())
+    between.sample(denoiser, process, (D,), 1, rng.seeded(0))
+    assert denoiser.levels == [10.0, 1.0, 1.0, 1.0, 0.1, 0.1, 0.1, 0.01]
+    assert between.evaluations == 8
     whole = build(4, 2, min_noise=0.01, max_noise=10.0, correct_below=1e9)
     expected = build(4, 2, min_noise=0.01, max_noise=10.0).sample(
         denoiser, process, (D,), 3, rng.seeded(0)
@@ -320,6 +326,12 @@ def test_settings_are_checked():
     for wrong in ({"grid": "rho"}, {"min_noise": 0.0}, {"min_noise": 20.0}):
         with pytest.raises(ValueError, match="the grid is"):
             Ancestral(**wrong)
-    for wrong in ({"correct_below": 1e-4}, {"correct_below": 1.0, "grid": "time"}):
+    for wrong in (
+        {"correct_below": 1e-4},
+        {"correct_below": 1.0, "grid": "time"},
+        {"correct_above": 1e-4},
+        {"correct_above": 1.0, "grid": "time"},
+        {"correct_above": 1.0, "correct_below": 1.0},
+    ):
         with pytest.raises(ValueError, match="noise level above the lowest"):
             Ancestral(**wrong)

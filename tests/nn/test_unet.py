@@ -78,6 +78,27 @@ def test_a_trajectory_is_a_loop_over_windows():
         assert_close(out[:, i], window[:, i - (centre - k)], rtol=1e-9, atol=1e-10)
 
 
+def test_shares_weigh_all_windows_that_hold_a_state():
+    """State by state, each noise level with shares of its own; a single window has them all."""
+    net, x, k = randomised(shares=3), noisy(6), 1
+    plain = randomised()
+    assert_close(net(x, NOISE), plain(x, NOISE), rtol=1e-9, atol=1e-10)
+    shares = torch.tensor([[0.1, 0.7, 0.2], [0.3, 0.3, 0.4], [-0.1, 0.5, 0.6]])
+    net.shares.copy_(shares)
+    low, middle = net.share_levels()[:2]
+    noise = torch.stack((1e-3 * low, low**0.25 * middle**0.75)).double()
+    expected = torch.stack((shares[0], 0.25 * shares[0] + 0.75 * shares[1]))
+    out = net(x, noise)
+    windows = torch.stack([plain(x[:, j : j + 3], noise) for j in range(4)], 1)
+    for i in range(6):
+        total = 0
+        for e in range(2 * k + 1):
+            j = min(max(i - e, 0), 3)
+            total = total + expected[:, e, None, None, None] * windows[:, j, i - j]
+        assert_close(out[:, i], total, rtol=1e-5, atol=1e-6)
+    assert_close(net(x[:, :3], noise), plain(x[:, :3], noise), rtol=1e-6, atol=1e-7)
+
+
 def test_one_variable_needs_no_axis_of_variables():
     torch.manual_seed(0)
     net, step = UNet(1, GRID, **SIZES), StepUNet(1, GRID, 4, 1, 1)

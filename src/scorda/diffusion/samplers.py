@@ -136,6 +136,7 @@ class Sampler(ABC):
         max_noise: Largest one.
         correct_below: Noise level of the "log" grid above which nothing is corrected (default:
             none).
+        correct_above: The one below which nothing is corrected (default: none).
     """
 
     noise_levels: int = 64
@@ -145,6 +146,7 @@ class Sampler(ABC):
     min_noise: float = 4e-3
     max_noise: float = 10.0
     correct_below: float | None = None
+    correct_above: float | None = None
 
     # Whether `move` draws noise.
     noisy = False
@@ -162,13 +164,16 @@ class Sampler(ABC):
                 f"max_noise = {self.max_noise}: the grid is "
                 '"time" or "log", and 0 < min_noise < max_noise.'
             )
-        if self.correct_below is not None and (
-            self.grid != "log" or not self.correct_below > self.min_noise
-        ):
+        above, below = self.correct_above, self.correct_below
+        if above is None and below is None:
+            return
+        low = self.min_noise if above is None else above
+        high = math.inf if below is None else below
+        if self.grid != "log" or not self.min_noise <= low < high:
             raise ValueError(
-                f"Got correct_below = {self.correct_below}, grid = {self.grid!r}, "
-                f"min_noise = {self.min_noise}: it is a "
-                'noise level above the lowest one of the "log" grid.'
+                f"Got correct_below = {below}, correct_above = {above}, grid = {self.grid!r}, "
+                f"min_noise = {self.min_noise}: each is a noise level above the lowest one of the "
+                '"log" grid, and the second is below the first.'
             )
 
     @property
@@ -207,9 +212,9 @@ class Sampler(ABC):
     @property
     def _corrected(self) -> list[bool]:
         """Whether there are corrections at each level."""
-        if self.correct_below is None:
-            return [False] + [True] * (self.noise_levels - 1)
-        return [False, *(self._levels[1:] < self.correct_below).tolist()]
+        low = 0.0 if self.correct_above is None else self.correct_above
+        high = math.inf if self.correct_below is None else self.correct_below
+        return [False, *(low <= level < high for level in self._levels[1:].tolist())]
 
     @abstractmethod
     def move(

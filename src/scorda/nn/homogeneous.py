@@ -22,10 +22,12 @@ from torch import nn
 
 from scorda.core.shapes import Float, Tensor
 
-__all__ = ["HomogeneousLaw"]
+__all__ = ["HomogeneousLaw", "covariances"]
 
 # Series whose spectra are held at once while a covariance is estimated.
 BLOCK = 64
+# Numbers that are transformed along time at once.
+NUMBERS = 2**22
 
 Gains = Float[Tensor, "modes size 1 ensemble 1"]
 
@@ -77,6 +79,23 @@ class HomogeneousLaw(nn.Module):
         self.basis.copy_(basis)
         self.spectrum.copy_(spectrum.clamp(min=0))
 
+    def remember(self, lags: Float[Tensor, "lags modes channels channels"]) -> None:
+        """Set the law to that of a stationary field, whose covariances at lags are known.
+
+        Negative variances, which an estimate may have, become 0.
+        """
+        size = self.states * self.channels
+        covariance = torch.empty(
+            len(self.spectrum), self.states, self.channels, self.states, self.channels
+        ).double()
+        for lag, blocks in enumerate(lags[: self.states].double().cpu()):
+            for i in range(self.states - lag):
+                covariance[:, i, :, i + lag] = blocks
+                covariance[:, i + lag, :, i] = blocks.mT
+        spectrum, basis = torch.linalg.eigh(covariance.view(-1, size, size))
+        self.basis.copy_(basis)
+        self.spectrum.copy_(spectrum.clamp(min=0))
+
     def coefficients(
         self, windows: Float[Tensor, "ensemble windows size y x"]
     ) -> Float[Tensor, "modes size windows ensemble 2"]:
@@ -100,18 +119,48 @@ class HomogeneousLaw(nn.Module):
         return self._fields(spectra).permute(2, 1, 0, 3, 4)
 
     def compose(
-        self, coefficients: Float[Tensor, "modes size windows ensemble 2"]
+        self,
+        coefficients: Float[Tensor, "modes size windows ensemble 2"],
+        shares: Float[Tensor, "ensemble states"] | None = None,
     ) -> Float[Tensor, "ensemble time channels y x"]:
-        """Return the trajectory of windows with given coefficients: centres and ends."""
-        half, c, last = self.states // 2, self.channels, coefficients.shape[2] - 1
-        rows = self.basis.to(coefficients).split((half * c, c, half * c), 1)
-        parts = [
-            _apply(part, coefficients[:, :, first : stop + 1])
-            for part, first, stop in zip(rows, (0, 0, last), (0, last, last), strict=True)
-        ]
-        states = [part.unflatten(1, (-1, c)).transpose(2, 3).flatten(1, 2) for part in parts]
-        fields = self._fields(torch.cat(states, 1).flatten(1, 2).unsqueeze(2))
+        """Return the trajectory of windows with given coefficients: centres and ends.
+
+        A single window is the whole trajectory; of several the number of states must be odd.
+        With shares a state is the sum of its values in all windows that hold it, times their
+        shares: share e is that of the window whose state e it is, or of the first or the last
+        window where there is none.
+        """
+        c, last = self.channels, coefficients.shape[2] - 1
+        if not last:
+            joined = _apply(self.basis.to(coefficients), coefficients).squeeze(2)
+        elif shares is None:
+            half = self.states // 2
+            rows = self.basis.to(coefficients).split((half * c, c, half * c), 1)
+            parts = [
+                _apply(part, coefficients[:, :, first : stop + 1])
+                for part, first, stop in zip(rows, (0, 0, last), (0, last, last), strict=True)
+            ]
+            states = [part.unflatten(1, (-1, c)).transpose(2, 3).flatten(1, 2) for part in parts]
+            joined = torch.cat(states, 1).flatten(1, 2)
+        else:
+            joined = self._shared(coefficients, shares.to(coefficients)).flatten(1, 2)
+        fields = self._fields(joined.unsqueeze(2))
         return fields.unflatten(0, (-1, c)).squeeze(2).permute(2, 0, 1, 3, 4)
+
+    def _shared(
+        self,
+        coefficients: Float[Tensor, "modes size windows ensemble 2"],
+        shares: Float[Tensor, "ensemble states"],
+    ) -> Float[Tensor, "modes time channels ensemble 2"]:
+        spectra = _apply(self.basis.to(coefficients), coefficients)
+        spectra = spectra.unflatten(1, (-1, self.channels)).movedim(3, 1)
+        joined = spectra.new_zeros(())
+        for e in range(self.states):
+            # Window j has state j + e of the trajectory as its state e; the states at the ends,
+            # which no window has there, are those of the first and the last one.
+            parts = (spectra[:, 0, :e], spectra[:, :, e], spectra[:, -1, e + 1 :])
+            joined = joined + shares[:, e, None] * torch.cat(parts, 1)
+        return joined
 
     def gains(self, noise: Float[Tensor, "ensemble"]) -> tuple[Gains, Gains, Gains, Gains]:
         r"""Return F, S and the gains of the inputs: the denoised mean, and a white field.
@@ -142,6 +191,23 @@ class HomogeneousLaw(nn.Module):
     ) -> Float[Tensor, "rows windows ensemble y x"]:
         grid = spectra.unflatten(0, (self.grid[0], -1)).permute(2, 3, 4, 0, 1, 5)
         return fields_of(grid, self.grid[1])
+
+
+def covariances(
+    trajectories: Float[Tensor, "series time channels y x"], lags: int
+) -> Float[Tensor, "lags modes channels channels"]:
+    r"""Return :math:`E\, x_t x_{t + l}^T` of every wave number, for lags l below a number."""
+    length, total = trajectories.shape[1], torch.zeros(())
+    for part in trajectories.split(BLOCK):
+        spectra, found = torch.view_as_complex(modes_of(part)).flatten(-2), []
+        for modes in spectra.split(max(1, NUMBERS // spectra[..., 0].numel()), -1):
+            # Padded, so that the end of a series does not meet its beginning.
+            in_time = torch.fft.fft(modes, 2 * length, dim=1)
+            power = torch.einsum("swcm,swdm->wmcd", in_time.conj(), in_time)
+            found.append(torch.fft.ifft(power, dim=0)[:lags].real.double().cpu())
+        total = total + torch.cat(found, 1)
+    pairs = len(trajectories) * (length - torch.arange(lags))
+    return total / pairs[:, None, None, None]
 
 
 def _apply(matrices: Tensor, spectra: Tensor) -> Tensor:

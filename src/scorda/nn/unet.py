@@ -1,9 +1,14 @@
 r"""The U-Net is the network for fields on two periodic axes; it sees windows of a trajectory.
 
 A window of 2k + 1 states is one image whose channels are the variables of its states; on a longer
-trajectory the network is applied to every window and the outputs are composed as in `mlp`. Around
-it stands the exact denoiser of a homogeneous Gaussian law (`homogeneous`): the spectrum and the
-linear memory of the flow are not learned but estimated, and the network starts from there.
+trajectory the network is applied to every window, and the outputs are composed: each state is that
+of the window around it, or a weighted mean over all windows that hold it, which knows k more
+states on either side (`shares`, fitted after the training). Around the network stands the exact
+denoiser of a homogeneous Gaussian law (`homogeneous`): the spectrum and the linear memory of the
+flow are not learned but estimated, and the network starts from there. That law may be the one of
+the whole trajectory (`memory`): what was learned in windows is added to it. Where it is composed
+of windows as well, scales that remember longer than a window lose variance in long trajectories:
+a mode that never changes keeps that of a window, 2k + 1 states, in place of that of all states.
 
 Memory is linear in the length, with or without a gradient: 7 MB per state and member at 64 x 64
 (width 48), 0.9 GB for 127 states.
@@ -11,6 +16,7 @@ Memory is linear in the length, with or without a gradient: 7 MB per state and m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -20,7 +26,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from scorda.core.shapes import Float, Tensor
-from scorda.nn.homogeneous import HomogeneousLaw
+from scorda.nn.homogeneous import HomogeneousLaw, covariances
 from scorda.nn.modulated import ModulatedBlock, channels_last, zeroed
 from scorda.nn.ring import RingConv
 from scorda.nn.temporal import NoiseEmbedding
@@ -60,12 +66,18 @@ class UNet(nn.Module):
         min_noise: Smallest noise level of training.
         max_noise: Largest noise level of training.
         given: Number of fields of each window that are given beside it, without noise.
+        shares: Noise levels for which there are shares of the windows, evenly spaced in the
+            logarithm; none of 0. They are those of the centres until they are set.
+        memory: States whose covariances the law of trajectories knows, an odd number; longer ones
+            are composed of windows of so many. 0: the law is that of the windows of the network.
 
     Raises:
-        ValueError: If the grid does not fit the strides.
+        ValueError: If the grid does not fit the strides, or the memory is even.
     """
 
     context: Tensor
+    shares: Tensor
+    lags: Tensor
 
     def __init__(
         self,
@@ -80,6 +92,8 @@ class UNet(nn.Module):
         min_noise: float = 2e-2,
         max_noise: float = 50.0,
         given: int = 0,
+        shares: int = 0,
+        memory: int = 0,
     ) -> None:
         super().__init__()
         rows, columns = grid
@@ -89,9 +103,19 @@ class UNet(nn.Module):
                 f"Got a grid of {rows} x {columns} points: both must be multiples of {stride}, "
                 "patch * 2**(levels - 1)."
             )
+        if memory and not memory % 2:
+            raise ValueError(f"Got memory = {memory}: it is an odd number of states, or 0.")
         self.half_width, self.patch = k, patch
         self.law = HomogeneousLaw(2 * k + 1, channels, (rows, columns))
         self.register_buffer("context", torch.zeros(context, rows, columns))
+        # A file of a network without them does not hold any.
+        centres = torch.eye(2 * k + 1)[k].repeat(shares, 1)
+        self.register_buffer("shares", centres, persistent=shares > 0)
+        white = torch.zeros(memory, len(self.law.spectrum), channels, channels)
+        white[:1] = torch.eye(channels)
+        self.register_buffer("lags", white, persistent=memory > 0)
+        # The law of the last length of trajectories, once it is made; no part of the network.
+        self._whole: list[HomogeneousLaw] = []
         self.embed = NoiseEmbedding(FEATURES, min_noise, max_noise)
         size = (2 * k + 1) * channels
         self.first = RingConv((2 * size + given + context) * patch**2, width)
@@ -118,6 +142,9 @@ class UNet(nn.Module):
             ValueError: If either does not fit the network.
         """
         self.law.estimate(trajectories)
+        if len(self.lags):
+            self.lags.copy_(covariances(trajectories, len(self.lags)))
+            self._whole = []
         given = torch.zeros(0) if context is None else context
         if given.shape[:1] != self.context.shape[:1]:
             raise ValueError(
@@ -156,20 +183,54 @@ class UNet(nn.Module):
         embedding = self.embed(noise)[:, None].expand(-1, windows.shape[1], -1)
         out = torch.cat(list(self._parts(windows.flatten(0, 1), embedding.flatten(0, 1))))
         out = out.unflatten(0, windows.shape[:2])
-        return law.compose(coefficients * linear + law.coefficients(out) * learned)
+        found, whole = law.coefficients(out) * learned, self._law_of(x.shape[1])
+        if whole is law:
+            return law.compose(coefficients * linear + found, self._shares(noise))
+        linear = whole.gains(noise)[0]
+        return whole.compose(whole.slide(x) * linear) + law.compose(found, self._shares(noise))
+
+    def _law_of(self, states: int) -> HomogeneousLaw:
+        """Return the law of trajectories, or of the windows that they are composed of."""
+        states = min(states, len(self.lags))
+        if states <= self.law.states:
+            return self.law
+        made = self._whole
+        if not made or made[0].states != states or made[0].basis.device != self.lags.device:
+            law = HomogeneousLaw(states, self.law.channels, self.law.grid).to(self.lags)
+            law.remember(self.lags)
+            self._whole = made = [law]
+        return made[0]
+
+    def share_levels(self) -> Float[Tensor, "levels"]:
+        """Return the noise levels of the shares."""
+        ends = torch.tensor([self.embed.min_noise, self.embed.max_noise]).log()
+        return torch.linspace(ends[0], ends[1], len(self.shares)).exp()
+
+    def _shares(self, noise: Float[Tensor, "ensemble"]) -> Float[Tensor, "ensemble states"] | None:
+        """Return the shares at noise levels, between those that are known by their logarithms."""
+        last = len(self.shares) - 1
+        if last < 1:
+            return None
+        low, high = self.embed.min_noise, self.embed.max_noise
+        place = (last * (noise / low).log() / math.log(high / low)).clamp(0, last)
+        before = place.floor().clamp(max=last - 1).long()
+        shares = self.shares.to(noise)
+        return shares[before].lerp(shares[before + 1], (place - before)[:, None])
 
     def covariance(
         self,
         v: Float[Tensor, "ensemble time ..."],
         noise: Float[Tensor, "ensemble"],
     ) -> Float[Tensor, "ensemble time ..."]:
-        """Product with the covariance of the law given noisy states, composed of windows.
+        """Product with the covariance of the law given noisy states.
 
-        Symmetric for one window; of a longer trajectory as nearly as the composition allows.
+        Symmetric for one window of the law; of a longer trajectory as nearly as the composition
+        of windows allows.
         """
         if v.ndim == 4:
             return self.covariance(v.unsqueeze(2), noise).squeeze(2)
-        return self.law.compose(self.law.slide(v) * self.law.remaining(noise))
+        law = self._law_of(v.shape[1])
+        return law.compose(law.slide(v) * law.remaining(noise))
 
     def _parts(self, windows: Tensor, embedding: Tensor) -> Iterator[Tensor]:
         size = max(1, POINTS // windows[0, 0].numel())

@@ -25,11 +25,14 @@ from scorda.nn import build
 from scorda.nn.steps import StepUNet
 from scorda.nn.unet import UNet
 from scorda.priors.recipe import Recipe, check_grid, check_transition
+from scorda.priors.shares import LEVELS, fit_shares
 from scorda.priors.trajectory import Standardisation, TrainedTrajectory
 from scorda.systems.base import System, plain_settings
 
 # Numbers of the states that a transition keeps of its record, and how many states at least.
 KEPT, FEWEST = 2**16, 256
+# States whose covariances the law around a network of fields knows.
+MEMORY = 33
 # How far beyond the largest simulated value a denoised one may lie.
 MARGIN = 1.25
 # 61 evaluations. Chosen on Lorenz-63, on other test cases than `scorda bench lorenz63-sda` has.
@@ -216,6 +219,8 @@ def train_on_z(
         how = {"levels": known_first, "loss": transition_loss}
     how |= {"slice_seconds": slice_seconds, "keep": initial is not None}
     history = fit(network, z, settings, checkpoint, report, **how)
+    if isinstance(network, UNet):
+        fit_shares(network, z, rng.spawn(rng.seeded(settings.seed), 3)[2])
     provenance = {
         **told,
         "recipe": asdict(recipe),
@@ -273,7 +278,10 @@ def _architecture(
         fields = 0 if context is None else len(context)
         made |= {"channels": z.shape[2], "grid": list(z.shape[3:]), "context": fields}
         made |= {"levels": recipe.levels, "blocks": recipe.blocks}
-        return made | ({"name": "step-unet"} if transition else {"k": recipe.half_width})
+        if transition:
+            return made | {"name": "step-unet"}
+        made |= {"k": recipe.half_width, "shares": LEVELS if recipe.half_width else 0}
+        return made | {"memory": (min(MEMORY, z.shape[1]) - 1) // 2 * 2 + 1}
     if recipe.architecture == "window-mlp":
         return made | {"k": recipe.half_width, "depth": recipe.blocks}
     if recipe.architecture == "ring-conv":
