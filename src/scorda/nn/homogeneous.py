@@ -125,16 +125,16 @@ class HomogeneousLaw(nn.Module):
     ) -> Float[Tensor, "ensemble time channels y x"]:
         """Return the trajectory of windows with given coefficients: centres and ends.
 
-        A single window is the whole trajectory; of several the number of states must be odd.
+        Of an even number of states there is a single window, the whole trajectory.
         With shares a state is the sum of its values in all windows that hold it, times their
         shares: share e is that of the window whose state e it is, or of the first or the last
         window where there is none.
         """
-        c, last = self.channels, coefficients.shape[2] - 1
-        if not last:
+        c, half = self.channels, self.states // 2
+        if self.states % 2 == 0:
             joined = _apply(self.basis.to(coefficients), coefficients).squeeze(2)
         elif shares is None:
-            half = self.states // 2
+            last = coefficients.shape[2] - 1
             rows = self.basis.to(coefficients).split((half * c, c, half * c), 1)
             parts = [
                 _apply(part, coefficients[:, :, first : stop + 1])
