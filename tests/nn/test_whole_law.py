@@ -77,6 +77,19 @@ def test_untrained_it_is_the_exact_denoiser_of_whole_trajectories(states):
     assert_close(product, apart * denoised(x, NOISE), rtol=1e-7, atol=1e-9)
 
 
+def test_one_variable_may_follow_another():
+    """The second variable is the first one of the step before: covariances are not symmetric."""
+    net, states = UNet(2, GRID, 1, 4, 1, 1, memory=5).double(), 4
+    at = torch.arange(states)[:, None] - torch.arange(2)
+    C = 0.8 ** (at.flatten()[:, None] - at.flatten()).abs().double()
+    lag = torch.arange(5)[:, None, None] + torch.arange(2)[:, None] - torch.arange(2)
+    net.lags.copy_((0.8 ** lag.abs().double())[:, None].expand(5, MODES, 2, 2))
+    x = torch.randn(2, states, 2, *GRID, generator=rng.seeded(2)).double()
+    gains = torch.stack([C @ torch.linalg.inv(C + n**2 * torch.eye(len(C))) for n in NOISE])
+    expected = torch.einsum("nij,njyx->niyx", gains, x.flatten(1, 2)).view_as(x)
+    assert_close(precondition(net, x, NOISE), expected, rtol=1e-7, atol=1e-9)
+
+
 def test_longer_trajectories_have_the_law_of_windows_of_the_memory():
     net, x = network(5), autoregression(2, 9)
     found = precondition(net, x, NOISE)
