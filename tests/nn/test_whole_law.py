@@ -48,7 +48,7 @@ def denoised(x, noise, keep=0.8):
 
 
 def test_covariances_are_those_of_the_data():
-    """Over 30 seeds the standard error of a number is 0.11 at most, of the mean over modes 0.01."""
+    """The standard error of a number is 0.11 at most, of the mean over modes 0.01 (30 seeds)."""
     found = covariances(autoregression(40, 20), 4)
     expected = exact_lags(4, 0.8)
     # The largest of 224 numbers was 0.32 at most.
