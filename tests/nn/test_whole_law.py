@@ -77,6 +77,21 @@ def test_untrained_it_is_the_exact_denoiser_of_whole_trajectories(states):
     assert_close(product, apart * denoised(x, NOISE), rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.parametrize("length", [5, 6, 12])
+def test_a_filter_in_time_is_the_composition_of_all_windows(length):
+    law = HomogeneousLaw(5, 2, GRID).double()
+    lags = torch.eye(2).double() * exact_lags(5, 0.8)
+    lags[1:, :, 0, 1] = 0.3 * torch.rand(4, MODES, generator=rng.seeded(4)).double()
+    law.remember(lags)
+    gains = torch.rand(MODES, 10, 1, 3, 1, generator=rng.seeded(5)).double()
+    x = torch.randn(3, length, 2, *GRID, generator=rng.seeded(6)).double().requires_grad_()
+    found, expected = law.filter(x, gains), law.compose(law.slide(x) * gains)
+    assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    weights = torch.randn(x.shape, generator=rng.seeded(7)).double()
+    slopes = [torch.autograd.grad((weights * y).sum(), x)[0] for y in (found, expected)]
+    assert_close(*slopes, rtol=1e-10, atol=1e-12)
+
+
 def test_one_variable_may_follow_another():
     """The second variable is the first one of the step before: covariances are not symmetric."""
     net, states = UNet(2, GRID, 1, 4, 1, 1, memory=5).double(), 4

@@ -147,6 +147,36 @@ class HomogeneousLaw(nn.Module):
         fields = self._fields(joined.unsqueeze(2))
         return fields.unflatten(0, (-1, c)).squeeze(2).permute(2, 0, 1, 3, 4)
 
+    def filter(
+        self,
+        x: Float[Tensor, "ensemble time channels y x"],
+        gains: Float[Tensor, "modes size 1 ensemble 1"],
+    ) -> Float[Tensor, "ensemble time channels y x"]:
+        """Return ``compose(slide(x) * gains)``.
+
+        Between the ends each state takes the rows of its window's centre alone: that is a filter
+        in time, the same at every state, and a product of Fourier transforms.
+        """
+        states, half, length = self.states, self.states // 2, x.shape[1]
+        if length == states:
+            return self.compose(self.slide(x) * gains)
+        basis, (members, _, c) = self.basis.to(x), x.shape[:3]
+        spectra = modes_of(x).permute(3, 4, 1, 2, 0, 5).flatten(0, 1)
+        ends = torch.stack((spectra[:, :states], spectra[:, -states:]), 3).flatten(1, 2)
+        first, last = _apply(basis, _apply(basis.mT, ends) * gains).unbind(2)
+        first, last = first[:, : half * c], last[:, -half * c :]
+        rows = basis[:, None, half * c : (half + 1) * c] * gains[:, :, 0, :, 0].mT[:, :, None]
+        kernel = (rows.flatten(1, 2) @ basis.mT).view(len(basis), -1, c, states, c)
+        # A circle of the trajectory's length is long enough: what meets across its ends is the
+        # part that has no whole window.
+        around = torch.fft.fft(kernel.flip(3).transpose(3, 4), length)
+        in_time = torch.fft.fft(torch.view_as_complex(spectra).permute(0, 3, 2, 1))
+        found = torch.fft.ifft((around * in_time[:, :, None]).sum(3))[..., states - 1 :]
+        middle = torch.view_as_real(found).permute(0, 3, 2, 1, 4)
+        parts = [first.unflatten(1, (-1, c)), middle, last.unflatten(1, (-1, c))]
+        joined = torch.cat(parts, 1).flatten(1, 2)
+        return self._fields(joined.unsqueeze(2)).view(-1, c, members, *self.grid).movedim(2, 0)
+
     def _shared(
         self,
         coefficients: Float[Tensor, "modes size windows ensemble 2"],

@@ -186,8 +186,7 @@ class UNet(nn.Module):
         found, whole = law.coefficients(out) * learned, self._law_of(x.shape[1])
         if whole is law:
             return law.compose(coefficients * linear + found, self._shares(noise))
-        linear = whole.gains(noise)[0]
-        return whole.compose(whole.slide(x) * linear) + law.compose(found, self._shares(noise))
+        return whole.filter(x, whole.gains(noise)[0]) + law.compose(found, self._shares(noise))
 
     def _law_of(self, states: int) -> HomogeneousLaw:
         """Return the law of trajectories, or of the windows that they are composed of."""
@@ -230,7 +229,7 @@ class UNet(nn.Module):
         if v.ndim == 4:
             return self.covariance(v.unsqueeze(2), noise).squeeze(2)
         law = self._law_of(v.shape[1])
-        return law.compose(law.slide(v) * law.remaining(noise))
+        return law.filter(v, law.remaining(noise))
 
     def _parts(self, windows: Tensor, embedding: Tensor) -> Iterator[Tensor]:
         size = max(1, POINTS // windows[0, 0].numel())
