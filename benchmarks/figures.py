@@ -1,4 +1,4 @@
-"""Draw the figures of the documentation that show results over a swept parameter.
+"""Draw the figures of the documentation that show results over a swept parameter, and the ring.
 
 python benchmarks/figures.py
 """
@@ -10,11 +10,15 @@ import math
 from collections import Counter
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from scorda.bench.run import Row
+from scorda.bench.setups.kolmogorov_scenarios import kolmogorov_ring
+from scorda.report import flow
 from scorda.report.comparison import sweep
 from scorda.report.tradeoff import tradeoff
 
-__all__ = ["main", "of_samplers", "rows"]
+__all__ = ["main", "of_samplers", "ring", "rows"]
 
 FOLDER = Path(__file__).parent
 # Swept parameter and scores, by file.
@@ -34,6 +38,15 @@ def main() -> None:
         figure.savefig(FOLDER.parent / "docs" / f"{name}.png", dpi=110)
     figure = tradeoff(of_samplers(FOLDER / "results" / "lorenz63-sda.csv"))
     figure.savefig(FOLDER.parent / "docs" / "tradeoff.png", dpi=110)
+    ring().savefig(FOLDER.parent / "docs" / "kolmogorov-ring.png", dpi=110)
+
+
+def ring() -> Figure:
+    """Draw trajectories of the scenario `kolmogorov-ring` on 64 x 64 points; two minutes."""
+    setup = kolmogorov_ring("kolmogorov-64")
+    given, entry = setup.prepare(0), next(e for e in setup.entries if e.label == "SDA")
+    drawn = setup.run(entry, given, 0)
+    return flow.panels(drawn, (0, 1, 3, 4, 6, 7), observations=given.problem.instruments)
 
 
 def of_samplers(path: Path) -> list[Row]:
