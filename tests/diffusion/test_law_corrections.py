@@ -98,7 +98,7 @@ def test_posteriors_and_switches_hand_on_the_law_of_the_prior():
 
 def test_a_denoiser_without_a_law_is_refused():
     sampler = PredictorCorrector(4, 1, min_noise=0.01, law=0.5)
-    with pytest.raises(ValueError, match="GaussianDenoiser has no Gaussian law.*law=None"):
+    with pytest.raises(ValueError, match=r"GaussianDenoiser has no Gaussian law.*law=None"):
         sampler.sample(gaussian(), VarianceExploding(1e-3, 100.0), (3,), 2, rng.seeded(0))
     for wrong in (-0.1, 1.1):
         with pytest.raises(ValueError, match="a share, between 0 and 1"):
