@@ -40,19 +40,20 @@ def gaussian():
 
 
 def corrected(sampler, wide=1.0):
-    """Mean squares by variance, over exact ones, after twelve corrections of exact samples."""
-    every = VARIANCES.repeat_interleave(2000)
+    """Mean squares by variance, over exact ones, after twelve corrections of exact ones."""
+    # A trajectory of two states: one of noise alone, one of signal.
+    every = VARIANCES.repeat_interleave(2000).view(2, 4000)
     exact = every + NU**2
     generator = rng.seeded(3)
-    u = exact.sqrt() * torch.randn(40, 8000, generator=generator, dtype=torch.float64)
-    level = torch.tensor([[NU]], dtype=torch.float64)
+    u = exact.sqrt() * torch.randn(40, 2, 4000, generator=generator, dtype=torch.float64)
+    level = torch.tensor([[[NU]]], dtype=torch.float64)
 
     def noise():
         return torch.randn(u.shape, generator=generator, dtype=u.dtype)
 
     for _ in range(sampler.corrections):
         u = sampler._correct(Independent(every, wide), u, level, noise)
-    return (u.square() / exact).unflatten(1, (4, 2000)).mean((0, 2))
+    return (u.square() / exact).view(40, 4, 2000).mean((0, 2))
 
 
 def after_langevin(tau):

@@ -337,15 +337,19 @@ class Sampler(ABC):
 
         .. math:: \nu^2 p (2 - p) + p^2 \Sigma, \qquad p = \delta / \nu^2,
 
-        with the covariance :math:`\Sigma` of x_0 given u, that of the law times its share.
+        with the covariance :math:`\Sigma` of x_0 given u, that of the law times its share. The
+        size is then one for each state, so that those which an observation moves much do not
+        slow down the others.
         """
         score = (denoiser.denoise(u, level) - u) / level.square()
-        delta = align(self.tau / score.flatten(1).square().mean(1), u)
         if self.law is None:
+            delta = align(self.tau / score.flatten(1).square().mean(1), u)
             return u + delta * score + (2 * delta).sqrt() * noise()
-        part = (delta / level.square()).clamp(max=max(1.0, self.tau))
-        u = u + part * level.square() * score + level * (part * (2 - part)).sqrt() * noise()
-        return u + part * self.law**0.5 * deviations(denoiser, noise(), level)
+        apart = self.law**0.5 * deviations(denoiser, noise(), level)
+        part = self.tau / score.square().flatten(2).mean(2) / level.flatten().square()[:, None]
+        part = align(part.clamp(max=max(1.0, self.tau)), u)
+        white = level * (part * (2 - part)).sqrt() * noise()
+        return u + part * (level.square() * score + apart) + white
 
 
 @dataclass(frozen=True)
