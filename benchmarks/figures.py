@@ -12,8 +12,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from scorda.bench.problems import PROBLEMS
 from scorda.bench.run import Row
-from scorda.bench.setups.kolmogorov_scenarios import kolmogorov_ring
+from scorda.bench.scenario import Scenario
 from scorda.report import flow
 from scorda.report.comparison import sweep
 from scorda.report.tradeoff import tradeoff
@@ -43,7 +44,8 @@ def main() -> None:
 
 def ring() -> Figure:
     """Draw trajectories of the scenario `kolmogorov-ring` on 64 x 64 points; two minutes."""
-    setup = kolmogorov_ring("kolmogorov-64")
+    setup = PROBLEMS["kolmogorov-ring"]("kolmogorov-64")
+    assert isinstance(setup, Scenario)
     given, entry = setup.prepare(0), next(e for e in setup.entries if e.label == "SDA")
     drawn = setup.run(entry, given, 0)
     return flow.panels(drawn, (0, 1, 3, 4, 6, 7), observations=given.problem.instruments)

@@ -159,11 +159,8 @@ def test_corrector_inflates_the_variance_of_white_noise(tau):
     # Prior N(0, 0): the denoiser is 0 and u ~ N(0, 1) at the noise level 1.
     delta = GaussianDenoiser(torch.zeros(dimensions), torch.eye(dimensions, 1), torch.zeros(1))
     generator, x, variances = torch.Generator().manual_seed(0), torch.zeros(1, dimensions) + 1, []
-
-    def noise():
-        return torch.randn(1, dimensions, generator=generator)
-
     for i in range(160):
+        noise = torch.randn(x.shape, generator=generator)
         x = sampler._correct(delta, x, level, noise)
         if i >= 60:
             variances.append(x.square().mean())
@@ -175,11 +172,8 @@ def test_corrections_are_sized_per_member():
     sampler, level = PredictorCorrector(8), torch.full((1, 1), 0.14)
     denoiser, noise = gaussian(), rng.normal(2, (D,), rng.seeded(1))
     x = torch.tensor([[1.0], [100.0]]) * rng.normal(2, (D,), rng.seeded(0))
-    both = sampler._correct(denoiser, x, level, lambda: noise)
-    alone = [
-        sampler._correct(denoiser, x[i : i + 1], level, lambda i=i: noise[i : i + 1])
-        for i in range(2)
-    ]
+    both = sampler._correct(denoiser, x, level, noise)
+    alone = [sampler._correct(denoiser, x[i : i + 1], level, noise[i : i + 1]) for i in range(2)]
     assert_close(both, torch.cat(alone))
 
 

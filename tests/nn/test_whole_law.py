@@ -92,21 +92,6 @@ def test_a_filter_in_time_is_the_composition_of_all_windows(length):
     assert_close(*slopes, rtol=1e-10, atol=1e-12)
 
 
-def test_deviations_have_the_covariance_of_the_law():
-    net = network(5)
-    v = torch.randn(2, 4, 1, *GRID, generator=rng.seeded(8)).double()
-    twice = net.deviations(net.deviations(v, NOISE), NOISE)
-    assert_close(twice, net.covariance(v, NOISE), rtol=1e-9, atol=1e-12)
-    # Of longer trajectories the variances, column by column; all places are alike.
-    level = NOISE[1:].expand(9)
-    columns = torch.zeros(9, 9, 1, *GRID).double()
-    columns[torch.arange(9), torch.arange(9), 0, 3, 4] = 1
-    root, product = net.deviations(columns, level), net.covariance(columns, level)
-    variances = root.square().sum((0, 2, 3, 4))
-    expected = product[torch.arange(9), torch.arange(9), 0, 3, 4]
-    assert_close(variances, expected, rtol=1e-9, atol=1e-12)
-
-
 def test_one_variable_may_follow_another():
     """The second variable is the first one of the step before: covariances are not symmetric."""
     net, states = UNet(2, GRID, 1, 4, 1, 1, memory=5).double(), 4

@@ -26,7 +26,6 @@ the one to the other (`SwitchedDenoiser`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -45,7 +44,6 @@ __all__ = [
     "NetworkDenoiser",
     "SwitchedDenoiser",
     "align",
-    "deviations",
     "precondition",
 ]
 
@@ -276,24 +274,9 @@ class NetworkDenoiser:
                 f"{type(self.network).__name__} has no Gaussian law, whose covariance was asked "
                 'for: use MMPS(covariance="denoiser").'
             )
-        return self._of_law(product, v, noise)
-
-    def deviations(
-        self, eps: Float[Tensor, "ensemble ..."], noise: Float[Tensor, "..."]
-    ) -> Float[Tensor, "ensemble ..."]:
-        """Draws of x_0 about its mean given u, under the Gaussian law, from standard normal eps.
-
-        Raises:
-            ValueError: If the network has no law.
-        """
-        product = getattr(self.network, "deviations", None)
-        if product is None:
-            raise _no_law(type(self.network).__name__)
-        return self._of_law(product, eps, noise)
-
-    def _of_law(self, product: Callable[..., Tensor], v: Tensor, noise: Tensor) -> Tensor:
         like, level = next(self.network.parameters()), noise.flatten().expand(len(v))
-        return product(v.to(like.dtype), level.to(like.dtype)).to(v.dtype)
+        found: Tensor = product(v.to(like.dtype), level.to(like.dtype))
+        return found.to(v.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -344,30 +327,6 @@ class SwitchedDenoiser:
         if noise.numel() != 1:
             raise ValueError("SwitchedDenoiser takes one noise level for all members.")
         return (self.above if noise >= self.level else self.below).denoise(u, noise)
-
-    def deviations(self, eps: Tensor, noise: Tensor) -> Tensor:
-        """Those of the denoiser at this level."""
-        return deviations(self.above if noise >= self.level else self.below, eps, noise)
-
-
-def deviations(denoiser: Denoiser, eps: Tensor, noise: Tensor) -> Tensor:
-    """Draws of x_0 about its mean given u, as `NetworkDenoiser.deviations`.
-
-    Raises:
-        ValueError: If the denoiser has no Gaussian law.
-    """
-    drawn = getattr(denoiser, "deviations", None)
-    if drawn is None:
-        raise _no_law(type(denoiser).__name__)
-    found: Tensor = drawn(eps, noise)
-    return found
-
-
-def _no_law(name: str) -> ValueError:
-    return ValueError(
-        f"{name} has no Gaussian law, of which the sampler's corrections take a share: use a "
-        "sampler with law=None."
-    )
 
 
 def align(per_member: Float[Tensor, "..."], x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

@@ -29,7 +29,7 @@ import torch
 
 from scorda.core.forward_mode import directional
 from scorda.core.shapes import Float, Tensor
-from scorda.diffusion.denoisers import Denoiser, align, deviations
+from scorda.diffusion.denoisers import Denoiser, align
 from scorda.diffusion.krylov import conjugate_gradients, gmres
 from scorda.observations.model import ObservationModel
 
@@ -93,12 +93,6 @@ class GuidedDenoiser:
         posterior, limit = mean + shift, getattr(self.denoiser, "limit", None)
         # A posterior mean lies where the data are, as the prior's does.
         return posterior if limit is None else posterior.clamp(-limit, limit)
-
-    def deviations(
-        self, eps: Float[Tensor, "ensemble ..."], noise: Float[Tensor, "..."]
-    ) -> Float[Tensor, "ensemble ..."]:
-        """Those of the prior: what the observation takes of them is left out."""
-        return deviations(self.denoiser, eps, noise)
 
 
 @dataclass(frozen=True)

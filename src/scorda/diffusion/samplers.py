@@ -29,7 +29,7 @@ import torch
 from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
 from scorda.diffusion.batches import batches
-from scorda.diffusion.denoisers import Denoiser, align, deviations
+from scorda.diffusion.denoisers import Denoiser, align
 from scorda.diffusion.process import ForwardProcess
 
 __all__ = [
@@ -137,9 +137,6 @@ class Sampler(ABC):
         correct_below: Noise level of the "log" grid above which nothing is corrected (default:
             none).
         correct_above: The one below which nothing is corrected (default: none).
-        law: Share of the variance, given u, that what was learned leaves of the one that the
-            denoiser's Gaussian law has. Corrections then leave a Gaussian with the rest as it is;
-            without it (default) they widen it, for every denoiser (see `_correct`).
     """
 
     noise_levels: int = 64
@@ -150,7 +147,6 @@ class Sampler(ABC):
     max_noise: float = 10.0
     correct_below: float | None = None
     correct_above: float | None = None
-    law: float | None = None
 
     # Whether `move` draws noise.
     noisy = False
@@ -168,8 +164,6 @@ class Sampler(ABC):
                 f"max_noise = {self.max_noise}: the grid is "
                 '"time" or "log", and 0 < min_noise < max_noise.'
             )
-        if self.law is not None and not 0 <= self.law <= 1:
-            raise ValueError(f"Got law = {self.law}: it is a share, between 0 and 1.")
         above, below = self.correct_above, self.correct_below
         if above is None and below is None:
             return
@@ -318,7 +312,7 @@ class Sampler(ABC):
         for i in range(len(nu)):
             level = align(nu[i], u)
             for _ in range(self.corrections if corrected[i] else 0):
-                u = self._correct(denoiser, u, level, noise)
+                u = self._correct(denoiser, u, level, noise())
                 yield u
             mean = denoiser.denoise(u, level)
             if i == len(nu) - 1:
@@ -328,28 +322,10 @@ class Sampler(ABC):
             u, previous = self.move(u, mean, previous, around, noise), mean
             yield u
 
-    def _correct(self, denoiser: Denoiser, u: Tensor, level: Tensor, noise: Noise) -> Tensor:
-        r"""A Langevin step, :math:`u' = u + \delta s(u)` and noise.
-
-        Of a Gaussian with covariance S a variance of :math:`2 \delta` widens S by the factor
-        :math:`1 / (1 - \delta / 2 S)`, 3/2 where most directions are noise and tau = 1. What
-        leaves it as it is is :math:`2 \delta - \delta^2 S^{-1}`, which is
-
-        .. math:: \nu^2 p (2 - p) + p^2 \Sigma, \qquad p = \delta / \nu^2,
-
-        with the covariance :math:`\Sigma` of x_0 given u, that of the law times its share. The
-        size is then one for each state, so that those which an observation moves much do not
-        slow down the others.
-        """
+    def _correct(self, denoiser: Denoiser, u: Tensor, level: Tensor, noise: Tensor) -> Tensor:
         score = (denoiser.denoise(u, level) - u) / level.square()
-        if self.law is None:
-            delta = align(self.tau / score.flatten(1).square().mean(1), u)
-            return u + delta * score + (2 * delta).sqrt() * noise()
-        apart = self.law**0.5 * deviations(denoiser, noise(), level)
-        part = self.tau / score.square().flatten(2).mean(2) / level.flatten().square()[:, None]
-        part = align(part.clamp(max=max(1.0, self.tau)), u)
-        white = level * (part * (2 - part)).sqrt() * noise()
-        return u + part * (level.square() * score + apart) + white
+        delta = align(self.tau / score.flatten(1).square().mean(1), u)
+        return u + delta * score + (2 * delta).sqrt() * noise
 
 
 @dataclass(frozen=True)

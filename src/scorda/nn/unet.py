@@ -231,20 +231,6 @@ class UNet(nn.Module):
         law = self._law_of(v.shape[1])
         return law.filter(v, law.remaining(noise))
 
-    def deviations(
-        self,
-        eps: Float[Tensor, "ensemble time ..."],
-        noise: Float[Tensor, "ensemble"],
-    ) -> Float[Tensor, "ensemble time ..."]:
-        """Draws with the covariance of the law given noisy states, from standard normal numbers.
-
-        Of a trajectory longer than the law variances are exact, and covariances nearly.
-        """
-        if eps.ndim == 4:
-            return self.deviations(eps.unsqueeze(2), noise).squeeze(2)
-        law = self._law_of(eps.shape[1])
-        return law.filter(eps, law.remaining(noise).sqrt())
-
     def _parts(self, windows: Tensor, embedding: Tensor) -> Iterator[Tensor]:
         size = max(1, POINTS // windows[0, 0].numel())
         again = torch.is_grad_enabled() and len(windows) > size

@@ -42,7 +42,7 @@ SAMPLER = Ancestral(noise_levels=16, corrections=3, tau=0.5, min_noise=8e-3, max
 RING_SAMPLER = Ancestral(noise_levels=32, corrections=3, tau=0.5, min_noise=8e-3, max_noise=20.0)
 # The largest scales of a field have far more than unit variance: it starts above them. 127
 # evaluations. States far apart in time come to agree by corrections at noise levels of 0.5 to 5.
-# Chosen on other truths than the benchmark has, after a look at these (benchmarks/NOTES.md): with
+# Chosen on other truths than the benchmark has, between looks at these (benchmarks/NOTES.md): with
 # fewer or smaller corrections the steps are less consistent.
 FIELD_SAMPLER = Ancestral(
     noise_levels=62,
