@@ -28,7 +28,7 @@ SIMULATED = "--system or a store of `scorda simulate --series`"
 OF_PATTERNS = ("modes", "corrected", "clock", "no_fill")
 SIZES = ("width", "blocks", "half_width", "levels")
 # Settings of `Training` that have a flag, beside the seed.
-TRAINING = (
+TRAINING_FLAGS = (
     "training_steps", "batch", "segment", "rate", "min_noise", "max_noise", "average", "every",
     "precision",
 )  # fmt: skip
@@ -50,11 +50,13 @@ def from_system(
 
     fields = ("variable", "since", "until", "series_axis", "missing", "periodic", "static")
     refuse(given, (*fields, *OF_PATTERNS), "goes with --data of fields only")
+    if given.distil is not None:
+        return _distilled(given, system, states, checkpoint, report, device, initial)
     architecture = given.architecture or architecture_for(system.space)
     recipe = Recipe(architecture=architecture, **_given(given, "series", "length", *SIZES))
     if states is not None:
         recipe = replace(recipe, series=states.shape[0], length=states.shape[1])
-    chosen = training_for(recipe, given.transition) | _given(given, *TRAINING, "seed")
+    chosen = training_for(recipe, given.transition) | _given(given, *TRAINING_FLAGS, "seed")
     return train_on_system(
         system,
         recipe,
@@ -69,6 +71,52 @@ def from_system(
     )
 
 
+def _distilled(
+    given: Train,
+    system: System,
+    states: Tensor | None,
+    checkpoint: Checkpoint,
+    report: Report,
+    device: torch.device,
+    initial: TrainedTrajectory | None,
+) -> TrainedTrajectory:
+    """Return the prior to start from, trained through few steps."""
+    from scorda.diffusion import parallel
+    from scorda.diffusion.training import Training
+    from scorda.priors.distilled import FEW, TRAINING, distilled
+    from scorda.priors.from_system import simulated
+    from scorda.priors.recipe import Recipe
+    from scorda.priors.trained_on import other_settings
+
+    if initial is None:
+        raise UserError("Got --distil without --start-from, the prior whose network is trained.")
+    if given.distil is None or given.distil < 2:
+        raise UserError(f"Got --distil {given.distil}: a sampler has at least 2 steps.")
+    own = "is that of the prior which --distil trains"
+    refuse(given, ("architecture", *SIZES, "min_noise", "max_noise", "transition"), own)
+    if initial.name != system.name or other_settings(initial, system):
+        raise UserError(
+            f"Got --distil for a prior of {initial.name} with --system {system.name}, or with "
+            "other settings of it: give the system that the prior was trained on."
+        )
+    chosen = TRAINING | _given(given, *TRAINING_FLAGS, "seed")
+    levels = {name: initial.architecture[name] for name in ("min_noise", "max_noise")}
+    recipe = Recipe(**_given(given, "series", "length"))
+    if states is None:
+        states = parallel.make_once(lambda: simulated(system, recipe, given.seed))
+    chosen["segment"] = min(chosen["segment"], states.shape[1])
+    return distilled(
+        initial,
+        states,
+        Training(**chosen | levels),
+        replace(FEW, noise_levels=given.distil),
+        checkpoint,
+        report,
+        device,
+        _seconds(given),
+    )
+
+
 def from_fields(
     given: Train,
     checkpoint: Checkpoint,
@@ -77,6 +125,7 @@ def from_fields(
     initial: TrainedTrajectory | None = None,
 ) -> TrainedTrajectory:
     """Return the prior of a record: of its patterns, or by a network of its grid."""
+    refuse(given, ("distil",), f"goes with {SIMULATED} only")
     refuse(given, ("series", "length"), f"goes with {SIMULATED} only")
     refuse(given, ("parameter",), "goes with --system only")
     if given.architecture is not None:
@@ -108,7 +157,7 @@ def _by_a_grid(
 
     fields = _record(given)
     recipe = Recipe(length=len(fields), **_given(given, "architecture", *SIZES))
-    chosen = training_for(recipe, given.transition) | _given(given, *TRAINING, "seed")
+    chosen = training_for(recipe, given.transition) | _given(given, *TRAINING_FLAGS, "seed")
     return train_grid_on_fields(
         fields,
         recipe,
@@ -130,7 +179,7 @@ def _of_patterns(given: Train, checkpoint: Checkpoint, report: Report) -> Traine
     fields = _record(given)
     if fields.missing and not given.no_fill:
         console().print("record: missing values are filled by its own Gaussian law")
-    chosen = _given(given, *TRAINING)
+    chosen = _given(given, *TRAINING_FLAGS)
     learn: Callable[..., TrainedTrajectory] = train_on_fields
     settings = training_for
     if given.transition:

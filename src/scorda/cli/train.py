@@ -28,7 +28,7 @@ __all__ = ["Train", "train"]
 # Settings of a run that do not decide what is learned.
 RUN = ("resume", "overwrite", "trust_code", "config", "minutes")
 # Settings that came later: a record of a training without them stays as it is.
-ONLY_IF_GIVEN = ("clock", "start_from", "periodic", "static")
+ONLY_IF_GIVEN = ("clock", "distil", "start_from", "periodic", "static")
 QUICK_STEPS, QUICK_SERIES, QUICK_LENGTH = 20, 16, 100
 
 
@@ -99,6 +99,10 @@ class Train:
     start_from: str | None = None
     """Prior with the same network whose weights are the first, for --system or --architecture: a
     shipped one, or a file of this command."""
+
+    distil: int | None = None
+    """Train the network of --start-from through so many steps of a sampler without corrections,
+    for as few evaluations (16); its sizes and noise levels stay. With --system or its store."""
 
     half_width: int | None = None
     """Half-width of the windows of window-mlp and unet."""

@@ -58,7 +58,14 @@ FIELD_GUIDANCE = SwitchedGuidance(MMPS(8, covariance="law"), InflatedLikelihood(
 # A step of a field changes all but its largest scales by less than a standard deviation.
 STEP_SAMPLER = Multistep(noise_levels=12, corrections=0, min_noise=5e-3, max_noise=10.0)
 
-__all__ = ["kept_states", "resampled", "train_on_states", "train_on_system", "train_on_z"]
+__all__ = [
+    "kept_states",
+    "resampled",
+    "simulated",
+    "train_on_states",
+    "train_on_system",
+    "train_on_z",
+]
 
 
 def train_on_system(
@@ -92,7 +99,7 @@ def train_on_system(
     """
     check_grid(recipe, system.space)
     if states is None:
-        states = parallel.make_once(lambda: _simulate(system, recipe, settings))
+        states = parallel.make_once(lambda: simulated(system, recipe, settings.seed))
     told = {"system": {"name": system.name, "settings": plain_settings(system)}}
     return train_on_states(
         states,
@@ -300,10 +307,9 @@ def _architecture(
     return made | {"per_entry": settings.observed > 0}
 
 
-def _simulate(
-    system: System, recipe: Recipe, settings: Training
-) -> Float[Tensor, "series time *state"]:
-    start, error = rng.spawn(rng.seeded(settings.seed), 2)
+def simulated(system: System, recipe: Recipe, seed: int) -> Float[Tensor, "series time *state"]:
+    """Return the trajectories of a recipe, from the system's own prior."""
+    start, error = rng.spawn(rng.seeded(seed), 2)
     assert recipe.series is not None and recipe.length is not None
     return system.trajectory(system.prior(recipe.series, start), recipe.length - 1, error)
 
