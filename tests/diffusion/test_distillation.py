@@ -11,7 +11,7 @@ from torch import nn
 import scorda as sc
 from scorda.diffusion.denoisers import Conditioned, NetworkDenoiser, align
 from scorda.diffusion.distillation import WalkLoss, observed_precision, window_energy
-from scorda.diffusion.levels import observed_levels
+from scorda.diffusion.levels import observed_levels, often_observed
 from scorda.diffusion.samplers import Ancestral
 from scorda.diffusion.stochastic_multistep import StochasticMultistep
 from scorda.diffusion.training import Training, denoising_loss, fit
@@ -101,6 +101,16 @@ def test_walk_is_that_of_the_sampler_and_a_merged_denoiser() -> None:
         previous = mean
     torch.testing.assert_close(found[0], u)
     assert levels[-1] <= 0.1 < levels[-2]
+
+
+def test_often_observed_segments_have_observations_throughout() -> None:
+    at = torch.Generator().manual_seed(4)
+    level = often_observed(torch.full((400,), 5.0), (97, 3), at)
+    seen = level < 4.9
+    assert seen.flatten(1).any(1).all()
+    # Every 16th step at the least, on average where times are at random.
+    assert seen.any(2).double().mean(1).mean() > 1 / 4
+    assert 0.5 < seen.any(1).double().mean() < 0.7
 
 
 def test_loss_of_a_segment_does_not_depend_on_the_others() -> None:

@@ -42,9 +42,9 @@ SMALLEST = 1e-6
 class WalkLoss:
     """Energy score of the walk of a sampler, and a share of the denoising loss: a loss for `fit`.
 
-    The segments have the observations that the levels of the training stand for
-    (``levels.observed_levels``), and the walk merges them (``Conditioned``), at all levels. The
-    denoising loss keeps the network a denoiser at the levels below, where nothing walks.
+    The segments have the observations that the levels of the training stand for, and the walk
+    merges them (``Conditioned``), at all levels. The denoising loss keeps the network a denoiser
+    at the levels below, where nothing walks.
 
     Arguments:
         sampler: Sampler on the "log" grid, without corrections.

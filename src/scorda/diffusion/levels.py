@@ -10,7 +10,7 @@ from torch import nn
 
 from scorda.core.shapes import Bool, Float, Tensor
 
-__all__ = ["Levels", "levels_for", "observed_levels", "ring_levels"]
+__all__ = ["Levels", "levels_for", "observed_levels", "often_observed", "ring_levels"]
 
 # Largest number of points of a ring from one observed point to the next.
 FARTHEST = 8
@@ -38,6 +38,8 @@ def observed_levels(
     share: float,
     generator: torch.Generator,
     seen: Bool[Tensor, "ensemble components"] | None = None,
+    farthest: int = 64,
+    holes: float = 0.25,
 ) -> Float[Tensor, "ensemble time ..."]:
     """Lower the noise level of some entries, as observations of them would.
 
@@ -52,6 +54,9 @@ def observed_levels(
         share: Share of segments with observed entries.
         generator: Source of randomness.
         seen: Which components are observed where a segment has any (default: each by chance).
+        farthest: Largest number of steps from one time to the next, on average where they are at
+            random.
+        holes: Share of segments with a hole.
     """
     size, states, components = len(noise), shape[0], math.prod(shape[1:])
 
@@ -61,18 +66,31 @@ def observed_levels(
     time = torch.arange(states)[:, None]
     used = uniform(size, 1) < share
     used = used & (uniform(size, components) < 0.5 if seen is None else seen)
-    stride = (64 ** uniform(size, 1, components)).round()
+    stride = (farthest ** uniform(size, 1, components)).round()
     offset = (uniform(size, 1, components) * stride).floor()
     regular = (time - offset) % stride == 0
     random = uniform(size, states, components) < 1 / stride
     times = torch.where(uniform(size, 1, 1) < 0.5, regular, random)
     times = torch.where(uniform(size, 1, 1) < 0.5, times, times[..., :1])
     ends = ((2 * uniform(size, 2) - 0.5) * states).sort().values[..., None, None]
-    hole = (time >= ends[:, 0]) & (time < ends[:, 1]) & (uniform(size, 1, 1) < 0.25)
+    hole = (time >= ends[:, 0]) & (time < ends[:, 1]) & (uniform(size, 1, 1) < holes)
     std = 10 ** (2 * uniform(size, components) - 2)
     precision = (used[:, None] & times & ~hole) / std[:, None].square()
     level = (noise[:, None, None] ** -2 + precision).rsqrt()
     return level.view(size, *shape)
+
+
+def often_observed(
+    noise: Float[Tensor, "ensemble"], shape: tuple[int, ...], generator: torch.Generator
+) -> Float[Tensor, "ensemble time ..."]:
+    """Make levels as `observed_levels` does, where each segment is observed often.
+
+    At least one component is observed, 1 to 16 steps apart, without holes.
+    """
+    size, components = len(noise), math.prod(shape[1:])
+    chance = torch.rand(size, components, generator=generator)
+    seen = (chance < 0.5) | (chance == chance.amin(1, keepdim=True))
+    return observed_levels(noise, shape, 1.0, generator, seen, farthest=16, holes=0.0)
 
 
 def ring_levels(

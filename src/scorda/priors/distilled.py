@@ -14,6 +14,7 @@ import torch
 from scorda.core.shapes import Float, Tensor
 from scorda.diffusion.checkpoint import Checkpoint
 from scorda.diffusion.distillation import WalkLoss
+from scorda.diffusion.levels import often_observed
 from scorda.diffusion.samplers import Sampler
 from scorda.diffusion.stochastic_multistep import StochasticMultistep
 from scorda.diffusion.training import Training, fit
@@ -24,7 +25,7 @@ __all__ = ["FEW", "TRAINING", "distilled"]
 # Chosen on other test cases than `scorda bench lorenz63-sda` has (benchmarks/NOTES.md).
 FEW = StochasticMultistep(16, corrections=0, min_noise=6e-3, max_noise=15.0)
 # Settings of `Training`. What an energy score tells of one segment is mostly noise: many segments
-# make a batch, and its validation, and all are observed.
+# make a batch, and its validation.
 TRAINING: dict[str, Any] = {
     "training_steps": 400,
     "batch": 96,
@@ -33,7 +34,6 @@ TRAINING: dict[str, Any] = {
     "average": 0.98,
     "validation": 0.05,
     "every": 50,
-    "observed": 1.0,
 }
 
 
@@ -50,8 +50,9 @@ def distilled(
     """Train the network of a prior through the steps of a sampler (`WalkLoss`).
 
     Approximate, as every learned prior; where the walk's score is least its members have the law
-    of the training at the noise level where it ends. It replaces the weights, so that other
-    samplers are as good with it as their evaluations are, and not better than with the prior.
+    of the training at the noise level where it ends. The segments are observed often
+    (``levels.often_observed``): of others the score is mostly the noise of chaos. Other samplers
+    are not better with the new prior than with the old one.
 
     Arguments:
         prior: Prior of trajectories; it stays as it is.
@@ -89,6 +90,7 @@ def distilled(
         checkpoint,
         report,
         keep=True,
+        levels=often_observed,
         loss=loss,
         slice_seconds=slice_seconds,
     )
