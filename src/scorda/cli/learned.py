@@ -28,7 +28,7 @@ SIMULATED = "--system or a store of `scorda simulate --series`"
 OF_PATTERNS = ("modes", "corrected", "clock", "no_fill")
 SIZES = ("width", "blocks", "half_width", "levels")
 # Settings of `Training` that have a flag, beside the seed.
-TRAINING_FLAGS = (
+TRAINING = (
     "training_steps", "batch", "segment", "rate", "min_noise", "max_noise", "average", "every",
     "precision",
 )  # fmt: skip
@@ -56,7 +56,7 @@ def from_system(
     recipe = Recipe(architecture=architecture, **_given(given, "series", "length", *SIZES))
     if states is not None:
         recipe = replace(recipe, series=states.shape[0], length=states.shape[1])
-    chosen = training_for(recipe, given.transition) | _given(given, *TRAINING_FLAGS, "seed")
+    chosen = training_for(recipe, given.transition) | _given(given, *TRAINING, "seed")
     return train_on_system(
         system,
         recipe,
@@ -83,13 +83,15 @@ def _distilled(
     """Return the prior to start from, trained through few steps."""
     from scorda.diffusion import parallel
     from scorda.diffusion.training import Training
-    from scorda.priors.distilled import FEW, TRAINING, distilled
+    from scorda.priors.distilled import DISTILLING, FEW, check_levels, distilled
     from scorda.priors.from_system import simulated
     from scorda.priors.recipe import Recipe
     from scorda.priors.trained_on import other_settings
 
     if initial is None:
         raise UserError("Got --distil without --start-from, the prior whose network is trained.")
+    # Before anything is simulated.
+    check_levels(initial)
     if given.distil is None or given.distil < 2:
         raise UserError(f"Got --distil {given.distil}: a sampler has at least 2 steps.")
     own = "is that of the prior which --distil trains"
@@ -99,10 +101,11 @@ def _distilled(
             f"Got --distil for a prior of {initial.name} with --system {system.name}, or with "
             "other settings of it: give the system that the prior was trained on."
         )
-    chosen = TRAINING | _given(given, *TRAINING_FLAGS, "seed")
+    chosen = DISTILLING | _given(given, *TRAINING, "seed")
     levels = {name: initial.architecture[name] for name in ("min_noise", "max_noise")}
-    recipe = Recipe(**_given(given, "series", "length"))
     if states is None:
+        sizes = _given(given, "series", "length")
+        recipe = Recipe(architecture=initial.architecture["name"], **sizes)
         states = parallel.make_once(lambda: simulated(system, recipe, given.seed))
     chosen["segment"] = min(chosen["segment"], states.shape[1])
     return distilled(
@@ -157,7 +160,7 @@ def _by_a_grid(
 
     fields = _record(given)
     recipe = Recipe(length=len(fields), **_given(given, "architecture", *SIZES))
-    chosen = training_for(recipe, given.transition) | _given(given, *TRAINING_FLAGS, "seed")
+    chosen = training_for(recipe, given.transition) | _given(given, *TRAINING, "seed")
     return train_grid_on_fields(
         fields,
         recipe,
@@ -179,7 +182,7 @@ def _of_patterns(given: Train, checkpoint: Checkpoint, report: Report) -> Traine
     fields = _record(given)
     if fields.missing and not given.no_fill:
         console().print("record: missing values are filled by its own Gaussian law")
-    chosen = _given(given, *TRAINING_FLAGS)
+    chosen = _given(given, *TRAINING)
     learn: Callable[..., TrainedTrajectory] = train_on_fields
     settings = training_for
     if given.transition:

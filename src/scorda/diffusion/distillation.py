@@ -3,7 +3,7 @@ r"""Distillation: a network is trained through the few steps that a sampler will
 The denoising loss makes each evaluation right, and a walk of few steps is wrong even so: in each
 step it takes the denoised state for constant. Here the walk itself is scored. Members
 :math:`u^{(1)}, \dots, u^{(m)}` walk down from noise to a level :math:`\nu`, given observations of
-a trajectory :math:`x_0`, and the loss is their energy score at a draw of the same law,
+a trajectory :math:`x_0`, and the loss is their energy score at that trajectory with such noise,
 
 .. math:: \frac{1}{m} \sum_i \lVert u^{(i)} - s \rVert
     - \frac{1}{2 m (m - 1)} \sum_{ij} \lVert u^{(i)} - u^{(j)} \rVert, \qquad
@@ -28,14 +28,16 @@ from torch import nn
 
 from scorda.core import rng
 from scorda.core.shapes import Float, Tensor
-from scorda.diffusion.denoisers import NetworkDenoiser
+from scorda.diffusion.denoisers import Conditioned, NetworkDenoiser
 from scorda.diffusion.samplers import ROUNDING, Sampler
 from scorda.diffusion.training import denoising_loss
 
-__all__ = ["WalkLoss", "window_energy"]
+__all__ = ["WalkLoss", "observed_precision", "window_energy"]
 
 # Below this share of the precision of the noise, that of an observation is lost in rounding.
 SMALLEST = 1e-6
+# Of a key, which has no sign.
+BITS = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class WalkLoss:
     @property
     def levels(self) -> list[float]:
         """Noise levels of the walk, the last one included."""
-        levels = self.sampler._levels.tolist()
+        levels = self.sampler.levels.tolist()
         last = next(i for i, nu in enumerate(levels) if nu <= self.end * (1 + ROUNDING))
         return levels[: last + 1]
 
@@ -112,14 +114,14 @@ class WalkLoss:
             [
                 torch.randn(
                     (self.members * len(levels) + 2, *row.shape),
-                    generator=rng.seeded(_seed(row)),
+                    generator=rng.at(_key(row), 0),
                     dtype=row.dtype,
                 )
                 for row in eps.cpu()
             ]
         ).to(eps)
         walked, of_values, of_draw = drawn.split((self.members * len(levels), 1, 1), 1)
-        precision = observed_precision(noise, x0)
+        precision = observed_precision(noise)
         # An observation of no precision has no value, and any number will do.
         error = precision.clamp(min=torch.finfo(x0.dtype).tiny).rsqrt()
         y = torch.where(precision > 0, x0 + error * of_values[:, 0], 0)
@@ -133,22 +135,21 @@ class WalkLoss:
         self, network: nn.Module, y: Tensor, precision: Tensor, noise: Tensor
     ) -> Float[Tensor, "ensemble members time ..."]:
         """States at the last level; gradients go through all steps."""
-        levels, denoiser = self.levels, NetworkDenoiser(network, self.limit)
-        y, precision = y[:, None], precision[:, None]
-        u, previous = noise[:, 0] * math.hypot(1, levels[0]), None
+        levels, prior = self.levels, NetworkDenoiser(network, self.limit)
+        given = (part.repeat_interleave(self.members, 0) for part in (y, precision))
+        denoiser = Conditioned(prior, *given)
+        noise = noise.transpose(0, 1).flatten(1, 2)
+        u, previous = noise[0] * math.hypot(1, levels[0]), None
         for i, nu in enumerate(levels[:-1]):
-            weight = nu**2 * precision / (1 + nu**2 * precision)
-            merged, level = u + weight * (y - u), nu / (1 + nu**2 * precision).sqrt()
-            level = level.expand_as(u).flatten(0, 1)
-            mean = denoiser.denoise(merged.flatten(0, 1), level).view_as(u)
+            mean = denoiser.denoise(u, torch.full((), nu).to(u))
             around = (levels[max(i - 1, 0)], nu, levels[i + 1])
-            u = self.sampler.move(u, mean, previous, around, partial(noise.select, 1, i + 1))
+            u = self.sampler.move(u, mean, previous, around, partial(noise.__getitem__, i + 1))
             previous = mean
-        return u
+        return u.unflatten(0, (-1, self.members))
 
 
 def observed_precision(
-    noise: Float[Tensor, "ensemble time ..."], x: Float[Tensor, "ensemble time ..."]
+    noise: Float[Tensor, "ensemble time ..."],
 ) -> Float[Tensor, "ensemble time ..."]:
     r"""Precision :math:`\nu_i^{-2} - \nu^{-2}` of observations that levels per entry stand for.
 
@@ -157,12 +158,11 @@ def observed_precision(
 
     Arguments:
         noise: Levels of the entries of segments.
-        x: The segments.
     """
     own = noise.double().square().reciprocal()
     least = own.flatten(1).amin(1).view(-1, *(1,) * (own.ndim - 1))
     precision = own - least
-    return torch.where(precision > SMALLEST * least, precision, 0).to(x)
+    return torch.where(precision > SMALLEST * least, precision, 0).to(noise)
 
 
 def window_energy(
@@ -195,6 +195,7 @@ def window_energy(
     return total
 
 
-def _seed(row: Tensor) -> int:
-    """A seed of the noise of a segment: it is the same in every split over processes."""
-    return int(row.double().sum().view(torch.int64)) & (2**63 - 1)
+def _key(row: Tensor) -> rng.Key:
+    """A key of the noise of a segment, of the bits of two entries: no sum, no other segment."""
+    first, last = row.flatten()[[0, -1]].double().view(torch.int64).tolist()
+    return first & BITS, last & BITS

@@ -201,11 +201,11 @@ class Sampler(ABC):
                 f"Got {self} for {process}, whose noise levels are from {low:.3g} to {high:.3g}: "
                 "give the sampler `min_noise` and `max_noise` between these."
             )
-        return process.time(self._levels).clamp(0, process.end)
+        return process.time(self.levels).clamp(0, process.end)
 
     @property
-    def _levels(self) -> Float[Tensor, "levels"]:
-        """Noise levels of the "log" grid."""
+    def levels(self) -> Float[Tensor, "levels"]:
+        """Noise levels of the "log" grid, from noise to data, in double precision."""
         ends = torch.tensor([self.max_noise, self.min_noise], dtype=torch.float64).log()
         return torch.linspace(ends[0], ends[1], self.noise_levels, dtype=torch.float64).exp()
 
@@ -214,7 +214,7 @@ class Sampler(ABC):
         """Whether there are corrections at each level."""
         low = 0.0 if self.correct_above is None else self.correct_above
         high = math.inf if self.correct_below is None else self.correct_below
-        return [False, *(low <= level < high for level in self._levels[1:].tolist())]
+        return [False, *(low <= level < high for level in self.levels[1:].tolist())]
 
     @abstractmethod
     def move(

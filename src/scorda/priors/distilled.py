@@ -20,13 +20,13 @@ from scorda.diffusion.stochastic_multistep import StochasticMultistep
 from scorda.diffusion.training import Training, fit
 from scorda.priors.trajectory import TrainedTrajectory
 
-__all__ = ["FEW", "TRAINING", "distilled"]
+__all__ = ["DISTILLING", "FEW", "check_levels", "distilled"]
 
 # Chosen on other test cases than `scorda bench lorenz63-sda` has (benchmarks/NOTES.md).
 FEW = StochasticMultistep(16, corrections=0, min_noise=6e-3, max_noise=15.0)
 # Settings of `Training`. What an energy score tells of one segment is mostly noise: many segments
 # make a batch, and its validation.
-TRAINING: dict[str, Any] = {
+DISTILLING: dict[str, Any] = {
     "training_steps": 400,
     "batch": 96,
     "segment": 97,
@@ -34,6 +34,7 @@ TRAINING: dict[str, Any] = {
     "average": 0.98,
     "validation": 0.05,
     "every": 50,
+    "observed": 1.0,
 }
 
 
@@ -57,7 +58,7 @@ def distilled(
     Arguments:
         prior: Prior of trajectories; it stays as it is.
         states: Trajectories of the law that it was trained on.
-        settings: Settings of the training (`TRAINING`).
+        settings: Settings of the training (`DISTILLING`).
         sampler: Sampler that the new prior has by default, without corrections.
         checkpoint: As in `training.fit`, like `report` and `slice_seconds`.
         device: Device on which the network is trained; the prior is on the CPU.
@@ -67,16 +68,10 @@ def distilled(
         loss, those of the prior.
 
     Raises:
-        ValueError: If the prior's network takes no level per entry, so that the walk could not
-            merge observations, or has no law of trajectories without a date; the states do not fit
-            its space; or the sampler or the settings do not fit.
+        ValueError: As `check_levels`; if the prior has no law of trajectories without a date, the
+            states do not fit its space, or the sampler or the settings do not fit.
     """
-    if not prior.per_entry:
-        raise ValueError(
-            f"The network of this prior, {prior.architecture['name']}, takes one noise level for "
-            "all entries, and a walk of few steps is learned with levels per entry: give a prior "
-            "of temporal-conv or ring-conv."
-        )
+    check_levels(prior)
     prior.denoiser(settings.segment)
     prior.space.check(states, "trajectories")
     prior.space.check_bounds(states, "trajectories")
@@ -104,3 +99,17 @@ def distilled(
         "distilled": {**walk, "windows": list(loss.windows), "from": before},
     }
     return replace(prior, network=network.to("cpu"), sampler=sampler, provenance=provenance)
+
+
+def check_levels(prior: TrainedTrajectory) -> None:
+    """Check that a network takes a noise level per entry, without which no walk can merge.
+
+    Raises:
+        ValueError: If it takes one for all.
+    """
+    if not prior.per_entry:
+        raise ValueError(
+            f"The network of this prior, {prior.architecture['name']}, takes one noise level for "
+            "all entries, and a walk of few steps is learned with levels per entry: give a prior "
+            "of temporal-conv or ring-conv."
+        )
